@@ -1,0 +1,12 @@
+//! The verbs, one file each: options, one call, its result printed.
+
+pub mod config;
+pub mod decode;
+pub mod env;
+pub mod eval;
+pub mod export;
+pub mod fetch;
+pub mod generate;
+pub mod inspect;
+pub mod run;
+pub mod train;

@@ -1,0 +1,70 @@
+//! `jacobi export`: a checkpoint to a Hugging Face model directory.
+
+use std::path::PathBuf;
+
+use crate::exit::UsageError;
+use crate::export::{check_replaceable, export, write_card};
+use crate::pipeline::checkpoint_of_round;
+use crate::recipe::{Recipe, RecipeArgs};
+use crate::run_dir::{RunDir, command_line};
+use crate::{output, stages};
+
+/// Export a checkpoint as a Hugging Face model directory
+///
+/// Give --checkpoint and --output, or a recipe: then the last checkpoint of its last round goes to its export
+/// directory, with a model card.
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// The recipe whose run is exported
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Overrides one setting of the recipe. May be given several times
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE", requires = "config")]
+    set: Vec<String>,
+    /// The checkpoint; by default the last one of the recipe's run
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Where the model goes; by default the export directory of the recipe's run
+    #[arg(long, short, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+/// Exports.
+///
+/// # Errors
+/// See [`export`].
+pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
+    let recipe = args
+        .config
+        .as_ref()
+        .map(|config| RecipeArgs { config: config.clone(), set: args.set.clone() }.load())
+        .transpose()?;
+    let run = recipe.as_ref().map(|recipe| RunDir::new(&recipe.output_dir));
+    let checkpoint = match (&args.checkpoint, &recipe, &run) {
+        (Some(dir), _, _) => dir.clone(),
+        (None, Some(recipe), Some(run)) => checkpoint_of_round(run, recipe.rounds.len())?,
+        _ => return Err(missing("--checkpoint DIR").into()),
+    };
+    let target = match (&args.output, &run) {
+        (Some(dir), _) => dir.clone(),
+        (None, Some(run)) => run.export(),
+        _ => return Err(missing("--output DIR").into()),
+    };
+    check_replaceable(&target)?;
+    export(&checkpoint, &target)?;
+    if let (Some(recipe), Some(run), None) = (&recipe, &run, &args.output) {
+        card(recipe, run)?;
+    }
+    Ok(output::result(&target.display().to_string())?)
+}
+
+/// The card of a run's own export, with the measured rows when there are some.
+fn card(recipe: &Recipe, run: &RunDir) -> anyhow::Result<()> {
+    let results = stages::read_results(&run.report()).ok();
+    let command = results.as_ref().map_or_else(command_line, |results| results.command.clone());
+    write_card(recipe, run, results.as_ref().map_or(&[], |results| &results.rows), &command)
+}
+
+fn missing(option: &str) -> UsageError {
+    UsageError(format!("nothing to export is named: give {option}, or a recipe with --config"))
+}

@@ -1,0 +1,51 @@
+//! `jacobi inspect`: what is in a shard, a directory of them, a model or checkpoint, or a run.
+
+use std::path::PathBuf;
+
+use crate::inspect::{self, SampleView};
+use crate::output;
+
+/// Show what is in a shard, a trajectories directory, a model or checkpoint directory, or a run directory
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// What to look into
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// Trajectories: the sample to show with its loss mask, counted from 0
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    sample: usize,
+    /// Trajectories: show every state of this block of the sample, counted from 0
+    #[arg(long, value_name = "N")]
+    block: Option<usize>,
+    /// Trajectories: the model directory whose tokenizer turns ids into text; by default the one that made them
+    #[arg(long, value_name = "DIR")]
+    tokenizer: Option<PathBuf>,
+    /// Trajectories: blocks per noise cycle of the mask shown
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    window_size: u32,
+    /// Model: compute the float32 logits of this text at every position, and write them with its ids to --output
+    #[arg(long, value_name = "TEXT", requires = "output")]
+    logits: Option<String>,
+    /// Where --logits writes: safetensors with input_ids (i64, [L]) and logits (f32, [L, V])
+    #[arg(long, short, value_name = "FILE", requires = "logits")]
+    output: Option<PathBuf>,
+}
+
+/// Looks and prints.
+///
+/// # Errors
+/// A path that holds none of these, or a damaged one.
+pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
+    let text = if let (Some(text), Some(target)) = (&args.logits, &args.output) {
+        inspect::write_logits(&args.path, text, target)?
+    } else {
+        let view = SampleView {
+            sample: args.sample,
+            block: args.block,
+            tokenizer: args.tokenizer.as_deref(),
+            window_size: args.window_size as usize,
+        };
+        inspect::describe(&args.path, &view)?
+    };
+    Ok(output::result(&text)?)
+}

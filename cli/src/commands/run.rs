@@ -1,0 +1,35 @@
+//! `jacobi run`: a whole recipe.
+
+use crate::recipe::RecipeArgs;
+use crate::signals::Stop;
+use crate::{output, pipeline};
+
+/// Run a whole recipe: for each round generate and train, then export, evaluate and report
+///
+/// Restartable: run the same command again after an interruption, and finished stages are skipped.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Remove what stages with other settings made, and make it again
+    #[arg(long)]
+    overwrite: bool,
+    /// Print the plan and the resolved recipe, and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs, or with `--dry-run` says what would be run.
+///
+/// # Errors
+/// See [`pipeline::run`].
+pub fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let recipe = args.recipe.load()?;
+    if args.dry_run {
+        return Ok(output::result(&pipeline::describe(&recipe)?)?);
+    }
+    let table = pipeline::run(&recipe, args.overwrite, &Stop::listen()?)?;
+    output::result(&format!("\n{table}"))?;
+    output::status(&format!("everything is in {}", recipe.output_dir.display()));
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! What a bug report needs: versions, devices, threads.
+
+use serde_json::{Value, json};
+
+/// The environment as one flat JSON object.
+pub fn describe() -> Value {
+    let mut all = json!({
+        "jacobi": env!("CARGO_PKG_VERSION"),
+        "build": if cfg!(debug_assertions) { "debug" } else { "release" },
+        "os": std::env::consts::OS,
+        "arch": std::env::consts::ARCH,
+        "cpu": cpu_model(),
+        "cpus": std::thread::available_parallelism().map_or(0, usize::from),
+    });
+    if let (Some(all), Value::Object(torch)) = (all.as_object_mut(), jacobi_model::environment()) {
+        all.extend(torch);
+    }
+    all
+}
+
+fn cpu_model() -> Option<String> {
+    let text = fs_err::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// The environment as lines of `name: value`.
+pub fn as_text(environment: &Value) -> String {
+    let fields = environment.as_object().into_iter().flatten();
+    let line = |(name, value): (&String, &Value)| match value {
+        Value::String(text) => format!("{name}: {text}\n"),
+        other => format!("{name}: {other}\n"),
+    };
+    fields.map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_json_say_the_same() {
+        let environment = json!({"jacobi": "1.0", "cpus": 2, "cuda_available": false});
+        assert_eq!(as_text(&environment), "jacobi: 1.0\ncpus: 2\ncuda_available: false\n");
+    }
+}

@@ -1,0 +1,57 @@
+//! What an error means to the shell: 2 for what was typed, 128+n for signal n, 1 for the world.
+
+use crate::layers::ConfigError;
+
+/// Something on the command line or in a config that only the user can mend.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Work stopped at a safe point because signal `.0` asked for it.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped by {}; finished work is kept, and the same command resumes it", signal_name(*.0))]
+pub struct Interrupted(pub i32);
+
+/// The name users know signal `number` by.
+pub fn signal_name(number: i32) -> String {
+    match number {
+        signal_hook::consts::SIGINT => "Ctrl-C".into(),
+        signal_hook::consts::SIGTERM => "SIGTERM".into(),
+        other => format!("signal {other}"),
+    }
+}
+
+/// The exit code that `error` ends the program with.
+pub fn code(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if let Some(Interrupted(number)) = cause.downcast_ref() {
+            return u8::try_from(128 + number).unwrap_or(1);
+        }
+        if cause.is::<UsageError>() || cause.is::<ConfigError>() {
+            return 2;
+        }
+    }
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{Context, anyhow};
+
+    #[test]
+    fn each_kind_of_error_has_its_code() {
+        let config = ConfigError::Flag { assignment: "a".into(), message: "b".into() };
+        let rows = [
+            (anyhow!("disk full"), 1),
+            (UsageError("no such verb".into()).into(), 2),
+            (config.into(), 2),
+            (Interrupted(2).into(), 130),
+            (Interrupted(15).into(), 143),
+        ];
+        for (error, expected) in rows {
+            let wrapped = Err::<(), _>(error).context("while training").unwrap_err();
+            assert_eq!(code(&wrapped), expected, "{wrapped:#}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! A model or checkpoint directory described, and its raw logits for checks against other implementations.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use jacobi_datasets::{Tokenizer, write_atomic};
+use jacobi_model::{Dtype, load, logits};
+use jacobi_trainer::TrainerState;
+use safetensors::tensor::{Dtype as StoredDtype, TensorView, serialize};
+
+pub(super) fn describe(dir: &Path) -> anyhow::Result<String> {
+    let loaded = load(dir, Dtype::Auto)?;
+    let model = loaded.transformer;
+    let shape = model.architecture();
+    let stored = shape.stored_dtype.as_deref().unwrap_or("not said in config.json");
+    let mut text = format!("model {}\n", dir.display());
+    text += &format!("  family       {:?}\n", shape.family);
+    text += &format!("  parameters   {} ({stored})\n", grouped(model.parameter_count()));
+    text += &format!("  weights      {}\n", &loaded.weight_hash[..16.min(loaded.weight_hash.len())]);
+    text += &format!("  layers       {} of width {}\n", shape.num_hidden_layers, shape.hidden_size);
+    text += &format!(
+        "  heads        {} query, {} key and value, {} wide\n",
+        shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
+    );
+    text += &format!("  vocabulary   {}", shape.vocab_size);
+    text += if shape.tie_word_embeddings { ", embedding and head tied\n" } else { "\n" };
+    text += &format!("  context      {} tokens\n", shape.max_position_embeddings);
+    text += &describe_tokenizer(dir);
+    let state = dir.join("trainer_state.json");
+    if state.is_file() {
+        let json = fs_err::read_to_string(&state)?;
+        let state: TrainerState =
+            serde_json::from_str(&json).with_context(|| format!("{} is damaged", state.display()))?;
+        text += &format!("  checkpoint   step {} of {}\n", state.step, state.total_steps);
+        for (name, value) in &state.identity {
+            text += &format!("    {name}: {value}\n");
+        }
+    }
+    text += "\ntensors\n";
+    for (name, tensor) in model.parameters() {
+        text += &format!("  {name:<52} {:?}\n", tensor.size());
+    }
+    Ok(text)
+}
+
+/// A model without a usable tokenizer is still a model: its trouble is said, not raised.
+fn describe_tokenizer(dir: &Path) -> String {
+    match Tokenizer::load(dir) {
+        Err(error) => format!("  tokenizer    {error}\n"),
+        Ok(tokenizer) => {
+            let eos: Vec<String> = tokenizer
+                .eos_token_ids()
+                .iter()
+                .map(|&id| format!("{} ({id})", tokenizer.id_to_token(id).unwrap_or_default()))
+                .collect();
+            format!("  tokenizer    {} tokens, ends with {}\n", tokenizer.vocab_size(), eos.join(", "))
+        }
+    }
+}
+
+fn grouped(count: usize) -> String {
+    let digits = count.to_string();
+    let start = |index: usize| index > 0 && (digits.len() - index).is_multiple_of(3);
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if start(index) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Writes `input_ids` (i64, `[L]`) and the fp32 `logits` (`[L, V]`) of `text` to the safetensors file `target`.
+///
+/// # Errors
+/// A model that does not load, a text without tokens, a file that cannot be written.
+pub fn write_logits(dir: &Path, text: &str, target: &Path) -> anyhow::Result<String> {
+    let ids = Tokenizer::load(dir)?.encode(text)?;
+    ensure!(!ids.is_empty(), "--logits needs a text of at least one token");
+    let logits = logits(dir, Dtype::Float32, &ids)?;
+    let (length, vocabulary) = (ids.len(), logits.len() / ids.len());
+    let id_bytes: Vec<u8> = ids.iter().flat_map(|&id| i64::from(id).to_le_bytes()).collect();
+    let logit_bytes: Vec<u8> = logits.iter().flat_map(|logit| logit.to_le_bytes()).collect();
+    let tensors = [
+        ("input_ids", TensorView::new(StoredDtype::I64, vec![length], &id_bytes)?),
+        ("logits", TensorView::new(StoredDtype::F32, vec![length, vocabulary], &logit_bytes)?),
+    ];
+    let bytes = serialize(tensors, None)?;
+    write_atomic(target, |out| out.write_all(&bytes))?;
+    Ok(format!("{}: input_ids [{length}], logits [{length}, {vocabulary}]", target.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_grouped_by_thousands() {
+        for (count, expected) in [(0, "0"), (999, "999"), (1000, "1,000"), (134_515_008, "134,515,008")] {
+            assert_eq!(grouped(count), expected);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! One sample with its loss mask, as the trainer packs it: what each loss learns from, in colour and in figures.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::ensure;
+use jacobi_datasets::{Layout, PackConfig, PackedSample, Tokenizer, Trajectory, TrajectoryMetadata, pack};
+use jacobi_report::trajectory_view;
+
+use crate::output::{self, Color, Stream};
+
+/// Which sample to show, and how.
+#[derive(Debug)]
+pub struct SampleView<'a> {
+    /// Index of the sample.
+    pub sample: usize,
+    /// A block whose every state is shown.
+    pub block: Option<usize>,
+    /// Model directory with the tokenizer; by default the one that made the shard.
+    pub tokenizer: Option<&'a Path>,
+    /// Blocks per noise cycle.
+    pub window_size: usize,
+}
+
+pub(super) fn show_sample(
+    metadata: &TrajectoryMetadata,
+    rows: &[Trajectory],
+    view: &SampleView,
+) -> anyhow::Result<String> {
+    let (wanted, count) = (view.sample, rows.len());
+    ensure!(wanted < count, "--sample {wanted}: there are {count} samples, counted from 0");
+    let row = &rows[wanted];
+    let tokenizer = match view.tokenizer {
+        Some(dir) => Some(Tokenizer::load(dir)?),
+        None => Tokenizer::load(Path::new(&metadata.base_model)).ok(),
+    };
+    let decode = |ids: &[u32]| match &tokenizer {
+        Some(tokenizer) => one_line(&tokenizer.decode_with_special(ids)),
+        None => ids.iter().map(|id| format!("{id} ")).collect(),
+    };
+    let block_size = metadata.block_size;
+    if let Some(block) = view.block {
+        let lines = trajectory_view(row, block, block_size, &decode);
+        ensure!(!lines.is_empty(), "--block {block}: sample {wanted} has no such block");
+        let text = format!("sample {wanted} ({}), block {block}\n{}\n", row.sample_id, lines.join("\n"));
+        return Ok(output::plain_unless_wanted(Stream::Stdout, text));
+    }
+    let config = PackConfig { window_size: view.window_size, ..PackConfig::default() };
+    let packed = pack(row, block_size, &config, 0)?;
+    let mut text = format!("sample {wanted} ({})", row.sample_id);
+    text += &format!(": {} autoregressive targets, {} consistency pairs\n", packed.ar.len(), packed.pc.len());
+    let mask = Mask::of(&packed);
+    let shown = mask.paint(&packed, 0..packed.layout.prompt_len, &decode);
+    text += &format!("  prompt          {shown}\n");
+    for block in 0..packed.layout.num_blocks() {
+        text += &mask.show_block(&packed, block, &decode);
+    }
+    let green = output::paint(Stream::Stdout, Color::Green, "autoregressive target");
+    let yellow = output::paint(Stream::Stdout, Color::Yellow, "consistency position");
+    let dim = output::paint(Stream::Stdout, Color::Dim, "context");
+    Ok(text + &format!("  {green}, {yellow}, {dim}\n"))
+}
+
+/// Which packed tokens enter which loss.
+struct Mask {
+    /// Tokens that some row has to predict.
+    autoregressive: BTreeSet<usize>,
+    /// Noisy tokens whose row is compared with its clean one.
+    consistency: BTreeSet<usize>,
+}
+
+impl Mask {
+    fn of(packed: &PackedSample) -> Self {
+        Self {
+            autoregressive: packed.ar.iter().map(|target| target.row + 1).collect(),
+            consistency: packed.pc.iter().map(|pair| pair.student).collect(),
+        }
+    }
+
+    fn color(&self, token: usize) -> Color {
+        if self.consistency.contains(&token) {
+            Color::Yellow
+        } else if self.autoregressive.contains(&token) {
+            Color::Green
+        } else {
+            Color::Dim
+        }
+    }
+
+    /// Two lines: the clean block, and the noisy one where there is one.
+    fn show_block(&self, packed: &PackedSample, block: usize, decode: &dyn Fn(&[u32]) -> String) -> String {
+        let layout: &Layout = &packed.layout;
+        let (start, len) = (layout.clean_start(block), layout.block_len(block));
+        let shown = self.paint(packed, start..start + len, decode);
+        let mut text = format!("  block {block:<3} clean {shown}\n");
+        if layout.with_noise {
+            let start = layout.noisy_start(block);
+            let kept = (start..start + len).filter(|token| self.consistency.contains(token)).count();
+            let shown = self.paint(packed, start..start + len, decode);
+            text += &format!("  {kept:>2} of {len:<2}  noisy {shown}\n");
+        }
+        text
+    }
+
+    /// Runs of one colour, each decoded as a whole so that characters of several tokens stay whole.
+    fn paint(
+        &self,
+        packed: &PackedSample,
+        tokens: Range<usize>,
+        decode: &dyn Fn(&[u32]) -> String,
+    ) -> String {
+        let mut text = String::new();
+        let mut start = tokens.start;
+        for at in tokens.clone().skip(1).chain([tokens.end]) {
+            if at == tokens.end || self.color(at) != self.color(start) {
+                let run = decode(&packed.tokens[start..at]);
+                text += &output::paint(Stream::Stdout, self.color(start), &run);
+                start = at;
+            }
+        }
+        text
+    }
+}
+
+/// Line breaks and control characters as signs, so that a sample stays on its line and cannot steer the terminal.
+fn one_line(text: &str) -> String {
+    let sign = |c: char| match c {
+        '\n' => '⏎',
+        '\t' => '→',
+        c if c.is_control() => '·',
+        c => c,
+    };
+    text.chars().map(sign).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jacobi_datasets::{FinishReason, State};
+
+    #[test]
+    fn the_mask_of_a_sample_is_the_packers() {
+        let directory = std::env::temp_dir().join("no tokenizer here").display().to_string();
+        let metadata = TrajectoryMetadata {
+            base_model: directory,
+            base_revision: String::new(),
+            weight_hash: String::new(),
+            tokenizer_hash: String::new(),
+            block_size: 3,
+            decoding: Default::default(),
+            seed: 0,
+            tool_version: String::new(),
+        };
+        let state = |block, iteration, converged, tail: &[u32]| State {
+            block,
+            iteration,
+            converged,
+            tail: tail.to_vec(),
+        };
+        let row = Trajectory {
+            sample_id: "a".into(),
+            prompt_tokens: vec![1, 2],
+            response_tokens: vec![10, 11, 12, 13, 5],
+            finish_reason: FinishReason::Eos,
+            states: vec![state(0, 0, 1, &[90, 12]), state(1, 0, 1, &[91])],
+        };
+        let view = SampleView { sample: 0, block: None, tokenizer: None, window_size: 1 };
+        let text = show_sample(&metadata, std::slice::from_ref(&row), &view).unwrap();
+        let expected = [
+            "sample 0 (a): 5 autoregressive targets, 2 consistency pairs",
+            "  prompt          1 2 ",
+            "  block 0   clean 10 11 12 ",
+            "   2 of 3   noisy 10 90 12 ",
+            "  block 1   clean 13 5 ",
+            "   0 of 2   noisy 13 91 ",
+        ];
+        assert_eq!(text.lines().take(6).collect::<Vec<_>>(), expected);
+        let beyond = SampleView { sample: 7, ..view };
+        assert!(show_sample(&metadata, &[row], &beyond).unwrap_err().to_string().contains("counted from 0"));
+    }
+
+    #[test]
+    fn text_stays_on_its_line() {
+        assert_eq!(one_line("a\nb\t\u{1b}[31m"), "a⏎b→·[31m");
+    }
+}

@@ -1,0 +1,94 @@
+//! The command line: parses, calls one function of the house, prints. Holds no tensors and no algorithm.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub mod commands;
+pub mod decoding;
+pub mod environment;
+pub mod exit;
+pub mod export;
+pub mod inspect;
+pub mod layers;
+pub mod ledger;
+pub mod output;
+pub mod pipeline;
+pub mod plan;
+pub mod progress;
+pub mod recipe;
+pub mod run_dir;
+pub mod schema;
+pub mod signals;
+pub mod stages;
+pub mod supervised;
+
+use commands::{
+    config, decode, env, eval, fetch as hub, generate, inspect as look, run as recipe_run, train,
+};
+
+/// Turn a causal language model into one that decodes many tokens per forward pass
+///
+/// The same checkpoint, no extra heads and no draft model: trajectories of Jacobi decoding are recorded, and the model
+/// is trained to jump ahead on them. Start with `jacobi run --config configs/quickstart.toml`.
+#[derive(Debug, Parser)]
+#[command(name = "jacobi", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(recipe_run::RunArgs),
+    Generate(generate::GenerateArgs),
+    Train(train::TrainArgs),
+    Export(commands::export::ExportArgs),
+    Eval(eval::EvalArgs),
+    Decode(decode::DecodeArgs),
+    Inspect(look::InspectArgs),
+    Fetch(hub::FetchArgs),
+    Config(config::ConfigArgs),
+    Env(env::EnvArgs),
+}
+
+/// The command line as data: for help texts, completions and tests.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Parses `arguments` (the program's name first), does what they say, and returns the exit code: 0; 1 when the world
+/// is in the way; 2 for a command line or config that is wrong; 128+n after signal n.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(answer) => {
+            // Help and version are answers too; only a reader that went away can fail here.
+            let _ = answer.print();
+            return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
+        }
+    };
+    match perform(&cli.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(exit::code(&error))
+        }
+    }
+}
+
+fn perform(verb: &Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Run(args) => recipe_run::run(args),
+        Verb::Generate(args) => generate::run(args),
+        Verb::Train(args) => train::run(args),
+        Verb::Export(args) => commands::export::run(args),
+        Verb::Eval(args) => eval::run(args),
+        Verb::Decode(args) => decode::run(args),
+        Verb::Inspect(args) => look::run(args),
+        Verb::Fetch(args) => hub::run(args),
+        Verb::Config(args) => config::run(args),
+        Verb::Env(args) => env::run(args),
+    }
+}

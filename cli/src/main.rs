@@ -1,0 +1,7 @@
+//! The `jacobi` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    jacobi_cli::main(std::env::args_os())
+}

@@ -1,0 +1,112 @@
+//! The sole printer. Results go to standard output, everything else to standard error; colour only where a person looks.
+
+use std::io::{self, IsTerminal, Write};
+
+/// Prints a result on standard output, with a line end when it has none.
+///
+/// A reader that went away (`jacobi inspect DIR | head`) is not an error.
+///
+/// # Errors
+/// When standard output cannot be written, for instance on a full disk.
+pub fn result(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    match write!(stdout, "{text}{end}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Prints a line about what goes on, on standard error. Failing to is not worth stopping for.
+pub fn status(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Prints `error` and its causes, once, on standard error.
+pub fn error(error: &anyhow::Error) {
+    let mut text = format!("{} {error}", paint(Stream::Stderr, Color::Red, "error:"));
+    let mut last = error.to_string();
+    for cause in error.chain().skip(1) {
+        // Some errors already quote their source; saying it twice helps nobody.
+        let message = cause.to_string();
+        if !last.contains(&message) {
+            text.push_str(&format!("\n  caused by: {message}"));
+        }
+        last = message;
+    }
+    status(&text);
+}
+
+/// Where a text is bound for.
+#[derive(Clone, Copy, Debug)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// The few colours in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Color {
+    /// Errors.
+    Red,
+    /// Tokens learned by the autoregressive loss.
+    Green,
+    /// Tokens learned by the consistency loss.
+    Yellow,
+    /// Context, nothing learned.
+    Dim,
+}
+
+/// `text` in `color` when `stream` is a terminal and `NO_COLOR` is not set, else `text` as it is.
+pub fn paint(stream: Stream, color: Color, text: &str) -> String {
+    if colors_wanted(stream) { paint_always(color, text) } else { text.to_owned() }
+}
+
+/// `text` without its colour codes unless they are wanted on `stream`.
+pub fn plain_unless_wanted(stream: Stream, text: String) -> String {
+    if colors_wanted(stream) { text } else { without_colors(&text) }
+}
+
+fn without_colors(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain += part.split_once('m').map_or(part, |(_, rest)| rest);
+    }
+    plain
+}
+
+fn colors_wanted(stream: Stream) -> bool {
+    let terminal = match stream {
+        Stream::Stdout => io::stdout().is_terminal(),
+        Stream::Stderr => io::stderr().is_terminal(),
+    };
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    terminal && !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+fn paint_always(color: Color, text: &str) -> String {
+    let code = match color {
+        Color::Red => "31",
+        Color::Green => "32",
+        Color::Yellow => "33",
+        Color::Dim => "2",
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_painted_off_a_terminal() {
+        assert_eq!(paint_always(Color::Green, "a"), "\x1b[32ma\x1b[0m");
+        assert_eq!(without_colors("b\x1b[32mmame\x1b[0m!"), "bmame!");
+        if !io::stdout().is_terminal() {
+            assert_eq!(paint(Stream::Stdout, Color::Green, "a"), "a");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! `jacobi run`: the stages of a recipe in order, each skipped when it is finished, resumed when it was cut short.
+//!
+//! A stage's result follows from its settings and from the stages before it. So when the settings of a recorded stage
+//! have changed, it and all after it are void: the run refuses, or with `--overwrite` removes them and goes on.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use jacobi_datasets::schema::eval_row::ModelRole;
+use jacobi_eval::EvalModel;
+use jacobi_report::{TrainingCurve, terminal_table};
+use jacobi_trainer::{TrainData, latest_checkpoint};
+
+use crate::exit::UsageError;
+use crate::ledger::{Ledger, Status};
+use crate::plan::{Stage, Work, plan};
+use crate::recipe::Recipe;
+use crate::run_dir::{DirLock, RunDir, command_line};
+use crate::signals::Stop;
+use crate::{export, output, stages};
+
+/// Carries out the recipe and returns the final table.
+///
+/// # Errors
+/// Those of each stage; [`UsageError`] when finished stages were made under other settings and `overwrite` is not
+/// given; [`crate::exit::Interrupted`] when a signal asked to stop.
+pub fn run(recipe: &Recipe, overwrite: bool, stop: &Stop) -> anyhow::Result<String> {
+    let run = RunDir::new(&recipe.output_dir);
+    let stages = plan(recipe)?;
+    let _lock = DirLock::take(run.root())?;
+    let mut ledger = open_ledger(&run, overwrite)?;
+    if let Some((first, changes)) = first_changed(&stages, &ledger) {
+        if !overwrite {
+            return Err(changed(&run, &stages[first].name, &changes).into());
+        }
+        discard(&stages[first..], &stages[..first], &mut ledger)?;
+    }
+    run.record(&recipe.to_toml(), &command_line())?;
+    for (index, stage) in stages.iter().enumerate() {
+        let label = format!("stage {} of {}: {}", index + 1, stages.len(), stage.name);
+        if is_done(stage, &ledger) {
+            output::status(&format!("{label}: finished before, skipped"));
+            continue;
+        }
+        output::status(&format!("{label}: {}", stage.summary));
+        ledger.start(&stage.name, &stage.settings)?;
+        perform(recipe, &run, stage.work, stop).with_context(|| format!("in stage {}", stage.name))?;
+        stop.check()?;
+        ledger.finish(&stage.name)?;
+    }
+    let results = stages::read_results(&run.report())?;
+    export::write_card(recipe, &run, &results.rows, &results.command)?;
+    Ok(terminal_table(&results.rows))
+}
+
+/// The plan of `recipe` in words, and how far each stage is. Writes nothing.
+///
+/// # Errors
+/// As [`plan`].
+pub fn describe(recipe: &Recipe) -> anyhow::Result<String> {
+    let run = RunDir::new(&recipe.output_dir);
+    let stages = plan(recipe)?;
+    let ledger = Ledger::open(run.ledger())?;
+    let mut text = format!("run {} in {}\n", recipe.name, run.root().display());
+    for (index, stage) in stages.iter().enumerate() {
+        let state = match ledger.status(&stage.name) {
+            _ if is_done(stage, &ledger) => "finished",
+            Status::Started => "to resume",
+            Status::New | Status::Finished => "to do",
+        };
+        text += &format!("{:3}. {:<18} {state:<9}  {}\n", index + 1, stage.name, stage.summary);
+    }
+    if let Some((first, changes)) = first_changed(&stages, &ledger) {
+        text += &format!("\n{}\n", changed(&run, &stages[first].name, &changes));
+    }
+    Ok(text + "\n" + &recipe.to_toml())
+}
+
+fn open_ledger(run: &RunDir, overwrite: bool) -> anyhow::Result<Ledger> {
+    let path = run.ledger();
+    match Ledger::open(path.clone()) {
+        Err(_) if overwrite => {
+            fs_err::remove_file(&path)?;
+            Ledger::open(path)
+        }
+        outcome => outcome,
+    }
+}
+
+fn is_done(stage: &Stage, ledger: &Ledger) -> bool {
+    ledger.status(&stage.name) == Status::Finished && stage.outputs.iter().all(|output| output.exists())
+}
+
+/// The first stage that has made something under other settings, and how they differ.
+fn first_changed(stages: &[Stage], ledger: &Ledger) -> Option<(usize, Vec<String>)> {
+    let made = |stage: &Stage| stage.outputs.iter().any(|output| output.exists());
+    let changes = |stage: &Stage| match made(stage) {
+        true => ledger.changes(&stage.name, &stage.settings),
+        false => Vec::new(),
+    };
+    stages.iter().map(changes).enumerate().find(|(_, changes)| !changes.is_empty())
+}
+
+fn changed(run: &RunDir, stage: &str, changes: &[String]) -> UsageError {
+    UsageError(format!(
+        "{} was made with other settings, from stage {stage} on:\n  {}\nset another output_dir, or give --overwrite \
+         to remove what those stages made and make it again",
+        run.root().display(),
+        changes.join("\n  ")
+    ))
+}
+
+/// Removes what the stages `void` made, then their records: killed in between, the run still knows that they are void.
+fn discard(void: &[Stage], kept: &[Stage], ledger: &mut Ledger) -> anyhow::Result<()> {
+    for path in void.iter().flat_map(|stage| &stage.outputs) {
+        if path.is_dir() {
+            // Renamed first: half a directory under its own name could be taken for a whole one.
+            let doomed = path.with_extension("discarded");
+            if doomed.exists() {
+                fs_err::remove_dir_all(&doomed)?;
+            }
+            fs_err::rename(path, &doomed)?;
+            fs_err::remove_dir_all(doomed)?;
+        } else if path.exists() {
+            fs_err::remove_file(path)?;
+        }
+    }
+    let names: Vec<&str> = kept.iter().map(|stage| stage.name.as_str()).collect();
+    ledger.keep_only(&names)
+}
+
+fn perform(recipe: &Recipe, run: &RunDir, work: Work, stop: &Stop) -> anyhow::Result<()> {
+    match work {
+        Work::Generate(round) => {
+            let model = model_of_round(recipe, run, round)?;
+            stages::generate(recipe, round, &model, &run.trajectories(round), stop)?;
+        }
+        Work::Train(round) => {
+            let model = model_of_round(recipe, run, round)?;
+            let data = TrainData::Trajectories(run.trajectories(round));
+            stages::train(recipe, round, &model, data, &run.round(round), stop)?;
+        }
+        Work::Export => export::export(&checkpoint_of_round(run, recipe.rounds.len())?, &run.export())?,
+        Work::Eval => {
+            let trained =
+                EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export() };
+            let models = [base_model(recipe)?, trained];
+            let curves = training_curves(run, recipe.rounds.len())?;
+            stages::eval(recipe, &models, &curves, &run.report(), stop)?;
+        }
+    }
+    Ok(())
+}
+
+/// The base model of a recipe as evaluation names it.
+///
+/// # Errors
+/// When `model.path` is not set.
+pub fn base_model(recipe: &Recipe) -> anyhow::Result<EvalModel> {
+    let dir = recipe.model_path()?.to_path_buf();
+    Ok(EvalModel { name: dir.display().to_string(), role: ModelRole::Base, dir })
+}
+
+/// The model that round `round` (from 1) starts from: the base, or what the round before made.
+///
+/// # Errors
+/// When the round before has no checkpoint.
+pub fn model_of_round(recipe: &Recipe, run: &RunDir, round: usize) -> anyhow::Result<PathBuf> {
+    if round == 1 { Ok(recipe.model_path()?.to_path_buf()) } else { checkpoint_of_round(run, round - 1) }
+}
+
+/// The last checkpoint of round `round`.
+///
+/// # Errors
+/// When there is none.
+pub fn checkpoint_of_round(run: &RunDir, round: usize) -> anyhow::Result<PathBuf> {
+    let dir = run.round(round);
+    latest_checkpoint(&dir)
+        .with_context(|| format!("{} has no checkpoint: run `jacobi train` for it first", dir.display()))
+}
+
+/// The training curves of the rounds that have one.
+///
+/// # Errors
+/// When a `metrics.jsonl` is damaged.
+pub fn training_curves(run: &RunDir, rounds: usize) -> anyhow::Result<Vec<TrainingCurve>> {
+    let paths = (1..=rounds).map(|round| (format!("round-{round}"), run.round(round).join("metrics.jsonl")));
+    paths
+        .filter(|(_, path)| path.is_file())
+        .map(|(label, path)| Ok(TrainingCurve::read(&label, &path)?))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Settings;
+
+    fn stage(name: &str, value: &str, output: PathBuf) -> Stage {
+        let settings = Settings::from([("key".to_owned(), value.to_owned())]);
+        Stage {
+            work: Work::Export,
+            name: name.into(),
+            settings,
+            outputs: vec![output],
+            summary: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_change_voids_its_stage_and_those_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let outputs = ["a", "b", "c"].map(|name| dir.path().join(name));
+        for output in &outputs {
+            fs_err::create_dir(output).unwrap();
+        }
+        let plan = |values: [&str; 3]| -> Vec<Stage> {
+            let stages = ["a", "b", "c"].into_iter().zip(values).zip(&outputs);
+            stages.map(|((name, value), output)| stage(name, value, output.clone())).collect()
+        };
+        let mut ledger = Ledger::open(dir.path().join("stages.json")).unwrap();
+        for stage in &plan(["1", "1", "1"]) {
+            ledger.start(&stage.name, &stage.settings).unwrap();
+            ledger.finish(&stage.name).unwrap();
+        }
+        assert_eq!(first_changed(&plan(["1", "1", "1"]), &ledger), None);
+        let now = plan(["1", "2", "1"]);
+        let (first, changes) = first_changed(&now, &ledger).unwrap();
+        assert_eq!((first, changes.as_slice()), (1, &["key: was 1, is 2".to_owned()][..]));
+        discard(&now[first..], &now[..first], &mut ledger).unwrap();
+        assert_eq!(outputs.map(|output| output.exists()), [true, false, false]);
+        assert!(is_done(&now[0], &ledger) && !is_done(&now[1], &ledger) && !is_done(&now[2], &ledger));
+    }
+
+    #[test]
+    fn a_finished_stage_whose_output_is_gone_is_not_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(dir.path().join("stages.json")).unwrap();
+        let stage = stage("a", "1", dir.path().join("gone"));
+        ledger.start("a", &stage.settings).unwrap();
+        ledger.finish("a").unwrap();
+        assert!(!is_done(&stage, &ledger));
+    }
+}

@@ -1,0 +1,214 @@
+//! The stages of a run, worked out before anything is done: what each makes, from which settings, and about how much.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use jacobi_datasets::{PromptsConfig, Tokenizer, read_prompts};
+use jacobi_model::Architecture;
+use jacobi_trainer::{Init, TrainConfig};
+use serde_json::to_value;
+
+use crate::exit::UsageError;
+use crate::ledger::{Settings, flatten};
+use crate::recipe::Recipe;
+use crate::run_dir::RunDir;
+
+/// What a stage does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Prompts to trajectories, in this round (from 1).
+    Generate(usize),
+    /// Trajectories to checkpoints, in this round (from 1).
+    Train(usize),
+    /// Last checkpoint to a Hugging Face directory.
+    Export,
+    /// Base and trained model measured; the report written.
+    Eval,
+}
+
+/// One stage of a run.
+#[derive(Debug)]
+pub struct Stage {
+    /// What it does.
+    pub work: Work,
+    /// Its name in the ledger and on the terminal.
+    pub name: String,
+    /// What decides its result, beyond what decides the stages before it.
+    pub settings: Settings,
+    /// What it makes: gone, it has to run again.
+    pub outputs: Vec<PathBuf>,
+    /// How much there is to do, in words.
+    pub summary: String,
+}
+
+/// Plans the run of `recipe`, looking at every file it will read, so that a missing one is found before hours of work.
+///
+/// # Errors
+/// A model directory or prompt file that is missing or unusable.
+pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
+    let model = recipe.model_path()?;
+    if recipe.model.init == Init::Random {
+        let message = "model.init = \"random\" has no answers to make trajectories from: train the model with `jacobi train` first";
+        return Err(UsageError(message.into()).into());
+    }
+    Architecture::from_dir(model)?;
+    Tokenizer::load(model)?;
+    let run = RunDir::new(&recipe.output_dir);
+    let prompts = count(&recipe.prompts)?;
+    let mut stages = Vec::new();
+    for round in 1..=recipe.rounds.len() {
+        stages.push(generate_stage(recipe, &run, round, prompts)?);
+        stages.push(train_stage(recipe, &run, round, prompts)?);
+    }
+    let mut rounds = Settings::new();
+    flatten("rounds", &recipe.rounds.len().into(), &mut rounds);
+    stages.push(Stage {
+        work: Work::Export,
+        name: "export".into(),
+        settings: rounds,
+        outputs: vec![run.export()],
+        summary: format!("the last checkpoint to {}", run.export().display()),
+    });
+    stages.push(eval_stage(recipe, &run)?);
+    Ok(stages)
+}
+
+fn generate_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) -> anyhow::Result<Stage> {
+    let generate = &recipe.rounds[round - 1].generate;
+    let mut settings = Settings::new();
+    flatten("seed", &recipe.seed.into(), &mut settings);
+    flatten("model.path", &to_value(&recipe.model.path)?, &mut settings);
+    flatten("model.dtype", &to_value(recipe.model.dtype)?, &mut settings);
+    flatten("model.files", &digest_of_model(&recipe.model.path)?.into(), &mut settings);
+    flatten("prompts", &to_value(&recipe.prompts)?, &mut settings);
+    flatten("prompts.file", &digest(&recipe.prompts.path)?.into(), &mut settings);
+    flatten("generate", &to_value(generate)?, &mut settings);
+    let summary = format!(
+        "{prompts}, block_size {}, at most {} new tokens each",
+        generate.block_size, generate.max_new_tokens
+    );
+    let outputs = vec![run.trajectories(round)];
+    Ok(Stage {
+        work: Work::Generate(round),
+        name: format!("round-{round}/generate"),
+        settings,
+        outputs,
+        summary,
+    })
+}
+
+fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) -> anyhow::Result<Stage> {
+    let train = &recipe.rounds[round - 1].train;
+    let mut settings = Settings::new();
+    flatten("train", &to_value(train)?, &mut settings);
+    let dir = run.round(round);
+    let outputs = vec![dir.join("checkpoints"), dir.join("metrics.jsonl"), dir.join("tensorboard")];
+    let summary = format!(
+        "{} steps of {} samples, learning rate {:e}, window_size {}",
+        steps(train, prompts.usable),
+        train.batch_size * train.gradient_accumulation_steps,
+        train.learning_rate,
+        train.window_size
+    );
+    Ok(Stage { work: Work::Train(round), name: format!("round-{round}/train"), settings, outputs, summary })
+}
+
+fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
+    let prompts = count(&recipe.eval.prompts).context("in [eval.prompts]")?;
+    let mut settings = Settings::new();
+    flatten("eval", &to_value(&recipe.eval)?, &mut settings);
+    flatten("eval.prompts.file", &digest(&recipe.eval.prompts.path)?.into(), &mut settings);
+    Ok(Stage {
+        work: Work::Eval,
+        name: "eval".into(),
+        settings,
+        outputs: vec![run.report()],
+        summary: format!(
+            "{prompts}, base and trained model, at most {} new tokens",
+            recipe.eval.max_new_tokens
+        ),
+    })
+}
+
+/// Optimizer steps over `samples` samples; long ones are left out later, so this is the most.
+pub fn steps(train: &TrainConfig, samples: usize) -> usize {
+    let per_step = train.batch_size * train.gradient_accumulation_steps;
+    train.max_steps.unwrap_or(train.epochs * samples.div_ceil(per_step))
+}
+
+/// How many prompts a file gives.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// Rows that are prompts.
+    pub usable: usize,
+    /// Rows that are not.
+    pub bad: usize,
+}
+
+impl std::fmt::Display for Counted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} prompts", self.usable)?;
+        if self.bad > 0 { write!(f, " ({} unreadable rows beside)", self.bad) } else { Ok(()) }
+    }
+}
+
+/// Counts the prompts that `config` selects.
+///
+/// # Errors
+/// When the file cannot be used.
+pub fn count(config: &PromptsConfig) -> anyhow::Result<Counted> {
+    let rows = read_prompts(config)?;
+    let usable = rows.iter().filter(|row| row.is_ok()).count();
+    Ok(Counted { usable, bad: rows.len() - usable })
+}
+
+/// The first 16 hex digits of a file's BLAKE3.
+fn digest(path: &Path) -> anyhow::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(fs_err::File::open(path)?)?;
+    Ok(hasher.finalize().to_hex()[..16].to_owned())
+}
+
+/// One digest of all that a model directory says: shape, weights, tokenizer.
+fn digest_of_model(dir: &Path) -> anyhow::Result<String> {
+    let mut files = Vec::new();
+    for entry in fs_err::read_dir(dir)? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        if ["safetensors", "json", "jinja"].contains(&extension) && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let mut hasher = blake3::Hasher::new();
+    for path in files {
+        hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+        hasher.update_reader(fs_err::File::open(&path)?)?;
+    }
+    Ok(hasher.finalize().to_hex()[..16].to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_count_partial_batches_and_obey_max_steps() {
+        let train =
+            TrainConfig { epochs: 2, batch_size: 4, gradient_accumulation_steps: 2, ..Default::default() };
+        assert_eq!(steps(&train, 17), 6);
+        assert_eq!(steps(&TrainConfig { max_steps: Some(5), ..train }, 17), 5);
+    }
+
+    #[test]
+    fn a_model_digest_depends_on_every_file_that_matters() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for (name, text) in [("config.json", "1"), ("config.json", "2"), ("model.safetensors", "3")] {
+            fs_err::write(dir.path().join(name), text).unwrap();
+            assert!(seen.insert(digest_of_model(dir.path()).unwrap()));
+        }
+        fs_err::write(dir.path().join("README.md"), "words").unwrap();
+        assert!(!seen.insert(digest_of_model(dir.path()).unwrap()));
+    }
+}

@@ -1,0 +1,187 @@
+//! The recipe: one TOML schema for all verbs. Each section's struct lives in the crate that obeys it.
+
+use std::path::{Path, PathBuf};
+
+use jacobi_datasets::PromptsConfig;
+use jacobi_eval::{EvalConfig, EvalError, tasks};
+use jacobi_model::Dtype;
+use jacobi_trainer::{Init, TrainConfig};
+use jacobi_trajectory_gen::GenerateConfig;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::exit::UsageError;
+use crate::layers::{self, ConfigError};
+use crate::schema;
+
+/// Everything a run is told.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the run and of the model it makes; by default the name of the config file.
+    pub name: String,
+    /// Where everything is written; by default `runs/NAME`.
+    pub output_dir: PathBuf,
+    /// Seed of random block starts, data order and random schedules.
+    pub seed: u64,
+    /// The base model.
+    pub model: ModelSection,
+    /// The prompts that trajectories are made from.
+    pub prompts: PromptsConfig,
+    /// How trajectories are made.
+    pub generate: GenerateConfig,
+    /// How the model is trained.
+    pub train: TrainConfig,
+    /// How models are measured.
+    pub eval: EvalConfig,
+    /// Rounds of generate and train, in order; each is complete once the recipe is loaded.
+    pub rounds: Vec<Round>,
+}
+
+/// Which model to start from.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSection {
+    /// A local Hugging Face directory.
+    pub path: PathBuf,
+    /// The dtype to compute in.
+    pub dtype: Dtype,
+    /// Where the first weights come from.
+    pub init: Init,
+}
+
+/// One round: what `[generate]` and `[train]` are in it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Round {
+    /// How its trajectories are made.
+    pub generate: GenerateConfig,
+    /// How the model is trained on them.
+    pub train: TrainConfig,
+}
+
+/// The options by which every verb that works from a recipe is told which.
+#[derive(Debug, clap::Args)]
+pub struct RecipeArgs {
+    /// The recipe, a TOML file; `jacobi config schema` describes it
+    #[arg(long, short, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Overrides one setting; wins over the file. May be given several times
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl RecipeArgs {
+    /// Reads the recipe these options name.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn load(&self) -> anyhow::Result<Recipe> {
+        Recipe::load(&self.config, &self.set)
+    }
+}
+
+impl Recipe {
+    /// Reads `file`, lays `--set` assignments over it, and checks every value that can be checked without the world.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for what cannot be read, [`UsageError`] for values that no run can have.
+    pub fn load(file: &Path, assignments: &[String]) -> anyhow::Result<Self> {
+        let table = layers::load::<Self>(file, assignments)?;
+        let mut recipe: Self = table.try_into().map_err(|error: toml::de::Error| ConfigError::File {
+            file: file.into(),
+            line: 1,
+            column: 1,
+            message: error.message().to_owned(),
+        })?;
+        if recipe.name.is_empty() {
+            recipe.name = file.file_stem().map_or("run".into(), |stem| stem.to_string_lossy().into_owned());
+        }
+        if recipe.output_dir.as_os_str().is_empty() {
+            recipe.output_dir = Path::new("runs").join(&recipe.name);
+        }
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    fn validate(&self) -> Result<(), UsageError> {
+        for (index, round) in self.rounds.iter().enumerate() {
+            let in_round = |error: String| UsageError(format!("round {}: {error}", index + 1));
+            round.generate.validate().map_err(|error| in_round(error.to_string()))?;
+            round.train.validate().map_err(|error| in_round(error.to_string()))?;
+        }
+        let in_eval = |error: EvalError| UsageError(format!("[eval]: {error}"));
+        tasks::find(&self.eval.task).map_err(in_eval)?;
+        for decoder in &self.eval.decoders {
+            decoder.strategy(self.seed).map_err(in_eval)?;
+        }
+        if self.eval.max_new_tokens == 0 { Err(in_eval(EvalError::MaxNewTokens)) } else { Ok(()) }
+    }
+
+    /// The recipe as TOML: what was resolved, defaults included.
+    pub fn to_toml(&self) -> String {
+        let table = toml::Table::try_from(self).expect("a recipe is a table of plain values");
+        toml::to_string(&table).expect("a table of plain values is TOML")
+    }
+
+    /// The JSON Schema of recipes.
+    pub fn schema() -> Value {
+        let defaults = serde_json::to_value(Self::default()).expect("a recipe is plain values");
+        schema::of::<Self>(&defaults)
+    }
+
+    /// `model.path`, which most verbs cannot do without.
+    ///
+    /// # Errors
+    /// [`UsageError`] when it is not set.
+    pub fn model_path(&self) -> Result<&Path, UsageError> {
+        if self.model.path.as_os_str().is_empty() {
+            return Err(UsageError(
+                "model.path is not set: add it to [model] in the config, or use --set model.path=DIR".into(),
+            ));
+        }
+        Ok(&self.model.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, set: &[&str]) -> anyhow::Result<Recipe> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("small.toml");
+        fs_err::write(&file, text).unwrap();
+        Recipe::load(&file, &set.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_resolved_recipe_reads_back_as_itself() {
+        let text = "[model]\npath = \"m\"\n[train]\nbatch_size = 3\n[[rounds]]\n[[rounds]]\n[rounds.train]\nbatch_size = 5\n";
+        let recipe = load(text, &["seed=9"]).unwrap();
+        assert_eq!((recipe.name.as_str(), recipe.output_dir.as_path()), ("small", Path::new("runs/small")));
+        let again = load(&recipe.to_toml(), &[]).unwrap();
+        assert_eq!(again.to_toml(), recipe.to_toml());
+        let batches: Vec<usize> = again.rounds.iter().map(|round| round.train.batch_size).collect();
+        assert_eq!((again.seed, batches), (9, vec![3, 5]));
+    }
+
+    #[test]
+    fn values_no_run_can_have_are_the_users_to_mend() {
+        let error = load("", &["train.batch_size=0"]).unwrap_err();
+        assert!(error.is::<UsageError>(), "{error:#}");
+        assert!(error.to_string().contains("batch_size = 0"), "{error:#}");
+        assert!(
+            load("", &[]).unwrap().model_path().unwrap_err().to_string().contains("--set model.path=DIR")
+        );
+    }
+
+    #[test]
+    fn the_schema_knows_every_section() {
+        let schema = Recipe::schema();
+        for section in ["model", "prompts", "generate", "train", "eval"] {
+            assert_eq!(schema["properties"][section]["type"], "object", "{section}");
+        }
+        assert_eq!(schema["properties"]["rounds"]["items"]["properties"]["train"]["type"], "object");
+    }
+}

@@ -1,0 +1,67 @@
+//! Ctrl-C and SIGTERM: the first asks the work to stop at its next safe point, the second ends the process at once.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::{flag, low_level};
+
+use crate::exit::{Interrupted, signal_name};
+use crate::output;
+
+/// The request to stop, shared with the loops that poll it.
+pub struct Stop {
+    requested: Arc<AtomicBool>,
+    signal: Arc<AtomicUsize>,
+}
+
+impl Stop {
+    /// Starts listening. From here on the first SIGINT or SIGTERM no longer ends the process.
+    ///
+    /// # Errors
+    /// When the system refuses a handler.
+    pub fn listen() -> io::Result<Self> {
+        let stop = Self { requested: Arc::default(), signal: Arc::default() };
+        for number in [SIGINT, SIGTERM] {
+            // The order matters: a second signal finds the flag set and ends the process.
+            flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&stop.requested))?;
+            flag::register_usize(number, Arc::clone(&stop.signal), number.unsigned_abs() as usize)?;
+            flag::register(number, Arc::clone(&stop.requested))?;
+        }
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        std::thread::spawn(move || {
+            if let Some(number) = signals.forever().next() {
+                let name = signal_name(number);
+                output::status(&format!("{name}: stopping at the next safe point; once more stops at once"));
+            }
+        });
+        Ok(stop)
+    }
+
+    /// The flag that loops poll.
+    pub fn flag(&self) -> &AtomicBool {
+        &self.requested
+    }
+
+    /// An error once a signal has asked to stop.
+    ///
+    /// # Errors
+    /// [`Interrupted`] with the signal's number.
+    pub fn check(&self) -> Result<(), Interrupted> {
+        if !self.requested.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let number = i32::try_from(self.signal.load(Ordering::SeqCst)).unwrap_or(SIGINT);
+        Err(Interrupted(number))
+    }
+}
+
+/// Sends signal `number` to this very process; lets tests ask for what a user's Ctrl-C does.
+///
+/// # Errors
+/// When the system refuses.
+pub fn raise(number: i32) -> io::Result<()> {
+    low_level::raise(number)
+}

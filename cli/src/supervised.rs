@@ -1,0 +1,57 @@
+//! Plain supervised text as training rows: prompts with given responses, no trajectories. They teach the autoregressive
+//! loss alone, which is how a base model is made from random weights.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use jacobi_datasets::{FinishReason, Prompt, PromptsConfig, Tokenizer, Trajectory, read_prompts};
+use jacobi_trainer::TrainData;
+
+use crate::output;
+
+/// Reads prompts with responses and tokenizes them with the tokenizer of `model_dir`. Rows that cannot be used are
+/// counted, said, and left out.
+///
+/// # Errors
+/// Those of reading prompts and tokenizer; no usable row.
+pub fn load(config: &PromptsConfig, model_dir: &Path) -> anyhow::Result<TrainData> {
+    let tokenizer = Tokenizer::load(model_dir)?;
+    let prompts = read_prompts(config)?;
+    let total = prompts.len();
+    let mut rows = Vec::with_capacity(total);
+    let mut first_reason = None;
+    for prompt in prompts {
+        let row = prompt
+            .map_err(|bad| format!("line {}: {}", bad.line, bad.reason))
+            .and_then(|prompt| to_row(prompt, &tokenizer).map_err(|error| format!("{error:#}")));
+        match row {
+            Ok(row) => rows.push(row),
+            Err(reason) => drop(first_reason.get_or_insert(reason)),
+        }
+    }
+    let path = config.path.display();
+    if let Some(reason) = first_reason {
+        ensure!(
+            !rows.is_empty(),
+            "none of the {total} rows of {path} can be trained on; the first: {reason}"
+        );
+        output::status(&format!(
+            "{} of {total} rows of {path} left out; the first: {reason}",
+            total - rows.len()
+        ));
+    }
+    Ok(TrainData::Samples { rows, origin: path.to_string() })
+}
+
+fn to_row(prompt: Prompt, tokenizer: &Tokenizer) -> anyhow::Result<Trajectory> {
+    let response = prompt.response.with_context(|| format!("sample {} has no response", prompt.id))?;
+    let mut response_tokens = tokenizer.encode(&response)?;
+    response_tokens.push(tokenizer.eos_token_ids()[0]);
+    Ok(Trajectory {
+        prompt_tokens: tokenizer.encode_chat(&prompt.messages)?,
+        sample_id: prompt.id,
+        response_tokens,
+        finish_reason: FinishReason::Eos,
+        states: Vec::new(),
+    })
+}

@@ -1,0 +1,251 @@
+//! What can go wrong between this crate and the world. Each message names the file and the way out.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A failure to read or write data. The underlying error, where there is one, is the `source`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DatasetError {
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, e.g. `read`.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Its answer.
+        source: io::Error,
+    },
+
+    /// A JSON file that is not JSON, or not of the expected shape.
+    #[error("{} is not the JSON it should be ({expected})", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What should be in it.
+        expected: &'static str,
+        /// Line, column and cause.
+        source: serde_json::Error,
+    },
+
+    /// The prompt file is not there.
+    #[error("prompt file {} does not exist: set prompts.path (relative paths start at the working directory)", path.display())]
+    PromptFileMissing {
+        /// The path as configured.
+        path: PathBuf,
+    },
+
+    /// The name of the prompt file does not tell its format.
+    #[error("cannot tell the format of {} from its name: set prompts.format to jsonl, json or parquet", path.display())]
+    PromptFormatUnknown {
+        /// The path as configured.
+        path: PathBuf,
+    },
+
+    /// The prompt file has no rows.
+    #[error("{} holds no prompts: it is empty", path.display())]
+    NoPrompts {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// `offset` and `limit` leave no row.
+    #[error("prompts.offset = {offset} and prompts.limit = {limit:?} select none of the {rows} rows of {}", path.display())]
+    NoPromptsSelected {
+        /// The file.
+        path: PathBuf,
+        /// Rows in the file.
+        rows: usize,
+        /// Rows skipped.
+        offset: usize,
+        /// Rows taken at most.
+        limit: Option<usize>,
+    },
+
+    /// A configured column that no row has.
+    #[error("{} has no column `{column}`: set {setting} to one of {}", path.display(), available.join(", "))]
+    MissingColumn {
+        /// The file.
+        path: PathBuf,
+        /// The column asked for.
+        column: String,
+        /// The setting that asks for it.
+        setting: &'static str,
+        /// The columns there are.
+        available: Vec<String>,
+    },
+
+    /// A file that is no Parquet, or a truncated or damaged one.
+    #[error("{} is not a readable Parquet file: it is truncated, damaged or of another format", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What the reader stumbled on.
+        source: parquet::errors::ParquetError,
+    },
+
+    /// Columns that could not be built or read.
+    #[error("cannot convert the columns of {}", path.display())]
+    Arrow {
+        /// The file.
+        path: PathBuf,
+        /// What was wrong.
+        source: arrow::error::ArrowError,
+    },
+
+    /// A Parquet file of another schema or version.
+    #[error("{} is of schema {found}, this program reads {expected}: generate the trajectories again", path.display())]
+    WrongSchema {
+        /// The file.
+        path: PathBuf,
+        /// Schema name and version in the file, or `none`.
+        found: String,
+        /// Schema name and version of this program.
+        expected: String,
+    },
+
+    /// A Parquet file that claims our schema but has other columns.
+    #[error("{} has columns {found}, its schema says {expected}: generate the trajectories again", path.display())]
+    WrongColumns {
+        /// The file.
+        path: PathBuf,
+        /// Columns in the file.
+        found: String,
+        /// Columns of the schema.
+        expected: String,
+    },
+
+    /// An entry of the file metadata that is absent or senseless.
+    #[error("{}: metadata `{key}` is {found}: generate the trajectories again", path.display())]
+    BadMetadata {
+        /// The file.
+        path: PathBuf,
+        /// The entry.
+        key: String,
+        /// Its value, or `missing`.
+        found: String,
+    },
+
+    /// A row that contradicts itself or its file.
+    #[error("{}, row {row}: {reason}", path.display())]
+    BadShardRow {
+        /// The file.
+        path: PathBuf,
+        /// 1-based row.
+        row: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A file whose content is not what was written.
+    #[error("{} has changed since it was written (digest {found}, recorded {expected}): delete it and generate again", path.display())]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// Digest recorded when it was written.
+        expected: String,
+        /// Digest now.
+        found: String,
+    },
+
+    /// A directory that no generation has written to.
+    #[error("{} holds no trajectories (no {}): run `jacobi generate` first", dir.display(), crate::schema::manifest::MANIFEST_FILE)]
+    NoManifest {
+        /// The directory.
+        dir: PathBuf,
+    },
+
+    /// A generation that has not come to its end.
+    #[error("the trajectories in {} are not complete ({done} of {input} prompts): run `jacobi generate` again, it resumes", dir.display())]
+    Incomplete {
+        /// The directory.
+        dir: PathBuf,
+        /// Prompts done.
+        done: usize,
+        /// Prompts asked for.
+        input: usize,
+    },
+
+    /// A manifest whose numbers contradict each other.
+    #[error("{}: {reason}: delete the directory and generate again", path.display())]
+    BadManifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What does not add up.
+        reason: String,
+    },
+
+    /// Shards of different runs in one directory.
+    #[error("{} was written with other settings than the first shard of its directory: generate into an empty directory", path.display())]
+    MixedShards {
+        /// The first shard that differs.
+        path: PathBuf,
+    },
+
+    /// A complete generation without a single trajectory.
+    #[error("the trajectories in {} are empty (0 of {input} prompts gave one): see errors.jsonl beside them", dir.display())]
+    NoTrajectories {
+        /// The directory.
+        dir: PathBuf,
+        /// Prompts asked for.
+        input: usize,
+    },
+
+    /// A model directory without tokenizer.
+    #[error("{} has no tokenizer.json: point model.path at a Hugging Face model directory with a fast tokenizer", dir.display())]
+    NoTokenizer {
+        /// The directory.
+        dir: PathBuf,
+    },
+
+    /// A tokenizer.json that cannot be read, or a text it cannot encode.
+    #[error("the tokenizer {} failed", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// Cause, in the words of the tokenizers library.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The configuration names an end-of-sequence token that the vocabulary lacks, or none at all.
+    #[error("{} names no end-of-sequence token of the vocabulary: set eos_token_id in generation_config.json", dir.display())]
+    NoEos {
+        /// The model directory.
+        dir: PathBuf,
+    },
+
+    /// A model without chat template.
+    #[error("{} has no chat template: add chat_template.jinja, or give the prompts without template", dir.display())]
+    NoChatTemplate {
+        /// The model directory.
+        dir: PathBuf,
+    },
+
+    /// A chat template that does not parse, or refuses these messages.
+    #[error("the chat template of {} failed", dir.display())]
+    ChatTemplate {
+        /// The model directory.
+        dir: PathBuf,
+        /// Line and cause.
+        source: minijinja::Error,
+    },
+}
+
+impl DatasetError {
+    /// For `map_err`: `Io` about `path`.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// For `map_err`: `Parquet` about `path`.
+    pub(crate) fn parquet(path: &std::path::Path) -> impl Fn(parquet::errors::ParquetError) -> Self + '_ {
+        move |source| Self::Parquet { path: path.to_path_buf(), source }
+    }
+
+    /// For `map_err`: `Arrow` about `path`.
+    pub(crate) fn arrow(path: &std::path::Path) -> impl Fn(arrow::error::ArrowError) -> Self + '_ {
+        move |source| Self::Arrow { path: path.to_path_buf(), source }
+    }
+}

@@ -1,0 +1,30 @@
+//! Data as rows: prompts in, trajectories on disk, packed samples out, and the tokenizer between text and ids.
+//!
+//! No tensors here: this crate never links libtorch. Token ids are `u32`, in Parquet `i32`.
+//!
+//! Reading order: [`prompts`] and [`tokenizer`] (text to ids), [`schema::trajectory`] (what is recorded),
+//! [`layout`] (the only index arithmetic), [`noise`] (which recorded state the student sees), [`mod@pack`] (both together).
+
+pub mod atomic;
+pub mod error;
+pub mod gguf_tokenizer;
+pub mod layout;
+pub mod noise;
+pub mod pack;
+pub mod prompts;
+pub mod rng;
+pub mod schema;
+pub mod tokenizer;
+
+pub use atomic::write_atomic;
+pub use error::DatasetError;
+pub use layout::{Layout, NoiseContext};
+pub use noise::{NoiseScheduleConfig, ScheduleKind, choose_state};
+pub use pack::{ArTarget, PackConfig, PackError, PackedSample, PcPair, pack};
+pub use prompts::{BadRow, Message, Prompt, PromptFormat, PromptsConfig, read_prompts};
+pub use rng::Rng;
+pub use schema::manifest::{Manifest, ShardEntry, read_all, shard_file_name};
+pub use schema::trajectory::{
+    FinishReason, ShardDigest, State, Trajectory, TrajectoryMetadata, read_shard, write_shard,
+};
+pub use tokenizer::{TOKENIZER_FILES, Tokenizer};

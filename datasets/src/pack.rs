@@ -1,0 +1,214 @@
+//! One trajectory to one packed sample: its tokens, and which rows of the forward pass enter which loss.
+//!
+//! Source: arXiv 2512.14681, the dual objective: cross-entropy on the clean stream, soft cross-entropy of the noisy
+//! stream against the clean one. Departures: no padding; a block without recorded state enters as its own fixed point;
+//! consistency starts at the first token that really differs, and nothing is asked for after EOS.
+
+use serde::{Deserialize, Serialize};
+
+use crate::layout::{Layout, NoiseContext};
+use crate::noise::{NoiseScheduleConfig, choose_state};
+use crate::schema::trajectory::{FinishReason, Trajectory};
+
+/// How samples are packed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PackConfig {
+    /// Blocks per noise cycle, w.
+    pub window_size: usize,
+    /// What noisy blocks see within their window.
+    pub noise_context: NoiseContext,
+    /// Which state of each block is taken.
+    pub noise: NoiseScheduleConfig,
+}
+
+impl Default for PackConfig {
+    fn default() -> Self {
+        Self { window_size: 16, noise_context: NoiseContext::Window, noise: NoiseScheduleConfig::default() }
+    }
+}
+
+/// A row whose logits have to predict `token`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArTarget {
+    /// Row of the forward pass, on the prompt or the clean stream.
+    pub row: usize,
+    /// The response token that follows it.
+    pub token: u32,
+}
+
+/// Two rows that have to predict the same distribution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PcPair {
+    /// Row in the noisy block.
+    pub student: usize,
+    /// Row at the same offset of the clean block.
+    pub teacher: usize,
+    /// The block.
+    pub block: usize,
+    /// Offset of the row behind the first divergence of the block.
+    pub distance: usize,
+}
+
+/// A sample ready for the forward pass and the two losses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackedSample {
+    /// Name of the sample.
+    pub sample_id: String,
+    /// `layout.len()` ids: prompt, clean stream, noisy stream.
+    pub tokens: Vec<u32>,
+    /// Positions and visibility.
+    pub layout: Layout,
+    /// Targets of the autoregressive loss: the response up to and including EOS.
+    pub ar: Vec<ArTarget>,
+    /// Pairs of the consistency loss: from the first divergence to the position before EOS.
+    pub pc: Vec<PcPair>,
+}
+
+/// Why a sample or a setting cannot be packed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackError {
+    /// Neither loss has a target.
+    #[error("sample {sample_id} has an empty loss mask: no response token to learn from")]
+    EmptyLoss {
+        /// The sample.
+        sample_id: String,
+    },
+
+    /// A block or window of no size.
+    #[error("{name} is 0: it must be at least 1")]
+    ZeroSize {
+        /// The setting.
+        name: &'static str,
+    },
+
+    /// A noise range that is none.
+    #[error("t_min = {t_min} and t_max = {t_max}: they must obey 0 <= t_min <= t_max <= 1")]
+    NoiseRange {
+        /// Lower end.
+        t_min: f64,
+        /// Upper end.
+        t_max: f64,
+    },
+
+    /// A state that does not fit its block.
+    #[error("sample {sample_id}: a state of block {block} has {found} tokens, the block has {expected}")]
+    StateLength {
+        /// The sample.
+        sample_id: String,
+        /// The block.
+        block: usize,
+        /// Converged prefix and tail of the state.
+        found: usize,
+        /// Tokens of the block.
+        expected: usize,
+    },
+}
+
+/// Packs one sample. `seed` (the run's seed and epoch) and the sample's id fix the random schedule.
+///
+/// # Errors
+/// `EmptyLoss` when there is nothing to learn; `ZeroSize`, `NoiseRange` for settings, `StateLength` for rows that make
+/// no sense.
+pub fn pack(
+    sample: &Trajectory,
+    block_size: usize,
+    config: &PackConfig,
+    seed: u64,
+) -> Result<PackedSample, PackError> {
+    check(block_size, config)?;
+    let layout = Layout {
+        prompt_len: sample.prompt_tokens.len(),
+        response_len: sample.response_tokens.len(),
+        block_size,
+        window_size: config.window_size,
+        noise_context: config.noise_context,
+        with_noise: !sample.states.is_empty(),
+    };
+    let mut tokens = [sample.prompt_tokens.as_slice(), &sample.response_tokens].concat();
+    if layout.with_noise {
+        tokens.extend(noisy_stream(sample, &layout, config, seed)?);
+    }
+    let ar = ar_targets(sample, &layout);
+    let pc = if layout.with_noise { pc_pairs(sample, &layout, &tokens) } else { Vec::new() };
+    if ar.is_empty() && pc.is_empty() {
+        return Err(PackError::EmptyLoss { sample_id: sample.sample_id.clone() });
+    }
+    Ok(PackedSample { sample_id: sample.sample_id.clone(), tokens, layout, ar, pc })
+}
+
+fn check(block_size: usize, config: &PackConfig) -> Result<(), PackError> {
+    for (name, size) in [("block_size", block_size), ("window_size", config.window_size)] {
+        if size == 0 {
+            return Err(PackError::ZeroSize { name });
+        }
+    }
+    let NoiseScheduleConfig { t_min, t_max, .. } = config.noise;
+    if config.noise.is_valid() { Ok(()) } else { Err(PackError::NoiseRange { t_min, t_max }) }
+}
+
+/// The chosen state of every block, one after the other.
+fn noisy_stream(
+    sample: &Trajectory,
+    layout: &Layout,
+    config: &PackConfig,
+    seed: u64,
+) -> Result<Vec<u32>, PackError> {
+    // Without the id, block j of all samples would draw the same random ratio.
+    let seed = seed ^ digest(&sample.sample_id);
+    let mut stream = Vec::with_capacity(layout.response_len);
+    for block in 0..layout.num_blocks() {
+        let len = layout.block_len(block);
+        let start = layout.clean_start(block) - layout.prompt_len;
+        let clean = &sample.response_tokens[start..start + len];
+        let target = config.noise.target(block, config.window_size, seed);
+        let states = sample.states.iter().filter(|state| state.block as usize == block);
+        match choose_state(states, len, target) {
+            None => stream.extend(clean),
+            Some(state) => {
+                let found = state.converged as usize + state.tail.len();
+                if found != len {
+                    let sample_id = sample.sample_id.clone();
+                    return Err(PackError::StateLength { sample_id, block, found, expected: len });
+                }
+                stream.extend(&clean[..state.converged as usize]);
+                stream.extend(&state.tail);
+            }
+        }
+    }
+    Ok(stream)
+}
+
+fn digest(text: &str) -> u64 {
+    let hash = blake3::hash(text.as_bytes());
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 of 32 bytes"))
+}
+
+/// Row P-1+r predicts response token r. Without a prompt no row predicts the first one.
+fn ar_targets(sample: &Trajectory, layout: &Layout) -> Vec<ArTarget> {
+    let tokens = sample.response_tokens.iter().enumerate();
+    tokens
+        .filter_map(|(r, &token)| (layout.prompt_len + r).checked_sub(1).map(|row| ArTarget { row, token }))
+        .collect()
+}
+
+fn pc_pairs(sample: &Trajectory, layout: &Layout, tokens: &[u32]) -> Vec<PcPair> {
+    // The row of EOS itself predicts what comes after the end: nothing anyone will read.
+    let end =
+        layout.prompt_len + layout.response_len - usize::from(sample.finish_reason == FinishReason::Eos);
+    let mut pairs = Vec::new();
+    for block in 0..layout.num_blocks() {
+        let (clean, noisy) = (layout.clean_start(block), layout.noisy_start(block));
+        let kept = layout.block_len(block).min(end.saturating_sub(clean));
+        let divergence = (0..kept).find(|&offset| tokens[clean + offset] != tokens[noisy + offset]);
+        for offset in divergence.unwrap_or(kept)..kept {
+            let distance = offset - divergence.unwrap_or(kept);
+            pairs.push(PcPair { student: noisy + offset, teacher: clean + offset, block, distance });
+        }
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Rows of Parquet files: the configured columns, as the JSON values that the other formats give.
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::{Map, Value};
+
+use super::row::{Row, wanted};
+use super::{BadRow, PromptsConfig};
+use crate::error::DatasetError;
+
+/// Reads the configured columns only.
+pub(super) fn read(config: &PromptsConfig) -> Result<Vec<Result<Row, BadRow>>, DatasetError> {
+    let path = &config.path;
+    let file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?.into_parts().0;
+    if file.metadata().map_err(DatasetError::io("read", path))?.len() == 0 {
+        return Ok(Vec::new());
+    }
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
+    let names: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let mut roots = Vec::new();
+    for (setting, column) in wanted(config) {
+        let Some(root) = names.iter().position(|name| name == column) else {
+            let (path, column) = (path.clone(), column.to_owned());
+            return Err(DatasetError::MissingColumn { path, column, setting, available: names });
+        };
+        roots.push(root);
+    }
+    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+    let mut rows = Vec::new();
+    for batch in builder.with_projection(mask).build().map_err(DatasetError::parquet(path))? {
+        let batch = batch.map_err(DatasetError::arrow(path))?;
+        for index in 0..batch.num_rows() {
+            let fields = batch.schema_ref().fields().iter().zip(batch.columns());
+            let columns: Result<Map<_, _>, String> =
+                fields.map(|(field, array)| Ok((field.name().clone(), value(array, index)?))).collect();
+            let line = rows.len() + 1;
+            rows.push(columns.map(|columns| Row { line, columns }).map_err(|reason| BadRow { line, reason }));
+        }
+    }
+    Ok(rows)
+}
+
+/// Entry `index` of a column; an error for types that no prompt is made of.
+fn value(array: &ArrayRef, index: usize) -> Result<Value, String> {
+    if array.is_null(index) {
+        return Ok(Value::Null);
+    }
+    Ok(match array.data_type() {
+        DataType::Utf8 => array.as_string::<i32>().value(index).into(),
+        DataType::LargeUtf8 => array.as_string::<i64>().value(index).into(),
+        DataType::Utf8View => array.as_string_view().value(index).into(),
+        DataType::Boolean => array.as_boolean().value(index).into(),
+        DataType::Int32 => array.as_primitive::<Int32Type>().value(index).into(),
+        DataType::Int64 => array.as_primitive::<Int64Type>().value(index).into(),
+        DataType::Float32 => array.as_primitive::<Float32Type>().value(index).into(),
+        DataType::Float64 => array.as_primitive::<Float64Type>().value(index).into(),
+        DataType::List(_) => list(&array.as_list::<i32>().value(index))?,
+        DataType::LargeList(_) => list(&array.as_list::<i64>().value(index))?,
+        DataType::Struct(fields) => {
+            let fields = fields.iter().zip(array.as_struct().columns());
+            let fields: Result<Map<_, _>, String> =
+                fields.map(|(field, array)| Ok((field.name().clone(), value(array, index)?))).collect();
+            Value::Object(fields?)
+        }
+        other => return Err(format!("a column of type {other} cannot be read as text or messages")),
+    })
+}
+
+fn list(items: &ArrayRef) -> Result<Value, String> {
+    let items: Result<Vec<Value>, String> = (0..items.len()).map(|index| value(items, index)).collect();
+    Ok(Value::Array(items?))
+}

@@ -1,0 +1,152 @@
+//! One row of any format to a [`Prompt`].
+
+use serde_json::{Map, Value};
+
+use super::{BadRow, Message, Prompt, PromptsConfig};
+use crate::error::DatasetError;
+
+/// A row of the file, whatever its format: its columns by name, and where it stands.
+pub(super) struct Row {
+    /// 1-based line or row.
+    pub(super) line: usize,
+    /// Columns by name, in the file's order.
+    pub(super) columns: Map<String, Value>,
+}
+
+/// The configured columns, each with the setting that names it.
+pub(super) fn wanted(config: &PromptsConfig) -> Vec<(&'static str, &str)> {
+    let text = match &config.messages_column {
+        Some(column) => ("prompts.messages_column", column.as_str()),
+        None => ("prompts.prompt_column", config.prompt_column.as_str()),
+    };
+    let optional = [
+        ("prompts.id_column", &config.id_column),
+        ("prompts.answer_column", &config.answer_column),
+        ("prompts.response_column", &config.response_column),
+    ];
+    let optional = optional.into_iter().filter_map(|(setting, column)| Some((setting, column.as_deref()?)));
+    [text].into_iter().chain(optional).collect()
+}
+
+/// A column that no readable row has is a mistake in the configuration, not in the rows.
+pub(super) fn check_columns(
+    config: &PromptsConfig,
+    rows: &[Result<Row, BadRow>],
+) -> Result<(), DatasetError> {
+    let Some(first) = rows.iter().flatten().next() else { return Ok(()) };
+    for (setting, column) in wanted(config) {
+        if !rows.iter().flatten().any(|row| row.columns.contains_key(column)) {
+            return Err(DatasetError::MissingColumn {
+                path: config.path.clone(),
+                column: column.to_owned(),
+                setting,
+                available: first.columns.keys().cloned().collect(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Builds the prompt of a row, or says what is wrong with it.
+pub(super) fn to_prompt(config: &PromptsConfig, row: &Row) -> Result<Prompt, BadRow> {
+    convert(config, row).map_err(|reason| BadRow { line: row.line, reason })
+}
+
+fn convert(config: &PromptsConfig, row: &Row) -> Result<Prompt, String> {
+    let mut messages = match &config.messages_column {
+        Some(column) => messages(row, column)?,
+        None => vec![Message::new("user", text(row, &config.prompt_column)?)],
+    };
+    let last_turn = match messages.last() {
+        Some(last) if last.role == "assistant" => messages.pop().map(|last| last.content),
+        _ => None,
+    };
+    if messages.iter().all(|message| message.content.trim().is_empty()) {
+        return Err("the prompt is empty".to_owned());
+    }
+    if let Some(system) = &config.system
+        && messages[0].role != "system"
+    {
+        messages.insert(0, Message::new("system", system));
+    }
+    let optional = |column: &Option<String>| column.as_ref().map(|column| text(row, column)).transpose();
+    Ok(Prompt {
+        id: optional(&config.id_column)?.unwrap_or_else(|| digest(&messages)),
+        answer: optional(&config.answer_column)?,
+        response: optional(&config.response_column)?.or(last_turn),
+        messages,
+    })
+}
+
+fn column<'a>(row: &'a Row, name: &str) -> Result<&'a Value, String> {
+    match row.columns.get(name) {
+        None => {
+            let names: Vec<&str> = row.columns.keys().map(String::as_str).collect();
+            Err(format!("no column `{name}`, only {}", names.join(", ")))
+        }
+        Some(Value::Null) => Err(format!("`{name}` is null")),
+        Some(value) => Ok(value),
+    }
+}
+
+/// Text, or a number as text: ids and answers come as either.
+fn text(row: &Row, name: &str) -> Result<String, String> {
+    match column(row, name)? {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        other => Err(format!("`{name}` is {}, not text", kind(other))),
+    }
+}
+
+fn messages(row: &Row, name: &str) -> Result<Vec<Message>, String> {
+    let value = column(row, name)?;
+    let turns =
+        value.as_array().ok_or_else(|| format!("`{name}` is {}, not a list of messages", kind(value)))?;
+    turns
+        .iter()
+        .enumerate()
+        .map(|(index, turn)| {
+            message(turn).ok_or_else(|| {
+                format!(
+                    "`{name}`, message {}: neither {{role, content}} nor {{from, value}} as text",
+                    index + 1
+                )
+            })
+        })
+        .collect()
+}
+
+/// A turn in the OpenAI form, or in the ShareGPT form with its own role names.
+fn message(turn: &Value) -> Option<Message> {
+    let field = |name: &str| turn.get(name).and_then(Value::as_str);
+    if let (Some(role), Some(content)) = (field("role"), field("content")) {
+        return Some(Message::new(role, content));
+    }
+    let role = match field("from")? {
+        "human" => "user",
+        "gpt" | "chatgpt" | "model" => "assistant",
+        other => other,
+    };
+    Some(Message::new(role, field("value")?))
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Lengths keep `("a", "bc")` and `("ab", "c")` apart.
+fn digest(messages: &[Message]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for text in messages.iter().flat_map(|message| [&message.role, &message.content]) {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    hasher.finalize().to_hex()[..16].to_owned()
+}

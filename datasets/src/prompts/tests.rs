@@ -1,0 +1,280 @@
+//! Prompt files of every format, good and bad.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Int64Array, LargeStringArray, ListBuilder, RecordBatch, StringArray, StringBuilder,
+    StructBuilder,
+};
+use arrow::datatypes::{DataType, Field};
+use parquet::arrow::ArrowWriter;
+use tempfile::TempDir;
+
+use super::*;
+
+/// A file `name` with these bytes, and the default configuration that reads it.
+fn file(name: &str, bytes: &[u8]) -> (TempDir, PromptsConfig) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    fs_err::write(&path, bytes).unwrap();
+    (dir, PromptsConfig { path, ..Default::default() })
+}
+
+fn read(name: &str, bytes: &[u8], change: impl FnOnce(&mut PromptsConfig)) -> Vec<Result<Prompt, BadRow>> {
+    let (_dir, mut config) = file(name, bytes);
+    change(&mut config);
+    read_prompts(&config).unwrap()
+}
+
+fn error(name: &str, bytes: &[u8], change: impl FnOnce(&mut PromptsConfig)) -> String {
+    let (_dir, mut config) = file(name, bytes);
+    change(&mut config);
+    read_prompts(&config).unwrap_err().to_string()
+}
+
+/// What the user says last in each row, or `line: reason`.
+fn summary(rows: &[Result<Prompt, BadRow>]) -> Vec<String> {
+    let of = |row: &Result<Prompt, BadRow>| match row {
+        Ok(prompt) => prompt.messages.last().unwrap().content.clone(),
+        Err(bad) => format!("{}: {}", bad.line, bad.reason),
+    };
+    rows.iter().map(of).collect()
+}
+
+#[test]
+fn bad_lines_keep_their_number_and_the_rest_goes_on() {
+    let bytes =
+        b"\xef\xbb\xbf{\"prompt\": \"one\"}\r\n\n{\"prompt\": \"t\xffo\"}\n{\"prompt\": \n[1]\n{\"x\": 1}\n\
+        {\"prompt\": null}\n{\"prompt\": [\"a\"]}\n{\"prompt\": \" \"}\n{\"prompt\": \"last \xc3\xa9\"}";
+    let rows = summary(&read("a.jsonl", bytes, |_| ()));
+    let expected = [
+        "one",
+        "3: invalid UTF-8: ",
+        "4: malformed JSON: EOF",
+        "5: not a JSON object",
+        "6: no column `prompt`, only x",
+        "7: `prompt` is null",
+        "8: `prompt` is a list, not text",
+        "9: the prompt is empty",
+        "last é",
+    ];
+    assert_eq!(rows.len(), expected.len(), "{rows:?}");
+    for (row, expected) in rows.iter().zip(expected) {
+        assert!(row.starts_with(expected), "{row:?} is not {expected:?}");
+    }
+}
+
+#[test]
+fn formats_follow_the_extension_and_the_first_character() {
+    let (lines, array) = (
+        &b"{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}\n"[..],
+        &b" [{\"prompt\": \"a\"}, {\"prompt\": \"b\"}]"[..],
+    );
+    for (name, bytes, format) in [
+        ("x.jsonl", lines, PromptFormat::Auto),
+        ("x.NDJSON", lines, PromptFormat::Auto),
+        ("x.json", lines, PromptFormat::Auto),
+        ("x.json", array, PromptFormat::Auto),
+        ("x.txt", lines, PromptFormat::Jsonl),
+        ("x", array, PromptFormat::Json),
+    ] {
+        let rows = read(name, bytes, |config| config.format = format);
+        assert_eq!(summary(&rows), ["a", "b"], "{name}");
+    }
+    assert!(error("x.txt", lines, |_| ()).contains("set prompts.format"));
+    assert!(
+        error("x.json", lines, |config| config.format = PromptFormat::Json).contains("an array of objects")
+    );
+}
+
+#[test]
+fn an_array_keeps_its_bad_rows() {
+    let rows = read("x.json", br#"[{"prompt": "a"}, 3, {"prompt": "b"}]"#, |_| ());
+    assert_eq!(summary(&rows), ["a", "2: not a JSON object", "b"]);
+}
+
+#[test]
+fn columns_are_mapped() {
+    let line = br#"{"question": "2+2?", "answer": 4, "uid": "q-1", "solution": "four"}"#;
+    let rows = read("x.jsonl", line, |config| {
+        config.prompt_column = "question".to_owned();
+        config.answer_column = Some("answer".to_owned());
+        config.id_column = Some("uid".to_owned());
+        config.response_column = Some("solution".to_owned());
+        config.system = Some("Be brief.".to_owned());
+    });
+    let expected = Prompt {
+        id: "q-1".to_owned(),
+        messages: vec![Message::new("system", "Be brief."), Message::new("user", "2+2?")],
+        answer: Some("4".to_owned()),
+        response: Some("four".to_owned()),
+    };
+    assert_eq!(rows, [Ok(expected)]);
+}
+
+#[test]
+fn both_forms_of_conversation_are_read() {
+    let lines = br#"{"m": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}
+{"m": [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}]}
+{"m": [{"from": "system", "value": "s"}, {"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}, {"from": "human", "value": "v"}]}
+{"m": "text"}
+{"m": [{"role": "user", "content": "u"}, {"role": "user"}]}
+{"m": [{"from": "gpt", "value": "alone"}]}
+{"m": []}
+"#;
+    let rows = read("x.jsonl", lines, |config| {
+        config.messages_column = Some("m".to_owned());
+        config.system = Some("default".to_owned());
+    });
+    let roles = |row: &Result<Prompt, BadRow>| match row {
+        Ok(prompt) => {
+            let turns: Vec<String> =
+                prompt.messages.iter().map(|m| format!("{}={}", m.role, m.content)).collect();
+            format!("{} -> {:?}", turns.join(" "), prompt.response)
+        }
+        Err(bad) => format!("{}: {}", bad.line, bad.reason),
+    };
+    let expected = [
+        "system=s user=u -> None",
+        "system=default user=u -> Some(\"a\")",
+        "system=s user=u assistant=a user=v -> None",
+        "4: `m` is text, not a list of messages",
+        "5: `m`, message 2: neither {role, content} nor {from, value} as text",
+        "6: the prompt is empty",
+        "7: the prompt is empty",
+    ];
+    assert_eq!(rows.iter().map(roles).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn without_an_id_column_the_id_is_a_digest_of_the_messages() {
+    let ids = |system: Option<&str>| -> Vec<String> {
+        let lines = b"{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}\n{\"prompt\": \"a\", \"x\": 1}";
+        let rows = read("x.jsonl", lines, |config| config.system = system.map(str::to_owned));
+        rows.into_iter().map(|row| row.unwrap().id).collect()
+    };
+    let plain = ids(None);
+    assert!(plain.iter().all(|id| id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit())), "{plain:?}");
+    assert_eq!(plain[0], plain[2]);
+    assert_ne!(plain[0], plain[1]);
+    assert_ne!(plain[0], ids(Some("s"))[0]);
+}
+
+#[test]
+fn offset_and_limit_count_bad_rows_too() {
+    let lines = b"{\"prompt\": \"a\"}\nbad\n{\"prompt\": \"c\"}\n{\"prompt\": \"d\"}\n";
+    for (offset, limit, expected) in [(0, None, 4), (1, Some(2), 2), (3, Some(9), 1), (0, Some(1), 1)] {
+        let rows = read("x.jsonl", lines, |config| (config.offset, config.limit) = (offset, limit));
+        assert_eq!(rows.len(), expected, "{offset} {limit:?}");
+    }
+    for (offset, limit) in [(4, None), (0, Some(0))] {
+        let message = error("x.jsonl", lines, |config| (config.offset, config.limit) = (offset, limit));
+        assert!(message.contains("none of the 4 rows"), "{message}");
+    }
+}
+
+#[test]
+fn missing_and_empty_files_are_told_apart() {
+    let (dir, config) = file("x.jsonl", b"");
+    let missing = PromptsConfig { path: dir.path().join("no.jsonl"), ..config.clone() };
+    let message = read_prompts(&missing).unwrap_err().to_string();
+    assert!(message.contains("no.jsonl does not exist: set prompts.path"), "{message}");
+    for (name, bytes) in
+        [("x.jsonl", &b""[..]), ("x.jsonl", b"\n \n"), ("x.json", b""), ("x.json", b"[]"), ("x.parquet", b"")]
+    {
+        let message = error(name, bytes, |_| ());
+        assert!(message.contains(name) && message.contains("holds no prompts"), "{message}");
+    }
+}
+
+#[test]
+fn a_column_that_no_row_has_is_a_configuration_error() {
+    let lines = b"{\"question\": \"a\", \"n\": 1}\n{\"question\": \"b\"}\n";
+    let message = error("x.jsonl", lines, |_| ());
+    assert!(
+        message.contains("no column `prompt`: set prompts.prompt_column to one of question, n"),
+        "{message}"
+    );
+    let message = error("x.jsonl", lines, |config| {
+        config.prompt_column = "question".to_owned();
+        config.answer_column = Some("answer".to_owned());
+    });
+    assert!(message.contains("no column `answer`: set prompts.answer_column"), "{message}");
+}
+
+fn write_parquet(path: &Path, columns: Vec<(&str, ArrayRef)>) {
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let file = fs_err::File::create(path).unwrap().into_parts().0;
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+/// One conversation per row, as `list<struct{names[0], names[1]}>`.
+fn conversations(names: [&str; 2], rows: &[&[(&str, &str)]]) -> ArrayRef {
+    let fields = names.map(|name| Field::new(name, DataType::Utf8, true)).to_vec();
+    let mut builder = ListBuilder::new(StructBuilder::from_fields(fields, 0));
+    for row in rows {
+        for (role, content) in *row {
+            let turn = builder.values();
+            turn.field_builder::<StringBuilder>(0).unwrap().append_value(role);
+            turn.field_builder::<StringBuilder>(1).unwrap().append_value(content);
+            turn.append(true);
+        }
+        builder.append(true);
+    }
+    Arc::new(builder.finish())
+}
+
+#[test]
+fn parquet_gives_text_numbers_and_conversations() {
+    let (_dir, mut config) = file("x.parquet", b"");
+    write_parquet(
+        &config.path,
+        vec![
+            ("prompt", Arc::new(StringArray::from(vec![Some("a"), None]))),
+            ("answer", Arc::new(LargeStringArray::from(vec!["1", "2"]))),
+            ("n", Arc::new(Int64Array::from(vec![10, 20]))),
+            (
+                "openai",
+                conversations(["role", "content"], &[&[("user", "u"), ("assistant", "a")], &[("user", "v")]]),
+            ),
+            ("sharegpt", conversations(["from", "value"], &[&[("human", "w")], &[]])),
+        ],
+    );
+    config.id_column = Some("n".to_owned());
+    config.answer_column = Some("answer".to_owned());
+    let rows = read_prompts(&config).unwrap();
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!((first.id.as_str(), first.answer.as_deref()), ("10", Some("1")));
+    assert_eq!(summary(&rows), ["a", "2: `prompt` is null"]);
+
+    config.messages_column = Some("openai".to_owned());
+    let rows = read_prompts(&config).unwrap();
+    assert_eq!(summary(&rows), ["u", "v"]);
+    assert_eq!(rows[0].as_ref().unwrap().response.as_deref(), Some("a"));
+
+    config.messages_column = Some("sharegpt".to_owned());
+    assert_eq!(summary(&read_prompts(&config).unwrap()), ["w", "2: the prompt is empty"]);
+
+    config.messages_column = Some("messages".to_owned());
+    let message = read_prompts(&config).unwrap_err().to_string();
+    assert!(
+        message.contains("set prompts.messages_column to one of prompt, answer, n, openai, sharegpt"),
+        "{message}"
+    );
+}
+
+#[test]
+fn parquet_that_is_none_is_refused_by_name() {
+    let message = error("x.parquet", b"{\"prompt\": \"a\"}", |_| ());
+    assert!(message.contains("x.parquet is not a readable Parquet file"), "{message}");
+}
+
+#[test]
+fn unknown_settings_are_errors() {
+    assert!(serde_json::from_str::<PromptsConfig>(r#"{"path": "a", "promt_column": "b"}"#).is_err());
+    let config: PromptsConfig = serde_json::from_str(r#"{"path": "a", "format": "jsonl"}"#).unwrap();
+    assert_eq!((config.format, config.prompt_column.as_str()), (PromptFormat::Jsonl, "prompt"));
+}

@@ -1,0 +1,234 @@
+//! One row of an evaluation: a model under a decoder on a task. The serde types of `results.json`
+//! (schema [`RESULTS_SCHEMA`]) and `samples.jsonl`, written by the evaluator and read by the report.
+//! They hold figures and text only; what a figure means is said at its field.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::schema::trajectory::FinishReason;
+
+/// The `schema` field of `results.json`.
+pub const RESULTS_SCHEMA: &str = "jacobi-eval/1";
+
+/// The `decoder` of the autoregressive baseline.
+pub const AUTOREGRESSIVE: &str = "ar";
+
+/// Whether a model is the one training started from or the one it made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelRole {
+    /// The model before training.
+    Base,
+    /// The model after training.
+    Trained,
+}
+
+impl ModelRole {
+    /// The role as `results.json` spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Trained => "trained",
+        }
+    }
+}
+
+/// A 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// All samples of one (model, task, decoder). A figure that was not measured is `None` and `null` in JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalRow {
+    /// Name of the model.
+    pub model: String,
+    /// Before or after training.
+    pub model_role: ModelRole,
+    /// Name of the task.
+    pub task: String,
+    /// Name of the decoder: `ar`, `jacobi`.
+    pub decoder: String,
+    /// Settings of the decoder by name, for instance `{"block_size": 16}`.
+    pub decoder_settings: Map<String, Value>,
+    /// Number of samples, all of them: those that ran into the length limit too.
+    pub samples: usize,
+    /// Dtype the weights were computed in.
+    pub dtype: String,
+    /// Tokens per decode forward, micro: `tokens` / `forwards`.
+    pub tpf: Option<f64>,
+    /// Tokens per second of decoding, micro: `tokens` / `decode_seconds`.
+    pub tps: Option<f64>,
+    /// `tps` divided by the `tps` of the autoregressive row of the same model in the same run.
+    pub speedup_over_ar: Option<f64>,
+    /// Share of samples answered correctly, 0 to 1.
+    pub accuracy: Option<f64>,
+    /// Share of samples whose token ids all equal those of the autoregressive decoder, 0 to 1.
+    pub exact_match_ar: Option<f64>,
+    /// Samples that leave the autoregressive output, per 1000 response tokens up to and including the point where
+    /// they leave (after it the two texts are different prompts, so nothing more can be compared).
+    pub divergences_per_1k_tokens: Option<f64>,
+    /// Mean over samples of each sample's own tokens per forward.
+    pub tpf_macro: Option<f64>,
+    /// Mean over samples of each sample's own tokens per second.
+    pub tps_macro: Option<f64>,
+    /// Bootstrap interval of `tpf` over samples.
+    pub tpf_interval: Option<Interval>,
+    /// Bootstrap interval of `speedup_over_ar`, samples drawn in pairs with their autoregressive run.
+    pub speedup_interval: Option<Interval>,
+    /// Wilson interval of `accuracy`.
+    pub accuracy_interval: Option<Interval>,
+    /// Sum of the tokens that decode forwards made: a response's first token comes from the prefill and is not one.
+    pub tokens: usize,
+    /// Sum of decode forwards.
+    pub forwards: usize,
+    /// Sum of decode seconds.
+    pub decode_seconds: f64,
+    /// Sum of prefill seconds.
+    pub prefill_seconds: f64,
+    /// Number of samples stopped by the length limit.
+    pub stopped_by_length: usize,
+    /// `acceptance[a]` is the number of forwards that accepted `a` tokens.
+    pub acceptance: Vec<usize>,
+}
+
+impl EvalRow {
+    /// Whether this is the baseline that the others are compared with.
+    pub fn is_autoregressive(&self) -> bool {
+        self.decoder == AUTOREGRESSIVE
+    }
+
+    /// The decoder with its block size, for tables: `ar`, `jacobi n=16`.
+    pub fn decoder_label(&self) -> String {
+        decoder_label(&self.decoder, &self.decoder_settings)
+    }
+}
+
+/// One sample under one decoder: a line of `samples.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalSample {
+    /// Name of the model.
+    pub model: String,
+    /// Before or after training.
+    pub model_role: ModelRole,
+    /// Name of the task.
+    pub task: String,
+    /// Name of the decoder.
+    pub decoder: String,
+    /// Settings of the decoder by name.
+    pub decoder_settings: Map<String, Value>,
+    /// Id of the prompt.
+    pub sample_id: String,
+    /// Text of the last message of the prompt.
+    pub prompt: String,
+    /// Length of the prompt in tokens, chat template included.
+    pub prompt_tokens: usize,
+    /// Length of the response in tokens, EOS included.
+    pub response_tokens: usize,
+    /// Token ids of the response, EOS included.
+    pub response_ids: Vec<u32>,
+    /// Text of the response, special tokens left out.
+    pub text: String,
+    /// The same text cut where each forward ended, for decoders that accept several tokens per forward; empty for `ar`.
+    pub pieces: Vec<String>,
+    /// Why the response ends.
+    pub finish_reason: FinishReason,
+    /// Whether the answer is right; `None` if the task does not score.
+    pub correct: Option<bool>,
+    /// Answer read from the response, normalised.
+    pub answer: Option<String>,
+    /// The right answer, normalised.
+    pub expected: Option<String>,
+    /// Decode forwards.
+    pub forwards: usize,
+    /// Seconds of decoding.
+    pub decode_seconds: f64,
+    /// Seconds of prefill.
+    pub prefill_seconds: f64,
+    /// Whether the token ids equal those of the autoregressive decoder; `None` for `ar` itself.
+    pub matches_ar: Option<bool>,
+    /// Index of the first response token that differs from the autoregressive decoder's.
+    pub first_divergence: Option<usize>,
+}
+
+impl EvalSample {
+    /// Tokens per decode forward, the prefill's token apart; `None` if that was the whole response.
+    pub fn tpf(&self) -> Option<f64> {
+        (self.forwards > 0).then(|| self.response_tokens.saturating_sub(1) as f64 / self.forwards as f64)
+    }
+
+    /// The decoder with its block size, as [`EvalRow::decoder_label`].
+    pub fn decoder_label(&self) -> String {
+        decoder_label(&self.decoder, &self.decoder_settings)
+    }
+}
+
+/// The content of `results.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// [`RESULTS_SCHEMA`].
+    pub schema: String,
+    /// The command line that made the results.
+    pub command: String,
+    /// Versions, device, threads.
+    pub environment: Map<String, Value>,
+    /// One row per model and decoder.
+    pub rows: Vec<EvalRow>,
+}
+
+impl Results {
+    /// Results under the current schema.
+    pub fn new(command: String, environment: Map<String, Value>, rows: Vec<EvalRow>) -> Self {
+        Self { schema: RESULTS_SCHEMA.to_owned(), command, environment, rows }
+    }
+}
+
+fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
+    match settings.get("block_size") {
+        Some(size) => format!("{name} n={size}"),
+        None => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn row_json() -> Value {
+        json!({
+            "model": "m", "model_role": "trained", "task": "gsm8k", "decoder": "jacobi",
+            "decoder_settings": {"block_size": 16}, "samples": 2, "dtype": "float32", "tpf": 2.5, "tps": 90.0,
+            "speedup_over_ar": 2.0, "accuracy": null, "exact_match_ar": 1.0, "divergences_per_1k_tokens": 0.0,
+            "tpf_macro": 2.4, "tps_macro": 88.0, "tpf_interval": {"low": 2.25, "high": 2.75},
+            "speedup_interval": null, "accuracy_interval": null, "tokens": 50, "forwards": 20,
+            "decode_seconds": 0.5, "prefill_seconds": 0.25, "stopped_by_length": 0, "acceptance": [0, 10, 5, 0, 5]
+        })
+    }
+
+    #[test]
+    fn results_round_trip_with_the_published_field_names_in_order() {
+        let text = serde_json::to_string(&json!({
+            "schema": "jacobi-eval/1", "command": "jacobi eval", "environment": {"cpu": "x"}, "rows": [row_json()]
+        }))
+        .unwrap();
+        let results: Results = serde_json::from_str(&text).unwrap();
+        assert_eq!(results.schema, RESULTS_SCHEMA);
+        assert_eq!(serde_json::to_string(&results).unwrap(), text);
+    }
+
+    #[test]
+    fn labels_carry_the_block_size() {
+        let mut row: EvalRow = serde_json::from_value(row_json()).unwrap();
+        assert_eq!(row.decoder_label(), "jacobi n=16");
+        assert!(!row.is_autoregressive());
+        row.decoder = AUTOREGRESSIVE.to_owned();
+        row.decoder_settings.clear();
+        assert_eq!(row.decoder_label(), "ar");
+        assert!(row.is_autoregressive());
+    }
+}

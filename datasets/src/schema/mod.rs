@@ -1,0 +1,5 @@
+//! One file per kind of row on disk.
+
+pub mod eval_row;
+pub mod manifest;
+pub mod trajectory;

@@ -1,0 +1,302 @@
+//! Trajectory shards: one Parquet row per sample, every recorded state of every block.
+//!
+//! A state keeps only the tail after its converged prefix, since the prefix equals the clean block: half the size, and
+//! every noise schedule stays possible later. The file metadata (keys under `jacobi.`) say which model, tokenizer and
+//! settings made the rows.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use serde::{Deserialize, Serialize};
+
+use crate::atomic::write_atomic;
+use crate::error::DatasetError;
+
+mod columns;
+mod seal;
+
+use columns::{check_columns, from_batch, to_batch};
+
+/// Schema name in the file metadata.
+pub const SCHEMA_NAME: &str = "jacobi-trajectory";
+/// Schema version in the file metadata; any change of columns or of their meaning raises it.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The greatest id that the `i32` columns can hold.
+const MAX_ID: u32 = i32::MAX as u32;
+
+/// Why a response ends where it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    /// Its last token is an end-of-sequence token.
+    Eos,
+    /// The length limit cut it.
+    Length,
+}
+
+impl FinishReason {
+    /// The word on disk: `eos` or `length`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Eos => "eos",
+            Self::Length => "length",
+        }
+    }
+
+    /// The reverse of [`as_str`](Self::as_str); `None` for any other word.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Eos, Self::Length].into_iter().find(|reason| reason.as_str() == name)
+    }
+}
+
+/// One state of one block on its way to the fixed point.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Block index within the response.
+    pub block: u32,
+    /// Jacobi iterations done: 0 is the random start.
+    pub iteration: u32,
+    /// Length of the leading run that equals the clean block.
+    pub converged: u32,
+    /// The tokens after it, to the end of the block.
+    pub tail: Vec<u32>,
+}
+
+impl State {
+    /// Noise ratio: share of a block of `block_len` tokens from the first divergence on; 0 at the fixed point.
+    pub fn noise_ratio(&self, block_len: usize) -> f64 {
+        block_len.saturating_sub(self.converged as usize) as f64 / block_len.max(1) as f64
+    }
+}
+
+/// One sample: prompt, greedy response, and the recorded states of its blocks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trajectory {
+    /// Name of the sample, from its prompt.
+    pub sample_id: String,
+    /// Prompt ids, chat template included.
+    pub prompt_tokens: Vec<u32>,
+    /// Response ids up to and including EOS: the clean blocks, one after the other.
+    pub response_tokens: Vec<u32>,
+    /// Why the response ends.
+    pub finish_reason: FinishReason,
+    /// States in order of block, then iteration.
+    pub states: Vec<State>,
+}
+
+/// What made the rows of a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrajectoryMetadata {
+    /// Name or path of the model.
+    pub base_model: String,
+    /// Its revision, or empty.
+    pub base_revision: String,
+    /// Digest of its weights.
+    pub weight_hash: String,
+    /// Digest of tokenizer.json.
+    pub tokenizer_hash: String,
+    /// Tokens per block.
+    pub block_size: usize,
+    /// Decoding parameters by name.
+    pub decoding: BTreeMap<String, String>,
+    /// Seed of the random starts.
+    pub seed: u64,
+    /// Version of the program.
+    pub tool_version: String,
+}
+
+/// What the manifest notes of a written shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardDigest {
+    /// Rows written.
+    pub rows: usize,
+    /// BLAKE3 of the file, in hex.
+    pub blake3: String,
+    /// Size of the file.
+    pub bytes: u64,
+}
+
+/// Writes a shard (Parquet, zstd) whole or not at all.
+///
+/// # Errors
+/// `BadShardRow` for a row that contradicts itself, `Io` when the file cannot be written.
+pub fn write_shard(
+    path: &Path,
+    metadata: &TrajectoryMetadata,
+    rows: &[Trajectory],
+) -> Result<ShardDigest, DatasetError> {
+    check_rows(path, metadata, rows)?;
+    let bytes = encode(path, key_values(metadata), rows)?;
+    write_atomic(path, |out| out.write_all(&bytes))?;
+    Ok(ShardDigest {
+        rows: rows.len(),
+        blake3: blake3::hash(&bytes).to_hex().to_string(),
+        bytes: bytes.len() as u64,
+    })
+}
+
+/// Reads a shard and checks every row against the metadata.
+///
+/// # Errors
+/// `Io`, `Parquet` (truncated, damaged), `WrongSchema`, `WrongColumns`, `BadMetadata`, `BadShardRow`, `Digest`; each
+/// names the file.
+pub fn read_shard(path: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), DatasetError> {
+    let file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?.into_parts().0;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
+    let entries = builder.metadata().file_metadata().key_value_metadata();
+    let entries = Entries { path, entries: entries.map_or(&[][..], Vec::as_slice) };
+    entries.check_schema()?;
+    let metadata = entries.metadata()?;
+    check_columns(path, builder.schema())?;
+    seal::check(path, &fs_err::read(path).map_err(DatasetError::io("read", path))?)?;
+
+    let mut rows = Vec::new();
+    for batch in builder.build().map_err(DatasetError::parquet(path))? {
+        from_batch(path, &batch.map_err(DatasetError::arrow(path))?, &mut rows)?;
+    }
+    check_rows(path, &metadata, &rows)?;
+    Ok((metadata, rows))
+}
+
+fn encode(path: &Path, entries: Vec<KeyValue>, rows: &[Trajectory]) -> Result<Vec<u8>, DatasetError> {
+    let batch = to_batch(rows).map_err(DatasetError::arrow(path))?;
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_key_value_metadata(Some(entries))
+        .build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties))
+        .map_err(DatasetError::parquet(path))?;
+    writer.write(&batch).map_err(DatasetError::parquet(path))?;
+    Ok(seal::seal(writer.into_inner().map_err(DatasetError::parquet(path))?))
+}
+
+fn key_values(metadata: &TrajectoryMetadata) -> Vec<KeyValue> {
+    let decoding = serde_json::to_string(&metadata.decoding).expect("a map of strings is JSON");
+    [
+        ("schema", SCHEMA_NAME.to_owned()),
+        ("schema_version", SCHEMA_VERSION.to_string()),
+        ("base_model", metadata.base_model.clone()),
+        ("base_revision", metadata.base_revision.clone()),
+        ("weight_hash", metadata.weight_hash.clone()),
+        ("tokenizer_hash", metadata.tokenizer_hash.clone()),
+        ("block_size", metadata.block_size.to_string()),
+        ("decoding", decoding),
+        ("seed", metadata.seed.to_string()),
+        ("tool_version", metadata.tool_version.clone()),
+    ]
+    .map(|(key, value)| KeyValue::new(format!("jacobi.{key}"), value))
+    .to_vec()
+}
+
+/// The `jacobi.*` entries of a file.
+struct Entries<'a> {
+    path: &'a Path,
+    entries: &'a [KeyValue],
+}
+
+impl<'a> Entries<'a> {
+    fn get(&self, key: &str) -> Option<&'a str> {
+        let entry = self.entries.iter().find(|entry| entry.key.strip_prefix("jacobi.") == Some(key));
+        entry.and_then(|entry| entry.value.as_deref())
+    }
+
+    fn text(&self, key: &str) -> Result<&'a str, DatasetError> {
+        self.get(key).ok_or_else(|| self.bad(key, "missing"))
+    }
+
+    fn parse<T: std::str::FromStr>(&self, key: &str) -> Result<T, DatasetError> {
+        let text = self.text(key)?;
+        text.parse().map_err(|_| self.bad(key, &format!("`{text}`")))
+    }
+
+    fn bad(&self, key: &str, found: &str) -> DatasetError {
+        DatasetError::BadMetadata {
+            path: self.path.to_path_buf(),
+            key: format!("jacobi.{key}"),
+            found: found.to_owned(),
+        }
+    }
+
+    fn check_schema(&self) -> Result<(), DatasetError> {
+        let found = match (self.get("schema"), self.get("schema_version")) {
+            (None, _) => "none".to_owned(),
+            (Some(name), version) => format!("{name}/{}", version.unwrap_or("?")),
+        };
+        let expected = format!("{SCHEMA_NAME}/{SCHEMA_VERSION}");
+        if found == expected {
+            return Ok(());
+        }
+        Err(DatasetError::WrongSchema { path: self.path.to_path_buf(), found, expected })
+    }
+
+    fn metadata(&self) -> Result<TrajectoryMetadata, DatasetError> {
+        let decoding = self.text("decoding")?;
+        Ok(TrajectoryMetadata {
+            base_model: self.parse("base_model")?,
+            base_revision: self.parse("base_revision")?,
+            weight_hash: self.parse("weight_hash")?,
+            tokenizer_hash: self.parse("tokenizer_hash")?,
+            block_size: self.parse("block_size")?,
+            decoding: serde_json::from_str(decoding)
+                .map_err(|_| self.bad("decoding", &format!("`{decoding}`")))?,
+            seed: self.parse("seed")?,
+            tool_version: self.parse("tool_version")?,
+        })
+    }
+}
+
+fn check_rows(path: &Path, metadata: &TrajectoryMetadata, rows: &[Trajectory]) -> Result<(), DatasetError> {
+    for (index, row) in rows.iter().enumerate() {
+        if let Err(reason) = check_row(row, metadata.block_size) {
+            let reason = format!("sample {}: {reason}", row.sample_id);
+            return Err(DatasetError::BadShardRow { path: path.to_path_buf(), row: index + 1, reason });
+        }
+    }
+    Ok(())
+}
+
+fn check_row(row: &Trajectory, block_size: usize) -> Result<(), String> {
+    if block_size == 0 {
+        return Err("the block size is 0".to_owned());
+    }
+    let len = row.response_tokens.len();
+    if row.finish_reason == FinishReason::Eos && len == 0 {
+        return Err("ends in EOS but has no response token".to_owned());
+    }
+    let tails = row.states.iter().flat_map(|state| &state.tail);
+    if let Some(id) =
+        row.prompt_tokens.iter().chain(&row.response_tokens).chain(tails).find(|&&id| id > MAX_ID)
+    {
+        return Err(format!("token id {id} is beyond {MAX_ID}"));
+    }
+    for state in &row.states {
+        let start = state.block as usize * block_size;
+        if start >= len {
+            return Err(format!(
+                "state of block {} but only {} blocks",
+                state.block,
+                len.div_ceil(block_size)
+            ));
+        }
+        let block_len = block_size.min(len - start);
+        if state.converged as usize + state.tail.len() != block_len {
+            return Err(format!(
+                "state {} of block {}: {} converged and {} more tokens in a block of {block_len}",
+                state.iteration,
+                state.block,
+                state.converged,
+                state.tail.len(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! Text to ids and back, with the tokenizer and the chat template that come with the model.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::DatasetError;
+use crate::prompts::Message;
+
+mod chat_template;
+
+use chat_template::ChatTemplate;
+
+const TOKENIZER_JSON: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
+const GENERATION_CONFIG: &str = "generation_config.json";
+
+/// The files of a model directory that belong to its tokenizer: export copies those that exist.
+pub const TOKENIZER_FILES: &[&str] = &[
+    TOKENIZER_JSON,
+    TOKENIZER_CONFIG,
+    CHAT_TEMPLATE,
+    GENERATION_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+];
+
+/// Tokenizer, chat template and end-of-sequence ids of one model.
+#[derive(Debug)]
+pub struct Tokenizer {
+    dir: PathBuf,
+    inner: tokenizers::Tokenizer,
+    template: Option<ChatTemplate>,
+    eos_token_ids: Vec<u32>,
+    hash: String,
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of a Hugging Face model directory. Only `tokenizer.json` must be there; the chat template
+    /// is `chat_template.jinja` or an entry of `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// `NoTokenizer`, `Tokenizer`, `Json`, `Io`; `ChatTemplate` for one that does not parse; `NoEos` when no file
+    /// names an end-of-sequence token of the vocabulary.
+    pub fn load(dir: &Path) -> Result<Self, DatasetError> {
+        let path = dir.join(TOKENIZER_JSON);
+        if !path.is_file() {
+            return Err(DatasetError::NoTokenizer { dir: dir.to_path_buf() });
+        }
+        let bytes = fs_err::read(&path).map_err(DatasetError::io("read", &path))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|source| DatasetError::Tokenizer { path: path.clone(), source })?;
+        // Files saved after training may cut or pad: both would change the data in silence.
+        inner.with_truncation(None).map_err(|source| DatasetError::Tokenizer { path, source })?;
+        inner.with_padding(None);
+        let config = read_json(&dir.join(TOKENIZER_CONFIG))?;
+        Ok(Self {
+            template: load_template(dir, &config)?,
+            eos_token_ids: eos_token_ids(dir, &config, &inner)?,
+            hash: blake3::hash(&bytes).to_hex().to_string(),
+            dir: dir.to_path_buf(),
+            inner,
+        })
+    }
+
+    /// Ids of a text, no special tokens added; special tokens that stand in the text become their ids.
+    ///
+    /// # Errors
+    /// `Tokenizer`.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, DatasetError> {
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(|source| DatasetError::Tokenizer { path: self.dir.join(TOKENIZER_JSON), source })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of ids, special tokens left out. Ids beyond the vocabulary give no text.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.inner.decode(ids, true).expect("decoders of tokenizer.json join strings, which cannot fail")
+    }
+
+    /// Text of ids, special tokens written out.
+    pub fn decode_with_special(&self, ids: &[u32]) -> String {
+        self.inner.decode(ids, false).expect("decoders of tokenizer.json join strings, which cannot fail")
+    }
+
+    /// Ids of a conversation in the model's own chat template, up to where the answer begins.
+    ///
+    /// # Errors
+    /// `NoChatTemplate`, `ChatTemplate` when the template refuses the messages, `Tokenizer`.
+    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, DatasetError> {
+        self.encode(&self.render_chat(messages, true)?)
+    }
+
+    /// A conversation as the model's chat template writes it.
+    ///
+    /// # Errors
+    /// `NoChatTemplate`, `ChatTemplate` when the template refuses the messages.
+    pub fn render_chat(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, DatasetError> {
+        let dir = || self.dir.clone();
+        let template = self.template.as_ref().ok_or_else(|| DatasetError::NoChatTemplate { dir: dir() })?;
+        template
+            .render(messages, add_generation_prompt)
+            .map_err(|source| DatasetError::ChatTemplate { dir: dir(), source })
+    }
+
+    /// The ids that end a response; at least one.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.eos_token_ids
+    }
+
+    /// BLAKE3 of `tokenizer.json`, in hex.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Size of the vocabulary, added tokens included. The model's embedding may have more rows.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The token of an id as the vocabulary spells it.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+}
+
+/// A JSON file, or null when it is not there.
+fn read_json(path: &Path) -> Result<Value, DatasetError> {
+    if !path.is_file() {
+        return Ok(Value::Null);
+    }
+    let bytes = fs_err::read(path).map_err(DatasetError::io("read", path))?;
+    serde_json::from_slice(&bytes).map_err(|source| DatasetError::Json {
+        path: path.to_path_buf(),
+        expected: "a JSON object",
+        source,
+    })
+}
+
+/// As transformers does: the file before the entry, and of several named templates the default one.
+fn load_template(dir: &Path, config: &Value) -> Result<Option<ChatTemplate>, DatasetError> {
+    let path = dir.join(CHAT_TEMPLATE);
+    let source = if path.is_file() {
+        Some(fs_err::read_to_string(&path).map_err(DatasetError::io("read", &path))?)
+    } else {
+        match &config["chat_template"] {
+            Value::String(source) => Some(source.clone()),
+            Value::Array(named) => {
+                let default = named.iter().find(|entry| entry["name"] == "default");
+                default.and_then(|entry| entry["template"].as_str()).map(str::to_owned)
+            }
+            _ => None,
+        }
+    };
+    let build = |source: String| ChatTemplate::new(&source, special_tokens(config));
+    source
+        .map(build)
+        .transpose()
+        .map_err(|source| DatasetError::ChatTemplate { dir: dir.to_path_buf(), source })
+}
+
+/// `bos_token`, `eos_token` and the like, by the names that templates use.
+fn special_tokens(config: &Value) -> Vec<(String, String)> {
+    let entries = config.as_object().into_iter().flatten();
+    entries
+        .filter(|(name, _)| name.ends_with("_token"))
+        .filter_map(|(name, value)| Some((name.clone(), token_text(value)?.to_owned())))
+        .collect()
+}
+
+/// A special token is a string, or an object with its flags.
+fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value["content"].as_str())
+}
+
+/// The first of generation_config.json, config.json and tokenizer_config.json that names one.
+fn eos_token_ids(
+    dir: &Path,
+    tokenizer_config: &Value,
+    inner: &tokenizers::Tokenizer,
+) -> Result<Vec<u32>, DatasetError> {
+    let ids_of = |value: &Value| -> Vec<u32> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        match value {
+            Value::Array(ids) => ids.iter().filter_map(id).collect(),
+            value => id(value).into_iter().collect(),
+        }
+    };
+    for file in [GENERATION_CONFIG, "config.json"] {
+        let ids = ids_of(&read_json(&dir.join(file))?["eos_token_id"]);
+        if !ids.is_empty() {
+            return Ok(ids);
+        }
+    }
+    let id = token_text(&tokenizer_config["eos_token"]).and_then(|token| inner.token_to_id(token));
+    id.map(|id| vec![id]).ok_or_else(|| DatasetError::NoEos { dir: dir.to_path_buf() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! The tokenizer files of a model directory, and chat templates against transformers.
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+
+/// Words split at spaces; `<s>` and `</s>` are special.
+fn tokenizer_json() -> Value {
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false})
+    };
+    json!({
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "<unk>"},
+        "added_tokens": [special(1, "<s>"), special(2, "</s>")],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [1],
+            "tokens": ["<s>"]}}},
+        "decoder": null,
+        "model": {"type": "WordLevel", "unk_token": "<unk>", "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "user:": 3,
+            "hi": 4, "there": 5, "bot:": 6}}
+    })
+}
+
+fn model_dir(files: &[(&str, String)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs_err::write(dir.path().join(TOKENIZER_JSON), tokenizer_json().to_string()).unwrap();
+    for (name, text) in files {
+        fs_err::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+fn config(value: Value) -> (&'static str, String) {
+    (TOKENIZER_CONFIG, value.to_string())
+}
+
+#[test]
+fn ids_have_no_additions_and_no_limits() {
+    let dir = model_dir(&[config(json!({"eos_token": "</s>"}))]);
+    let tokenizer = Tokenizer::load(dir.path()).unwrap();
+    assert_eq!(tokenizer.encode("user: hi there </s>").unwrap(), [3, 4, 5, 2]);
+    assert_eq!(tokenizer.encode("").unwrap(), [] as [u32; 0]);
+    assert_eq!(tokenizer.decode(&[1, 4, 5, 2]), "hi there");
+    assert_eq!(tokenizer.decode_with_special(&[1, 4, 5, 2]), "<s> hi there </s>");
+    assert_eq!(tokenizer.decode(&[4, 999]), "hi");
+    assert_eq!(tokenizer.vocab_size(), 7);
+    assert_eq!((tokenizer.id_to_token(6), tokenizer.id_to_token(7)), (Some("bot:".to_owned()), None));
+    let bytes = fs_err::read(dir.path().join(TOKENIZER_JSON)).unwrap();
+    assert_eq!(tokenizer.hash(), blake3::hash(&bytes).to_hex().to_string());
+}
+
+#[test]
+fn eos_comes_from_the_first_file_that_names_it() {
+    let named = config(json!({"eos_token": {"content": "</s>", "special": true}}));
+    let model = ("config.json", json!({"eos_token_id": 5}).to_string());
+    let generation = (GENERATION_CONFIG, json!({"eos_token_id": [2, 6]}).to_string());
+    for (files, expected) in [
+        (vec![named.clone()], vec![2]),
+        (vec![named.clone(), model.clone()], vec![5]),
+        (vec![named, model, generation], vec![2, 6]),
+    ] {
+        let dir = model_dir(&files);
+        assert_eq!(Tokenizer::load(dir.path()).unwrap().eos_token_ids(), expected);
+    }
+    let dir = model_dir(&[config(json!({"eos_token": "<nowhere>"}))]);
+    let err = Tokenizer::load(dir.path()).unwrap_err();
+    assert!(matches!(err, DatasetError::NoEos { .. }), "{err}");
+}
+
+#[test]
+fn the_template_comes_from_its_file_or_the_configuration() {
+    let messages = [Message::new("user", "hi")];
+    let entry = |template: Value| config(json!({"eos_token": "</s>", "chat_template": template}));
+    let named = json!([{"name": "tool_use", "template": "no"}, {"name": "default", "template": "named {{ eos_token }}"}]);
+    let file = (CHAT_TEMPLATE, "file".to_owned());
+    for (files, expected) in [
+        (vec![entry(json!("plain {{ messages[0].content }}"))], "plain hi"),
+        (vec![entry(named)], "named </s>"),
+        (vec![entry(json!("plain")), file], "file"),
+    ] {
+        let dir = model_dir(&files);
+        assert_eq!(Tokenizer::load(dir.path()).unwrap().render_chat(&messages, true).unwrap(), expected);
+    }
+}
+
+#[test]
+fn chats_are_encoded_up_to_the_answer() {
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}{% if add_generation_prompt %}bot:{% endif %}";
+    let dir = model_dir(&[config(json!({"eos_token": "</s>", "chat_template": template}))]);
+    let tokenizer = Tokenizer::load(dir.path()).unwrap();
+    assert_eq!(tokenizer.encode_chat(&[Message::new("user", "hi there")]).unwrap(), [3, 4, 5, 6]);
+}
+
+#[test]
+fn bad_directories_are_told_apart() {
+    let eos = json!({"eos_token": "</s>"});
+    let empty = tempfile::tempdir().unwrap();
+    let err = Tokenizer::load(empty.path()).unwrap_err();
+    assert!(matches!(err, DatasetError::NoTokenizer { .. }), "{err}");
+
+    let dir = model_dir(&[(TOKENIZER_JSON, "{\"version\":".to_owned())]);
+    let err = Tokenizer::load(dir.path()).unwrap_err();
+    assert!(
+        matches!(err, DatasetError::Tokenizer { .. }) && err.to_string().contains(TOKENIZER_JSON),
+        "{err}"
+    );
+
+    let dir = model_dir(&[(TOKENIZER_CONFIG, "{".to_owned())]);
+    let err = Tokenizer::load(dir.path()).unwrap_err();
+    assert!(matches!(err, DatasetError::Json { .. }) && err.to_string().contains(TOKENIZER_CONFIG), "{err}");
+
+    let dir = model_dir(&[config(eos.clone())]);
+    let err = Tokenizer::load(dir.path()).unwrap().encode_chat(&[]).unwrap_err();
+    assert!(matches!(err, DatasetError::NoChatTemplate { .. }), "{err}");
+
+    let dir = model_dir(&[config(eos.clone()), (CHAT_TEMPLATE, "{% for %}".to_owned())]);
+    let err = Tokenizer::load(dir.path()).unwrap_err();
+    assert!(matches!(err, DatasetError::ChatTemplate { .. }), "{err}");
+
+    let dir = model_dir(&[config(eos), (CHAT_TEMPLATE, "{{ raise_exception('no') }}".to_owned())]);
+    let err = Tokenizer::load(dir.path()).unwrap().encode_chat(&[]).unwrap_err();
+    assert!(matches!(err, DatasetError::ChatTemplate { .. }), "{err}");
+}
+
+/// Written by scripts/golden/chat_templates.py from transformers' own rendering.
+#[test]
+fn conversations_read_as_transformers_writes_them() {
+    let golden: Value =
+        serde_json::from_str(include_str!("../../../tests/golden/chat_templates.json")).unwrap();
+    let conversations: Vec<Vec<Message>> = serde_json::from_value(golden["conversations"].clone()).unwrap();
+    for model in golden["templates"].as_array().unwrap() {
+        let mut entries = model["special_tokens"].as_object().unwrap().clone();
+        entries.insert("chat_template".to_owned(), model["template"].clone());
+        let eos = (GENERATION_CONFIG, json!({"eos_token_id": 2}).to_string());
+        let dir = model_dir(&[config(Value::Object(entries)), eos]);
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        for (messages, expected) in conversations.iter().zip(model["expected"].as_array().unwrap()) {
+            for prompt in [true, false] {
+                let text = tokenizer.render_chat(messages, prompt).unwrap();
+                assert_eq!(
+                    text,
+                    expected[prompt.to_string()].as_str().unwrap(),
+                    "{} {messages:?}",
+                    model["name"]
+                );
+            }
+        }
+    }
+}

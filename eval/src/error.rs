@@ -1,0 +1,105 @@
+//! What can go wrong in an evaluation.
+
+use std::path::PathBuf;
+
+use jacobi_datasets::DatasetError;
+use jacobi_model::ModelError;
+
+/// Why an evaluation could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// No task of this name.
+    #[error("unknown task \"{name}\"; the tasks are {known}")]
+    UnknownTask {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// A decoder cannot be made from its settings.
+    #[error("decoder \"{name}\": {reason}")]
+    Decoder {
+        /// The decoder.
+        name: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// Nothing to decode.
+    #[error("eval.max_new_tokens is 0; it must be at least 1")]
+    MaxNewTokens,
+    /// No models were given.
+    #[error("there is no model to evaluate; name at least one")]
+    NoModels,
+    /// Prompts or tokenizer; the cause names the file.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// A model could not be loaded.
+    #[error("cannot load the model {name} for evaluation")]
+    Model {
+        /// What rows would have called it.
+        name: String,
+        /// The cause.
+        #[source]
+        source: ModelError,
+    },
+    /// Every row of the prompt file is malformed.
+    #[error("{} has no usable prompt: {failed} rows are malformed, the first in line {line}: {reason}", path.display())]
+    NoUsablePrompts {
+        /// The prompt file.
+        path: PathBuf,
+        /// How many rows are malformed.
+        failed: usize,
+        /// Where the first of them is, from 1.
+        line: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// The task scores, and a prompt has no answer to score against.
+    #[error(
+        "task \"{task}\" scores answers, but {missing} of {prompts} prompts have none, the first is {sample_id}; \
+         set eval.prompts.answer_column, or task = \"none\" to measure speed alone"
+    )]
+    MissingAnswer {
+        /// The task.
+        task: &'static str,
+        /// Prompts without an answer.
+        missing: usize,
+        /// Prompts in all.
+        prompts: usize,
+        /// The first one.
+        sample_id: String,
+    },
+    /// The task cannot read the given answer.
+    #[error(
+        "task \"{task}\" cannot read the answer of prompt {sample_id}: {answer:?}; correct it in the prompt file"
+    )]
+    UnreadableAnswer {
+        /// The task.
+        task: &'static str,
+        /// The prompt.
+        sample_id: String,
+        /// What stands in the answer column.
+        answer: String,
+    },
+    /// A prompt leaves no room for a response.
+    #[error(
+        "prompt {sample_id} has {tokens} tokens and the model {model} a context of {context}: no room for a response; \
+         leave it out with eval.prompts.offset and limit, or shorten it"
+    )]
+    PromptTooLong {
+        /// The prompt.
+        sample_id: String,
+        /// Its length, chat template included.
+        tokens: usize,
+        /// The model.
+        model: String,
+        /// Longest sequence of the model.
+        context: usize,
+    },
+    /// A prompt is empty after the chat template.
+    #[error("prompt {sample_id} has no tokens; remove it from the prompt file")]
+    EmptyPrompt {
+        /// The prompt.
+        sample_id: String,
+    },
+}

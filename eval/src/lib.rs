@@ -1,0 +1,20 @@
+//! Quality and speed of models under decoders: prompts in, one [`EvalRow`](jacobi_datasets::schema::eval_row::EvalRow)
+//! per model and decoder out, with every sample behind it.
+//!
+//! The autoregressive decoder always runs, on the same prompts in turn with the others: it is what speed is compared
+//! with and what output is checked against. It is added in front if the configuration leaves it out.
+//!
+//! Reading order: [`config`] (what is asked), [`run`] (the loop), [`score`] (samples to figures), [`tasks`] (what a
+//! right answer is).
+
+pub mod config;
+mod error;
+mod interval;
+mod questions;
+pub mod run;
+pub mod score;
+pub mod tasks;
+
+pub use config::{DecoderConfig, DecoderName, EvalConfig, EvalModel};
+pub use error::EvalError;
+pub use run::{EvalJob, EvalOutcome, EvalProgress, evaluate};

@@ -1,0 +1,107 @@
+//! Prompts with what the task expects of them.
+
+use jacobi_datasets::{BadRow, Prompt, PromptsConfig, read_prompts};
+
+use crate::EvalError;
+use crate::tasks::Task;
+
+/// A prompt and its right answer, normalised; `None` if the task does not score.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Question {
+    pub(crate) prompt: Prompt,
+    pub(crate) expected: Option<String>,
+}
+
+/// Reads the prompt file. Malformed rows come back apart.
+pub(crate) fn read(
+    config: &PromptsConfig,
+    task: &'static dyn Task,
+) -> Result<(Vec<Question>, Vec<BadRow>), EvalError> {
+    let (mut prompts, mut bad_rows) = (Vec::new(), Vec::new());
+    for row in read_prompts(config)? {
+        match row {
+            Ok(prompt) => prompts.push(prompt),
+            Err(bad) => bad_rows.push(bad),
+        }
+    }
+    if let (true, Some(first)) = (prompts.is_empty(), bad_rows.first()) {
+        return Err(EvalError::NoUsablePrompts {
+            path: config.path.clone(),
+            failed: bad_rows.len(),
+            line: first.line,
+            reason: first.reason.clone(),
+        });
+    }
+    Ok((with_answers(prompts, task)?, bad_rows))
+}
+
+fn with_answers(prompts: Vec<Prompt>, task: &'static dyn Task) -> Result<Vec<Question>, EvalError> {
+    let without: Vec<&Prompt> = prompts.iter().filter(|prompt| prompt.answer.is_none()).collect();
+    if let (true, Some(first)) = (task.scores(), without.first()) {
+        return Err(EvalError::MissingAnswer {
+            task: task.name(),
+            missing: without.len(),
+            prompts: prompts.len(),
+            sample_id: first.id.clone(),
+        });
+    }
+    prompts
+        .into_iter()
+        .map(|prompt| {
+            let answer = prompt.answer.as_deref().filter(|_| task.scores());
+            let expected = answer.map(|answer| {
+                task.expected(answer).ok_or_else(|| EvalError::UnreadableAnswer {
+                    task: task.name(),
+                    sample_id: prompt.id.clone(),
+                    answer: answer.to_owned(),
+                })
+            });
+            Ok(Question { expected: expected.transpose()?, prompt })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks::find;
+
+    fn prompt(id: &str, answer: Option<&str>) -> Prompt {
+        Prompt { id: id.to_owned(), messages: Vec::new(), answer: answer.map(str::to_owned), response: None }
+    }
+
+    #[test]
+    fn answers_are_normalised_or_named() {
+        let gsm8k = find("gsm8k").unwrap();
+        let questions = with_answers(vec![prompt("a", Some("#### 1,000"))], gsm8k).unwrap();
+        assert_eq!(questions[0].expected.as_deref(), Some("1000"));
+
+        let prompts = vec![prompt("a", Some("1")), prompt("b", None), prompt("c", None)];
+        let message = with_answers(prompts, gsm8k).unwrap_err().to_string();
+        assert!(message.contains("2 of 3 prompts have none, the first is b"), "{message}");
+
+        let message = with_answers(vec![prompt("a", Some("many"))], gsm8k).unwrap_err().to_string();
+        assert!(message.contains("prompt a: \"many\""), "{message}");
+    }
+
+    #[test]
+    fn a_task_that_does_not_score_needs_no_answer() {
+        let prompts = vec![prompt("a", None), prompt("b", Some("many"))];
+        let questions = with_answers(prompts, find("none").unwrap()).unwrap();
+        assert!(questions.iter().all(|question| question.expected.is_none()));
+    }
+
+    #[test]
+    fn malformed_rows_are_apart_and_a_file_of_nothing_else_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.jsonl");
+        let config = PromptsConfig { path: path.clone(), ..PromptsConfig::default() };
+        fs_err::write(&path, "{\"prompt\": \"hi\"}\n{oops\n").unwrap();
+        let (questions, bad) = read(&config, find("none").unwrap()).unwrap();
+        assert_eq!((questions.len(), bad.len(), bad[0].line), (1, 1, 2));
+
+        let only_bad = PromptsConfig { offset: 1, ..config };
+        let message = read(&only_bad, find("none").unwrap()).unwrap_err().to_string();
+        assert!(message.contains("no usable prompt") && message.contains("line 2"), "{message}");
+    }
+}

@@ -1,0 +1,281 @@
+//! The measuring loop. Models one after the other, each loaded once; for every prompt all decoders in turn, in
+//! alternating order, so that drift of the machine (clock, neighbours) falls on all of them alike.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
+use jacobi_datasets::{BadRow, Tokenizer};
+use jacobi_decoder::{Generation, Iteration, Observer, Silent, StopRules, generate};
+use jacobi_model::{Dtype, LanguageModel, dtype_name, load};
+
+use crate::config::Contender;
+use crate::questions::{self, Question};
+use crate::score::{self, Record, first_divergence};
+use crate::tasks::{self, Task};
+use crate::{EvalConfig, EvalError, EvalModel};
+
+/// An evaluation to run.
+#[derive(Clone, Copy, Debug)]
+pub struct EvalJob<'a> {
+    /// The models, in the order of the rows.
+    pub models: &'a [EvalModel],
+    /// Compute dtype.
+    pub dtype: Dtype,
+    /// Prompts, task and decoders.
+    pub config: &'a EvalConfig,
+    /// Seed of the random drafts and of the bootstrap.
+    pub seed: u64,
+}
+
+/// One more sample is done.
+#[derive(Clone, Debug)]
+pub struct EvalProgress<'a> {
+    /// Name of the model.
+    pub model: &'a str,
+    /// Before or after training.
+    pub model_role: ModelRole,
+    /// Name of the decoder.
+    pub decoder: &'a str,
+    /// Samples done, over all models and decoders; warm-up does not count.
+    pub done: usize,
+    /// Samples to do.
+    pub total: usize,
+    /// Tokens of this sample.
+    pub tokens: usize,
+    /// Decode forwards of this sample.
+    pub forwards: usize,
+}
+
+/// What an evaluation found.
+#[derive(Clone, Debug)]
+pub struct EvalOutcome {
+    /// One row per model and decoder, autoregressive first.
+    pub rows: Vec<EvalRow>,
+    /// Every sample: by model, then decoder, then prompt.
+    pub samples: Vec<EvalSample>,
+    /// Malformed rows of the prompt file, left out.
+    pub bad_rows: Vec<BadRow>,
+    /// Whether the stop flag ended it early. The rows then hold the prompts that every decoder had finished.
+    pub interrupted: bool,
+}
+
+/// Measures every model under every decoder. `stop` is looked at before each sample; `progress` hears of each one.
+///
+/// # Errors
+/// The task, a decoder, the prompts, an answer, or a model is not usable: see [`EvalError`].
+pub fn evaluate(
+    job: &EvalJob,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&EvalProgress),
+) -> Result<EvalOutcome, EvalError> {
+    let task = tasks::find(&job.config.task)?;
+    let contenders = job.config.contenders(job.seed)?;
+    if job.models.is_empty() {
+        return Err(EvalError::NoModels);
+    }
+    let (questions, bad_rows) = questions::read(&job.config.prompts, task)?;
+    let per_model = questions.len() * contenders.len();
+    let mut outcome = EvalOutcome { rows: Vec::new(), samples: Vec::new(), bad_rows, interrupted: false };
+    for (index, model) in job.models.iter().enumerate() {
+        let tokenizer = Tokenizer::load(&model.dir)?;
+        let loaded = load(&model.dir, job.dtype)
+            .map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
+        let prompts: Result<Vec<Vec<u32>>, _> =
+            questions.iter().map(|question| tokenizer.encode_chat(&question.prompt.messages)).collect();
+        let bench = Bench {
+            model,
+            language_model: &loaded.transformer,
+            decode: &|ids| tokenizer.decode(ids),
+            stop_rules: StopRules {
+                max_new_tokens: job.config.max_new_tokens,
+                eos_token_ids: tokenizer.eos_token_ids().to_vec(),
+            },
+            task,
+            questions: &questions,
+            prompts: prompts?,
+            contenders: &contenders,
+        };
+        let measured = bench.measure(job.config.warmup, stop, &mut |p| {
+            progress(&EvalProgress {
+                done: index * per_model + p.done,
+                total: job.models.len() * per_model,
+                ..p.clone()
+            });
+        })?;
+        for records in &measured.records {
+            let dtype = dtype_name(loaded.transformer.kind());
+            outcome.rows.extend(score::row(records, &measured.records[0], dtype, job.seed));
+            outcome.samples.extend(records.iter().map(|record| record.sample.clone()));
+        }
+        outcome.interrupted = measured.interrupted;
+        if outcome.interrupted {
+            break;
+        }
+    }
+    Ok(outcome)
+}
+
+/// One model with everything it is measured on.
+struct Bench<'a> {
+    model: &'a EvalModel,
+    language_model: &'a dyn LanguageModel,
+    decode: &'a dyn Fn(&[u32]) -> String,
+    stop_rules: StopRules,
+    task: &'static dyn Task,
+    questions: &'a [Question],
+    /// Token ids of each question.
+    prompts: Vec<Vec<u32>>,
+    /// Autoregressive first.
+    contenders: &'a [Contender],
+}
+
+/// Records by decoder, then prompt.
+struct Measured {
+    records: Vec<Vec<Record>>,
+    interrupted: bool,
+}
+
+/// How many tokens each pass committed.
+#[derive(Default)]
+struct Passes(Vec<usize>);
+
+impl Observer for Passes {
+    fn iteration(&mut self, event: &Iteration) {
+        self.0.push(event.accepted);
+    }
+}
+
+impl Bench<'_> {
+    fn measure(
+        &self,
+        warmup: usize,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(&EvalProgress),
+    ) -> Result<Measured, EvalError> {
+        self.check_prompts()?;
+        let mut measured = Measured { records: vec![Vec::new(); self.contenders.len()], interrupted: false };
+        for prompt in self.prompts.iter().cycle().take(warmup) {
+            for contender in self.contenders {
+                if stop.load(Ordering::Relaxed) {
+                    measured.interrupted = true;
+                    return Ok(measured);
+                }
+                let (model, rules) = (self.language_model, &self.stop_rules);
+                generate(model, prompt, &contender.strategy, rules, &mut Silent);
+            }
+        }
+        let total = self.prompts.len() * self.contenders.len();
+        let mut done = 0;
+        for (index, prompt) in self.prompts.iter().enumerate() {
+            let mut order: Vec<usize> = (0..self.contenders.len()).collect();
+            if index % 2 == 1 {
+                order.reverse();
+            }
+            let mut runs: Vec<Option<(Generation, Passes)>> = self.contenders.iter().map(|_| None).collect();
+            for turn in order {
+                if stop.load(Ordering::Relaxed) {
+                    measured.interrupted = true;
+                    return Ok(measured);
+                }
+                let contender = &self.contenders[turn];
+                let mut passes = Passes::default();
+                let (model, rules) = (self.language_model, &self.stop_rules);
+                let generation = generate(model, prompt, &contender.strategy, rules, &mut passes);
+                done += 1;
+                progress(&EvalProgress {
+                    model: &self.model.name,
+                    model_role: self.model.role,
+                    decoder: contender.name.as_str(),
+                    done,
+                    total,
+                    tokens: generation.tokens.len(),
+                    forwards: generation.stats.forwards,
+                });
+                runs[turn] = Some((generation, passes));
+            }
+            let runs: Vec<(Generation, Passes)> = runs.into_iter().flatten().collect();
+            for (turn, run) in runs.iter().enumerate() {
+                let reference = (turn > 0).then_some(runs[0].0.tokens.as_slice());
+                measured.records[turn].push(self.record(index, turn, run, reference));
+            }
+        }
+        Ok(measured)
+    }
+
+    fn check_prompts(&self) -> Result<(), EvalError> {
+        let context = self.language_model.context_length();
+        for (question, prompt) in self.questions.iter().zip(&self.prompts) {
+            let sample_id = question.prompt.id.clone();
+            if prompt.is_empty() {
+                return Err(EvalError::EmptyPrompt { sample_id });
+            }
+            if prompt.len() >= context {
+                let (tokens, model) = (prompt.len(), self.model.name.clone());
+                return Err(EvalError::PromptTooLong { sample_id, tokens, model, context });
+            }
+        }
+        Ok(())
+    }
+
+    /// `reference` is the autoregressive response, or `None` for that itself.
+    fn record(
+        &self,
+        index: usize,
+        turn: usize,
+        (generation, passes): &(Generation, Passes),
+        reference: Option<&[u32]>,
+    ) -> Record {
+        let (question, contender) = (&self.questions[index], &self.contenders[turn]);
+        let text = (self.decode)(&generation.tokens);
+        let answer = self.task.extract(&text);
+        let diverges = reference.and_then(|reference| first_divergence(&generation.tokens, reference));
+        let sample = EvalSample {
+            model: self.model.name.clone(),
+            model_role: self.model.role,
+            task: self.task.name().to_owned(),
+            decoder: contender.name.as_str().to_owned(),
+            decoder_settings: contender.settings.clone(),
+            sample_id: question.prompt.id.clone(),
+            prompt: question.prompt.messages.last().map_or_else(String::new, |m| m.content.clone()),
+            prompt_tokens: self.prompts[index].len(),
+            response_tokens: generation.tokens.len(),
+            response_ids: generation.tokens.clone(),
+            pieces: reference.map_or_else(Vec::new, |_| self.pieces(&generation.tokens, &text, passes)),
+            text,
+            finish_reason: generation.finish_reason,
+            correct: question.expected.as_ref().map(|expected| answer.as_ref() == Some(expected)),
+            answer,
+            expected: question.expected.clone(),
+            forwards: generation.stats.forwards,
+            decode_seconds: generation.stats.decode_seconds,
+            prefill_seconds: generation.stats.prefill_seconds,
+            matches_ar: reference.map(|_| diverges.is_none()),
+            first_divergence: diverges,
+        };
+        Record { sample, acceptance: generation.stats.acceptance.clone() }
+    }
+
+    /// `text` cut where each pass ended, the prefill being the first. A pass that ends inside a character leaves that
+    /// character to the next one.
+    fn pieces(&self, tokens: &[u32], text: &str, passes: &Passes) -> Vec<String> {
+        let (mut end, mut cut) = (1, 0);
+        let mut pieces = Vec::with_capacity(passes.0.len() + 1);
+        for accepted in passes.0.iter().map(Some).chain([None]) {
+            let so_far = (self.decode)(&tokens[..end.min(tokens.len())]);
+            let known = so_far.trim_end_matches('\u{fffd}');
+            let next = match accepted {
+                None => text.len(),
+                Some(_) if text.starts_with(known) => known.len().max(cut),
+                Some(_) => cut,
+            };
+            pieces.push(text[cut..next].to_owned());
+            cut = next;
+            end += accepted.unwrap_or(&0);
+        }
+        pieces
+    }
+}
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

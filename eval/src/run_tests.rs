@@ -1,0 +1,204 @@
+//! The loop against a scripted model whose figures can be worked out by hand.
+
+use std::cell::RefCell;
+
+use jacobi_datasets::schema::eval_row::EvalRow;
+use jacobi_datasets::{FinishReason, Message, Prompt};
+use jacobi_model::Session;
+
+use super::*;
+use crate::{DecoderConfig, DecoderName};
+
+/// The token after position `at` is `1001 + at` whatever stands before, so a draft of fillers (earlier tokens) is never
+/// right by chance and always right after one pass. `flips`: wide forwards give another token at this position,
+/// as bf16 near-ties do.
+struct Counting {
+    context: usize,
+    flips: Option<usize>,
+    widths: RefCell<Vec<usize>>,
+}
+
+struct CountingSession<'a> {
+    model: &'a Counting,
+    len: usize,
+    capacity: usize,
+}
+
+impl LanguageModel for Counting {
+    fn vocab_size(&self) -> usize {
+        2000
+    }
+
+    fn context_length(&self) -> usize {
+        self.context
+    }
+
+    fn session<'a>(&'a self, capacity: usize) -> Box<dyn Session + 'a> {
+        Box::new(CountingSession { model: self, len: 0, capacity })
+    }
+}
+
+impl Session for CountingSession<'_> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.len = len;
+    }
+
+    fn forward_greedy(&mut self, tokens: &[u32], first_output: usize) -> Vec<u32> {
+        self.model.widths.borrow_mut().push(tokens.len());
+        let start = self.len;
+        self.len += tokens.len();
+        let next = |at: usize| {
+            let flipped = tokens.len() > 1 && self.model.flips == Some(at);
+            if flipped { 7 } else { 1001 + at as u32 }
+        };
+        (start + first_output..self.len).map(next).collect()
+    }
+}
+
+fn decode(ids: &[u32]) -> String {
+    ids.iter().map(|id| format!("{id} ")).collect()
+}
+
+fn question(id: &str, expected: Option<&str>) -> Question {
+    let messages = vec![Message::new("user", format!("text of {id}"))];
+    let prompt = Prompt { id: id.to_owned(), messages, answer: None, response: None };
+    Question { prompt, expected: expected.map(str::to_owned) }
+}
+
+/// Prompt `a` has 3 tokens and reaches the EOS 1008 as its sixth token; `b` has 12 and runs into the limit of 9.
+fn with_bench<T>(model: &Counting, check: impl FnOnce(&Bench) -> T) -> T {
+    let jacobi = DecoderConfig { name: DecoderName::Jacobi, block_size: Some(4) };
+    let config = EvalConfig { decoders: vec![jacobi], ..EvalConfig::default() };
+    let eval_model = EvalModel { name: "m".to_owned(), role: ModelRole::Trained, dir: "d".into() };
+    check(&Bench {
+        model: &eval_model,
+        language_model: model,
+        decode: &decode,
+        stop_rules: StopRules { max_new_tokens: 9, eos_token_ids: vec![1008] },
+        task: tasks::find("gsm8k").unwrap(),
+        questions: &[question("a", Some("1008")), question("b", Some("7"))],
+        prompts: vec![vec![1; 3], vec![2; 12]],
+        contenders: &config.contenders(5).unwrap(),
+    })
+}
+
+fn counting() -> Counting {
+    Counting { context: 100, flips: None, widths: RefCell::default() }
+}
+
+fn rows(measured: &Measured) -> Vec<EvalRow> {
+    let row = |records: &Vec<Record>| score::row(records, &measured.records[0], "float32", 5);
+    measured.records.iter().filter_map(row).collect()
+}
+
+#[test]
+fn figures_by_hand() {
+    let model = counting();
+    let go = AtomicBool::new(false);
+    let mut seen = Vec::new();
+    let measured = with_bench(&model, |bench| {
+        bench.measure(0, &go, &mut |p| seen.push(format!("{} {}/{}", p.decoder, p.done, p.total))).unwrap()
+    });
+    // The order alternates.
+    assert_eq!(seen, ["ar 1/4", "jacobi 2/4", "jacobi 3/4", "ar 4/4"]);
+    let [ar, jacobi] = &rows(&measured)[..] else { panic!("two rows") };
+    assert_eq!((ar.decoder.as_str(), jacobi.decoder_label().as_str()), ("ar", "jacobi n=4"));
+    // a: prefill 1, then 5. b: prefill 1, then 8.
+    assert_eq!((ar.tokens, ar.forwards, ar.tpf), (13, 13, Some(1.0)));
+    // A block of 4 takes 2 passes that accept 1 and 3. a: 2 passes, then 1 more meets EOS. b: 2 blocks, 4 passes.
+    assert_eq!((jacobi.tokens, jacobi.forwards, jacobi.tpf), (13, 7, Some(13.0 / 7.0)));
+    assert_eq!(jacobi.tpf_macro, Some((5.0 / 3.0 + 2.0) / 2.0));
+    assert_eq!(jacobi.acceptance, [0, 4, 0, 3]);
+    assert_eq!((jacobi.exact_match_ar, jacobi.divergences_per_1k_tokens), (Some(1.0), Some(0.0)));
+    assert_eq!((jacobi.accuracy, ar.accuracy), (Some(0.5), Some(0.5)));
+    assert_eq!((jacobi.samples, jacobi.stopped_by_length), (2, 1));
+    let sample = &measured.records[1][0].sample;
+    assert_eq!((sample.prompt.as_str(), sample.prompt_tokens, sample.response_tokens), ("text of a", 3, 6));
+    assert_eq!(
+        (sample.finish_reason, sample.correct, sample.matches_ar),
+        (FinishReason::Eos, Some(true), Some(true))
+    );
+    assert_eq!(sample.pieces, ["1003 ", "1004 ", "1005 1006 1007 ", "1008 "]);
+}
+
+#[test]
+fn warm_up_runs_and_does_not_count() {
+    let go = AtomicBool::new(false);
+    let (cold, warm) = (counting(), counting());
+    let measure = |model: &Counting, warmup| {
+        with_bench(model, |bench| rows(&bench.measure(warmup, &go, &mut |_| ()).unwrap()))
+    };
+    let (without, with) = (measure(&cold, 0), measure(&warm, 3));
+    assert_eq!(without[1].forwards, with[1].forwards);
+    // Three prompts, a b a: with prefill ar needs 6 + 9 + 6 forwards and jacobi 4 + 5 + 4.
+    assert_eq!(warm.widths.borrow().len() - cold.widths.borrow().len(), 34);
+}
+
+#[test]
+fn a_flipped_near_tie_is_reported() {
+    // Position 4 is the third token of a; only forwards of more than one token flip it, and it is in b's prompt.
+    let model = Counting { flips: Some(4), ..counting() };
+    let go = AtomicBool::new(false);
+    let measured = with_bench(&model, |bench| bench.measure(0, &go, &mut |_| ()).unwrap());
+    let sample = &measured.records[1][0].sample;
+    assert_eq!((sample.matches_ar, sample.first_divergence), (Some(false), Some(2)));
+    let row = &rows(&measured)[1];
+    assert_eq!(row.exact_match_ar, Some(0.5));
+    // One divergence in the 3 tokens of a up to it and the 9 of b.
+    assert_eq!(row.divergences_per_1k_tokens, Some(1000.0 / 12.0));
+}
+
+#[test]
+fn stop_keeps_the_prompts_that_every_decoder_finished() {
+    let model = counting();
+    let stop = AtomicBool::new(false);
+    let measured = with_bench(&model, |bench| {
+        bench.measure(0, &stop, &mut |p| stop.store(p.done == 3, Ordering::Relaxed)).unwrap()
+    });
+    assert!(measured.interrupted);
+    assert_eq!(measured.records.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
+    let at_once = AtomicBool::new(true);
+    let measured = with_bench(&model, |bench| bench.measure(1, &at_once, &mut |_| ()).unwrap());
+    assert!(measured.interrupted && rows(&measured).is_empty());
+}
+
+#[test]
+fn a_prompt_without_room_is_named() {
+    let go = AtomicBool::new(false);
+    let run = |context| {
+        let model = Counting { context, ..counting() };
+        with_bench(&model, |bench| bench.measure(0, &go, &mut |_| ()).map(|m| rows(&m)[1].clone()))
+    };
+    let message = run(12).unwrap_err().to_string();
+    assert!(message.contains("prompt b has 12 tokens") && message.contains("context of 12"), "{message}");
+    // Room for one token: the prefill gives it and nothing is decoded.
+    assert_eq!(run(13).unwrap().forwards, 3);
+}
+
+#[test]
+fn pieces_never_split_a_character() {
+    let model = counting();
+    let whole = "aéb";
+    let bytes = |ids: &[u32]| {
+        String::from_utf8_lossy(&ids.iter().map(|&id| id as u8).collect::<Vec<_>>()).into_owned()
+    };
+    let ids: Vec<u32> = whole.bytes().map(u32::from).collect();
+    let pieces = with_bench(&model, |bench| {
+        let bench = Bench {
+            decode: &bytes,
+            prompts: bench.prompts.clone(),
+            stop_rules: bench.stop_rules.clone(),
+            ..*bench
+        };
+        bench.pieces(&ids, whole, &Passes(vec![1, 1, 5]))
+    });
+    assert_eq!(pieces, ["a", "", "é", "b"]);
+}

@@ -1,0 +1,217 @@
+//! Samples to figures: agreement with the autoregressive decoder, means over all samples, intervals.
+
+use jacobi_datasets::FinishReason;
+use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample};
+
+use crate::interval::{bootstrap, wilson};
+
+/// A sample with the histogram of its forwards.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The sample.
+    pub sample: EvalSample,
+    /// `acceptance[a]`: forwards that accepted `a` tokens.
+    pub acceptance: Vec<usize>,
+}
+
+/// Index of the first token in which two responses differ; a response that ends early differs where it ends.
+pub fn first_divergence(tokens: &[u32], reference: &[u32]) -> Option<usize> {
+    if tokens == reference {
+        return None;
+    }
+    let differs = tokens.iter().zip(reference).position(|(a, b)| a != b);
+    Some(differs.unwrap_or_else(|| tokens.len().min(reference.len())))
+}
+
+/// The row of one decoder. `records` and `autoregressive` hold the same prompts in the same order; for the
+/// autoregressive row itself they are the same records. `None` if there are no records.
+pub fn row(records: &[Record], autoregressive: &[Record], dtype: &str, seed: u64) -> Option<EvalRow> {
+    assert_eq!(records.len(), autoregressive.len(), "every decoder runs on every prompt");
+    let first = &records.first()?.sample;
+    let all: Vec<usize> = (0..records.len()).collect();
+    let baseline = first.matches_ar.is_none();
+    let divergence = (!baseline).then(|| divergence(records));
+    let speedup = |drawn: &[usize]| Some(tps(records, drawn)? / tps(autoregressive, drawn)?);
+    let scored: Vec<bool> = records.iter().filter_map(|record| record.sample.correct).collect();
+    let right = scored.iter().filter(|correct| **correct).count();
+    let sum = |get: fn(&EvalSample) -> f64| records.iter().map(|r| get(&r.sample)).sum::<f64>();
+    let cut = |record: &&Record| record.sample.finish_reason == FinishReason::Length;
+    Some(EvalRow {
+        model: first.model.clone(),
+        model_role: first.model_role,
+        task: first.task.clone(),
+        decoder: first.decoder.clone(),
+        decoder_settings: first.decoder_settings.clone(),
+        samples: records.len(),
+        dtype: dtype.to_owned(),
+        tpf: tpf(records, &all),
+        tps: tps(records, &all),
+        speedup_over_ar: speedup(&all),
+        accuracy: ratio(right as f64, scored.len() as f64),
+        exact_match_ar: divergence.map(|d| d.exact_match),
+        divergences_per_1k_tokens: divergence.and_then(|d| d.per_1k_tokens),
+        tpf_macro: mean(records, tpf),
+        tps_macro: mean(records, tps),
+        tpf_interval: bootstrap(records.len(), seed, |drawn| tpf(records, drawn)),
+        speedup_interval: if baseline { None } else { bootstrap(records.len(), seed, speedup) },
+        accuracy_interval: wilson(right, scored.len()),
+        tokens: records.iter().map(decoded_tokens).sum(),
+        forwards: records.iter().map(|record| record.sample.forwards).sum(),
+        decode_seconds: sum(|sample| sample.decode_seconds),
+        prefill_seconds: sum(|sample| sample.prefill_seconds),
+        stopped_by_length: records.iter().filter(cut).count(),
+        acceptance: acceptance(records),
+    })
+}
+
+/// Tokens made by decode forwards: the first one comes from the prefill.
+fn decoded_tokens(record: &Record) -> usize {
+    record.sample.response_tokens.saturating_sub(1)
+}
+
+fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
+    (denominator > 0.0).then(|| numerator / denominator)
+}
+
+fn tpf(records: &[Record], chosen: &[usize]) -> Option<f64> {
+    let forwards: usize = chosen.iter().map(|&i| records[i].sample.forwards).sum();
+    ratio(tokens(records, chosen), forwards as f64)
+}
+
+fn tps(records: &[Record], chosen: &[usize]) -> Option<f64> {
+    let seconds = chosen.iter().map(|&i| records[i].sample.decode_seconds).sum();
+    let tokens = tokens(records, chosen);
+    if tokens > 0.0 { ratio(tokens, seconds) } else { None }
+}
+
+fn tokens(records: &[Record], chosen: &[usize]) -> f64 {
+    chosen.iter().map(|&i| decoded_tokens(&records[i])).sum::<usize>() as f64
+}
+
+/// Mean of a figure over the samples that have it: a response of one token has no decode forward.
+fn mean(records: &[Record], figure: fn(&[Record], &[usize]) -> Option<f64>) -> Option<f64> {
+    let values: Vec<f64> = (0..records.len()).filter_map(|i| figure(records, &[i])).collect();
+    ratio(values.iter().sum(), values.len() as f64)
+}
+
+#[derive(Clone, Copy)]
+struct Divergence {
+    exact_match: f64,
+    per_1k_tokens: Option<f64>,
+}
+
+fn divergence(records: &[Record]) -> Divergence {
+    let diverged = records.iter().filter(|record| record.sample.first_divergence.is_some()).count();
+    let compared = |record: &Record| {
+        let sample = &record.sample;
+        sample.first_divergence.map_or(sample.response_tokens, |at| at + 1)
+    };
+    let compared: usize = records.iter().map(compared).sum();
+    Divergence {
+        exact_match: (records.len() - diverged) as f64 / records.len() as f64,
+        per_1k_tokens: ratio(1000.0 * diverged as f64, compared as f64),
+    }
+}
+
+fn acceptance(records: &[Record]) -> Vec<usize> {
+    let longest = records.iter().map(|record| record.acceptance.len()).max().unwrap_or(0);
+    let count = |accepted| records.iter().filter_map(|record| record.acceptance.get(accepted)).sum();
+    (0..longest).map(count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jacobi_datasets::schema::eval_row::ModelRole;
+    use serde_json::Map;
+
+    /// A sample of `tokens` response tokens.
+    fn record(decoder: &str, tokens: usize, forwards: usize, seconds: f64) -> Record {
+        let sample = EvalSample {
+            model: "m".to_owned(),
+            model_role: ModelRole::Base,
+            task: "none".to_owned(),
+            decoder: decoder.to_owned(),
+            decoder_settings: Map::new(),
+            sample_id: "s".to_owned(),
+            prompt: String::new(),
+            prompt_tokens: 1,
+            response_tokens: tokens,
+            response_ids: Vec::new(),
+            text: String::new(),
+            pieces: Vec::new(),
+            finish_reason: FinishReason::Eos,
+            correct: None,
+            answer: None,
+            expected: None,
+            forwards,
+            decode_seconds: seconds,
+            prefill_seconds: 0.5,
+            matches_ar: (decoder != "ar").then_some(true),
+            first_divergence: None,
+        };
+        Record { sample, acceptance: vec![0, forwards] }
+    }
+
+    #[test]
+    fn divergence_is_the_first_difference_or_the_early_end() {
+        let rows: [(&[u32], &[u32], Option<usize>); 6] = [
+            (&[], &[], None),
+            (&[1, 2], &[1, 2], None),
+            (&[1, 3, 3], &[1, 2, 3], Some(1)),
+            (&[1], &[1, 2], Some(1)),
+            (&[1, 2], &[1], Some(1)),
+            (&[5], &[6], Some(0)),
+        ];
+        for (tokens, reference, expected) in rows {
+            assert_eq!(first_divergence(tokens, reference), expected, "{tokens:?} {reference:?}");
+        }
+    }
+
+    #[test]
+    fn micro_and_macro_by_hand() {
+        // Decoded tokens 20 and 10; ar at 10 tokens/s each.
+        let ar = [record("ar", 21, 20, 2.0), record("ar", 11, 10, 1.0)];
+        let mut jacobi = [record("jacobi", 21, 5, 0.5), record("jacobi", 11, 10, 1.5)];
+        // The second leaves ar at its fourth token: 1 divergence in 21 + 4 tokens compared.
+        jacobi[1].sample.first_divergence = Some(3);
+        jacobi[1].sample.matches_ar = Some(false);
+        jacobi[1].sample.finish_reason = FinishReason::Length;
+        jacobi[0].acceptance = vec![0, 1, 2];
+        let row = super::row(&jacobi, &ar, "float32", 1).unwrap();
+        assert_eq!(row.tpf, Some(30.0 / 15.0));
+        assert_eq!(row.tpf_macro, Some((4.0 + 1.0) / 2.0));
+        assert_eq!(row.tps, Some(15.0));
+        assert_eq!(row.tps_macro, Some((40.0 + 10.0 / 1.5) / 2.0));
+        assert_eq!(row.speedup_over_ar, Some(1.5));
+        assert_eq!(row.exact_match_ar, Some(0.5));
+        assert_eq!(row.divergences_per_1k_tokens, Some(40.0));
+        assert_eq!((row.tokens, row.forwards, row.samples, row.stopped_by_length), (30, 15, 2, 1));
+        assert_eq!((row.decode_seconds, row.prefill_seconds), (2.0, 1.0));
+        assert_eq!(row.acceptance, [0, 11, 2]);
+        assert_eq!((row.accuracy, row.accuracy_interval), (None, None));
+        // Draws are {0, 0}, {0, 1}, {1, 1}: tpf 4, 2, 1.
+        let interval = row.tpf_interval.unwrap();
+        assert_eq!((interval.low, interval.high), (1.0, 4.0));
+    }
+
+    #[test]
+    fn the_baseline_is_not_compared_with_itself() {
+        let ar = [record("ar", 21, 20, 2.0)];
+        let row = super::row(&ar, &ar, "float32", 1).unwrap();
+        assert_eq!((row.tpf, row.speedup_over_ar), (Some(1.0), Some(1.0)));
+        assert_eq!(
+            (row.exact_match_ar, row.divergences_per_1k_tokens, row.speedup_interval),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn a_response_of_one_token_has_no_speed() {
+        let one = [record("jacobi", 1, 0, 0.0)];
+        let row = super::row(&one, &one, "float32", 1).unwrap();
+        assert_eq!((row.tpf, row.tps, row.speedup_over_ar, row.tpf_macro), (None, None, None, None));
+        assert_eq!(row.exact_match_ar, Some(1.0));
+        assert!(super::row(&[], &[], "float32", 1).is_none());
+    }
+}

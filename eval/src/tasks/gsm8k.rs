@@ -1,0 +1,173 @@
+//! GSM8K: grade-school word problems with a numeric answer (arXiv 2110.14168). The gold answer stands after `####`.
+//!
+//! A response is read in the order of how plainly it says its answer: the last `#### 18`, else the last `\boxed{18}`,
+//! else the last "answer is 18", else its last number. Numbers compare exactly after commas, currency, units
+//! and trailing zeros are gone.
+
+use super::Task;
+use super::number::{Found, Number, numbers};
+
+/// Grade-school math, exact numeric answer.
+pub struct Gsm8k;
+
+impl Task for Gsm8k {
+    fn name(&self) -> &'static str {
+        "gsm8k"
+    }
+
+    fn scores(&self) -> bool {
+        true
+    }
+
+    fn expected(&self, answer: &str) -> Option<String> {
+        let number = after_hashes(answer).or_else(|| last(answer));
+        number.map(|n| n.to_string())
+    }
+
+    fn extract(&self, response: &str) -> Option<String> {
+        let response = plain_fractions(response);
+        let number = after_hashes(&response)
+            .or_else(|| boxed(&response))
+            .or_else(|| after_answer_is(&response))
+            .or_else(|| last(&response));
+        number.map(|n| n.to_string())
+    }
+}
+
+fn last(text: &str) -> Option<Number> {
+    numbers(text).last().map(|found| found.value)
+}
+
+/// The last `####` that a number follows directly; a Markdown heading such as `#### Step 1` is not one.
+fn after_hashes(text: &str) -> Option<Number> {
+    text.rmatch_indices("####").find_map(|(at, marker)| {
+        let rest = &text[at + marker.len()..];
+        let line = rest.lines().next().unwrap_or("");
+        let first = *numbers(line).first()?;
+        let direct = line[..first.start].chars().all(|c| !c.is_alphanumeric());
+        direct.then_some(first.value)
+    })
+}
+
+/// The last `\boxed{..}`: the number after its last `=`, so that `x = 18\text{ m}^2` reads as 18.
+fn boxed(text: &str) -> Option<Number> {
+    text.rmatch_indices("\\boxed{").find_map(|(at, marker)| {
+        let inner = balanced(&text[at + marker.len()..])?;
+        first_after_equals(inner)
+    })
+}
+
+/// The text up to the brace that closes the one before it.
+fn balanced(text: &str) -> Option<&str> {
+    let mut depth = 1;
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(&text[..at]);
+        }
+    }
+    None
+}
+
+/// The last "answer is" or "answer:" of any case that has a number in its sentence.
+fn after_answer_is(text: &str) -> Option<Number> {
+    let lower = text.to_ascii_lowercase();
+    let mut starts: Vec<usize> = ["answer is", "answer:", "answer**:", "answer:**"]
+        .into_iter()
+        .flat_map(|phrase| lower.match_indices(phrase).map(move |(at, _)| at + phrase.len()))
+        .collect();
+    starts.sort_unstable();
+    starts.into_iter().rev().find_map(|start| {
+        let rest = text[start..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*'));
+        let end = [". ", ".\n", "\n"].into_iter().filter_map(|stop| rest.find(stop)).min();
+        first_after_equals(&rest[..end.unwrap_or(rest.len())])
+    })
+}
+
+fn first_after_equals(text: &str) -> Option<Number> {
+    let after = text.rsplit('=').next().unwrap_or(text);
+    let first = |text: &str| numbers(text).first().map(|found: &Found| found.value);
+    first(after).or_else(|| first(text))
+}
+
+/// `\frac{3}{4}`, `\dfrac{3}{4}`, `\tfrac{3}{4}` as `3/4`.
+fn plain_fractions(text: &str) -> String {
+    let mut plain = text.replace("\\dfrac{", "\\frac{").replace("\\tfrac{", "\\frac{");
+    while let Some(at) = plain.rfind("\\frac{") {
+        let inside = at + "\\frac{".len();
+        let Some(top) = balanced(&plain[inside..]).map(str::to_owned) else { break };
+        let second = inside + top.len() + 1;
+        let bottom = plain[second..].strip_prefix('{').and_then(balanced).map(str::to_owned);
+        let Some(bottom) = bottom else { break };
+        let end = second + bottom.len() + 2;
+        plain.replace_range(at..end, &format!("{top}/{bottom}"));
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scored by hand.
+    #[test]
+    fn responses_to_answers() {
+        let rows = [
+            ("", None),
+            ("I do not know.", None),
+            ("She makes 9 * 2 = $18.\n#### 18", Some("18")),
+            ("#### 1,234", Some("1234")),
+            ("#### $1,234.00", Some("1234")),
+            ("#### -5", Some("-5")),
+            ("#### 18 dollars, not 20", Some("18")),
+            ("####18.", Some("18")),
+            ("#### **18**\nLet me know if 3 more examples help.", Some("18")),
+            ("#### Step 1: add 2 and 3\n#### Step 2: the answer is 5", Some("5")),
+            ("#### 12\nWait, that is wrong.\n#### 13", Some("13")),
+            ("Therefore \\boxed{18}.", Some("18")),
+            ("\\[ \\boxed{\\$1,800} \\] after 3 weeks", Some("1800")),
+            ("\\boxed{x = 18\\text{ m}^2}", Some("18")),
+            ("\\boxed{18\\text{ dollars in } 2 \\text{ days}}", Some("18")),
+            ("first \\boxed{3}, finally \\boxed{4}", Some("4")),
+            ("\\boxed{\\frac{3}{4}} of 100", Some("0.75")),
+            ("\\boxed{unfinished 7", Some("7")),
+            ("The answer is 18. Note that 2 + 2 = 4.", Some("18")),
+            ("The answer is $18.50.", Some("18.5")),
+            ("The final ANSWER IS: **42** apples", Some("42")),
+            ("So the answer is 5 + 6 = 11 eggs.", Some("11")),
+            ("The answer is simple.\nWe get 7 cats and 9 dogs", Some("9")),
+            ("**Answer:** 60 km/h", Some("60")),
+            ("Answer: \\( 2.0 \\)", Some("2")),
+            ("The answer is 12\n\n30 is wrong", Some("12")),
+            ("He has 20 - 3 = 17 left", Some("17")),
+            ("It drops to -3 degrees", Some("-3")),
+            ("It drops by 10-3", Some("3")),
+            ("He ran 1/2 of it", Some("0.5")),
+            ("That makes 50%.", Some("50")),
+            ("In total, 1,000,000 people", Some("1000000")),
+            ("naïve café costs €3,50", Some("50")),
+            ("The answer is −4 °C", Some("-4")),
+        ];
+        for (response, expected) in rows {
+            assert_eq!(Gsm8k.extract(response).as_deref(), expected, "{response:?}");
+        }
+    }
+
+    #[test]
+    fn gold_answers() {
+        let rows = [
+            ("Natalia sold 48/2 = <<48/2=24>>24 clips.\n#### 72", Some("72")),
+            ("#### 1,050", Some("1050")),
+            ("#### -3", Some("-3")),
+            ("72", Some("72")),
+            ("none", None),
+        ];
+        for (gold, expected) in rows {
+            assert_eq!(Gsm8k.expected(gold).as_deref(), expected, "{gold:?}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Exact numbers read from running text: `$1,234.50`, `-5`, `3/4`, `\frac{3}{4}`. Values are reduced fractions, so
+//! `18`, `18.00` and `36/2` are equal without any tolerance.
+
+use std::fmt;
+
+/// A reduced fraction; the denominator is positive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Number {
+    numerator: i128,
+    denominator: i128,
+}
+
+/// A number and the bytes it stands at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// First byte, the sign included.
+    pub start: usize,
+    /// The value.
+    pub value: Number,
+}
+
+/// Every number of `text`, in order. Numbers too long for 128 bits are left out.
+pub fn numbers(text: &str) -> Vec<Found> {
+    let bytes = text.as_bytes();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        if !starts_number(bytes, at) {
+            at += 1;
+            continue;
+        }
+        let (mut value, mut end) = decimal(bytes, at);
+        if bytes.get(end) == Some(&b'/') && bytes.get(end + 1).is_some_and(u8::is_ascii_digit) {
+            let (denominator, after) = decimal(bytes, end + 1);
+            value = value.zip(denominator).and_then(|(n, d)| n.divided_by(d));
+            end = after;
+        }
+        let (negative, start) = sign_before(text, at);
+        if let Some(value) = value {
+            let value = if negative { value.negated() } else { value };
+            found.push(Found { start, value });
+        }
+        at = end;
+    }
+    found
+}
+
+fn starts_number(bytes: &[u8], at: usize) -> bool {
+    let digit = |i: usize| bytes.get(i).is_some_and(u8::is_ascii_digit);
+    digit(at) || (bytes[at] == b'.' && digit(at + 1))
+}
+
+/// Reads digits, groups of three behind commas, and a fraction part. Returns the end of what it read.
+fn decimal(bytes: &[u8], start: usize) -> (Option<Number>, usize) {
+    let digit = |i: usize| bytes.get(i).is_some_and(u8::is_ascii_digit);
+    let mut digits = Vec::new();
+    let mut at = start;
+    while digit(at) || (bytes.get(at) == Some(&b',') && at > start && is_group(bytes, at + 1)) {
+        if digit(at) {
+            digits.push(bytes[at]);
+        }
+        at += 1;
+    }
+    let mut places = 0;
+    if bytes.get(at) == Some(&b'.') && digit(at + 1) {
+        at += 1;
+        while digit(at) {
+            digits.push(bytes[at]);
+            places += 1;
+            at += 1;
+        }
+    }
+    (Number::from_digits(&digits, places), at)
+}
+
+/// Whether exactly three digits stand at `at`: `1,234` is one number and `1, 2` or `1,2` are two.
+fn is_group(bytes: &[u8], at: usize) -> bool {
+    bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count() == 3
+}
+
+/// Looks left of a number over currency and markup for a minus that is a sign: not one between two operands.
+fn sign_before(text: &str, start: usize) -> (bool, usize) {
+    let markup = |c: char| matches!(c, '$' | '€' | '£' | '\\' | '*' | '{' | '(');
+    let before = text[..start].trim_end_matches(markup);
+    let Some(rest) = before.strip_suffix('-').or_else(|| before.strip_suffix('−')) else {
+        return (false, start);
+    };
+    let previous = rest.chars().next_back();
+    let operand = previous.is_some_and(|c| c.is_alphanumeric() || matches!(c, ')' | ']' | '}' | '%'));
+    if operand { (false, start) } else { (true, rest.len()) }
+}
+
+impl Number {
+    fn from_digits(digits: &[u8], places: u32) -> Option<Self> {
+        let text = std::str::from_utf8(digits).ok()?;
+        Self::reduced(text.parse().ok()?, 10_i128.checked_pow(places)?)
+    }
+
+    fn reduced(numerator: i128, denominator: i128) -> Option<Self> {
+        if denominator == 0 {
+            return None;
+        }
+        let (mut a, mut b) = (numerator, denominator);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        let divisor = a.abs();
+        Some(Self { numerator: numerator / divisor, denominator: denominator / divisor })
+    }
+
+    fn divided_by(self, other: Self) -> Option<Self> {
+        Self::reduced(
+            self.numerator.checked_mul(other.denominator)?,
+            self.denominator.checked_mul(other.numerator)?,
+        )
+    }
+
+    fn negated(self) -> Self {
+        Self { numerator: -self.numerator, ..self }
+    }
+}
+
+/// A decimal where it terminates, else a fraction: `18`, `-0.5`, `1/3`.
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut scale, mut places) = (1_i128, 0_usize);
+        while scale % self.denominator != 0 {
+            match scale.checked_mul(10).filter(|s| s.checked_mul(self.numerator).is_some()) {
+                Some(next) if places < 30 => (scale, places) = (next, places + 1),
+                _ => return write!(f, "{}/{}", self.numerator, self.denominator),
+            }
+        }
+        let digits = (self.numerator.abs() * (scale / self.denominator)).to_string();
+        let digits = format!("{digits:0>width$}", width = places + 1);
+        let (whole, fraction) = digits.split_at(digits.len() - places);
+        let sign = if self.numerator < 0 { "-" } else { "" };
+        let point = if places > 0 { "." } else { "" };
+        write!(f, "{sign}{whole}{point}{fraction}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_to_numbers() {
+        let rows = [
+            ("", ""),
+            ("none here.", ""),
+            ("18", "18"),
+            ("It is 18.", "18"),
+            ("$1,234.50.", "1234.5"),
+            ("1,234,567", "1234567"),
+            ("1, 2 and 3", "1 2 3"),
+            ("1,2,3", "1 2 3"),
+            ("1,2345", "1 2345"),
+            ("007", "7"),
+            (".5 and 0.50", "0.5 0.5"),
+            ("-5", "-5"),
+            ("−5 °C", "-5"),
+            ("-$5 or $-5", "-5 -5"),
+            ("10-3", "10 3"),
+            ("10 - 3", "10 3"),
+            ("a range 5 -7", "5 -7"),
+            ("3/4 of 1/3", "0.75 1/3"),
+            ("36/2", "18"),
+            ("5/0", ""),
+            ("v1.2.3", "1.2 0.3"),
+            ("-0", "0"),
+            ("99999999999999999999999999999999999999999999", ""),
+        ];
+        for (text, expected) in rows {
+            let read: Vec<String> = numbers(text).iter().map(|n| n.value.to_string()).collect();
+            assert_eq!(read.join(" "), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_starts_at_its_sign() {
+        assert_eq!(numbers("x = -$5")[0].start, 4);
+    }
+}

@@ -1,0 +1,286 @@
+//! The shape of a model: what config.json says, checked field by field. One function per family.
+//!
+//! A field that would change the forward pass and is not supported is an error that names it; a field that is
+//! not known at all is an error too, because ignoring it could change the model silently.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::{ModelError, rope::RopeConfig};
+
+/// The families whose config.json is understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// `LlamaForCausalLM`.
+    Llama,
+    /// `Qwen2ForCausalLM` (Qwen2 and Qwen2.5): biases on q, k and v.
+    Qwen2,
+}
+
+/// Sizes and switches of one Transformer.
+#[derive(Clone, Debug)]
+pub struct Architecture {
+    /// The family.
+    pub family: Family,
+    /// Rows of the embedding, V.
+    pub vocab_size: i64,
+    /// Width of the residual stream.
+    pub hidden_size: i64,
+    /// Width inside the MLP.
+    pub intermediate_size: i64,
+    /// Number of decoder layers.
+    pub num_hidden_layers: i64,
+    /// Query heads.
+    pub num_attention_heads: i64,
+    /// Key and value heads; a divisor of the query heads.
+    pub num_key_value_heads: i64,
+    /// Width of one head.
+    pub head_dim: i64,
+    /// Epsilon of every RMSNorm.
+    pub rms_norm_eps: f64,
+    /// Standard deviation of random initialisation.
+    pub initializer_range: f64,
+    /// Rotary embedding.
+    pub rope: RopeConfig,
+    /// Biases on the q, k and v projections.
+    pub qkv_bias: bool,
+    /// Bias on the output projection.
+    pub output_bias: bool,
+    /// The head is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Longest context, in tokens.
+    pub max_position_embeddings: i64,
+    /// `torch_dtype` as stored.
+    pub stored_dtype: Option<String>,
+    /// config.json as read: written back with every checkpoint.
+    pub config_json: Map<String, Value>,
+}
+
+/// Fields that do not change the forward pass.
+const NEUTRAL: &[&str] = &[
+    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "bos_token_id",
+    "eos_token_id", "pad_token_id", "_name_or_path", "attention_dropout", "is_llama_config", "max_window_layers",
+    "sliding_window", "transformers.js_config", "unk_token_id", "_attn_implementation_autoset", "id2label",
+    "label2id", "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward",
+    "is_encoder_decoder", "problem_type",
+];
+
+/// Fields that are read below.
+const READ: &[&str] = &[
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "rms_norm_eps", "initializer_range", "rope_theta", "rope_scaling",
+    "rope_parameters", "attention_bias", "tie_word_embeddings", "max_position_embeddings",
+];
+
+/// Fields supported with one value only.
+const FIXED: &[(&str, &str)] = &[
+    ("hidden_act", "\"silu\""),
+    ("mlp_bias", "false"),
+    ("pretraining_tp", "1"),
+    ("rope_interleaved", "false"),
+    ("use_sliding_window", "false"),
+    ("use_mrope", "false"),
+];
+
+impl Architecture {
+    /// Reads `dir/config.json`.
+    ///
+    /// # Errors
+    /// Missing or malformed file; a family, field or value that is not supported, by name.
+    pub fn from_dir(dir: &Path) -> Result<Self, ModelError> {
+        if !dir.is_dir() {
+            return Err(ModelError::NoDirectory { path: dir.to_path_buf() });
+        }
+        let path = dir.join("config.json");
+        if !path.is_file() {
+            return Err(ModelError::MissingFile { dir: dir.to_path_buf(), file: "config.json".into() });
+        }
+        let text = fs_err::read_to_string(&path)?;
+        let json: Map<String, Value> = serde_json::from_str(&text).map_err(|e| ModelError::json(&path, e))?;
+        Self::from_json(&json, &path)
+    }
+
+    /// Reads a parsed config.json; `path` is for messages.
+    ///
+    /// # Errors
+    /// A family, field or value that is not supported, by name.
+    pub fn from_json(json: &Map<String, Value>, path: &Path) -> Result<Self, ModelError> {
+        let config = Fields { json, path };
+        let family = config.family()?;
+        config.check_known()?;
+        match family {
+            Family::Llama => config.llama(),
+            Family::Qwen2 => config.qwen2(),
+        }
+    }
+
+    /// Query heads per key/value head.
+    pub fn group_size(&self) -> i64 {
+        self.num_attention_heads / self.num_key_value_heads
+    }
+}
+
+/// config.json and its path, read field by field.
+struct Fields<'a> {
+    json: &'a Map<String, Value>,
+    path: &'a Path,
+}
+
+impl Fields<'_> {
+    fn llama(&self) -> Result<Architecture, ModelError> {
+        let bias = self.bool("attention_bias", false)?;
+        Ok(Architecture { family: Family::Llama, qkv_bias: bias, output_bias: bias, ..self.common(false)? })
+    }
+
+    fn qwen2(&self) -> Result<Architecture, ModelError> {
+        Ok(Architecture { family: Family::Qwen2, qkv_bias: true, output_bias: false, ..self.common(false)? })
+    }
+
+    /// What the families share. `tied` is the family's default for `tie_word_embeddings`.
+    fn common(&self, tied: bool) -> Result<Architecture, ModelError> {
+        let hidden_size = self.size("hidden_size", None)?;
+        let heads = self.size("num_attention_heads", None)?;
+        let head_dim = self.size("head_dim", Some(hidden_size / heads))?;
+        let max_position_embeddings = self.size("max_position_embeddings", None)?;
+        let kv_heads = self.size("num_key_value_heads", Some(heads))?;
+        if heads % kv_heads != 0 {
+            return Err(self.unsupported("num_key_value_heads", "it must divide num_attention_heads"));
+        }
+        let stored = self.json.get("torch_dtype").or_else(|| self.json.get("dtype")).and_then(Value::as_str);
+        Ok(Architecture {
+            family: Family::Llama,
+            vocab_size: self.size("vocab_size", None)?,
+            hidden_size,
+            intermediate_size: self.size("intermediate_size", None)?,
+            num_hidden_layers: self.size("num_hidden_layers", None)?,
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            head_dim,
+            rms_norm_eps: self.float("rms_norm_eps", Some(1e-6))?,
+            initializer_range: self.float("initializer_range", Some(0.02))?,
+            rope: RopeConfig::from_json(self.json, self.path, head_dim, max_position_embeddings)?,
+            qkv_bias: false,
+            output_bias: false,
+            tie_word_embeddings: self.bool("tie_word_embeddings", tied)?,
+            max_position_embeddings,
+            stored_dtype: stored.map(str::to_owned),
+            config_json: self.json.clone(),
+        })
+    }
+
+    fn family(&self) -> Result<Family, ModelError> {
+        let architecture = self.json.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
+        let model_type = self.json.get("model_type").and_then(Value::as_str);
+        match (architecture, model_type) {
+            (Some("LlamaForCausalLM"), _) | (None, Some("llama")) => Ok(Family::Llama),
+            (Some("Qwen2ForCausalLM"), _) | (None, Some("qwen2")) => Ok(Family::Qwen2),
+            (found, kind) => Err(ModelError::UnsupportedArchitecture {
+                path: self.path.to_path_buf(),
+                found: found.or(kind).unwrap_or("none given").to_owned(),
+                supported: "LlamaForCausalLM, Qwen2ForCausalLM".into(),
+            }),
+        }
+    }
+
+    fn check_known(&self) -> Result<(), ModelError> {
+        for (field, value) in self.json {
+            let name = field.as_str();
+            if let Some((_, supported)) = FIXED.iter().find(|(fixed, _)| *fixed == name) {
+                if !value.is_null() && value.to_string() != *supported {
+                    return Err(self.unsupported(name, &format!("supported: {supported}")));
+                }
+            } else if name == "layer_types" {
+                let full = |v: &Vec<Value>| v.iter().all(|t| t.as_str() == Some("full_attention"));
+                if !value.is_null() && !value.as_array().is_some_and(full) {
+                    return Err(self.unsupported(name, "supported: full_attention in every layer"));
+                }
+            } else if !NEUTRAL.contains(&name) && !READ.contains(&name) {
+                return Err(ModelError::UnknownField { path: self.path.to_path_buf(), field: field.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn unsupported(&self, field: &str, supported: &str) -> ModelError {
+        ModelError::UnsupportedValue {
+            path: self.path.to_path_buf(),
+            field: field.to_owned(),
+            value: self.json.get(field).map(Value::to_string).unwrap_or_default(),
+            supported: supported.to_owned(),
+        }
+    }
+
+    fn missing(&self, field: &str, expected: &'static str) -> ModelError {
+        ModelError::MissingField { path: self.path.to_path_buf(), field: field.to_owned(), expected }
+    }
+
+    fn size(&self, field: &str, default: Option<i64>) -> Result<i64, ModelError> {
+        match (self.json.get(field), default) {
+            (None | Some(Value::Null), Some(default)) => Ok(default),
+            (value, _) => value
+                .and_then(Value::as_i64)
+                .filter(|n| *n > 0)
+                .ok_or_else(|| self.missing(field, "a positive whole number")),
+        }
+    }
+
+    fn float(&self, field: &str, default: Option<f64>) -> Result<f64, ModelError> {
+        match (self.json.get(field), default) {
+            (None | Some(Value::Null), Some(default)) => Ok(default),
+            (value, _) => value.and_then(Value::as_f64).ok_or_else(|| self.missing(field, "a number")),
+        }
+    }
+
+    fn bool(&self, field: &str, default: bool) -> Result<bool, ModelError> {
+        match self.json.get(field) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.missing(field, "true or false")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(change: &[(&str, Value)]) -> Map<String, Value> {
+        let base = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":97,"hidden_size":32,"intermediate_size":64,
+            "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"rms_norm_eps":1e-5,
+            "max_position_embeddings":64,"rope_theta":10000.0,"hidden_act":"silu","tie_word_embeddings":false}"#;
+        let mut json: Map<String, Value> = serde_json::from_str(base).unwrap();
+        for (key, value) in change {
+            json.insert((*key).to_owned(), value.clone());
+        }
+        json
+    }
+
+    #[test]
+    fn a_field_that_would_change_the_model_is_refused_by_name() {
+        let rows: &[(&str, Value, &str)] = &[
+            ("hidden_act", "gelu".into(), "hidden_act"),
+            ("mlp_bias", true.into(), "mlp_bias"),
+            ("use_sliding_window", true.into(), "use_sliding_window"),
+            ("num_experts", 8.into(), "num_experts"),
+            ("vocab_size", (-1).into(), "vocab_size"),
+            ("num_key_value_heads", 3.into(), "num_key_value_heads"),
+            ("rope_scaling", serde_json::json!({"rope_type": "yarn", "factor": 4.0}), "yarn"),
+            ("rope_scaling", serde_json::json!({"rope_type": "linear"}), "factor"),
+            ("architectures", serde_json::json!(["MambaForCausalLM"]), "MambaForCausalLM"),
+        ];
+        for (field, value, named) in rows {
+            let json = config(&[(field, value.clone())]);
+            let error = Architecture::from_json(&json, Path::new("m/config.json")).unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains("m/config.json"), "{field}: {error}");
+        }
+    }
+
+    #[test]
+    fn families_differ_by_their_flags() {
+        let llama = Architecture::from_json(&config(&[]), Path::new("c")).unwrap();
+        assert!(!llama.qkv_bias && llama.head_dim == 8 && llama.group_size() == 2);
+        let qwen = config(&[("architectures", serde_json::json!(["Qwen2ForCausalLM"]))]);
+        let qwen = Architecture::from_json(&qwen, Path::new("c")).unwrap();
+        assert!(qwen.qkv_bias && !qwen.output_bias);
+    }
+}

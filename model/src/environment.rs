@@ -1,0 +1,40 @@
+//! What a bug report needs to know of libtorch here, and raw logits for checks against other implementations.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::{AttentionMask, Dtype, ModelError, load, to_float32, token_tensor};
+
+/// libtorch's threads, devices and CPU dtype support.
+pub fn environment() -> Value {
+    json!({
+        "libtorch": "2.11.0",
+        "intra_op_threads": tch::get_num_threads(),
+        "inter_op_threads": tch::get_num_interop_threads(),
+        "cuda_available": tch::Cuda::is_available(),
+        "cuda_devices": tch::Cuda::device_count(),
+        "cpu_bfloat16": cpu_has_bfloat16(),
+    })
+}
+
+/// Hardware bf16 products (AVX512-BF16 or AMX), without which bf16 on CPU is emulated and slow.
+fn cpu_has_bfloat16() -> bool {
+    fs_err::read_to_string("/proc/cpuinfo")
+        .is_ok_and(|text| text.contains("avx512_bf16") || text.contains("amx_bf16"))
+}
+
+/// Logits of every position of one sequence, row-major `[t, v]`, cast to fp32.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn logits(dir: &Path, dtype: Dtype, tokens: &[u32]) -> Result<Vec<f32>, ModelError> {
+    let model = load(dir, dtype)?.transformer;
+    let t = tokens.len() as i64;
+    let logits_tv = tch::no_grad(|| {
+        let rope = model.rope_table(t).range(0, t);
+        let hidden = model.hidden(&token_tensor(tokens).unsqueeze(0), &rope, &AttentionMask::Causal, None);
+        to_float32(&model.logits(&hidden.squeeze_dim(0))).contiguous().view(-1)
+    });
+    Ok(Vec::<f32>::try_from(logits_tv).expect("a flat fp32 tensor"))
+}

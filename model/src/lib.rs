@@ -1,0 +1,28 @@
+//! One Transformer for the Llama and Qwen2 families on libtorch: shapes from config.json, weights under Hugging
+//! Face names, a preallocated KV cache, fp32 and bf16. Knows nothing of blocks, noise or text.
+
+mod architecture;
+mod attention;
+mod cache;
+mod environment;
+mod error;
+pub mod gguf;
+mod lm;
+mod mask;
+mod mlp;
+mod norm;
+mod precision;
+mod rope;
+mod transformer;
+mod weights;
+
+pub use architecture::{Architecture, Family};
+pub use cache::KvCache;
+pub use environment::{environment, logits};
+pub use error::ModelError;
+pub use lm::{LanguageModel, Session, to_token_ids, token_tensor};
+pub use mask::AttentionMask;
+pub use precision::{Dtype, dtype_name, to_float32, to_kind};
+pub use rope::{Rope, RopeConfig, RopeScaling, RopeTable};
+pub use transformer::{LoadedModel, Transformer, load};
+pub use weights::{INDEX_FILE, MAX_SHARD_BYTES, WEIGHTS_FILE, read_tensors, save_model, save_tensors};

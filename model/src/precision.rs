@@ -1,0 +1,55 @@
+//! The dtype policy, in one table.
+//!
+//! | what | dtype |
+//! |---|---|
+//! | parameters in the forward pass, activations, KV cache | the compute dtype: fp32 or bf16 |
+//! | RMSNorm statistics, RoPE angles | fp32, result cast back |
+//! | softmax inside attention | fp32 accumulation inside libtorch's kernel |
+//! | logits in a loss | fp32 |
+//! | master weights, AdamW moments, gradient norm | fp32 |
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+/// The compute dtype a user asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// bf16 when config.json says so, else fp32.
+    #[default]
+    Auto,
+    /// fp32: decoding is exact.
+    Float32,
+    /// bf16: half the memory traffic; near-ties may fall the other way.
+    Bfloat16,
+}
+
+impl Dtype {
+    /// The dtype to compute in, given what config.json calls `torch_dtype`.
+    pub fn resolve(self, stored: Option<&str>) -> Kind {
+        match self {
+            Self::Float32 => Kind::Float,
+            Self::Bfloat16 => Kind::BFloat16,
+            Self::Auto if stored == Some("bfloat16") => Kind::BFloat16,
+            Self::Auto => Kind::Float,
+        }
+    }
+}
+
+/// The name Hugging Face gives a compute dtype.
+pub fn dtype_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::BFloat16 => "bfloat16",
+        _ => "float32",
+    }
+}
+
+/// Casts to fp32 for statistics and losses; free when it is fp32 already.
+pub fn to_float32(x: &Tensor) -> Tensor {
+    to_kind(x, Kind::Float)
+}
+
+/// Casts, or clones the handle when the dtype is the same.
+pub fn to_kind(x: &Tensor, kind: Kind) -> Tensor {
+    if x.kind() == kind { x.shallow_clone() } else { x.to_kind(kind) }
+}

@@ -1,0 +1,198 @@
+//! Rotary position embedding (arXiv 2104.09864) with the scalings that config.json can ask for.
+//!
+//! Legend: t tokens, d head width, h heads.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use tch::{Device, Kind, Tensor};
+
+use crate::ModelError;
+
+/// How frequencies are stretched beyond the trained context.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// As trained.
+    None,
+    /// Positions divided by the factor.
+    Linear {
+        /// How many times longer the context is.
+        factor: f64,
+    },
+    /// "Dynamic NTK": the base grows with the length of the table once it exceeds the trained context.
+    Dynamic {
+        /// How many times longer the context may get.
+        factor: f64,
+    },
+    /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, those between interpolated.
+    Llama3 {
+        /// Division of the long wavelengths.
+        factor: f64,
+        /// Context / this = the wavelength from which all is divided.
+        low_freq_factor: f64,
+        /// Context / this = the wavelength up to which all is kept.
+        high_freq_factor: f64,
+        /// The trained context.
+        original_context: f64,
+    },
+}
+
+/// Base frequency and scaling of one model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeConfig {
+    /// `rope_theta`.
+    pub theta: f64,
+    /// Stretching.
+    pub scaling: RopeScaling,
+    /// Width of a head.
+    pub head_dim: i64,
+    /// `max_position_embeddings`.
+    pub context: i64,
+}
+
+impl RopeConfig {
+    pub(crate) fn from_json(
+        json: &Map<String, Value>,
+        path: &Path,
+        head_dim: i64,
+        context: i64,
+    ) -> Result<Self, ModelError> {
+        // transformers 5 writes `rope_parameters`, older ones `rope_theta` and `rope_scaling`.
+        let object = |name: &str| json.get(name).and_then(Value::as_object);
+        let (name, table) = match (object("rope_parameters"), object("rope_scaling")) {
+            (Some(table), _) => ("rope_parameters", Some(table)),
+            (None, table) => ("rope_scaling", table),
+        };
+        let theta = table
+            .and_then(|t| t.get("rope_theta"))
+            .or_else(|| json.get("rope_theta"))
+            .map_or(Some(10_000.0), Value::as_f64);
+        let theta = theta.ok_or_else(|| ModelError::MissingField {
+            path: path.to_path_buf(),
+            field: "rope_theta".into(),
+            expected: "a number",
+        })?;
+        let scaling = match table {
+            None => RopeScaling::None,
+            Some(table) => scaling_from_json(table, path, name, context)?,
+        };
+        Ok(Self { theta, scaling, head_dim, context })
+    }
+
+    /// Inverse frequencies of a table of `length` positions, d/2 of them.
+    fn inverse_frequencies(&self, length: i64) -> Vec<f64> {
+        let d = self.head_dim as f64;
+        let theta = match self.scaling {
+            RopeScaling::Dynamic { factor } if length > self.context => {
+                let stretch = factor * length as f64 / self.context as f64 - (factor - 1.0);
+                self.theta * stretch.powf(d / (d - 2.0))
+            }
+            _ => self.theta,
+        };
+        let base = (0..self.head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / d));
+        base.map(|frequency| self.scaling.apply(frequency)).collect()
+    }
+}
+
+impl RopeScaling {
+    fn apply(&self, frequency: f64) -> f64 {
+        match *self {
+            Self::None | Self::Dynamic { .. } => frequency,
+            Self::Linear { factor } => frequency / factor,
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                let wavelength = 2.0 * std::f64::consts::PI / frequency;
+                if wavelength < original_context / high_freq_factor {
+                    frequency
+                } else if wavelength > original_context / low_freq_factor {
+                    frequency / factor
+                } else {
+                    let smooth = (original_context / wavelength - low_freq_factor)
+                        / (high_freq_factor - low_freq_factor);
+                    (1.0 - smooth) * frequency / factor + smooth * frequency
+                }
+            }
+        }
+    }
+}
+
+fn scaling_from_json(
+    table: &Map<String, Value>,
+    path: &Path,
+    name: &str,
+    context: i64,
+) -> Result<RopeScaling, ModelError> {
+    let number = |field: &str| {
+        table.get(field).and_then(Value::as_f64).ok_or_else(|| ModelError::MissingField {
+            path: path.to_path_buf(),
+            field: format!("{name}.{field}"),
+            expected: "a number",
+        })
+    };
+    let kind = table.get("rope_type").or_else(|| table.get("type")).and_then(Value::as_str);
+    match kind.unwrap_or("default") {
+        "default" => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear { factor: number("factor")? }),
+        "dynamic" => Ok(RopeScaling::Dynamic { factor: number("factor")? }),
+        "llama3" => Ok(RopeScaling::Llama3 {
+            factor: number("factor")?,
+            low_freq_factor: number("low_freq_factor")?,
+            high_freq_factor: number("high_freq_factor")?,
+            original_context: number("original_max_position_embeddings").unwrap_or(context as f64),
+        }),
+        other => Err(ModelError::UnsupportedValue {
+            path: path.to_path_buf(),
+            field: format!("{name}.rope_type"),
+            value: other.to_owned(),
+            supported: "supported: default, linear, dynamic, llama3".into(),
+        }),
+    }
+}
+
+/// Cosines and sines for positions `0..length`, each `[length, d]` in the compute dtype.
+pub struct RopeTable {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+/// The rows of a table that one forward pass uses, each `[t, d]` or `[b, t, d]`.
+pub struct Rope {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl RopeTable {
+    /// Angles in fp32, stored in `kind`, as transformers does.
+    pub fn new(config: &RopeConfig, length: i64, kind: Kind, device: Device) -> Self {
+        let frequencies: Vec<f32> =
+            config.inverse_frequencies(length).into_iter().map(|f| f as f32).collect();
+        let frequencies = Tensor::from_slice(&frequencies).to_device(device);
+        let positions = Tensor::arange(length, (Kind::Float, device));
+        let angles_td = positions.unsqueeze(1) * frequencies.unsqueeze(0);
+        let angles_td = Tensor::cat(&[&angles_td, &angles_td], 1);
+        Self { cos: angles_td.cos().to_kind(kind), sin: angles_td.sin().to_kind(kind) }
+    }
+
+    /// Positions `start..start + count`.
+    pub fn range(&self, start: i64, count: i64) -> Rope {
+        Rope { cos: self.cos.narrow(0, start, count), sin: self.sin.narrow(0, start, count) }
+    }
+
+    /// Any positions, `[b, t]` of int64.
+    pub fn at(&self, positions_bt: &Tensor) -> Rope {
+        let (b, t) = positions_bt.size2().expect("positions are [batch, tokens]");
+        let flat = positions_bt.reshape([-1]);
+        let pick = |table: &Tensor| table.index_select(0, &flat).view([b, t, -1]);
+        Rope { cos: pick(&self.cos), sin: pick(&self.sin) }
+    }
+}
+
+impl Rope {
+    /// Rotates `x_bhtd`: halves are paired, as in the Hugging Face layout of q and k.
+    pub fn rotate(&self, x_bhtd: &Tensor) -> Tensor {
+        let half = x_bhtd.size()[3] / 2;
+        let (cos, sin) = (self.cos.unsqueeze(-3), self.sin.unsqueeze(-3));
+        let turned =
+            Tensor::cat(&[x_bhtd.narrow(3, half, half).neg(), x_bhtd.narrow(3, 0, half)], 3);
+        x_bhtd * cos + turned * sin
+    }
+}

@@ -1,0 +1,181 @@
+//! Embedding, decoder layers, final norm, head: the only forward pass of the project.
+//!
+//! Legend: b batch, t tokens, v vocabulary.
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    Architecture, AttentionMask, Dtype, KvCache, ModelError, Rope, RopeTable,
+    attention::{Attention, FoldedMask},
+    mlp::{Mlp, linear},
+    norm::RmsNorm,
+    weights::{WeightPath, WeightSource},
+};
+
+struct DecoderLayer {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl DecoderLayer {
+    fn new(path: &mut WeightPath, shape: &Architecture) -> Result<Self, ModelError> {
+        let norm = |path: &mut WeightPath| RmsNorm::new(path, shape.hidden_size, shape.rms_norm_eps);
+        Ok(Self {
+            input_layernorm: norm(&mut path.child("input_layernorm"))?,
+            self_attn: Attention::new(&mut path.child("self_attn"), shape)?,
+            post_attention_layernorm: norm(&mut path.child("post_attention_layernorm"))?,
+            mlp: Mlp::new(&mut path.child("mlp"), shape)?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        rope: &Rope,
+        mask: &FoldedMask,
+        cache: Option<(&mut KvCache, usize)>,
+    ) -> Tensor {
+        let x = x + self.self_attn.forward(&self.input_layernorm.forward(x), rope, mask, cache);
+        &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x))
+    }
+}
+
+/// A decoder-only Transformer of one of the supported families.
+pub struct Transformer {
+    architecture: Architecture,
+    kind: Kind,
+    embed_tokens: Tensor,
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+    lm_head: Tensor,
+    parameters: Vec<(String, Tensor)>,
+}
+
+/// A model read from a directory, with what identifies it.
+pub struct LoadedModel {
+    /// The model.
+    pub transformer: Transformer,
+    /// blake3 of the weight files.
+    pub weight_hash: String,
+}
+
+/// Loads `config.json` and the weights of a Hugging Face directory.
+///
+/// # Errors
+/// Every way a directory can be wrong: see [`ModelError`].
+pub fn load(dir: &Path, dtype: Dtype) -> Result<LoadedModel, ModelError> {
+    let architecture = Architecture::from_dir(dir)?;
+    let kind = dtype.resolve(architecture.stored_dtype.as_deref());
+    let (mut source, weight_hash) = WeightSource::read(dir, kind)?;
+    let transformer = Transformer::build(architecture, &mut source, kind)?;
+    Ok(LoadedModel { transformer: transformer.with_parameters(source.finish()?), weight_hash })
+}
+
+impl Transformer {
+    /// Random parameters for `dir/config.json`, reproducible from `seed`.
+    ///
+    /// # Errors
+    /// A missing or unsupported config.json.
+    pub fn random(dir: &Path, dtype: Dtype, seed: u64) -> Result<Self, ModelError> {
+        let architecture = Architecture::from_dir(dir)?;
+        let kind = dtype.resolve(architecture.stored_dtype.as_deref());
+        let mut source = WeightSource::random(architecture.initializer_range, seed, kind);
+        let transformer = Self::build(architecture, &mut source, kind)?;
+        Ok(transformer.with_parameters(source.finish()?))
+    }
+
+    fn build(shape: Architecture, source: &mut WeightSource, kind: Kind) -> Result<Self, ModelError> {
+        let vocabulary = [shape.vocab_size, shape.hidden_size];
+        let mut root = source.root();
+        let mut model = root.child("model");
+        let embed_tokens = model.child("embed_tokens").take("weight", &vocabulary)?;
+        let mut layers = Vec::new();
+        for i in 0..shape.num_hidden_layers {
+            layers.push(DecoderLayer::new(&mut model.child("layers").child(i), &shape)?);
+        }
+        let norm = RmsNorm::new(&mut model.child("norm"), shape.hidden_size, shape.rms_norm_eps)?;
+        let lm_head = match shape.tie_word_embeddings {
+            true => embed_tokens.shallow_clone(),
+            false => root.child("lm_head").take("weight", &vocabulary)?,
+        };
+        Ok(Self { architecture: shape, kind, embed_tokens, layers, norm, lm_head, parameters: vec![] })
+    }
+
+    fn with_parameters(mut self, parameters: Vec<(String, Tensor)>) -> Self {
+        self.parameters = parameters;
+        self
+    }
+
+    /// Sizes and switches.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// The compute dtype.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> Device {
+        self.embed_tokens.device()
+    }
+
+    /// Every parameter under its Hugging Face name, in a fixed order. The handles share storage with the model.
+    pub fn parameters(&self) -> &[(String, Tensor)] {
+        &self.parameters
+    }
+
+    /// Number of parameters; a tied head counts once.
+    pub fn parameter_count(&self) -> usize {
+        self.parameters.iter().map(|(_, t)| t.numel()).sum()
+    }
+
+    /// Rotary table for positions `0..length`.
+    pub fn rope_table(&self, length: i64) -> RopeTable {
+        RopeTable::new(&self.architecture.rope, length, self.kind, self.device())
+    }
+
+    /// Final hidden states `[b, t, hidden]`, after the last norm, of `tokens_bt` (int64).
+    pub fn hidden(
+        &self,
+        tokens_bt: &Tensor,
+        rope: &Rope,
+        mask: &AttentionMask,
+        cache: Option<&mut KvCache>,
+    ) -> Tensor {
+        self.hidden_observed(tokens_bt, rope, mask, cache, &mut |_| {})
+    }
+
+    /// As [`Transformer::hidden`]; `observe` sees the embedding and then every layer's output, before the norm.
+    pub fn hidden_observed(
+        &self,
+        tokens_bt: &Tensor,
+        rope: &Rope,
+        mask: &AttentionMask,
+        mut cache: Option<&mut KvCache>,
+        observe: &mut dyn FnMut(&Tensor),
+    ) -> Tensor {
+        let (_, t) = tokens_bt.size2().expect("tokens_bt is [batch, tokens]");
+        let mask = FoldedMask::new(mask, self.architecture.group_size());
+        let mut x = Tensor::embedding(&self.embed_tokens, tokens_bt, -1, false, false);
+        observe(&x);
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x, rope, &mask, cache.as_deref_mut().map(|cache| (cache, i)));
+            observe(&x);
+        }
+        if let Some(cache) = cache {
+            cache.advance(t);
+        }
+        self.norm.forward(&x)
+    }
+
+    /// Logits `[.., v]` of hidden states `[.., hidden]`, in the compute dtype.
+    pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        linear(hidden, &self.lm_head)
+    }
+}

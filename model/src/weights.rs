@@ -1,0 +1,282 @@
+//! Weights in and out, under Hugging Face names. A checkpoint key is the path of the code that takes it: a key
+//! that no code takes, or that code takes and no file has, is an error on load.
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype as StoredDtype, SafeTensors, tensor::TensorView};
+use serde_json::{Map, Value, json};
+use tch::{Kind, Tensor};
+
+use crate::{ModelError, precision::{dtype_name, to_kind}};
+
+/// The single-file name of the hub.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// Which shard holds which tensor.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The size from which weights are split into several files, as on the hub.
+pub const MAX_SHARD_BYTES: usize = 5_000_000_000;
+
+/// Tensors that old exports carry and no forward pass needs.
+const DERIVED: &str = "rotary_emb.inv_freq";
+
+/// Where parameters come from while a model is built.
+pub(crate) struct WeightSource {
+    origin: Origin,
+    kind: Kind,
+    taken: Vec<(String, Tensor)>,
+}
+
+enum Origin {
+    Stored { dir: PathBuf, tensors: BTreeMap<String, Tensor> },
+    Random { deviation: f64 },
+}
+
+/// A place in the tree of parameters, as `model.layers.0.self_attn`.
+pub(crate) struct WeightPath<'a> {
+    source: &'a mut WeightSource,
+    prefix: String,
+}
+
+impl WeightSource {
+    /// Every tensor of a model directory, to be cast to `kind`. Also returns the hash of the weight files.
+    pub(crate) fn read(dir: &Path, kind: Kind) -> Result<(Self, String), ModelError> {
+        let (tensors, hash) = read_tensors(dir)?;
+        Ok((Self { origin: Origin::Stored { dir: dir.to_path_buf(), tensors }, kind, taken: vec![] }, hash))
+    }
+
+    /// Fresh parameters: matrices normal with `deviation`, norms one, biases zero; from `seed`.
+    pub(crate) fn random(deviation: f64, seed: u64, kind: Kind) -> Self {
+        tch::manual_seed(seed.cast_signed());
+        Self { origin: Origin::Random { deviation }, kind, taken: vec![] }
+    }
+
+    pub(crate) fn root(&mut self) -> WeightPath<'_> {
+        WeightPath { source: self, prefix: String::new() }
+    }
+
+    fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
+        let tensor = match &mut self.origin {
+            Origin::Random { deviation } => initial(name, shape, *deviation),
+            Origin::Stored { dir, tensors } => {
+                let tensor = tensors.remove(name).ok_or_else(|| ModelError::MissingTensor {
+                    dir: dir.clone(),
+                    name: name.to_owned(),
+                    shape: shape.to_vec(),
+                })?;
+                check_tensor(dir, name, &tensor, shape)?;
+                tensor
+            }
+        };
+        let tensor = to_kind(&tensor, self.kind);
+        self.taken.push((name.to_owned(), tensor.shallow_clone()));
+        Ok(tensor)
+    }
+
+    /// Every parameter in the order the code took it; an error if a stored tensor is left over.
+    pub(crate) fn finish(mut self) -> Result<Vec<(String, Tensor)>, ModelError> {
+        if let Origin::Stored { dir, tensors } = &mut self.origin {
+            if let Some(head) = tensors.remove("lm_head.weight") {
+                let embedding = self.taken.iter().find(|(name, _)| name.ends_with("embed_tokens.weight"));
+                if !embedding.is_some_and(|(_, e)| to_kind(&head, e.kind()).equal(e)) {
+                    return Err(ModelError::UntiedHead { dir: dir.clone() });
+                }
+            }
+            if let Some(name) = tensors.keys().find(|name| !name.ends_with(DERIVED)) {
+                return Err(ModelError::ExtraTensor { dir: dir.clone(), name: name.clone() });
+            }
+        }
+        Ok(self.taken)
+    }
+}
+
+impl WeightPath<'_> {
+    /// The path below this one.
+    pub(crate) fn child(&mut self, name: impl std::fmt::Display) -> WeightPath<'_> {
+        let prefix = if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
+        WeightPath { source: self.source, prefix }
+    }
+
+    /// The parameter `name` here, of exactly this shape.
+    pub(crate) fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
+        self.source.take(&format!("{}.{name}", self.prefix), shape)
+    }
+}
+
+fn initial(name: &str, shape: &[i64], deviation: f64) -> Tensor {
+    let options = (Kind::Float, tch::Device::Cpu);
+    match shape {
+        [_] if name.ends_with("bias") => Tensor::zeros(shape, options),
+        [_] => Tensor::ones(shape, options),
+        _ => Tensor::randn(shape, options) * deviation,
+    }
+}
+
+fn check_tensor(dir: &Path, name: &str, tensor: &Tensor, shape: &[i64]) -> Result<(), ModelError> {
+    if tensor.size() != shape {
+        return Err(ModelError::WrongShape {
+            dir: dir.to_path_buf(),
+            name: name.to_owned(),
+            found: tensor.size(),
+            expected: shape.to_vec(),
+        });
+    }
+    if !bool::try_from(tensor.isfinite().all()).expect("all() gives one boolean") {
+        return Err(ModelError::NonFinite { dir: dir.to_path_buf(), name: name.to_owned() });
+    }
+    Ok(())
+}
+
+/// Every tensor of the directory's weight files as stored, and the blake3 hash of their bytes in name order.
+///
+/// # Errors
+/// No weight file, a truncated one, a dtype that is no float.
+pub fn read_tensors(dir: &Path) -> Result<(BTreeMap<String, Tensor>, String), ModelError> {
+    let mut tensors = BTreeMap::new();
+    let mut hasher = blake3::Hasher::new();
+    for file in weight_files(dir)? {
+        let path = dir.join(&file);
+        if !path.is_file() {
+            return Err(ModelError::MissingFile { dir: dir.to_path_buf(), file });
+        }
+        let bytes = fs_err::read(&path)?;
+        hasher.update(&bytes);
+        let parsed = SafeTensors::deserialize(&bytes)
+            .map_err(|source| ModelError::Safetensors { path: path.clone(), source })?;
+        for (name, view) in parsed.iter() {
+            tensors.insert(name.to_owned(), to_tensor(&path, name, &view)?);
+        }
+    }
+    Ok((tensors, hasher.finalize().to_hex().to_string()))
+}
+
+fn weight_files(dir: &Path) -> Result<Vec<String>, ModelError> {
+    let index = dir.join(INDEX_FILE);
+    if !index.is_file() {
+        return Ok(vec![WEIGHTS_FILE.to_owned()]);
+    }
+    let text = fs_err::read_to_string(&index)?;
+    let json: Value = serde_json::from_str(&text).map_err(|e| ModelError::json(&index, e))?;
+    let map = json.get("weight_map").and_then(Value::as_object).ok_or_else(|| ModelError::MissingField {
+        path: index.clone(),
+        field: "weight_map".into(),
+        expected: "an object",
+    })?;
+    let mut files: Vec<String> = map.values().filter_map(Value::as_str).map(str::to_owned).collect();
+    files.sort();
+    files.dedup();
+    Ok(files)
+}
+
+fn to_tensor(path: &Path, name: &str, view: &TensorView) -> Result<Tensor, ModelError> {
+    let kind = match view.dtype() {
+        StoredDtype::F32 => Kind::Float,
+        StoredDtype::F16 => Kind::Half,
+        StoredDtype::BF16 => Kind::BFloat16,
+        other => {
+            return Err(ModelError::UnsupportedTensorDtype {
+                path: path.to_path_buf(),
+                name: name.to_owned(),
+                dtype: format!("{other:?}"),
+            });
+        }
+    };
+    let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+    Tensor::f_from_data_size(view.data(), &shape, kind)
+        .map_err(|source| ModelError::Torch { name: name.to_owned(), source })
+}
+
+/// Writes `config.json` and the weights in `kind`, in files of at most `max_shard_bytes` each (one tensor at
+/// least), each fsynced. The caller makes the directory appear at once by renaming it.
+///
+/// # Errors
+/// The disk.
+pub fn save_model(
+    dir: &Path,
+    config: &Map<String, Value>,
+    tensors: &[(String, Tensor)],
+    kind: Kind,
+    max_shard_bytes: usize,
+) -> Result<(), ModelError> {
+    fs_err::create_dir_all(dir)?;
+    let mut config = config.clone();
+    config.remove("dtype");
+    config.insert("torch_dtype".into(), dtype_name(kind).into());
+    write_json(&dir.join("config.json"), &Value::Object(config))?;
+    let shards = split(tensors, kind, max_shard_bytes);
+    if shards.len() == 1 {
+        return save_tensors(&dir.join(WEIGHTS_FILE), shards[0], Some(kind));
+    }
+    let mut weight_map = Map::new();
+    let total_size: usize = tensors.iter().map(|(_, t)| t.numel() * kind.elt_size_in_bytes()).sum();
+    for (i, shard) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+        save_tensors(&dir.join(&file), shard, Some(kind))?;
+        weight_map.extend(shard.iter().map(|(name, _)| (name.clone(), Value::from(file.clone()))));
+    }
+    let index = json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
+    write_json(&dir.join(INDEX_FILE), &index)
+}
+
+/// Consecutive runs of tensors, each of at most `max_bytes` unless a single tensor is larger.
+fn split(tensors: &[(String, Tensor)], kind: Kind, max_bytes: usize) -> Vec<&[(String, Tensor)]> {
+    let (mut shards, mut start, mut bytes) = (vec![], 0, 0);
+    for (i, (_, tensor)) in tensors.iter().enumerate() {
+        let size = tensor.numel() * kind.elt_size_in_bytes();
+        if i > start && bytes + size > max_bytes {
+            shards.push(&tensors[start..i]);
+            (start, bytes) = (i, 0);
+        }
+        bytes += size;
+    }
+    shards.push(&tensors[start..]);
+    shards
+}
+
+/// Writes named tensors to one safetensors file and fsyncs it; `kind` casts, `None` keeps each dtype.
+///
+/// # Errors
+/// The disk.
+pub fn save_tensors(path: &Path, tensors: &[(String, Tensor)], kind: Option<Kind>) -> Result<(), ModelError> {
+    let mut stored = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let tensor = to_kind(tensor, kind.unwrap_or(tensor.kind())).to_device(tch::Device::Cpu).contiguous();
+        let mut bytes = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor
+            .f_copy_data_u8(&mut bytes, tensor.numel())
+            .map_err(|source| ModelError::Torch { name: name.clone(), source })?;
+        let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
+        stored.push((name, shape, stored_dtype(tensor.kind()), bytes));
+    }
+    let views = stored.iter().map(|(name, shape, dtype, bytes)| {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).expect("bytes were sized from the shape");
+        (name.as_str(), view)
+    });
+    let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let bytes = safetensors::serialize(views, Some(metadata))
+        .map_err(|source| ModelError::Safetensors { path: path.to_path_buf(), source })?;
+    let mut file = fs_err::File::create(path)?;
+    file.write_all(&bytes)?;
+    Ok(file.sync_all()?)
+}
+
+fn stored_dtype(kind: Kind) -> StoredDtype {
+    match kind {
+        Kind::Float => StoredDtype::F32,
+        Kind::BFloat16 => StoredDtype::BF16,
+        Kind::Half => StoredDtype::F16,
+        Kind::Int64 => StoredDtype::I64,
+        other => panic!("no checkpoint holds tensors of {other:?}"),
+    }
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| ModelError::json(path, e))?;
+    let mut file = fs_err::File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.write_all(b"\n")?;
+    Ok(file.sync_all()?)
+}

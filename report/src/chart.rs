@@ -1,0 +1,274 @@
+//! SVG charts, drawn without system fonts. Colours are plain attributes that look right on white; `style.css` maps the
+//! same attributes to dark colours when a chart stands inside `report.html`.
+
+use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::ReportError;
+use crate::figures::Compared;
+use crate::metrics::{TrainingCurve, TrainingPoint};
+use crate::table::model_label;
+use crate::text::number;
+
+const WIDTH: u32 = 560;
+const FONT: &str = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif";
+
+const TEXT: RGBColor = RGBColor(0x1f, 0x29, 0x37);
+const FAINT: RGBColor = RGBColor(0x6b, 0x72, 0x80);
+const GRID: RGBColor = RGBColor(0xe5, 0xe7, 0xeb);
+const BASE: RGBColor = RGBColor(0x94, 0xa3, 0xb8);
+const TRAINED: RGBColor = RGBColor(0x25, 0x63, 0xeb);
+const THIRD: RGBColor = RGBColor(0xd9, 0x77, 0x06);
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type DrawResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// A finished chart.
+pub(crate) struct Chart {
+    /// File name.
+    pub(crate) file: String,
+    /// What it shows, for a heading and for those who cannot see it.
+    pub(crate) title: String,
+    /// The drawing.
+    pub(crate) svg: String,
+}
+
+/// Every chart the rows and curves give.
+pub(crate) fn charts(rows: &[EvalRow], training: &[TrainingCurve]) -> Result<Vec<Chart>, ReportError> {
+    let mut charts = vec![
+        bars("tpf.svg", "Tokens per forward pass", rows, |row| row.tpf)?,
+        bars("speed.svg", "Tokens per second, decoding only", rows, |row| row.tps)?,
+    ];
+    // The two rows that the headline compares: more bars at each number could not be told apart.
+    let compared = Compared::of(rows);
+    let (before, after) = (compared.base_parallel, compared.after_parallel);
+    let mut parallel: Vec<&EvalRow> = before.into_iter().chain(after).collect();
+    parallel.dedup();
+    parallel.retain(|row| row.acceptance.iter().any(|&count| count > 0));
+    if !parallel.is_empty() {
+        charts.push(acceptance(&parallel)?);
+    }
+    for curve in training.iter().filter(|curve| curve.points.len() > 1) {
+        charts.push(loss(curve)?);
+    }
+    Ok(charts)
+}
+
+fn draw(
+    file: &str,
+    title: &str,
+    height: u32,
+    paint: impl FnOnce(&Area) -> DrawResult,
+) -> Result<Chart, ReportError> {
+    let mut svg = String::new();
+    let painted = {
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+        area.fill(&WHITE).map_err(Into::into).and_then(|()| paint(&area)).and_then(|()| Ok(area.present()?))
+    };
+    painted.map_err(|source| ReportError::Chart { chart: file.to_owned(), source })?;
+    Ok(Chart { file: file.to_owned(), title: title.to_owned(), svg })
+}
+
+fn role_color(row: &EvalRow) -> RGBColor {
+    if row.model_role == ModelRole::Trained { TRAINED } else { BASE }
+}
+
+fn write(area: &Area, text: &str, at: (i32, i32), color: RGBColor, anchor: HPos) -> DrawResult {
+    let style = (FONT, 16).into_font().color(&color).pos(Pos::new(anchor, VPos::Center));
+    Ok(area.draw(&Text::new(text.to_owned(), at, style))?)
+}
+
+/// Horizontal bars, one per row, the value written at the end of its bar.
+fn bars(
+    file: &str,
+    title: &str,
+    rows: &[EvalRow],
+    value: fn(&EvalRow) -> Option<f64>,
+) -> Result<Chart, ReportError> {
+    const STEP: i32 = 34;
+    let labels: Vec<String> =
+        rows.iter().map(|row| format!("{}  {}", model_label(row, rows), row.decoder_label())).collect();
+    // Names are about 7.5 pixels a letter at this size; a long one may take half of the width.
+    let longest = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0) as i32;
+    let left = (longest * 15 / 2 + 16).clamp(80, WIDTH as i32 / 2);
+    let right = WIDTH as i32 - 64;
+    let largest = rows.iter().filter_map(value).fold(f64::MIN_POSITIVE, f64::max);
+    let height = 16 + STEP * rows.len().max(1) as i32;
+    draw(file, title, height as u32, |area| {
+        for (index, (row, label)) in rows.iter().zip(&labels).enumerate() {
+            let middle = 8 + STEP * index as i32 + STEP / 2;
+            write(area, label, (left - 10, middle), TEXT, HPos::Right)?;
+            let share = value(row).unwrap_or(0.0) / largest;
+            let end = left + (f64::from(right - left) * share).round() as i32;
+            let color = role_color(row);
+            area.draw(&Rectangle::new([(left, middle - 11), (end, middle + 11)], color.filled()))?;
+            write(area, &number(value(row)), (end + 8, middle), TEXT, HPos::Left)?;
+        }
+        Ok(())
+    })
+}
+
+/// A row of coloured squares with names.
+fn legend(area: &Area, series: &[(String, RGBColor)]) -> DrawResult {
+    let mut x = 52;
+    for (name, color) in series {
+        area.draw(&Rectangle::new([(x, 9), (x + 12, 21)], color.filled()))?;
+        write(area, name, (x + 18, 15), TEXT, HPos::Left)?;
+        x += 18 + (name.chars().count() as i32 * 15) / 2 + 24;
+    }
+    Ok(())
+}
+
+/// Share of forwards by the number of tokens they accepted, one bar per decoder at each number.
+fn acceptance(rows: &[&EvalRow]) -> Result<Chart, ReportError> {
+    let colored: Vec<(String, RGBColor)> = rows
+        .iter()
+        .map(|row| (format!("{} {}", row.model_role.as_str(), row.decoder_label()), role_color(row)))
+        .collect();
+    let shares: Vec<Vec<f64>> = rows
+        .iter()
+        .map(|row| {
+            let forwards = row.acceptance.iter().sum::<usize>() as f64;
+            row.acceptance.iter().map(|&count| count as f64 / forwards).collect()
+        })
+        .collect();
+    let used = |s: &Vec<f64>| s.iter().rposition(|&share| share > 0.0).unwrap_or(1);
+    let most = shares.iter().map(used).max().unwrap_or(1).max(1);
+    let top = shares.iter().flatten().copied().fold(0.0, f64::max) * 1.05;
+    draw("acceptance.svg", "Tokens accepted by one forward pass, share of passes", 300, |area| {
+        legend(area, &colored)?;
+        let body = area.margin(28, 4, 4, 12);
+        let mut chart = ChartBuilder::on(&body)
+            .x_label_area_size(40)
+            .y_label_area_size(48)
+            .build_cartesian_2d(0.5..most as f64 + 0.5, 0.0..top)?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_style(GRID)
+            .label_style((FONT, 15).into_font().color(&FAINT))
+            .x_labels(most.min(16))
+            .y_labels(6)
+            .x_desc("tokens accepted")
+            .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() })
+            .y_label_formatter(&|y| format!("{:.0} %", y * 100.0))
+            .draw()?;
+        let width = 0.8 / rows.len() as f64;
+        for (index, (share, (_, color))) in shares.iter().zip(&colored).enumerate() {
+            chart.draw_series(share.iter().enumerate().skip(1).filter(|(_, share)| **share > 0.0).map(
+                |(accepted, &share)| {
+                    let start = accepted as f64 - 0.4 + width * index as f64;
+                    Rectangle::new([(start, 0.0), (start + width, share)], color.filled())
+                },
+            ))?;
+        }
+        Ok(())
+    })
+}
+
+/// The loss and its parts over steps.
+fn loss(curve: &TrainingCurve) -> Result<Chart, ReportError> {
+    type Get = fn(&TrainingPoint) -> Option<f64>;
+    const PARTS: [(&str, RGBColor, Get); 3] = [
+        ("loss", TRAINED, |p| p.loss),
+        ("autoregressive", THIRD, |p| p.loss_ar),
+        ("consistency", BASE, |p| p.loss_pc),
+    ];
+    let line = |get: Get| -> Vec<(f64, f64)> {
+        curve.points.iter().filter_map(|p| Some((p.step as f64, get(p)?))).collect()
+    };
+    let lines: Vec<(&str, RGBColor, Vec<(f64, f64)>)> =
+        PARTS.iter().map(|&(name, color, get)| (name, color, line(get))).collect();
+    let lines: Vec<_> = lines.into_iter().filter(|(_, _, points)| !points.is_empty()).collect();
+    let top = lines.iter().flat_map(|(_, _, points)| points).map(|p| p.1).fold(f64::MIN_POSITIVE, f64::max);
+    let steps = curve.points.iter().map(|p| p.step as f64);
+    let (first, last) = (steps.clone().fold(f64::MAX, f64::min), steps.fold(f64::MIN, f64::max));
+    let names: Vec<_> = lines.iter().map(|(name, color, _)| ((*name).to_owned(), *color)).collect();
+    let title = format!("Training loss, {}", curve.label);
+    draw(&format!("loss-{}.svg", slug(&curve.label)), &title, 300, |area| {
+        legend(area, &names)?;
+        let body = area.margin(28, 4, 4, 24);
+        let mut chart = ChartBuilder::on(&body)
+            .x_label_area_size(40)
+            .y_label_area_size(48)
+            .build_cartesian_2d(first..last, 0.0..top * 1.05)?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_style(GRID)
+            .label_style((FONT, 15).into_font().color(&FAINT))
+            .x_labels(8)
+            .y_labels(6)
+            .x_desc("step")
+            .x_label_formatter(&|x| format!("{x:.0}"))
+            .y_label_formatter(&|y| number(Some(*y)))
+            .draw()?;
+        for (_, color, points) in lines {
+            chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
+        }
+        Ok(())
+    })
+}
+
+/// A label as a part of a file name.
+fn slug(label: &str) -> String {
+    label.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::rows;
+
+    pub(crate) fn curve() -> TrainingCurve {
+        let point = |step: u64| TrainingPoint {
+            step,
+            loss: Some(3.0 / step as f64),
+            loss_ar: Some(1.0 / step as f64),
+            loss_pc: Some(2.0 / step as f64),
+            tokens_per_second: None,
+        };
+        TrainingCurve { label: "round 1/a".to_owned(), points: (1..=20).map(point).collect() }
+    }
+
+    #[test]
+    fn every_chart_is_one_svg_with_its_labels() {
+        let charts = charts(&rows(), &[curve()]).unwrap();
+        let files: Vec<&str> = charts.iter().map(|chart| chart.file.as_str()).collect();
+        assert_eq!(files, ["tpf.svg", "speed.svg", "acceptance.svg", "loss-round-1-a.svg"]);
+        for chart in &charts {
+            assert!(
+                chart.svg.starts_with("<svg") && chart.svg.trim_end().ends_with("</svg>"),
+                "{}",
+                chart.file
+            );
+        }
+        assert!(charts[0].svg.contains("trained  jacobi n=16") && charts[0].svg.contains("2.71"));
+        assert!(charts[2].svg.contains("tokens accepted"));
+        assert!(charts[3].svg.contains("consistency"));
+    }
+
+    #[test]
+    fn nothing_measured_still_draws() {
+        let mut rows = rows();
+        for row in &mut rows {
+            (row.tpf, row.tps, row.acceptance) = (None, None, Vec::new());
+        }
+        let empty = TrainingCurve { label: "x".to_owned(), points: Vec::new() };
+        assert_eq!(charts(&rows, &[empty]).unwrap().len(), 2);
+        assert_eq!(charts(&[], &[]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn hostile_names_are_escaped_in_svg() {
+        let mut rows = rows();
+        rows[0].decoder = "<script>".to_owned();
+        assert!(!charts(&rows, &[]).unwrap()[0].svg.contains("<script>"));
+    }
+}

@@ -1,0 +1,149 @@
+//! The headline: which rows carry it and the few figures it states.
+
+use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
+
+use crate::text::{NOT_MEASURED, number, percent, times};
+
+/// One figure with what it is and what it is held against.
+pub(crate) struct Figure {
+    pub(crate) value: String,
+    pub(crate) label: String,
+    pub(crate) note: String,
+}
+
+/// The rows a reader compares. A run may have only one of the two models, or no parallel decoder at all.
+pub(crate) struct Compared<'a> {
+    pub(crate) base_ar: Option<&'a EvalRow>,
+    pub(crate) base_parallel: Option<&'a EvalRow>,
+    pub(crate) after_ar: Option<&'a EvalRow>,
+    pub(crate) after_parallel: Option<&'a EvalRow>,
+    /// Whether "after" is a trained model; else it is the base model itself.
+    pub(crate) has_trained: bool,
+}
+
+impl<'a> Compared<'a> {
+    pub(crate) fn of(rows: &'a [EvalRow]) -> Self {
+        let has_trained = rows.iter().any(|row| row.model_role == ModelRole::Trained);
+        let after_role = if has_trained { ModelRole::Trained } else { ModelRole::Base };
+        let after_parallel = fastest(rows, after_role);
+        let after_name = after_parallel.map(|row| row.model.as_str());
+        let same_settings = |row: &&EvalRow| {
+            row.model_role == ModelRole::Base
+                && after_parallel.is_some_and(|after| after.decoder_label() == row.decoder_label())
+        };
+        Self {
+            base_ar: autoregressive(rows, ModelRole::Base, None),
+            base_parallel: rows.iter().find(same_settings).or_else(|| fastest(rows, ModelRole::Base)),
+            after_ar: autoregressive(rows, after_role, after_name),
+            after_parallel,
+            has_trained,
+        }
+    }
+
+    /// The figures of the headline, most important first; empty if no parallel decoder ran.
+    pub(crate) fn figures(&self) -> Vec<Figure> {
+        let Some(after) = self.after_parallel else { return Vec::new() };
+        let mut figures = vec![self.tokens_per_forward(after), self.speedup(after)];
+        if after.accuracy.is_some() {
+            figures.push(self.accuracy(after));
+        }
+        figures.push(Figure {
+            value: percent(after.exact_match_ar),
+            label: "exact match with ar".to_owned(),
+            note: format!("{} samples, token for token", after.samples),
+        });
+        figures
+    }
+
+    fn tokens_per_forward(&self, after: &EvalRow) -> Figure {
+        let before = self.base_parallel.and_then(|row| row.tpf).filter(|_| self.has_trained);
+        let note = match (before, after.tpf) {
+            (Some(before), Some(now)) => {
+                format!("{} before training, {} times that", number(Some(before)), number(Some(now / before)))
+            }
+            _ => "1.00 is one token at a time".to_owned(),
+        };
+        Figure {
+            value: number(after.tpf),
+            label: format!("tokens per forward ({})", after.decoder_label()),
+            note,
+        }
+    }
+
+    fn speedup(&self, after: &EvalRow) -> Figure {
+        let ar = self.after_ar.and_then(|row| row.tps);
+        Figure {
+            value: times(after.speedup_over_ar),
+            label: "tokens/s over our ar loop".to_owned(),
+            note: format!("{} against {} tokens/s, same model, same run", number(after.tps), number(ar)),
+        }
+    }
+
+    fn accuracy(&self, after: &EvalRow) -> Figure {
+        let base = self.base_ar.and_then(|row| row.accuracy).filter(|_| self.has_trained);
+        let note = match (base, after.accuracy) {
+            (Some(base), Some(now)) => {
+                let points = (now - base) * 100.0;
+                format!("{} base model under ar ({points:+.1} points)", percent(Some(base)))
+            }
+            _ => {
+                format!("{} under ar", self.after_ar.map_or(NOT_MEASURED.to_owned(), |r| percent(r.accuracy)))
+            }
+        };
+        Figure { value: percent(after.accuracy), label: format!("{} accuracy", after.task), note }
+    }
+}
+
+fn autoregressive<'a>(rows: &'a [EvalRow], role: ModelRole, name: Option<&str>) -> Option<&'a EvalRow> {
+    let wanted = |row: &&EvalRow| {
+        row.model_role == role && row.is_autoregressive() && name.is_none_or(|name| name == row.model)
+    };
+    rows.iter().find(wanted)
+}
+
+/// The parallel row of most tokens per second, which is what a user would choose.
+fn fastest(rows: &[EvalRow], role: ModelRole) -> Option<&EvalRow> {
+    let parallel = rows.iter().filter(|row| row.model_role == role && !row.is_autoregressive());
+    parallel.max_by(|a, b| a.tps.unwrap_or(0.0).total_cmp(&b.tps.unwrap_or(0.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::rows;
+
+    fn lines(rows: &[EvalRow]) -> Vec<String> {
+        let figures = Compared::of(rows).figures();
+        figures.iter().map(|f| format!("{} | {} | {}", f.value, f.label, f.note)).collect()
+    }
+
+    #[test]
+    fn before_and_after() {
+        assert_eq!(
+            lines(&rows()),
+            [
+                "2.71 | tokens per forward (jacobi n=16) | 1.08 before training, 2.51 times that",
+                "2.32x | tokens/s over our ar loop | 95.2 against 41.0 tokens/s, same model, same run",
+                "92.2 % | gsm8k accuracy | 93.8 % base model under ar (-1.6 points)",
+                "98.4 % | exact match with ar | 64 samples, token for token",
+            ]
+        );
+    }
+
+    #[test]
+    fn one_model_has_no_before() {
+        let lines = lines(&rows()[..2]);
+        assert_eq!(lines[0], "1.08 | tokens per forward (jacobi n=16) | 1.00 is one token at a time");
+        assert_eq!(lines[2], "93.8 % | gsm8k accuracy | 93.8 % under ar");
+    }
+
+    #[test]
+    fn ar_alone_has_no_headline_and_no_accuracy_is_left_out() {
+        assert!(lines(&rows()[..1]).is_empty());
+        let mut rows = rows();
+        for row in &mut rows {
+            row.accuracy = None;
+        }
+        assert_eq!(lines(&rows).len(), 3);
+    }
+}

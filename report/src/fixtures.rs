@@ -1,0 +1,97 @@
+//! Rows and samples that the tests of this crate share.
+
+use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Interval, ModelRole, Results};
+use jacobi_datasets::schema::trajectory::FinishReason;
+use serde_json::{Map, Value, json};
+
+fn settings(decoder: &str) -> Map<String, Value> {
+    let mut settings = Map::new();
+    if decoder != "ar" {
+        settings.insert("block_size".to_owned(), json!(16));
+    }
+    settings
+}
+
+fn row(role: ModelRole, decoder: &str, [tpf, tps, speedup, accuracy]: [f64; 4]) -> EvalRow {
+    let jacobi = decoder != "ar";
+    EvalRow {
+        model: "tiny".to_owned(),
+        model_role: role,
+        task: "gsm8k".to_owned(),
+        decoder: decoder.to_owned(),
+        decoder_settings: settings(decoder),
+        samples: 64,
+        dtype: "float32".to_owned(),
+        tpf: Some(tpf),
+        tps: Some(tps),
+        speedup_over_ar: Some(speedup),
+        accuracy: Some(accuracy),
+        exact_match_ar: jacobi.then_some(1.0),
+        divergences_per_1k_tokens: jacobi.then_some(0.0),
+        tpf_macro: Some(tpf),
+        tps_macro: Some(tps),
+        tpf_interval: Some(Interval { low: tpf.floor(), high: tpf.ceil() }),
+        speedup_interval: jacobi.then_some(Interval { low: speedup.floor(), high: speedup.ceil() }),
+        accuracy_interval: Some(Interval { low: 0.75, high: 0.96875 }),
+        tokens: 6400,
+        forwards: (6400.0 / tpf) as usize,
+        decode_seconds: (6400.0 / tps).round(),
+        prefill_seconds: 3.5,
+        stopped_by_length: 2,
+        acceptance: if tpf > 2.0 { vec![0, 900, 600, 420, 200, 120, 60, 30, 20] } else { vec![0, 5900, 240] },
+    }
+}
+
+/// Base and trained, each under `ar` and `jacobi`.
+pub(crate) fn rows() -> Vec<EvalRow> {
+    let mut rows = vec![
+        row(ModelRole::Base, "ar", [1.0, 41.2, 1.0, 0.9375]),
+        row(ModelRole::Base, "jacobi", [1.08, 40.0, 0.97, 0.9375]),
+        row(ModelRole::Trained, "ar", [1.0, 41.0, 1.0, 0.921875]),
+        row(ModelRole::Trained, "jacobi", [2.71, 95.2, 2.32, 0.921875]),
+    ];
+    rows[3].exact_match_ar = Some(63.0 / 64.0);
+    rows
+}
+
+/// Results over [`rows`].
+pub(crate) fn results() -> Results {
+    let environment = json!({"jacobi": "0.1.0", "device": "cpu <2 cores>", "threads": 2});
+    let environment = environment.as_object().cloned().expect("an object");
+    Results::new("jacobi run --config configs/quickstart.toml".to_owned(), environment, rows())
+}
+
+/// The text `pieces` of one sample under one decoder.
+pub(crate) fn sample(role: ModelRole, decoder: &str, id: &str, pieces: &[&str]) -> EvalSample {
+    EvalSample {
+        model: "tiny".to_owned(),
+        model_role: role,
+        task: "gsm8k".to_owned(),
+        decoder: decoder.to_owned(),
+        decoder_settings: settings(decoder),
+        sample_id: id.to_owned(),
+        prompt: "What is <b>2</b> + 2?".to_owned(),
+        prompt_tokens: 12,
+        response_tokens: 8,
+        response_ids: vec![1; 8],
+        text: pieces.concat(),
+        pieces: if decoder == "ar" { vec![] } else { pieces.iter().map(|p| (*p).to_owned()).collect() },
+        finish_reason: FinishReason::Eos,
+        correct: Some(true),
+        answer: Some("4".to_owned()),
+        expected: Some("4".to_owned()),
+        forwards: if decoder == "ar" { 8 } else { pieces.len() },
+        decode_seconds: 0.25,
+        prefill_seconds: 0.125,
+        matches_ar: (decoder != "ar").then_some(true),
+        first_divergence: None,
+    }
+}
+
+/// One prompt under the base model's `ar` and the trained model's `jacobi`.
+pub(crate) fn samples() -> Vec<EvalSample> {
+    vec![
+        sample(ModelRole::Base, "ar", "q1", &["Two & two", " make 4.", " #### 4"]),
+        sample(ModelRole::Trained, "jacobi", "q1", &["Two & two", " make 4.", " #### 4"]),
+    ]
+}

@@ -1,0 +1,190 @@
+//! `report.html`: one file, no scripts, nothing fetched, light and dark. All text that came from outside is escaped.
+
+use jacobi_datasets::schema::eval_row::{EvalSample, Results};
+
+use crate::chart::Chart;
+use crate::figures::{Compared, Figure};
+use crate::markdown::{environment, method};
+use crate::metrics::TrainingCurve;
+use crate::samples::{Pair, caption, pairs};
+use crate::table::Table;
+use crate::text::escape_html;
+
+const STYLE: &str = include_str!("style.css");
+
+/// The whole report as one HTML page.
+pub(crate) fn render(
+    results: &Results,
+    samples: &[EvalSample],
+    training: &[TrainingCurve],
+    charts: &[Chart],
+) -> String {
+    let compared = Compared::of(&results.rows);
+    let title =
+        results.rows.first().map_or("Evaluation".to_owned(), |row| format!("{} on {}", row.model, row.task));
+    let mut body = format!("<header><p>Jacobi evaluation</p><h1>{}</h1></header>\n", escape_html(&title));
+    body += &tiles(&compared.figures());
+    body += &section("Results", &table(&Table::results(&results.rows)));
+    body += &section("Charts", &figures(charts));
+    if !training.is_empty() {
+        body += &section("Training", &list(training.iter().map(TrainingCurve::summary)));
+    }
+    let pairs = pairs(&compared, samples);
+    if !pairs.is_empty() {
+        body += &section("Samples", &sample_pairs(&pairs));
+    }
+    let measured = list(method(&results.rows)) + &table(&Table::details(&results.rows));
+    body += &section("What was measured", &measured);
+    body += &section("Command", &format!("<pre>{}</pre>\n", escape_html(&results.command)));
+    body += &section("Environment", &environment_list(results));
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
+        escape_html(&title)
+    )
+}
+
+fn section(heading: &str, content: &str) -> String {
+    format!("<section>\n<h2>{heading}</h2>\n{content}</section>\n")
+}
+
+fn tiles(figures: &[Figure]) -> String {
+    if figures.is_empty() {
+        return String::new();
+    }
+    let tile = |figure: &Figure| {
+        format!(
+            "<div class=\"tile\"><b>{}</b><span>{}</span><small>{}</small></div>\n",
+            escape_html(&figure.value),
+            escape_html(&figure.label),
+            escape_html(&figure.note)
+        )
+    };
+    format!("<div class=\"tiles\">\n{}</div>\n", figures.iter().map(tile).collect::<String>())
+}
+
+fn list(items: impl IntoIterator<Item = String>) -> String {
+    let items: String = items.into_iter().map(|item| format!("<li>{}</li>\n", escape_html(&item))).collect();
+    format!("<ul>\n{items}</ul>\n")
+}
+
+fn table(table: &Table) -> String {
+    let cell = |tag: &str, column: usize, text: &str| {
+        let class = if column < table.left { "" } else { " class=\"figure\"" };
+        format!("<{tag}{class}>{}</{tag}>", escape_html(text))
+    };
+    let row = |tag: &str, cells: &mut dyn Iterator<Item = &str>| {
+        let cells: String = cells.enumerate().map(|(column, text)| cell(tag, column, text)).collect();
+        format!("<tr>{cells}</tr>\n")
+    };
+    let mut text = format!("<div class=\"scroll\"><table>\n<thead>{}</thead>\n<tbody>\n", {
+        row("th", &mut table.header.iter().copied())
+    });
+    for cells in &table.rows {
+        text += &row("td", &mut cells.iter().map(String::as_str));
+    }
+    text + "</tbody>\n</table></div>\n"
+}
+
+fn figures(charts: &[Chart]) -> String {
+    let figure = |chart: &Chart| {
+        let title = escape_html(&chart.title);
+        format!(
+            "<figure><figcaption>{title}</figcaption><div role=\"img\" aria-label=\"{title}\">{}</div></figure>\n",
+            chart.svg
+        )
+    };
+    format!("<div class=\"charts\">\n{}</div>\n", charts.iter().map(figure).collect::<String>())
+}
+
+fn sample_pairs(pairs: &[Pair]) -> String {
+    let mut text = String::from(
+        "<p>The first prompts of the file, not chosen. Shading changes where a forward pass ended: each shade is what one \
+         pass produced.</p>\n",
+    );
+    for Pair { before, after } in pairs {
+        text += &format!(
+            "<article>\n<p class=\"prompt\">{}</p>\n<div class=\"pair\">\n{}{}</div>\n</article>\n",
+            escape_html(&before.prompt),
+            answer(before),
+            answer(after)
+        );
+    }
+    text
+}
+
+fn answer(sample: &EvalSample) -> String {
+    let pieces = if sample.pieces.is_empty() {
+        escape_html(&sample.text)
+    } else {
+        let span = |(index, piece): (usize, &String)| {
+            let shade = if index % 2 == 0 { "even" } else { "odd" };
+            format!("<span class=\"{shade}\">{}</span>", escape_html(piece))
+        };
+        sample.pieces.iter().filter(|piece| !piece.is_empty()).enumerate().map(span).collect()
+    };
+    format!(
+        "<div><h3>{} model, {}</h3><small>{}</small><div class=\"answer\">{pieces}</div></div>\n",
+        sample.model_role.as_str(),
+        escape_html(&sample.decoder_label()),
+        escape_html(&caption(sample))
+    )
+}
+
+fn environment_list(results: &Results) -> String {
+    let item = |(name, value): (String, String)| {
+        format!("<dt>{}</dt><dd>{}</dd>\n", escape_html(&name), escape_html(&value))
+    };
+    format!("<dl>\n{}</dl>\n", environment(results).into_iter().map(item).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{results, samples};
+
+    #[test]
+    fn page_is_self_contained_and_shows_the_samples() {
+        let charts = crate::chart::charts(&results().rows, &[]).unwrap();
+        let page = render(&results(), &samples(), &[], &charts);
+        for part in [
+            "<!doctype html>",
+            "<title>tiny on gsm8k</title>",
+            "<b>2.71</b><span>tokens per forward (jacobi n=16)</span>",
+            "<td class=\"figure\">2.32x</td>",
+            "<span class=\"even\">Two &amp; two</span><span class=\"odd\"> make 4.</span>",
+            "What is &lt;b&gt;2&lt;/b&gt; + 2?",
+            "<dt>device</dt><dd>cpu &lt;2 cores&gt;</dd>",
+            "prefers-color-scheme: dark",
+            "<svg",
+        ] {
+            assert!(page.contains(part), "missing {part:?}");
+        }
+        for fetched in ["<script", "src=", "href=", "url(", "@import"] {
+            assert!(!page.contains(fetched), "{fetched:?} fetches something");
+        }
+    }
+
+    #[test]
+    fn hostile_text_cannot_leave_its_place() {
+        let (mut results, mut samples) = (results(), samples());
+        let hostile = "</style><script>alert(1)</script><img src=x>";
+        results.command = hostile.to_owned();
+        results.environment.insert(hostile.to_owned(), hostile.into());
+        for row in &mut results.rows {
+            (row.model, row.task) = (hostile.to_owned(), hostile.to_owned());
+        }
+        for sample in &mut samples {
+            sample.model = hostile.to_owned();
+            sample.prompt = hostile.to_owned();
+            sample.text = hostile.to_owned();
+            sample.pieces = vec![hostile.to_owned()];
+        }
+        let charts = crate::chart::charts(&results.rows, &[]).unwrap();
+        let page = render(&results, &samples, &[], &charts);
+        assert!(!page.contains("<script") && !page.contains("<img"));
+        assert_eq!(page.matches("</style>").count(), 1);
+    }
+}

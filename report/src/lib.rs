@@ -1,0 +1,26 @@
+//! Evaluation rows to things people read: a terminal table, `report.md`, a self-contained `report.html`, SVG charts,
+//! a model card, and coloured trajectories. It computes no measurement of its own and never links libtorch: what it
+//! shows is in the rows and samples it is given.
+
+mod chart;
+mod error;
+mod figures;
+mod html;
+mod markdown;
+mod metrics;
+mod model_card;
+mod samples;
+mod table;
+mod text;
+mod trajectory_view;
+mod write;
+
+pub use error::ReportError;
+pub use metrics::{TrainingCurve, TrainingPoint};
+pub use model_card::{ModelCard, model_card};
+pub use table::terminal_table;
+pub use trajectory_view::trajectory_view;
+pub use write::write_report;
+
+#[cfg(test)]
+mod fixtures;

@@ -1,0 +1,169 @@
+//! The README.md of an exported model, in the form the hub reads: front matter, then what, how and how good.
+
+use jacobi_datasets::schema::eval_row::EvalRow;
+
+use crate::figures::Compared;
+use crate::markdown::method;
+use crate::table::Table;
+use crate::text::{code_block, markdown_cell};
+
+/// What a model card says beside the measured rows.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelCard<'a> {
+    /// Name of the model.
+    pub name: &'a str,
+    /// Name or path of the model training started from.
+    pub base_model: &'a str,
+    /// Licence identifier of the base model, if known; the trained weights derive from it.
+    pub license: Option<&'a str>,
+    /// Training settings by name, in the order to print.
+    pub training: &'a [(String, String)],
+    /// Measured rows; may be empty.
+    pub rows: &'a [EvalRow],
+    /// The command that made the model.
+    pub command: &'a str,
+}
+
+/// The model card as Markdown.
+pub fn model_card(card: &ModelCard) -> String {
+    let mut text = front_matter(card);
+    text += &format!("\n# {}\n\n", one_line(card.name));
+    text += &format!(
+        "A Jacobi-forced version of `{}`: the same architecture, no extra heads and no draft model, trained so that \
+         Jacobi decoding accepts several tokens per forward pass. It is an ordinary checkpoint: every tool that \
+         loads the base model loads this one.\n\n",
+        one_line(card.base_model)
+    );
+    if !card.rows.is_empty() {
+        text += "## Measured\n\n";
+        for figure in Compared::of(card.rows).figures() {
+            text += &format!("- **{}** {}: {}\n", figure.value, figure.label, figure.note);
+        }
+        text += &format!("\n{}\n", Table::results(card.rows).markdown());
+        for sentence in method(card.rows) {
+            text += &format!("- {sentence}\n");
+        }
+        text += "\n";
+    }
+    text += USE;
+    text += "## Training\n\n\
+        Progressive consistency distillation on the model's own Jacobi trajectories under a noise-aware causal mask, \
+        with an autoregressive loss on the greedy responses, after \"Fast and Accurate Causal Parallel Decoding using \
+        Jacobi Forcing\" ([arXiv 2512.14681](https://arxiv.org/abs/2512.14681)).\n\n";
+    if !card.training.is_empty() {
+        text += "| setting | value |\n| :--- | :--- |\n";
+        for (name, value) in card.training {
+            text += &format!("| {} | {} |\n", markdown_cell(name), markdown_cell(value));
+        }
+        text += "\n";
+    }
+    text += &code_block(card.command);
+    text += "\n## Licence\n\n";
+    text += &match card.license {
+        Some(license) => format!(
+            "The weights derive from `{}` and stay under its licence, {}.\n",
+            one_line(card.base_model),
+            one_line(license)
+        ),
+        None => format!(
+            "The weights derive from `{}` and stay under its licence; look it up there before you share them.\n",
+            one_line(card.base_model)
+        ),
+    };
+    text + CITATION
+}
+
+const USE: &str = "## Use
+
+With transformers, one token per forward, as any causal language model:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(\".\")
+tokenizer = AutoTokenizer.from_pretrained(\".\")
+messages = [{\"role\": \"user\", \"content\": \"What is 12 + 30?\"}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors=\"pt\", return_dict=True)
+output = model.generate(**inputs, max_new_tokens=256, do_sample=False)
+print(tokenizer.decode(output[0, inputs[\"input_ids\"].shape[1] :], skip_special_tokens=True))
+```
+
+Several tokens per forward with `jacobi decode`; `jacobi decode --help` says how.
+
+";
+
+const CITATION: &str = "
+## Citation
+
+```bibtex
+@article{jacobiforcing2025,
+  title   = {Fast and Accurate Causal Parallel Decoding using Jacobi Forcing},
+  journal = {arXiv preprint arXiv:2512.14681},
+  year    = {2025}
+}
+```
+";
+
+fn front_matter(card: &ModelCard) -> String {
+    // JSON strings are YAML strings: a path with a colon or a quote stays one value.
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let mut text = String::from("---\nlibrary_name: transformers\npipeline_tag: text-generation\n");
+    text += &format!("base_model: {}\n", quoted(card.base_model));
+    if let Some(license) = card.license {
+        text += &format!("license: {}\n", quoted(license));
+    }
+    text + "tags:\n- jacobi-forcing\n- parallel-decoding\n---\n"
+}
+
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r', '`'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::rows;
+
+    #[test]
+    fn card_names_base_method_settings_figures_and_licence() {
+        let training = [("learning_rate".to_owned(), "1e-5".to_owned())];
+        let rows = rows();
+        let card = ModelCard {
+            name: "tiny-jacobi",
+            base_model: "org/tiny: v1",
+            license: Some("apache-2.0"),
+            training: &training,
+            rows: &rows,
+            command: "jacobi run --config a.toml",
+        };
+        let text = model_card(&card);
+        for part in [
+            "---\nlibrary_name: transformers\npipeline_tag: text-generation\nbase_model: \"org/tiny: v1\"\nlicense: \"apache-2.0\"\n",
+            "\n# tiny-jacobi\n",
+            "- **2.71** tokens per forward",
+            "| trained | jacobi n=16 |",
+            "AutoModelForCausalLM",
+            "arxiv.org/abs/2512.14681",
+            "| learning_rate | 1e-5 |\n",
+            "under its licence, apache-2.0.\n",
+        ] {
+            assert!(text.contains(part), "missing {part:?} in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn unknown_licence_and_no_measurement_are_said_plainly() {
+        let card = ModelCard {
+            name: "m",
+            base_model: "b",
+            license: None,
+            training: &[],
+            rows: &[],
+            command: "jacobi export",
+        };
+        let text = model_card(&card);
+        assert!(
+            text.contains("look it up there") && !text.contains("license:") && !text.contains("## Measured")
+        );
+    }
+}

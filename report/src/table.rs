@@ -1,0 +1,159 @@
+//! The result table: one line per model and decoder, the same cells on the terminal, in Markdown and in HTML.
+
+use jacobi_datasets::schema::eval_row::EvalRow;
+
+use crate::text::{interval, markdown_cell, number, percent, times};
+
+/// Columns of text. The first `left` columns are names and align left, the others are figures and align right.
+pub(crate) struct Table {
+    pub(crate) header: Vec<&'static str>,
+    pub(crate) rows: Vec<Vec<String>>,
+    pub(crate) left: usize,
+}
+
+/// The result table for a terminal: aligned, no colour, a newline at the end of each line.
+pub fn terminal_table(rows: &[EvalRow]) -> String {
+    Table::results(rows).terminal()
+}
+
+impl Table {
+    /// What the project exists for: speed and quality of each decoder.
+    pub(crate) fn results(rows: &[EvalRow]) -> Self {
+        let header =
+            vec!["model", "decoder", "TPF", "tokens/s", "speedup over ar", "accuracy", "exact match"];
+        let line = |row: &EvalRow| {
+            vec![
+                model_label(row, rows),
+                row.decoder_label(),
+                number(row.tpf),
+                number(row.tps),
+                times(row.speedup_over_ar),
+                percent(row.accuracy),
+                percent(row.exact_match_ar),
+            ]
+        };
+        Self { header, rows: rows.iter().map(line).collect(), left: 2 }
+    }
+
+    /// What stands behind the results: intervals, macro means, totals.
+    pub(crate) fn details(rows: &[EvalRow]) -> Self {
+        let header = vec![
+            "model",
+            "decoder",
+            "TPF 95 %",
+            "TPF macro",
+            "tokens/s macro",
+            "speedup 95 %",
+            "accuracy 95 %",
+            "divergences per 1k tokens",
+            "tokens",
+            "forwards",
+            "decode s",
+            "prefill s",
+            "cut at limit",
+        ];
+        let line = |row: &EvalRow| {
+            vec![
+                model_label(row, rows),
+                row.decoder_label(),
+                interval(row.tpf_interval, number),
+                number(row.tpf_macro),
+                number(row.tps_macro),
+                interval(row.speedup_interval, times),
+                interval(row.accuracy_interval, percent),
+                number(row.divergences_per_1k_tokens),
+                row.tokens.to_string(),
+                row.forwards.to_string(),
+                number(Some(row.decode_seconds)),
+                number(Some(row.prefill_seconds)),
+                format!("{} of {}", row.stopped_by_length, row.samples),
+            ]
+        };
+        Self { header, rows: rows.iter().map(line).collect(), left: 2 }
+    }
+
+    /// Aligned with spaces.
+    pub(crate) fn terminal(&self) -> String {
+        let header: Vec<String> = self.header.iter().map(|h| (*h).to_owned()).collect();
+        let widths: Vec<usize> = (0..header.len())
+            .map(|column| {
+                let cells = self.rows.iter().map(|row| &row[column]).chain([&header[column]]);
+                cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+            })
+            .collect();
+        let rule: Vec<String> = widths.iter().map(|&width| "─".repeat(width)).collect();
+        let mut text = String::new();
+        for cells in [&header, &rule].into_iter().chain(&self.rows) {
+            let padded: Vec<String> =
+                (cells.iter().zip(&widths).enumerate())
+                    .map(|(column, (cell, &width))| {
+                        if column < self.left { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+                    })
+                    .collect();
+            text.push_str(padded.join("  ").trim_end());
+            text.push('\n');
+        }
+        text
+    }
+
+    /// As a Markdown table.
+    pub(crate) fn markdown(&self) -> String {
+        let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+        let align = |column: usize| if column < self.left { ":---" } else { "---:" };
+        let mut text = line(self.header.iter().map(|h| markdown_cell(h)).collect());
+        text += &line((0..self.header.len()).map(|column| align(column).to_owned()).collect());
+        for row in &self.rows {
+            text += &line(row.iter().map(|cell| markdown_cell(cell)).collect());
+        }
+        text
+    }
+}
+
+/// The role, with the name where two models share a role.
+pub(crate) fn model_label(row: &EvalRow, rows: &[EvalRow]) -> String {
+    let role = row.model_role.as_str();
+    let shared = rows.iter().any(|other| other.model_role == row.model_role && other.model != row.model);
+    if shared { format!("{role} {}", row.model) } else { role.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::rows;
+
+    #[test]
+    fn terminal_table_is_aligned() {
+        let expected = "\
+model    decoder       TPF  tokens/s  speedup over ar  accuracy  exact match
+───────  ───────────  ────  ────────  ───────────────  ────────  ───────────
+base     ar           1.00      41.2            1.00x    93.8 %            –
+base     jacobi n=16  1.08      40.0            0.97x    93.8 %        100 %
+trained  ar           1.00      41.0            1.00x    92.2 %            –
+trained  jacobi n=16  2.71      95.2            2.32x    92.2 %       98.4 %
+";
+        assert_eq!(terminal_table(&rows()), expected);
+    }
+
+    #[test]
+    fn markdown_table() {
+        let expected = "\
+| model | decoder | TPF | tokens/s | speedup over ar | accuracy | exact match |
+| :--- | :--- | ---: | ---: | ---: | ---: | ---: |
+| base | ar | 1.00 | 41.2 | 1.00x | 93.8 % | – |
+";
+        assert_eq!(Table::results(&rows()[..1]).markdown(), expected);
+    }
+
+    #[test]
+    fn two_models_of_one_role_are_named() {
+        let mut rows = rows();
+        rows[1].model = "other".to_owned();
+        assert_eq!(model_label(&rows[0], &rows), "base tiny");
+        assert_eq!(model_label(&rows[2], &rows), "trained");
+    }
+
+    #[test]
+    fn no_rows_is_a_header() {
+        assert_eq!(terminal_table(&[]).lines().count(), 2);
+    }
+}

@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Sets up what building needs and cargo cannot bring: libtorch 2.11, in .libtorch of this checkout.
+#
+#   scripts/setup.sh          libtorch for the CPU (about 0.7 GB on disk)
+#   scripts/setup.sh --cuda   the full set with the CUDA libraries (several GB)
+#
+# LIBTORCH (a libtorch 2.11 directory) or LIBTORCH_USE_PYTORCH=1 (the torch of python3) are taken as they are:
+# then nothing is installed. Running this again does nothing and needs no network.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly TORCH=2.11.0
+# libtorch_cpu.so of this wheel needs these two of the CUDA packages, and only these, even without a GPU.
+readonly CPU_PACKAGES=("torch==$TORCH" "nvidia-cuda-runtime==13.0.*" "nvidia-cuda-cupti==13.0.*")
+readonly CUDA_PACKAGES=("torch==$TORCH")
+# Which Python the wheel was made for is of no interest here, since only its C++ part is used. Naming one lets
+# any python3 with pip fetch it.
+readonly WHEEL_PYTHON=3.12
+readonly HOME_DIR=.libtorch
+# Everything unfinished lives here, so that .libtorch is either absent or whole.
+readonly STAGING=.libtorch.partial
+
+say() { echo "setup: $*"; }
+fail() {
+  echo "setup: $*" >&2
+  exit 1
+}
+
+variant=cpu
+case "${1-}" in
+  "") ;;
+  --cuda) variant=cuda ;;
+  -h | --help)
+    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+  *) fail "unknown argument '$1'; usage: scripts/setup.sh [--cuda]" ;;
+esac
+
+command -v cargo >/dev/null || fail "cargo is missing: install Rust 1.95 or later from https://rustup.rs"
+command -v c++ >/dev/null || fail "c++ is missing: install a C++17 compiler, for instance 'apt install g++'"
+
+if [[ -n ${LIBTORCH_USE_PYTORCH+set} ]]; then
+  say "LIBTORCH_USE_PYTORCH is set: using the torch of python3, nothing to install"
+  exit 0
+fi
+if [[ -n ${LIBTORCH-} ]]; then
+  [[ -d $LIBTORCH/lib ]] || fail "LIBTORCH=$LIBTORCH has no lib directory: point it at a libtorch $TORCH or unset it"
+  say "LIBTORCH=$LIBTORCH is set: using it, nothing to install"
+  exit 0
+fi
+
+is_done() {
+  [[ -d $HOME_DIR/torch-$TORCH.dist-info && -e $HOME_DIR/torch/lib/libtorch_cpu.so ]] || return 1
+  [[ $variant == cpu || -e $HOME_DIR/torch/lib/libtorch_cuda.so ]]
+}
+
+if is_done; then
+  say "libtorch $TORCH is in $HOME_DIR already"
+  exit 0
+fi
+
+[[ $(uname -s)-$(uname -m) == Linux-x86_64 ]] ||
+  fail "this script knows Linux on x86_64 only: set LIBTORCH to a libtorch $TORCH directory of your system"
+command -v python3 >/dev/null || fail "python3 is missing: install Python 3 with pip, for instance 'apt install python3-pip'"
+python3 -m pip --version >/dev/null 2>&1 || fail "pip is missing: install it, for instance 'apt install python3-pip'"
+
+# Two set-ups at once would share the staging directory; the second waits and then finds it done.
+exec 9<scripts/setup.sh
+flock 9
+if is_done; then
+  say "libtorch $TORCH is in $HOME_DIR already"
+  exit 0
+fi
+
+packages=("${CPU_PACKAGES[@]}")
+options=(--no-deps)
+if [[ $variant == cuda ]]; then
+  packages=("${CUDA_PACKAGES[@]}")
+  options=()
+fi
+
+# A set-up that was killed may have left one; ours goes whatever happens.
+rm -rf "$STAGING"
+trap 'rm -rf "$STAGING"' EXIT
+mkdir "$STAGING"
+say "installing libtorch $TORCH ($variant) into $HOME_DIR; the download takes a while, once"
+PIP_ROOT_USER_ACTION=ignore python3 -m pip install --disable-pip-version-check --no-compile --only-binary=:all: \
+  --python-version "$WHEEL_PYTHON" --target "$STAGING/libtorch" "${options[@]}" "${packages[@]}" ||
+  fail "pip could not install ${packages[*]}: see its message above; nothing was changed"
+
+if [[ $variant == cpu ]]; then
+  # torch-sys links CUDA whenever these files are present, and they need gigabytes of other libraries.
+  rm -f "$STAGING"/libtorch/torch/lib/libtorch_cuda*.so
+fi
+missing=$(ldd "$STAGING/libtorch/torch/lib/libtorch_cpu.so" | sed -n 's/ => not found//p' | xargs)
+[[ -z $missing ]] || fail "libtorch_cpu.so does not find $missing on this system; nothing was changed"
+
+if [[ -e $HOME_DIR ]]; then
+  say "replacing the libtorch that was in $HOME_DIR"
+  mv "$HOME_DIR" "$STAGING/replaced"
+fi
+mv "$STAGING/libtorch" "$HOME_DIR"
+say "libtorch $TORCH ($variant) is ready in $HOME_DIR"

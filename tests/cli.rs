@@ -1,0 +1,219 @@
+//! The command line as users meet it: help texts, recipes, and what bad input is answered with.
+//!
+//! `JACOBI_UPDATE_HELP=1 cargo test -p jacobi-tests cli` writes the help texts anew.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use jacobi_cli::recipe::Recipe;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
+}
+
+/// The `jacobi` binary of this build profile. `cargo test` builds no binaries of other packages, so this does.
+pub(crate) fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let test = std::env::current_exe().unwrap();
+        let profile = test.ancestors().nth(2).expect("a test binary lies in TARGET/PROFILE/deps");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(root()).args(["build", "--quiet", "--locked", "--package", "jacobi-cli"]);
+        cargo.arg("--target-dir").arg(profile.parent().expect("a profile lies in the target directory"));
+        if profile.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().unwrap().success(), "the jacobi binary does not build");
+        profile.join("jacobi")
+    })
+}
+
+/// Runs `jacobi` in `directory`, without a terminal.
+fn jacobi(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(binary()).current_dir(directory).args(arguments).output().unwrap()
+}
+
+/// Help texts by file name: `run.txt`, `config-show.txt`.
+fn help_texts() -> Vec<(String, String)> {
+    let mut command = jacobi_cli::command();
+    command.build();
+    let mut commands = vec![(String::new(), command)];
+    let mut texts = Vec::new();
+    while let Some((name, command)) = commands.pop() {
+        for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+            let path = format!("{name}-{}", verb.get_name());
+            commands.push((path.trim_start_matches('-').to_owned(), verb.clone()));
+        }
+        let text = command.term_width(100).render_long_help().to_string();
+        let text: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+        let name = if name.is_empty() { "jacobi" } else { &name };
+        texts.push((format!("{name}.txt"), text));
+    }
+    texts
+}
+
+#[test]
+fn help_texts_are_the_published_ones() {
+    let folder = root().join("tests/cli");
+    let texts = help_texts();
+    for (name, text) in &texts {
+        let path = folder.join(name);
+        if std::env::var_os("JACOBI_UPDATE_HELP").is_some() {
+            fs_err::write(&path, text).unwrap();
+        }
+        let published = fs_err::read_to_string(&path).unwrap_or_default();
+        assert_eq!(*text, published, "{name}: if meant, run with JACOBI_UPDATE_HELP=1");
+    }
+    for entry in fs_err::read_dir(&folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(texts.iter().any(|(known, _)| *known == name), "tests/cli/{name} is the help of no verb");
+    }
+}
+
+#[test]
+fn every_recipe_in_configs_is_valid_and_resolves_to_itself() {
+    let mut count = 0;
+    for entry in fs_err::read_dir(root().join("configs")).unwrap() {
+        let path = entry.unwrap().path();
+        let recipe = Recipe::load(&path, &[]).unwrap_or_else(|error| panic!("{error:#}"));
+        let directory = tempfile::tempdir().unwrap();
+        let resolved = directory.path().join("config.toml");
+        fs_err::write(&resolved, recipe.to_toml()).unwrap();
+        assert_eq!(Recipe::load(&resolved, &[]).unwrap().to_toml(), recipe.to_toml(), "{}", path.display());
+        count += 1;
+    }
+    assert!(count >= 3, "the recipes are where this test looks");
+}
+
+/// A directory with recipes and data, good and bad, for the rows below.
+fn fixture() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let model = root().join("datasets/default/model");
+    let prompts = root().join("datasets/default/prompts-test.jsonl");
+    let (model, prompts) = (model.display(), prompts.display());
+    let recipe = |model: &str, prompts: &str, output: &str| {
+        format!(
+            "output_dir = \"{output}\"\n[model]\npath = \"{model}\"\n[prompts]\npath = \"{prompts}\"\nlimit = 3\n\
+             [eval]\ntask = \"gsm8k\"\n[eval.prompts]\npath = \"{prompts}\"\nanswer_column = \"answer\"\nlimit = 2\n"
+        )
+    };
+    let (model, prompts) = (model.to_string(), prompts.to_string());
+    let files = [
+        ("good.toml", recipe(&model, &prompts, "run")),
+        ("unwritable.toml", recipe(&model, &prompts, "good.toml/run")),
+        ("no-model.toml", recipe("nowhere", &prompts, "run")),
+        ("no-prompts.toml", recipe(&model, "nowhere.jsonl", "run")),
+        ("empty-prompts.toml", recipe(&model, "empty.jsonl", "run")),
+        ("foreign-model.toml", recipe("foreign", &prompts, "run")),
+        ("empty.jsonl", String::new()),
+        ("typo.toml", "seed = 1\n[train]\nlerning_rate = 1e-3\n".into()),
+        ("section.toml", "[tarin]\nepochs = 1\n".into()),
+        ("type.toml", "[train]\nepochs = \"two\"\n".into()),
+        ("choice.toml", "[train]\nlr_schedule = \"cosin\"\n".into()),
+        ("zero.toml", "[generate]\nblock_size = 0\n".into()),
+        ("malformed.toml", "seed = 1\n[train\n".into()),
+        ("rounds.toml", "[[rounds]]\n[[rounds]]\n[rounds.train]\nbatchsize = 2\n".into()),
+        ("shard.parquet", "PAR1 is how it starts".into()),
+    ];
+    for (name, text) in files {
+        fs_err::write(directory.path().join(name), text).unwrap();
+    }
+    fs_err::create_dir(directory.path().join("foreign")).unwrap();
+    let config = "{\"architectures\": [\"MambaForCausalLM\"], \"model_type\": \"mamba\"}";
+    fs_err::write(directory.path().join("foreign/config.json"), config).unwrap();
+    fs_err::create_dir(directory.path().join("empty")).unwrap();
+    directory
+}
+
+/// Arguments, exit code, parts of the one message on standard error.
+type BadInput = (&'static [&'static str], i32, &'static [&'static str]);
+
+const BAD_INPUT: &[BadInput] = &[
+    (&["config", "validate", "-c", "typo.toml"], 2, &["typo.toml:3:1", "`lerning_rate`", "`learning_rate`?"]),
+    (&["run", "--config", "typo.toml"], 2, &["typo.toml:3:1", "did you mean `learning_rate`?"]),
+    (&["config", "validate", "-c", "section.toml"], 2, &["section.toml:1:2", "`tarin`", "`train`?"]),
+    (&["config", "validate", "-c", "type.toml"], 2, &["type.toml:2:10", "\"two\"", "usize"]),
+    (&["config", "validate", "-c", "choice.toml"], 2, &["choice.toml:2:15", "`cosin`", "`cosine`?"]),
+    (&["config", "validate", "-c", "zero.toml"], 2, &["block_size", "at least 1"]),
+    (&["config", "validate", "-c", "malformed.toml"], 2, &["malformed.toml:2:"]),
+    (&["config", "validate", "-c", "rounds.toml"], 2, &["rounds.toml:4:1", "`batchsize`", "`batch_size`?"]),
+    (&["config", "validate", "-c", "nowhere.toml"], 2, &["--config", "nowhere.toml"]),
+    (&["run", "-c", "good.toml", "--set", "train.epoch=2"], 2, &["--set train.epoch=2", "`epochs`?"]),
+    (&["run", "-c", "good.toml", "--set", "train.epochs=two"], 2, &["--set train.epochs=two", "\"two\""]),
+    (&["run", "-c", "good.toml", "--set", "train.epochs"], 2, &["--set train.epochs", "section.key=value"]),
+    (&["run", "-c", "good.toml", "--set", "eval.task=gsm9k"], 2, &["gsm9k", "gsm8k"]),
+    (
+        &["run", "-c", "good.toml", "--set", "model.path="],
+        2,
+        &["model.path is not set", "--set model.path=DIR"],
+    ),
+    (&["run", "-c", "good.toml", "--set", "model.init=random"], 2, &["model.init", "jacobi train"]),
+    (&["generate", "-c", "good.toml", "--round", "2"], 2, &["--round 2", "1 rounds"]),
+    (&["export"], 2, &["--checkpoint DIR", "--config"]),
+    (&["decode", "--model", "nowhere", "--prompt", "a", "--block-size", "0"], 2, &["--block-size"]),
+    (&["frobnicate"], 2, &["frobnicate"]),
+    (&["fetch", "nothing-known"], 2, &["nothing-known", "smollm2-135m-instruct"]),
+    (&["run", "-c", "no-model.toml"], 1, &["nowhere", "jacobi fetch"]),
+    (&["run", "-c", "foreign-model.toml"], 1, &["config.json", "Mamba", "supported"]),
+    (&["run", "-c", "no-prompts.toml"], 1, &["nowhere.jsonl", "prompts.path"]),
+    (&["run", "-c", "empty-prompts.toml"], 1, &["empty.jsonl", "no prompts"]),
+    (&["run", "-c", "unwritable.toml"], 1, &["cannot write into good.toml/run", "output_dir"]),
+    (&["train", "-c", "good.toml"], 1, &["round-1/trajectories", "jacobi generate"]),
+    (&["export", "-c", "good.toml"], 1, &["round-1", "jacobi train"]),
+    (&["decode", "--model", "nowhere", "--prompt", "a"], 1, &["nowhere", "jacobi fetch"]),
+    (&["inspect", "nowhere"], 1, &["nowhere", "does not exist"]),
+    (&["inspect", "empty"], 1, &["empty", "manifest.json", "config.toml"]),
+    (&["inspect", "shard.parquet"], 1, &["shard.parquet", "Parquet"]),
+];
+
+#[test]
+fn bad_input_ends_with_one_message_that_names_it_and_the_way_out() {
+    let directory = fixture();
+    for (arguments, code, parts) in BAD_INPUT {
+        let output = jacobi(directory.path(), arguments);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(*code), "{arguments:?}: {message}");
+        for part in *parts {
+            assert!(message.contains(part), "{arguments:?} does not say {part:?}: {message}");
+        }
+        assert!(!message.contains("panicked"), "{arguments:?}: {message}");
+        assert!(output.stdout.is_empty(), "{arguments:?} prints a result");
+        assert_eq!(message.matches("error:").count(), 1, "{arguments:?}: {message}");
+    }
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
+    let directory = fixture();
+    let output = jacobi(directory.path(), &["run", "-c", "good.toml", "--dry-run"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for part in
+        ["round-1/generate", "3 prompts", "round-1/train", "1 steps", "export", "eval", "batch_size = 4"]
+    {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
+    assert!(!directory.path().join("run").exists());
+}
+
+#[test]
+fn results_go_to_standard_output_without_color_codes() {
+    let directory = fixture();
+    let rows: [(&[&str], &str); 5] = [
+        (&["--version"], "jacobi "),
+        (&["env"], "libtorch: "),
+        (&["config", "show", "-c", "good.toml", "--set", "train.epochs=7"], "epochs = 7"),
+        (&["config", "validate", "-c", "good.toml"], "good.toml: valid"),
+        (&["config", "schema"], "\"additionalProperties\": false"),
+    ];
+    for (arguments, part) in rows {
+        let output = jacobi(directory.path(), arguments);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains(part), "{arguments:?}: {text}");
+        assert!(!text.contains('\x1b') && output.stderr.is_empty(), "{arguments:?}");
+    }
+    let output = jacobi(directory.path(), &["env", "--json"]);
+    let environment: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(environment["libtorch"].is_string());
+}

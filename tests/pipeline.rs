@@ -1,0 +1,293 @@
+//! Generation and training on a tiny random model: recorded states, interruption, resume, equivalences.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use jacobi_datasets::{NoiseContext, ScheduleKind, Trajectory, read_all};
+use jacobi_model::{AttentionMask, Dtype, load, token_tensor};
+use jacobi_trainer::{Init, LrSchedule, PcNormalization, TrainConfig, TrainData, TrainError, TrainJob, TrainProgress};
+use jacobi_trajectory_gen::{GenerateConfig, GenerateJob, generate};
+use tch::Tensor;
+
+use crate::support::{max_difference, prompts, scratch, tiny_model};
+
+fn generate_config() -> GenerateConfig {
+    GenerateConfig { block_size: 8, max_new_tokens: 30, rows_per_shard: 3, ..GenerateConfig::default() }
+}
+
+/// Generates for 8 prompts, stopping after `stop_after` of them.
+fn run_generate(model: &Path, output: &Path, stop_after: usize) -> bool {
+    let prompts = prompts(8);
+    let config = generate_config();
+    let job = GenerateJob { model_dir: model, dtype: Dtype::Float32, prompts: &prompts, output, config: &config, seed: 5 };
+    let stop = AtomicBool::new(false);
+    let mut seen = 0;
+    let outcome = generate(&job, &stop, &mut |_| {
+        seen += 1;
+        stop.store(seen == stop_after, Ordering::Relaxed);
+    });
+    outcome.unwrap().interrupted
+}
+
+fn trajectories(model: &Path, dir: &Path) -> Vec<Trajectory> {
+    run_generate(model, dir, usize::MAX);
+    read_all(dir).unwrap().1
+}
+
+#[test]
+fn every_block_is_recorded_from_its_start_to_its_fixed_point() {
+    let dir = scratch();
+    let model = dir.path().join("model");
+    tiny_model(&model, 1);
+    let rows = trajectories(&model, &dir.path().join("t"));
+    assert_eq!(rows.len(), 8);
+    for row in &rows {
+        for (block, clean) in row.response_tokens.chunks(8).enumerate() {
+            let states: Vec<_> = row.states.iter().filter(|s| s.block as usize == block).collect();
+            let last = states.last().unwrap();
+            assert_eq!((last.converged as usize, last.tail.len()), (clean.len(), 0));
+            assert!(states.windows(2).all(|w| w[0].converged <= w[1].converged && w[0].iteration < w[1].iteration));
+            assert!(states.iter().all(|s| s.converged >= 1), "the first token of a block is known");
+            assert!(states.iter().all(|s| s.tail.first() != clean.get(s.converged as usize) || s.tail.is_empty()));
+        }
+    }
+}
+
+#[test]
+fn interrupted_generation_resumes_to_the_same_shards() {
+    let dir = scratch();
+    let model = dir.path().join("model");
+    tiny_model(&model, 1);
+    let whole = trajectories(&model, &dir.path().join("whole"));
+    let parts = dir.path().join("parts");
+    for stop_after in [2, 4, 1] {
+        assert!(run_generate(&model, &parts, stop_after));
+    }
+    assert_eq!(trajectories(&model, &parts), whole);
+    // Other settings do not continue another run's shards.
+    let prompts = prompts(7);
+    let config = generate_config();
+    let job = GenerateJob { model_dir: &model, dtype: Dtype::Float32, prompts: &prompts, output: &parts, config: &config, seed: 5 };
+    let error = generate(&job, &AtomicBool::new(false), &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains(parts.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn bad_prompts_are_counted_and_the_run_goes_on() {
+    let dir = scratch();
+    let model = dir.path().join("model");
+    tiny_model(&model, 1);
+    let mut prompts = prompts(4);
+    prompts[1] = Err(jacobi_datasets::BadRow { line: 2, reason: "not JSON".into() });
+    prompts[2].as_mut().unwrap().messages[0].content = "many words ".repeat(300);
+    let config = GenerateConfig { max_prompt_tokens: 100, ..generate_config() };
+    let output = dir.path().join("t");
+    let job = GenerateJob { model_dir: &model, dtype: Dtype::Float32, prompts: &prompts, output: &output, config: &config, seed: 5 };
+    let manifest = generate(&job, &AtomicBool::new(false), &mut |_| {}).unwrap().manifest;
+    assert_eq!((manifest.input, manifest.written, manifest.skipped, manifest.failed), (4, 2, 1, 1));
+    let errors = fs_err::read_to_string(output.join("errors.jsonl")).unwrap();
+    assert!(errors.contains("line 2") && errors.contains("sample-2"), "{errors}");
+}
+
+/// The row of a noisy block under the training mask and the decoder's own forward over the same draft agree:
+/// what is trained is what is decoded.
+#[test]
+fn the_training_mask_equals_the_decoders_forward() {
+    let dir = scratch();
+    let model_dir = dir.path().join("model");
+    tiny_model(&model_dir, 3);
+    let rows = trajectories(&model_dir, &dir.path().join("t"));
+    let row = rows.iter().find(|r| r.response_tokens.len() > 16).unwrap();
+    let config = jacobi_datasets::PackConfig {
+        window_size: 4,
+        noise_context: NoiseContext::Clean,
+        noise: jacobi_datasets::NoiseScheduleConfig { schedule: ScheduleKind::Constant, t_min: 0.6, t_max: 0.6 },
+    };
+    let packed = jacobi_datasets::pack(row, 8, &config, 0).unwrap();
+    let model = load(&model_dir, Dtype::Float32).unwrap().transformer;
+    let layout = packed.layout;
+    let length = layout.len() as i64;
+    let positions: Vec<i64> = (0..layout.len()).map(|t| layout.position(t) as i64).collect();
+    let table = model.rope_table(256);
+    let seen = Tensor::from_slice(&layout.dense_mask()).view([1, length, length]);
+    let tokens = token_tensor(&packed.tokens).unsqueeze(0);
+    let rope = table.at(&Tensor::from_slice(&positions).unsqueeze(0));
+    let trained = tch::no_grad(|| model.hidden(&tokens, &rope, &AttentionMask::from_bool(&seen, model.kind()), None));
+    for block in 0..layout.num_blocks() {
+        let (start, size) = (layout.noisy_start(block), layout.block_len(block));
+        let mut fed = packed.tokens[..layout.clean_start(block)].to_vec();
+        fed.extend(&packed.tokens[start..start + size]);
+        let t = fed.len() as i64;
+        let decoded = tch::no_grad(|| {
+            model.hidden(&token_tensor(&fed).unsqueeze(0), &table.range(0, t), &AttentionMask::Causal, None)
+        });
+        let ours = trained.narrow(1, start as i64, size as i64);
+        let theirs = decoded.narrow(1, t - size as i64, size as i64);
+        let difference = max_difference(&ours, &theirs);
+        assert!(difference < 1e-4, "block {block}: {difference}");
+    }
+}
+
+fn train_config() -> TrainConfig {
+    TrainConfig {
+        epochs: 3,
+        batch_size: 3,
+        learning_rate: 1e-3,
+        window_size: 2,
+        save_steps: 2,
+        save_total_limit: 2,
+        max_length: 400,
+        ..TrainConfig::default()
+    }
+}
+
+/// A model, its trajectories, and room for runs.
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = scratch();
+        tiny_model(&dir.path().join("model"), 1);
+        trajectories(&dir.path().join("model"), &dir.path().join("t"));
+        Self { dir }
+    }
+
+    fn train(&self, name: &str, config: &TrainConfig, stop_after: usize) -> Result<Vec<TrainProgress>, TrainError> {
+        let stop = AtomicBool::new(false);
+        let mut log = vec![];
+        let job = TrainJob {
+            model_dir: &self.dir.path().join("model"),
+            init: Init::Weights,
+            dtype: Dtype::Float32,
+            data: TrainData::Trajectories(self.dir.path().join("t")),
+            output: &self.dir.path().join(name),
+            config,
+            seed: 11,
+        };
+        let outcome = jacobi_trainer::train(job, &stop, &mut |p| {
+            log.push(p.clone());
+            stop.store(log.len() == stop_after, Ordering::Relaxed);
+        })?;
+        assert_eq!(outcome.finished, log.last().is_none_or(|p| p.step == p.total_steps));
+        Ok(log)
+    }
+
+    fn weights(&self, name: &str) -> Vec<u8> {
+        let latest: PathBuf = jacobi_trainer::latest_checkpoint(&self.dir.path().join(name)).unwrap();
+        fs_err::read(latest.join("model.safetensors")).unwrap()
+    }
+}
+
+#[test]
+fn resumed_training_gives_the_weights_of_an_undisturbed_run_bit_for_bit() {
+    let bench = Bench::new();
+    let config = train_config();
+    let whole = bench.train("whole", &config, usize::MAX).unwrap();
+    assert_eq!(whole.len(), 9, "8 samples in threes, three epochs");
+    // Stopped by a signal after 4 and after 1 more step; then killed, which loses what follows the last save.
+    bench.train("parts", &config, 4).unwrap();
+    bench.train("parts", &config, 1).unwrap();
+    let rest = bench.train("parts", &config, usize::MAX).unwrap();
+    assert_eq!(rest.first().unwrap().step, 6);
+    assert_eq!(bench.weights("parts"), bench.weights("whole"));
+    let checkpoints = bench.dir.path().join("parts/checkpoints");
+    fs_err::remove_dir_all(checkpoints.join("step-000009")).unwrap();
+    fs_err::create_dir_all(checkpoints.join("partial-000009")).unwrap();
+    bench.train("parts", &config, usize::MAX).unwrap();
+    assert_eq!(bench.weights("parts"), bench.weights("whole"));
+    // One line of metrics per step, whatever happened in between; two checkpoints are kept.
+    let metrics = fs_err::read_to_string(bench.dir.path().join("parts/metrics.jsonl")).unwrap();
+    let steps: Vec<u64> = metrics
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, (1..=9).collect::<Vec<_>>());
+    assert_eq!(fs_err::read_dir(checkpoints).unwrap().count(), 3, "two steps and `latest`");
+    // A finished run is not run again.
+    assert!(bench.train("parts", &config, usize::MAX).unwrap().is_empty());
+    let changed = TrainConfig { learning_rate: 2e-3, ..config };
+    let error = bench.train("parts", &changed, usize::MAX).unwrap_err().to_string();
+    assert!(error.contains("settings") && error.contains("step-000009"), "{error}");
+}
+
+#[test]
+fn training_lowers_both_losses() {
+    let bench = Bench::new();
+    let log = bench.train("long", &TrainConfig { epochs: 20, learning_rate: 3e-3, ..train_config() }, usize::MAX).unwrap();
+    let mean = |part: &[TrainProgress], of: fn(&TrainProgress) -> f64| {
+        part.iter().map(of).sum::<f64>() / part.len() as f64
+    };
+    for of in [|p: &TrainProgress| p.loss_ar, |p: &TrainProgress| p.loss_pc] {
+        let (first, last) = (mean(&log[..6], of), mean(&log[log.len() - 6..], of));
+        assert!(last < 0.9 * first, "{first} to {last}");
+    }
+}
+
+#[test]
+fn accumulation_of_micro_batches_changes_nothing() {
+    let bench = Bench::new();
+    let one = TrainConfig { batch_size: 4, gradient_accumulation_steps: 1, ..train_config() };
+    let four = TrainConfig { batch_size: 1, gradient_accumulation_steps: 4, ..train_config() };
+    let (a, b) = (bench.train("1x4", &one, 99).unwrap(), bench.train("4x1", &four, 99).unwrap());
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(&b) {
+        assert!((a.loss - b.loss).abs() < 1e-4 * a.loss.abs(), "step {}: {} {}", a.step, a.loss, b.loss);
+    }
+}
+
+/// No dead knobs: every setting that should change a run does.
+#[test]
+fn every_setting_changes_the_run() {
+    let bench = Bench::new();
+    let base = TrainConfig { epochs: 1, warmup_ratio: 0.5, ..train_config() };
+    let changes: Vec<(&str, TrainConfig)> = vec![
+        ("epochs", TrainConfig { epochs: 2, ..base.clone() }),
+        ("max_steps", TrainConfig { max_steps: Some(2), ..base.clone() }),
+        ("batch_size", TrainConfig { batch_size: 2, ..base.clone() }),
+        ("accumulation", TrainConfig { gradient_accumulation_steps: 2, ..base.clone() }),
+        ("learning_rate", TrainConfig { learning_rate: 2e-3, ..base.clone() }),
+        ("lr_schedule", TrainConfig { lr_schedule: LrSchedule::Constant, warmup_ratio: 0.0, ..base.clone() }),
+        ("warmup_ratio", TrainConfig { warmup_ratio: 1.0, ..base.clone() }),
+        ("weight_decay", TrainConfig { weight_decay: 10.0, ..base.clone() }),
+        ("adam_beta1", TrainConfig { adam_beta1: 0.5, ..base.clone() }),
+        ("adam_beta2", TrainConfig { adam_beta2: 0.5, ..base.clone() }),
+        ("adam_eps", TrainConfig { adam_eps: 0.1, ..base.clone() }),
+        ("max_grad_norm", TrainConfig { max_grad_norm: 1e-9, ..base.clone() }),
+        ("ar_weight", TrainConfig { ar_weight: 0.0, ..base.clone() }),
+        ("pc_weight", TrainConfig { pc_weight: 0.0, ..base.clone() }),
+        ("temperature", TrainConfig { temperature: 2.0, ..base.clone() }),
+        ("pc_normalization", TrainConfig { pc_normalization: PcNormalization::Reference, ..base.clone() }),
+        ("window_size", TrainConfig { window_size: 4, ..base.clone() }),
+        ("noise_context", TrainConfig { noise_context: NoiseContext::Clean, ..base.clone() }),
+        ("noise_schedule", TrainConfig { noise_schedule: ScheduleKind::Reverse, ..base.clone() }),
+        ("min_noise_ratio", TrainConfig { min_noise_ratio: 0.9, ..base.clone() }),
+        ("max_noise_ratio", TrainConfig { max_noise_ratio: 0.3, ..base.clone() }),
+    ];
+    let losses = |log: &[TrainProgress]| log.iter().map(|p| p.loss).collect::<Vec<_>>();
+    let expected = losses(&bench.train("base", &base, usize::MAX).unwrap());
+    for (name, config) in changes {
+        let found = losses(&bench.train(name, &config, usize::MAX).unwrap());
+        assert_ne!(found, expected, "{name} changes nothing");
+    }
+    for (name, config) in [
+        ("max_length", TrainConfig { max_length: 3, ..base.clone() }),
+        ("batch_size", TrainConfig { batch_size: 0, ..base.clone() }),
+        ("learning_rate", TrainConfig { learning_rate: f64::NAN, ..base.clone() }),
+        ("max_noise_ratio", TrainConfig { max_noise_ratio: 1.5, ..base.clone() }),
+    ] {
+        let error = bench.train("bad", &config, 1).unwrap_err().to_string();
+        assert!(error.contains(name), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_diverging_run_stops_before_the_weights_are_touched() {
+    let bench = Bench::new();
+    let config = TrainConfig { learning_rate: 1e30, warmup_ratio: 0.0, save_steps: 1, ..train_config() };
+    let error = bench.train("diverging", &config, usize::MAX).unwrap_err().to_string();
+    assert!(error.contains("not finite") && error.contains("sample-"), "{error}");
+}

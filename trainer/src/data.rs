@@ -1,0 +1,92 @@
+//! Samples and their order. The order is a pure function of (seed, epoch, step), so a resumed run sees what an
+//! undisturbed one would have seen.
+
+use std::path::PathBuf;
+
+use jacobi_datasets::{PackedSample, Rng, Trajectory, pack, read_all};
+
+use crate::{TrainConfig, TrainError};
+
+/// What to train on.
+pub enum TrainData {
+    /// A directory of trajectory shards with its manifest.
+    Trajectories(PathBuf),
+    /// Rows in memory; without states they teach the autoregressive loss alone.
+    Samples {
+        /// The rows.
+        rows: Vec<Trajectory>,
+        /// Where they came from, for messages and for recognising the data on resume.
+        origin: String,
+    },
+}
+
+/// Samples that fit, and how to visit them.
+pub(crate) struct Dataset {
+    rows: Vec<Trajectory>,
+    block_size: usize,
+    seed: u64,
+    /// Identifies the rows on resume.
+    pub(crate) fingerprint: String,
+    /// Rows left out for their length.
+    pub(crate) skipped: usize,
+}
+
+impl Dataset {
+    pub(crate) fn open(data: TrainData, config: &TrainConfig, seed: u64) -> Result<Self, TrainError> {
+        let (mut rows, block_size, origin) = match data {
+            TrainData::Trajectories(dir) => {
+                let (metadata, rows) = read_all(&dir)?;
+                (rows, metadata.block_size, dir.display().to_string())
+            }
+            TrainData::Samples { rows, origin } => (rows, usize::MAX, origin),
+        };
+        let read = rows.len();
+        rows.retain(|row| packed_length(row) <= config.max_length);
+        let skipped = read - rows.len();
+        if rows.is_empty() {
+            return Err(TrainError::NoSamples { origin, rows: read, skipped, max_length: config.max_length });
+        }
+        Ok(Self { fingerprint: fingerprint(&rows), rows, block_size, seed, skipped })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The samples of optimizer step `step` (from 0), packed: `per_step` of them, fewer at the end of an epoch.
+    pub(crate) fn step(
+        &self,
+        step: usize,
+        per_step: usize,
+        config: &TrainConfig,
+    ) -> Result<Vec<PackedSample>, TrainError> {
+        let steps = self.rows.len().div_ceil(per_step);
+        let (epoch, step) = (step / steps, step % steps);
+        let mut order: Vec<usize> = (0..self.rows.len()).collect();
+        Rng::new(&[self.seed, epoch as u64]).shuffle(&mut order);
+        let visited = order.iter().skip(step * per_step).take(per_step);
+        let noise = config.pack();
+        visited
+            .map(|&at| {
+                let seed = Rng::new(&[self.seed, epoch as u64, at as u64]).next_u64();
+                Ok(pack(&self.rows[at], self.block_size, &noise, seed)?)
+            })
+            .collect()
+    }
+}
+
+/// Tokens of prompt and clean stream, and of the noisy one if there are states.
+fn packed_length(row: &Trajectory) -> usize {
+    let streams = if row.states.is_empty() { 1 } else { 2 };
+    row.prompt_tokens.len() + streams * row.response_tokens.len()
+}
+
+fn fingerprint(rows: &[Trajectory]) -> String {
+    let mut seeds = Vec::new();
+    for row in rows {
+        seeds.push(row.response_tokens.len() as u64);
+        seeds.extend(row.response_tokens.iter().chain(&row.prompt_tokens).map(|&t| u64::from(t)));
+        seeds.extend(row.states.iter().map(|s| u64::from(s.converged)));
+    }
+    format!("{} rows, {:016x}", rows.len(), Rng::new(&seeds).next_u64())
+}

@@ -1,0 +1,39 @@
+//! FLOPs of a training step, and the matrix-product peak they are held against.
+
+use std::time::Instant;
+
+use jacobi_datasets::PackedSample;
+use jacobi_model::Architecture;
+use tch::{Device, Kind, Tensor};
+
+/// FLOPs of forward and backward over one packed sample: 6 per parameter that multiplies a token, the head only
+/// where a loss is taken (teacher rows forward only), attention only over pairs that see each other.
+pub fn model_flops(shape: &Architecture, sample: &PackedSample) -> f64 {
+    let heads = (shape.num_attention_heads * shape.head_dim) as f64;
+    let kv_heads = (shape.num_key_value_heads * shape.head_dim) as f64;
+    let hidden = shape.hidden_size as f64;
+    let layer = hidden * (2.0 * heads + 2.0 * kv_heads) + 3.0 * hidden * shape.intermediate_size as f64;
+    let layers = shape.num_hidden_layers as f64;
+    let tokens = sample.tokens.len() as f64;
+    let seen: usize =
+        (0..sample.tokens.len()).map(|q| sample.layout.visible(q).iter().map(ExactSizeIterator::len).sum::<usize>()).sum();
+    let head_rows = 6.0 * (sample.ar.len() + sample.pc.len()) as f64 + 2.0 * sample.pc.len() as f64;
+    6.0 * layers * layer * tokens
+        + 12.0 * layers * heads * seen as f64
+        + head_rows * hidden * shape.vocab_size as f64
+}
+
+/// FLOP/s of a square matrix product in `kind`: the best of a few, measured here and now.
+pub fn gemm_peak(kind: Kind, device: Device) -> f64 {
+    const SIZE: i64 = 1024;
+    let a = Tensor::ones([SIZE, SIZE], (kind, device));
+    let fastest = (0..6)
+        .map(|_| {
+            let started = Instant::now();
+            // Reading one element waits for the product.
+            let _ = tch::no_grad(|| a.matmul(&a)).double_value(&[0, 0]);
+            started.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min);
+    2.0 * (SIZE as f64).powi(3) / fastest
+}

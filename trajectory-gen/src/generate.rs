@@ -1,0 +1,197 @@
+//! Prompts to trajectory shards, by the Jacobi decoder itself: its iterations are the trajectories
+//! (DESIGN: sequential form; arXiv 2512.14681 section 3.1).
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use jacobi_datasets::{
+    BadRow, Manifest, Prompt, Rng, ShardEntry, Tokenizer, Trajectory, TrajectoryMetadata, shard_file_name,
+    write_shard,
+};
+use jacobi_decoder::{JacobiConfig, StopRules, Strategy};
+use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
+
+use crate::{
+    GenerateConfig, GenerateError,
+    ledger::{Ledger, Rejected, RejectedKind},
+    recorder::Recorder,
+};
+
+/// One generation run.
+pub struct GenerateJob<'a> {
+    /// Hugging Face directory.
+    pub model_dir: &'a Path,
+    /// Compute dtype.
+    pub dtype: Dtype,
+    /// What [`jacobi_datasets::read_prompts`] gave.
+    pub prompts: &'a [Result<Prompt, BadRow>],
+    /// Receives shards, manifest.json, errors.jsonl.
+    pub output: &'a Path,
+    /// How.
+    pub config: &'a GenerateConfig,
+    /// Of the fillers.
+    pub seed: u64,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GenerateProgress {
+    /// Prompts dealt with, earlier runs included.
+    pub done: usize,
+    /// Prompts in all.
+    pub total: usize,
+    /// Prompts that could not be used.
+    pub failed: usize,
+    /// Response tokens of this run.
+    pub tokens: usize,
+    /// Decode forwards of this run.
+    pub forwards: usize,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct GenerateOutcome {
+    /// The books.
+    pub manifest: Manifest,
+    /// Stopped before the end; run again to continue.
+    pub interrupted: bool,
+}
+
+/// Generates, continuing after the shards that are already there. A complete directory returns at once.
+///
+/// # Errors
+/// See [`GenerateError`]; a bad prompt is no error but a line of errors.jsonl.
+pub fn generate(
+    job: &GenerateJob,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&GenerateProgress),
+) -> Result<GenerateOutcome, GenerateError> {
+    job.config.validate()?;
+    let run = Run::open(job)?;
+    let total_shards = job.prompts.len().div_ceil(job.config.rows_per_shard);
+    let mut ledger = Ledger::open(job.output, &run.fingerprint(), job.prompts.len())?;
+    let mut report = GenerateProgress { total: job.prompts.len(), ..GenerateProgress::default() };
+    let chunks: Vec<_> = job.prompts.chunks(job.config.rows_per_shard).enumerate().collect();
+    for (shard, prompts) in chunks.into_iter().skip(ledger.manifest.shards.len()) {
+        report.done = shard * job.config.rows_per_shard;
+        report.failed = ledger.failed();
+        let (mut rows, mut rejected) = (Vec::new(), Vec::new());
+        for prompt in prompts {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(GenerateOutcome { manifest: ledger.manifest, interrupted: true });
+            }
+            match run.trajectory(prompt, &mut report) {
+                Ok(row) => rows.push(row),
+                Err((kind, prompt, reason)) => {
+                    report.failed += usize::from(kind == RejectedKind::Failed);
+                    rejected.push(Rejected { shard, kind, prompt, reason });
+                }
+            }
+            report.done += 1;
+            progress(&report);
+        }
+        let file = shard_file_name(shard, total_shards);
+        let digest = write_shard(&job.output.join(&file), &run.metadata(), &rows)?;
+        let entry = ShardEntry { file, rows: rows.len(), blake3: digest.blake3 };
+        ledger.close_shard(entry, rejected, total_shards)?;
+    }
+    if ledger.manifest.written == 0 {
+        return Err(GenerateError::NothingWritten { input: job.prompts.len(), errors: ledger.errors_path() });
+    }
+    Ok(GenerateOutcome { manifest: ledger.manifest, interrupted: false })
+}
+
+/// Why a prompt gave no row: kind, which prompt, reason.
+type Rejection = (RejectedKind, String, String);
+
+struct Run<'a> {
+    job: &'a GenerateJob<'a>,
+    model: Transformer,
+    weight_hash: String,
+    tokenizer: Tokenizer,
+}
+
+impl<'a> Run<'a> {
+    fn open(job: &'a GenerateJob<'a>) -> Result<Self, GenerateError> {
+        let tokenizer = Tokenizer::load(job.model_dir)?;
+        let loaded = load(job.model_dir, job.dtype)?;
+        Ok(Self { job, model: loaded.transformer, weight_hash: loaded.weight_hash, tokenizer })
+    }
+
+    fn metadata(&self) -> TrajectoryMetadata {
+        let config = self.job.config;
+        let decoding = BTreeMap::from([
+            ("strategy".to_owned(), "greedy".to_owned()),
+            ("max_new_tokens".to_owned(), config.max_new_tokens.to_string()),
+            ("max_prompt_tokens".to_owned(), config.max_prompt_tokens.to_string()),
+            ("dtype".to_owned(), dtype_name(self.model.kind()).to_owned()),
+        ]);
+        TrajectoryMetadata {
+            base_model: self.job.model_dir.display().to_string(),
+            base_revision: "local".to_owned(),
+            weight_hash: self.weight_hash.clone(),
+            tokenizer_hash: self.tokenizer.hash().to_owned(),
+            block_size: config.block_size,
+            decoding,
+            seed: self.job.seed,
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Everything that decides the rows: two directories with equal fingerprints hold equal trajectories.
+    fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let metadata = TrajectoryMetadata { base_model: String::new(), ..self.metadata() };
+        hasher.update(format!("{metadata:?} {:?}", self.job.config).as_bytes());
+        for prompt in self.job.prompts {
+            hasher.update(format!("{prompt:?}\n").as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    fn trajectory(
+        &self,
+        prompt: &Result<Prompt, BadRow>,
+        report: &mut GenerateProgress,
+    ) -> Result<Trajectory, Rejection> {
+        let failed = |name: String, reason: String| (RejectedKind::Failed, name, reason);
+        let prompt = prompt.as_ref().map_err(|bad| failed(format!("line {}", bad.line), bad.reason.clone()))?;
+        let tokens = self
+            .tokenizer
+            .encode_chat(&prompt.messages)
+            .map_err(|error| failed(prompt.id.clone(), error.to_string()))?;
+        let longest = self.job.config.max_prompt_tokens.min(self.model.context_length() - 1);
+        if tokens.is_empty() {
+            return Err(failed(prompt.id.clone(), "the chat template gives no token".to_owned()));
+        }
+        if tokens.len() > longest {
+            let reason = format!("{} prompt tokens, at most {longest} are taken", tokens.len());
+            return Err((RejectedKind::Skipped, prompt.id.clone(), reason));
+        }
+        let sample = blake3::hash(prompt.id.as_bytes());
+        let sample = u64::from_le_bytes(sample.as_bytes()[..8].try_into().expect("eight bytes"));
+        let block_size = self.job.config.block_size;
+        let strategy = Strategy::Jacobi(JacobiConfig {
+            block_size,
+            seed: Rng::new(&[self.job.seed, sample]).next_u64(),
+        });
+        let stop = StopRules {
+            max_new_tokens: self.job.config.max_new_tokens,
+            eos_token_ids: self.tokenizer.eos_token_ids().to_vec(),
+        };
+        let mut recorder = Recorder::default();
+        let response = jacobi_decoder::generate(&self.model, &tokens, &strategy, &stop, &mut recorder);
+        report.tokens += response.stats.tokens;
+        report.forwards += response.stats.forwards;
+        Ok(Trajectory {
+            sample_id: prompt.id.clone(),
+            prompt_tokens: tokens,
+            states: recorder.states(&response.tokens, block_size),
+            response_tokens: response.tokens,
+            finish_reason: response.finish_reason,
+        })
+    }
+}
