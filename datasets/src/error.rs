@@ -91,7 +91,7 @@ pub enum DatasetError {
         /// The file.
         path: PathBuf,
         /// What was wrong.
-        source: arrow::error::ArrowError,
+        source: arrow_schema::ArrowError,
     },
 
     /// A Parquet file of another schema or version.
@@ -245,7 +245,7 @@ impl DatasetError {
     }
 
     /// For `map_err`: `Arrow` about `path`.
-    pub(crate) fn arrow(path: &std::path::Path) -> impl Fn(arrow::error::ArrowError) -> Self + '_ {
+    pub(crate) fn arrow(path: &std::path::Path) -> impl Fn(arrow_schema::ArrowError) -> Self + '_ {
         move |source| Self::Arrow { path: path.to_path_buf(), source }
     }
 }

@@ -317,7 +317,8 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused_by_name() {
-        let rows: &[(fn(&mut GgufVocabulary), &str)] = &[
+        type Change = fn(&mut GgufVocabulary);
+        let rows: &[(Change, &str)] = &[
             (|v| v.model = "llama".into(), "\"llama\""),
             (|v| v.pre = "tekken".into(), "\"tekken\""),
             (|v| v.add_space_prefix = true, "add_space_prefix"),

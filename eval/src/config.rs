@@ -146,7 +146,9 @@ pub struct EvalModel {
 mod tests {
     use super::*;
 
-    fn config(decoders: &[(DecoderName, Option<usize>)]) -> EvalConfig {
+    type Listed<'a> = &'a [(DecoderName, Option<usize>)];
+
+    fn config(decoders: Listed) -> EvalConfig {
         let decoders =
             decoders.iter().map(|&(name, block_size)| DecoderConfig { name, block_size }).collect();
         EvalConfig { decoders, ..EvalConfig::default() }
@@ -155,7 +157,7 @@ mod tests {
     #[test]
     fn autoregressive_is_always_there_and_first() {
         use DecoderName::{Ar, Jacobi};
-        let rows: [(&[(DecoderName, Option<usize>)], &[&str]); 4] = [
+        let rows: [(Listed, &[&str]); 4] = [
             (&[], &["ar {}"]),
             (&[(Ar, None)], &["ar {}"]),
             (&[(Jacobi, None)], &["ar {}", "jacobi {\"block_size\":16}"]),
@@ -177,7 +179,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         use DecoderName::{Ar, Jacobi};
-        let rows: [(&[(DecoderName, Option<usize>)], &str); 3] = [
+        let rows: [(Listed, &str); 3] = [
             (&[(Ar, Some(4))], "no block_size"),
             (&[(Jacobi, Some(0))], "at least 1"),
             (&[(Jacobi, Some(16)), (Jacobi, None)], "twice"),

@@ -181,9 +181,8 @@ fn loss(curve: &TrainingCurve) -> Result<Chart, ReportError> {
     let line = |get: Get| -> Vec<(f64, f64)> {
         curve.points.iter().filter_map(|p| Some((p.step as f64, get(p)?))).collect()
     };
-    let lines: Vec<(&str, RGBColor, Vec<(f64, f64)>)> =
-        PARTS.iter().map(|&(name, color, get)| (name, color, line(get))).collect();
-    let lines: Vec<_> = lines.into_iter().filter(|(_, _, points)| !points.is_empty()).collect();
+    let lines = PARTS.iter().map(|&(name, color, get)| (name, color, line(get)));
+    let lines: Vec<_> = lines.filter(|(_, _, points)| !points.is_empty()).collect();
     let top = lines.iter().flat_map(|(_, _, points)| points).map(|p| p.1).fold(f64::MIN_POSITIVE, f64::max);
     let steps = curve.points.iter().map(|p| p.step as f64);
     let (first, last) = (steps.clone().fold(f64::MAX, f64::min), steps.fold(f64::MIN, f64::max));

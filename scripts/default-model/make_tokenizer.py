@@ -123,7 +123,7 @@ def main():
     parser.add_argument("--vocab-size", type=int, default=1024, help="at most; rounded down to what the corpus needs")
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--intermediate", type=int, default=384)
-    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--context", type=int, default=512)
     args = parser.parse_args()

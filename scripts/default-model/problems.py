@@ -337,9 +337,10 @@ def expression(rng):
 
 
 def drill(rng: Random) -> Problem:
-    """Draws a few bare expressions; the answer is the value of the last one."""
-    sums = [expression(rng) for _ in range(rng.randint(2, 6))]
-    prompt = "Compute " + ", ".join(text for text, _ in sums) + "."
-    solution = ", ".join(f"{text} = {value}" for text, value in sums)
+    """Draws a few bare expressions for somebody; the answer is the value of the last one."""
+    name = rng.choice(FEMALE + MALE)
+    sums = [expression(rng) for _ in range(rng.randint(3, 5))]
+    prompt = f"Compute for {name}: " + ", ".join(text for text, _ in sums) + "."
+    solution = f"For {name}: " + ", ".join(f"{text} = {value}" for text, value in sums)
     answer = sums[-1][1]
     return Problem(("drill", *(text for text, _ in sums)), prompt, f"{solution}.\n#### {answer}", answer)

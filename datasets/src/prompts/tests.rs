@@ -3,11 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Int64Array, LargeStringArray, ListBuilder, RecordBatch, StringArray, StringBuilder,
-    StructBuilder,
-};
-use arrow::datatypes::{DataType, Field};
+use arrow_array::builder::{ListBuilder, StringBuilder, StructBuilder};
+use arrow_array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field};
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 

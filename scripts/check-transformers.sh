@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Does transformers compute the same logits as we do from this model directory, in fp32? Exit code 0 if so.
+#
+#   scripts/check-transformers.sh DIR
+#
+# Prints the largest |difference| over a few texts and PASS or FAIL (at 1e-4). Needs a built libtorch set-up
+# (scripts/setup.sh). transformers and a torch that Python can import are installed into .venv of this checkout, once:
+# about 5 GB, because PyPI's torch brings the CUDA libraries (.libtorch lacks them and so cannot be imported).
+# PYTHON, an interpreter that has them, and JACOBI, a built binary, are used instead where they are set.
+set -euo pipefail
+
+readonly PACKAGES=(torch==2.11.0 transformers==5.23.0 safetensors==0.8.0 numpy)
+readonly TOLERANCE=1e-4
+# Words, digits, code, several scripts, odd spaces: what tokenizers and models treat differently.
+readonly TEXTS=(
+  "What is 12 + 34? Natalia sold 48 clips in April and half as many in May."
+  $'def fibonacci(n):\n    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\n'
+  "naïve café, 日本語, emoji 🙂;  two  spaces "
+)
+
+say() { echo "check-transformers: $*"; }
+fail() {
+  echo "check-transformers: $*" >&2
+  exit 1
+}
+
+if [[ $# -ne 1 || $1 == -* ]]; then
+  sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  exit 2
+fi
+[[ -f $1/config.json ]] || fail "$1 holds no config.json: give a Hugging Face model directory"
+model=$(cd "$1" && pwd)
+# Made absolute before the directory changes; symbolic links stay, since a venv's python is one.
+if [[ -n ${PYTHON+set} ]]; then
+  PYTHON=$(realpath -s "$(command -v "$PYTHON")") || fail "PYTHON=$PYTHON is no program"
+fi
+if [[ -n ${JACOBI+set} ]]; then
+  JACOBI=$(realpath -s "$(command -v "$JACOBI")") || fail "JACOBI=$JACOBI is no program"
+fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+python=${PYTHON-.venv/bin/python}
+if [[ -z ${PYTHON+set} ]]; then
+  # The stamp holds what was installed: a change of versions above installs again.
+  stamp=.venv/check-transformers.stamp
+  if [[ ! -f $stamp || $(<"$stamp") != "${PACKAGES[*]}" ]]; then
+    say "installing ${PACKAGES[*]} into .venv; the download takes a while, once"
+    python3 -m venv .venv || fail "cannot make .venv: install venv, for instance 'apt install python3-venv'"
+    .venv/bin/pip install --quiet --disable-pip-version-check "${PACKAGES[@]}" ||
+      fail "pip could not install them: see its message above"
+    echo "${PACKAGES[*]}" >"$stamp"
+  fi
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+jacobi=${JACOBI-target/release/jacobi}
+[[ -n ${JACOBI+set} ]] || cargo build --release --locked --bin jacobi
+for i in "${!TEXTS[@]}"; do
+  "$jacobi" inspect "$model" --logits "${TEXTS[i]}" --output "$work/$i.safetensors" >/dev/null
+  printf '%s' "${TEXTS[i]}" >"$work/$i.txt"
+done
+"$python" scripts/check_transformers.py "$model" "$work" --tolerance "$TOLERANCE"
