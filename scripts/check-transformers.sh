@@ -32,10 +32,12 @@ fi
 model=$(cd "$1" && pwd)
 # Made absolute before the directory changes; symbolic links stay, since a venv's python is one.
 if [[ -n ${PYTHON+set} ]]; then
-  PYTHON=$(realpath -s "$(command -v "$PYTHON")") || fail "PYTHON=$PYTHON is no program"
+  found=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON is no program"
+  PYTHON=$(realpath -s "$found")
 fi
 if [[ -n ${JACOBI+set} ]]; then
-  JACOBI=$(realpath -s "$(command -v "$JACOBI")") || fail "JACOBI=$JACOBI is no program"
+  found=$(command -v "$JACOBI") || fail "JACOBI=$JACOBI is no program"
+  JACOBI=$(realpath -s "$found")
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

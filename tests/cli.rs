@@ -1,10 +1,9 @@
 //! The command line as users meet it: help texts, recipes, and what bad input is answered with.
 //!
-//! `JACOBI_UPDATE_HELP=1 cargo test -p jacobi-tests cli` writes the help texts anew.
+//! `JACOBI_UPDATE_HELP=1 cargo test --test cli` writes the help texts anew.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
 use jacobi_cli::recipe::Recipe;
 
@@ -12,26 +11,12 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
 }
 
-/// The `jacobi` binary of this build profile. `cargo test` builds no binaries of other packages, so this does.
-pub(crate) fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let profile = test.ancestors().nth(2).expect("a test binary lies in TARGET/PROFILE/deps");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.current_dir(root()).args(["build", "--quiet", "--locked", "--package", "jacobi-cli"]);
-        cargo.arg("--target-dir").arg(profile.parent().expect("a profile lies in the target directory"));
-        if profile.ends_with("release") {
-            cargo.arg("--release");
-        }
-        assert!(cargo.status().unwrap().success(), "the jacobi binary does not build");
-        profile.join("jacobi")
-    })
-}
+/// The binary under test, built by cargo for this test target.
+const BINARY: &str = env!("CARGO_BIN_EXE_jacobi");
 
 /// Runs `jacobi` in `directory`, without a terminal.
 fn jacobi(directory: &Path, arguments: &[&str]) -> Output {
-    Command::new(binary()).current_dir(directory).args(arguments).output().unwrap()
+    Command::new(BINARY).current_dir(directory).args(arguments).output().unwrap()
 }
 
 /// Help texts by file name: `run.txt`, `config-show.txt`.

@@ -75,7 +75,8 @@ fn adamw_equals_pytorch_over_five_steps() {
     let state: std::collections::BTreeMap<_, _> = optimizer.state().into_iter().collect();
     for part in ["exp_avg", "exp_avg_sq"] {
         for name in ["a", "b"] {
-            let difference = max_difference(&state[&format!("{part}.{name}")], &g[&format!("final.{part}.{name}")]);
+            let difference =
+                max_difference(&state[&format!("{part}.{name}")], &g[&format!("final.{part}.{name}")]);
             assert!(difference <= 1e-6, "{part}.{name}: {difference}");
         }
     }

@@ -1,7 +1,7 @@
-//! Integration tests: what holds across crates. One binary, one module per promise.
+//! Integration tests: what holds across crates. One binary, one module per promise;
+//! cli.rs beside it is a test of the `jacobi-cli` package, which alone gets its binary from cargo.
 
 mod bad_models;
-mod cli;
 mod golden_numbers;
 mod lossless;
 mod parity;

@@ -72,18 +72,15 @@ fn a_cached_forward_in_pieces_equals_one_forward() {
             let mut parts = Vec::new();
             for size in pieces.into_iter().filter(|size| *size > 0) {
                 let start = cache.len();
-                let mut feed = |ids: &Tensor, size: i64| {
+                let feed = |fed: &Tensor, cache: &mut jacobi_model::KvCache| {
+                    let size = fed.size()[1];
                     let mask = AttentionMask::causal(size, start, options.0, options.1);
-                    tch::no_grad(|| model.hidden(ids, &table.range(start, size), &mask, Some(&mut cache)))
+                    tch::no_grad(|| model.hidden(fed, &table.range(start, size), &mask, Some(cache)))
                 };
                 // A wrong draft first, forgotten again: it must leave no trace.
-                feed(&ids.narrow(1, 0, 5), 5);
+                let _ = feed(&ids.narrow(1, 0, 5), &mut cache);
                 cache.truncate(start);
-                let mut feed = |ids: &Tensor, size: i64| {
-                    let mask = AttentionMask::causal(size, start, options.0, options.1);
-                    tch::no_grad(|| model.hidden(ids, &table.range(start, size), &mask, Some(&mut cache)))
-                };
-                parts.push(feed(&ids.narrow(1, start, size), size));
+                parts.push(feed(&ids.narrow(1, start, size), &mut cache));
             }
             let difference = max_difference(&Tensor::cat(&parts, 1), &whole);
             assert!(difference <= LAYER_TOLERANCE, "{case} {pieces:?}: {difference}");

@@ -7,7 +7,9 @@ use std::{
 
 use jacobi_datasets::{NoiseContext, ScheduleKind, Trajectory, read_all};
 use jacobi_model::{AttentionMask, Dtype, load, token_tensor};
-use jacobi_trainer::{Init, LrSchedule, PcNormalization, TrainConfig, TrainData, TrainError, TrainJob, TrainProgress};
+use jacobi_trainer::{
+    Init, LrSchedule, PcNormalization, TrainConfig, TrainData, TrainError, TrainJob, TrainProgress,
+};
 use jacobi_trajectory_gen::{GenerateConfig, GenerateJob, generate};
 use tch::Tensor;
 
@@ -21,7 +23,14 @@ fn generate_config() -> GenerateConfig {
 fn run_generate(model: &Path, output: &Path, stop_after: usize) -> bool {
     let prompts = prompts(8);
     let config = generate_config();
-    let job = GenerateJob { model_dir: model, dtype: Dtype::Float32, prompts: &prompts, output, config: &config, seed: 5 };
+    let job = GenerateJob {
+        model_dir: model,
+        dtype: Dtype::Float32,
+        prompts: &prompts,
+        output,
+        config: &config,
+        seed: 5,
+    };
     let stop = AtomicBool::new(false);
     let mut seen = 0;
     let outcome = generate(&job, &stop, &mut |_| {
@@ -48,9 +57,15 @@ fn every_block_is_recorded_from_its_start_to_its_fixed_point() {
             let states: Vec<_> = row.states.iter().filter(|s| s.block as usize == block).collect();
             let last = states.last().unwrap();
             assert_eq!((last.converged as usize, last.tail.len()), (clean.len(), 0));
-            assert!(states.windows(2).all(|w| w[0].converged <= w[1].converged && w[0].iteration < w[1].iteration));
+            assert!(
+                states
+                    .windows(2)
+                    .all(|w| w[0].converged <= w[1].converged && w[0].iteration < w[1].iteration)
+            );
             assert!(states.iter().all(|s| s.converged >= 1), "the first token of a block is known");
-            assert!(states.iter().all(|s| s.tail.first() != clean.get(s.converged as usize) || s.tail.is_empty()));
+            assert!(
+                states.iter().all(|s| s.tail.first() != clean.get(s.converged as usize) || s.tail.is_empty())
+            );
         }
     }
 }
@@ -69,7 +84,14 @@ fn interrupted_generation_resumes_to_the_same_shards() {
     // Other settings do not continue another run's shards.
     let prompts = prompts(7);
     let config = generate_config();
-    let job = GenerateJob { model_dir: &model, dtype: Dtype::Float32, prompts: &prompts, output: &parts, config: &config, seed: 5 };
+    let job = GenerateJob {
+        model_dir: &model,
+        dtype: Dtype::Float32,
+        prompts: &prompts,
+        output: &parts,
+        config: &config,
+        seed: 5,
+    };
     let error = generate(&job, &AtomicBool::new(false), &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains(parts.to_str().unwrap()), "{error}");
 }
@@ -84,7 +106,14 @@ fn bad_prompts_are_counted_and_the_run_goes_on() {
     prompts[2].as_mut().unwrap().messages[0].content = "many words ".repeat(300);
     let config = GenerateConfig { max_prompt_tokens: 100, ..generate_config() };
     let output = dir.path().join("t");
-    let job = GenerateJob { model_dir: &model, dtype: Dtype::Float32, prompts: &prompts, output: &output, config: &config, seed: 5 };
+    let job = GenerateJob {
+        model_dir: &model,
+        dtype: Dtype::Float32,
+        prompts: &prompts,
+        output: &output,
+        config: &config,
+        seed: 5,
+    };
     let manifest = generate(&job, &AtomicBool::new(false), &mut |_| {}).unwrap().manifest;
     assert_eq!((manifest.input, manifest.written, manifest.skipped, manifest.failed), (4, 2, 1, 1));
     let errors = fs_err::read_to_string(output.join("errors.jsonl")).unwrap();
@@ -103,7 +132,11 @@ fn the_training_mask_equals_the_decoders_forward() {
     let config = jacobi_datasets::PackConfig {
         window_size: 4,
         noise_context: NoiseContext::Clean,
-        noise: jacobi_datasets::NoiseScheduleConfig { schedule: ScheduleKind::Constant, t_min: 0.6, t_max: 0.6 },
+        noise: jacobi_datasets::NoiseScheduleConfig {
+            schedule: ScheduleKind::Constant,
+            t_min: 0.6,
+            t_max: 0.6,
+        },
     };
     let packed = jacobi_datasets::pack(row, 8, &config, 0).unwrap();
     let model = load(&model_dir, Dtype::Float32).unwrap().transformer;
@@ -114,7 +147,8 @@ fn the_training_mask_equals_the_decoders_forward() {
     let seen = Tensor::from_slice(&layout.dense_mask()).view([1, length, length]);
     let tokens = token_tensor(&packed.tokens).unsqueeze(0);
     let rope = table.at(&Tensor::from_slice(&positions).unsqueeze(0));
-    let trained = tch::no_grad(|| model.hidden(&tokens, &rope, &AttentionMask::from_bool(&seen, model.kind()), None));
+    let trained =
+        tch::no_grad(|| model.hidden(&tokens, &rope, &AttentionMask::from_bool(&seen, model.kind()), None));
     for block in 0..layout.num_blocks() {
         let (start, size) = (layout.noisy_start(block), layout.block_len(block));
         let mut fed = packed.tokens[..layout.clean_start(block)].to_vec();
@@ -156,7 +190,12 @@ impl Bench {
         Self { dir }
     }
 
-    fn train(&self, name: &str, config: &TrainConfig, stop_after: usize) -> Result<Vec<TrainProgress>, TrainError> {
+    fn train(
+        &self,
+        name: &str,
+        config: &TrainConfig,
+        stop_after: usize,
+    ) -> Result<Vec<TrainProgress>, TrainError> {
         let stop = AtomicBool::new(false);
         let mut log = vec![];
         let job = TrainJob {
@@ -217,7 +256,9 @@ fn resumed_training_gives_the_weights_of_an_undisturbed_run_bit_for_bit() {
 #[test]
 fn training_lowers_both_losses() {
     let bench = Bench::new();
-    let log = bench.train("long", &TrainConfig { epochs: 20, learning_rate: 3e-3, ..train_config() }, usize::MAX).unwrap();
+    let log = bench
+        .train("long", &TrainConfig { epochs: 20, learning_rate: 3e-3, ..train_config() }, usize::MAX)
+        .unwrap();
     let mean = |part: &[TrainProgress], of: fn(&TrainProgress) -> f64| {
         part.iter().map(of).sum::<f64>() / part.len() as f64
     };

@@ -72,7 +72,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match perform(&cli.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::error(&error);
+            match error.chain().find_map(|cause| cause.downcast_ref::<exit::Interrupted>()) {
+                Some(interrupted) => output::status(&interrupted.to_string()),
+                None => output::error(&error),
+            }
             ExitCode::from(exit::code(&error))
         }
     }

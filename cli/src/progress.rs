@@ -56,6 +56,15 @@ impl Progress {
     }
 }
 
+impl Drop for Progress {
+    /// An error ends a stage in the middle: its bar must not stand in the way of the message.
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Rate and time left, or nothing while there is no rate to speak of.
 fn pace(elapsed: Duration, done: usize, left: usize) -> String {
     if done == 0 || elapsed.is_zero() {

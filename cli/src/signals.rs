@@ -1,12 +1,12 @@
 //! Ctrl-C and SIGTERM: the first asks the work to stop at its next safe point, the second ends the process at once.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
-use signal_hook::{flag, low_level};
 
 use crate::exit::{Interrupted, signal_name};
 use crate::output;
@@ -34,7 +34,11 @@ impl Stop {
         std::thread::spawn(move || {
             if let Some(number) = signals.forever().next() {
                 let name = signal_name(number);
-                output::status(&format!("{name}: stopping at the next safe point; once more stops at once"));
+                // On a terminal the cursor stands behind a bar and an echoed ^C.
+                let start = if io::stderr().is_terminal() { "\n" } else { "" };
+                output::status(&format!(
+                    "{start}{name}: stopping at the next safe point; once more stops at once"
+                ));
             }
         });
         Ok(stop)
@@ -58,10 +62,17 @@ impl Stop {
     }
 }
 
-/// Sends signal `number` to this very process; lets tests ask for what a user's Ctrl-C does.
-///
-/// # Errors
-/// When the system refuses.
-pub fn raise(number: i32) -> io::Result<()> {
-    low_level::raise(number)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use signal_hook::low_level::raise;
+
+    #[test]
+    fn the_first_signal_only_asks() {
+        let stop = Stop::listen().unwrap();
+        stop.check().unwrap();
+        raise(SIGTERM).unwrap();
+        assert!(stop.flag().load(Ordering::SeqCst));
+        assert_eq!(stop.check().unwrap_err().0, SIGTERM);
+    }
 }

@@ -59,18 +59,50 @@ pub struct Architecture {
 
 /// Fields that do not change the forward pass.
 const NEUTRAL: &[&str] = &[
-    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "bos_token_id",
-    "eos_token_id", "pad_token_id", "_name_or_path", "attention_dropout", "is_llama_config", "max_window_layers",
-    "sliding_window", "transformers.js_config", "unk_token_id", "_attn_implementation_autoset", "id2label",
-    "label2id", "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward",
-    "is_encoder_decoder", "problem_type",
+    "architectures",
+    "model_type",
+    "torch_dtype",
+    "dtype",
+    "transformers_version",
+    "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "_name_or_path",
+    "attention_dropout",
+    "is_llama_config",
+    "max_window_layers",
+    "sliding_window",
+    "transformers.js_config",
+    "unk_token_id",
+    "_attn_implementation_autoset",
+    "id2label",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "chunk_size_feed_forward",
+    "is_encoder_decoder",
+    "problem_type",
 ];
 
 /// Fields that are read below.
 const READ: &[&str] = &[
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "rms_norm_eps", "initializer_range", "rope_theta", "rope_scaling",
-    "rope_parameters", "attention_bias", "tie_word_embeddings", "max_position_embeddings",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "rms_norm_eps",
+    "initializer_range",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "attention_bias",
+    "tie_word_embeddings",
+    "max_position_embeddings",
 ];
 
 /// Fields supported with one value only.

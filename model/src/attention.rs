@@ -5,11 +5,7 @@
 use tch::Tensor;
 
 use crate::{
-    Architecture, ModelError,
-    cache::KvCache,
-    mask::AttentionMask,
-    mlp::linear,
-    rope::Rope,
+    Architecture, ModelError, cache::KvCache, mask::AttentionMask, mlp::linear, rope::Rope,
     weights::WeightPath,
 };
 

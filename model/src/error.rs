@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// The path is no directory at all.
-    #[error("no model directory at {path}: give a local Hugging Face directory (config.json, *.safetensors), or fetch one with `jacobi fetch`")]
+    #[error(
+        "no model directory at {path}: give a local Hugging Face directory (config.json, *.safetensors), or fetch one with `jacobi fetch`"
+    )]
     NoDirectory {
         /// What was asked for.
         path: PathBuf,
@@ -53,7 +55,9 @@ pub enum ModelError {
         supported: String,
     },
     /// A field whose meaning is not known here, and might change the model.
-    #[error("{path}: field `{field}` is not known, and ignoring it could change the model; remove it if it is only a note")]
+    #[error(
+        "{path}: field `{field}` is not known, and ignoring it could change the model; remove it if it is only a note"
+    )]
     UnknownField {
         /// config.json.
         path: PathBuf,
@@ -89,7 +93,9 @@ pub enum ModelError {
         shape: Vec<i64>,
     },
     /// A tensor that the architecture has no place for.
-    #[error("{dir}: tensor `{name}` belongs to no part of this architecture; does config.json match the weights?")]
+    #[error(
+        "{dir}: tensor `{name}` belongs to no part of this architecture; does config.json match the weights?"
+    )]
     ExtraTensor {
         /// The model directory.
         dir: PathBuf,
@@ -119,7 +125,9 @@ pub enum ModelError {
         dtype: String,
     },
     /// A weight that is NaN or infinite.
-    #[error("{dir}: tensor `{name}` contains NaN or infinity: the model is damaged (a diverged run or a bad copy)")]
+    #[error(
+        "{dir}: tensor `{name}` contains NaN or infinity: the model is damaged (a diverged run or a bad copy)"
+    )]
     NonFinite {
         /// The model directory.
         dir: PathBuf,

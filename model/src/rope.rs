@@ -191,8 +191,7 @@ impl Rope {
     pub fn rotate(&self, x_bhtd: &Tensor) -> Tensor {
         let half = x_bhtd.size()[3] / 2;
         let (cos, sin) = (self.cos.unsqueeze(-3), self.sin.unsqueeze(-3));
-        let turned =
-            Tensor::cat(&[x_bhtd.narrow(3, half, half).neg(), x_bhtd.narrow(3, 0, half)], 3);
+        let turned = Tensor::cat(&[x_bhtd.narrow(3, half, half).neg(), x_bhtd.narrow(3, 0, half)], 3);
         x_bhtd * cos + turned * sin
     }
 }

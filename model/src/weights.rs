@@ -11,7 +11,10 @@ use safetensors::{Dtype as StoredDtype, SafeTensors, tensor::TensorView};
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
-use crate::{ModelError, precision::{dtype_name, to_kind}};
+use crate::{
+    ModelError,
+    precision::{dtype_name, to_kind},
+};
 
 /// The single-file name of the hub.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
@@ -96,7 +99,8 @@ impl WeightSource {
 impl WeightPath<'_> {
     /// The path below this one.
     pub(crate) fn child(&mut self, name: impl std::fmt::Display) -> WeightPath<'_> {
-        let prefix = if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
+        let prefix =
+            if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
         WeightPath { source: self.source, prefix }
     }
 

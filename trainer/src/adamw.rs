@@ -116,8 +116,7 @@ impl AdamW {
         self.step = step;
         tch::no_grad(|| {
             for slot in &mut self.slots {
-                for (part, target) in
-                    PARTS.iter().zip([&mut slot.master, &mut slot.first, &mut slot.second])
+                for (part, target) in PARTS.iter().zip([&mut slot.master, &mut slot.first, &mut slot.second])
                 {
                     let name = format!("{part}.{}", slot.name);
                     match find(&name) {

@@ -6,7 +6,10 @@ use jacobi_datasets::PackedSample;
 use jacobi_model::AttentionMask;
 use tch::{Device, Kind, Tensor};
 
-use crate::{config::TrainConfig, loss::{LossPlan, PcNormalization}};
+use crate::{
+    config::TrainConfig,
+    loss::{LossPlan, PcNormalization},
+};
 
 /// One forward pass worth of samples.
 pub(crate) struct Batch {
@@ -48,32 +51,41 @@ impl Batch {
         let size = [samples.len() as i64, longest as i64];
         let mut tokens = vec![0i64; samples.len() * longest];
         let mut positions = vec![0i64; samples.len() * longest];
-        let mut seen = vec![false; samples.len() * longest * longest];
         for (b, sample) in samples.iter().enumerate() {
             for (t, &token) in sample.tokens.iter().enumerate() {
                 tokens[b * longest + t] = i64::from(token);
                 positions[b * longest + t] = sample.layout.position(t) as i64;
             }
-            for q in 0..longest {
-                let row = &mut seen[(b * longest + q) * longest..][..longest];
-                if q < sample.tokens.len() {
-                    for run in sample.layout.visible(q) {
-                        row[run].fill(true);
-                    }
-                } else {
-                    // A padding row sees itself: a softmax over nothing would be NaN.
-                    row[q] = true;
-                }
-            }
         }
-        let seen_bll = Tensor::from_slice(&seen).view([size[0], size[1], size[1]]).to_device(device);
         Self {
             tokens_bl: Tensor::from_slice(&tokens).view(size).to_device(device),
             positions_bl: Tensor::from_slice(&positions).view(size).to_device(device),
-            mask: AttentionMask::from_bool(&seen_bll, kind),
+            mask: mask(samples, longest, kind, device),
             plan: plan(samples, longest, counts, config.pc_normalization, device),
         }
     }
+}
+
+/// The noise-aware causal mask. Without noisy streams it is ordinary causal attention: padding lies behind every
+/// token, where nothing sees it.
+fn mask(samples: &[PackedSample], longest: usize, kind: Kind, device: Device) -> AttentionMask {
+    if !samples.iter().any(|sample| sample.layout.with_noise) {
+        return AttentionMask::Causal;
+    }
+    let mut seen = vec![false; samples.len() * longest * longest];
+    for (row, seen) in seen.chunks_exact_mut(longest).enumerate() {
+        let (sample, q) = (&samples[row / longest], row % longest);
+        if q < sample.tokens.len() {
+            for run in sample.layout.visible(q) {
+                seen[run].fill(true);
+            }
+        } else {
+            // A padding row sees itself: a softmax over nothing would be NaN.
+            seen[q] = true;
+        }
+    }
+    let (b, l) = (samples.len() as i64, longest as i64);
+    AttentionMask::from_bool(&Tensor::from_slice(&seen).view([b, l, l]).to_device(device), kind)
 }
 
 fn plan(

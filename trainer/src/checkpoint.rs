@@ -143,7 +143,11 @@ impl Checkpoints {
 }
 
 /// Refuses to continue a run whose settings, data or base differ from the stored ones.
-pub(crate) fn check_identity(dir: &Path, stored: &TrainerState, now: &TrainerState) -> Result<(), TrainError> {
+pub(crate) fn check_identity(
+    dir: &Path,
+    stored: &TrainerState,
+    now: &TrainerState,
+) -> Result<(), TrainError> {
     let total = [("total_steps".to_owned(), stored.total_steps.to_string(), now.total_steps.to_string())];
     let identity = now.identity.iter().map(|(field, value)| {
         (field.clone(), stored.identity.get(field).cloned().unwrap_or_default(), value.clone())

@@ -3,7 +3,12 @@
 use jacobi_datasets::{NoiseContext, NoiseScheduleConfig, PackConfig, ScheduleKind};
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainError, adamw::AdamWConfig, loss::{LossConfig, PcNormalization}, lr::LrSchedule};
+use crate::{
+    TrainError,
+    adamw::AdamWConfig,
+    loss::{LossConfig, PcNormalization},
+    lr::LrSchedule,
+};
 
 /// How to train. Defaults follow round 1 of arXiv 2512.14681 where they do not depend on the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -171,6 +176,11 @@ impl TrainConfig {
     }
 }
 
-fn check(field: &'static str, holds: bool, value: impl ToString, rule: &'static str) -> Result<(), TrainError> {
+fn check(
+    field: &'static str,
+    holds: bool,
+    value: impl ToString,
+    rule: &'static str,
+) -> Result<(), TrainError> {
     if holds { Ok(()) } else { Err(TrainError::Setting { field, value: value.to_string(), rule }) }
 }

@@ -66,12 +66,14 @@ impl Dataset {
         Rng::new(&[self.seed, epoch as u64]).shuffle(&mut order);
         let visited = order.iter().skip(step * per_step).take(per_step);
         let noise = config.pack();
-        visited
-            .map(|&at| {
-                let seed = Rng::new(&[self.seed, epoch as u64, at as u64]).next_u64();
-                Ok(pack(&self.rows[at], self.block_size, &noise, seed)?)
-            })
-            .collect()
+        let packed = visited.map(|&at| {
+            let seed = Rng::new(&[self.seed, epoch as u64, at as u64]).next_u64();
+            Ok(pack(&self.rows[at], self.block_size, &noise, seed)?)
+        });
+        let mut samples: Vec<PackedSample> = packed.collect::<Result<_, TrainError>>()?;
+        // Within a step order is free: neighbours of like length leave little padding.
+        samples.sort_by_key(|sample| sample.tokens.len());
+        Ok(samples)
     }
 }
 

@@ -31,7 +31,9 @@ pub enum TrainError {
         rule: &'static str,
     },
     /// Nothing to learn from.
-    #[error("no training sample is left of {rows} rows in {origin}: {skipped} are longer than train.max_length = {max_length}")]
+    #[error(
+        "no training sample is left of {rows} rows in {origin}: {skipped} are longer than train.max_length = {max_length}"
+    )]
     NoSamples {
         /// Where they came from.
         origin: String,
@@ -43,7 +45,9 @@ pub enum TrainError {
         max_length: usize,
     },
     /// A checkpoint of another run.
-    #[error("{path} was made with {field} = {stored}, this run has {current}: set it back, or train into another directory")]
+    #[error(
+        "{path} was made with {field} = {stored}, this run has {current}: set it back, or train into another directory"
+    )]
     Mismatch {
         /// The checkpoint.
         path: PathBuf,
@@ -55,7 +59,9 @@ pub enum TrainError {
         current: String,
     },
     /// A checkpoint file that cannot be used.
-    #[error("checkpoint {path} cannot be resumed ({reason}): remove that directory to resume from the one before")]
+    #[error(
+        "checkpoint {path} cannot be resumed ({reason}): remove that directory to resume from the one before"
+    )]
     BadCheckpoint {
         /// The file.
         path: PathBuf,
@@ -63,7 +69,9 @@ pub enum TrainError {
         reason: String,
     },
     /// NaN or infinity, found before the weights were touched.
-    #[error("step {step}: {what} is not finite; samples {samples:?}; the weights of the last step are untouched. Lower train.learning_rate, or look at these samples with `jacobi inspect`")]
+    #[error(
+        "step {step}: {what} is not finite; samples {samples:?}; the weights of the last step are untouched. Lower train.learning_rate, or look at these samples with `jacobi inspect`"
+    )]
     NonFinite {
         /// The step, from 1.
         step: usize,

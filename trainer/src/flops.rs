@@ -15,8 +15,9 @@ pub fn model_flops(shape: &Architecture, sample: &PackedSample) -> f64 {
     let layer = hidden * (2.0 * heads + 2.0 * kv_heads) + 3.0 * hidden * shape.intermediate_size as f64;
     let layers = shape.num_hidden_layers as f64;
     let tokens = sample.tokens.len() as f64;
-    let seen: usize =
-        (0..sample.tokens.len()).map(|q| sample.layout.visible(q).iter().map(ExactSizeIterator::len).sum::<usize>()).sum();
+    let seen: usize = (0..sample.tokens.len())
+        .map(|q| sample.layout.visible(q).iter().map(ExactSizeIterator::len).sum::<usize>())
+        .sum();
     let head_rows = 6.0 * (sample.ar.len() + sample.pc.len()) as f64 + 2.0 * sample.pc.len() as f64;
     6.0 * layers * layer * tokens
         + 12.0 * layers * heads * seen as f64

@@ -71,14 +71,19 @@ pub fn dual_loss(
     let zero = || Tensor::zeros([], (Kind::Float, hidden_nh.device()));
     let ar = if config.ar_weight > 0.0 && plan.ar_count > 0.0 {
         let summed = head(&plan.ar_rows).cross_entropy_loss::<Tensor>(
-            &plan.ar_targets, None, tch::Reduction::Sum, -100, 0.0,
+            &plan.ar_targets,
+            None,
+            tch::Reduction::Sum,
+            -100,
+            0.0,
         );
         summed / plan.ar_count
     } else {
         zero()
     };
     let pc = if config.pc_weight > 0.0 && plan.pc_count > 0.0 {
-        let teacher_pv = tch::no_grad(|| (head(&plan.teacher_rows) / config.temperature).softmax(-1, Kind::Float));
+        let teacher_pv =
+            tch::no_grad(|| (head(&plan.teacher_rows) / config.temperature).softmax(-1, Kind::Float));
         let student_pv = (head(&plan.student_rows) / config.temperature).log_softmax(-1, Kind::Float);
         let per_pair = -(teacher_pv * student_pv).sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
         let tau_squared = config.temperature * config.temperature;
@@ -86,11 +91,7 @@ pub fn dual_loss(
     } else {
         zero()
     };
-    Losses {
-        total: &pc * config.pc_weight + &ar * config.ar_weight,
-        ar: ar.detach(),
-        pc: pc.detach(),
-    }
+    Losses { total: &pc * config.pc_weight + &ar * config.ar_weight, ar: ar.detach(), pc: pc.detach() }
 }
 
 #[cfg(test)]
@@ -110,7 +111,8 @@ mod tests {
 
     /// The same loss as loops over rows of logits; the teacher's logits may be frozen apart.
     fn naive(logits: &[Vec<f64>], teacher: &[Vec<f64>], tau: f64) -> f64 {
-        let ar: f64 = [(0usize, 3usize), (1, 1)].iter().map(|&(r, t)| -softmax(&logits[r], 1.0)[t].ln()).sum();
+        let ar: f64 =
+            [(0usize, 3usize), (1, 1)].iter().map(|&(r, t)| -softmax(&logits[r], 1.0)[t].ln()).sum();
         let pc: f64 = [(3usize, 1usize, 1.0), (4, 2, 0.5)]
             .iter()
             .map(|&(s, t, w)| {

@@ -1,6 +1,9 @@
 //! metrics.jsonl and TensorBoard events: one record per logged step, never two for the same one.
 
-use std::{io::Write, path::{Path, PathBuf}};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use jacobi_datasets::write_atomic;
 use serde_json::{Map, Value};
@@ -81,7 +84,10 @@ fn keep_until(path: &PathBuf, step: usize) -> Result<(), TrainError> {
     }
     let text = fs_err::read_to_string(path)?;
     let of = |line: &str| serde_json::from_str::<Value>(line).ok()?.get("step")?.as_u64();
-    let kept: String =
-        text.lines().filter(|line| of(line).is_some_and(|s| s <= step as u64)).map(|l| format!("{l}\n")).collect();
+    let kept: String = text
+        .lines()
+        .filter(|line| of(line).is_some_and(|s| s <= step as u64))
+        .map(|l| format!("{l}\n"))
+        .collect();
     Ok(write_atomic(path, |file| file.write_all(kept.as_bytes()))?)
 }

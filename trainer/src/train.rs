@@ -161,8 +161,7 @@ impl<'a> Run<'a> {
         let counts = Counts::of(&samples);
         let (mut loss, mut loss_ar, mut loss_pc, mut flops) = (0.0, 0.0, 0.0, 0.0);
         for micro_batch in samples.chunks(config.batch_size) {
-            let batch =
-                Batch::new(micro_batch, counts, config, self.model.kind(), self.model.device());
+            let batch = Batch::new(micro_batch, counts, config, self.model.kind(), self.model.device());
             let [_, length] = batch.tokens_bl.size()[..] else { unreachable!("tokens are [b, l]") };
             let rope = self.model.rope_table(length).at(&batch.positions_bl);
             let hidden = self.model.hidden(&batch.tokens_bl, &rope, &batch.mask, None);
@@ -199,7 +198,12 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn check_finite(&self, what: &'static str, value: f64, samples: &[PackedSample]) -> Result<(), TrainError> {
+    fn check_finite(
+        &self,
+        what: &'static str,
+        value: f64,
+        samples: &[PackedSample],
+    ) -> Result<(), TrainError> {
         if value.is_finite() {
             return Ok(());
         }

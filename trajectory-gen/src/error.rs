@@ -24,7 +24,9 @@ pub enum GenerateError {
         field: &'static str,
     },
     /// Shards of another run are there.
-    #[error("{dir} holds trajectories made with another model, other prompts or other settings: choose another directory, or remove this one")]
+    #[error(
+        "{dir} holds trajectories made with another model, other prompts or other settings: choose another directory, or remove this one"
+    )]
     Mismatch {
         /// The output directory.
         dir: PathBuf,

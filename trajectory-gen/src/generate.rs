@@ -158,7 +158,8 @@ impl<'a> Run<'a> {
         report: &mut GenerateProgress,
     ) -> Result<Trajectory, Rejection> {
         let failed = |name: String, reason: String| (RejectedKind::Failed, name, reason);
-        let prompt = prompt.as_ref().map_err(|bad| failed(format!("line {}", bad.line), bad.reason.clone()))?;
+        let prompt =
+            prompt.as_ref().map_err(|bad| failed(format!("line {}", bad.line), bad.reason.clone()))?;
         let tokens = self
             .tokenizer
             .encode_chat(&prompt.messages)

@@ -173,7 +173,10 @@ impl<'a> Cursor<'a> {
             7 => match self.array::<1>(key)?[0] {
                 byte @ (0 | 1) => Value::Bool(byte == 1),
                 byte => {
-                    return Err(GgufError::malformed(self.path, format!("`{key}` is a bool of value {byte}")));
+                    return Err(GgufError::malformed(
+                        self.path,
+                        format!("`{key}` is a bool of value {byte}"),
+                    ));
                 }
             },
             8 => Value::String(self.string(key)?),
