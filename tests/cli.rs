@@ -2,6 +2,8 @@
 //!
 //! `JACOBI_UPDATE_HELP=1 cargo test --test cli` writes the help texts anew.
 
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

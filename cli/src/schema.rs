@@ -56,10 +56,9 @@ fn describe(shape: &Shape, default: Option<&Value>) -> Map<String, Value> {
             schema.insert("properties".into(), Value::Object(fields.iter().map(of_field).collect()));
         }
     }
-    if let (Some(value), false) = (default, matches!(shape, Shape::Record(_))) {
-        if !value.is_null() {
-            schema.insert("default".into(), value.clone());
-        }
+    let of_leaf = default.filter(|value| !value.is_null() && !matches!(shape, Shape::Record(_)));
+    if let Some(value) = of_leaf {
+        schema.insert("default".into(), value.clone());
     }
     schema
 }
