@@ -1,0 +1,60 @@
+//! The real model: SmolLM2-135M-Instruct, fetched once into models/, against transformers
+//! (scripts/golden/smollm2_greedy.py) and against itself under Jacobi decoding. In fp32, where both are exact.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use jacobi_datasets::{Message, Tokenizer};
+use jacobi_decoder::{JacobiConfig, Silent, StopRules, Strategy, generate};
+use jacobi_model::{Dtype, load};
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+}
+
+/// The model directory; `jacobi fetch` brings it the first time, which needs the network.
+fn smollm2() -> PathBuf {
+    let dir = root().join("models/smollm2-135m-instruct");
+    let fetch = Command::new(env!("CARGO_BIN_EXE_jacobi"))
+        .args(["fetch", "smollm2-135m-instruct", "--output"])
+        .arg(&dir)
+        .output()
+        .unwrap();
+    assert!(fetch.status.success(), "jacobi fetch: {}", String::from_utf8_lossy(&fetch.stderr));
+    dir
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| u32::try_from(id.as_u64().unwrap()).unwrap()).collect()
+}
+
+#[test]
+fn smollm2_gives_the_tokens_of_transformers_under_both_decoders() {
+    let dir = smollm2();
+    let golden = fs_err::read_to_string(root().join("tests/golden/smollm2_greedy.json")).unwrap();
+    let golden: Value = serde_json::from_str(&golden).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 8);
+    let tokenizer = Tokenizer::load(&dir).unwrap();
+    let model = load(&dir, Dtype::Float32).unwrap().transformer;
+    let stop = StopRules {
+        max_new_tokens: usize::try_from(golden["max_new_tokens"].as_u64().unwrap()).unwrap(),
+        eos_token_ids: tokenizer.eos_token_ids().to_vec(),
+    };
+    for (index, case) in cases.iter().enumerate() {
+        let text = case["prompt"].as_str().unwrap();
+        let message = Message { role: "user".into(), content: text.into() };
+        let prompt = tokenizer.encode_chat(&[message]).unwrap();
+        assert_eq!(prompt, ids(&case["prompt_ids"]), "{text}: template and tokenizer");
+        let expected = ids(&case["response_ids"]);
+        let run = |strategy| generate(&model, &prompt, &strategy, &stop, &mut Silent).tokens;
+        assert_eq!(run(Strategy::Autoregressive), expected, "{text}: autoregressive");
+        if index < 3 {
+            let jacobi = Strategy::Jacobi(JacobiConfig { block_size: 16, seed: 1 });
+            assert_eq!(run(jacobi), expected, "{text}: Jacobi");
+        }
+    }
+}
