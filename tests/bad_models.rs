@@ -30,68 +30,58 @@ fn edit_weights(dir: &Path, edit: impl FnOnce(&mut Vec<(String, tch::Tensor)>)) 
 
 type Damage = fn(&Path);
 
+/// What is done to a good model, and what the message must name.
+const ROWS: &[(&str, Damage, &[&str])] = &[
+    (
+        "truncated weights",
+        |d| {
+            let path = d.join("model.safetensors");
+            let bytes = fs_err::read(&path).unwrap();
+            fs_err::write(path, &bytes[..bytes.len() / 2]).unwrap();
+        },
+        &["model.safetensors", "copy or download"],
+    ),
+    ("no weights", |d| fs_err::remove_file(d.join("model.safetensors")).unwrap(), &["model.safetensors"]),
+    ("no config", |d| fs_err::remove_file(d.join("config.json")).unwrap(), &["config.json"]),
+    (
+        "malformed config",
+        |d| fs_err::write(d.join("config.json"), "{\"a\":").unwrap(),
+        &["config.json", "JSON"],
+    ),
+    ("wrong shape", |d| edit_config(d, "intermediate_size", 999.into()), &["mlp.gate_proj.weight", "999"]),
+    ("missing tensor", |d| edit_config(d, "num_hidden_layers", 9.into()), &["model.layers.3.", "missing"]),
+    ("extra tensor", |d| edit_config(d, "num_hidden_layers", 1.into()), &["model.layers.1.", "no part"]),
+    (
+        "architecture",
+        |d| edit_config(d, "architectures", serde_json::json!(["GPT2LMHeadModel"])),
+        &["config.json", "GPT2LMHeadModel", "LlamaForCausalLM"],
+    ),
+    ("unknown field", |d| edit_config(d, "num_local_experts", 8.into()), &["num_local_experts"]),
+    ("untied head", |d| edit_config(d, "tie_word_embeddings", true.into()), &["lm_head.weight"]),
+    (
+        "NaN",
+        |d| {
+            edit_weights(d, |w| {
+                let norm = w.iter_mut().find(|(name, _)| name == "model.norm.weight").unwrap();
+                norm.1 = norm.1.fill(f64::NAN);
+            })
+        },
+        &["model.norm.weight", "NaN"],
+    ),
+    ("integer weights", |d| edit_weights(d, |w| w[0].1 = w[0].1.to_kind(tch::Kind::Int64)), &["I64", "BF16"]),
+    (
+        "index without its shard",
+        |d| {
+            let index = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors"}}"#;
+            fs_err::write(d.join("model.safetensors.index.json"), index).unwrap();
+        },
+        &["model-00001-of-00002.safetensors"],
+    ),
+];
+
 #[test]
 fn each_damage_is_named() {
-    let rows: &[(&str, Damage, &[&str])] = &[
-        (
-            "truncated weights",
-            |d| {
-                let path = d.join("model.safetensors");
-                let bytes = fs_err::read(&path).unwrap();
-                fs_err::write(path, &bytes[..bytes.len() / 2]).unwrap();
-            },
-            &["model.safetensors", "copy or download"],
-        ),
-        ("no weights", |d| fs_err::remove_file(d.join("model.safetensors")).unwrap(), &["model.safetensors"]),
-        ("no config", |d| fs_err::remove_file(d.join("config.json")).unwrap(), &["config.json"]),
-        (
-            "malformed config",
-            |d| fs_err::write(d.join("config.json"), "{\"a\":").unwrap(),
-            &["config.json", "JSON"],
-        ),
-        (
-            "wrong shape",
-            |d| edit_config(d, "intermediate_size", 999.into()),
-            &["mlp.gate_proj.weight", "999"],
-        ),
-        (
-            "missing tensor",
-            |d| edit_config(d, "num_hidden_layers", 9.into()),
-            &["model.layers.3.", "missing"],
-        ),
-        ("extra tensor", |d| edit_config(d, "num_hidden_layers", 1.into()), &["model.layers.1.", "no part"]),
-        (
-            "architecture",
-            |d| edit_config(d, "architectures", serde_json::json!(["GPT2LMHeadModel"])),
-            &["config.json", "GPT2LMHeadModel", "LlamaForCausalLM"],
-        ),
-        ("unknown field", |d| edit_config(d, "num_local_experts", 8.into()), &["num_local_experts"]),
-        ("untied head", |d| edit_config(d, "tie_word_embeddings", true.into()), &["lm_head.weight"]),
-        (
-            "NaN",
-            |d| {
-                edit_weights(d, |w| {
-                    let norm = w.iter_mut().find(|(name, _)| name == "model.norm.weight").unwrap();
-                    norm.1 = norm.1.fill(f64::NAN);
-                })
-            },
-            &["model.norm.weight", "NaN"],
-        ),
-        (
-            "integer weights",
-            |d| edit_weights(d, |w| w[0].1 = w[0].1.to_kind(tch::Kind::Int64)),
-            &["I64", "BF16"],
-        ),
-        (
-            "index without its shard",
-            |d| {
-                let index = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors"}}"#;
-                fs_err::write(d.join("model.safetensors.index.json"), index).unwrap();
-            },
-            &["model-00001-of-00002.safetensors"],
-        ),
-    ];
-    for (name, damage, named) in rows {
+    for (name, damage, named) in ROWS {
         let dir = scratch();
         copy_model(dir.path());
         damage(dir.path());

@@ -1,6 +1,8 @@
 //! Integration tests: what holds across crates. One binary, one module per promise;
 //! cli.rs beside it is a test of the `jacobi-cli` package, which alone gets its binary from cargo.
 
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 mod bad_models;
 mod golden_numbers;
 mod lossless;

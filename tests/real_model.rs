@@ -1,6 +1,8 @@
 //! The real model: SmolLM2-135M-Instruct, fetched once into models/, against transformers
 //! (scripts/golden/smollm2_greedy.py) and against itself under Jacobi decoding. In fp32, where both are exact.
 
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 use std::{
     path::{Path, PathBuf},
     process::Command,

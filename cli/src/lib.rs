@@ -10,6 +10,7 @@ pub mod decoding;
 pub mod environment;
 pub mod exit;
 pub mod export;
+pub mod fetching;
 pub mod inspect;
 pub mod layers;
 pub mod ledger;
@@ -24,9 +25,7 @@ pub mod signals;
 pub mod stages;
 pub mod supervised;
 
-use commands::{
-    config, decode, env, eval, fetch as hub, generate, inspect as look, run as recipe_run, train,
-};
+use commands::{config, decode, env, eval, fetch, generate, inspect as look, run as recipe_run, train};
 
 /// Turn a causal language model into one that decodes many tokens per forward pass
 ///
@@ -48,7 +47,7 @@ enum Verb {
     Eval(eval::EvalArgs),
     Decode(decode::DecodeArgs),
     Inspect(look::InspectArgs),
-    Fetch(hub::FetchArgs),
+    Fetch(fetch::FetchArgs),
     Config(config::ConfigArgs),
     Env(env::EnvArgs),
 }
@@ -90,7 +89,7 @@ fn perform(verb: &Verb) -> anyhow::Result<()> {
         Verb::Eval(args) => eval::run(args),
         Verb::Decode(args) => decode::run(args),
         Verb::Inspect(args) => look::run(args),
-        Verb::Fetch(args) => hub::run(args),
+        Verb::Fetch(args) => fetch::run(args),
         Verb::Config(args) => config::run(args),
         Verb::Env(args) => env::run(args),
     }
