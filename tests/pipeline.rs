@@ -8,7 +8,8 @@ use std::{
 use jacobi_datasets::{NoiseContext, ScheduleKind, Trajectory, read_all};
 use jacobi_model::{AttentionMask, Dtype, load, token_tensor};
 use jacobi_trainer::{
-    Init, LrSchedule, PcNormalization, TrainConfig, TrainData, TrainError, TrainJob, TrainProgress,
+    Init, LrSchedule, PcNormalization, PcPositionWeight, TrainConfig, TrainData, TrainError, TrainJob,
+    TrainProgress,
 };
 use jacobi_trajectory_gen::{GenerateConfig, GenerateJob, generate};
 use tch::Tensor;
@@ -302,6 +303,7 @@ fn every_setting_changes_the_run() {
         ("pc_weight", TrainConfig { pc_weight: 0.0, ..base.clone() }),
         ("temperature", TrainConfig { temperature: 2.0, ..base.clone() }),
         ("pc_normalization", TrainConfig { pc_normalization: PcNormalization::Reference, ..base.clone() }),
+        ("pc_position_weight", TrainConfig { pc_position_weight: PcPositionWeight::Decay, ..base.clone() }),
         ("window_size", TrainConfig { window_size: 4, ..base.clone() }),
         ("noise_context", TrainConfig { noise_context: NoiseContext::Clean, ..base.clone() }),
         ("noise_schedule", TrainConfig { noise_schedule: ScheduleKind::Reverse, ..base.clone() }),
@@ -314,6 +316,11 @@ fn every_setting_changes_the_run() {
         let found = losses(&bench.train(name, &config, usize::MAX).unwrap());
         assert_ne!(found, expected, "{name} changes nothing");
     }
+    let decay =
+        |pc_decay| TrainConfig { pc_position_weight: PcPositionWeight::Decay, pc_decay, ..base.clone() };
+    let [half, tenth] =
+        [0.5, 0.1].map(|d| losses(&bench.train(&format!("{d}"), &decay(d), usize::MAX).unwrap()));
+    assert_ne!(half, tenth, "pc_decay changes nothing");
     for (name, config) in [
         ("max_length", TrainConfig { max_length: 3, ..base.clone() }),
         ("batch_size", TrainConfig { batch_size: 0, ..base.clone() }),

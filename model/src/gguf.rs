@@ -1,6 +1,6 @@
 //! GGUF files (llama.cpp's format, versions 2 and 3) turned into Hugging Face model directories.
 //!
-//! [`convert`] dequantises every tensor, gives it its Hugging Face name and writes `model.safetensors` in bf16 beside
+//! [`convert()`] dequantises every tensor, gives it its Hugging Face name and writes `model.safetensors` in bf16 beside
 //! `config.json` and `generation_config.json`. The tokenizer is handed back as plain lists, because text is not this
 //! crate's business. Only the `llama` architecture is understood; whatever is not understood is an error by name.
 

@@ -79,8 +79,9 @@ impl RopeConfig {
         Ok(Self { theta, scaling, head_dim, context })
     }
 
-    /// Inverse frequencies of a table of `length` positions, d/2 of them.
-    fn inverse_frequencies(&self, length: i64) -> Vec<f64> {
+    /// Inverse frequencies of a table of `length` positions, fp32 `[d/2]`. In fp32 throughout, as transformers
+    /// computes them: rounding once from f64 moves the logits of long texts.
+    fn inverse_frequencies(&self, length: i64, device: Device) -> Tensor {
         let d = self.head_dim as f64;
         let theta = match self.scaling {
             RopeScaling::Dynamic { factor } if length > self.context => {
@@ -89,27 +90,25 @@ impl RopeConfig {
             }
             _ => self.theta,
         };
-        let base = (0..self.head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / d));
-        base.map(|frequency| self.scaling.apply(frequency)).collect()
+        let exponents = Tensor::arange_start_step(0, self.head_dim, 2, (Kind::Float, device)) / d;
+        self.scaling.apply(&Tensor::pow_scalar(theta, &exponents).reciprocal())
     }
 }
 
 impl RopeScaling {
-    fn apply(&self, frequency: f64) -> f64 {
+    fn apply(&self, frequencies: &Tensor) -> Tensor {
         match *self {
-            Self::None | Self::Dynamic { .. } => frequency,
-            Self::Linear { factor } => frequency / factor,
+            Self::None | Self::Dynamic { .. } => frequencies.shallow_clone(),
+            Self::Linear { factor } => frequencies / factor,
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-                let wavelength = 2.0 * std::f64::consts::PI / frequency;
-                if wavelength < original_context / high_freq_factor {
-                    frequency
-                } else if wavelength > original_context / low_freq_factor {
-                    frequency / factor
-                } else {
-                    let smooth = (original_context / wavelength - low_freq_factor)
-                        / (high_freq_factor - low_freq_factor);
-                    (1.0 - smooth) * frequency / factor + smooth * frequency
-                }
+                let wavelengths = frequencies.reciprocal() * (2.0 * std::f64::consts::PI);
+                let divided = frequencies / factor;
+                let smooth = (wavelengths.reciprocal() * original_context - low_freq_factor)
+                    / (high_freq_factor - low_freq_factor);
+                let between = (1.0 - &smooth) * &divided + &smooth * frequencies;
+                let short = wavelengths.lt(original_context / high_freq_factor);
+                let long = wavelengths.gt(original_context / low_freq_factor);
+                frequencies.where_self(&short, &divided.where_self(&long, &between))
             }
         }
     }
@@ -163,9 +162,7 @@ pub struct Rope {
 impl RopeTable {
     /// Angles in fp32, stored in `kind`, as transformers does.
     pub fn new(config: &RopeConfig, length: i64, kind: Kind, device: Device) -> Self {
-        let frequencies: Vec<f32> =
-            config.inverse_frequencies(length).into_iter().map(|f| f as f32).collect();
-        let frequencies = Tensor::from_slice(&frequencies).to_device(device);
+        let frequencies = config.inverse_frequencies(length, device);
         let positions = Tensor::arange(length, (Kind::Float, device));
         let angles_td = positions.unsqueeze(1) * frequencies.unsqueeze(0);
         let angles_td = Tensor::cat(&[&angles_td, &angles_td], 1);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the text of the embedded default model: the base corpus, and the prompts that the quick start uses.
 
-    make_corpus.py [--base 64000] [--drills 96000] [--train 1200] [--test 400] [--seed 20251214]
+    make_corpus.py [--base 64000] [--drills 96000] [--train 1500] [--test 400] [--seed 20251214]
 
   runs/default-model/corpus/base.jsonl   {"id", "prompt", "response"}: what the base model is trained on (not committed)
   datasets/default/prompts-train.jsonl   {"id", "prompt", "answer"}: prompts for trajectories; none of them in base
@@ -49,7 +49,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=int, default=64000, help="word problems in the base corpus")
     parser.add_argument("--drills", type=int, default=96000, help="bare expressions in the base corpus")
-    parser.add_argument("--train", type=int, default=1200, help="prompts for trajectories")
+    parser.add_argument("--train", type=int, default=1500, help="prompts for trajectories")
     parser.add_argument("--test", type=int, default=400, help="held-out prompts")
     parser.add_argument("--seed", type=int, default=20251214)
     parser.add_argument("--root", type=Path, default=ROOT, help="where runs/ and datasets/ are")

@@ -1,12 +1,13 @@
 """Templated arithmetic word problems: the text the embedded default model lives on.
 
 Every family draws its numbers, then phrases a question in one of several wordings and solves it step by step in the
-manner of GSM8K: the last line of a solution is `#### ANSWER`. All numbers are positive integers below 100, so that a
-model of about a million parameters can compute them, and a solution is a function of its question, so that greedy
-decoding has one right text to find. Drills are bare sums, differences, products and quotients: they teach a small model
-to copy and to compute in a tenth of the text.
+manner of GSM8K: the last line of a solution is `#### ANSWER`. All numbers are positive integers up to LARGEST, so
+that a model of about a million parameters can compute them, and a solution is a function of its question, so that
+greedy decoding has one right text to find. Drills are bare sums, differences, products and quotients: they teach a
+small model to copy and to compute with less text.
 """
 
+import re
 from dataclasses import dataclass
 from random import Random
 
@@ -18,6 +19,11 @@ THINGS = ["apples", "books", "cards", "coins", "cookies", "eggs", "flowers", "ma
           "pears", "pencils", "plums", "shells", "stamps", "stickers", "stones", "tickets", "toys"]
 CONTAINERS = ["bags", "boxes", "baskets", "packs", "jars", "trays"]
 WARES = ["books", "caps", "cups", "hats", "lamps", "pens", "plates", "scarves", "shirts", "toys"]
+
+
+# No number of a problem or its solution is larger: the facts of arithmetic up to here are few enough that a thousand
+# problems touch most of them, so that training on a thousand does not wear the others away.
+LARGEST = 40
 
 
 @dataclass(frozen=True)
@@ -312,16 +318,19 @@ FAMILIES = [buys_containers, picks_and_gives, more_than, times_as_many, money_le
 
 def draw(rng: Random) -> Problem:
     """Draws one word problem; equal states of `rng` give equal problems."""
-    family = rng.choice(FAMILIES)
-    numbers, questions, solutions, answer = family(rng, Cast(rng))
-    wording = rng.randrange(len(questions))
-    return Problem((family.__name__, *numbers), questions[wording], f"{solutions[wording]}\n#### {answer}", answer)
+    while True:
+        family = rng.choice(FAMILIES)
+        numbers, questions, solutions, answer = family(rng, Cast(rng))
+        wording = rng.randrange(len(questions))
+        prompt, response = questions[wording], f"{solutions[wording]}\n#### {answer}"
+        if all(int(number) <= LARGEST for number in re.findall(r"\d+", prompt + response)):
+            return Problem((family.__name__, *numbers), prompt, response, answer)
 
 
 def expression(rng):
     """A bare expression and its value. Small numbers are more frequent: they hold the tables that the large ones need."""
     operation = rng.choice("++--*/")
-    bound = rng.choice([9, 18, 40, 99])
+    bound = rng.choice([9, 18, LARGEST])
     if operation == "+":
         total = rng.randint(2, bound)
         left = rng.randint(1, total - 1)
@@ -330,7 +339,8 @@ def expression(rng):
         left = rng.randint(2, bound)
         right = rng.randint(1, left - 1)
         return f"{left} - {right}", left - right
-    left, right = rng.randint(2, 9), rng.randint(2, 9)
+    left = rng.randint(2, 9)
+    right = rng.randint(2, min(9, LARGEST // left))
     if operation == "*":
         return f"{left} * {right}", left * right
     return f"{left * right} / {right}", left

@@ -31,10 +31,11 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn of(samples: &[PackedSample]) -> Self {
+    pub(crate) fn of(samples: &[PackedSample], config: &TrainConfig) -> Self {
+        let pairs = samples.iter().flat_map(|s| &s.pc);
         Self {
             ar: samples.iter().map(|s| s.ar.len()).sum::<usize>() as f64,
-            pc: samples.iter().map(|s| s.pc.len()).sum::<usize>() as f64,
+            pc: pairs.map(|pair| config.position_weight(pair.distance)).sum(),
         }
     }
 }
@@ -61,7 +62,7 @@ impl Batch {
             tokens_bl: Tensor::from_slice(&tokens).view(size).to_device(device),
             positions_bl: Tensor::from_slice(&positions).view(size).to_device(device),
             mask: mask(samples, longest, kind, device),
-            plan: plan(samples, longest, counts, config.pc_normalization, device),
+            plan: plan(samples, longest, counts, config, device),
         }
     }
 }
@@ -92,7 +93,7 @@ fn plan(
     samples: &[PackedSample],
     longest: usize,
     counts: Counts,
-    normalization: PcNormalization,
+    config: &TrainConfig,
     device: Device,
 ) -> LossPlan {
     let rows = |of: &dyn Fn(&PackedSample) -> Vec<usize>| {
@@ -104,11 +105,14 @@ fn plan(
         Tensor::from_slice(&rows).to_device(device)
     };
     let targets: Vec<i64> = samples.iter().flat_map(|s| s.ar.iter().map(|a| i64::from(a.token))).collect();
-    let weight = |sample: &PackedSample| match normalization {
+    let of_sample = |sample: &PackedSample| match config.pc_normalization {
         PcNormalization::TokenMean => 1.0,
-        PcNormalization::Reference => 1.0 / sample.layout.num_blocks() as f32,
+        PcNormalization::Reference => 1.0 / sample.layout.num_blocks() as f64,
     };
-    let weights: Vec<f32> = samples.iter().flat_map(|s| vec![weight(s); s.pc.len()]).collect();
+    let of_pair =
+        |s: &PackedSample, at: usize| (of_sample(s) * config.position_weight(s.pc[at].distance)) as f32;
+    let weights: Vec<f32> =
+        samples.iter().flat_map(|s| (0..s.pc.len()).map(move |at| of_pair(s, at))).collect();
     LossPlan {
         ar_rows: rows(&|s| s.ar.iter().map(|a| a.row).collect()),
         ar_targets: Tensor::from_slice(&targets).to_device(device),

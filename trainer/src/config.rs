@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     TrainError,
     adamw::AdamWConfig,
-    loss::{LossConfig, PcNormalization},
+    loss::{LossConfig, PcNormalization, PcPositionWeight},
     lr::LrSchedule,
 };
 
@@ -46,6 +46,10 @@ pub struct TrainConfig {
     pub temperature: f64,
     /// How the consistency loss is averaged.
     pub pc_normalization: PcNormalization,
+    /// How much a consistency position counts, by its distance from the divergence.
+    pub pc_position_weight: PcPositionWeight,
+    /// The base of `pc_position_weight = "decay"`.
+    pub pc_decay: f64,
     /// Blocks per noise cycle, w.
     pub window_size: usize,
     /// What a noisy block sees of its own window.
@@ -85,6 +89,8 @@ impl Default for TrainConfig {
             pc_weight: 1.0,
             temperature: 1.0,
             pc_normalization: PcNormalization::TokenMean,
+            pc_position_weight: PcPositionWeight::Uniform,
+            pc_decay: 0.8,
             window_size: 16,
             noise_context: NoiseContext::Window,
             noise_schedule: ScheduleKind::Linear,
@@ -136,6 +142,7 @@ impl TrainConfig {
         }
         let shares = [
             ("warmup_ratio", self.warmup_ratio),
+            ("pc_decay", self.pc_decay),
             ("adam_beta1", self.adam_beta1),
             ("adam_beta2", self.adam_beta2),
             ("min_noise_ratio", self.min_noise_ratio),
@@ -159,6 +166,14 @@ impl TrainConfig {
                 t_min: self.min_noise_ratio,
                 t_max: self.max_noise_ratio,
             },
+        }
+    }
+
+    /// Weight of a consistency pair at this distance from the divergence.
+    pub(crate) fn position_weight(&self, distance: usize) -> f64 {
+        match self.pc_position_weight {
+            PcPositionWeight::Uniform => 1.0,
+            PcPositionWeight::Decay => self.pc_decay.powi(distance as i32),
         }
     }
 

@@ -20,7 +20,7 @@ pub use config::TrainConfig;
 pub use data::TrainData;
 pub use error::TrainError;
 pub use flops::{gemm_peak, model_flops};
-pub use loss::{LossConfig, LossPlan, Losses, PcNormalization, dual_loss};
+pub use loss::{LossConfig, LossPlan, Losses, PcNormalization, PcPositionWeight, dual_loss};
 pub use lr::{LrSchedule, lr_factor};
 pub use metrics::TrainProgress;
 pub use tensorboard::EventWriter;

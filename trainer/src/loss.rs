@@ -21,6 +21,17 @@ pub enum PcNormalization {
     Reference,
 }
 
+/// How much a consistency position counts, by its distance from the divergence. Nearer positions decide how many
+/// tokens a forward pass accepts. Not in the paper, which weighs all alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PcPositionWeight {
+    /// All alike.
+    Uniform,
+    /// `pc_decay` to the power of the distance.
+    Decay,
+}
+
 /// Weights and temperature.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossConfig {
@@ -46,7 +57,7 @@ pub struct LossPlan {
     pub pair_weights: Tensor,
     /// Targets of the whole optimizer step: the divisor of L_ar.
     pub ar_count: f64,
-    /// Pairs of the whole optimizer step: the divisor of L_pc.
+    /// Sum of the position weights over the whole optimizer step: the divisor of L_pc.
     pub pc_count: f64,
 }
 

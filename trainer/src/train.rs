@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
         let (started, config) = (Instant::now(), self.config);
         let per_step = config.batch_size * config.gradient_accumulation_steps;
         let samples = self.dataset.step(self.state.step, per_step, config)?;
-        let counts = Counts::of(&samples);
+        let counts = Counts::of(&samples, config);
         let (mut loss, mut loss_ar, mut loss_pc, mut flops) = (0.0, 0.0, 0.0, 0.0);
         for micro_batch in samples.chunks(config.batch_size) {
             let batch = Batch::new(micro_batch, counts, config, self.model.kind(), self.model.device());

@@ -26,7 +26,7 @@ pub struct InspectArgs {
     /// Model: compute the float32 logits of this text at every position, and write them with its ids to --output
     #[arg(long, value_name = "TEXT", requires = "output")]
     logits: Option<String>,
-    /// Where --logits writes: safetensors with input_ids (i64, [L]) and logits (f32, [L, V])
+    /// Where --logits writes: safetensors with input_ids (i64, L) and logits (f32, L x V)
     #[arg(long, short, value_name = "FILE", requires = "logits")]
     output: Option<PathBuf>,
 }

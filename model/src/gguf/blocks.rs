@@ -155,7 +155,7 @@ struct Simple {
     minimum: bool,
 }
 
-/// scale, [minimum], [fifth bits], nibbles: the low nibbles are values 0..16, the high ones 16..32.
+/// scale, (minimum), (fifth bits), nibbles: the low nibbles are values 0..16, the high ones 16..32.
 fn simple(block: &[u8], out: &mut Vec<f32>, format: Simple) {
     let scale = half_at(block, 0);
     let (minimum, rest) = if format.minimum { (half_at(block, 2), &block[4..]) } else { (0.0, &block[2..]) };
