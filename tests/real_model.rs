@@ -54,7 +54,7 @@ fn smollm2_gives_the_tokens_of_transformers_under_both_decoders() {
         let expected = ids(&case["response_ids"]);
         let run = |strategy| generate(&model, &prompt, &strategy, &stop, &mut Silent).tokens;
         assert_eq!(run(Strategy::Autoregressive), expected, "{text}: autoregressive");
-        if index < 3 {
+        if index < 2 {
             let jacobi = Strategy::Jacobi(JacobiConfig { block_size: 16, seed: 1 });
             assert_eq!(run(jacobi), expected, "{text}: Jacobi");
         }
