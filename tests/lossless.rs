@@ -1,29 +1,59 @@
-//! Greedy Jacobi decoding equals autoregressive decoding token for token, in fp32, on real weights.
+//! Every decoder equals autoregressive decoding token for token, in fp32, on real weights.
 
-use jacobi_decoder::{JacobiConfig, Silent, StopRules, Strategy, generate};
-use jacobi_model::{Dtype, load};
+use jacobi_decoder::{
+    Filler, Generation, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy, generate,
+    generate_batch,
+};
+use jacobi_model::{Dtype, LanguageModel, load};
 use proptest::prelude::*;
+use proptest::strategy::Strategy as Arbitrary;
 
 use crate::support::golden;
 
 const CASES: [&str; 3] = ["tiny_llama", "tiny_qwen2", "tiny_llama_llama3"];
 
+fn run(model: &dyn LanguageModel, prompt: &[u32], strategy: Strategy, stop: &StopRules) -> Generation {
+    generate(model, prompt, &Settings::greedy(strategy, stop.clone()), &mut |_| {})
+}
+
+fn strategies() -> impl Arbitrary<Value = Strategy> {
+    let block_size = prop_oneof![Just(1usize), 2usize..24];
+    let ratio = prop_oneof![Just(0.0), Just(1.0), 0.0..1.0f64];
+    let growth =
+        (1usize..4, ratio, any::<bool>()).prop_map(|(max_blocks, spawn_ratio, sliding)| match sliding {
+            true => Growth::Sliding,
+            false => Growth::Blocks { max_blocks, spawn_ratio },
+        });
+    let tree_budget = prop_oneof![Just(0usize), 1usize..80];
+    (block_size, growth, any::<bool>(), 0usize..6, tree_budget, any::<u64>()).prop_map(
+        |(block_size, growth, ngram, pool_size, tree_budget, seed)| match (pool_size, tree_budget) {
+            (0, 0) => Strategy::Jacobi(JacobiConfig { block_size, seed }),
+            _ => Strategy::MultiBlock(MultiBlockConfig {
+                block_size,
+                growth,
+                filler: if ngram { Filler::Ngram } else { Filler::Random },
+                pool_size,
+                tree_budget,
+                seed,
+            }),
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn jacobi_equals_autoregressive_on_real_weights(
+    fn every_decoder_equals_autoregressive_on_real_weights(
         case in 0usize..CASES.len(),
         prompt in prop::collection::vec(0u32..97, 1..12),
-        block_size in prop_oneof![Just(1usize), 2usize..24],
+        strategy in strategies(),
         max_new_tokens in prop_oneof![Just(1usize), 2usize..48],
-        eos in prop::collection::vec(0u32..97, 0..3),
-        seed in any::<u64>(),
+        eos_token_ids in prop::collection::vec(0u32..97, 0..3),
     ) {
         let model = load(&golden("models").join(CASES[case]), Dtype::Float32).unwrap().transformer;
-        let stop = StopRules { max_new_tokens, eos_token_ids: eos };
-        let run = |strategy| generate(&model, &prompt, &strategy, &stop, &mut Silent);
-        let expected = run(Strategy::Autoregressive);
-        let found = run(Strategy::Jacobi(JacobiConfig { block_size, seed }));
+        let stop = StopRules { max_new_tokens, eos_token_ids };
+        let expected = run(&model, &prompt, Strategy::Autoregressive, &stop);
+        let found = run(&model, &prompt, strategy, &stop);
         prop_assert_eq!(&found.tokens, &expected.tokens);
         prop_assert_eq!(found.finish_reason, expected.finish_reason);
         prop_assert!(found.stats.forwards <= expected.stats.forwards);
@@ -32,13 +62,46 @@ proptest! {
 
 /// The context is the last limit: a response that reaches it ends there, whatever the decoder.
 #[test]
-fn the_context_limit_ends_both_decoders_at_the_same_token() {
-    let model = load(&golden("models/tiny_llama"), Dtype::Float32).unwrap().transformer;
-    let context = usize::try_from(model.architecture().max_position_embeddings).unwrap();
-    let prompt: Vec<u32> = (0..context as u32 - 10).map(|i| i % 97).collect();
-    let stop = StopRules { max_new_tokens: 100, eos_token_ids: vec![] };
-    let run = |strategy| generate(&model, &prompt, &strategy, &stop, &mut Silent).tokens;
-    let expected = run(Strategy::Autoregressive);
-    assert_eq!(expected.len(), 10);
-    assert_eq!(run(Strategy::Jacobi(JacobiConfig { block_size: 16, seed: 0 })), expected);
+fn the_context_limit_ends_every_decoder_at_the_same_token() {
+    for case in ["tiny_llama", "tiny_llama_dynamic"] {
+        let model = load(&golden("models").join(case), Dtype::Float32).unwrap().transformer;
+        let context = model.context_length();
+        let prompt: Vec<u32> = (0..context as u32 - 10).map(|i| i % 97).collect();
+        let stop = StopRules { max_new_tokens: 100, eos_token_ids: vec![] };
+        let expected = run(&model, &prompt, Strategy::Autoregressive, &stop).tokens;
+        assert_eq!(expected.len(), 10);
+        let jacobi = Strategy::Jacobi(JacobiConfig { block_size: 16, seed: 0 });
+        assert_eq!(run(&model, &prompt, jacobi, &stop).tokens, expected);
+        let multi_block = MultiBlockConfig { tree_budget: 64, ..MultiBlockConfig::default() };
+        assert_eq!(run(&model, &prompt, Strategy::MultiBlock(multi_block), &stop).tokens, expected);
+    }
+}
+
+/// Ragged prompts through two slots: each response is the one its prompt gets alone.
+#[test]
+fn a_batch_on_real_weights_gives_what_each_prompt_gives_alone() {
+    let model = load(&golden("models/tiny_qwen2"), Dtype::Float32).unwrap().transformer;
+    let prompts: Vec<Vec<u32>> =
+        (1..8u32).map(|i| (0..i * 3).map(|j| (i * 31 + j * 7) % 97).collect()).collect();
+    let stop = StopRules { max_new_tokens: 24, eos_token_ids: vec![5] };
+    for strategy in [
+        Strategy::Autoregressive,
+        Strategy::MultiBlock(MultiBlockConfig {
+            block_size: 8,
+            tree_budget: 16,
+            ..MultiBlockConfig::default()
+        }),
+    ] {
+        let settings = Settings::greedy(strategy.clone(), stop.clone());
+        let mut ended = 0;
+        generate_batch(&model, &prompts, &settings, 2, &mut |at, found| {
+            assert_eq!(
+                found.tokens,
+                run(&model, &prompts[at], strategy.clone(), &stop).tokens,
+                "prompt {at}"
+            );
+            ended += 1;
+        });
+        assert_eq!(ended, prompts.len());
+    }
 }

@@ -1,11 +1,14 @@
 //! Our Transformer against transformers, in fp32: logits within 1e-4, every layer within 1e-5. The expected
 //! tensors come from scripts/golden/model_tiny.py.
 
-use jacobi_model::{AttentionMask, Dtype, load};
+use jacobi_model::{
+    AttentionMask, Dtype, LanguageModel, Predictions, Rows, Transformer, Work, load, token_tensor,
+};
 use tch::Tensor;
 
 use crate::support::{golden, max_difference, tensors};
 
+const CASES: [&str; 3] = ["tiny_llama", "tiny_qwen2", "tiny_llama_llama3"];
 const LAYER_TOLERANCE: f64 = 1e-5;
 const LOGITS_TOLERANCE: f64 = 1e-4;
 
@@ -19,7 +22,7 @@ fn check(case: &str) {
     let rope = model.rope_table(t).range(0, t);
     let hidden = tch::no_grad(|| {
         let observe = &mut |x: &Tensor| outputs.push(x.shallow_clone());
-        model.hidden_observed(ids, &rope, &AttentionMask::Causal, None, observe)
+        model.hidden_observed(ids, &rope, &AttentionMask::Causal, observe)
     });
     assert!(max_difference(&outputs[0], &expected["embed"]) <= LAYER_TOLERANCE, "{case}: embedding");
     for (i, output) in outputs[1..].iter().enumerate() {
@@ -56,35 +59,85 @@ fn qwen2_equals_transformers() {
     check("tiny_qwen2");
 }
 
+/// Logits `[t, v]` of `tokens` as one row of the plain forward.
+fn plain_logits(model: &Transformer, tokens: &[u32]) -> Tensor {
+    let t = tokens.len() as i64;
+    let ids = token_tensor(tokens).unsqueeze(0);
+    tch::no_grad(|| {
+        let hidden = model.hidden(&ids, &model.rope_table(t).range(0, t), &AttentionMask::Causal);
+        model.logits(&hidden.squeeze_dim(0))
+    })
+}
+
+fn difference(predictions: &dyn Predictions, row: usize, expected: &Tensor) -> f64 {
+    max_difference(&Tensor::from_slice(&predictions.logits(row)), expected)
+}
+
 /// The cached forward, in pieces of any size and with forgotten drafts in between, equals the whole one.
 #[test]
 fn a_cached_forward_in_pieces_equals_one_forward() {
-    for case in ["tiny_llama", "tiny_qwen2"] {
-        let dir = golden("models").join(case);
-        let model = load(&dir, Dtype::Float32).unwrap().transformer;
-        let ids = tensors(&dir.join("expected.safetensors"))["input_ids"].narrow(0, 0, 1);
-        let t = ids.size()[1];
-        let table = model.rope_table(64);
-        let options = (model.kind(), model.device());
-        let whole = tch::no_grad(|| model.hidden(&ids, &table.range(0, t), &AttentionMask::Causal, None));
+    for case in CASES {
+        let model = load(&golden("models").join(case), Dtype::Float32).unwrap().transformer;
+        let tokens: Vec<u32> = (0..24).map(|i| i * 29 % 97).collect();
+        let whole = plain_logits(&model, &tokens);
         for pieces in [[3, 1, 20], [24, 0, 0], [1, 1, 22], [10, 13, 1]] {
-            let mut cache = jacobi_model::KvCache::new(model.architecture(), 64, options.0, options.1);
-            let mut parts = Vec::new();
+            let mut session = model.session(1, 64);
+            let mut start = 0;
             for size in pieces.into_iter().filter(|size| *size > 0) {
-                let start = cache.len();
-                let feed = |fed: &Tensor, cache: &mut jacobi_model::KvCache| {
-                    let size = fed.size()[1];
-                    let mask = AttentionMask::causal(size, start, options.0, options.1);
-                    tch::no_grad(|| model.hidden(fed, &table.range(start, size), &mask, Some(cache)))
-                };
-                // A wrong draft first, forgotten again: it must leave no trace.
-                let _ = feed(&ids.narrow(1, 0, 5), &mut cache);
-                cache.truncate(start);
-                parts.push(feed(&ids.narrow(1, start, size), &mut cache));
+                // A wrong draft first, never kept: it must leave no trace.
+                let wrong = Rows::chain(&tokens[..5]);
+                session.forward(&[Work { slot: 0, rows: &wrong, first_output: 0 }]);
+                let rows = Rows::chain(&tokens[start..start + size]);
+                let predictions = session.forward(&[Work { slot: 0, rows: &rows, first_output: 0 }]);
+                session.keep(0, &(0..size).collect::<Vec<_>>());
+                for row in 0..size {
+                    let off = difference(&*predictions, row, &whole.get((start + row) as i64));
+                    assert!(off <= LOGITS_TOLERANCE, "{case} {pieces:?}, token {}: {off}", start + row);
+                }
+                start += size;
             }
-            let difference = max_difference(&Tensor::cat(&parts, 1), &whole);
-            assert!(difference <= LAYER_TOLERANCE, "{case} {pieces:?}: {difference}");
         }
+    }
+}
+
+/// Every row of a token tree has the logits of its own path, several sequences in one pass do not touch each other, and
+/// a path that is kept counts as if it had been fed alone.
+#[test]
+fn branches_and_neighbours_compute_as_if_alone() {
+    for case in CASES {
+        let model = load(&golden("models").join(case), Dtype::Float32).unwrap().transformer;
+        let mut session = model.session(3, 64);
+        let prompts: [&[u32]; 3] = [&[5, 6, 7], &[8], &[9, 3, 1, 4, 1, 5]];
+        let fed: Vec<Rows> = prompts.iter().map(|prompt| Rows::chain(prompt)).collect();
+        let work = |slot: usize, rows| Work { slot, rows, first_output: 0 };
+        session.forward(&[work(0, &fed[0]), work(1, &fed[1]), work(2, &fed[2])]);
+        for (slot, prompt) in prompts.iter().enumerate() {
+            session.keep(slot, &(0..prompt.len()).collect::<Vec<_>>());
+        }
+        let mut tree = Rows::chain(&[10, 11, 12]);
+        let branch = tree.push(13, Some(0));
+        let leaf = tree.push(14, Some(branch));
+        tree.push(15, Some(1));
+        let run = Rows::chain(&[20, 21]);
+        let predictions = session.forward(&[work(2, &tree), Work { slot: 0, rows: &run, first_output: 1 }]);
+        let path_tokens = |row: usize| tree.path(row).iter().map(|&at| tree.tokens()[at]).collect::<Vec<_>>();
+        for row in 0..tree.len() {
+            let alone = [prompts[2], &path_tokens(row)].concat();
+            let off =
+                difference(&*predictions, row, &plain_logits(&model, &alone).get(alone.len() as i64 - 1));
+            assert!(off <= LOGITS_TOLERANCE, "{case}, row {row}: {off}");
+        }
+        let alone = plain_logits(&model, &[prompts[0], &[20, 21]].concat());
+        assert!(
+            difference(&*predictions, tree.len(), &alone.get(4)) <= LOGITS_TOLERANCE,
+            "{case}: neighbour"
+        );
+        session.keep(2, &tree.path(leaf));
+        assert_eq!(session.cached(2), prompts[2].len() + 3);
+        let next = Rows::chain(&[30]);
+        let predictions = session.forward(&[work(2, &next)]);
+        let alone = plain_logits(&model, &[prompts[2], &path_tokens(leaf), &[30]].concat());
+        assert!(difference(&*predictions, 0, &alone.get(-1)) <= LOGITS_TOLERANCE, "{case}: after the branch");
     }
 }
 

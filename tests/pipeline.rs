@@ -149,14 +149,14 @@ fn the_training_mask_equals_the_decoders_forward() {
     let tokens = token_tensor(&packed.tokens).unsqueeze(0);
     let rope = table.at(&Tensor::from_slice(&positions).unsqueeze(0));
     let trained =
-        tch::no_grad(|| model.hidden(&tokens, &rope, &AttentionMask::from_bool(&seen, model.kind()), None));
+        tch::no_grad(|| model.hidden(&tokens, &rope, &AttentionMask::from_bool(&seen, model.kind())));
     for block in 0..layout.num_blocks() {
         let (start, size) = (layout.noisy_start(block), layout.block_len(block));
         let mut fed = packed.tokens[..layout.clean_start(block)].to_vec();
         fed.extend(&packed.tokens[start..start + size]);
         let t = fed.len() as i64;
         let decoded = tch::no_grad(|| {
-            model.hidden(&token_tensor(&fed).unsqueeze(0), &table.range(0, t), &AttentionMask::Causal, None)
+            model.hidden(&token_tensor(&fed).unsqueeze(0), &table.range(0, t), &AttentionMask::Causal)
         });
         let ours = trained.narrow(1, start as i64, size as i64);
         let theirs = decoded.narrow(1, t - size as i64, size as i64);

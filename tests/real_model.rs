@@ -9,7 +9,7 @@ use std::{
 };
 
 use jacobi_datasets::{Message, Tokenizer};
-use jacobi_decoder::{JacobiConfig, Silent, StopRules, Strategy, generate};
+use jacobi_decoder::{JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy, generate};
 use jacobi_model::{Dtype, load};
 use serde_json::Value;
 
@@ -34,7 +34,7 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 #[test]
-fn smollm2_gives_the_tokens_of_transformers_under_both_decoders() {
+fn smollm2_gives_the_tokens_of_transformers_under_every_decoder() {
     let dir = smollm2();
     let golden = fs_err::read_to_string(root().join("tests/golden/smollm2_greedy.json")).unwrap();
     let golden: Value = serde_json::from_str(&golden).unwrap();
@@ -52,11 +52,15 @@ fn smollm2_gives_the_tokens_of_transformers_under_both_decoders() {
         let prompt = tokenizer.encode_chat(&[message]).unwrap();
         assert_eq!(prompt, ids(&case["prompt_ids"]), "{text}: template and tokenizer");
         let expected = ids(&case["response_ids"]);
-        let run = |strategy| generate(&model, &prompt, &strategy, &stop, &mut Silent).tokens;
+        let run = |strategy| {
+            generate(&model, &prompt, &Settings::greedy(strategy, stop.clone()), &mut |_| {}).tokens
+        };
         assert_eq!(run(Strategy::Autoregressive), expected, "{text}: autoregressive");
         if index < 2 {
             let jacobi = Strategy::Jacobi(JacobiConfig { block_size: 16, seed: 1 });
             assert_eq!(run(jacobi), expected, "{text}: Jacobi");
+            let multi_block = MultiBlockConfig { tree_budget: 32, ..MultiBlockConfig::default() };
+            assert_eq!(run(Strategy::MultiBlock(multi_block)), expected, "{text}: multi-block");
         }
     }
 }

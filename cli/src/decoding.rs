@@ -4,11 +4,12 @@ use std::path::Path;
 
 use anyhow::ensure;
 use jacobi_datasets::{Message, Tokenizer};
-use jacobi_decoder::{Generation, JacobiConfig, Silent, StopRules, Strategy, generate};
+use jacobi_decoder::{Generation, Settings, StopRules, generate};
+use jacobi_eval::DecoderConfig;
 use jacobi_model::{Dtype, LanguageModel, load};
 use serde_json::{Value, json};
 
-use crate::commands::decode::{DecoderName, DtypeName};
+use crate::commands::decode::DtypeName;
 use crate::exit::UsageError;
 
 /// What to decode, and how.
@@ -20,10 +21,8 @@ pub struct Request<'a> {
     pub prompt: &'a str,
     /// Without chat template.
     pub raw: bool,
-    /// The decoder.
-    pub decoder: DecoderName,
-    /// Its block size, if it has blocks.
-    pub block_size: usize,
+    /// The decoder and its settings.
+    pub decoder: DecoderConfig,
     /// Longest response.
     pub max_new_tokens: usize,
     /// Compute dtype.
@@ -48,6 +47,7 @@ pub struct Decoded {
 /// # Errors
 /// A model that does not load; a prompt that is empty or fills the context.
 pub fn decode(request: &Request) -> anyhow::Result<Decoded> {
+    let strategy = request.decoder.strategy(request.seed).map_err(|error| UsageError(error.to_string()))?;
     // Before the tokenizer's: its message for a missing directory is the better one.
     let model = load(request.model, request.dtype.into())?.transformer;
     let tokenizer = Tokenizer::load(request.model)?;
@@ -64,17 +64,12 @@ pub fn decode(request: &Request) -> anyhow::Result<Decoded> {
         found < context,
         "the prompt has {found} tokens, the model's context holds {context}: shorten it"
     );
-    let strategy = match request.decoder {
-        DecoderName::Ar => Strategy::Autoregressive,
-        DecoderName::Jacobi => {
-            Strategy::Jacobi(JacobiConfig { block_size: request.block_size, seed: request.seed })
-        }
-    };
     let stop = StopRules {
         max_new_tokens: request.max_new_tokens,
         eos_token_ids: tokenizer.eos_token_ids().to_vec(),
     };
-    let generation = generate(&model, &prompt_tokens, &strategy, &stop, &mut Silent);
+    let settings = Settings::greedy(strategy, stop);
+    let generation = generate(&model, &prompt_tokens, &settings, &mut |_| {});
     let text = tokenizer.decode(&generation.tokens);
     Ok(Decoded { prompt_tokens, generation, text })
 }
@@ -96,8 +91,15 @@ impl Decoded {
                 "prefill_seconds": stats.prefill_seconds,
                 "decode_seconds": stats.decode_seconds,
                 "acceptance": stats.acceptance,
+                "accepted_from": self.accepted_from(),
             },
         })
+    }
+
+    /// Draft tokens that were right, by source.
+    fn accepted_from(&self) -> Value {
+        let counts = &self.generation.stats.accepted_from;
+        counts.iter().map(|(source, count)| (source.as_str().to_owned(), Value::from(*count))).collect()
     }
 
     /// The statistics in one line.
@@ -125,7 +127,7 @@ impl From<DtypeName> for Dtype {
 mod tests {
     use super::*;
     use jacobi_datasets::FinishReason;
-    use jacobi_decoder::DecodeStats;
+    use jacobi_decoder::{DecodeStats, Source};
 
     #[test]
     fn json_and_summary_carry_the_published_fields() {
@@ -135,6 +137,8 @@ mod tests {
             prefill_seconds: 0.25,
             decode_seconds: 0.5,
             acceptance: vec![0, 0, 1, 1],
+            accepted_from: [(Source::Own, 2), (Source::Tree, 1)].into(),
+            ..DecodeStats::default()
         };
         let generation =
             Generation { tokens: vec![4, 5, 6, 7, 8, 2], finish_reason: FinishReason::Eos, stats };
@@ -142,7 +146,7 @@ mod tests {
         let expected = json!({
             "prompt_tokens": [1, 3], "response_tokens": [4, 5, 6, 7, 8, 2], "text": "hi", "finish_reason": "eos",
             "stats": {"forwards": 2, "tokens": 5, "tpf": 2.5, "tps": 10.0, "prefill_seconds": 0.25,
-                "decode_seconds": 0.5, "acceptance": [0, 0, 1, 1]},
+                "decode_seconds": 0.5, "acceptance": [0, 0, 1, 1], "accepted_from": {"own": 2, "tree": 1}},
         });
         assert_eq!(decoded.to_json(), expected);
         let summary = "6 tokens, 2 forwards, TPF 2.50, 10.0 tokens/s, prefill 0.25 s, ended by eos";

@@ -1,36 +1,102 @@
-//! Decoding: token ids in, token ids and statistics out. Every strategy here is greedy and lossless: in fp32 its
-//! output equals [`Strategy::Autoregressive`] token for token. Knows no text.
+//! Decoding: token ids in, token ids and statistics out. Every strategy here is lossless: in fp32 its output equals that
+//! of [`Strategy::Autoregressive`] token for token, greedy or sampled with the same seed. Knows no text.
 
-mod accept;
-mod autoregressive;
+mod decoding;
+mod draft;
+mod drafter;
 mod filler;
 mod jacobi;
-mod observer;
-mod response;
+mod multi_block;
+mod ngram_pool;
+mod outputs;
+mod pass;
+mod sampling;
 #[cfg(test)]
 mod scripted;
+mod sequence;
 mod stats;
-
-use std::time::Instant;
+#[cfg(test)]
+mod tests;
+mod token_tree;
 
 use jacobi_datasets::FinishReason;
 use jacobi_model::LanguageModel;
 
-pub use accept::accepted;
+pub use decoding::{Decoding, generate, generate_batch};
+pub use draft::{Draft, Source};
+pub use filler::Filler;
 pub use jacobi::JacobiConfig;
-pub use observer::{Iteration, Observer, Silent};
-pub use response::StopRules;
-pub use stats::DecodeStats;
+pub use multi_block::{Growth, MultiBlockConfig};
+pub use pass::Pass;
+pub use sampling::{RandomSampling, Sampling};
+pub use stats::{DecodeStats, WidthStats};
 
-use response::Response;
+use drafter::{Autoregressive, Drafter};
+use multi_block::Window;
 
 /// How to decode.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Strategy {
     /// One token per forward pass; the oracle for the rest.
     Autoregressive,
-    /// One block after the other to its fixed point (DESIGN: Jacobi iteration; arXiv 2305.10427).
+    /// One block after the other to its fixed point.
     Jacobi(JacobiConfig),
+    /// Several blocks in flight, rejected drafts recycled, token trees.
+    MultiBlock(MultiBlockConfig),
+}
+
+impl Strategy {
+    fn drafter(&self) -> Box<dyn Drafter> {
+        match self {
+            Self::Autoregressive => Box::new(Autoregressive),
+            Self::Jacobi(config) => Box::new(Window::new(config.into())),
+            Self::MultiBlock(config) => Box::new(Window::new(config.clone())),
+        }
+    }
+
+    /// The most rows of a pass.
+    fn max_rows(&self) -> usize {
+        match self {
+            Self::Autoregressive => 1,
+            Self::Jacobi(config) => MultiBlockConfig::from(config).max_rows(),
+            Self::MultiBlock(config) => config.max_rows(),
+        }
+    }
+}
+
+/// When decoding ends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StopRules {
+    /// Longest response, EOS included.
+    pub max_new_tokens: usize,
+    /// Any of these ends the response and belongs to it.
+    pub eos_token_ids: Vec<u32>,
+}
+
+/// Everything a response depends on besides model and prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How to decode: changes the speed alone.
+    pub strategy: Strategy,
+    /// How tokens are taken from the model's distribution.
+    pub sampling: Sampling,
+    /// When it ends.
+    pub stop: StopRules,
+    /// In greedy decoding, decide a token by a pass over one row when a wider pass gives its two best tokens
+    /// log-probabilities closer than this. For bf16, where the width of a pass can turn near-ties.
+    pub strict_gap: Option<f32>,
+}
+
+impl Settings {
+    /// Greedy, nothing strict.
+    pub fn greedy(strategy: Strategy, stop: StopRules) -> Self {
+        Self { strategy, sampling: Sampling::Greedy, stop, strict_gap: None }
+    }
+
+    /// Tokens a session must have room for: prompt, response, and the rows of a pass.
+    fn capacity(&self, model: &dyn LanguageModel, prompt: usize) -> usize {
+        model.context_length().min(prompt + self.stop.max_new_tokens) + self.strategy.max_rows()
+    }
 }
 
 /// A decoded response.
@@ -42,45 +108,4 @@ pub struct Generation {
     pub finish_reason: FinishReason,
     /// Forward passes, acceptance and time.
     pub stats: DecodeStats,
-}
-
-/// Decodes one response to `prompt`.
-///
-/// The response is cut at `stop.max_new_tokens`, and at the model's context length.
-///
-/// # Panics
-/// If the prompt is empty or fills the model's context, or `max_new_tokens` or a block size is 0: callers
-/// validate what users give.
-pub fn generate(
-    model: &dyn LanguageModel,
-    prompt: &[u32],
-    strategy: &Strategy,
-    stop: &StopRules,
-    observer: &mut dyn Observer,
-) -> Generation {
-    let context = model.context_length();
-    assert!(!prompt.is_empty(), "a prompt has at least one token");
-    assert!(prompt.len() < context, "a prompt of {} tokens fills the context of {context}", prompt.len());
-    assert!(stop.max_new_tokens > 0, "max_new_tokens is at least 1");
-    let limit = stop.max_new_tokens.min(context - prompt.len());
-
-    let started = Instant::now();
-    let mut session = model.session(prompt.len() + limit);
-    let first = session.forward_greedy(prompt, prompt.len() - 1)[0];
-    let prefill_seconds = started.elapsed().as_secs_f64();
-
-    let started = Instant::now();
-    let mut stats = DecodeStats { prefill_seconds, ..DecodeStats::default() };
-    let mut response = Response::new(limit, &stop.eos_token_ids);
-    response.extend(&[first]);
-    match strategy {
-        Strategy::Autoregressive => autoregressive::decode(&mut *session, &mut response, &mut stats),
-        Strategy::Jacobi(config) => {
-            jacobi::decode(&mut *session, prompt, config, &mut response, &mut stats, observer);
-        }
-    }
-    let (tokens, finish_reason) = response.finish();
-    stats.tokens = tokens.len() - 1;
-    stats.decode_seconds = started.elapsed().as_secs_f64();
-    Generation { tokens, finish_reason, stats }
 }

@@ -1,8 +1,9 @@
-//! A scripted language model for tests: the next token is a hash of the position and the last few tokens.
+//! A scripted language model for tests: logits are a hash of the position and the last few tokens.
 
-use jacobi_model::{LanguageModel, Session};
+use jacobi_model::{LanguageModel, Predictions, Rows, Session, Work};
 
 /// `memory` = how many preceding tokens the next one depends on; 0 makes any draft converge at once.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Scripted {
     pub(crate) vocabulary: usize,
     pub(crate) context: usize,
@@ -10,10 +11,20 @@ pub(crate) struct Scripted {
     pub(crate) memory: usize,
 }
 
-struct ScriptedSession<'a> {
-    model: &'a Scripted,
-    tokens: Vec<u32>,
-    capacity: usize,
+impl Scripted {
+    /// Logits between -2 and 2 of the token after `text`.
+    pub(crate) fn logits(&self, text: &[u32]) -> Vec<f32> {
+        let mut hash = self.seed ^ (text.len() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        for &token in &text[text.len().saturating_sub(self.memory)..] {
+            hash = (hash ^ u64::from(token)).wrapping_mul(0xBF58_476D_1CE4_E5B9).rotate_left(31);
+        }
+        let logit = |token: u64| {
+            let mixed =
+                (hash ^ token.wrapping_mul(0x94D0_49BB_1331_11EB)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            ((mixed ^ (mixed >> 29)) % 4001) as f32 / 1000.0 - 2.0
+        };
+        (0..self.vocabulary as u64).map(logit).collect()
+    }
 }
 
 impl LanguageModel for Scripted {
@@ -25,40 +36,78 @@ impl LanguageModel for Scripted {
         self.context
     }
 
-    fn session<'a>(&'a self, capacity: usize) -> Box<dyn Session + 'a> {
-        Box::new(ScriptedSession { model: self, tokens: vec![], capacity })
+    fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
+        Box::new(ScriptedSession {
+            model: self,
+            texts: vec![vec![]; slots],
+            last: vec![Rows::default(); slots],
+            capacity,
+        })
     }
+}
+
+struct ScriptedSession<'a> {
+    model: &'a Scripted,
+    texts: Vec<Vec<u32>>,
+    last: Vec<Rows>,
+    capacity: usize,
 }
 
 impl Session for ScriptedSession<'_> {
-    fn len(&self) -> usize {
-        self.tokens.len()
+    fn cached(&self, slot: usize) -> usize {
+        self.texts[slot].len()
     }
 
-    fn capacity(&self) -> usize {
-        self.capacity
+    fn truncate(&mut self, slot: usize, len: usize) {
+        assert!(len <= self.texts[slot].len());
+        self.texts[slot].truncate(len);
     }
 
-    fn truncate(&mut self, len: usize) {
-        assert!(len <= self.tokens.len());
-        self.tokens.truncate(len);
+    fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
+        let mut logits = Vec::new();
+        for (place, Work { slot, rows, first_output }) in work.iter().enumerate() {
+            assert!(work[..place].iter().all(|other| other.slot != *slot), "slot {slot} twice");
+            let cached = &self.texts[*slot];
+            assert!(cached.len() + rows.len() <= self.capacity, "{} + {} tokens", cached.len(), rows.len());
+            for row in *first_output..rows.len() {
+                assert!(cached.len() + rows.depth(row) < self.model.context, "a position beyond the context");
+                let path = rows.path(row).into_iter().map(|at| rows.tokens()[at]);
+                logits.push(self.model.logits(&cached.iter().copied().chain(path).collect::<Vec<_>>()));
+            }
+            self.last[*slot] = (*rows).clone();
+        }
+        Box::new(Table(logits))
     }
 
-    fn forward_greedy(&mut self, tokens: &[u32], first_output: usize) -> Vec<u32> {
-        let start = self.tokens.len();
-        self.tokens.extend(tokens);
-        assert!(self.tokens.len() <= self.capacity, "{} tokens in {}", self.tokens.len(), self.capacity);
-        (start + first_output..self.tokens.len()).map(|at| self.next_after(at)).collect()
+    fn keep(&mut self, slot: usize, rows: &[usize]) {
+        let last = &self.last[slot];
+        for (depth, &row) in rows.iter().enumerate() {
+            assert_eq!(last.depth(row), depth, "kept rows are one path");
+            self.texts[slot].push(last.tokens()[row]);
+        }
     }
 }
 
-impl ScriptedSession<'_> {
-    fn next_after(&self, at: usize) -> u32 {
-        let from = (at + 1).saturating_sub(self.model.memory);
-        let mut hash = self.model.seed ^ (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        for &token in &self.tokens[from..=at] {
-            hash = (hash ^ u64::from(token)).wrapping_mul(0xBF58_476D_1CE4_E5B9).rotate_left(31);
-        }
-        ((hash ^ (hash >> 29)) % self.model.vocabulary as u64) as u32
+struct Table(Vec<Vec<f32>>);
+
+impl Predictions for Table {
+    fn greedy(&self) -> Vec<u32> {
+        (0..self.0.len()).map(|row| self.top(&[row], 1)[0][0].0).collect()
+    }
+
+    fn top(&self, rows: &[usize], k: usize) -> Vec<Vec<(u32, f32)>> {
+        let best = |&row: &usize| {
+            let total = self.0[row].iter().map(|logit| logit.exp()).sum::<f32>().ln();
+            let mut tokens: Vec<(u32, f32)> =
+                (0..).zip(self.0[row].iter().map(|logit| logit - total)).collect();
+            tokens.sort_by(|a, b| b.1.total_cmp(&a.1));
+            tokens.truncate(k);
+            tokens
+        };
+        rows.iter().map(best).collect()
+    }
+
+    fn logits(&self, row: usize) -> Vec<f32> {
+        self.0[row].clone()
     }
 }

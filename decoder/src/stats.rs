@@ -1,5 +1,9 @@
 //! What a decoder did: forward passes, accepted tokens, time.
 
+use std::collections::BTreeMap;
+
+use crate::{Pass, Source};
+
 /// Statistics of one response. Prefill is apart: it gives the first token, so `tokens` excludes it and
 /// autoregressive decoding has exactly one token per forward.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,16 +18,38 @@ pub struct DecodeStats {
     pub decode_seconds: f64,
     /// `acceptance[a]`: passes that accepted `a` tokens.
     pub acceptance: Vec<usize>,
+    /// Draft tokens that were right, by source.
+    pub accepted_from: BTreeMap<Source, usize>,
+    /// Passes and their seconds, by rows fed.
+    pub widths: BTreeMap<usize, WidthStats>,
+}
+
+/// The passes of one width.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct WidthStats {
+    /// How many.
+    pub forwards: usize,
+    /// Together, from the draft to the accepted tokens.
+    pub seconds: f64,
 }
 
 impl DecodeStats {
-    /// Counts one forward pass.
-    pub(crate) fn count(&mut self, accepted: usize) {
+    /// Counts one forward pass that took `seconds`.
+    pub(crate) fn count(&mut self, pass: &Pass, seconds: f64) {
+        let accepted = pass.path.len();
         self.forwards += 1;
+        self.decode_seconds += seconds;
         if self.acceptance.len() <= accepted {
             self.acceptance.resize(accepted + 1, 0);
         }
         self.acceptance[accepted] += 1;
+        // Row 0 was known before.
+        for &row in pass.path.iter().skip(1) {
+            *self.accepted_from.entry(pass.draft.source(row)).or_default() += 1;
+        }
+        let width = self.widths.entry(pass.draft.rows().len()).or_default();
+        width.forwards += 1;
+        width.seconds += seconds;
     }
 
     /// Tokens per forward; none when the prefill was all.

@@ -4,13 +4,11 @@ use std::path::PathBuf;
 
 use jacobi_datasets::PromptsConfig;
 use jacobi_datasets::schema::eval_row::ModelRole;
-use jacobi_decoder::{JacobiConfig, Strategy};
+use jacobi_decoder::Strategy;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::EvalError;
-
-const DEFAULT_BLOCK_SIZE: usize = 16;
+use crate::{DecoderConfig, DecoderName, EvalError, decoders::settings_of};
 
 /// The `[eval]` section of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,69 +28,13 @@ pub struct EvalConfig {
 
 impl Default for EvalConfig {
     fn default() -> Self {
-        let jacobi = DecoderConfig { name: DecoderName::Jacobi, block_size: None };
+        let jacobi = DecoderConfig { name: DecoderName::Jacobi, ..DecoderConfig::default() };
         Self {
             prompts: PromptsConfig::default(),
             task: "none".to_owned(),
             max_new_tokens: 256,
             decoders: vec![DecoderConfig::default(), jacobi],
             warmup: 1,
-        }
-    }
-}
-
-/// A decoder by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DecoderName {
-    /// One token per forward.
-    #[default]
-    Ar,
-    /// Jacobi decoding, block by block.
-    Jacobi,
-}
-
-impl DecoderName {
-    /// The name in the configuration and in every row.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ar => "ar",
-            Self::Jacobi => "jacobi",
-        }
-    }
-}
-
-/// A decoder and its settings: an entry of `[[eval.decoders]]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DecoderConfig {
-    /// Which decoder.
-    pub name: DecoderName,
-    /// Tokens refined together; 16 if absent. Only for `jacobi`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub block_size: Option<usize>,
-}
-
-impl DecoderConfig {
-    fn autoregressive() -> Self {
-        Self::default()
-    }
-
-    /// The decoder this names.
-    ///
-    /// # Errors
-    /// [`EvalError::Decoder`] for a setting the decoder does not have or cannot take.
-    pub fn strategy(&self, seed: u64) -> Result<Strategy, EvalError> {
-        let refuse =
-            |reason: &str| EvalError::Decoder { name: self.name.as_str(), reason: reason.to_owned() };
-        match (self.name, self.block_size) {
-            (DecoderName::Ar, None) => Ok(Strategy::Autoregressive),
-            (DecoderName::Ar, Some(_)) => Err(refuse("it has no block_size; remove the setting")),
-            (DecoderName::Jacobi, Some(0)) => Err(refuse("block_size is 0; it must be at least 1")),
-            (DecoderName::Jacobi, size) => {
-                let block_size = size.unwrap_or(DEFAULT_BLOCK_SIZE);
-                Ok(Strategy::Jacobi(JacobiConfig { block_size, seed }))
-            }
         }
     }
 }
@@ -113,14 +55,11 @@ impl EvalConfig {
         }
         let others = self.decoders.iter().filter(|decoder| decoder.name != DecoderName::Ar);
         let listed = self.decoders.iter().find(|decoder| decoder.name == DecoderName::Ar);
-        let first = listed.cloned().unwrap_or_else(DecoderConfig::autoregressive);
+        let first = listed.cloned().unwrap_or_default();
         let mut contenders: Vec<Contender> = Vec::new();
         for decoder in [&first].into_iter().chain(others) {
             let strategy = decoder.strategy(seed)?;
-            let mut settings = Map::new();
-            if let Strategy::Jacobi(config) = &strategy {
-                settings.insert("block_size".to_owned(), config.block_size.into());
-            }
+            let settings = settings_of(&strategy);
             if contenders.iter().any(|other| other.strategy == strategy) {
                 let reason = format!("it is listed twice with the same settings {settings:?}; remove one");
                 return Err(EvalError::Decoder { name: decoder.name.as_str(), reason });
@@ -149,8 +88,8 @@ mod tests {
     type Listed<'a> = &'a [(DecoderName, Option<usize>)];
 
     fn config(decoders: Listed) -> EvalConfig {
-        let decoders =
-            decoders.iter().map(|&(name, block_size)| DecoderConfig { name, block_size }).collect();
+        let decoder = |&(name, block_size)| DecoderConfig { name, block_size, ..DecoderConfig::default() };
+        let decoders = decoders.iter().map(decoder).collect();
         EvalConfig { decoders, ..EvalConfig::default() }
     }
 
@@ -179,11 +118,8 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         use DecoderName::{Ar, Jacobi};
-        let rows: [(Listed, &str); 3] = [
-            (&[(Ar, Some(4))], "no block_size"),
-            (&[(Jacobi, Some(0))], "at least 1"),
-            (&[(Jacobi, Some(16)), (Jacobi, None)], "twice"),
-        ];
+        let rows: [(Listed, &str); 2] =
+            [(&[(Ar, Some(4))], "no block_size"), (&[(Jacobi, Some(16)), (Jacobi, None)], "twice")];
         for (decoders, expected) in rows {
             let message = config(decoders).contenders(7).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");

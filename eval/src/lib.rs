@@ -8,6 +8,7 @@
 //! right answer is).
 
 pub mod config;
+pub mod decoders;
 mod error;
 mod interval;
 mod questions;
@@ -15,6 +16,7 @@ pub mod run;
 pub mod score;
 pub mod tasks;
 
-pub use config::{DecoderConfig, DecoderName, EvalConfig, EvalModel};
+pub use config::{EvalConfig, EvalModel};
+pub use decoders::{DecoderConfig, DecoderName, FillerName, WindowName};
 pub use error::EvalError;
 pub use run::{EvalJob, EvalOutcome, EvalProgress, evaluate};

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
 use jacobi_datasets::{BadRow, Tokenizer};
-use jacobi_decoder::{Generation, Iteration, Observer, Silent, StopRules, generate};
+use jacobi_decoder::{Generation, Settings, StopRules, generate};
 use jacobi_model::{Dtype, LanguageModel, dtype_name, load};
 
 use crate::config::Contender;
@@ -136,14 +136,7 @@ struct Measured {
 }
 
 /// How many tokens each pass committed.
-#[derive(Default)]
-struct Passes(Vec<usize>);
-
-impl Observer for Passes {
-    fn iteration(&mut self, event: &Iteration) {
-        self.0.push(event.accepted);
-    }
-}
+type Passes = Vec<usize>;
 
 impl Bench<'_> {
     fn measure(
@@ -160,8 +153,7 @@ impl Bench<'_> {
                     measured.interrupted = true;
                     return Ok(measured);
                 }
-                let (model, rules) = (self.language_model, &self.stop_rules);
-                generate(model, prompt, &contender.strategy, rules, &mut Silent);
+                self.generate(prompt, contender);
             }
         }
         let total = self.prompts.len() * self.contenders.len();
@@ -178,9 +170,7 @@ impl Bench<'_> {
                     return Ok(measured);
                 }
                 let contender = &self.contenders[turn];
-                let mut passes = Passes::default();
-                let (model, rules) = (self.language_model, &self.stop_rules);
-                let generation = generate(model, prompt, &contender.strategy, rules, &mut passes);
+                let (generation, passes) = self.generate(prompt, contender);
                 done += 1;
                 progress(&EvalProgress {
                     model: &self.model.name,
@@ -200,6 +190,13 @@ impl Bench<'_> {
             }
         }
         Ok(measured)
+    }
+
+    fn generate(&self, prompt: &[u32], contender: &Contender) -> (Generation, Passes) {
+        let settings = Settings::greedy(contender.strategy.clone(), self.stop_rules.clone());
+        let mut passes = Passes::new();
+        let observe = &mut |pass: &jacobi_decoder::Pass| passes.push(pass.tokens.len());
+        (generate(self.language_model, prompt, &settings, observe), passes)
     }
 
     fn check_prompts(&self) -> Result<(), EvalError> {
@@ -259,8 +256,8 @@ impl Bench<'_> {
     /// character to the next one.
     fn pieces(&self, tokens: &[u32], text: &str, passes: &Passes) -> Vec<String> {
         let (mut end, mut cut) = (1, 0);
-        let mut pieces = Vec::with_capacity(passes.0.len() + 1);
-        for accepted in passes.0.iter().map(Some).chain([None]) {
+        let mut pieces = Vec::with_capacity(passes.len() + 1);
+        for accepted in passes.iter().map(Some).chain([None]) {
             let so_far = (self.decode)(&tokens[..end.min(tokens.len())]);
             let known = so_far.trim_end_matches('\u{fffd}');
             let next = match accepted {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use jacobi_datasets::schema::eval_row::EvalRow;
 use jacobi_datasets::{FinishReason, Message, Prompt};
-use jacobi_model::Session;
+use jacobi_model::{Predictions, Session, Work};
 
 use super::*;
 use crate::{DecoderConfig, DecoderName};
@@ -21,7 +21,6 @@ struct Counting {
 struct CountingSession<'a> {
     model: &'a Counting,
     len: usize,
-    capacity: usize,
 }
 
 impl LanguageModel for Counting {
@@ -33,33 +32,48 @@ impl LanguageModel for Counting {
         self.context
     }
 
-    fn session<'a>(&'a self, capacity: usize) -> Box<dyn Session + 'a> {
-        Box::new(CountingSession { model: self, len: 0, capacity })
+    fn session<'a>(&'a self, _slots: usize, _capacity: usize) -> Box<dyn Session + 'a> {
+        Box::new(CountingSession { model: self, len: 0 })
     }
 }
 
 impl Session for CountingSession<'_> {
-    fn len(&self) -> usize {
+    fn cached(&self, _slot: usize) -> usize {
         self.len
     }
 
-    fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    fn truncate(&mut self, len: usize) {
+    fn truncate(&mut self, _slot: usize, len: usize) {
         self.len = len;
     }
 
-    fn forward_greedy(&mut self, tokens: &[u32], first_output: usize) -> Vec<u32> {
-        self.model.widths.borrow_mut().push(tokens.len());
-        let start = self.len;
-        self.len += tokens.len();
+    fn keep(&mut self, _slot: usize, rows: &[usize]) {
+        self.len += rows.len();
+    }
+
+    fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
+        let [Work { rows, first_output, .. }] = work else { panic!("one sequence") };
+        self.model.widths.borrow_mut().push(rows.len());
         let next = |at: usize| {
-            let flipped = tokens.len() > 1 && self.model.flips == Some(at);
+            let flipped = rows.len() > 1 && self.model.flips == Some(at);
             if flipped { 7 } else { 1001 + at as u32 }
         };
-        (start + first_output..self.len).map(next).collect()
+        Box::new(Counted((self.len + first_output..self.len + rows.len()).map(next).collect()))
+    }
+}
+
+struct Counted(Vec<u32>);
+
+impl Predictions for Counted {
+    fn greedy(&self) -> Vec<u32> {
+        self.0.clone()
+    }
+
+    fn top(&self, _rows: &[usize], _k: usize) -> Vec<Vec<(u32, f32)>> {
+        unreachable!("no decoder here looks at other tokens")
+    }
+
+    fn logits(&self, _row: usize) -> Vec<f32> {
+        unreachable!("no decoder here samples")
     }
 }
 
@@ -75,7 +89,7 @@ fn question(id: &str, expected: Option<&str>) -> Question {
 
 /// Prompt `a` has 3 tokens and reaches the EOS 1008 as its sixth token; `b` has 12 and runs into the limit of 9.
 fn with_bench<T>(model: &Counting, check: impl FnOnce(&Bench) -> T) -> T {
-    let jacobi = DecoderConfig { name: DecoderName::Jacobi, block_size: Some(4) };
+    let jacobi = DecoderConfig { name: DecoderName::Jacobi, block_size: Some(4), ..DecoderConfig::default() };
     let config = EvalConfig { decoders: vec![jacobi], ..EvalConfig::default() };
     let eval_model = EvalModel { name: "m".to_owned(), role: ModelRole::Trained, dir: "d".into() };
     check(&Bench {
@@ -198,7 +212,7 @@ fn pieces_never_split_a_character() {
             stop_rules: bench.stop_rules.clone(),
             ..*bench
         };
-        bench.pieces(&ids, whole, &Passes(vec![1, 1, 5]))
+        bench.pieces(&ids, whole, &vec![1, 1, 5])
     });
     assert_eq!(pieces, ["a", "", "é", "b"]);
 }

@@ -1,102 +1,133 @@
-//! Grouped-query attention with rotary positions, over an optional KV cache.
+//! Grouped-query attention with rotary positions, over the tokens of this pass or over KV caches.
 //!
 //! Legend: b batch, t new tokens, s keys, h key/value heads, g query heads per key/value head, d head width.
 
+use std::ops::Range;
+
+use jacobi_torch_ext::{HeadShape, Store, rotate_and_store};
 use tch::Tensor;
 
 use crate::{
-    Architecture, ModelError, cache::KvCache, mask::AttentionMask, mlp::linear, rope::Rope,
-    weights::WeightPath,
+    Architecture, ModelError,
+    cache::KvCache,
+    mask::AttentionMask,
+    rope::Rope,
+    weights::{Stacked, WeightPath},
 };
 
-struct Projection {
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-impl Projection {
-    fn new(path: &mut WeightPath, size: [i64; 2], bias: bool) -> Result<Self, ModelError> {
-        let weight = path.take("weight", &size)?;
-        Ok(Self { weight, bias: bias.then(|| path.take("bias", &size[..1])).transpose()? })
-    }
-
-    fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_ref())
-    }
-}
-
+/// q_proj, k_proj and v_proj in one, o_proj apart.
 pub(crate) struct Attention {
-    q_proj: Projection,
-    k_proj: Projection,
-    v_proj: Projection,
-    o_proj: Projection,
-    kv_heads: i64,
-    group: i64,
-    head_dim: i64,
+    qkv: Stacked,
+    qkv_bias: Option<Stacked>,
+    output: Tensor,
+    output_bias: Option<Tensor>,
+    heads: HeadShape,
+}
+
+/// Some rows of a pass that belong to one sequence.
+pub(crate) struct Span<'a> {
+    /// The rows.
+    pub(crate) rows: Range<usize>,
+    /// What the sequence has cached. Its rows go behind it, and see all of it.
+    pub(crate) cache: &'a KvCache,
+    /// Which of the sequence's rows see which.
+    pub(crate) mask: AttentionMask,
 }
 
 impl Attention {
     pub(crate) fn new(path: &mut WeightPath, shape: &Architecture) -> Result<Self, ModelError> {
-        let hidden = shape.hidden_size;
-        let q_size = shape.num_attention_heads * shape.head_dim;
-        let kv_size = shape.num_key_value_heads * shape.head_dim;
+        let (hidden, d) = (shape.hidden_size, shape.head_dim);
+        let (q, kv) = (shape.num_attention_heads * d, shape.num_key_value_heads * d);
+        let qkv = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
+        let weights = path.take_stacked(&qkv, "weight", &[hidden])?;
+        let qkv_bias = shape.qkv_bias.then(|| path.take_stacked(&qkv, "bias", &[])).transpose()?;
+        let mut output = path.child("o_proj");
         Ok(Self {
-            q_proj: Projection::new(&mut path.child("q_proj"), [q_size, hidden], shape.qkv_bias)?,
-            k_proj: Projection::new(&mut path.child("k_proj"), [kv_size, hidden], shape.qkv_bias)?,
-            v_proj: Projection::new(&mut path.child("v_proj"), [kv_size, hidden], shape.qkv_bias)?,
-            o_proj: Projection::new(&mut path.child("o_proj"), [hidden, q_size], shape.output_bias)?,
-            kv_heads: shape.num_key_value_heads,
-            group: shape.group_size(),
-            head_dim: shape.head_dim,
+            qkv: weights,
+            qkv_bias,
+            output: output.take("weight", &[hidden, q])?,
+            output_bias: shape.output_bias.then(|| output.take("bias", &[hidden])).transpose()?,
+            heads: HeadShape {
+                queries: shape.num_attention_heads as usize,
+                keys: shape.num_key_value_heads as usize,
+                width: d as usize,
+            },
         })
     }
 
-    /// `x` is `[b, t, hidden]`; `cache` is the cache and this layer's index in it.
-    pub(crate) fn forward(
-        &self,
-        x: &Tensor,
-        rope: &Rope,
-        mask: &FoldedMask,
-        cache: Option<(&mut KvCache, usize)>,
-    ) -> Tensor {
+    /// For training: `x` `[b, t, hidden]` attends to itself.
+    pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: &FoldedMask) -> Tensor {
         let (b, t, _) = x.size3().expect("x is [batch, tokens, hidden]");
-        let heads = |y: Tensor, count: i64| y.view([b, t, count, self.head_dim]).transpose(1, 2);
-        let q_bhtd = rope.rotate(&heads(self.q_proj.forward(x), self.kv_heads * self.group));
-        let k_bhtd = rope.rotate(&heads(self.k_proj.forward(x), self.kv_heads));
-        let v_bhtd = heads(self.v_proj.forward(x), self.kv_heads);
-        let (k_bhsd, v_bhsd) = match cache {
-            Some((cache, layer)) => cache.append(layer, &k_bhtd, &v_bhtd),
-            None => (k_bhtd, v_bhtd),
+        let (h, d) = (self.heads.keys as i64, self.heads.width as i64);
+        let project = |part: usize| {
+            let bias = self.qkv_bias.as_ref().map(|bias| &bias.parts[part]);
+            x.linear(&self.qkv.parts[part], bias).view([b, t, -1, d]).transpose(1, 2)
         };
+        let (q_bhtd, k_bhtd, v_bhtd) = (rope.rotate(&project(0)), rope.rotate(&project(1)), project(2));
         let y_bhtd = match mask {
-            FoldedMask::Causal => self.causal(&q_bhtd, &k_bhsd, &v_bhsd),
-            FoldedMask::Rows(mask) => self.folded(&q_bhtd, &k_bhsd, &v_bhsd, mask.as_ref()),
+            FoldedMask::Causal => {
+                attend(&q_bhtd, &self.repeat_heads(&k_bhtd), &self.repeat_heads(&v_bhtd), None, true)
+            }
+            // The query heads of a group become more query tokens of their key/value head, which is never repeated.
+            FoldedMask::Rows(mask) => {
+                let q = q_bhtd.reshape([b, h, self.group() * t, d]);
+                attend(&q, &k_bhtd, &v_bhtd, mask.as_ref(), false).reshape([b, h * self.group(), t, d])
+            }
         };
-        let y = y_bhtd.transpose(1, 2).reshape([b, t, self.kv_heads * self.group * self.head_dim]);
-        match &self.o_proj.bias {
-            Some(_) => self.o_proj.forward(&y),
-            None => linear(&y, &self.o_proj.weight),
-        }
+        y_bhtd.transpose(1, 2).reshape([b, t, -1]).linear(&self.output, self.output_bias.as_ref())
     }
 
-    /// Keys and values repeated for their query heads; the kernel skips the masked half.
-    fn causal(&self, q_bhtd: &Tensor, k_bhsd: &Tensor, v_bhsd: &Tensor) -> Tensor {
-        let repeat = |x: &Tensor| if self.group == 1 { x.shallow_clone() } else { self.repeat_heads(x) };
-        attend(q_bhtd, &repeat(k_bhsd), &repeat(v_bhsd), None, true)
+    /// Without gradients: the rows `x` `[t, hidden]` of several sequences, each behind its cache, into which their keys
+    /// and values are written as layer `layer`.
+    pub(crate) fn infer(&self, x: &Tensor, rope: &Rope, spans: &[Span], layer: usize) -> Tensor {
+        let mut qkv = x.linear(&self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
+        let store = |span: &Span| {
+            let (keys, values) = span.cache.layer(layer);
+            Store { rows: span.rows.clone(), keys, values, at: span.cache.len() }
+        };
+        let mut stores: Vec<Store> = spans.iter().map(store).collect();
+        let (cos, sin) = rope.angles();
+        rotate_and_store(&mut qkv, cos, sin, self.heads, &mut stores);
+        let mut parts: Vec<Tensor> =
+            spans.iter().zip(&stores).map(|(span, store)| self.over_cache(&qkv, span, store)).collect();
+        let y = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0) };
+        y.linear(&self.output, self.output_bias.as_ref())
+    }
+
+    /// The attention output `[t, g * h * d]` of one sequence. A key/value head is a batch of its query heads, so that the
+    /// cache is read in place.
+    fn over_cache(&self, qkv: &Tensor, span: &Span, store: &Store) -> Tensor {
+        let (h, g, d) = (self.heads.keys as i64, self.group(), self.heads.width as i64);
+        let (start, t) = (span.rows.start as i64, span.rows.len() as i64);
+        let q = qkv.narrow(0, start, t).narrow(1, 0, g * h * d).view([t, h, g, d]);
+        let s = store.at as i64 + t;
+        let (k_hsd, v_hsd) = (store.keys.narrow(1, 0, s), store.values.narrow(1, 0, s));
+        if t == 1 {
+            let y = attend(&q, &k_hsd.unsqueeze(0), &v_hsd.unsqueeze(0), None, false);
+            return y.reshape([1, g * h * d]);
+        }
+        let q_hgtd = q.permute([1, 2, 0, 3]);
+        let spread = |x: Tensor| x.unsqueeze(1).expand([h, g, s, d], false);
+        let (mask, causal) = match &span.mask {
+            AttentionMask::Causal => (None, true),
+            AttentionMask::Full => (None, false),
+            AttentionMask::Dense(mask) => (Some(mask), false),
+        };
+        let y_hgtd = attend(&q_hgtd, &spread(k_hsd), &spread(v_hsd), mask, causal);
+        y_hgtd.permute([2, 0, 1, 3]).reshape([t, g * h * d])
+    }
+
+    fn group(&self) -> i64 {
+        (self.heads.queries / self.heads.keys) as i64
     }
 
     fn repeat_heads(&self, x_bhsd: &Tensor) -> Tensor {
+        if self.group() == 1 {
+            return x_bhsd.shallow_clone();
+        }
         let (b, h, s, d) = x_bhsd.size4().expect("keys are [batch, heads, tokens, width]");
-        x_bhsd.unsqueeze(2).expand([b, h, self.group, s, d], false).reshape([b, h * self.group, s, d])
-    }
-
-    /// The query heads of a group become more query tokens of their key/value head, so that a cache is read in
-    /// place and never repeated.
-    fn folded(&self, q_bhtd: &Tensor, k_bhsd: &Tensor, v_bhsd: &Tensor, mask: Option<&Tensor>) -> Tensor {
-        let (b, _, t, d) = q_bhtd.size4().expect("queries are [batch, heads, tokens, width]");
-        let q = q_bhtd.reshape([b, self.kv_heads, self.group * t, d]);
-        let y = attend(&q, k_bhsd, v_bhsd, mask, false);
-        y.reshape([b, self.kv_heads * self.group, t, d])
+        let g = self.group();
+        x_bhsd.unsqueeze(2).expand([b, h, g, s, d], false).reshape([b, h * g, s, d])
     }
 }
 

@@ -1,29 +1,32 @@
 //! The KV cache of one sequence: allocated once, written in place, cut back by forgetting a length.
 //!
-//! Legend: h key/value heads, s cached tokens, d head width.
+//! Legend: l layers, h key/value heads, c capacity, d head width.
 
 use tch::{Device, Kind, Tensor};
 
 use crate::Architecture;
 
-/// Keys and values of every layer, each `[1, h, capacity, d]`, of which the first `len` tokens count.
+/// Keys and values of every layer, of which the first `len` tokens count. What lies behind them is scratch: a forward
+/// pass writes its rows there, and [`KvCache::keep`] decides which of them stay.
 pub struct KvCache {
-    layers: Vec<(Tensor, Tensor)>,
-    len: i64,
-    capacity: i64,
+    /// `[2 * l, h, c, d]`: keys of a layer, then its values.
+    storage: Tensor,
+    /// Its `2 * l` parts `[h, c, d]`.
+    parts: Vec<Tensor>,
+    len: usize,
 }
 
 impl KvCache {
     /// Room for `capacity` tokens.
-    pub fn new(shape: &Architecture, capacity: i64, kind: Kind, device: Device) -> Self {
-        let size = [1, shape.num_key_value_heads, capacity, shape.head_dim];
-        let zeros = || Tensor::zeros(size, (kind, device));
-        let layers = (0..shape.num_hidden_layers).map(|_| (zeros(), zeros())).collect();
-        Self { layers, len: 0, capacity }
+    pub fn new(shape: &Architecture, capacity: usize, kind: Kind, device: Device) -> Self {
+        let size = [2 * shape.num_hidden_layers, shape.num_key_value_heads, capacity as i64, shape.head_dim];
+        let storage = Tensor::zeros(size, (kind, device));
+        let parts = (0..size[0]).map(|part| storage.get(part)).collect();
+        Self { storage, parts, len: 0 }
     }
 
     /// Tokens cached.
-    pub fn len(&self) -> i64 {
+    pub fn len(&self) -> usize {
         self.len
     }
 
@@ -33,35 +36,38 @@ impl KvCache {
     }
 
     /// Tokens there is room for.
-    pub fn capacity(&self) -> i64 {
-        self.capacity
+    pub fn capacity(&self) -> usize {
+        self.storage.size()[2] as usize
     }
 
-    /// Writes `k_bhtd` and `v_bhtd` of one layer behind the cached tokens and returns everything up to them.
-    /// The length moves only with [`KvCache::advance`], when all layers have written.
-    pub(crate) fn append(&mut self, layer: usize, k_bhtd: &Tensor, v_bhtd: &Tensor) -> (Tensor, Tensor) {
-        let t = k_bhtd.size()[2];
+    /// Keys and values of one layer, each `[h, c, d]`: handles on the cache's own memory.
+    pub(crate) fn layer(&self, layer: usize) -> (Tensor, Tensor) {
+        (self.parts[2 * layer].shallow_clone(), self.parts[2 * layer + 1].shallow_clone())
+    }
+
+    /// Of the rows that the last pass wrote behind the cached tokens, keeps `rows` in this order and forgets the rest.
+    ///
+    /// # Panics
+    /// If the rows do not ascend or lie beyond the capacity.
+    pub fn keep(&mut self, rows: &[usize]) {
+        assert!(rows.is_sorted_by(|a, b| a < b), "rows ascend, unlike {rows:?}");
         assert!(
-            self.len + t <= self.capacity,
-            "KV cache of {} tokens is full: {} cached, {t} more",
-            self.capacity,
-            self.len
+            rows.last().is_none_or(|row| self.len + row < self.capacity()),
+            "{rows:?} of {}",
+            self.capacity()
         );
-        let write = |slot: &Tensor, new: &Tensor| {
-            slot.narrow(2, self.len, t).copy_(new);
-            slot.narrow(2, 0, self.len + t)
-        };
-        let (k, v) = &self.layers[layer];
-        (write(k, k_bhtd), write(v, v_bhtd))
-    }
-
-    /// Counts `t` tokens that every layer has appended.
-    pub(crate) fn advance(&mut self, t: i64) {
-        self.len += t;
+        let in_place = rows.iter().enumerate().take_while(|(at, row)| at == *row).count();
+        let moved: Vec<i64> = rows[in_place..].iter().map(|row| (self.len + row) as i64).collect();
+        if !moved.is_empty() {
+            let from = Tensor::from_slice(&moved).to_device(self.storage.device());
+            let target = self.storage.narrow(2, (self.len + in_place) as i64, moved.len() as i64);
+            tch::no_grad(|| target.shallow_clone().copy_(&self.storage.index_select(2, &from)));
+        }
+        self.len += rows.len();
     }
 
     /// Forgets every token from `len` on.
-    pub fn truncate(&mut self, len: i64) {
+    pub fn truncate(&mut self, len: usize) {
         assert!(len <= self.len, "cannot truncate {} cached tokens to {len}", self.len);
         self.len = len;
     }

@@ -33,7 +33,7 @@ pub fn logits(dir: &Path, dtype: Dtype, tokens: &[u32]) -> Result<Vec<f32>, Mode
     let t = tokens.len() as i64;
     let logits_tv = tch::no_grad(|| {
         let rope = model.rope_table(t).range(0, t);
-        let hidden = model.hidden(&token_tensor(tokens).unsqueeze(0), &rope, &AttentionMask::Causal, None);
+        let hidden = model.hidden(&token_tensor(tokens).unsqueeze(0), &rope, &AttentionMask::Causal);
         to_float32(&model.logits(&hidden.squeeze_dim(0))).contiguous().view(-1)
     });
     Ok(Vec::<f32>::try_from(logits_tv).expect("a flat fp32 tensor"))

@@ -1,12 +1,9 @@
 //! RMSNorm (arXiv 1910.07467): x / rms(x) * weight, statistics in fp32.
 
-use tch::{Kind, Tensor};
+use jacobi_torch_ext::{add_rms_norm, rms_norm};
+use tch::Tensor;
 
-use crate::{
-    ModelError,
-    precision::{to_float32, to_kind},
-    weights::WeightPath,
-};
+use crate::{ModelError, weights::WeightPath};
 
 /// One RMSNorm over the last dimension.
 pub(crate) struct RmsNorm {
@@ -20,9 +17,11 @@ impl RmsNorm {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        let x32 = to_float32(x);
-        let mean_square = x32.square().mean_dim([-1i64].as_slice(), true, Kind::Float);
-        let normed = &x32 * (mean_square + self.eps).rsqrt();
-        to_kind(&normed, x.kind()) * &self.weight
+        rms_norm(x, &self.weight, self.eps)
+    }
+
+    /// Adds `delta` to `x` in place, and the norm of the sum.
+    pub(crate) fn forward_added(&self, x: &mut Tensor, delta: &Tensor) -> Tensor {
+        add_rms_norm(x, delta, &self.weight, self.eps)
     }
 }

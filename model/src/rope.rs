@@ -174,16 +174,21 @@ impl RopeTable {
         Rope { cos: self.cos.narrow(0, start, count), sin: self.sin.narrow(0, start, count) }
     }
 
-    /// Any positions, `[b, t]` of int64.
-    pub fn at(&self, positions_bt: &Tensor) -> Rope {
-        let (b, t) = positions_bt.size2().expect("positions are [batch, tokens]");
-        let flat = positions_bt.reshape([-1]);
-        let pick = |table: &Tensor| table.index_select(0, &flat).view([b, t, -1]);
+    /// Any positions, int64 of any shape: the angles have that shape and `d`.
+    pub fn at(&self, positions: &Tensor) -> Rope {
+        let shape = [positions.size(), vec![-1]].concat();
+        let flat = positions.reshape([-1]);
+        let pick = |table: &Tensor| table.index_select(0, &flat).view(shape.as_slice());
         Rope { cos: pick(&self.cos), sin: pick(&self.sin) }
     }
 }
 
 impl Rope {
+    /// Cosines and sines.
+    pub(crate) fn angles(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
+    }
+
     /// Rotates `x_bhtd`: halves are paired, as in the Hugging Face layout of q and k.
     pub fn rotate(&self, x_bhtd: &Tensor) -> Tensor {
         let half = x_bhtd.size()[3] / 2;

@@ -1,4 +1,4 @@
-//! Embedding, decoder layers, final norm, head: the only forward pass of the project.
+//! Embedding, decoder layers, final norm, head: the forward pass of the project, with gradients and without.
 //!
 //! Legend: b batch, t tokens, v vocabulary.
 
@@ -7,8 +7,8 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    Architecture, AttentionMask, Dtype, KvCache, ModelError, Rope, RopeTable,
-    attention::{Attention, FoldedMask},
+    Architecture, AttentionMask, Dtype, ModelError, Rope, RopeTable,
+    attention::{Attention, FoldedMask, Span},
     mlp::{Mlp, linear},
     norm::RmsNorm,
     weights::{WeightPath, WeightSource},
@@ -32,14 +32,8 @@ impl DecoderLayer {
         })
     }
 
-    fn forward(
-        &self,
-        x: &Tensor,
-        rope: &Rope,
-        mask: &FoldedMask,
-        cache: Option<(&mut KvCache, usize)>,
-    ) -> Tensor {
-        let x = x + self.self_attn.forward(&self.input_layernorm.forward(x), rope, mask, cache);
+    fn forward(&self, x: &Tensor, rope: &Rope, mask: &FoldedMask) -> Tensor {
+        let x = x + self.self_attn.forward(&self.input_layernorm.forward(x), rope, mask);
         &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x))
     }
 }
@@ -53,6 +47,12 @@ pub struct Transformer {
     norm: RmsNorm,
     lm_head: Tensor,
     parameters: Vec<(String, Tensor)>,
+}
+
+/// Token ids as an int64 tensor `[t]`.
+pub fn token_tensor(tokens: &[u32]) -> Tensor {
+    let tokens: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
+    Tensor::from_slice(&tokens)
 }
 
 /// A model read from a directory, with what identifies it.
@@ -140,15 +140,9 @@ impl Transformer {
         RopeTable::new(&self.architecture.rope, length, self.kind, self.device())
     }
 
-    /// Final hidden states `[b, t, hidden]`, after the last norm, of `tokens_bt` (int64).
-    pub fn hidden(
-        &self,
-        tokens_bt: &Tensor,
-        rope: &Rope,
-        mask: &AttentionMask,
-        cache: Option<&mut KvCache>,
-    ) -> Tensor {
-        self.hidden_observed(tokens_bt, rope, mask, cache, &mut |_| {})
+    /// Final hidden states `[b, t, hidden]`, after the last norm, of `tokens_bt` (int64); with gradients if they are on.
+    pub fn hidden(&self, tokens_bt: &Tensor, rope: &Rope, mask: &AttentionMask) -> Tensor {
+        self.hidden_observed(tokens_bt, rope, mask, &mut |_| {})
     }
 
     /// As [`Transformer::hidden`]; `observe` sees the embedding and then every layer's output, before the norm.
@@ -157,21 +151,31 @@ impl Transformer {
         tokens_bt: &Tensor,
         rope: &Rope,
         mask: &AttentionMask,
-        mut cache: Option<&mut KvCache>,
         observe: &mut dyn FnMut(&Tensor),
     ) -> Tensor {
-        let (_, t) = tokens_bt.size2().expect("tokens_bt is [batch, tokens]");
         let mask = FoldedMask::new(mask, self.architecture.group_size());
         let mut x = Tensor::embedding(&self.embed_tokens, tokens_bt, -1, false, false);
         observe(&x);
-        for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, rope, &mask, cache.as_deref_mut().map(|cache| (cache, i)));
+        for layer in &self.layers {
+            x = layer.forward(&x, rope, &mask);
             observe(&x);
         }
-        if let Some(cache) = cache {
-            cache.advance(t);
-        }
         self.norm.forward(&x)
+    }
+
+    /// The same for `tokens_t` of several sequences behind their caches, `[t, hidden]`, without gradients: the layers'
+    /// equations with stacked projections, and every addition together with the norm that follows it.
+    pub(crate) fn infer(&self, tokens_t: &Tensor, rope: &Rope, spans: &[Span]) -> Tensor {
+        let mut x = Tensor::embedding(&self.embed_tokens, tokens_t, -1, false, false);
+        let norms = self.layers.iter().map(|layer| &layer.input_layernorm).chain([&self.norm]);
+        let mut normed = None;
+        for ((index, layer), next_norm) in self.layers.iter().enumerate().zip(norms.skip(1)) {
+            let input = normed.unwrap_or_else(|| layer.input_layernorm.forward(&x));
+            let attended = layer.self_attn.infer(&input, rope, spans, index);
+            let between = layer.post_attention_layernorm.forward_added(&mut x, &attended);
+            normed = Some(next_norm.forward_added(&mut x, &layer.mlp.infer(&between)));
+        }
+        normed.unwrap_or_else(|| self.norm.forward(&x))
     }
 
     /// Logits `[.., v]` of hidden states `[.., hidden]`, in the compute dtype.

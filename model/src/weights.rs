@@ -38,6 +38,14 @@ enum Origin {
     Random { deviation: f64 },
 }
 
+/// Parameters that are multiplied with the same input, one above the other in one memory.
+pub(crate) struct Stacked {
+    /// All rows: one product gives what the parts' products give.
+    pub(crate) whole: Tensor,
+    /// The parameters themselves, which share its memory.
+    pub(crate) parts: Vec<Tensor>,
+}
+
 /// A place in the tree of parameters, as `model.layers.0.self_attn`.
 pub(crate) struct WeightPath<'a> {
     source: &'a mut WeightSource,
@@ -62,7 +70,23 @@ impl WeightSource {
     }
 
     fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
-        let tensor = match &mut self.origin {
+        let tensor = to_kind(&self.fetch(name, shape)?, self.kind);
+        self.taken.push((name.to_owned(), tensor.shallow_clone()));
+        Ok(tensor)
+    }
+
+    fn take_stacked(&mut self, names: &[String], shapes: &[Vec<i64>]) -> Result<Stacked, ModelError> {
+        let fetch = |(name, shape): (&String, &Vec<i64>)| self.fetch(name, shape);
+        let parts: Vec<Tensor> = names.iter().zip(shapes).map(fetch).collect::<Result<_, _>>()?;
+        let whole = to_kind(&Tensor::cat(&parts, 0), self.kind);
+        let sizes: Vec<i64> = shapes.iter().map(|shape| shape[0]).collect();
+        let parts = whole.split_with_sizes(&sizes, 0);
+        self.taken.extend(names.iter().cloned().zip(parts.iter().map(Tensor::shallow_clone)));
+        Ok(Stacked { whole, parts })
+    }
+
+    fn fetch(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
+        Ok(match &mut self.origin {
             Origin::Random { deviation } => initial(name, shape, *deviation),
             Origin::Stored { dir, tensors } => {
                 let tensor = tensors.remove(name).ok_or_else(|| ModelError::MissingTensor {
@@ -73,10 +97,7 @@ impl WeightSource {
                 check_tensor(dir, name, &tensor, shape)?;
                 tensor
             }
-        };
-        let tensor = to_kind(&tensor, self.kind);
-        self.taken.push((name.to_owned(), tensor.shallow_clone()));
-        Ok(tensor)
+        })
     }
 
     /// Every parameter in the order the code took it; an error if a stored tensor is left over.
@@ -107,6 +128,19 @@ impl WeightPath<'_> {
     /// The parameter `name` here, of exactly this shape.
     pub(crate) fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
         self.source.take(&format!("{}.{name}", self.prefix), shape)
+    }
+
+    /// The parameter `name` of each of `children`, stacked; each with its first dimension; `rest` are the others.
+    pub(crate) fn take_stacked(
+        &mut self,
+        children: &[(&str, i64)],
+        name: &str,
+        rest: &[i64],
+    ) -> Result<Stacked, ModelError> {
+        let names: Vec<String> =
+            children.iter().map(|(child, _)| format!("{}.{child}.{name}", self.prefix)).collect();
+        let shapes: Vec<Vec<i64>> = children.iter().map(|(_, size)| [&[*size], rest].concat()).collect();
+        self.source.take_stacked(&names, &shapes)
     }
 }
 

@@ -19,6 +19,7 @@ pub use error::ReportError;
 pub use metrics::{TrainingCurve, TrainingPoint};
 pub use model_card::{ModelCard, model_card};
 pub use table::terminal_table;
+pub use text::visible;
 pub use trajectory_view::trajectory_view;
 pub use write::write_report;
 

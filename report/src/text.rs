@@ -66,9 +66,25 @@ pub(crate) fn markdown_cell(text: &str) -> String {
     text.replace('\\', "\\\\").replace('|', "\\|").replace(['\n', '\r'], " ").replace('<', "&lt;")
 }
 
+/// Line breaks and control characters as signs, so that a text stays on its line and cannot steer the terminal.
+pub fn visible(text: &str) -> String {
+    let sign = |c: char| match c {
+        '\n' => '⏎',
+        '\t' => '→',
+        c if c.is_control() => '·',
+        c => c,
+    };
+    text.chars().map(sign).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_stays_on_its_line() {
+        assert_eq!(visible("a\nb\t\u{1b}[31m"), "a⏎b→·[31m");
+    }
 
     #[test]
     fn values_as_read() {

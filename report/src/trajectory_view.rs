@@ -1,5 +1,6 @@
 //! One block of a trajectory on a terminal: a line per state, from the random start to the fixed point.
 
+use crate::text::visible;
 use jacobi_datasets::schema::trajectory::Trajectory;
 
 const CONVERGED: &str = "\x1b[32m";
@@ -59,16 +60,6 @@ fn runs<'a>(tail: &'a [u32], clean: &[u32]) -> Vec<(&'a [u32], bool)> {
         }
     }
     runs
-}
-
-fn visible(text: &str) -> String {
-    let sign = |c: char| match c {
-        '\n' => '⏎',
-        '\t' => '→',
-        c if c.is_control() => '·',
-        c => c,
-    };
-    text.chars().map(sign).collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::{File, Finding, assert_none, project, text_of};
 
 /// The whole of it; `jacobi-tests` sees every crate. A crate not listed sees none.
 const EDGES: &[(&str, &[&str])] = &[
+    ("jacobi-model", &["jacobi-torch-ext"]),
     ("jacobi-decoder", &["jacobi-model", "jacobi-datasets"]),
     ("jacobi-trainer", &["jacobi-model", "jacobi-datasets"]),
     ("jacobi-trajectory-gen", &["jacobi-decoder", "jacobi-model", "jacobi-datasets"]),

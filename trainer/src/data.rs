@@ -25,6 +25,8 @@ pub(crate) struct Dataset {
     rows: Vec<Trajectory>,
     block_size: usize,
     seed: u64,
+    /// The epoch visited last and its order of rows.
+    order: (usize, Vec<usize>),
     /// Identifies the rows on resume.
     pub(crate) fingerprint: String,
     /// Rows left out for their length.
@@ -46,25 +48,32 @@ impl Dataset {
         if rows.is_empty() {
             return Err(TrainError::NoSamples { origin, rows: read, skipped, max_length: config.max_length });
         }
-        Ok(Self { fingerprint: fingerprint(&rows), rows, block_size, seed, skipped })
+        let order = (0, shuffled(rows.len(), seed, 0));
+        Ok(Self { fingerprint: fingerprint(&rows), rows, block_size, seed, order, skipped })
     }
 
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }
 
+    /// Tokens of the longest prompt and response: no position lies beyond.
+    pub(crate) fn longest_text(&self) -> usize {
+        self.rows.iter().map(|row| row.prompt_tokens.len() + row.response_tokens.len()).max().unwrap_or(0)
+    }
+
     /// The samples of optimizer step `step` (from 0), packed: `per_step` of them, fewer at the end of an epoch.
     pub(crate) fn step(
-        &self,
+        &mut self,
         step: usize,
         per_step: usize,
         config: &TrainConfig,
     ) -> Result<Vec<PackedSample>, TrainError> {
         let steps = self.rows.len().div_ceil(per_step);
         let (epoch, step) = (step / steps, step % steps);
-        let mut order: Vec<usize> = (0..self.rows.len()).collect();
-        Rng::new(&[self.seed, epoch as u64]).shuffle(&mut order);
-        let visited = order.iter().skip(step * per_step).take(per_step);
+        if self.order.0 != epoch {
+            self.order = (epoch, shuffled(self.rows.len(), self.seed, epoch));
+        }
+        let visited = self.order.1.iter().skip(step * per_step).take(per_step);
         let noise = config.pack();
         let packed = visited.map(|&at| {
             let seed = Rng::new(&[self.seed, epoch as u64, at as u64]).next_u64();
@@ -75,6 +84,13 @@ impl Dataset {
         samples.sort_by_key(|sample| sample.tokens.len());
         Ok(samples)
     }
+}
+
+/// The order of `rows` in `epoch`.
+fn shuffled(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..rows).collect();
+    Rng::new(&[seed, epoch as u64]).shuffle(&mut order);
+    order
 }
 
 /// Tokens of prompt and clean stream, and of the noisy one if there are states.

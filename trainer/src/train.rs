@@ -8,7 +8,7 @@ use std::{
 };
 
 use jacobi_datasets::PackedSample;
-use jacobi_model::{Dtype, Transformer, dtype_name, load};
+use jacobi_model::{Dtype, RopeTable, Transformer, dtype_name, load};
 
 use crate::{
     TrainConfig, TrainError,
@@ -96,6 +96,7 @@ pub fn train(
 
 struct Run<'a> {
     model: Transformer,
+    rope: RopeTable,
     model_dir: &'a Path,
     config: &'a TrainConfig,
     dataset: Dataset,
@@ -137,6 +138,7 @@ impl<'a> Run<'a> {
         }
         Ok(Self {
             gemm_peak: gemm_peak(model.kind(), model.device()),
+            rope: model.rope_table(dataset.longest_text() as i64),
             metrics: Metrics::open(job.output, state.step)?,
             model_dir: job.model_dir,
             config: job.config,
@@ -162,9 +164,8 @@ impl<'a> Run<'a> {
         let (mut loss, mut loss_ar, mut loss_pc, mut flops) = (0.0, 0.0, 0.0, 0.0);
         for micro_batch in samples.chunks(config.batch_size) {
             let batch = Batch::new(micro_batch, counts, config, self.model.kind(), self.model.device());
-            let [_, length] = batch.tokens_bl.size()[..] else { unreachable!("tokens are [b, l]") };
-            let rope = self.model.rope_table(length).at(&batch.positions_bl);
-            let hidden = self.model.hidden(&batch.tokens_bl, &rope, &batch.mask, None);
+            let rope = self.rope.at(&batch.positions_bl);
+            let hidden = self.model.hidden(&batch.tokens_bl, &rope, &batch.mask);
             let rows = hidden.view([-1, self.model.architecture().hidden_size]);
             let losses = dual_loss(&rows, &|x| self.model.logits(x), &batch.plan, &config.loss());
             loss += losses.total.double_value(&[]);

@@ -11,7 +11,7 @@ use jacobi_datasets::{
     BadRow, Manifest, Prompt, Rng, ShardEntry, Tokenizer, Trajectory, TrajectoryMetadata, shard_file_name,
     write_shard,
 };
-use jacobi_decoder::{JacobiConfig, StopRules, Strategy};
+use jacobi_decoder::{JacobiConfig, Settings, StopRules, Strategy};
 use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
 
 use crate::{
@@ -184,7 +184,9 @@ impl<'a> Run<'a> {
             eos_token_ids: self.tokenizer.eos_token_ids().to_vec(),
         };
         let mut recorder = Recorder::default();
-        let response = jacobi_decoder::generate(&self.model, &tokens, &strategy, &stop, &mut recorder);
+        let settings = Settings::greedy(strategy, stop);
+        let response =
+            jacobi_decoder::generate(&self.model, &tokens, &settings, &mut |pass| recorder.record(pass));
         report.tokens += response.stats.tokens;
         report.forwards += response.stats.forwards;
         Ok(Trajectory {

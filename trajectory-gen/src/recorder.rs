@@ -1,7 +1,7 @@
-//! From the decoder's iterations to the recorded states of every block.
+//! From the decoder's passes to the recorded states of every block.
 
 use jacobi_datasets::State;
-use jacobi_decoder::{Iteration, Observer};
+use jacobi_decoder::Pass;
 
 /// Keeps every draft; what of it was right is known only when the response is complete.
 #[derive(Default)]
@@ -10,47 +10,41 @@ pub struct Recorder {
 }
 
 struct Draft {
-    block: usize,
-    iteration: usize,
+    /// Index in the response of its first token.
     offset: usize,
     tokens: Vec<u32>,
 }
 
-impl Observer for Recorder {
-    fn iteration(&mut self, event: &Iteration) {
-        self.drafts.push(Draft {
-            block: event.block,
-            iteration: event.iteration,
-            offset: event.offset,
-            tokens: event.draft.to_vec(),
-        });
-    }
-}
-
 impl Recorder {
+    /// Sees a pass of plain Jacobi decoding, in which no draft reaches beyond its block.
+    pub fn record(&mut self, pass: &Pass) {
+        self.drafts.push(Draft { offset: pass.offset, tokens: pass.draft.rows().tokens().to_vec() });
+    }
+
     /// The states of all blocks of `response`, each block's from its start to its fixed point. What a draft held
     /// beyond the response is cut off; a draft that was right already before its last pass is not kept twice.
     pub fn states(self, response: &[u32], block_size: usize) -> Vec<State> {
         let mut states = Vec::new();
         let mut drafts = self.drafts.into_iter().peekable();
         for (block, clean) in response.chunks(block_size).enumerate() {
-            let mut iterations = 0;
-            while let Some(draft) = drafts.next_if(|draft| draft.block == block) {
-                iterations = draft.iteration + 1;
-                let right = clean.get(draft.offset..).unwrap_or_default();
+            let mut iteration = 0;
+            while let Some(draft) = drafts.next_if(|draft| draft.offset / block_size == block) {
+                let offset = draft.offset % block_size;
+                let right = clean.get(offset..).unwrap_or_default();
                 let agreed = right.iter().zip(&draft.tokens).take_while(|(a, b)| a == b).count();
                 if agreed < right.len() {
                     states.push(State {
                         block: block as u32,
-                        iteration: draft.iteration as u32,
-                        converged: (draft.offset + agreed) as u32,
+                        iteration,
+                        converged: (offset + agreed) as u32,
                         tail: draft.tokens[agreed..right.len()].to_vec(),
                     });
                 }
+                iteration += 1;
             }
             states.push(State {
                 block: block as u32,
-                iteration: iterations as u32,
+                iteration,
                 converged: clean.len() as u32,
                 tail: vec![],
             });
@@ -63,9 +57,8 @@ impl Recorder {
 mod tests {
     use super::*;
 
-    fn observe(recorder: &mut Recorder, block: usize, iteration: usize, offset: usize, draft: &[u32]) {
-        let greedy = vec![0; draft.len()];
-        recorder.iteration(&Iteration { block, iteration, offset, draft, greedy: &greedy, accepted: 1 });
+    fn observe(recorder: &mut Recorder, offset: usize, tokens: &[u32]) {
+        recorder.drafts.push(Draft { offset, tokens: tokens.to_vec() });
     }
 
     fn rows(states: &[State]) -> Vec<(u32, u32, u32, Vec<u32>)> {
@@ -76,11 +69,11 @@ mod tests {
     fn states_keep_the_tail_after_the_converged_prefix() {
         let mut recorder = Recorder::default();
         // Response 1 2 3 4 | 5 6 (ends inside block 1, whose draft was longer).
-        observe(&mut recorder, 0, 0, 0, &[1, 9, 3, 9]);
-        observe(&mut recorder, 0, 1, 1, &[2, 3, 9]);
-        observe(&mut recorder, 0, 2, 3, &[4]);
-        observe(&mut recorder, 1, 0, 0, &[5, 8, 8, 8]);
-        observe(&mut recorder, 1, 1, 1, &[6, 7, 7]);
+        observe(&mut recorder, 0, &[1, 9, 3, 9]);
+        observe(&mut recorder, 1, &[2, 3, 9]);
+        observe(&mut recorder, 3, &[4]);
+        observe(&mut recorder, 4, &[5, 8, 8, 8]);
+        observe(&mut recorder, 5, &[6, 7, 7]);
         let states = recorder.states(&[1, 2, 3, 4, 5, 6], 4);
         assert_eq!(
             rows(&states),

@@ -36,7 +36,7 @@ pub(super) fn show_sample(
         None => Tokenizer::load(Path::new(&metadata.base_model)).ok(),
     };
     let decode = |ids: &[u32]| match &tokenizer {
-        Some(tokenizer) => one_line(&tokenizer.decode_with_special(ids)),
+        Some(tokenizer) => jacobi_report::visible(&tokenizer.decode_with_special(ids)),
         None => ids.iter().map(|id| format!("{id} ")).collect(),
     };
     let block_size = metadata.block_size;
@@ -123,17 +123,6 @@ impl Mask {
     }
 }
 
-/// Line breaks and control characters as signs, so that a sample stays on its line and cannot steer the terminal.
-fn one_line(text: &str) -> String {
-    let sign = |c: char| match c {
-        '\n' => '⏎',
-        '\t' => '→',
-        c if c.is_control() => '·',
-        c => c,
-    };
-    text.chars().map(sign).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,10 +167,5 @@ mod tests {
         assert_eq!(text.lines().take(6).collect::<Vec<_>>(), expected);
         let beyond = SampleView { sample: 7, ..view };
         assert!(show_sample(&metadata, &[row], &beyond).unwrap_err().to_string().contains("counted from 0"));
-    }
-
-    #[test]
-    fn text_stays_on_its_line() {
-        assert_eq!(one_line("a\nb\t\u{1b}[31m"), "a⏎b→·[31m");
     }
 }

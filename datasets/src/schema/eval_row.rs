@@ -51,7 +51,7 @@ pub struct EvalRow {
     pub model_role: ModelRole,
     /// Name of the task.
     pub task: String,
-    /// Name of the decoder: `ar`, `jacobi`.
+    /// Name of the decoder: `ar`, `jacobi`, `multi_block`.
     pub decoder: String,
     /// Settings of the decoder by name, for instance `{"block_size": 16}`.
     pub decoder_settings: Map<String, Value>,
@@ -102,7 +102,7 @@ impl EvalRow {
         self.decoder == AUTOREGRESSIVE
     }
 
-    /// The decoder with its block size, for tables: `ar`, `jacobi n=16`.
+    /// The decoder with its main settings, for tables: `ar`, `jacobi n=16`, `multi_block n=16 K=2 pool=4`.
     pub fn decoder_label(&self) -> String {
         decoder_label(&self.decoder, &self.decoder_settings)
     }
@@ -161,7 +161,7 @@ impl EvalSample {
         (self.forwards > 0).then(|| self.response_tokens.saturating_sub(1) as f64 / self.forwards as f64)
     }
 
-    /// The decoder with its block size, as [`EvalRow::decoder_label`].
+    /// The decoder with its main settings, as [`EvalRow::decoder_label`].
     pub fn decoder_label(&self) -> String {
         decoder_label(&self.decoder, &self.decoder_settings)
     }
@@ -188,10 +188,13 @@ impl Results {
 }
 
 fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
-    match settings.get("block_size") {
-        Some(size) => format!("{name} n={size}"),
-        None => name.to_owned(),
-    }
+    const SHORT: [(&str, &str); 4] =
+        [("block_size", "n"), ("max_blocks", "K"), ("pool_size", "pool"), ("tree_budget", "tree")];
+    let shown = SHORT.iter().filter_map(|(setting, short)| {
+        let value = settings.get(*setting).and_then(Value::as_u64).filter(|value| *value > 0)?;
+        Some(format!(" {short}={value}"))
+    });
+    std::iter::once(name.to_owned()).chain(shown).collect()
 }
 
 #[cfg(test)]

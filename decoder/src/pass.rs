@@ -1,0 +1,18 @@
+//! One forward pass over one sequence, as observers see it: how trajectories are recorded, by the decoder that ships.
+
+use crate::Draft;
+
+/// What was drafted, what the model gave, what of it was right.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    /// Index in the response of row 0's token: response tokens cached before this pass.
+    pub offset: usize,
+    /// What was fed.
+    pub draft: Draft,
+    /// The model's token after each row.
+    pub chosen: Vec<u32>,
+    /// The rows proved right, from row 0 on. Empty when a near-tie is decided anew by a pass of its own.
+    pub path: Vec<usize>,
+    /// The tokens this adds to the response: the model's after each row of the path, cut where the response ends.
+    pub tokens: Vec<u32>,
+}

@@ -1,0 +1,145 @@
+//! Decoding sessions of the Transformer: rows of several sequences in one forward pass, packed without padding.
+//!
+//! Legend: t rows of the pass, v vocabulary.
+
+use jacobi_torch_ext::{argmax, top};
+use tch::{Kind, Tensor};
+
+use crate::{
+    KvCache, LanguageModel, Predictions, RopeTable, Session, Transformer, Work,
+    attention::Span,
+    mask::{AttentionMask, MaskBuffer},
+    rope::Rope,
+    token_tensor,
+};
+
+impl LanguageModel for Transformer {
+    fn vocab_size(&self) -> usize {
+        self.architecture().vocab_size as usize
+    }
+
+    fn context_length(&self) -> usize {
+        self.architecture().max_position_embeddings as usize
+    }
+
+    fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
+        let slot = |_| Slot {
+            cache: KvCache::new(self.architecture(), capacity, self.kind(), self.device()),
+            mask: MaskBuffer::new(capacity, self.kind(), self.device()),
+        };
+        Box::new(TransformerSession {
+            slots: (0..slots).map(slot).collect(),
+            // Rows of a pass take room in the cache beyond the text, but no position beyond the context.
+            rope: self.rope_table(capacity.min(self.context_length()) as i64),
+            model: self,
+        })
+    }
+}
+
+struct TransformerSession<'a> {
+    model: &'a Transformer,
+    slots: Vec<Slot>,
+    rope: RopeTable,
+}
+
+struct Slot {
+    cache: KvCache,
+    mask: MaskBuffer,
+}
+
+impl Session for TransformerSession<'_> {
+    fn cached(&self, slot: usize) -> usize {
+        self.slots[slot].cache.len()
+    }
+
+    fn truncate(&mut self, slot: usize, len: usize) {
+        self.slots[slot].cache.truncate(len);
+    }
+
+    fn keep(&mut self, slot: usize, rows: &[usize]) {
+        self.slots[slot].cache.keep(rows);
+    }
+
+    fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
+        tch::no_grad(|| {
+            let tokens: Vec<u32> = work.iter().flat_map(|work| work.rows.tokens()).copied().collect();
+            let tokens_t = token_tensor(&tokens).to_device(self.model.device());
+            let rope = self.angles(work);
+            let mut masks: Vec<AttentionMask> = Vec::with_capacity(work.len());
+            for work in work {
+                let Slot { cache, mask } = &mut self.slots[work.slot];
+                let (cached, rows) = (cache.len(), work.rows.len());
+                assert!(rows > 0, "a sequence in a pass has rows");
+                assert!(
+                    cached + rows <= cache.capacity(),
+                    "{cached} + {rows} tokens in {}",
+                    cache.capacity()
+                );
+                masks.push(match (rows, cached) {
+                    (1, _) => AttentionMask::Full,
+                    (_, 0) if work.rows.is_chain() => AttentionMask::Causal,
+                    _ => mask.behind(cached, work.rows),
+                });
+            }
+            let mut start = 0;
+            let mut spans = Vec::with_capacity(work.len());
+            for (work, mask) in work.iter().zip(masks) {
+                let rows = start..start + work.rows.len();
+                start = rows.end;
+                spans.push(Span { rows, cache: &self.slots[work.slot].cache, mask });
+            }
+            let hidden = self.model.infer(&tokens_t, &rope, &spans);
+            let wanted: Vec<Tensor> = work
+                .iter()
+                .zip(&spans)
+                .map(|(work, span)| {
+                    let from = span.rows.start + work.first_output;
+                    hidden.narrow(0, from as i64, (span.rows.end - from) as i64)
+                })
+                .collect();
+            let wanted = if wanted.len() == 1 { wanted[0].shallow_clone() } else { Tensor::cat(&wanted, 0) };
+            let predictions: Box<dyn Predictions> = Box::new(Logits { tv: self.model.logits(&wanted) });
+            predictions
+        })
+    }
+}
+
+impl TransformerSession<'_> {
+    /// The rotary angles of every row, by its position in its sequence.
+    fn angles(&self, work: &[Work]) -> Rope {
+        if let [Work { slot, rows, .. }] = work
+            && rows.is_chain()
+        {
+            return self.rope.range(self.cached(*slot) as i64, rows.len() as i64);
+        }
+        let positions: Vec<i64> = work
+            .iter()
+            .flat_map(|work| {
+                let cached = self.cached(work.slot);
+                (0..work.rows.len()).map(move |row| (cached + work.rows.depth(row)) as i64)
+            })
+            .collect();
+        self.rope.at(&Tensor::from_slice(&positions).to_device(self.model.device()))
+    }
+}
+
+struct Logits {
+    tv: Tensor,
+}
+
+impl Predictions for Logits {
+    fn greedy(&self) -> Vec<u32> {
+        argmax(&self.tv)
+    }
+
+    fn top(&self, rows: &[usize], k: usize) -> Vec<Vec<(u32, f32)>> {
+        let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+        let rows = Tensor::from_slice(&rows).to_device(self.tv.device());
+        tch::no_grad(|| top(&self.tv.index_select(0, &rows), k))
+    }
+
+    fn logits(&self, row: usize) -> Vec<f32> {
+        let row = self.tv.get(row as i64).to_kind(Kind::Float).to_device(tch::Device::Cpu).contiguous();
+        Vec::<f32>::try_from(&row).expect("a one-dimensional fp32 tensor")
+    }
+}

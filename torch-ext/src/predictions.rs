@@ -1,0 +1,126 @@
+//! From logits to tokens.
+//!
+//! Legend: n rows, v vocabulary.
+
+use half::bf16;
+use tch::{Kind, Tensor};
+
+use crate::memory::{Element, elements, is_plain};
+
+/// Columns that are compared with the best so far at once.
+const CHUNK: usize = 64;
+
+/// The column of the largest value of each row of `logits` `[n, v]`, the first of equal ones.
+pub fn argmax(logits: &Tensor) -> Vec<u32> {
+    let (_, v) = logits.size2().expect("logits are [rows, vocabulary]");
+    if !is_plain(logits) || !logits.is_contiguous() {
+        return ids(&logits.argmax(-1, false));
+    }
+    match logits.kind() {
+        Kind::Float => elements::<f32>(logits).chunks_exact(v as usize).map(largest).collect(),
+        _ => elements::<bf16>(logits).chunks_exact(v as usize).map(largest).collect(),
+    }
+}
+
+/// The `k` most probable columns of each row of `logits` `[n, v]` with their natural log-probabilities, best first.
+pub fn top(logits: &Tensor, k: usize) -> Vec<Vec<(u32, f32)>> {
+    let (n, v) = logits.size2().expect("logits are [rows, vocabulary]");
+    if n == 0 {
+        return Vec::new();
+    }
+    let logits = logits.to_kind(Kind::Float).to_device(tch::Device::Cpu).contiguous();
+    let total = logits.logsumexp([-1i64].as_slice(), false);
+    let rows = elements::<f32>(&logits).chunks_exact(v as usize);
+    rows.zip(elements::<f32>(&total)).map(|(row, total)| best(row, k, *total)).collect()
+}
+
+fn largest<T: Element>(row: &[T]) -> u32 {
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (start, chunk) in (0..).step_by(CHUNK).zip(row.chunks(CHUNK)) {
+        if peak(chunk) > best.0 {
+            for (column, value) in (start..).zip(chunk) {
+                if value.to_f32() > best.0 {
+                    best = (value.to_f32(), column);
+                }
+            }
+        }
+    }
+    best.1
+}
+
+/// Sorted insertion into the `k` best so far: almost every chunk is dismissed by one comparison.
+fn best(row: &[f32], k: usize, total: f32) -> Vec<(u32, f32)> {
+    let mut kept: Vec<(u32, f32)> = Vec::with_capacity(k + 1);
+    for (start, chunk) in (0..).step_by(CHUNK).zip(row.chunks(CHUNK)) {
+        if kept.len() == k && kept.last().is_none_or(|worst| peak(chunk) <= worst.1) {
+            continue;
+        }
+        for (column, &value) in (start..).zip(chunk) {
+            let place = kept.partition_point(|(_, better)| *better >= value);
+            if place < k {
+                kept.insert(place, (column, value));
+                kept.truncate(k);
+            }
+        }
+    }
+    kept.iter().map(|&(column, value)| (column, value - total)).collect()
+}
+
+/// The largest value, in eight partial maxima.
+fn peak<T: Element>(chunk: &[T]) -> f32 {
+    let mut peaks = [f32::NEG_INFINITY; 8];
+    let (eights, rest) = chunk.as_chunks::<8>();
+    for eight in eights {
+        for (peak, value) in peaks.iter_mut().zip(eight) {
+            *peak = if value.to_f32() > *peak { value.to_f32() } else { *peak };
+        }
+    }
+    rest.iter().map(|value| value.to_f32()).chain(peaks).fold(f32::NEG_INFINITY, f32::max)
+}
+
+fn ids(columns: &Tensor) -> Vec<u32> {
+    let columns = columns.to_device(tch::Device::Cpu).contiguous();
+    let columns = Vec::<i64>::try_from(&columns).expect("a one-dimensional int64 tensor");
+    columns.into_iter().map(|id| u32::try_from(id).expect("columns are not negative")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_kernels_equal_the_operations() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for v in [1, 2, 63, 64, 65, 1000] {
+                let logits = Tensor::randn([7, v], (Kind::Float, Device::Cpu)).to_kind(kind);
+                let found = argmax(&logits);
+                // bf16 has ties; the value decides.
+                for (row, &column) in (0..).zip(&found) {
+                    let value = logits.double_value(&[row, i64::from(column)]);
+                    assert_eq!(value, logits.get(row).max().double_value(&[]), "{kind:?} {v}");
+                }
+                let k = 5.min(v as usize);
+                let (values, _) =
+                    logits.to_kind(Kind::Float).log_softmax(-1, Kind::Float).topk(k as i64, -1, true, true);
+                for (row, tokens) in (0..).zip(top(&logits, 5)) {
+                    assert_eq!(tokens.len(), k);
+                    assert!(kind == Kind::BFloat16 || tokens[0].0 == found[row as usize]);
+                    for (rank, (_, score)) in (0..).zip(tokens) {
+                        assert!((values.double_value(&[row, rank]) - f64::from(score)).abs() < 1e-5);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_of_equal_values_wins() {
+        assert_eq!(argmax(&Tensor::from_slice2(&[[1.0f32, 3.0, 3.0], [2.0, 2.0, 1.0]])), [1, 0]);
+        assert_eq!(
+            top(&Tensor::from_slice2(&[[1.0f32, 3.0, 3.0]]), 2)[0].iter().map(|t| t.0).collect::<Vec<_>>(),
+            [1, 2]
+        );
+    }
+}
