@@ -1,8 +1,10 @@
 //! Every decoder equals autoregressive decoding token for token, in fp32, on real weights.
 
+use std::ops::ControlFlow;
+
 use jacobi_decoder::{
-    Filler, Generation, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy, generate,
-    generate_batch,
+    Filler, Generation, Growth, JacobiConfig, MultiBlockConfig, Request, Settings, StopRules, Strategy,
+    generate, generate_batch,
 };
 use jacobi_model::{Dtype, LanguageModel, load};
 use proptest::prelude::*;
@@ -93,14 +95,17 @@ fn a_batch_on_real_weights_gives_what_each_prompt_gives_alone() {
         }),
     ] {
         let settings = Settings::greedy(strategy.clone(), stop.clone());
+        let request = |prompt: &Vec<u32>| Request { prompt: prompt.clone(), settings: settings.clone() };
+        let requests: Vec<Request> = prompts.iter().map(request).collect();
         let mut ended = 0;
-        generate_batch(&model, &prompts, &settings, 2, &mut |at, found| {
+        generate_batch(&model, &requests, 2, &mut |_, _| {}, &mut |at, found| {
             assert_eq!(
                 found.tokens,
                 run(&model, &prompts[at], strategy.clone(), &stop).tokens,
                 "prompt {at}"
             );
             ended += 1;
+            ControlFlow::Continue(())
         });
         assert_eq!(ended, prompts.len());
     }

@@ -1,16 +1,15 @@
 //! Responses pass by pass: one as an iterator, many side by side with continuous batching.
 
-use std::time::Instant;
+use std::{ops::ControlFlow, time::Instant};
 
-use jacobi_model::{LanguageModel, Rows, Session, Work};
+use jacobi_model::{LanguageModel, Predictions, Rows, Session, Work};
 
-use crate::{Draft, Generation, Pass, Sampling, Settings, outputs::Outputs, sequence::Sequence};
+use crate::{Draft, Generation, Pass, Settings, outputs::Outputs, sequence::Sequence};
 
 /// One response as it grows: an iterator over its passes.
 pub struct Decoding<'a> {
     session: Box<dyn Session + 'a>,
     sequence: Sequence<'a>,
-    settings: &'a Settings,
 }
 
 impl<'a> Decoding<'a> {
@@ -22,8 +21,8 @@ impl<'a> Decoding<'a> {
     pub fn new(model: &'a dyn LanguageModel, prompt: &[u32], settings: &'a Settings) -> Self {
         let mut sequence = Sequence::new(settings, prompt, model.context_length());
         let mut session = model.session(1, settings.capacity(model, prompt.len()));
-        prefill(&mut *session, &mut [(0, &mut sequence)], settings);
-        Self { session, sequence, settings }
+        prefill(&mut *session, &mut [(0, &mut sequence)]);
+        Self { session, sequence }
     }
 
     /// The prompt and the response so far.
@@ -47,7 +46,7 @@ impl Iterator for Decoding<'_> {
         if !self.sequence.is_open() {
             return None;
         }
-        step(&mut *self.session, &mut [(0, &mut self.sequence)], self.settings).pop()
+        step(&mut *self.session, &mut [(0, &mut self.sequence)]).pop()
     }
 }
 
@@ -70,47 +69,65 @@ pub fn generate(
     decoding.finish()
 }
 
-/// Decodes a response to each prompt, up to `batch_size` side by side: a slot that is done takes the next prompt at
-/// once. `done` gets the prompt's index and its response, in the order in which they end. Who shares a pass with whom
-/// changes no response in fp32.
+/// A prompt with the settings of its response.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// At least one token, and fewer than the context holds.
+    pub prompt: Vec<u32>,
+    /// How to answer it.
+    pub settings: Settings,
+}
+
+/// Decodes a response to each request, up to `batch_size` side by side: a slot that is done takes the next request at
+/// once. `observe` sees every pass with its request's index, `done` gets the response in the order in which they end and
+/// may break off. Who shares a pass with whom changes no response in fp32.
 ///
 /// # Panics
 /// As [`Decoding::new`], and if `batch_size` is 0.
 pub fn generate_batch(
     model: &dyn LanguageModel,
-    prompts: &[Vec<u32>],
-    settings: &Settings,
+    requests: &[Request],
     batch_size: usize,
-    done: &mut dyn FnMut(usize, Generation),
+    observe: &mut dyn FnMut(usize, &Pass),
+    done: &mut dyn FnMut(usize, Generation) -> ControlFlow<()>,
 ) {
     assert!(batch_size > 0, "batch_size is at least 1");
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let slots = batch_size.min(prompts.len());
-    let mut session = model.session(slots, settings.capacity(model, longest));
+    let room = |request: &Request| request.settings.capacity(model, request.prompt.len());
+    let Some(capacity) = requests.iter().map(room).max() else { return };
+    let slots = batch_size.min(requests.len());
+    let mut session = model.session(slots, capacity);
     let mut lanes: Vec<Option<(usize, Sequence)>> = (0..slots).map(|_| None).collect();
-    let mut waiting = prompts.iter().enumerate();
+    let mut waiting = requests.iter().enumerate();
     loop {
         let mut fresh = Vec::new();
         for (slot, lane) in lanes.iter_mut().enumerate().filter(|(_, lane)| lane.is_none()) {
-            if let Some((index, prompt)) = waiting.next() {
+            if let Some((index, request)) = waiting.next() {
                 session.truncate(slot, 0);
-                let sequence = Sequence::new(settings, prompt, model.context_length());
+                let sequence = Sequence::new(&request.settings, &request.prompt, model.context_length());
                 fresh.push((slot, &mut lane.insert((index, sequence)).1));
             }
         }
         if !fresh.is_empty() {
-            prefill(&mut *session, &mut fresh, settings);
+            prefill(&mut *session, &mut fresh);
         }
         let mut open: Vec<(usize, &mut Sequence)> = Vec::new();
+        let mut indices = Vec::new();
         for (slot, lane) in lanes.iter_mut().enumerate() {
-            open.extend(lane.as_mut().filter(|(_, sequence)| sequence.is_open()).map(|(_, s)| (slot, s)));
+            if let Some((index, sequence)) = lane.as_mut().filter(|(_, sequence)| sequence.is_open()) {
+                open.push((slot, sequence));
+                indices.push(*index);
+            }
         }
         if !open.is_empty() {
-            step(&mut *session, &mut open, settings);
+            for (index, pass) in indices.into_iter().zip(step(&mut *session, &mut open)) {
+                observe(index, &pass);
+            }
         }
         for lane in &mut lanes {
-            if let Some((index, sequence)) = lane.take_if(|(_, sequence)| !sequence.is_open()) {
-                done(index, sequence.finish());
+            if let Some((index, sequence)) = lane.take_if(|(_, sequence)| !sequence.is_open())
+                && done(index, sequence.finish()).is_break()
+            {
+                return;
             }
         }
         if lanes.iter().all(Option::is_none) && waiting.len() == 0 {
@@ -119,7 +136,7 @@ pub fn generate_batch(
     }
 }
 
-fn prefill(session: &mut dyn Session, lanes: &mut [(usize, &mut Sequence)], settings: &Settings) {
+fn prefill(session: &mut dyn Session, lanes: &mut [(usize, &mut Sequence)]) {
     let started = Instant::now();
     let rows: Vec<Rows> = lanes.iter().map(|(_, sequence)| Rows::chain(sequence.text())).collect();
     let work: Vec<Work> = lanes
@@ -128,7 +145,7 @@ fn prefill(session: &mut dyn Session, lanes: &mut [(usize, &mut Sequence)], sett
         .map(|((slot, _), rows)| Work { slot: *slot, rows, first_output: rows.len() - 1 })
         .collect();
     let predictions = session.forward(&work);
-    let greedy = if settings.sampling == Sampling::Greedy { predictions.greedy() } else { Vec::new() };
+    let greedy = most_probable(&*predictions, lanes);
     let seconds = started.elapsed().as_secs_f64();
     for (output, ((slot, sequence), rows)) in lanes.iter_mut().zip(&rows).enumerate() {
         session.keep(*slot, &(0..rows.len()).collect::<Vec<_>>());
@@ -137,7 +154,7 @@ fn prefill(session: &mut dyn Session, lanes: &mut [(usize, &mut Sequence)], sett
 }
 
 /// One pass over the drafts of open sequences.
-fn step(session: &mut dyn Session, lanes: &mut [(usize, &mut Sequence)], settings: &Settings) -> Vec<Pass> {
+fn step(session: &mut dyn Session, lanes: &mut [(usize, &mut Sequence)]) -> Vec<Pass> {
     let started = Instant::now();
     let drafts: Vec<Draft> = lanes.iter_mut().map(|(_, sequence)| sequence.draft()).collect();
     let work: Vec<Work> = lanes
@@ -146,7 +163,7 @@ fn step(session: &mut dyn Session, lanes: &mut [(usize, &mut Sequence)], setting
         .map(|((slot, _), draft)| Work { slot: *slot, rows: draft.rows(), first_output: 0 })
         .collect();
     let predictions = session.forward(&work);
-    let greedy = if settings.sampling == Sampling::Greedy { predictions.greedy() } else { Vec::new() };
+    let greedy = most_probable(&*predictions, lanes);
     let mut first = 0;
     let mut passes = Vec::with_capacity(lanes.len());
     for ((slot, sequence), draft) in lanes.iter_mut().zip(drafts) {
@@ -161,4 +178,9 @@ fn step(session: &mut dyn Session, lanes: &mut [(usize, &mut Sequence)], setting
         sequence.stats.count(pass, seconds);
     }
     passes
+}
+
+/// The greedy tokens of a pass, if anyone wants them.
+fn most_probable(predictions: &dyn Predictions, lanes: &[(usize, &mut Sequence)]) -> Vec<u32> {
+    if lanes.iter().any(|(_, sequence)| sequence.is_greedy()) { predictions.greedy() } else { Vec::new() }
 }

@@ -22,7 +22,7 @@ mod token_tree;
 use jacobi_datasets::FinishReason;
 use jacobi_model::LanguageModel;
 
-pub use decoding::{Decoding, generate, generate_batch};
+pub use decoding::{Decoding, Request, generate, generate_batch};
 pub use draft::{Draft, Source};
 pub use filler::Filler;
 pub use jacobi::JacobiConfig;

@@ -41,6 +41,10 @@ impl<'a> Sequence<'a> {
         self.finished.is_none()
     }
 
+    pub(crate) fn is_greedy(&self) -> bool {
+        self.settings.sampling == Sampling::Greedy
+    }
+
     pub(crate) fn text(&self) -> &[u32] {
         &self.text
     }
@@ -85,7 +89,7 @@ impl<'a> Sequence<'a> {
     /// The place on `path` of the first row of a wide pass whose two best tokens are too close to call.
     fn near_tie(&self, draft: &Draft, path: &[usize], outputs: &Outputs) -> Option<usize> {
         let gap = self.settings.strict_gap?;
-        if draft.rows().len() == 1 || self.settings.sampling != Sampling::Greedy {
+        if draft.rows().len() == 1 || !self.is_greedy() {
             return None;
         }
         outputs

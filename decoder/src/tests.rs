@@ -1,12 +1,15 @@
 //! Laws of every decoder, on a scripted model: same text as autoregressive decoding, never more passes, books that add
 //! up, the model's own distribution.
 
+use std::ops::ControlFlow;
+
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Arbitrary;
 
 use crate::{
     DecodeStats, Filler, FinishReason, Generation, Growth, JacobiConfig, MultiBlockConfig, Pass,
-    RandomSampling, Sampling, Settings, StopRules, Strategy, generate, generate_batch, scripted::Scripted,
+    RandomSampling, Request, Sampling, Settings, StopRules, Strategy, generate, generate_batch,
+    scripted::Scripted,
 };
 
 fn run(model: &Scripted, prompt: &[u32], settings: &Settings) -> Generation {
@@ -108,8 +111,16 @@ proptest! {
     ) {
         let stop = StopRules { max_new_tokens, eos_token_ids: vec![1] };
         let settings = Settings { sampling, ..Settings::greedy(strategy, stop) };
+        let request = |prompt: &Vec<u32>| Request { prompt: prompt.clone(), settings: settings.clone() };
+        let requests: Vec<Request> = prompts.iter().map(request).collect();
         let mut found: Vec<Option<Generation>> = prompts.iter().map(|_| None).collect();
-        generate_batch(&model, &prompts, &settings, batch_size, &mut |at, generation| found[at] = Some(generation));
+        let mut passes = vec![0; prompts.len()];
+        generate_batch(&model, &requests, batch_size, &mut |at, _| passes[at] += 1, &mut |at, generation| {
+            found[at] = Some(generation);
+            ControlFlow::Continue(())
+        });
+        let ended: Vec<usize> = found.iter().flatten().map(|found| found.stats.forwards).collect();
+        prop_assert_eq!(passes, ended);
         for (prompt, found) in prompts.iter().zip(found) {
             let (found, alone) = (found.unwrap(), run(&model, prompt, &settings));
             prop_assert_eq!(found.tokens, alone.tokens);
@@ -136,6 +147,20 @@ fn check_books(found: &Generation, passes: &[Pass], max_rows: usize) -> Result<(
     }
     prop_assert_eq!(&response, &found.tokens);
     Ok(())
+}
+
+#[test]
+fn a_batch_can_be_broken_off() {
+    let model = Scripted { vocabulary: 9, context: 64, seed: 3, memory: 1 };
+    let stop = StopRules { max_new_tokens: 4, eos_token_ids: vec![] };
+    let settings = Settings::greedy(Strategy::Autoregressive, stop);
+    let requests = vec![Request { prompt: vec![1], settings }; 6];
+    let mut ended = 0;
+    generate_batch(&model, &requests, 2, &mut |_, _| {}, &mut |_, _| {
+        ended += 1;
+        if ended == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!(ended, 3);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the text of the embedded default model: the base corpus, and the prompts that the quick start uses.
 
-    make_corpus.py [--base 64000] [--drills 96000] [--train 1500] [--test 400] [--seed 20251214]
+    make_corpus.py [--base 64000] [--drills 96000] [--train 3000] [--test 400] [--seed 20251214]
 
   runs/default-model/corpus/base.jsonl   {"id", "prompt", "response"}: what the base model is trained on (not committed)
   datasets/default/prompts-train.jsonl   {"id", "prompt", "answer"}: prompts for trajectories; none of them in base
@@ -18,6 +18,10 @@ from pathlib import Path
 from random import Random
 
 from problems import draw, drill
+
+# Prompts drawn before the base corpus. The others are drawn after it, so that what the base model has learned does not
+# depend on how many are asked for.
+EARLY_TRAIN = 1500
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +53,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=int, default=64000, help="word problems in the base corpus")
     parser.add_argument("--drills", type=int, default=96000, help="bare expressions in the base corpus")
-    parser.add_argument("--train", type=int, default=1500, help="prompts for trajectories")
+    parser.add_argument("--train", type=int, default=3000, help="prompts for trajectories")
     parser.add_argument("--test", type=int, default=400, help="held-out prompts")
     parser.add_argument("--seed", type=int, default=20251214)
     parser.add_argument("--root", type=Path, default=ROOT, help="where runs/ and datasets/ are")
@@ -58,10 +62,11 @@ def main():
     taken = set()
     test = take(draw, Random(f"{args.seed}/test"), args.test, taken, frozenset())
     held_out = {problem.key for problem in test}
-    train = take(draw, Random(f"{args.seed}/train"), args.train, taken, held_out)
+    train = take(draw, Random(f"{args.seed}/train"), min(args.train, EARLY_TRAIN), taken, held_out)
     base = take(draw, Random(f"{args.seed}/base"), args.base, taken, held_out)
     base += take(drill, Random(f"{args.seed}/drill"), args.drills, taken, frozenset())
     Random(f"{args.seed}/order").shuffle(base)
+    train += take(draw, Random(f"{args.seed}/more"), max(0, args.train - EARLY_TRAIN), taken, held_out)
 
     def asked(kind, problems):
         return [{"id": f"{kind}-{i:05}", "prompt": p.prompt, "answer": str(p.answer)} for i, p in enumerate(problems)]

@@ -1,8 +1,9 @@
 //! Prompts to trajectory shards, by the Jacobi decoder itself: its iterations are the trajectories
-//! (DESIGN: sequential form; arXiv 2512.14681 section 3.1).
+//! (arXiv 2512.14681, section 3.1), several prompts side by side.
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -11,7 +12,9 @@ use jacobi_datasets::{
     BadRow, Manifest, Prompt, Rng, ShardEntry, Tokenizer, Trajectory, TrajectoryMetadata, shard_file_name,
     write_shard,
 };
-use jacobi_decoder::{JacobiConfig, Settings, StopRules, Strategy};
+use jacobi_decoder::{
+    Generation, JacobiConfig, Pass, Request, Settings, StopRules, Strategy, generate_batch,
+};
 use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
 
 use crate::{
@@ -78,21 +81,9 @@ pub fn generate(
     for (shard, prompts) in chunks.into_iter().skip(ledger.manifest.shards.len()) {
         report.done = shard * job.config.rows_per_shard;
         report.failed = ledger.failed();
-        let (mut rows, mut rejected) = (Vec::new(), Vec::new());
-        for prompt in prompts {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(GenerateOutcome { manifest: ledger.manifest, interrupted: true });
-            }
-            match run.trajectory(prompt, &mut report) {
-                Ok(row) => rows.push(row),
-                Err((kind, prompt, reason)) => {
-                    report.failed += usize::from(kind == RejectedKind::Failed);
-                    rejected.push(Rejected { shard, kind, prompt, reason });
-                }
-            }
-            report.done += 1;
-            progress(&report);
-        }
+        let Some((rows, rejected)) = run.shard(shard, prompts, stop, &mut report, progress) else {
+            return Ok(GenerateOutcome { manifest: ledger.manifest, interrupted: true });
+        };
         let file = shard_file_name(shard, total_shards);
         let digest = write_shard(&job.output.join(&file), &run.metadata(), &rows)?;
         let entry = ShardEntry { file, rows: rows.len(), blake3: digest.blake3 };
@@ -152,11 +143,62 @@ impl<'a> Run<'a> {
         hasher.finalize().to_hex().to_string()
     }
 
-    fn trajectory(
+    /// The rows of one shard and the prompts that gave none; `None` if `stop` ended it early.
+    fn shard(
         &self,
-        prompt: &Result<Prompt, BadRow>,
+        shard: usize,
+        prompts: &[Result<Prompt, BadRow>],
+        stop: &AtomicBool,
         report: &mut GenerateProgress,
-    ) -> Result<Trajectory, Rejection> {
+        progress: &mut dyn FnMut(&GenerateProgress),
+    ) -> Option<(Vec<Trajectory>, Vec<Rejected>)> {
+        let (mut ids, mut requests, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
+        for prompt in prompts {
+            match self.request(prompt) {
+                Ok((id, request)) => {
+                    ids.push(id);
+                    requests.push(request);
+                }
+                Err((kind, prompt, reason)) => {
+                    report.done += 1;
+                    report.failed += usize::from(kind == RejectedKind::Failed);
+                    rejected.push(Rejected { shard, kind, prompt, reason });
+                    progress(report);
+                }
+            }
+        }
+        if stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut recorders: Vec<Recorder> = requests.iter().map(|_| Recorder::default()).collect();
+        let mut responses: Vec<Option<Generation>> = requests.iter().map(|_| None).collect();
+        let record = &mut |at: usize, pass: &Pass| recorders[at].record(pass);
+        generate_batch(&self.model, &requests, self.job.config.batch_size, record, &mut |at, response| {
+            report.done += 1;
+            report.tokens += response.stats.tokens;
+            report.forwards += response.stats.forwards;
+            responses[at] = Some(response);
+            progress(report);
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let mut rows = Vec::with_capacity(ids.len());
+        for (((sample_id, request), recorder), response) in
+            ids.into_iter().zip(requests).zip(recorders).zip(responses)
+        {
+            let response = response?;
+            rows.push(Trajectory {
+                sample_id,
+                prompt_tokens: request.prompt,
+                states: recorder.states(&response.tokens, self.job.config.block_size),
+                response_tokens: response.tokens,
+                finish_reason: response.finish_reason,
+            });
+        }
+        Some((rows, rejected))
+    }
+
+    /// What the decoder is asked for a prompt, with the prompt's id.
+    fn request(&self, prompt: &Result<Prompt, BadRow>) -> Result<(String, Request), Rejection> {
         let failed = |name: String, reason: String| (RejectedKind::Failed, name, reason);
         let prompt =
             prompt.as_ref().map_err(|bad| failed(format!("line {}", bad.line), bad.reason.clone()))?;
@@ -174,27 +216,15 @@ impl<'a> Run<'a> {
         }
         let sample = blake3::hash(prompt.id.as_bytes());
         let sample = u64::from_le_bytes(sample.as_bytes()[..8].try_into().expect("eight bytes"));
-        let block_size = self.job.config.block_size;
         let strategy = Strategy::Jacobi(JacobiConfig {
-            block_size,
+            block_size: self.job.config.block_size,
             seed: Rng::new(&[self.job.seed, sample]).next_u64(),
         });
         let stop = StopRules {
             max_new_tokens: self.job.config.max_new_tokens,
             eos_token_ids: self.tokenizer.eos_token_ids().to_vec(),
         };
-        let mut recorder = Recorder::default();
-        let settings = Settings::greedy(strategy, stop);
-        let response =
-            jacobi_decoder::generate(&self.model, &tokens, &settings, &mut |pass| recorder.record(pass));
-        report.tokens += response.stats.tokens;
-        report.forwards += response.stats.forwards;
-        Ok(Trajectory {
-            sample_id: prompt.id.clone(),
-            prompt_tokens: tokens,
-            states: recorder.states(&response.tokens, block_size),
-            response_tokens: response.tokens,
-            finish_reason: response.finish_reason,
-        })
+        let request = Request { prompt: tokens, settings: Settings::greedy(strategy, stop) };
+        Ok((prompt.id.clone(), request))
     }
 }
