@@ -2,9 +2,7 @@
 //!
 //! Legend: b batch, t new tokens, s keys, h key/value heads, g query heads per key/value head, d head width.
 
-use std::ops::Range;
-
-use jacobi_torch_ext::{HeadShape, Store, rotate_and_store};
+use jacobi_torch_ext::{HeadShape, Span, SpanCache, attend as attend_cached, linear, rotate_and_store};
 use tch::Tensor;
 
 use crate::{
@@ -22,16 +20,6 @@ pub(crate) struct Attention {
     output: Tensor,
     output_bias: Option<Tensor>,
     heads: HeadShape,
-}
-
-/// Some rows of a pass that belong to one sequence.
-pub(crate) struct Span<'a> {
-    /// The rows.
-    pub(crate) rows: Range<usize>,
-    /// What the sequence has cached. Its rows go behind it, and see all of it.
-    pub(crate) cache: &'a KvCache,
-    /// Which of the sequence's rows see which.
-    pub(crate) mask: AttentionMask,
 }
 
 impl Attention {
@@ -79,42 +67,18 @@ impl Attention {
 
     /// Without gradients: the rows `x` `[t, hidden]` of several sequences, each behind its cache, into which their keys
     /// and values are written as layer `layer`.
-    pub(crate) fn infer(&self, x: &Tensor, rope: &Rope, spans: &[Span], layer: usize) -> Tensor {
-        let mut qkv = x.linear(&self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
-        let store = |span: &Span| {
-            let (keys, values) = span.cache.layer(layer);
-            Store { rows: span.rows.clone(), keys, values, at: span.cache.len() }
-        };
-        let mut stores: Vec<Store> = spans.iter().map(store).collect();
+    pub(crate) fn infer(&self, x: &Tensor, rope: &Rope, spans: &[(Span, &KvCache)], layer: usize) -> Tensor {
+        let mut qkv = linear(x, &self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
+        let mut caches: Vec<SpanCache> = spans
+            .iter()
+            .map(|(span, cache)| {
+                let (keys, values) = cache.layer(layer);
+                SpanCache { span, keys, values }
+            })
+            .collect();
         let (cos, sin) = rope.angles();
-        rotate_and_store(&mut qkv, cos, sin, self.heads, &mut stores);
-        let mut parts: Vec<Tensor> =
-            spans.iter().zip(&stores).map(|(span, store)| self.over_cache(&qkv, span, store)).collect();
-        let y = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0) };
-        y.linear(&self.output, self.output_bias.as_ref())
-    }
-
-    /// The attention output `[t, g * h * d]` of one sequence. A key/value head is a batch of its query heads, so that the
-    /// cache is read in place.
-    fn over_cache(&self, qkv: &Tensor, span: &Span, store: &Store) -> Tensor {
-        let (h, g, d) = (self.heads.keys as i64, self.group(), self.heads.width as i64);
-        let (start, t) = (span.rows.start as i64, span.rows.len() as i64);
-        let q = qkv.narrow(0, start, t).narrow(1, 0, g * h * d).view([t, h, g, d]);
-        let s = store.at as i64 + t;
-        let (k_hsd, v_hsd) = (store.keys.narrow(1, 0, s), store.values.narrow(1, 0, s));
-        if t == 1 {
-            let y = attend(&q, &k_hsd.unsqueeze(0), &v_hsd.unsqueeze(0), None, false);
-            return y.reshape([1, g * h * d]);
-        }
-        let q_hgtd = q.permute([1, 2, 0, 3]);
-        let spread = |x: Tensor| x.unsqueeze(1).expand([h, g, s, d], false);
-        let (mask, causal) = match &span.mask {
-            AttentionMask::Causal => (None, true),
-            AttentionMask::Full => (None, false),
-            AttentionMask::Dense(mask) => (Some(mask), false),
-        };
-        let y_hgtd = attend(&q_hgtd, &spread(k_hsd), &spread(v_hsd), mask, causal);
-        y_hgtd.permute([2, 0, 1, 3]).reshape([t, g * h * d])
+        rotate_and_store(&mut qkv, cos, sin, self.heads, &mut caches);
+        linear(&attend_cached(&qkv, self.heads, &caches), &self.output, self.output_bias.as_ref())
     }
 
     fn group(&self) -> i64 {

@@ -1,5 +1,6 @@
 //! The gated MLP of every supported family: down(silu(gate(x)) * up(x)).
 
+use jacobi_torch_ext::{linear, silu_gated};
 use tch::Tensor;
 
 use crate::{
@@ -25,21 +26,14 @@ impl Mlp {
 
     /// For training: the parameters are multiplied one by one, so that each gets its gradient.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        const NO_BIAS: Option<&Tensor> = None;
         let [gate, up] = &self.gate_up.parts[..] else { unreachable!("two parameters are stacked") };
-        linear(&(linear(x, gate).silu() * linear(x, up)), &self.down_proj)
+        (x.linear(gate, NO_BIAS).silu() * x.linear(up, NO_BIAS)).linear(&self.down_proj, NO_BIAS)
     }
 
     /// Without gradients: one product for both.
     pub(crate) fn infer(&self, x: &Tensor) -> Tensor {
-        let both = linear(x, &self.gate_up.whole);
-        let inner = self.down_proj.size()[1];
-        let mut gated = both.narrow(-1, 0, inner).silu();
-        let _ = gated.g_mul_(&both.narrow(-1, inner, inner));
-        linear(&gated, &self.down_proj)
+        let gated = silu_gated(&linear(x, &self.gate_up.whole, None));
+        linear(&gated, &self.down_proj, None)
     }
-}
-
-/// A projection without bias.
-pub(crate) fn linear(x: &Tensor, weight: &Tensor) -> Tensor {
-    x.linear(weight, None::<&Tensor>)
 }

@@ -2,14 +2,11 @@
 //!
 //! Legend: t rows of the pass, v vocabulary.
 
-use jacobi_torch_ext::{argmax, top};
+use jacobi_torch_ext::{Span, argmax, top};
 use tch::{Kind, Tensor};
 
 use crate::{
-    KvCache, LanguageModel, Predictions, RopeTable, Session, Transformer, Work,
-    attention::Span,
-    mask::{AttentionMask, MaskBuffer},
-    rope::Rope,
+    KvCache, LanguageModel, Predictions, RopeTable, Rows, Session, Transformer, Work, rope::Rope,
     token_tensor,
 };
 
@@ -23,12 +20,9 @@ impl LanguageModel for Transformer {
     }
 
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
-        let slot = |_| Slot {
-            cache: KvCache::new(self.architecture(), capacity, self.kind(), self.device()),
-            mask: MaskBuffer::new(capacity, self.kind(), self.device()),
-        };
+        let cache = |_| KvCache::new(self.architecture(), capacity, self.kind(), self.device());
         Box::new(TransformerSession {
-            slots: (0..slots).map(slot).collect(),
+            caches: (0..slots).map(cache).collect(),
             // Rows of a pass take room in the cache beyond the text, but no position beyond the context.
             rope: self.rope_table(capacity.min(self.context_length()) as i64),
             model: self,
@@ -38,26 +32,22 @@ impl LanguageModel for Transformer {
 
 struct TransformerSession<'a> {
     model: &'a Transformer,
-    slots: Vec<Slot>,
+    /// By slot.
+    caches: Vec<KvCache>,
     rope: RopeTable,
-}
-
-struct Slot {
-    cache: KvCache,
-    mask: MaskBuffer,
 }
 
 impl Session for TransformerSession<'_> {
     fn cached(&self, slot: usize) -> usize {
-        self.slots[slot].cache.len()
+        self.caches[slot].len()
     }
 
     fn truncate(&mut self, slot: usize, len: usize) {
-        self.slots[slot].cache.truncate(len);
+        self.caches[slot].truncate(len);
     }
 
     fn keep(&mut self, slot: usize, rows: &[usize]) {
-        self.slots[slot].cache.keep(rows);
+        self.caches[slot].keep(rows);
     }
 
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
@@ -65,40 +55,32 @@ impl Session for TransformerSession<'_> {
             let tokens: Vec<u32> = work.iter().flat_map(|work| work.rows.tokens()).copied().collect();
             let tokens_t = token_tensor(&tokens).to_device(self.model.device());
             let rope = self.angles(work);
-            let mut masks: Vec<AttentionMask> = Vec::with_capacity(work.len());
-            for work in work {
-                let Slot { cache, mask } = &mut self.slots[work.slot];
-                let (cached, rows) = (cache.len(), work.rows.len());
-                assert!(rows > 0, "a sequence in a pass has rows");
-                assert!(
-                    cached + rows <= cache.capacity(),
-                    "{cached} + {rows} tokens in {}",
-                    cache.capacity()
-                );
-                masks.push(match (rows, cached) {
-                    (1, _) => AttentionMask::Full,
-                    (_, 0) if work.rows.is_chain() => AttentionMask::Causal,
-                    _ => mask.behind(cached, work.rows),
-                });
-            }
             let mut start = 0;
             let mut spans = Vec::with_capacity(work.len());
-            for (work, mask) in work.iter().zip(masks) {
-                let rows = start..start + work.rows.len();
-                start = rows.end;
-                spans.push(Span { rows, cache: &self.slots[work.slot].cache, mask });
+            for Work { slot, rows, .. } in work {
+                let cache = &self.caches[*slot];
+                assert!(!rows.is_empty(), "a sequence in a pass has rows");
+                assert!(
+                    cache.len() + rows.len() <= cache.capacity(),
+                    "{} + {} tokens in {}",
+                    cache.len(),
+                    rows.len(),
+                    cache.capacity()
+                );
+                spans.push((span(start, cache.len(), rows), cache));
+                start += rows.len();
             }
             let hidden = self.model.infer(&tokens_t, &rope, &spans);
             let wanted: Vec<Tensor> = work
                 .iter()
                 .zip(&spans)
-                .map(|(work, span)| {
+                .map(|(work, (span, _))| {
                     let from = span.rows.start + work.first_output;
                     hidden.narrow(0, from as i64, (span.rows.end - from) as i64)
                 })
                 .collect();
             let wanted = if wanted.len() == 1 { wanted[0].shallow_clone() } else { Tensor::cat(&wanted, 0) };
-            let predictions: Box<dyn Predictions> = Box::new(Logits { tv: self.model.logits(&wanted) });
+            let predictions: Box<dyn Predictions> = Box::new(Logits { tv: self.model.infer_logits(&wanted) });
             predictions
         })
     }
@@ -121,6 +103,15 @@ impl TransformerSession<'_> {
             .collect();
         self.rope.at(&Tensor::from_slice(&positions).to_device(self.model.device()))
     }
+}
+
+fn span(start: usize, cached: usize, rows: &Rows) -> Span {
+    let range = start..start + rows.len();
+    if rows.is_chain() {
+        return Span::chain(range, cached);
+    }
+    let parents: Vec<Option<usize>> = (0..rows.len()).map(|row| rows.parent(row)).collect();
+    Span::tree(range, cached, &parents)
 }
 
 struct Logits {

@@ -4,12 +4,14 @@
 
 use std::path::Path;
 
+use jacobi_torch_ext::{Span, linear};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     Architecture, AttentionMask, Dtype, ModelError, Rope, RopeTable,
-    attention::{Attention, FoldedMask, Span},
-    mlp::{Mlp, linear},
+    attention::{Attention, FoldedMask},
+    cache::KvCache,
+    mlp::Mlp,
     norm::RmsNorm,
     weights::{WeightPath, WeightSource},
 };
@@ -165,7 +167,7 @@ impl Transformer {
 
     /// The same for `tokens_t` of several sequences behind their caches, `[t, hidden]`, without gradients: the layers'
     /// equations with stacked projections, and every addition together with the norm that follows it.
-    pub(crate) fn infer(&self, tokens_t: &Tensor, rope: &Rope, spans: &[Span]) -> Tensor {
+    pub(crate) fn infer(&self, tokens_t: &Tensor, rope: &Rope, spans: &[(Span, &KvCache)]) -> Tensor {
         let mut x = Tensor::embedding(&self.embed_tokens, tokens_t, -1, false, false);
         let norms = self.layers.iter().map(|layer| &layer.input_layernorm).chain([&self.norm]);
         let mut normed = None;
@@ -180,6 +182,11 @@ impl Transformer {
 
     /// Logits `[.., v]` of hidden states `[.., hidden]`, in the compute dtype.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        linear(hidden, &self.lm_head)
+        hidden.linear(&self.lm_head, None::<&Tensor>)
+    }
+
+    /// The same for the rows `[t, hidden]` of [`Transformer::infer`].
+    pub(crate) fn infer_logits(&self, hidden_t: &Tensor) -> Tensor {
+        linear(hidden_t, &self.lm_head, None)
     }
 }

@@ -1,36 +1,88 @@
 //! Tensor memory as slices: checked, CPU only.
 
+use std::{marker::PhantomData, ops::Range};
+
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
 /// A number type that kernels are written for.
-pub(crate) trait Element: Copy {
+pub(crate) trait Element: Copy + Send + Sync {
     const KIND: Kind;
     fn to_f32(self) -> f32;
     fn from_f32(value: f32) -> Self;
+    /// `values` as f32, in `room` where they are not that already.
+    fn widened<'a>(values: &'a [Self], room: &'a mut Vec<f32>) -> &'a [f32];
 }
 
 impl Element for f32 {
     const KIND: Kind = Kind::Float;
 
+    #[inline(always)]
     fn to_f32(self) -> f32 {
         self
     }
 
+    #[inline(always)]
     fn from_f32(value: f32) -> Self {
         value
+    }
+
+    #[inline(always)]
+    fn widened<'a>(values: &'a [Self], _room: &'a mut Vec<f32>) -> &'a [f32] {
+        values
     }
 }
 
 impl Element for bf16 {
     const KIND: Kind = Kind::BFloat16;
 
+    // Without the branches of `half`, so that loops over elements become vector instructions.
+    #[inline(always)]
     fn to_f32(self) -> f32 {
-        Self::to_f32(self)
+        f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
+    /// To the nearest, ties to even.
+    #[inline(always)]
     fn from_f32(value: f32) -> Self {
-        Self::from_f32(value)
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+        let kept = if value.is_nan() { bits | 0x0040_0000 } else { rounded };
+        Self::from_bits((kept >> 16) as u16)
+    }
+
+    #[inline(always)]
+    fn widened<'a>(values: &'a [Self], room: &'a mut Vec<f32>) -> &'a [f32] {
+        room.resize(values.len(), 0.0);
+        for (wide, value) in room.iter_mut().zip(values) {
+            *wide = Element::to_f32(*value);
+        }
+        room
+    }
+}
+
+/// Memory that several threads write, each its own parts.
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    memory: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: `part` is unsafe, and its callers never ask for overlapping parts.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(memory: &'a mut [T]) -> Self {
+        Self { start: memory.as_mut_ptr(), len: memory.len(), memory: PhantomData }
+    }
+
+    /// # Safety
+    /// No other part that overlaps with `range` may be alive.
+    #[allow(clippy::mut_from_ref, reason = "the whole point: see the safety section")]
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        // SAFETY: in bounds; the caller keeps parts apart.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
 
@@ -65,4 +117,23 @@ fn check<T: Element>(tensor: &Tensor) {
         tensor.size(),
         tensor.stride()
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_is_rounded_as_elsewhere() {
+        let special =
+            [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, 1e-40, f32::MAX, 1.003_906_25, 1.011_718_75];
+        let spread = (0..100_000u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9)));
+        for value in special.into_iter().chain(spread.filter(|value| !value.is_nan())) {
+            let found: bf16 = Element::from_f32(value);
+            assert_eq!(found, bf16::from_f32(value), "{value}");
+            assert_eq!(Element::to_f32(found), found.to_f32());
+        }
+        let nan: bf16 = Element::from_f32(f32::NAN);
+        assert!(nan.is_nan());
+    }
 }

@@ -3,12 +3,13 @@
 //!
 //! Legend: n rows, h key/value heads, g query heads per key/value head, d head width, c cache capacity.
 
-use std::ops::Range;
-
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use crate::memory::{Element, elements, elements_mut, is_plain};
+use crate::{
+    attention::{SpanCache, check_spans},
+    memory::{Element, elements, elements_mut, is_plain},
+};
 
 /// Heads of one projection row `[g * h queries | h keys | h values]`, each `d` wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,63 +22,57 @@ pub struct HeadShape {
     pub width: usize,
 }
 
-/// Where the keys and values of some rows go.
-pub struct Store {
-    /// The rows.
-    pub rows: Range<usize>,
-    /// Keys, `[h, c, d]`, contiguous.
-    pub keys: Tensor,
-    /// Values, `[h, c, d]`, contiguous.
-    pub values: Tensor,
-    /// The place of the first row in the cache.
-    pub at: usize,
+impl HeadShape {
+    /// Query heads per key/value head, g.
+    pub(crate) fn group(self) -> usize {
+        self.queries / self.keys
+    }
+
+    /// Elements of a projection row.
+    pub(crate) fn row_len(self) -> usize {
+        (self.queries + 2 * self.keys) * self.width
+    }
 }
 
 /// Rotates the queries of `qkv` `[n, (g * h + 2 * h) * d]` in place, and writes the rotated keys and the values of every
-/// row into its store. `cos` and `sin` are `[n, d]`; halves are paired, as in the Hugging Face layout.
+/// row behind the cached ones of its span. `cos` and `sin` are `[n, d]`; halves are paired, as in the Hugging Face layout.
 pub fn rotate_and_store(
     qkv: &mut Tensor,
     cos: &Tensor,
     sin: &Tensor,
     heads: HeadShape,
-    stores: &mut [Store],
+    spans: &mut [SpanCache],
 ) {
     let (n, row) = qkv.size2().expect("qkv is [rows, heads]");
-    assert_eq!(row as usize, (heads.queries + 2 * heads.keys) * heads.width, "{heads:?}");
+    assert_eq!(row as usize, heads.row_len(), "{heads:?}");
     assert_eq!(cos.size(), [n, heads.width as i64], "one angle per row");
-    for store in stores.iter() {
-        let (h, c, d) = store.keys.size3().expect("keys are [heads, capacity, width]");
-        assert_eq!(
-            (h as usize, d as usize, store.values.size()),
-            (heads.keys, heads.width, store.keys.size())
-        );
-        assert!(
-            store.rows.end <= n as usize && store.at + store.rows.len() <= c as usize,
-            "{:?} at {}",
-            store.rows,
-            store.at
-        );
-    }
+    check_spans(spans, heads, n as usize);
     if !is_plain(qkv) {
-        return composed(qkv, cos, sin, heads, stores);
+        return composed(qkv, cos, sin, heads, spans);
     }
     match qkv.kind() {
-        Kind::Float => fused::<f32>(qkv, cos, sin, heads, stores),
-        _ => fused::<bf16>(qkv, cos, sin, heads, stores),
+        Kind::Float => fused::<f32>(qkv, cos, sin, heads, spans),
+        _ => fused::<bf16>(qkv, cos, sin, heads, spans),
     }
 }
 
-fn fused<T: Element>(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, stores: &mut [Store]) {
+fn fused<T: Element>(
+    qkv: &mut Tensor,
+    cos: &Tensor,
+    sin: &Tensor,
+    heads: HeadShape,
+    spans: &mut [SpanCache],
+) {
     let (cos, sin) = (cos.contiguous(), sin.contiguous());
     let (cos, sin): (&[T], &[T]) = (elements(&cos), elements(&sin));
     let d = heads.width;
-    let row_len = (heads.queries + 2 * heads.keys) * d;
+    let row_len = heads.row_len();
     let qkv: &mut [T] = elements_mut(qkv);
-    for store in stores {
-        let capacity = store.keys.size()[1] as usize;
-        let keys: &mut [T] = elements_mut(&mut store.keys);
-        let values: &mut [T] = elements_mut(&mut store.values);
-        for (at, row) in store.rows.clone().enumerate() {
+    for SpanCache { span, keys, values } in spans {
+        let capacity = keys.size()[1] as usize;
+        let keys: &mut [T] = elements_mut(keys);
+        let values: &mut [T] = elements_mut(values);
+        for (at, row) in span.rows.clone().enumerate() {
             let angles = (&cos[row * d..(row + 1) * d], &sin[row * d..(row + 1) * d]);
             let (queries, rest) = qkv[row * row_len..(row + 1) * row_len].split_at_mut(heads.queries * d);
             for head in queries.chunks_exact_mut(d) {
@@ -85,7 +80,7 @@ fn fused<T: Element>(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadSh
             }
             let (new_keys, new_values) = rest.split_at_mut(heads.keys * d);
             for head in 0..heads.keys {
-                let place = (head * capacity + store.at + at) * d;
+                let place = (head * capacity + span.cached + at) * d;
                 let key = &mut new_keys[head * d..(head + 1) * d];
                 rotate(key, angles);
                 keys[place..place + d].copy_from_slice(key);
@@ -107,7 +102,7 @@ fn rotate<T: Element>(head: &mut [T], (cos, sin): (&[T], &[T])) {
     }
 }
 
-fn composed(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, stores: &mut [Store]) {
+fn composed(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, spans: &mut [SpanCache]) {
     let (queries, keys, d) = (heads.queries as i64, heads.keys as i64, heads.width as i64);
     let n = qkv.size()[0];
     let part = |from: i64, count: i64| qkv.narrow(1, from * d, count * d).view([n, count, d]);
@@ -119,11 +114,10 @@ fn composed(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, stor
     let (k_hnd, v_hnd) =
         (turn(part(queries, keys)).transpose(0, 1), part(queries + keys, keys).transpose(0, 1));
     part(0, queries).copy_(&rotated);
-    for store in stores {
-        let (start, len) = (store.rows.start as i64, store.rows.len() as i64);
-        let at = store.at as i64;
-        store.keys.narrow(1, at, len).copy_(&k_hnd.narrow(1, start, len));
-        store.values.narrow(1, at, len).copy_(&v_hnd.narrow(1, start, len));
+    for SpanCache { span, keys, values } in spans {
+        let (start, len, at) = (span.rows.start as i64, span.rows.len() as i64, span.cached as i64);
+        keys.narrow(1, at, len).copy_(&k_hnd.narrow(1, start, len));
+        values.narrow(1, at, len).copy_(&v_hnd.narrow(1, start, len));
     }
 }
 
@@ -132,6 +126,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
+    use crate::Span;
 
     #[test]
     fn the_kernel_equals_the_operations() {
@@ -139,19 +134,20 @@ mod tests {
             let heads = HeadShape { queries: 6, keys: 2, width: 8 };
             let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind);
             let (qkv, cos, sin) = (random(&[5, 80]), random(&[5, 8]), random(&[5, 8]));
-            let stores = || {
+            let spans = [Span::chain(0..2, 3), Span::chain(2..5, 0)];
+            let caches = || {
                 let empty = || Tensor::zeros([2, 10, 8], (kind, Device::Cpu));
-                [(0..2, 3), (2..5, 0)].map(|(rows, at)| Store { rows, keys: empty(), values: empty(), at })
+                [0, 1].map(|at| SpanCache { span: &spans[at], keys: empty(), values: empty() })
             };
             let (mut a, mut b) = (qkv.copy(), qkv.copy());
-            let (mut stores_a, mut stores_b) = (stores(), stores());
-            rotate_and_store(&mut a, &cos, &sin, heads, &mut stores_a);
-            composed(&mut b, &cos, &sin, heads, &mut stores_b);
+            let (mut caches_a, mut caches_b) = (caches(), caches());
+            rotate_and_store(&mut a, &cos, &sin, heads, &mut caches_a);
+            composed(&mut b, &cos, &sin, heads, &mut caches_b);
             let close = |a: &Tensor, b: &Tensor| {
                 assert!((a - b).abs().max().double_value(&[]) <= tolerance, "{kind:?}: {a} {b}");
             };
             close(&a.narrow(1, 0, 48), &b.narrow(1, 0, 48));
-            for (a, b) in stores_a.iter().zip(&stores_b) {
+            for (a, b) in caches_a.iter().zip(&caches_b) {
                 close(&a.keys, &b.keys);
                 close(&a.values, &b.values);
             }

@@ -1,0 +1,173 @@
+//! Dot products of rows with rows, the kernel under projections and attention scores. Each product is summed in its
+//! own lanes in ascending order, whatever is computed beside it: the number of rows of a pass changes no bit of any of
+//! them. That is what makes decoding exact in every dtype; libtorch's products change with the shape.
+//!
+//! Legend: m rows on the left, n rows on the right, k their width.
+
+use std::array::from_fn;
+
+use pulp::{Simd, WithSimd, bytemuck::cast_slice};
+
+use crate::memory::Element;
+
+/// `products[m * stride + n]` = the dot product of row m of `left` with row n of `right`.
+pub(crate) struct Dots<'a, T, F> {
+    /// `[m, k]`.
+    pub(crate) left: &'a [f32],
+    /// `[n, k]`.
+    pub(crate) right: &'a [T],
+    pub(crate) k: usize,
+    /// Room for some rows of `right` as f32.
+    pub(crate) scratch: &'a mut Vec<f32>,
+    /// Hears row m, the first row of `right`, and the products with that one and those after it.
+    pub(crate) sink: F,
+}
+
+impl<T: Element, F: FnMut(usize, usize, &[f32])> WithSimd for Dots<'_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Accumulators, one operand of each row, and one more, all in registers.
+        if S::REGISTER_COUNT >= 32 { self.run::<S, 4, 6>(simd) } else { self.run::<S, 3, 4>(simd) }
+    }
+}
+
+impl<T: Element, F: FnMut(usize, usize, &[f32])> Dots<'_, T, F> {
+    #[inline(always)]
+    fn run<S: Simd, const M: usize, const N: usize>(self, simd: S) {
+        let Self { left, right, k, scratch, mut sink } = self;
+        for (panel, first) in right.chunks(N * k).zip((0..).step_by(N)) {
+            let panel = T::widened(panel, scratch);
+            let (full, single) = if panel.len() == N * k { (panel, &[][..]) } else { (&[][..], panel) };
+            if !full.is_empty() {
+                let columns: [&[f32]; N] = from_fn(|n| &full[n * k..(n + 1) * k]);
+                let (groups, rest) = left.split_at(left.len() / (M * k) * (M * k));
+                for (group, m) in groups.chunks_exact(M * k).zip((0..).step_by(M)) {
+                    let rows: [&[f32]; M] = from_fn(|m| &group[m * k..(m + 1) * k]);
+                    for (products, m) in tile::<S, M, N>(simd, rows, columns).iter().zip(m..) {
+                        sink(m, first, products);
+                    }
+                }
+                for (row, m) in rest.chunks_exact(k).zip(groups.len() / k..) {
+                    sink(m, first, &tile::<S, 1, N>(simd, [row], columns)[0]);
+                }
+            }
+            for (column, n) in single.chunks_exact(k).zip(first..) {
+                for (row, m) in left.chunks_exact(k).zip(0..) {
+                    sink(m, n, &tile::<S, 1, 1>(simd, [row], [column])[0]);
+                }
+            }
+        }
+    }
+}
+
+/// `M * N` dot products at once: every operand that is loaded is used several times.
+#[inline(always)]
+fn tile<S: Simd, const M: usize, const N: usize>(
+    simd: S,
+    rows: [&[f32]; M],
+    columns: [&[f32]; N],
+) -> [[f32; N]; M] {
+    let rows = rows.map(S::as_simd_f32s);
+    let columns = columns.map(S::as_simd_f32s);
+    let steps = rows[0].0.len();
+    assert!(rows.iter().chain(&columns).all(|(vectors, _)| vectors.len() == steps), "rows of one width");
+    let mut sums = [[simd.splat_f32s(0.0); N]; M];
+    for step in 0..steps {
+        // SAFETY: every slice of vectors has `steps` of them.
+        let left = rows.map(|(vectors, _)| unsafe { *vectors.get_unchecked(step) });
+        for n in 0..N {
+            // SAFETY: as above.
+            let right = unsafe { *columns[n].0.get_unchecked(step) };
+            for m in 0..M {
+                sums[m][n] = simd.mul_add_e_f32s(left[m], right, sums[m][n]);
+            }
+        }
+    }
+    if !rows[0].1.is_empty() {
+        for n in 0..N {
+            let right = simd.partial_load_f32s(columns[n].1);
+            for m in 0..M {
+                sums[m][n] = simd.mul_add_e_f32s(simd.partial_load_f32s(rows[m].1), right, sums[m][n]);
+            }
+        }
+    }
+    let mut products = [[0.0; N]; M];
+    for (products, sums) in products.iter_mut().zip(&sums) {
+        *products = fold::<S, N>(sums);
+    }
+    products
+}
+
+/// The sum of each vector's lanes, halves onto halves, the vectors side by side.
+#[inline(always)]
+fn fold<S: Simd, const N: usize>(vectors: &[S::f32s; N]) -> [f32; N] {
+    let lanes: &[f32] = cast_slice(vectors);
+    let width = S::F32_LANES;
+    if width == 1 {
+        return from_fn(|n| lanes[n]);
+    }
+    let mut half = width / 2;
+    let mut sums = [[0.0f32; 32]; N];
+    for n in 0..N {
+        for lane in 0..half {
+            sums[n][lane] = lanes[n * width + lane] + lanes[n * width + half + lane];
+        }
+    }
+    while half > 1 {
+        half /= 2;
+        for sum in &mut sums {
+            for lane in 0..half {
+                sum[lane] += sum[half + lane];
+            }
+        }
+    }
+    let mut products = [0.0; N];
+    for (product, sum) in products.iter_mut().zip(&sums) {
+        *product = sum[0];
+    }
+    products
+}
+
+#[cfg(test)]
+mod tests {
+    use pulp::Arch;
+
+    use super::*;
+
+    fn products(left: &[f32], right: &[f32], k: usize) -> Vec<f32> {
+        let columns = right.len() / k;
+        let mut out = vec![f32::NAN; left.len() / k * columns];
+        Arch::new().dispatch(Dots {
+            left,
+            right,
+            k,
+            scratch: &mut Vec::new(),
+            sink: |m: usize, n: usize, products: &[f32]| {
+                out[m * columns + n..][..products.len()].copy_from_slice(products);
+            },
+        });
+        out
+    }
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
+    }
+
+    #[test]
+    fn products_are_right_and_do_not_depend_on_their_neighbours() {
+        for k in [1, 7, 8, 16, 33, 64] {
+            let (left, right) = (numbers(11 * k, 1), numbers(13 * k, 2));
+            let all = products(&left, &right, k);
+            for m in 0..11 {
+                for n in 0..13 {
+                    let (row, column) = (&left[m * k..][..k], &right[n * k..][..k]);
+                    let exact: f64 = row.iter().zip(column).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    assert!((f64::from(all[m * 13 + n]) - exact).abs() < 1e-5 * k as f64);
+                    assert_eq!(all[m * 13 + n].to_bits(), products(row, column, k)[0].to_bits());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Projections of a few rows. On a CPU each output is one dot product that depends on its own row alone, bit for bit
+//! (see [`crate::dots`]), and the weights are read once, whatever their dtype: the product is as fast as memory gives
+//! them for one row, and near the cores' peak for many.
+//!
+//! Legend: t rows, i inputs, o outputs.
+
+use half::bf16;
+use pulp::Arch;
+use tch::{Kind, Tensor};
+
+use crate::{
+    dots::Dots,
+    memory::{Element, Shared, elements, elements_mut, is_plain},
+    threads::parallel,
+};
+
+/// Multiply-adds of a task: below twice this, one thread is faster than telling a second one.
+const WORTH_A_TASK: usize = 100_000;
+/// Outputs of a task are a multiple of this, which every tile divides.
+const GRAIN: usize = 24;
+
+/// `x` `[t, i]` times `weight` `[o, i]` transposed, plus `bias` `[o]`: `[t, o]` in the dtype of `x`, summed in fp32.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    if !is_plain(x) || !x.is_contiguous() || !weight.is_contiguous() {
+        return x.linear(weight, bias);
+    }
+    match x.kind() {
+        Kind::Float => rows::<f32>(x, weight, bias),
+        _ => rows::<bf16>(x, weight, bias),
+    }
+}
+
+fn rows<T: Element>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    let (t, i) = x.size2().expect("x is [rows, inputs]");
+    let (o, width) = weight.size2().expect("weight is [outputs, inputs]");
+    assert_eq!(i, width, "x {:?} and weight {:?}", x.size(), weight.size());
+    let mut out = Tensor::empty([t, o], (x.kind(), x.device()));
+    let (t, i, o) = (t as usize, i as usize, o as usize);
+    let mut widened = Vec::new();
+    let left = T::widened(elements::<T>(x), &mut widened);
+    let weight = elements::<T>(weight);
+    let bias = bias.map(elements::<T>);
+    let share = share(o, t * i * o);
+    let target = Shared::new(elements_mut::<T>(&mut out));
+    parallel(o.div_ceil(share), &|task| {
+        let start = task * share;
+        let end = (start + share).min(o);
+        let sink = |row: usize, first: usize, products: &[f32]| {
+            let column = start + first;
+            // SAFETY: the columns `start..end` are this task's alone.
+            let target = unsafe { target.part(row * o + column..row * o + column + products.len()) };
+            match bias {
+                Some(bias) => {
+                    for ((target, product), bias) in target.iter_mut().zip(products).zip(&bias[column..]) {
+                        *target = T::from_f32(product + bias.to_f32());
+                    }
+                }
+                None => {
+                    for (target, product) in target.iter_mut().zip(products) {
+                        *target = T::from_f32(*product);
+                    }
+                }
+            }
+        };
+        let right = &weight[start * i..end * i];
+        Arch::new().dispatch(Dots { left, right, k: i, scratch: &mut Vec::new(), sink });
+    });
+    out
+}
+
+/// Outputs of a task, when all `o` of them take `work` multiply-adds: several tasks a thread, because cores are not
+/// equally fast at every moment.
+fn share(o: usize, work: usize) -> usize {
+    const TASKS: usize = 8;
+    let tasks = (work / WORTH_A_TASK).clamp(1, TASKS);
+    o.div_ceil(tasks).next_multiple_of(GRAIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    fn random(shape: &[i64], kind: Kind) -> Tensor {
+        Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
+    }
+
+    #[test]
+    fn the_kernel_equals_the_operation() {
+        for (kind, tolerance) in [(Kind::Float, 1e-4), (Kind::BFloat16, 0.3)] {
+            for (t, i, o) in [(1, 1, 1), (1, 64, 100), (5, 33, 48), (16, 576, 960), (67, 128, 50)] {
+                let (x, weight, bias) = (random(&[t, i], kind), random(&[o, i], kind), random(&[o], kind));
+                for bias in [None, Some(&bias)] {
+                    let off = (linear(&x, &weight, bias) - x.linear(&weight, bias)).abs().max();
+                    assert!(off.double_value(&[]) < tolerance, "{kind:?} {t} x {i} x {o}: off by {off}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_the_others() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let (x, weight) = (random(&[70, 96], kind), random(&[1000, 96], kind));
+            let together = linear(&x, &weight, None);
+            for (start, rows) in [(0, 1), (1, 1), (69, 1), (3, 2), (5, 16), (6, 64)] {
+                let apart = linear(&x.narrow(0, start, rows), &weight, None);
+                assert!(apart.equal(&together.narrow(0, start, rows)), "{kind:?} rows {start} + {rows}");
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Work split over the threads libtorch computes with: its OpenMP team, so that there is one pool, one setting
+//! (`OMP_NUM_THREADS`) and no two teams waiting for the same cores.
+
+use std::{
+    ffi::{CStr, c_char, c_uint, c_void},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// `GOMP_parallel` of the OpenMP runtime that libtorch brought along: libgomp, or one that speaks its interface.
+type Fork = unsafe extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, c_uint, c_uint);
+
+unsafe extern "C" {
+    fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+}
+
+/// The dynamic linker's default search, as glibc and musl define it.
+const RTLD_DEFAULT: *mut c_void = std::ptr::null_mut();
+
+struct Job<'a> {
+    next: AtomicUsize,
+    tasks: usize,
+    run: &'a (dyn Fn(usize) + Sync),
+}
+
+impl Job<'_> {
+    fn work(&self) {
+        loop {
+            let task = self.next.fetch_add(1, Ordering::Relaxed);
+            if task >= self.tasks {
+                return;
+            }
+            (self.run)(task);
+        }
+    }
+}
+
+/// Runs `run(0)`, `run(1)`, .. `run(tasks - 1)`, side by side, and returns when all have ended. Where no OpenMP runtime
+/// is found the calling thread does all of it.
+pub(crate) fn parallel(tasks: usize, run: &(dyn Fn(usize) + Sync)) {
+    extern "C" fn member(job: *mut c_void) {
+        // SAFETY: `parallel` passes its job, which outlives the team.
+        let job = unsafe { &*job.cast::<Job>().cast_const() };
+        job.work();
+    }
+    let job = Job { next: AtomicUsize::new(0), tasks, run };
+    let threads = tasks.min(usize::try_from(tch::get_num_threads()).unwrap_or(1));
+    match fork() {
+        Some(fork) if threads > 1 => {
+            let data = (&raw const job).cast_mut().cast::<c_void>();
+            // SAFETY: the signature is libgomp's since 4.9; every member ends before the call returns, so `job` lives.
+            unsafe { fork(member, data, threads as c_uint, 0) };
+        }
+        _ => job.work(),
+    }
+}
+
+fn fork() -> Option<Fork> {
+    static FORK: OnceLock<Option<Fork>> = OnceLock::new();
+    *FORK.get_or_init(|| {
+        const NAME: &CStr = c"GOMP_parallel";
+        if !cfg!(target_os = "linux") {
+            return None;
+        }
+        // SAFETY: a look-up by name; what has this name has this type (see `Fork`).
+        unsafe {
+            let found = dlsym(RTLD_DEFAULT, NAME.as_ptr());
+            (!found.is_null()).then(|| std::mem::transmute::<*mut c_void, Fork>(found))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once() {
+        for tasks in [0, 1, 2, 3, 100] {
+            let counts: Vec<AtomicU32> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
+            parallel(tasks, &|task| {
+                counts[task].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn libtorch_brings_a_team() {
+        tch::get_num_threads();
+        assert!(fork().is_some());
+    }
+}
