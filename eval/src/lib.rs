@@ -9,6 +9,7 @@
 
 pub mod config;
 pub mod decoders;
+mod divergence;
 mod error;
 mod interval;
 mod questions;

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
 use jacobi_datasets::{BadRow, Tokenizer};
-use jacobi_decoder::{Generation, Settings, StopRules, generate};
+use jacobi_decoder::{Generation, generate};
 use jacobi_model::{Dtype, LanguageModel, dtype_name, load};
 
 use crate::config::Contender;
+use crate::divergence::{first_divergence, gap};
 use crate::questions::{self, Question};
-use crate::score::{self, Record, first_divergence};
+use crate::score::{self, Record};
 use crate::tasks::{self, Task};
 use crate::{EvalConfig, EvalError, EvalModel};
 
@@ -69,12 +70,13 @@ pub fn evaluate(
     progress: &mut dyn FnMut(&EvalProgress),
 ) -> Result<EvalOutcome, EvalError> {
     let task = tasks::find(&job.config.task)?;
-    let contenders = job.config.contenders(job.seed)?;
+    // A decoder that cannot be made is refused before anything is loaded.
+    let decoders = job.config.contenders(job.seed, &[])?.len();
     if job.models.is_empty() {
         return Err(EvalError::NoModels);
     }
     let (questions, bad_rows) = questions::read(&job.config.prompts, task)?;
-    let per_model = questions.len() * contenders.len();
+    let per_model = questions.len() * decoders;
     let mut outcome = EvalOutcome { rows: Vec::new(), samples: Vec::new(), bad_rows, interrupted: false };
     for (index, model) in job.models.iter().enumerate() {
         let tokenizer = Tokenizer::load(&model.dir)?;
@@ -86,22 +88,19 @@ pub fn evaluate(
             model,
             language_model: &loaded.transformer,
             decode: &|ids| tokenizer.decode(ids),
-            stop_rules: StopRules {
-                max_new_tokens: job.config.max_new_tokens,
-                eos_token_ids: tokenizer.eos_token_ids().to_vec(),
-            },
             task,
             questions: &questions,
             prompts: prompts?,
-            contenders: &contenders,
+            contenders: &job.config.contenders(job.seed, tokenizer.eos_token_ids())?,
         };
-        let measured = bench.measure(job.config.warmup, stop, &mut |p| {
+        let mut measured = bench.measure(job.config.warmup, stop, &mut |p| {
             progress(&EvalProgress {
                 done: index * per_model + p.done,
                 total: job.models.len() * per_model,
                 ..p.clone()
             });
         })?;
+        bench.weigh_divergences(&mut measured, stop);
         for records in &measured.records {
             let dtype = dtype_name(loaded.transformer.kind());
             outcome.rows.extend(score::row(records, &measured.records[0], dtype, job.seed));
@@ -120,7 +119,6 @@ struct Bench<'a> {
     model: &'a EvalModel,
     language_model: &'a dyn LanguageModel,
     decode: &'a dyn Fn(&[u32]) -> String,
-    stop_rules: StopRules,
     task: &'static dyn Task,
     questions: &'a [Question],
     /// Token ids of each question.
@@ -193,10 +191,24 @@ impl Bench<'_> {
     }
 
     fn generate(&self, prompt: &[u32], contender: &Contender) -> (Generation, Passes) {
-        let settings = Settings::greedy(contender.strategy.clone(), self.stop_rules.clone());
         let mut passes = Passes::new();
         let observe = &mut |pass: &jacobi_decoder::Pass| passes.push(pass.tokens.len());
-        (generate(self.language_model, prompt, &settings, observe), passes)
+        (generate(self.language_model, prompt, &contender.settings, observe), passes)
+    }
+
+    /// Adds the logit gaps of all divergences; afterwards, so that no timed run has them for a neighbour.
+    fn weigh_divergences(&self, measured: &mut Measured, stop: &AtomicBool) {
+        let [autoregressive, others @ ..] = &mut measured.records[..] else { return };
+        for records in others {
+            for ((record, reference), prompt) in records.iter_mut().zip(&*autoregressive).zip(&self.prompts) {
+                if stop.load(Ordering::Relaxed) {
+                    measured.interrupted = true;
+                    return;
+                }
+                let (tokens, reference) = (&record.sample.response_ids, &reference.sample.response_ids);
+                record.sample.divergence_gap = gap(self.language_model, prompt, tokens, reference);
+            }
+        }
     }
 
     fn check_prompts(&self) -> Result<(), EvalError> {
@@ -231,7 +243,7 @@ impl Bench<'_> {
             model_role: self.model.role,
             task: self.task.name().to_owned(),
             decoder: contender.name.as_str().to_owned(),
-            decoder_settings: contender.settings.clone(),
+            decoder_settings: contender.shown.clone(),
             sample_id: question.prompt.id.clone(),
             prompt: question.prompt.messages.last().map_or_else(String::new, |m| m.content.clone()),
             prompt_tokens: self.prompts[index].len(),
@@ -248,6 +260,7 @@ impl Bench<'_> {
             prefill_seconds: generation.stats.prefill_seconds,
             matches_ar: reference.map(|_| diverges.is_none()),
             first_divergence: diverges,
+            divergence_gap: None,
         };
         Record { sample, acceptance: generation.stats.acceptance.clone() }
     }

@@ -11,7 +11,7 @@ use crate::{DecoderConfig, DecoderName};
 
 /// The token after position `at` is `1001 + at` whatever stands before, so a draft of fillers (earlier tokens) is never
 /// right by chance and always right after one pass. `flips`: wide forwards give another token at this position,
-/// as bf16 near-ties do.
+/// as bf16 near-ties do; its logit is 0.25 below the right one's.
 struct Counting {
     context: usize,
     flips: Option<usize>,
@@ -72,8 +72,10 @@ impl Predictions for Counted {
         unreachable!("no decoder here looks at other tokens")
     }
 
-    fn logits(&self, _row: usize) -> Vec<f32> {
-        unreachable!("no decoder here samples")
+    fn logits(&self, row: usize) -> Vec<f32> {
+        let mut logits = vec![0.0; 2000];
+        (logits[7], logits[self.0[row] as usize]) = (1.25, 1.5);
+        logits
     }
 }
 
@@ -90,17 +92,16 @@ fn question(id: &str, expected: Option<&str>) -> Question {
 /// Prompt `a` has 3 tokens and reaches the EOS 1008 as its sixth token; `b` has 12 and runs into the limit of 9.
 fn with_bench<T>(model: &Counting, check: impl FnOnce(&Bench) -> T) -> T {
     let jacobi = DecoderConfig { name: DecoderName::Jacobi, block_size: Some(4), ..DecoderConfig::default() };
-    let config = EvalConfig { decoders: vec![jacobi], ..EvalConfig::default() };
+    let config = EvalConfig { decoders: vec![jacobi], max_new_tokens: 9, ..EvalConfig::default() };
     let eval_model = EvalModel { name: "m".to_owned(), role: ModelRole::Trained, dir: "d".into() };
     check(&Bench {
         model: &eval_model,
         language_model: model,
         decode: &decode,
-        stop_rules: StopRules { max_new_tokens: 9, eos_token_ids: vec![1008] },
         task: tasks::find("gsm8k").unwrap(),
         questions: &[question("a", Some("1008")), question("b", Some("7"))],
         prompts: vec![vec![1; 3], vec![2; 12]],
-        contenders: &config.contenders(5).unwrap(),
+        contenders: &config.contenders(5, &[1008]).unwrap(),
     })
 }
 
@@ -161,10 +162,19 @@ fn a_flipped_near_tie_is_reported() {
     // Position 4 is the third token of a; only forwards of more than one token flip it, and it is in b's prompt.
     let model = Counting { flips: Some(4), ..counting() };
     let go = AtomicBool::new(false);
-    let measured = with_bench(&model, |bench| bench.measure(0, &go, &mut |_| ()).unwrap());
+    let measured = with_bench(&model, |bench| {
+        let mut measured = bench.measure(0, &go, &mut |_| ()).unwrap();
+        let before = model.widths.borrow().len();
+        bench.weigh_divergences(&mut measured, &go);
+        // As autoregressive decoding came there: the prompt, then token by token.
+        assert_eq!(model.widths.borrow()[before..], [3, 1, 1]);
+        measured
+    });
     let sample = &measured.records[1][0].sample;
     assert_eq!((sample.matches_ar, sample.first_divergence), (Some(false), Some(2)));
+    assert_eq!((sample.divergence_gap, measured.records[0][0].sample.divergence_gap), (Some(0.25), None));
     let row = &rows(&measured)[1];
+    assert_eq!((row.divergence_gap_median, row.divergence_gap_max), (Some(0.25), Some(0.25)));
     assert_eq!(row.exact_match_ar, Some(0.5));
     // One divergence in the 3 tokens of a up to it and the 9 of b.
     assert_eq!(row.divergences_per_1k_tokens, Some(1000.0 / 12.0));
@@ -206,12 +216,7 @@ fn pieces_never_split_a_character() {
     };
     let ids: Vec<u32> = whole.bytes().map(u32::from).collect();
     let pieces = with_bench(&model, |bench| {
-        let bench = Bench {
-            decode: &bytes,
-            prompts: bench.prompts.clone(),
-            stop_rules: bench.stop_rules.clone(),
-            ..*bench
-        };
+        let bench = Bench { decode: &bytes, prompts: bench.prompts.clone(), ..*bench };
         bench.pieces(&ids, whole, &vec![1, 1, 5])
     });
     assert_eq!(pieces, ["a", "", "é", "b"]);

@@ -14,15 +14,6 @@ pub struct Record {
     pub acceptance: Vec<usize>,
 }
 
-/// Index of the first token in which two responses differ; a response that ends early differs where it ends.
-pub fn first_divergence(tokens: &[u32], reference: &[u32]) -> Option<usize> {
-    if tokens == reference {
-        return None;
-    }
-    let differs = tokens.iter().zip(reference).position(|(a, b)| a != b);
-    Some(differs.unwrap_or_else(|| tokens.len().min(reference.len())))
-}
-
 /// The row of one decoder. `records` and `autoregressive` hold the same prompts in the same order; for the
 /// autoregressive row itself they are the same records. `None` if there are no records.
 pub fn row(records: &[Record], autoregressive: &[Record], dtype: &str, seed: u64) -> Option<EvalRow> {
@@ -31,6 +22,7 @@ pub fn row(records: &[Record], autoregressive: &[Record], dtype: &str, seed: u64
     let all: Vec<usize> = (0..records.len()).collect();
     let baseline = first.matches_ar.is_none();
     let divergence = (!baseline).then(|| divergence(records));
+    let gaps = gaps(records);
     let speedup = |drawn: &[usize]| Some(tps(records, drawn)? / tps(autoregressive, drawn)?);
     let scored: Vec<bool> = records.iter().filter_map(|record| record.sample.correct).collect();
     let right = scored.iter().filter(|correct| **correct).count();
@@ -50,6 +42,8 @@ pub fn row(records: &[Record], autoregressive: &[Record], dtype: &str, seed: u64
         accuracy: ratio(right as f64, scored.len() as f64),
         exact_match_ar: divergence.map(|d| d.exact_match),
         divergences_per_1k_tokens: divergence.and_then(|d| d.per_1k_tokens),
+        divergence_gap_median: median(&gaps),
+        divergence_gap_max: gaps.last().copied(),
         tpf_macro: mean(records, tpf),
         tps_macro: mean(records, tps),
         tpf_interval: bootstrap(records.len(), seed, |drawn| tpf(records, drawn)),
@@ -113,6 +107,20 @@ fn divergence(records: &[Record]) -> Divergence {
     }
 }
 
+/// The logit gaps where samples leave the autoregressive output, ascending.
+fn gaps(records: &[Record]) -> Vec<f64> {
+    let mut gaps: Vec<f64> = records.iter().filter_map(|record| record.sample.divergence_gap).collect();
+    gaps.sort_by(f64::total_cmp);
+    gaps
+}
+
+/// Of an even number of values, the mean of the middle two.
+fn median(ascending: &[f64]) -> Option<f64> {
+    let middle = ascending.len() / 2;
+    let upper = *ascending.get(middle)?;
+    Some(if ascending.len() % 2 == 1 { upper } else { (ascending[middle - 1] + upper) / 2.0 })
+}
+
 fn acceptance(records: &[Record]) -> Vec<usize> {
     let longest = records.iter().map(|record| record.acceptance.len()).max().unwrap_or(0);
     let count = |accepted| records.iter().filter_map(|record| record.acceptance.get(accepted)).sum();
@@ -149,23 +157,9 @@ mod tests {
             prefill_seconds: 0.5,
             matches_ar: (decoder != "ar").then_some(true),
             first_divergence: None,
+            divergence_gap: None,
         };
         Record { sample, acceptance: vec![0, forwards] }
-    }
-
-    #[test]
-    fn divergence_is_the_first_difference_or_the_early_end() {
-        let rows: [(&[u32], &[u32], Option<usize>); 6] = [
-            (&[], &[], None),
-            (&[1, 2], &[1, 2], None),
-            (&[1, 3, 3], &[1, 2, 3], Some(1)),
-            (&[1], &[1, 2], Some(1)),
-            (&[1, 2], &[1], Some(1)),
-            (&[5], &[6], Some(0)),
-        ];
-        for (tokens, reference, expected) in rows {
-            assert_eq!(first_divergence(tokens, reference), expected, "{tokens:?} {reference:?}");
-        }
     }
 
     #[test]
@@ -193,6 +187,24 @@ mod tests {
         // Draws are {0, 0}, {0, 1}, {1, 1}: tpf 4, 2, 1.
         let interval = row.tpf_interval.unwrap();
         assert_eq!((interval.low, interval.high), (1.0, 4.0));
+    }
+
+    #[test]
+    fn gaps_are_those_of_the_samples_that_diverge() {
+        let check = |gaps: &[Option<f64>], median, max| {
+            let with_gap = |gap: &Option<f64>| {
+                let mut record = record("jacobi", 21, 5, 0.5);
+                record.sample.divergence_gap = *gap;
+                record
+            };
+            let records: Vec<Record> = gaps.iter().map(with_gap).collect();
+            let row = super::row(&records, &records, "bfloat16", 1).unwrap();
+            assert_eq!((row.divergence_gap_median, row.divergence_gap_max), (median, max), "{gaps:?}");
+        };
+        check(&[None], None, None);
+        check(&[None, Some(0.5)], Some(0.5), Some(0.5));
+        check(&[Some(2.0), Some(0.0), Some(0.25)], Some(0.25), Some(2.0));
+        check(&[Some(2.0), Some(0.5), None, Some(0.0), Some(0.25)], Some(0.375), Some(2.0));
     }
 
     #[test]

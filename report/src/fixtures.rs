@@ -28,6 +28,8 @@ fn row(role: ModelRole, decoder: &str, [tpf, tps, speedup, accuracy]: [f64; 4]) 
         accuracy: Some(accuracy),
         exact_match_ar: jacobi.then_some(1.0),
         divergences_per_1k_tokens: jacobi.then_some(0.0),
+        divergence_gap_median: None,
+        divergence_gap_max: None,
         tpf_macro: Some(tpf),
         tps_macro: Some(tps),
         tpf_interval: Some(Interval { low: tpf.floor(), high: tpf.ceil() }),
@@ -51,6 +53,8 @@ pub(crate) fn rows() -> Vec<EvalRow> {
         row(ModelRole::Trained, "jacobi", [2.71, 95.2, 2.32, 0.921875]),
     ];
     rows[3].exact_match_ar = Some(63.0 / 64.0);
+    rows[3].divergences_per_1k_tokens = Some(0.16);
+    (rows[3].divergence_gap_median, rows[3].divergence_gap_max) = (Some(0.03125), Some(0.03125));
     rows
 }
 
@@ -85,6 +89,7 @@ pub(crate) fn sample(role: ModelRole, decoder: &str, id: &str, pieces: &[&str]) 
         prefill_seconds: 0.125,
         matches_ar: (decoder != "ar").then_some(true),
         first_divergence: None,
+        divergence_gap: None,
     }
 }
 

@@ -1,42 +1,35 @@
 //! `report.html`: one file, no scripts, nothing fetched, light and dark. All text that came from outside is escaped.
 
-use jacobi_datasets::schema::eval_row::{EvalSample, Results};
+use jacobi_datasets::schema::eval_row::EvalSample;
 
 use crate::chart::Chart;
-use crate::figures::{Compared, Figure};
-use crate::markdown::{environment, method};
+use crate::content::{Content, method};
+use crate::figures::Figure;
 use crate::metrics::TrainingCurve;
-use crate::samples::{Pair, caption, pairs};
+use crate::samples::{Pair, caption};
 use crate::table::Table;
 use crate::text::escape_html;
 
 const STYLE: &str = include_str!("style.css");
 
 /// The whole report as one HTML page.
-pub(crate) fn render(
-    results: &Results,
-    samples: &[EvalSample],
-    training: &[TrainingCurve],
-    charts: &[Chart],
-) -> String {
-    let compared = Compared::of(&results.rows);
-    let title =
-        results.rows.first().map_or("Evaluation".to_owned(), |row| format!("{} on {}", row.model, row.task));
+pub(crate) fn render(content: &Content) -> String {
+    let rows = &content.results.rows;
+    let title = rows.first().map_or("Evaluation".to_owned(), |row| format!("{} on {}", row.model, row.task));
     let mut body = format!("<header><p>Jacobi evaluation</p><h1>{}</h1></header>\n", escape_html(&title));
-    body += &tiles(&compared.figures());
-    body += &section("Results", &table(&Table::results(&results.rows)));
-    body += &section("Charts", &figures(charts));
-    if !training.is_empty() {
-        body += &section("Training", &list(training.iter().map(TrainingCurve::summary)));
+    body += &tiles(&content.compared.figures());
+    body += &section("Results", &table(&Table::results(rows)));
+    body += &section("Charts", &figures(content.charts));
+    if !content.training.is_empty() {
+        body += &section("Training", &list(content.training.iter().map(TrainingCurve::summary)));
     }
-    let pairs = pairs(&compared, samples);
-    if !pairs.is_empty() {
-        body += &section("Samples", &sample_pairs(&pairs));
+    if !content.pairs.is_empty() {
+        body += &section("Samples", &sample_pairs(&content.pairs));
     }
-    let measured = list(method(&results.rows)) + &table(&Table::details(&results.rows));
+    let measured = list(method(rows)) + &table(&Table::details(rows));
     body += &section("What was measured", &measured);
-    body += &section("Command", &format!("<pre>{}</pre>\n", escape_html(&results.command)));
-    body += &section("Environment", &environment_list(results));
+    body += &section("Command", &format!("<pre>{}</pre>\n", escape_html(&content.results.command)));
+    body += &section("Environment", &environment_list(content));
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -133,11 +126,11 @@ fn answer(sample: &EvalSample) -> String {
     )
 }
 
-fn environment_list(results: &Results) -> String {
-    let item = |(name, value): (String, String)| {
-        format!("<dt>{}</dt><dd>{}</dd>\n", escape_html(&name), escape_html(&value))
+fn environment_list(content: &Content) -> String {
+    let item = |(name, value): (&str, String)| {
+        format!("<dt>{}</dt><dd>{}</dd>\n", escape_html(name), escape_html(&value))
     };
-    format!("<dl>\n{}</dl>\n", environment(results).into_iter().map(item).collect::<String>())
+    format!("<dl>\n{}</dl>\n", content.environment().map(item).collect::<String>())
 }
 
 #[cfg(test)]
@@ -147,8 +140,9 @@ mod tests {
 
     #[test]
     fn page_is_self_contained_and_shows_the_samples() {
-        let charts = crate::chart::charts(&results().rows, &[]).unwrap();
-        let page = render(&results(), &samples(), &[], &charts);
+        let (results, samples) = (results(), samples());
+        let charts = crate::chart::charts(&results.rows, &[]).unwrap();
+        let page = render(&Content::of(&results, &samples, &[], &charts));
         for part in [
             "<!doctype html>",
             "<title>tiny on gsm8k</title>",
@@ -183,7 +177,7 @@ mod tests {
             sample.pieces = vec![hostile.to_owned()];
         }
         let charts = crate::chart::charts(&results.rows, &[]).unwrap();
-        let page = render(&results, &samples, &[], &charts);
+        let page = render(&Content::of(&results, &samples, &[], &charts));
         assert!(!page.contains("<script") && !page.contains("<img"));
         assert_eq!(page.matches("</style>").count(), 1);
     }

@@ -3,6 +3,7 @@
 //! shows is in the rows and samples it is given.
 
 mod chart;
+mod content;
 mod error;
 mod figures;
 mod html;

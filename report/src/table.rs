@@ -2,7 +2,7 @@
 
 use jacobi_datasets::schema::eval_row::EvalRow;
 
-use crate::text::{interval, markdown_cell, number, percent, times};
+use crate::text::{gaps, interval, markdown_cell, number, percent, times};
 
 /// Columns of text. The first `left` columns are names and align left, the others are figures and align right.
 pub(crate) struct Table {
@@ -17,12 +17,16 @@ pub fn terminal_table(rows: &[EvalRow]) -> String {
 }
 
 impl Table {
-    /// What the project exists for: speed and quality of each decoder.
+    /// What the project exists for: speed and quality of each decoder. Where outputs may differ, how near a tie it was.
     pub(crate) fn results(rows: &[EvalRow]) -> Self {
-        let header =
+        let mut header =
             vec!["model", "decoder", "TPF", "tokens/s", "speedup over ar", "accuracy", "exact match"];
+        let diverging = rows.iter().any(EvalRow::may_diverge);
+        if diverging {
+            header.push("divergence gap");
+        }
         let line = |row: &EvalRow| {
-            vec![
+            let mut cells = vec![
                 model_label(row, rows),
                 row.decoder_label(),
                 number(row.tpf),
@@ -30,7 +34,11 @@ impl Table {
                 times(row.speedup_over_ar),
                 percent(row.accuracy),
                 percent(row.exact_match_ar),
-            ]
+            ];
+            if diverging {
+                cells.push(gaps(row.divergence_gap_median, row.divergence_gap_max));
+            }
+            cells
         };
         Self { header, rows: rows.iter().map(line).collect(), left: 2 }
     }
@@ -124,12 +132,12 @@ mod tests {
     #[test]
     fn terminal_table_is_aligned() {
         let expected = "\
-model    decoder       TPF  tokens/s  speedup over ar  accuracy  exact match
-───────  ───────────  ────  ────────  ───────────────  ────────  ───────────
-base     ar           1.00      41.2            1.00x    93.8 %            –
-base     jacobi n=16  1.08      40.0            0.97x    93.8 %        100 %
-trained  ar           1.00      41.0            1.00x    92.2 %            –
-trained  jacobi n=16  2.71      95.2            2.32x    92.2 %       98.4 %
+model    decoder       TPF  tokens/s  speedup over ar  accuracy  exact match        divergence gap
+───────  ───────────  ────  ────────  ───────────────  ────────  ───────────  ────────────────────
+base     ar           1.00      41.2            1.00x    93.8 %            –                     –
+base     jacobi n=16  1.08      40.0            0.97x    93.8 %        100 %                     –
+trained  ar           1.00      41.0            1.00x    92.2 %            –                     –
+trained  jacobi n=16  2.71      95.2            2.32x    92.2 %       98.4 %  0.031, at most 0.031
 ";
         assert_eq!(terminal_table(&rows()), expected);
     }
