@@ -24,6 +24,9 @@ pub struct EvalConfig {
     pub decoders: Vec<DecoderConfig>,
     /// Prompts decoded by every decoder before measuring starts, and not counted: the first ones of the file.
     pub warmup: usize,
+    /// Prompts decoded once more afterwards, untimed, to see how high the right token ranked where a draft was wrong:
+    /// the first ones of the file. 0 leaves it out.
+    pub rank_prompts: usize,
 }
 
 impl Default for EvalConfig {
@@ -35,6 +38,7 @@ impl Default for EvalConfig {
             max_new_tokens: 256,
             decoders: vec![DecoderConfig::default(), jacobi],
             warmup: 1,
+            rank_prompts: 8,
         }
     }
 }

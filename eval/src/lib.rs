@@ -13,6 +13,7 @@ mod divergence;
 mod error;
 mod interval;
 mod questions;
+mod ranks;
 pub mod run;
 pub mod score;
 pub mod tasks;

@@ -11,6 +11,7 @@ use jacobi_model::{Dtype, LanguageModel, dtype_name, load};
 use crate::config::Contender;
 use crate::divergence::{first_divergence, gap};
 use crate::questions::{self, Question};
+use crate::ranks::count_rejections;
 use crate::score::{self, Record};
 use crate::tasks::{self, Task};
 use crate::{EvalConfig, EvalError, EvalModel};
@@ -101,9 +102,11 @@ pub fn evaluate(
             });
         })?;
         bench.weigh_divergences(&mut measured, stop);
-        for records in &measured.records {
+        bench.rank_rejections(job.config.rank_prompts, &mut measured, stop);
+        for (records, rejection_ranks) in measured.records.iter().zip(measured.ranks) {
             let dtype = dtype_name(loaded.transformer.kind());
-            outcome.rows.extend(score::row(records, &measured.records[0], dtype, job.seed));
+            let row = score::row(records, &measured.records[0], dtype, job.seed);
+            outcome.rows.extend(row.map(|row| EvalRow { rejection_ranks, ..row }));
             outcome.samples.extend(records.iter().map(|record| record.sample.clone()));
         }
         outcome.interrupted = measured.interrupted;
@@ -127,9 +130,12 @@ struct Bench<'a> {
     contenders: &'a [Contender],
 }
 
-/// Records by decoder, then prompt.
+/// What was found, by decoder.
 struct Measured {
+    /// In the order of the prompts.
     records: Vec<Vec<Record>>,
+    /// As [`EvalRow::rejection_ranks`].
+    ranks: Vec<Vec<usize>>,
     interrupted: bool,
 }
 
@@ -144,7 +150,12 @@ impl Bench<'_> {
         progress: &mut dyn FnMut(&EvalProgress),
     ) -> Result<Measured, EvalError> {
         self.check_prompts()?;
-        let mut measured = Measured { records: vec![Vec::new(); self.contenders.len()], interrupted: false };
+        let decoders = self.contenders.len();
+        let mut measured = Measured {
+            records: vec![Vec::new(); decoders],
+            ranks: vec![Vec::new(); decoders],
+            interrupted: false,
+        };
         for prompt in self.prompts.iter().cycle().take(warmup) {
             for contender in self.contenders {
                 if stop.load(Ordering::Relaxed) {
@@ -211,6 +222,19 @@ impl Bench<'_> {
         }
     }
 
+    /// Adds what the first `count` prompts say about the rejected drafts of each decoder that drafts; untimed, too.
+    fn rank_rejections(&self, count: usize, measured: &mut Measured, stop: &AtomicBool) {
+        for (contender, ranks) in self.contenders.iter().zip(&mut measured.ranks).skip(1) {
+            for prompt in self.prompts.iter().take(count) {
+                if stop.load(Ordering::Relaxed) {
+                    measured.interrupted = true;
+                    return;
+                }
+                count_rejections(self.language_model, prompt, &contender.settings, ranks);
+            }
+        }
+    }
+
     fn check_prompts(&self) -> Result<(), EvalError> {
         let context = self.language_model.context_length();
         for (question, prompt) in self.questions.iter().zip(&self.prompts) {
@@ -262,7 +286,7 @@ impl Bench<'_> {
             first_divergence: diverges,
             divergence_gap: None,
         };
-        Record { sample, acceptance: generation.stats.acceptance.clone() }
+        Record { sample, stats: generation.stats.clone() }
     }
 
     /// `text` cut where each pass ended, the prefill being the first. A pass that ends inside a character leaves that

@@ -1,17 +1,20 @@
 //! Samples to figures: agreement with the autoregressive decoder, means over all samples, intervals.
 
+use std::collections::BTreeMap;
+
 use jacobi_datasets::FinishReason;
-use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample};
+use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, EvalWidth};
+use jacobi_decoder::{DecodeStats, WidthStats};
 
 use crate::interval::{bootstrap, wilson};
 
-/// A sample with the histogram of its forwards.
+/// A sample with the statistics of its forwards.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The sample.
     pub sample: EvalSample,
-    /// `acceptance[a]`: forwards that accepted `a` tokens.
-    pub acceptance: Vec<usize>,
+    /// What its decoder did.
+    pub stats: DecodeStats,
 }
 
 /// The row of one decoder. `records` and `autoregressive` hold the same prompts in the same order; for the
@@ -26,7 +29,7 @@ pub fn row(records: &[Record], autoregressive: &[Record], dtype: &str, seed: u64
     let speedup = |drawn: &[usize]| Some(tps(records, drawn)? / tps(autoregressive, drawn)?);
     let scored: Vec<bool> = records.iter().filter_map(|record| record.sample.correct).collect();
     let right = scored.iter().filter(|correct| **correct).count();
-    let sum = |get: fn(&EvalSample) -> f64| records.iter().map(|r| get(&r.sample)).sum::<f64>();
+    let stats: DecodeStats = records.iter().map(|record| &record.stats).sum();
     let cut = |record: &&Record| record.sample.finish_reason == FinishReason::Length;
     Some(EvalRow {
         model: first.model.clone(),
@@ -50,11 +53,14 @@ pub fn row(records: &[Record], autoregressive: &[Record], dtype: &str, seed: u64
         speedup_interval: if baseline { None } else { bootstrap(records.len(), seed, speedup) },
         accuracy_interval: wilson(right, scored.len()),
         tokens: records.iter().map(decoded_tokens).sum(),
-        forwards: records.iter().map(|record| record.sample.forwards).sum(),
-        decode_seconds: sum(|sample| sample.decode_seconds),
-        prefill_seconds: sum(|sample| sample.prefill_seconds),
+        forwards: stats.forwards,
+        decode_seconds: stats.decode_seconds,
+        prefill_seconds: stats.prefill_seconds,
         stopped_by_length: records.iter().filter(cut).count(),
-        acceptance: acceptance(records),
+        accepted_from: by_name(&stats),
+        widths: widths(&stats),
+        acceptance: stats.acceptance,
+        rejection_ranks: Vec::new(),
     })
 }
 
@@ -121,16 +127,24 @@ fn median(ascending: &[f64]) -> Option<f64> {
     Some(if ascending.len() % 2 == 1 { upper } else { (ascending[middle - 1] + upper) / 2.0 })
 }
 
-fn acceptance(records: &[Record]) -> Vec<usize> {
-    let longest = records.iter().map(|record| record.acceptance.len()).max().unwrap_or(0);
-    let count = |accepted| records.iter().filter_map(|record| record.acceptance.get(accepted)).sum();
-    (0..longest).map(count).collect()
+fn by_name(stats: &DecodeStats) -> BTreeMap<String, usize> {
+    stats.accepted_from.iter().map(|(source, &tokens)| (source.as_str().to_owned(), tokens)).collect()
+}
+
+fn widths(stats: &DecodeStats) -> Vec<EvalWidth> {
+    let width = |(&rows, &WidthStats { forwards, seconds }): (&usize, &WidthStats)| EvalWidth {
+        rows,
+        forwards,
+        seconds,
+    };
+    stats.widths.iter().map(width).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use jacobi_datasets::schema::eval_row::ModelRole;
+    use jacobi_decoder::Source;
     use serde_json::Map;
 
     /// A sample of `tokens` response tokens.
@@ -159,7 +173,16 @@ mod tests {
             first_divergence: None,
             divergence_gap: None,
         };
-        Record { sample, acceptance: vec![0, forwards] }
+        let stats = DecodeStats {
+            forwards,
+            tokens: tokens - 1,
+            prefill_seconds: 0.5,
+            decode_seconds: seconds,
+            acceptance: vec![0, forwards],
+            accepted_from: [(Source::Own, tokens - 1 - forwards)].into(),
+            widths: [(1, WidthStats { forwards, seconds })].into(),
+        };
+        Record { sample, stats }
     }
 
     #[test]
@@ -171,7 +194,10 @@ mod tests {
         jacobi[1].sample.first_divergence = Some(3);
         jacobi[1].sample.matches_ar = Some(false);
         jacobi[1].sample.finish_reason = FinishReason::Length;
-        jacobi[0].acceptance = vec![0, 1, 2];
+        jacobi[0].stats.acceptance = vec![0, 1, 2];
+        jacobi[0].stats.accepted_from = [(Source::Own, 10), (Source::Tree, 5)].into();
+        let width = |forwards, seconds| WidthStats { forwards, seconds };
+        jacobi[0].stats.widths = [(1, width(2, 0.125)), (8, width(3, 0.375))].into();
         let row = super::row(&jacobi, &ar, "float32", 1).unwrap();
         assert_eq!(row.tpf, Some(30.0 / 15.0));
         assert_eq!(row.tpf_macro, Some((4.0 + 1.0) / 2.0));
@@ -183,6 +209,9 @@ mod tests {
         assert_eq!((row.tokens, row.forwards, row.samples, row.stopped_by_length), (30, 15, 2, 1));
         assert_eq!((row.decode_seconds, row.prefill_seconds), (2.0, 1.0));
         assert_eq!(row.acceptance, [0, 11, 2]);
+        assert_eq!(row.accepted_from, [("own".to_owned(), 10), ("tree".to_owned(), 5)].into());
+        let width = |rows, forwards, seconds| EvalWidth { rows, forwards, seconds };
+        assert_eq!(row.widths, [width(1, 12, 1.625), width(8, 3, 0.375)]);
         assert_eq!((row.accuracy, row.accuracy_interval), (None, None));
         // Draws are {0, 0}, {0, 1}, {1, 1}: tpf 4, 2, 1.
         let interval = row.tpf_interval.unwrap();

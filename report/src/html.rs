@@ -6,6 +6,7 @@ use crate::chart::Chart;
 use crate::content::{Content, method};
 use crate::figures::Figure;
 use crate::metrics::TrainingCurve;
+use crate::passes::{Statistic, statistics};
 use crate::samples::{Pair, caption};
 use crate::table::Table;
 use crate::text::escape_html;
@@ -20,6 +21,10 @@ pub(crate) fn render(content: &Content) -> String {
     body += &tiles(&content.compared.figures());
     body += &section("Results", &table(&Table::results(rows)));
     body += &section("Charts", &figures(content.charts));
+    let statistics: String = statistics(rows).iter().map(statistic).collect();
+    if !statistics.is_empty() {
+        body += &section("What the passes did", &statistics);
+    }
     if !content.training.is_empty() {
         body += &section("Training", &list(content.training.iter().map(TrainingCurve::summary)));
     }
@@ -73,12 +78,16 @@ fn table(table: &Table) -> String {
         format!("<tr>{cells}</tr>\n")
     };
     let mut text = format!("<div class=\"scroll\"><table>\n<thead>{}</thead>\n<tbody>\n", {
-        row("th", &mut table.header.iter().copied())
+        row("th", &mut table.header.iter().map(String::as_str))
     });
     for cells in &table.rows {
         text += &row("td", &mut cells.iter().map(String::as_str));
     }
     text + "</tbody>\n</table></div>\n"
+}
+
+fn statistic(statistic: &Statistic) -> String {
+    format!("<h3>{}</h3>\n<p>{}</p>\n{}", statistic.heading, statistic.note, table(&statistic.table))
 }
 
 fn figures(charts: &[Chart]) -> String {
@@ -148,6 +157,7 @@ mod tests {
             "<title>tiny on gsm8k</title>",
             "<b>2.71</b><span>tokens per forward (jacobi n=16)</span>",
             "<td class=\"figure\">2.32x</td>",
+            "<h3>Milliseconds per pass</h3>",
             "<span class=\"even\">Two &amp; two</span><span class=\"odd\"> make 4.</span>",
             "What is &lt;b&gt;2&lt;/b&gt; + 2?",
             "<dt>device</dt><dd>cpu &lt;2 cores&gt;</dd>",

@@ -10,6 +10,7 @@ mod html;
 mod markdown;
 mod metrics;
 mod model_card;
+mod passes;
 mod samples;
 mod table;
 mod text;

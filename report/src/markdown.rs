@@ -1,6 +1,7 @@
 //! `report.md`: for a terminal, a pull request, a wiki.
 
 use crate::content::{Content, method};
+use crate::passes::{Statistic, statistics};
 use crate::samples::{Pair, caption};
 use crate::table::Table;
 use crate::text::{code_block, markdown_cell};
@@ -18,6 +19,7 @@ pub(crate) fn render(content: &Content) -> String {
         text += &format!("- {sentence}\n");
     }
     text += &format!("\n{}\n", Table::details(rows).markdown());
+    text += &passes_section(&statistics(rows));
     if !content.training.is_empty() {
         text += "## Training\n\n";
         for curve in content.training {
@@ -35,6 +37,17 @@ pub(crate) fn render(content: &Content) -> String {
     text += "\n## Environment\n\n| name | value |\n| :--- | :--- |\n";
     for (name, value) in content.environment() {
         text += &format!("| {} | {} |\n", markdown_cell(name), markdown_cell(&value));
+    }
+    text
+}
+
+fn passes_section(statistics: &[Statistic]) -> String {
+    let mut text = String::new();
+    for (index, Statistic { heading, note, table }) in statistics.iter().enumerate() {
+        if index == 0 {
+            text += "## What the passes did\n\n";
+        }
+        text += &format!("### {heading}\n\n{note}\n\n{}\n", table.markdown());
     }
     text
 }
@@ -71,6 +84,7 @@ mod tests {
             "# Evaluation\n\n- **2.71** tokens per forward (jacobi n=16): 1.08 before training, 2.51 times that\n",
             "| trained | jacobi n=16 | 2.71 | 95.2 | 2.32x | 92.2 % | 98.4 % | 0.031, at most 0.031 |\n",
             "- 64 prompts of task gsm8k, greedy, in float32,",
+            "## What the passes did\n\n### Tokens accepted by one pass\n\nShare of passes.\n\n| model | decoder | 1 | 2 |",
             "- round-1: no steps logged\n",
             "![Tokens](tpf.svg)\n",
             "### q1\n\n```text\nWhat is <b>2</b> + 2?\n```\n",

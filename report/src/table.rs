@@ -6,7 +6,7 @@ use crate::text::{gaps, interval, markdown_cell, number, percent, times};
 
 /// Columns of text. The first `left` columns are names and align left, the others are figures and align right.
 pub(crate) struct Table {
-    pub(crate) header: Vec<&'static str>,
+    pub(crate) header: Vec<String>,
     pub(crate) rows: Vec<Vec<String>>,
     pub(crate) left: usize,
 }
@@ -40,12 +40,17 @@ impl Table {
             }
             cells
         };
-        Self { header, rows: rows.iter().map(line).collect(), left: 2 }
+        Self::of(&header, rows.iter().map(line).collect())
+    }
+
+    /// Model and decoder, then figures.
+    fn of(header: &[&str], rows: Vec<Vec<String>>) -> Self {
+        Self { header: header.iter().map(|h| (*h).to_owned()).collect(), rows, left: 2 }
     }
 
     /// What stands behind the results: intervals, macro means, totals.
     pub(crate) fn details(rows: &[EvalRow]) -> Self {
-        let header = vec![
+        let header = [
             "model",
             "decoder",
             "TPF 95 %",
@@ -77,21 +82,20 @@ impl Table {
                 format!("{} of {}", row.stopped_by_length, row.samples),
             ]
         };
-        Self { header, rows: rows.iter().map(line).collect(), left: 2 }
+        Self::of(&header, rows.iter().map(line).collect())
     }
 
     /// Aligned with spaces.
     pub(crate) fn terminal(&self) -> String {
-        let header: Vec<String> = self.header.iter().map(|h| (*h).to_owned()).collect();
-        let widths: Vec<usize> = (0..header.len())
+        let widths: Vec<usize> = (0..self.header.len())
             .map(|column| {
-                let cells = self.rows.iter().map(|row| &row[column]).chain([&header[column]]);
+                let cells = self.rows.iter().map(|row| &row[column]).chain([&self.header[column]]);
                 cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
             })
             .collect();
         let rule: Vec<String> = widths.iter().map(|&width| "─".repeat(width)).collect();
         let mut text = String::new();
-        for cells in [&header, &rule].into_iter().chain(&self.rows) {
+        for cells in [&self.header, &rule].into_iter().chain(&self.rows) {
             let padded: Vec<String> =
                 (cells.iter().zip(&widths).enumerate())
                     .map(|(column, (cell, &width))| {

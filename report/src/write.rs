@@ -60,12 +60,14 @@ mod tests {
         names.sort();
         let expected = [
             "acceptance.svg",
+            "ranks.svg",
             "report.html",
             "report.md",
             "results.json",
             "samples.jsonl",
             "speed.svg",
             "tpf.svg",
+            "widths.svg",
         ];
         assert_eq!(names, expected);
         let text = fs_err::read_to_string(report.join("results.json")).unwrap();

@@ -2,6 +2,8 @@
 //! (schema [`RESULTS_SCHEMA`]) and `samples.jsonl`, written by the evaluator and read by the report.
 //! They hold figures and text only; what a figure means is said at its field.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -40,6 +42,17 @@ pub struct Interval {
     pub low: f64,
     /// Upper end.
     pub high: f64,
+}
+
+/// The forwards that fed the same number of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalWidth {
+    /// Rows fed: one per draft token, branches included.
+    pub rows: usize,
+    /// How many forwards.
+    pub forwards: usize,
+    /// Their seconds together, drafting and accepting included.
+    pub seconds: f64,
 }
 
 /// All samples of one (model, task, decoder). A figure that was not measured is `None` and `null` in JSON.
@@ -98,6 +111,18 @@ pub struct EvalRow {
     pub stopped_by_length: usize,
     /// `acceptance[a]` is the number of forwards that accepted `a` tokens.
     pub acceptance: Vec<usize>,
+    /// Draft tokens that were right, by source: `own`, `pseudo`, `recycled`, `tree`; as in `acceptance`, those that a last
+    /// forward proved right behind the end of its response count too. Every forward gives one token besides.
+    #[serde(default)]
+    pub accepted_from: BTreeMap<String, usize>,
+    /// Forwards and their seconds by rows fed, ascending.
+    #[serde(default)]
+    pub widths: Vec<EvalWidth>,
+    /// `rejection_ranks[r]`: forwards whose draft was wrong where the forward before had the right token at rank `r`
+    /// (0 is what it drafted); the last entry is all from there on. Counted apart, over the first prompts, untimed;
+    /// empty where not asked for.
+    #[serde(default)]
+    pub rejection_ranks: Vec<usize>,
 }
 
 impl EvalRow {
@@ -228,7 +253,9 @@ mod tests {
             "divergence_gap_median": 0.125, "divergence_gap_max": null,
             "tpf_macro": 2.4, "tps_macro": 88.0, "tpf_interval": {"low": 2.25, "high": 2.75},
             "speedup_interval": null, "accuracy_interval": null, "tokens": 50, "forwards": 20,
-            "decode_seconds": 0.5, "prefill_seconds": 0.25, "stopped_by_length": 0, "acceptance": [0, 10, 5, 0, 5]
+            "decode_seconds": 0.5, "prefill_seconds": 0.25, "stopped_by_length": 0, "acceptance": [0, 10, 5, 0, 5],
+            "accepted_from": {"own": 25, "tree": 5}, "widths": [{"rows": 16, "forwards": 20, "seconds": 0.5}],
+            "rejection_ranks": [0, 3, 1]
         })
     }
 
@@ -247,11 +274,20 @@ mod tests {
     fn files_from_before_a_field_still_load() {
         let mut json = row_json();
         let full: EvalRow = serde_json::from_value(json.clone()).unwrap();
-        for field in ["divergence_gap_median", "divergence_gap_max"] {
+        for field in
+            ["divergence_gap_median", "divergence_gap_max", "accepted_from", "widths", "rejection_ranks"]
+        {
             json.as_object_mut().unwrap().remove(field).unwrap();
         }
         let row: EvalRow = serde_json::from_value(json).unwrap();
-        assert_eq!(row, EvalRow { divergence_gap_median: None, divergence_gap_max: None, ..full });
+        let expected = EvalRow {
+            divergence_gap_median: None,
+            accepted_from: BTreeMap::new(),
+            widths: vec![],
+            rejection_ranks: vec![],
+            ..full
+        };
+        assert_eq!(row, expected);
     }
 
     #[test]
