@@ -25,6 +25,13 @@ impl<'a> Decoding<'a> {
         Self { session, sequence }
     }
 
+    /// Has passes say which rank the right token had where a draft was wrong ([`Pass::rejected_rank`]). Costs time in
+    /// every pass, and changes nothing else.
+    pub fn rank_rejections(mut self) -> Self {
+        self.sequence.rank_rejections();
+        self
+    }
+
     /// The prompt and the response so far.
     pub fn text(&self) -> &[u32] {
         self.sequence.text()

@@ -12,6 +12,14 @@ pub(crate) trait Drafter {
     /// Hears what a pass over its draft accepted (at least row 0), and may ask what else the model thought possible.
     fn learn(&mut self, pass: &Pass, outputs: &Outputs);
 
+    /// Remembers from now on what [`Drafter::rejected_rank`] needs.
+    fn rank_rejections(&mut self) {}
+
+    /// What [`Pass::rejected_rank`] is of a pass that this has yet to learn from.
+    fn rejected_rank(&self, _pass: &Pass) -> Option<usize> {
+        None
+    }
+
     /// Hears that `token` was found to be the next one without its draft.
     fn skip(&mut self, token: u32);
 }

@@ -27,7 +27,7 @@ pub use draft::{Draft, Source};
 pub use filler::Filler;
 pub use jacobi::JacobiConfig;
 pub use multi_block::{Growth, MultiBlockConfig};
-pub use pass::Pass;
+pub use pass::{Pass, RANKED};
 pub use sampling::{RandomSampling, Sampling};
 pub use stats::{DecodeStats, WidthStats};
 

@@ -8,15 +8,12 @@
 //! Departure: candidates share the window's cache as branches of one forward; the reference copies it per candidate.
 
 use crate::{
-    Draft, Filler, Pass, Source,
+    Draft, Filler, Pass, RANKED, Source,
     drafter::Drafter,
     ngram_pool::NgramPool,
     outputs::Outputs,
-    token_tree::{Marginal, grow},
+    token_tree::{Marginal, RANKS, grow},
 };
-
-/// Tokens of a position that a tree may try. Beyond the tenth rank the right token is hardly ever found.
-const RANKS: usize = 10;
 
 /// Settings of the draft window.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,8 +89,9 @@ pub(crate) struct Window {
     config: MultiBlockConfig,
     /// Draft behind the known-right token.
     then: Vec<u32>,
-    /// What the last pass thought possible at each position of `then`, and at the one behind it.
+    /// What the last pass thought possible at each position of `then`, and at the one behind it: so many `ranks`.
     marginals: Vec<Marginal>,
+    ranks: usize,
     /// What the last pass expects behind `then`.
     tail: Option<u32>,
     /// Tokens, from the known-right one on, that the real-active block still has; 0 when a block is to be started.
@@ -108,10 +106,12 @@ pub(crate) struct Window {
 impl Window {
     pub(crate) fn new(config: MultiBlockConfig) -> Self {
         config.check();
+        let ranks = if config.tree_budget > 0 { RANKS } else { 0 };
         Self {
             config,
             then: Vec::new(),
             marginals: Vec::new(),
+            ranks,
             tail: None,
             real: 0,
             stable: 0,
@@ -213,12 +213,29 @@ impl Drafter for Window {
         self.shift(pass.path.len(), next.len() - 1);
         self.then = next[1..next.len().max(2) - 1].to_vec();
         self.tail = next[1..].last().copied();
-        if self.config.tree_budget > 0 {
-            self.marginals = outputs.top(&rows[1..], RANKS);
+        if self.ranks > 0 {
+            self.marginals = outputs.top(&rows[1..], self.ranks);
         }
         if self.config.pool_size > 0 {
             self.pool.remember(next);
         }
+    }
+
+    fn rank_rejections(&mut self) {
+        self.ranks = RANKED;
+    }
+
+    fn rejected_rank(&self, pass: &Pass) -> Option<usize> {
+        if self.ranks < RANKED {
+            return None;
+        }
+        let run = &pass.draft.rows().tokens()[..pass.draft.run_len()];
+        // Up to the first wrong token the path is the run itself, so the model's choice after each row is the right one.
+        let right = pass.chosen.iter().take(pass.tokens.len());
+        let wrong = run.iter().skip(1).zip(right).position(|(drafted, right)| drafted != right)?;
+        let marginal = self.marginals.get(wrong)?;
+        let rank = marginal.iter().position(|(token, _)| *token == pass.chosen[wrong]);
+        Some(rank.unwrap_or(RANKED))
     }
 
     fn skip(&mut self, _token: u32) {

@@ -15,4 +15,11 @@ pub struct Pass {
     pub path: Vec<usize>,
     /// The tokens this adds to the response: the model's after each row of the path, cut where the response ends.
     pub tokens: Vec<u32>,
+    /// Under [`crate::Decoding::rank_rejections`], when the run held a wrong token: the rank of the right one among what
+    /// the pass before thought possible there, [`RANKED`] for all from that rank on. The run itself holds rank 0. None
+    /// where a filler was wrong: no pass had thought about that position.
+    pub rejected_rank: Option<usize>,
 }
+
+/// Ranks that [`Pass::rejected_rank`] tells apart.
+pub const RANKED: usize = 32;

@@ -45,6 +45,10 @@ impl<'a> Sequence<'a> {
         self.settings.sampling == Sampling::Greedy
     }
 
+    pub(crate) fn rank_rejections(&mut self) {
+        self.drafter.rank_rejections();
+    }
+
     pub(crate) fn text(&self) -> &[u32] {
         &self.text
     }
@@ -76,10 +80,13 @@ impl<'a> Sequence<'a> {
         let right: Vec<u32> = path.iter().map(|&row| chosen[row]).collect();
         let offset = self.text.len() - 1 - self.prompt;
         let tokens = self.extend(&right);
-        let pass = Pass { offset, draft, chosen, path, tokens };
+        let mut pass = Pass { offset, draft, chosen, path, tokens, rejected_rank: None };
         match (self.alone, pass.path.is_empty()) {
             (true, _) => self.drafter.skip(pass.tokens[0]),
-            (false, false) => self.drafter.learn(&pass, outputs),
+            (false, false) => {
+                pass.rejected_rank = self.drafter.rejected_rank(&pass);
+                self.drafter.learn(&pass, outputs);
+            }
             (false, true) => {}
         }
         self.alone = near_tie.is_some();

@@ -1,6 +1,6 @@
 //! What a decoder did: forward passes, accepted tokens, time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, iter::Sum};
 
 use crate::{Pass, Source};
 
@@ -31,6 +31,31 @@ pub struct WidthStats {
     pub forwards: usize,
     /// Together, from the draft to the accepted tokens.
     pub seconds: f64,
+}
+
+/// Of several responses together.
+impl<'a> Sum<&'a DecodeStats> for DecodeStats {
+    fn sum<I: Iterator<Item = &'a Self>>(responses: I) -> Self {
+        responses.fold(Self::default(), |mut total, one| {
+            total.forwards += one.forwards;
+            total.tokens += one.tokens;
+            total.prefill_seconds += one.prefill_seconds;
+            total.decode_seconds += one.decode_seconds;
+            total.acceptance.resize(total.acceptance.len().max(one.acceptance.len()), 0);
+            for (total, one) in total.acceptance.iter_mut().zip(&one.acceptance) {
+                *total += one;
+            }
+            for (&source, tokens) in &one.accepted_from {
+                *total.accepted_from.entry(source).or_default() += tokens;
+            }
+            for (&rows, one) in &one.widths {
+                let width = total.widths.entry(rows).or_default();
+                width.forwards += one.forwards;
+                width.seconds += one.seconds;
+            }
+            total
+        })
+    }
 }
 
 impl DecodeStats {

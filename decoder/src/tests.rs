@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy as Arbitrary;
 
 use crate::{
-    DecodeStats, Filler, FinishReason, Generation, Growth, JacobiConfig, MultiBlockConfig, Pass,
-    RandomSampling, Request, Sampling, Settings, StopRules, Strategy, generate, generate_batch,
+    DecodeStats, Decoding, Filler, FinishReason, Generation, Growth, JacobiConfig, MultiBlockConfig, Pass,
+    RANKED, RandomSampling, Request, Sampling, Settings, StopRules, Strategy, generate, generate_batch,
     scripted::Scripted,
 };
 
@@ -130,6 +130,51 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    /// Ranking rejections changes no pass; each rank is the one that the model itself, asked again, gives the right token
+    /// where the pass before drafted the wrong one.
+    #[test]
+    fn a_rejected_rank_is_what_the_pass_before_thought_of_the_right_token(
+        model in (20usize..60, any::<u64>(), 1usize..3).prop_map(|(vocabulary, seed, memory)| {
+            Scripted { vocabulary, context: 64, seed, memory }
+        }),
+        strategy in strategies(),
+        max_new_tokens in 2usize..40,
+    ) {
+        let stop = StopRules { max_new_tokens, eos_token_ids: vec![1] };
+        let settings = Settings::greedy(strategy, stop);
+        let plain: Vec<Pass> = Decoding::new(&model, &[0, 1], &settings).collect();
+        let mut decoding = Decoding::new(&model, &[0, 1], &settings).rank_rejections();
+        let passes: Vec<Pass> = decoding.by_ref().collect();
+        let text = decoding.text();
+        prop_assert_eq!(plain.len(), passes.len());
+        prop_assert!(passes.first().is_none_or(|pass| pass.rejected_rank.is_none()), "all was filler");
+        for ((earlier, pass), plain) in passes.iter().zip(passes.iter().skip(1)).zip(plain.iter().skip(1)) {
+            prop_assert_eq!(pass.draft.rows(), plain.draft.rows());
+            prop_assert_eq!(plain.rejected_rank, None);
+            let right = &text[2 + pass.offset + 1..];
+            let run = &pass.draft.rows().tokens()[1..pass.draft.run_len()];
+            let wrong = run.iter().zip(right).take(pass.tokens.len()).position(|(a, b)| a != b);
+            let expected = wrong.and_then(|wrong| {
+                let rows = earlier.draft.continuation(*earlier.path.last().unwrap());
+                let path = earlier.draft.rows().path(*rows.get(1 + wrong)?);
+                let drafted = path.into_iter().map(|row| earlier.draft.rows().tokens()[row]);
+                let context: Vec<u32> = text[..2 + earlier.offset].iter().copied().chain(drafted).collect();
+                let logits = model.logits(&context);
+                let right = right[wrong];
+                // Ties go to the lower id.
+                let better = |&token: &u32| {
+                    let (a, b) = (logits[token as usize], logits[right as usize]);
+                    a > b || (a == b && token < right)
+                };
+                Some((0..model.vocabulary as u32).filter(better).count().min(RANKED))
+            });
+            prop_assert_eq!(pass.rejected_rank, expected);
+        }
+    }
+}
+
 /// What observers and statistics say is the response.
 fn check_books(found: &Generation, passes: &[Pass], max_rows: usize) -> Result<(), TestCaseError> {
     let stats = &found.stats;
@@ -232,9 +277,14 @@ fn sampled_text_has_the_models_distribution_under_every_decoder() {
 fn tpf(model: &Scripted, strategy: Strategy) -> f64 {
     let stop = StopRules { max_new_tokens: 200, eos_token_ids: vec![] };
     let settings = Settings::greedy(strategy, stop);
-    let runs: Vec<Generation> = (0..20).map(|prompt| run(model, &[prompt], &settings)).collect();
-    let sum = |get: fn(&DecodeStats) -> usize| runs.iter().map(|run| get(&run.stats)).sum::<usize>() as f64;
-    sum(|stats| stats.tokens) / sum(|stats| stats.forwards)
+    let runs: Vec<DecodeStats> = (0..20).map(|prompt| run(model, &[prompt], &settings).stats).collect();
+    let total: DecodeStats = runs.iter().sum();
+    // The books of all are those of each.
+    assert_eq!(total.acceptance.iter().sum::<usize>(), total.forwards);
+    assert_eq!(total.widths.values().map(|width| width.forwards).sum::<usize>(), total.forwards);
+    let committed: usize = total.acceptance.iter().zip(0..).map(|(passes, tokens)| passes * tokens).sum();
+    assert_eq!(total.accepted_from.values().sum::<usize>(), committed - total.forwards);
+    total.tpf().unwrap()
 }
 
 /// Each setting changes what it is said to change.

@@ -9,6 +9,9 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 
 use crate::draft::{Draft, Source};
 
+/// Tokens of a position that a tree may try. Beyond the tenth rank the right token is hardly ever found.
+pub(crate) const RANKS: usize = 10;
+
 /// The most probable tokens of one position with their log-probabilities, best first.
 pub(crate) type Marginal = Vec<(u32, f32)>;
 
@@ -48,7 +51,8 @@ impl Ord for Branch {
 pub(crate) fn grow(draft: &mut Draft, marginals: &[Marginal], budget: usize) {
     let mut heap = BinaryHeap::new();
     let offer = |heap: &mut BinaryHeap<Branch>, above: f32, parent, depth: usize, rank: usize| {
-        if let Some((_, log_probability)) = marginals.get(depth).and_then(|marginal| marginal.get(rank)) {
+        let marginal = marginals.get(depth).filter(|_| rank < RANKS);
+        if let Some((_, log_probability)) = marginal.and_then(|marginal| marginal.get(rank)) {
             heap.push(Branch { score: above + log_probability, parent, depth, rank });
         }
     };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use jacobi_datasets::PromptsConfig;
 use jacobi_datasets::schema::eval_row::ModelRole;
-use jacobi_decoder::Strategy;
+use jacobi_decoder::{Settings, StopRules};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -24,6 +24,9 @@ pub struct EvalConfig {
     pub decoders: Vec<DecoderConfig>,
     /// Prompts decoded by every decoder before measuring starts, and not counted: the first ones of the file.
     pub warmup: usize,
+    /// Prompts decoded once more afterwards, untimed, to see how high the right token ranked where a draft was wrong:
+    /// the first ones of the file. 0 leaves it out.
+    pub rank_prompts: usize,
 }
 
 impl Default for EvalConfig {
@@ -35,6 +38,7 @@ impl Default for EvalConfig {
             max_new_tokens: 256,
             decoders: vec![DecoderConfig::default(), jacobi],
             warmup: 1,
+            rank_prompts: 8,
         }
     }
 }
@@ -43,28 +47,29 @@ impl Default for EvalConfig {
 #[derive(Clone, Debug)]
 pub(crate) struct Contender {
     pub(crate) name: DecoderName,
-    pub(crate) settings: Map<String, Value>,
-    pub(crate) strategy: Strategy,
+    pub(crate) shown: Map<String, Value>,
+    pub(crate) settings: Settings,
 }
 
 impl EvalConfig {
     /// The decoders, autoregressive first.
-    pub(crate) fn contenders(&self, seed: u64) -> Result<Vec<Contender>, EvalError> {
+    pub(crate) fn contenders(&self, seed: u64, eos_token_ids: &[u32]) -> Result<Vec<Contender>, EvalError> {
         if self.max_new_tokens == 0 {
             return Err(EvalError::MaxNewTokens);
         }
         let others = self.decoders.iter().filter(|decoder| decoder.name != DecoderName::Ar);
         let listed = self.decoders.iter().find(|decoder| decoder.name == DecoderName::Ar);
         let first = listed.cloned().unwrap_or_default();
+        let stop = StopRules { max_new_tokens: self.max_new_tokens, eos_token_ids: eos_token_ids.to_vec() };
         let mut contenders: Vec<Contender> = Vec::new();
         for decoder in [&first].into_iter().chain(others) {
-            let strategy = decoder.strategy(seed)?;
-            let settings = settings_of(&strategy);
-            if contenders.iter().any(|other| other.strategy == strategy) {
-                let reason = format!("it is listed twice with the same settings {settings:?}; remove one");
+            let settings = decoder.settings(seed, stop.clone())?;
+            let shown = settings_of(&settings);
+            if contenders.iter().any(|other| other.settings == settings) {
+                let reason = format!("it is listed twice with the same settings {shown:?}; remove one");
                 return Err(EvalError::Decoder { name: decoder.name.as_str(), reason });
             }
-            contenders.push(Contender { name: decoder.name, settings, strategy });
+            contenders.push(Contender { name: decoder.name, shown, settings });
         }
         Ok(contenders)
     }
@@ -94,6 +99,16 @@ mod tests {
     }
 
     #[test]
+    fn strictness_makes_another_contender() {
+        let mut config = config(&[(DecoderName::Jacobi, None), (DecoderName::Jacobi, None)]);
+        config.decoders[1].strict_gap = Some(0.5);
+        let contenders = config.contenders(7, &[2]).unwrap();
+        let gaps: Vec<Option<f32>> = contenders.iter().map(|c| c.settings.strict_gap).collect();
+        assert_eq!(gaps, [None, None, Some(0.5)]);
+        assert!(contenders.iter().all(|c| c.settings.stop.eos_token_ids == [2]));
+    }
+
+    #[test]
     fn autoregressive_is_always_there_and_first() {
         use DecoderName::{Ar, Jacobi};
         let rows: [(Listed, &[&str]); 4] = [
@@ -106,10 +121,10 @@ mod tests {
             ),
         ];
         for (decoders, expected) in rows {
-            let contenders = config(decoders).contenders(7).unwrap();
+            let contenders = config(decoders).contenders(7, &[]).unwrap();
             let names: Vec<String> = contenders
                 .iter()
-                .map(|c| format!("{} {}", c.name.as_str(), Value::Object(c.settings.clone())))
+                .map(|c| format!("{} {}", c.name.as_str(), Value::Object(c.shown.clone())))
                 .collect();
             assert_eq!(names, expected);
         }
@@ -121,11 +136,11 @@ mod tests {
         let rows: [(Listed, &str); 2] =
             [(&[(Ar, Some(4))], "no block_size"), (&[(Jacobi, Some(16)), (Jacobi, None)], "twice")];
         for (decoders, expected) in rows {
-            let message = config(decoders).contenders(7).unwrap_err().to_string();
+            let message = config(decoders).contenders(7, &[]).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
         let config = EvalConfig { max_new_tokens: 0, ..EvalConfig::default() };
-        assert!(matches!(config.contenders(7), Err(EvalError::MaxNewTokens)));
+        assert!(matches!(config.contenders(7, &[]), Err(EvalError::MaxNewTokens)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Decoders by name and setting, as configurations and command lines give them.
 
-use jacobi_decoder::{Filler, Growth, JacobiConfig, MultiBlockConfig, Strategy};
-use serde::{Deserialize, Serialize};
+use jacobi_decoder::{Filler, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::EvalError;
@@ -60,7 +60,11 @@ pub struct DecoderConfig {
     /// Tokens of a block, n. For `jacobi` and `multi_block`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
-    /// How the draft window grows. The other settings are for `multi_block` alone.
+    /// A token is decided by a pass over one row when a wider pass gives its two best tokens log-probabilities closer
+    /// than this. For `jacobi` and `multi_block`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_gap")]
+    pub strict_gap: Option<f32>,
+    /// How the draft window grows. This and the settings below are for `multi_block` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowName>,
     /// Most blocks in flight, K.
@@ -81,7 +85,15 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
-    /// The decoder this names.
+    /// How this decoder answers a prompt: greedily, until `stop`.
+    ///
+    /// # Errors
+    /// As [`DecoderConfig::strategy`].
+    pub fn settings(&self, seed: u64, stop: StopRules) -> Result<Settings, EvalError> {
+        Ok(Settings { strict_gap: self.strict_gap, ..Settings::greedy(self.strategy(seed)?, stop) })
+    }
+
+    /// The decoder this names, whatever else it is told.
     ///
     /// # Errors
     /// [`EvalError::Decoder`] for a setting the decoder does not have or cannot take.
@@ -91,6 +103,7 @@ impl DecoderConfig {
         let block_size = self.block_size.unwrap_or(default.block_size);
         let unknown = match self.name {
             DecoderName::Ar if self.block_size.is_some() => Some("block_size"),
+            DecoderName::Ar if self.strict_gap.is_some() => Some("strict_gap"),
             DecoderName::Ar | DecoderName::Jacobi => self.of_the_window().first().copied(),
             DecoderName::MultiBlock => None,
         };
@@ -99,6 +112,9 @@ impl DecoderConfig {
         }
         if block_size == 0 {
             return refuse("block_size is 0; it must be at least 1".to_owned());
+        }
+        if let Some(gap) = self.strict_gap.filter(|gap| !(gap.is_finite() && *gap > 0.0)) {
+            return refuse(format!("strict_gap is {gap}; it must be above 0 and finite"));
         }
         match self.name {
             DecoderName::Ar => Ok(Strategy::Autoregressive),
@@ -160,10 +176,10 @@ impl DecoderConfig {
 }
 
 /// The settings of a decoder by name, for rows and files.
-pub fn settings_of(strategy: &Strategy) -> Map<String, Value> {
+pub fn settings_of(decoder: &Settings) -> Map<String, Value> {
     let mut settings = Map::new();
     let mut put = |name: &str, value: Value| settings.insert(name.to_owned(), value);
-    match strategy {
+    match &decoder.strategy {
         Strategy::Autoregressive => {}
         Strategy::Jacobi(config) => {
             put("block_size", config.block_size.into());
@@ -186,7 +202,19 @@ pub fn settings_of(strategy: &Strategy) -> Map<String, Value> {
             put("tree_budget", config.tree_budget.into());
         }
     }
+    if let Some(gap) = decoder.strict_gap {
+        put("strict_gap", as_written(gap).into());
+    }
     settings
+}
+
+/// The number whose digits are those of `gap`: 0.1 stays 0.1 where a plain cast gives 0.10000000149.
+fn as_written(gap: f32) -> f64 {
+    gap.to_string().parse().expect("a printed number is a number")
+}
+
+fn serialize_gap<S: Serializer>(gap: &Option<f32>, serializer: S) -> Result<S::Ok, S::Error> {
+    gap.map(as_written).serialize(serializer)
 }
 
 #[cfg(test)]
@@ -199,10 +227,11 @@ mod tests {
 
     #[test]
     fn what_is_given_becomes_the_strategy_and_its_settings_say_it_again() {
-        let full = r#"{"block_size":8,"max_blocks":3,"spawn_ratio":0.5,"filler":"ngram","pool_size":1,"tree_budget":9}"#;
+        let full = r#"{"block_size":8,"max_blocks":3,"spawn_ratio":0.5,"filler":"ngram","pool_size":1,"tree_budget":9,"strict_gap":0.1}"#;
         let rows = [
             (r#"{"name": "ar"}"#, "{}"),
             (r#"{"name": "jacobi"}"#, r#"{"block_size":16}"#),
+            (r#"{"name": "jacobi", "strict_gap": 0.05}"#, r#"{"block_size":16,"strict_gap":0.05}"#),
             (
                 r#"{"name": "multi_block"}"#,
                 r#"{"block_size":16,"max_blocks":2,"spawn_ratio":0.85,"pool_size":4,"tree_budget":0}"#,
@@ -213,13 +242,16 @@ mod tests {
             ),
             (&format!(r#"{{"name": "multi_block", {}"#, &full[1..]), full),
         ];
+        let stop = StopRules { max_new_tokens: 1, eos_token_ids: vec![] };
+        let decoder = |text: &str| read(text).settings(3, stop.clone()).unwrap();
         for (text, expected) in rows {
-            let strategy = read(text).strategy(3).unwrap();
-            let settings = settings_of(&strategy);
+            let settings = settings_of(&decoder(text));
             assert_eq!(Value::Object(settings.clone()).to_string(), expected, "{text}");
             let mut again = settings;
             again.insert("name".to_owned(), serde_json::to_value(read(text).name).unwrap());
-            assert_eq!(read(&Value::Object(again).to_string()).strategy(3).unwrap(), strategy, "{text}");
+            assert_eq!(decoder(&Value::Object(again).to_string()), decoder(text), "{text}");
+            let written = serde_json::to_string(&read(text)).unwrap();
+            assert_eq!(read(&written), read(text), "{text}");
         }
     }
 
@@ -230,6 +262,10 @@ mod tests {
             (r#"{"name": "ar", "pool_size": 4}"#, "no pool_size"),
             (r#"{"name": "jacobi", "block_size": 0}"#, "at least 1"),
             (r#"{"name": "jacobi", "tree_budget": 4}"#, "no tree_budget"),
+            (r#"{"name": "ar", "strict_gap": 0.1}"#, "no strict_gap"),
+            (r#"{"name": "jacobi", "strict_gap": 0}"#, "strict_gap is 0; it must be above 0"),
+            (r#"{"name": "jacobi", "strict_gap": -0.5}"#, "above 0"),
+            (r#"{"name": "multi_block", "strict_gap": 1e60}"#, "finite"),
             (r#"{"name": "multi_block", "max_blocks": 0}"#, "at least 1"),
             (r#"{"name": "multi_block", "spawn_ratio": 1.5}"#, "between 0 and 1"),
             (r#"{"name": "multi_block", "window": "sliding", "max_blocks": 2}"#, "no max_blocks"),

@@ -9,9 +9,11 @@
 
 pub mod config;
 pub mod decoders;
+mod divergence;
 mod error;
 mod interval;
 mod questions;
+mod ranks;
 pub mod run;
 pub mod score;
 pub mod tasks;

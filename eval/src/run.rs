@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
 use jacobi_datasets::{BadRow, Tokenizer};
-use jacobi_decoder::{Generation, Settings, StopRules, generate};
+use jacobi_decoder::{Generation, generate};
 use jacobi_model::{Dtype, LanguageModel, dtype_name, load};
 
 use crate::config::Contender;
+use crate::divergence::{first_divergence, gap};
 use crate::questions::{self, Question};
-use crate::score::{self, Record, first_divergence};
+use crate::ranks::count_rejections;
+use crate::score::{self, Record};
 use crate::tasks::{self, Task};
 use crate::{EvalConfig, EvalError, EvalModel};
 
@@ -69,12 +71,13 @@ pub fn evaluate(
     progress: &mut dyn FnMut(&EvalProgress),
 ) -> Result<EvalOutcome, EvalError> {
     let task = tasks::find(&job.config.task)?;
-    let contenders = job.config.contenders(job.seed)?;
+    // A decoder that cannot be made is refused before anything is loaded.
+    let decoders = job.config.contenders(job.seed, &[])?.len();
     if job.models.is_empty() {
         return Err(EvalError::NoModels);
     }
     let (questions, bad_rows) = questions::read(&job.config.prompts, task)?;
-    let per_model = questions.len() * contenders.len();
+    let per_model = questions.len() * decoders;
     let mut outcome = EvalOutcome { rows: Vec::new(), samples: Vec::new(), bad_rows, interrupted: false };
     for (index, model) in job.models.iter().enumerate() {
         let tokenizer = Tokenizer::load(&model.dir)?;
@@ -86,25 +89,24 @@ pub fn evaluate(
             model,
             language_model: &loaded.transformer,
             decode: &|ids| tokenizer.decode(ids),
-            stop_rules: StopRules {
-                max_new_tokens: job.config.max_new_tokens,
-                eos_token_ids: tokenizer.eos_token_ids().to_vec(),
-            },
             task,
             questions: &questions,
             prompts: prompts?,
-            contenders: &contenders,
+            contenders: &job.config.contenders(job.seed, tokenizer.eos_token_ids())?,
         };
-        let measured = bench.measure(job.config.warmup, stop, &mut |p| {
+        let mut measured = bench.measure(job.config.warmup, stop, &mut |p| {
             progress(&EvalProgress {
                 done: index * per_model + p.done,
                 total: job.models.len() * per_model,
                 ..p.clone()
             });
         })?;
-        for records in &measured.records {
+        bench.weigh_divergences(&mut measured, stop);
+        bench.rank_rejections(job.config.rank_prompts, &mut measured, stop);
+        for (records, rejection_ranks) in measured.records.iter().zip(measured.ranks) {
             let dtype = dtype_name(loaded.transformer.kind());
-            outcome.rows.extend(score::row(records, &measured.records[0], dtype, job.seed));
+            let row = score::row(records, &measured.records[0], dtype, job.seed);
+            outcome.rows.extend(row.map(|row| EvalRow { rejection_ranks, ..row }));
             outcome.samples.extend(records.iter().map(|record| record.sample.clone()));
         }
         outcome.interrupted = measured.interrupted;
@@ -120,7 +122,6 @@ struct Bench<'a> {
     model: &'a EvalModel,
     language_model: &'a dyn LanguageModel,
     decode: &'a dyn Fn(&[u32]) -> String,
-    stop_rules: StopRules,
     task: &'static dyn Task,
     questions: &'a [Question],
     /// Token ids of each question.
@@ -129,9 +130,12 @@ struct Bench<'a> {
     contenders: &'a [Contender],
 }
 
-/// Records by decoder, then prompt.
+/// What was found, by decoder.
 struct Measured {
+    /// In the order of the prompts.
     records: Vec<Vec<Record>>,
+    /// As [`EvalRow::rejection_ranks`].
+    ranks: Vec<Vec<usize>>,
     interrupted: bool,
 }
 
@@ -146,7 +150,12 @@ impl Bench<'_> {
         progress: &mut dyn FnMut(&EvalProgress),
     ) -> Result<Measured, EvalError> {
         self.check_prompts()?;
-        let mut measured = Measured { records: vec![Vec::new(); self.contenders.len()], interrupted: false };
+        let decoders = self.contenders.len();
+        let mut measured = Measured {
+            records: vec![Vec::new(); decoders],
+            ranks: vec![Vec::new(); decoders],
+            interrupted: false,
+        };
         for prompt in self.prompts.iter().cycle().take(warmup) {
             for contender in self.contenders {
                 if stop.load(Ordering::Relaxed) {
@@ -193,10 +202,37 @@ impl Bench<'_> {
     }
 
     fn generate(&self, prompt: &[u32], contender: &Contender) -> (Generation, Passes) {
-        let settings = Settings::greedy(contender.strategy.clone(), self.stop_rules.clone());
         let mut passes = Passes::new();
         let observe = &mut |pass: &jacobi_decoder::Pass| passes.push(pass.tokens.len());
-        (generate(self.language_model, prompt, &settings, observe), passes)
+        (generate(self.language_model, prompt, &contender.settings, observe), passes)
+    }
+
+    /// Adds the logit gaps of all divergences; afterwards, so that no timed run has them for a neighbour.
+    fn weigh_divergences(&self, measured: &mut Measured, stop: &AtomicBool) {
+        let [autoregressive, others @ ..] = &mut measured.records[..] else { return };
+        for records in others {
+            for ((record, reference), prompt) in records.iter_mut().zip(&*autoregressive).zip(&self.prompts) {
+                if stop.load(Ordering::Relaxed) {
+                    measured.interrupted = true;
+                    return;
+                }
+                let (tokens, reference) = (&record.sample.response_ids, &reference.sample.response_ids);
+                record.sample.divergence_gap = gap(self.language_model, prompt, tokens, reference);
+            }
+        }
+    }
+
+    /// Adds what the first `count` prompts say about the rejected drafts of each decoder that drafts; untimed, too.
+    fn rank_rejections(&self, count: usize, measured: &mut Measured, stop: &AtomicBool) {
+        for (contender, ranks) in self.contenders.iter().zip(&mut measured.ranks).skip(1) {
+            for prompt in self.prompts.iter().take(count) {
+                if stop.load(Ordering::Relaxed) {
+                    measured.interrupted = true;
+                    return;
+                }
+                count_rejections(self.language_model, prompt, &contender.settings, ranks);
+            }
+        }
     }
 
     fn check_prompts(&self) -> Result<(), EvalError> {
@@ -231,7 +267,7 @@ impl Bench<'_> {
             model_role: self.model.role,
             task: self.task.name().to_owned(),
             decoder: contender.name.as_str().to_owned(),
-            decoder_settings: contender.settings.clone(),
+            decoder_settings: contender.shown.clone(),
             sample_id: question.prompt.id.clone(),
             prompt: question.prompt.messages.last().map_or_else(String::new, |m| m.content.clone()),
             prompt_tokens: self.prompts[index].len(),
@@ -248,8 +284,9 @@ impl Bench<'_> {
             prefill_seconds: generation.stats.prefill_seconds,
             matches_ar: reference.map(|_| diverges.is_none()),
             first_divergence: diverges,
+            divergence_gap: None,
         };
-        Record { sample, acceptance: generation.stats.acceptance.clone() }
+        Record { sample, stats: generation.stats.clone() }
     }
 
     /// `text` cut where each pass ended, the prefill being the first. A pass that ends inside a character leaves that

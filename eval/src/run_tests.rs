@@ -11,10 +11,12 @@ use crate::{DecoderConfig, DecoderName};
 
 /// The token after position `at` is `1001 + at` whatever stands before, so a draft of fillers (earlier tokens) is never
 /// right by chance and always right after one pass. `flips`: wide forwards give another token at this position,
-/// as bf16 near-ties do.
+/// as bf16 near-ties do; its logit is 0.25 below the right one's. `slips`: so does every forward of which this position
+/// is not the first row, as a model does that the right tokens before it would have told better.
 struct Counting {
     context: usize,
     flips: Option<usize>,
+    slips: Option<usize>,
     widths: RefCell<Vec<usize>>,
 }
 
@@ -53,27 +55,37 @@ impl Session for CountingSession<'_> {
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
         let [Work { rows, first_output, .. }] = work else { panic!("one sequence") };
         self.model.widths.borrow_mut().push(rows.len());
-        let next = |at: usize| {
+        let next = |row: usize| {
+            let at = self.len + row;
             let flipped = rows.len() > 1 && self.model.flips == Some(at);
-            if flipped { 7 } else { 1001 + at as u32 }
+            let slipped = row > 0 && self.model.slips == Some(at);
+            if flipped || slipped { 7 } else { 1001 + at as u32 }
         };
-        Box::new(Counted((self.len + first_output..self.len + rows.len()).map(next).collect()))
+        let right = (*first_output..rows.len()).map(|row| 1001 + (self.len + row) as u32).collect();
+        Box::new(Counted { given: (*first_output..rows.len()).map(next).collect(), right })
     }
 }
 
-struct Counted(Vec<u32>);
+struct Counted {
+    given: Vec<u32>,
+    right: Vec<u32>,
+}
 
 impl Predictions for Counted {
     fn greedy(&self) -> Vec<u32> {
-        self.0.clone()
+        self.given.clone()
     }
 
-    fn top(&self, _rows: &[usize], _k: usize) -> Vec<Vec<(u32, f32)>> {
-        unreachable!("no decoder here looks at other tokens")
+    /// Two tokens are thought more likely than the right one where another is given.
+    fn top(&self, rows: &[usize], k: usize) -> Vec<Vec<(u32, f32)>> {
+        assert!(k > 2);
+        rows.iter().map(|&row| vec![(self.given[row], -0.5), (8, -1.0), (self.right[row], -2.0)]).collect()
     }
 
-    fn logits(&self, _row: usize) -> Vec<f32> {
-        unreachable!("no decoder here samples")
+    fn logits(&self, row: usize) -> Vec<f32> {
+        let mut logits = vec![0.0; 2000];
+        (logits[7], logits[self.given[row] as usize]) = (1.25, 1.5);
+        logits
     }
 }
 
@@ -90,22 +102,21 @@ fn question(id: &str, expected: Option<&str>) -> Question {
 /// Prompt `a` has 3 tokens and reaches the EOS 1008 as its sixth token; `b` has 12 and runs into the limit of 9.
 fn with_bench<T>(model: &Counting, check: impl FnOnce(&Bench) -> T) -> T {
     let jacobi = DecoderConfig { name: DecoderName::Jacobi, block_size: Some(4), ..DecoderConfig::default() };
-    let config = EvalConfig { decoders: vec![jacobi], ..EvalConfig::default() };
+    let config = EvalConfig { decoders: vec![jacobi], max_new_tokens: 9, ..EvalConfig::default() };
     let eval_model = EvalModel { name: "m".to_owned(), role: ModelRole::Trained, dir: "d".into() };
     check(&Bench {
         model: &eval_model,
         language_model: model,
         decode: &decode,
-        stop_rules: StopRules { max_new_tokens: 9, eos_token_ids: vec![1008] },
         task: tasks::find("gsm8k").unwrap(),
         questions: &[question("a", Some("1008")), question("b", Some("7"))],
         prompts: vec![vec![1; 3], vec![2; 12]],
-        contenders: &config.contenders(5).unwrap(),
+        contenders: &config.contenders(5, &[1008]).unwrap(),
     })
 }
 
 fn counting() -> Counting {
-    Counting { context: 100, flips: None, widths: RefCell::default() }
+    Counting { context: 100, flips: None, slips: None, widths: RefCell::default() }
 }
 
 fn rows(measured: &Measured) -> Vec<EvalRow> {
@@ -131,6 +142,14 @@ fn figures_by_hand() {
     assert_eq!((jacobi.tokens, jacobi.forwards, jacobi.tpf), (13, 7, Some(13.0 / 7.0)));
     assert_eq!(jacobi.tpf_macro, Some((5.0 / 3.0 + 2.0) / 2.0));
     assert_eq!(jacobi.acceptance, [0, 4, 0, 3]);
+    // Two drafts of each accepted block of 3; the last block of a is cut by EOS, but its draft was accepted.
+    assert_eq!(jacobi.accepted_from, [("own".to_owned(), 6)].into());
+    for row in [ar, jacobi] {
+        assert_eq!(row.widths.iter().map(|width| width.forwards).sum::<usize>(), row.forwards);
+        let seconds = row.widths.iter().map(|width| width.seconds).sum::<f64>();
+        assert!((seconds - row.decode_seconds).abs() < 1e-9, "{seconds}, not {}", row.decode_seconds);
+    }
+    assert_eq!(ar.widths.iter().map(|width| width.rows).collect::<Vec<_>>(), [1]);
     assert_eq!((jacobi.exact_match_ar, jacobi.divergences_per_1k_tokens), (Some(1.0), Some(0.0)));
     assert_eq!((jacobi.accuracy, ar.accuracy), (Some(0.5), Some(0.5)));
     assert_eq!((jacobi.samples, jacobi.stopped_by_length), (2, 1));
@@ -161,13 +180,40 @@ fn a_flipped_near_tie_is_reported() {
     // Position 4 is the third token of a; only forwards of more than one token flip it, and it is in b's prompt.
     let model = Counting { flips: Some(4), ..counting() };
     let go = AtomicBool::new(false);
-    let measured = with_bench(&model, |bench| bench.measure(0, &go, &mut |_| ()).unwrap());
+    let measured = with_bench(&model, |bench| {
+        let mut measured = bench.measure(0, &go, &mut |_| ()).unwrap();
+        let before = model.widths.borrow().len();
+        bench.weigh_divergences(&mut measured, &go);
+        // As autoregressive decoding came there: the prompt, then token by token.
+        assert_eq!(model.widths.borrow()[before..], [3, 1, 1]);
+        measured
+    });
     let sample = &measured.records[1][0].sample;
     assert_eq!((sample.matches_ar, sample.first_divergence), (Some(false), Some(2)));
+    assert_eq!((sample.divergence_gap, measured.records[0][0].sample.divergence_gap), (Some(0.25), None));
     let row = &rows(&measured)[1];
+    assert_eq!((row.divergence_gap_median, row.divergence_gap_max), (Some(0.25), Some(0.25)));
     assert_eq!(row.exact_match_ar, Some(0.5));
     // One divergence in the 3 tokens of a up to it and the 9 of b.
     assert_eq!(row.divergences_per_1k_tokens, Some(1000.0 / 12.0));
+}
+
+#[test]
+fn the_rank_of_the_right_token_is_asked_of_the_first_prompts() {
+    // Position 4 is the third token of a, and in b's prompt.
+    let model = Counting { slips: Some(4), ..counting() };
+    let go = AtomicBool::new(false);
+    let ranks = |count| {
+        with_bench(&model, |bench| {
+            let mut measured = bench.measure(0, &go, &mut |_| ()).unwrap();
+            bench.rank_rejections(count, &mut measured, &go);
+            measured.ranks
+        })
+    };
+    let [ar, jacobi] = &ranks(8)[..] else { panic!("two decoders") };
+    assert!(ar.is_empty());
+    assert_eq!((jacobi.len(), jacobi[2], jacobi.iter().sum::<usize>()), (33, 1, 1));
+    assert_eq!(ranks(0), [[0; 0]; 2]);
 }
 
 #[test]
@@ -206,12 +252,7 @@ fn pieces_never_split_a_character() {
     };
     let ids: Vec<u32> = whole.bytes().map(u32::from).collect();
     let pieces = with_bench(&model, |bench| {
-        let bench = Bench {
-            decode: &bytes,
-            prompts: bench.prompts.clone(),
-            stop_rules: bench.stop_rules.clone(),
-            ..*bench
-        };
+        let bench = Bench { decode: &bytes, prompts: bench.prompts.clone(), ..*bench };
         bench.pieces(&ids, whole, &vec![1, 1, 5])
     });
     assert_eq!(pieces, ["a", "", "é", "b"]);

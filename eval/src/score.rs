@@ -1,26 +1,20 @@
 //! Samples to figures: agreement with the autoregressive decoder, means over all samples, intervals.
 
+use std::collections::BTreeMap;
+
 use jacobi_datasets::FinishReason;
-use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample};
+use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, EvalWidth};
+use jacobi_decoder::{DecodeStats, WidthStats};
 
 use crate::interval::{bootstrap, wilson};
 
-/// A sample with the histogram of its forwards.
+/// A sample with the statistics of its forwards.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The sample.
     pub sample: EvalSample,
-    /// `acceptance[a]`: forwards that accepted `a` tokens.
-    pub acceptance: Vec<usize>,
-}
-
-/// Index of the first token in which two responses differ; a response that ends early differs where it ends.
-pub fn first_divergence(tokens: &[u32], reference: &[u32]) -> Option<usize> {
-    if tokens == reference {
-        return None;
-    }
-    let differs = tokens.iter().zip(reference).position(|(a, b)| a != b);
-    Some(differs.unwrap_or_else(|| tokens.len().min(reference.len())))
+    /// What its decoder did.
+    pub stats: DecodeStats,
 }
 
 /// The row of one decoder. `records` and `autoregressive` hold the same prompts in the same order; for the
@@ -31,10 +25,11 @@ pub fn row(records: &[Record], autoregressive: &[Record], dtype: &str, seed: u64
     let all: Vec<usize> = (0..records.len()).collect();
     let baseline = first.matches_ar.is_none();
     let divergence = (!baseline).then(|| divergence(records));
+    let gaps = gaps(records);
     let speedup = |drawn: &[usize]| Some(tps(records, drawn)? / tps(autoregressive, drawn)?);
     let scored: Vec<bool> = records.iter().filter_map(|record| record.sample.correct).collect();
     let right = scored.iter().filter(|correct| **correct).count();
-    let sum = |get: fn(&EvalSample) -> f64| records.iter().map(|r| get(&r.sample)).sum::<f64>();
+    let stats: DecodeStats = records.iter().map(|record| &record.stats).sum();
     let cut = |record: &&Record| record.sample.finish_reason == FinishReason::Length;
     Some(EvalRow {
         model: first.model.clone(),
@@ -50,17 +45,22 @@ pub fn row(records: &[Record], autoregressive: &[Record], dtype: &str, seed: u64
         accuracy: ratio(right as f64, scored.len() as f64),
         exact_match_ar: divergence.map(|d| d.exact_match),
         divergences_per_1k_tokens: divergence.and_then(|d| d.per_1k_tokens),
+        divergence_gap_median: median(&gaps),
+        divergence_gap_max: gaps.last().copied(),
         tpf_macro: mean(records, tpf),
         tps_macro: mean(records, tps),
         tpf_interval: bootstrap(records.len(), seed, |drawn| tpf(records, drawn)),
         speedup_interval: if baseline { None } else { bootstrap(records.len(), seed, speedup) },
         accuracy_interval: wilson(right, scored.len()),
         tokens: records.iter().map(decoded_tokens).sum(),
-        forwards: records.iter().map(|record| record.sample.forwards).sum(),
-        decode_seconds: sum(|sample| sample.decode_seconds),
-        prefill_seconds: sum(|sample| sample.prefill_seconds),
+        forwards: stats.forwards,
+        decode_seconds: stats.decode_seconds,
+        prefill_seconds: stats.prefill_seconds,
         stopped_by_length: records.iter().filter(cut).count(),
-        acceptance: acceptance(records),
+        accepted_from: by_name(&stats),
+        widths: widths(&stats),
+        acceptance: stats.acceptance,
+        rejection_ranks: Vec::new(),
     })
 }
 
@@ -113,16 +113,38 @@ fn divergence(records: &[Record]) -> Divergence {
     }
 }
 
-fn acceptance(records: &[Record]) -> Vec<usize> {
-    let longest = records.iter().map(|record| record.acceptance.len()).max().unwrap_or(0);
-    let count = |accepted| records.iter().filter_map(|record| record.acceptance.get(accepted)).sum();
-    (0..longest).map(count).collect()
+/// The logit gaps where samples leave the autoregressive output, ascending.
+fn gaps(records: &[Record]) -> Vec<f64> {
+    let mut gaps: Vec<f64> = records.iter().filter_map(|record| record.sample.divergence_gap).collect();
+    gaps.sort_by(f64::total_cmp);
+    gaps
+}
+
+/// Of an even number of values, the mean of the middle two.
+fn median(ascending: &[f64]) -> Option<f64> {
+    let middle = ascending.len() / 2;
+    let upper = *ascending.get(middle)?;
+    Some(if ascending.len() % 2 == 1 { upper } else { (ascending[middle - 1] + upper) / 2.0 })
+}
+
+fn by_name(stats: &DecodeStats) -> BTreeMap<String, usize> {
+    stats.accepted_from.iter().map(|(source, &tokens)| (source.as_str().to_owned(), tokens)).collect()
+}
+
+fn widths(stats: &DecodeStats) -> Vec<EvalWidth> {
+    let width = |(&rows, &WidthStats { forwards, seconds }): (&usize, &WidthStats)| EvalWidth {
+        rows,
+        forwards,
+        seconds,
+    };
+    stats.widths.iter().map(width).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use jacobi_datasets::schema::eval_row::ModelRole;
+    use jacobi_decoder::Source;
     use serde_json::Map;
 
     /// A sample of `tokens` response tokens.
@@ -149,23 +171,18 @@ mod tests {
             prefill_seconds: 0.5,
             matches_ar: (decoder != "ar").then_some(true),
             first_divergence: None,
+            divergence_gap: None,
         };
-        Record { sample, acceptance: vec![0, forwards] }
-    }
-
-    #[test]
-    fn divergence_is_the_first_difference_or_the_early_end() {
-        let rows: [(&[u32], &[u32], Option<usize>); 6] = [
-            (&[], &[], None),
-            (&[1, 2], &[1, 2], None),
-            (&[1, 3, 3], &[1, 2, 3], Some(1)),
-            (&[1], &[1, 2], Some(1)),
-            (&[1, 2], &[1], Some(1)),
-            (&[5], &[6], Some(0)),
-        ];
-        for (tokens, reference, expected) in rows {
-            assert_eq!(first_divergence(tokens, reference), expected, "{tokens:?} {reference:?}");
-        }
+        let stats = DecodeStats {
+            forwards,
+            tokens: tokens - 1,
+            prefill_seconds: 0.5,
+            decode_seconds: seconds,
+            acceptance: vec![0, forwards],
+            accepted_from: [(Source::Own, tokens - 1 - forwards)].into(),
+            widths: [(1, WidthStats { forwards, seconds })].into(),
+        };
+        Record { sample, stats }
     }
 
     #[test]
@@ -177,7 +194,10 @@ mod tests {
         jacobi[1].sample.first_divergence = Some(3);
         jacobi[1].sample.matches_ar = Some(false);
         jacobi[1].sample.finish_reason = FinishReason::Length;
-        jacobi[0].acceptance = vec![0, 1, 2];
+        jacobi[0].stats.acceptance = vec![0, 1, 2];
+        jacobi[0].stats.accepted_from = [(Source::Own, 10), (Source::Tree, 5)].into();
+        let width = |forwards, seconds| WidthStats { forwards, seconds };
+        jacobi[0].stats.widths = [(1, width(2, 0.125)), (8, width(3, 0.375))].into();
         let row = super::row(&jacobi, &ar, "float32", 1).unwrap();
         assert_eq!(row.tpf, Some(30.0 / 15.0));
         assert_eq!(row.tpf_macro, Some((4.0 + 1.0) / 2.0));
@@ -189,10 +209,31 @@ mod tests {
         assert_eq!((row.tokens, row.forwards, row.samples, row.stopped_by_length), (30, 15, 2, 1));
         assert_eq!((row.decode_seconds, row.prefill_seconds), (2.0, 1.0));
         assert_eq!(row.acceptance, [0, 11, 2]);
+        assert_eq!(row.accepted_from, [("own".to_owned(), 10), ("tree".to_owned(), 5)].into());
+        let width = |rows, forwards, seconds| EvalWidth { rows, forwards, seconds };
+        assert_eq!(row.widths, [width(1, 12, 1.625), width(8, 3, 0.375)]);
         assert_eq!((row.accuracy, row.accuracy_interval), (None, None));
         // Draws are {0, 0}, {0, 1}, {1, 1}: tpf 4, 2, 1.
         let interval = row.tpf_interval.unwrap();
         assert_eq!((interval.low, interval.high), (1.0, 4.0));
+    }
+
+    #[test]
+    fn gaps_are_those_of_the_samples_that_diverge() {
+        let check = |gaps: &[Option<f64>], median, max| {
+            let with_gap = |gap: &Option<f64>| {
+                let mut record = record("jacobi", 21, 5, 0.5);
+                record.sample.divergence_gap = *gap;
+                record
+            };
+            let records: Vec<Record> = gaps.iter().map(with_gap).collect();
+            let row = super::row(&records, &records, "bfloat16", 1).unwrap();
+            assert_eq!((row.divergence_gap_median, row.divergence_gap_max), (median, max), "{gaps:?}");
+        };
+        check(&[None], None, None);
+        check(&[None, Some(0.5)], Some(0.5), Some(0.5));
+        check(&[Some(2.0), Some(0.0), Some(0.25)], Some(0.25), Some(2.0));
+        check(&[Some(2.0), Some(0.5), None, Some(0.0), Some(0.25)], Some(0.375), Some(2.0));
     }
 
     #[test]

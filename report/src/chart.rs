@@ -1,14 +1,18 @@
 //! SVG charts, drawn without system fonts. Colours are plain attributes that look right on white; `style.css` maps the
 //! same attributes to dark colours when a chart stands inside `report.html`.
 
+use std::ops::Range;
+
 use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::ReportError;
 use crate::figures::Compared;
 use crate::metrics::{TrainingCurve, TrainingPoint};
+use crate::passes;
 use crate::table::model_label;
 use crate::text::number;
 
@@ -23,7 +27,9 @@ const TRAINED: RGBColor = RGBColor(0x25, 0x63, 0xeb);
 const THIRD: RGBColor = RGBColor(0xd9, 0x77, 0x06);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type DrawResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+type Plot<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type DrawResult = Result<(), Failure>;
 
 /// A finished chart.
 pub(crate) struct Chart {
@@ -49,9 +55,11 @@ pub(crate) fn charts(rows: &[EvalRow], training: &[TrainingCurve]) -> Result<Vec
     parallel.retain(|row| row.acceptance.iter().any(|&count| count > 0));
     if !parallel.is_empty() {
         charts.push(acceptance(&parallel)?);
+        charts.extend(widths(&parallel)?);
+        charts.extend(ranks(&parallel)?);
     }
-    for curve in training.iter().filter(|curve| curve.points.len() > 1) {
-        charts.push(loss(curve)?);
+    for curve in training {
+        charts.extend(loss(curve)?);
     }
     Ok(charts)
 }
@@ -123,10 +131,8 @@ fn legend(area: &Area, series: &[(String, RGBColor)]) -> DrawResult {
 
 /// Share of forwards by the number of tokens they accepted, one bar per decoder at each number.
 fn acceptance(rows: &[&EvalRow]) -> Result<Chart, ReportError> {
-    let colored: Vec<(String, RGBColor)> = rows
-        .iter()
-        .map(|row| (format!("{} {}", row.model_role.as_str(), row.decoder_label()), role_color(row)))
-        .collect();
+    let colored: Vec<(String, RGBColor)> =
+        rows.iter().map(|row| (decoder_name(row), role_color(row))).collect();
     let shares: Vec<Vec<f64>> = rows
         .iter()
         .map(|row| {
@@ -139,24 +145,14 @@ fn acceptance(rows: &[&EvalRow]) -> Result<Chart, ReportError> {
     let top = shares.iter().flatten().copied().fold(0.0, f64::max) * 1.05;
     draw("acceptance.svg", "Tokens accepted by one forward pass, share of passes", 300, |area| {
         legend(area, &colored)?;
-        let body = area.margin(28, 4, 4, 12);
-        let mut chart = ChartBuilder::on(&body)
-            .x_label_area_size(40)
-            .y_label_area_size(48)
-            .build_cartesian_2d(0.5..most as f64 + 0.5, 0.0..top)?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .label_style((FONT, 15).into_font().color(&FAINT))
-            .x_labels(most.min(16))
-            .y_labels(6)
-            .x_desc("tokens accepted")
-            .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() })
-            .y_label_formatter(&|y| format!("{:.0} %", y * 100.0))
-            .draw()?;
+        let axes = Axes {
+            x: 0.5..most as f64 + 0.5,
+            y: 0.0..top,
+            x_title: "tokens accepted",
+            x_ticks: most.min(16),
+            y_label: percent_of,
+        };
+        let mut chart = plot(area, axes)?;
         let width = 0.8 / rows.len() as f64;
         for (index, (share, (_, color))) in shares.iter().zip(&colored).enumerate() {
             chart.draw_series(share.iter().enumerate().skip(1).filter(|(_, share)| **share > 0.0).map(
@@ -170,49 +166,139 @@ fn acceptance(rows: &[&EvalRow]) -> Result<Chart, ReportError> {
     })
 }
 
+/// Time of a pass by the rows fed.
+fn widths(rows: &[&EvalRow]) -> Result<Option<Chart>, ReportError> {
+    let points = |row: &EvalRow| passes::widths(row).values().map(|w| (w.rows, w.milliseconds)).collect();
+    let chart = Lines {
+        file: "widths.svg",
+        title: "Milliseconds of one forward pass by the rows fed",
+        x_title: "rows",
+        y_label: |y| number(Some(y)),
+        lines: lines_of(rows, points),
+    };
+    chart.draw()
+}
+
+/// How often the right token was among the most probable ones where a draft was wrong.
+fn ranks(rows: &[&EvalRow]) -> Result<Option<Chart>, ReportError> {
+    let points = |row: &EvalRow| (1..).map(f64::from).zip(passes::cumulative_ranks(row)).collect();
+    let chart = Lines {
+        file: "ranks.svg",
+        title: "Right token among the k most probable, share of rejected drafts",
+        x_title: "k",
+        y_label: percent_of,
+        lines: lines_of(rows, points),
+    };
+    chart.draw()
+}
+
 /// The loss and its parts over steps.
-fn loss(curve: &TrainingCurve) -> Result<Chart, ReportError> {
+fn loss(curve: &TrainingCurve) -> Result<Option<Chart>, ReportError> {
     type Get = fn(&TrainingPoint) -> Option<f64>;
     const PARTS: [(&str, RGBColor, Get); 3] = [
         ("loss", TRAINED, |p| p.loss),
         ("autoregressive", THIRD, |p| p.loss_ar),
         ("consistency", BASE, |p| p.loss_pc),
     ];
-    let line = |get: Get| -> Vec<(f64, f64)> {
-        curve.points.iter().filter_map(|p| Some((p.step as f64, get(p)?))).collect()
+    let points = |get: Get| curve.points.iter().filter_map(|p| Some((p.step as f64, get(p)?))).collect();
+    let chart = Lines {
+        file: &format!("loss-{}.svg", slug(&curve.label)),
+        title: &format!("Training loss, {}", curve.label),
+        x_title: "step",
+        y_label: |y| number(Some(y)),
+        lines: PARTS
+            .iter()
+            .map(|&(name, color, get)| Line { name: name.to_owned(), color, points: points(get) })
+            .collect(),
     };
-    let lines = PARTS.iter().map(|&(name, color, get)| (name, color, line(get)));
-    let lines: Vec<_> = lines.filter(|(_, _, points)| !points.is_empty()).collect();
-    let top = lines.iter().flat_map(|(_, _, points)| points).map(|p| p.1).fold(f64::MIN_POSITIVE, f64::max);
-    let steps = curve.points.iter().map(|p| p.step as f64);
-    let (first, last) = (steps.clone().fold(f64::MAX, f64::min), steps.fold(f64::MIN, f64::max));
-    let names: Vec<_> = lines.iter().map(|(name, color, _)| ((*name).to_owned(), *color)).collect();
-    let title = format!("Training loss, {}", curve.label);
-    draw(&format!("loss-{}.svg", slug(&curve.label)), &title, 300, |area| {
-        legend(area, &names)?;
-        let body = area.margin(28, 4, 4, 24);
-        let mut chart = ChartBuilder::on(&body)
-            .x_label_area_size(40)
-            .y_label_area_size(48)
-            .build_cartesian_2d(first..last, 0.0..top * 1.05)?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .label_style((FONT, 15).into_font().color(&FAINT))
-            .x_labels(8)
-            .y_labels(6)
-            .x_desc("step")
-            .x_label_formatter(&|x| format!("{x:.0}"))
-            .y_label_formatter(&|y| number(Some(*y)))
-            .draw()?;
-        for (_, color, points) in lines {
-            chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
+    chart.draw()
+}
+
+struct Line {
+    name: String,
+    color: RGBColor,
+    points: Vec<(f64, f64)>,
+}
+
+/// A line per decoder.
+fn lines_of(rows: &[&EvalRow], points: impl Fn(&EvalRow) -> Vec<(f64, f64)>) -> Vec<Line> {
+    let line = |row: &&EvalRow| Line { name: decoder_name(row), color: role_color(row), points: points(row) };
+    rows.iter().map(line).collect()
+}
+
+/// A line chart.
+struct Lines<'a> {
+    file: &'a str,
+    title: &'a str,
+    x_title: &'a str,
+    y_label: fn(f64) -> String,
+    lines: Vec<Line>,
+}
+
+impl Lines<'_> {
+    /// None if there is nothing to join.
+    fn draw(mut self) -> Result<Option<Chart>, ReportError> {
+        self.lines.retain(|line| !line.points.is_empty());
+        let points = || self.lines.iter().flat_map(|line| &line.points);
+        let (first, last) = points().fold((f64::MAX, f64::MIN), |(a, b), p| (a.min(p.0), b.max(p.0)));
+        if first >= last {
+            return Ok(None);
         }
-        Ok(())
-    })
+        let top = points().map(|p| p.1).fold(f64::MIN_POSITIVE, f64::max);
+        let names: Vec<_> = self.lines.iter().map(|line| (line.name.clone(), line.color)).collect();
+        let chart = draw(self.file, self.title, 300, |area| {
+            legend(area, &names)?;
+            let (x, y) = (first..last, 0.0..top * 1.05);
+            let axes = Axes { x, y, x_title: self.x_title, x_ticks: 8, y_label: self.y_label };
+            let mut chart = plot(area, axes)?;
+            for line in self.lines {
+                chart.draw_series(LineSeries::new(line.points, line.color.stroke_width(2)))?;
+            }
+            Ok(())
+        })?;
+        Ok(Some(chart))
+    }
+}
+
+/// What the axes of a chart cover, and how they are written.
+struct Axes<'a> {
+    x: Range<f64>,
+    y: Range<f64>,
+    x_title: &'a str,
+    x_ticks: usize,
+    y_label: fn(f64) -> String,
+}
+
+/// The axes below the legend, ready to draw on.
+fn plot<'a>(area: &Area<'a>, axes: Axes) -> Result<Plot<'a>, Failure> {
+    let body = area.margin(28, 4, 4, 24);
+    let mut chart = ChartBuilder::on(&body)
+        .x_label_area_size(40)
+        .y_label_area_size(48)
+        .build_cartesian_2d(axes.x, axes.y)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(GRID)
+        .label_style((FONT, 15).into_font().color(&FAINT))
+        .x_labels(axes.x_ticks)
+        .y_labels(6)
+        .x_desc(axes.x_title)
+        .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() })
+        .y_label_formatter(&|y| (axes.y_label)(*y))
+        .draw()?;
+    Ok(chart)
+}
+
+fn percent_of(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
+
+/// The decoder with its model's role, for legends.
+fn decoder_name(row: &EvalRow) -> String {
+    format!("{} {}", row.model_role.as_str(), row.decoder_label())
 }
 
 /// A label as a part of a file name.
@@ -240,7 +326,10 @@ mod tests {
     fn every_chart_is_one_svg_with_its_labels() {
         let charts = charts(&rows(), &[curve()]).unwrap();
         let files: Vec<&str> = charts.iter().map(|chart| chart.file.as_str()).collect();
-        assert_eq!(files, ["tpf.svg", "speed.svg", "acceptance.svg", "loss-round-1-a.svg"]);
+        assert_eq!(
+            files,
+            ["tpf.svg", "speed.svg", "acceptance.svg", "widths.svg", "ranks.svg", "loss-round-1-a.svg"]
+        );
         for chart in &charts {
             assert!(
                 chart.svg.starts_with("<svg") && chart.svg.trim_end().ends_with("</svg>"),
@@ -250,7 +339,10 @@ mod tests {
         }
         assert!(charts[0].svg.contains("trained  jacobi n=16") && charts[0].svg.contains("2.71"));
         assert!(charts[2].svg.contains("tokens accepted"));
-        assert!(charts[3].svg.contains("consistency"));
+        assert!(charts[3].svg.contains("rows") && charts[4].svg.contains("80 %"));
+        // The base model's ranks were not asked for.
+        assert!(!charts[4].svg.contains("base jacobi"));
+        assert!(charts[5].svg.contains("consistency"));
     }
 
     #[test]
@@ -258,6 +350,7 @@ mod tests {
         let mut rows = rows();
         for row in &mut rows {
             (row.tpf, row.tps, row.acceptance) = (None, None, Vec::new());
+            (row.widths, row.rejection_ranks) = (Vec::new(), Vec::new());
         }
         let empty = TrainingCurve { label: "x".to_owned(), points: Vec::new() };
         assert_eq!(charts(&rows, &[empty]).unwrap().len(), 2);

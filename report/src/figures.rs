@@ -2,7 +2,7 @@
 
 use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
 
-use crate::text::{NOT_MEASURED, number, percent, times};
+use crate::text::{NOT_MEASURED, gaps, number, percent, times};
 
 /// One figure with what it is and what it is held against.
 pub(crate) struct Figure {
@@ -28,8 +28,7 @@ impl<'a> Compared<'a> {
         let after_parallel = fastest(rows, after_role);
         let after_name = after_parallel.map(|row| row.model.as_str());
         let same_settings = |row: &&EvalRow| {
-            row.model_role == ModelRole::Base
-                && after_parallel.is_some_and(|after| after.decoder_label() == row.decoder_label())
+            row.model_role == ModelRole::Base && after_parallel.is_some_and(|after| after.is_decoded_as(row))
         };
         Self {
             base_ar: autoregressive(rows, ModelRole::Base, None),
@@ -47,11 +46,7 @@ impl<'a> Compared<'a> {
         if after.accuracy.is_some() {
             figures.push(self.accuracy(after));
         }
-        figures.push(Figure {
-            value: percent(after.exact_match_ar),
-            label: "exact match with ar".to_owned(),
-            note: format!("{} samples, token for token", after.samples),
-        });
+        figures.push(exact_match(after));
         figures
     }
 
@@ -94,6 +89,15 @@ impl<'a> Compared<'a> {
     }
 }
 
+fn exact_match(after: &EvalRow) -> Figure {
+    let mut note = format!("{} samples, token for token", after.samples);
+    if after.divergence_gap_max.is_some() {
+        note += "; logit gap where they part ";
+        note += &gaps(after.divergence_gap_median, after.divergence_gap_max);
+    }
+    Figure { value: percent(after.exact_match_ar), label: "exact match with ar".to_owned(), note }
+}
+
 fn autoregressive<'a>(rows: &'a [EvalRow], role: ModelRole, name: Option<&str>) -> Option<&'a EvalRow> {
     let wanted = |row: &&EvalRow| {
         row.model_role == role && row.is_autoregressive() && name.is_none_or(|name| name == row.model)
@@ -125,7 +129,7 @@ mod tests {
                 "2.71 | tokens per forward (jacobi n=16) | 1.08 before training, 2.51 times that",
                 "2.32x | tokens/s over our ar loop | 95.2 against 41.0 tokens/s, same model, same run",
                 "92.2 % | gsm8k accuracy | 93.8 % base model under ar (-1.6 points)",
-                "98.4 % | exact match with ar | 64 samples, token for token",
+                "98.4 % | exact match with ar | 64 samples, token for token; logit gap where they part 0.031, at most 0.031",
             ]
         );
     }

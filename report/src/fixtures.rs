@@ -1,6 +1,8 @@
 //! Rows and samples that the tests of this crate share.
 
-use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Interval, ModelRole, Results};
+use std::collections::BTreeMap;
+
+use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, EvalWidth, Interval, ModelRole, Results};
 use jacobi_datasets::schema::trajectory::FinishReason;
 use serde_json::{Map, Value, json};
 
@@ -14,6 +16,13 @@ fn settings(decoder: &str) -> Map<String, Value> {
 
 fn row(role: ModelRole, decoder: &str, [tpf, tps, speedup, accuracy]: [f64; 4]) -> EvalRow {
     let jacobi = decoder != "ar";
+    let (forwards, decode_seconds) = ((6400.0 / tpf) as usize, (6400.0 / tps).round());
+    let width =
+        |rows, seconds: f64| EvalWidth { rows, forwards: forwards / 2, seconds: seconds * decode_seconds };
+    let mut accepted_from = BTreeMap::new();
+    if jacobi {
+        accepted_from.insert("own".to_owned(), 6400 - forwards);
+    }
     EvalRow {
         model: "tiny".to_owned(),
         model_role: role,
@@ -28,17 +37,25 @@ fn row(role: ModelRole, decoder: &str, [tpf, tps, speedup, accuracy]: [f64; 4]) 
         accuracy: Some(accuracy),
         exact_match_ar: jacobi.then_some(1.0),
         divergences_per_1k_tokens: jacobi.then_some(0.0),
+        divergence_gap_median: None,
+        divergence_gap_max: None,
         tpf_macro: Some(tpf),
         tps_macro: Some(tps),
         tpf_interval: Some(Interval { low: tpf.floor(), high: tpf.ceil() }),
         speedup_interval: jacobi.then_some(Interval { low: speedup.floor(), high: speedup.ceil() }),
         accuracy_interval: Some(Interval { low: 0.75, high: 0.96875 }),
         tokens: 6400,
-        forwards: (6400.0 / tpf) as usize,
-        decode_seconds: (6400.0 / tps).round(),
+        forwards,
+        decode_seconds,
         prefill_seconds: 3.5,
         stopped_by_length: 2,
         acceptance: if tpf > 2.0 { vec![0, 900, 600, 420, 200, 120, 60, 30, 20] } else { vec![0, 5900, 240] },
+        accepted_from,
+        widths: match jacobi {
+            true => vec![width(4, 0.25), width(16, 0.5)],
+            false => vec![EvalWidth { rows: 1, forwards, seconds: decode_seconds }],
+        },
+        rejection_ranks: Vec::new(),
     }
 }
 
@@ -50,7 +67,12 @@ pub(crate) fn rows() -> Vec<EvalRow> {
         row(ModelRole::Trained, "ar", [1.0, 41.0, 1.0, 0.921875]),
         row(ModelRole::Trained, "jacobi", [2.71, 95.2, 2.32, 0.921875]),
     ];
+    let mut ranks = vec![0; 33];
+    (ranks[1], ranks[2], ranks[5], ranks[20], ranks[32]) = (40, 20, 10, 10, 20);
+    rows[3].rejection_ranks = ranks;
     rows[3].exact_match_ar = Some(63.0 / 64.0);
+    rows[3].divergences_per_1k_tokens = Some(0.16);
+    (rows[3].divergence_gap_median, rows[3].divergence_gap_max) = (Some(0.03125), Some(0.03125));
     rows
 }
 
@@ -85,6 +107,7 @@ pub(crate) fn sample(role: ModelRole, decoder: &str, id: &str, pieces: &[&str]) 
         prefill_seconds: 0.125,
         matches_ar: (decoder != "ar").then_some(true),
         first_divergence: None,
+        divergence_gap: None,
     }
 }
 

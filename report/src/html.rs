@@ -1,42 +1,40 @@
 //! `report.html`: one file, no scripts, nothing fetched, light and dark. All text that came from outside is escaped.
 
-use jacobi_datasets::schema::eval_row::{EvalSample, Results};
+use jacobi_datasets::schema::eval_row::EvalSample;
 
 use crate::chart::Chart;
-use crate::figures::{Compared, Figure};
-use crate::markdown::{environment, method};
+use crate::content::{Content, method};
+use crate::figures::Figure;
 use crate::metrics::TrainingCurve;
-use crate::samples::{Pair, caption, pairs};
+use crate::passes::{Statistic, statistics};
+use crate::samples::{Pair, caption};
 use crate::table::Table;
 use crate::text::escape_html;
 
 const STYLE: &str = include_str!("style.css");
 
 /// The whole report as one HTML page.
-pub(crate) fn render(
-    results: &Results,
-    samples: &[EvalSample],
-    training: &[TrainingCurve],
-    charts: &[Chart],
-) -> String {
-    let compared = Compared::of(&results.rows);
-    let title =
-        results.rows.first().map_or("Evaluation".to_owned(), |row| format!("{} on {}", row.model, row.task));
+pub(crate) fn render(content: &Content) -> String {
+    let rows = &content.results.rows;
+    let title = rows.first().map_or("Evaluation".to_owned(), |row| format!("{} on {}", row.model, row.task));
     let mut body = format!("<header><p>Jacobi evaluation</p><h1>{}</h1></header>\n", escape_html(&title));
-    body += &tiles(&compared.figures());
-    body += &section("Results", &table(&Table::results(&results.rows)));
-    body += &section("Charts", &figures(charts));
-    if !training.is_empty() {
-        body += &section("Training", &list(training.iter().map(TrainingCurve::summary)));
+    body += &tiles(&content.compared.figures());
+    body += &section("Results", &table(&Table::results(rows)));
+    body += &section("Charts", &figures(content.charts));
+    let statistics: String = statistics(rows).iter().map(statistic).collect();
+    if !statistics.is_empty() {
+        body += &section("What the passes did", &statistics);
     }
-    let pairs = pairs(&compared, samples);
-    if !pairs.is_empty() {
-        body += &section("Samples", &sample_pairs(&pairs));
+    if !content.training.is_empty() {
+        body += &section("Training", &list(content.training.iter().map(TrainingCurve::summary)));
     }
-    let measured = list(method(&results.rows)) + &table(&Table::details(&results.rows));
+    if !content.pairs.is_empty() {
+        body += &section("Samples", &sample_pairs(&content.pairs));
+    }
+    let measured = list(method(rows)) + &table(&Table::details(rows));
     body += &section("What was measured", &measured);
-    body += &section("Command", &format!("<pre>{}</pre>\n", escape_html(&results.command)));
-    body += &section("Environment", &environment_list(results));
+    body += &section("Command", &format!("<pre>{}</pre>\n", escape_html(&content.results.command)));
+    body += &section("Environment", &environment_list(content));
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -80,12 +78,16 @@ fn table(table: &Table) -> String {
         format!("<tr>{cells}</tr>\n")
     };
     let mut text = format!("<div class=\"scroll\"><table>\n<thead>{}</thead>\n<tbody>\n", {
-        row("th", &mut table.header.iter().copied())
+        row("th", &mut table.header.iter().map(String::as_str))
     });
     for cells in &table.rows {
         text += &row("td", &mut cells.iter().map(String::as_str));
     }
     text + "</tbody>\n</table></div>\n"
+}
+
+fn statistic(statistic: &Statistic) -> String {
+    format!("<h3>{}</h3>\n<p>{}</p>\n{}", statistic.heading, statistic.note, table(&statistic.table))
 }
 
 fn figures(charts: &[Chart]) -> String {
@@ -133,11 +135,11 @@ fn answer(sample: &EvalSample) -> String {
     )
 }
 
-fn environment_list(results: &Results) -> String {
-    let item = |(name, value): (String, String)| {
-        format!("<dt>{}</dt><dd>{}</dd>\n", escape_html(&name), escape_html(&value))
+fn environment_list(content: &Content) -> String {
+    let item = |(name, value): (&str, String)| {
+        format!("<dt>{}</dt><dd>{}</dd>\n", escape_html(name), escape_html(&value))
     };
-    format!("<dl>\n{}</dl>\n", environment(results).into_iter().map(item).collect::<String>())
+    format!("<dl>\n{}</dl>\n", content.environment().map(item).collect::<String>())
 }
 
 #[cfg(test)]
@@ -147,13 +149,15 @@ mod tests {
 
     #[test]
     fn page_is_self_contained_and_shows_the_samples() {
-        let charts = crate::chart::charts(&results().rows, &[]).unwrap();
-        let page = render(&results(), &samples(), &[], &charts);
+        let (results, samples) = (results(), samples());
+        let charts = crate::chart::charts(&results.rows, &[]).unwrap();
+        let page = render(&Content::of(&results, &samples, &[], &charts));
         for part in [
             "<!doctype html>",
             "<title>tiny on gsm8k</title>",
             "<b>2.71</b><span>tokens per forward (jacobi n=16)</span>",
             "<td class=\"figure\">2.32x</td>",
+            "<h3>Milliseconds per pass</h3>",
             "<span class=\"even\">Two &amp; two</span><span class=\"odd\"> make 4.</span>",
             "What is &lt;b&gt;2&lt;/b&gt; + 2?",
             "<dt>device</dt><dd>cpu &lt;2 cores&gt;</dd>",
@@ -183,7 +187,7 @@ mod tests {
             sample.pieces = vec![hostile.to_owned()];
         }
         let charts = crate::chart::charts(&results.rows, &[]).unwrap();
-        let page = render(&results, &samples, &[], &charts);
+        let page = render(&Content::of(&results, &samples, &[], &charts));
         assert!(!page.contains("<script") && !page.contains("<img"));
         assert_eq!(page.matches("</style>").count(), 1);
     }

@@ -3,12 +3,14 @@
 //! shows is in the rows and samples it is given.
 
 mod chart;
+mod content;
 mod error;
 mod figures;
 mod html;
 mod markdown;
 mod metrics;
 mod model_card;
+mod passes;
 mod samples;
 mod table;
 mod text;

@@ -2,8 +2,8 @@
 
 use jacobi_datasets::schema::eval_row::EvalRow;
 
+use crate::content::method;
 use crate::figures::Compared;
-use crate::markdown::method;
 use crate::table::Table;
 use crate::text::{code_block, markdown_cell};
 

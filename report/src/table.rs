@@ -2,11 +2,11 @@
 
 use jacobi_datasets::schema::eval_row::EvalRow;
 
-use crate::text::{interval, markdown_cell, number, percent, times};
+use crate::text::{gaps, interval, markdown_cell, number, percent, times};
 
 /// Columns of text. The first `left` columns are names and align left, the others are figures and align right.
 pub(crate) struct Table {
-    pub(crate) header: Vec<&'static str>,
+    pub(crate) header: Vec<String>,
     pub(crate) rows: Vec<Vec<String>>,
     pub(crate) left: usize,
 }
@@ -17,12 +17,16 @@ pub fn terminal_table(rows: &[EvalRow]) -> String {
 }
 
 impl Table {
-    /// What the project exists for: speed and quality of each decoder.
+    /// What the project exists for: speed and quality of each decoder. Where outputs may differ, how near a tie it was.
     pub(crate) fn results(rows: &[EvalRow]) -> Self {
-        let header =
+        let mut header =
             vec!["model", "decoder", "TPF", "tokens/s", "speedup over ar", "accuracy", "exact match"];
+        let diverging = rows.iter().any(EvalRow::may_diverge);
+        if diverging {
+            header.push("divergence gap");
+        }
         let line = |row: &EvalRow| {
-            vec![
+            let mut cells = vec![
                 model_label(row, rows),
                 row.decoder_label(),
                 number(row.tpf),
@@ -30,14 +34,23 @@ impl Table {
                 times(row.speedup_over_ar),
                 percent(row.accuracy),
                 percent(row.exact_match_ar),
-            ]
+            ];
+            if diverging {
+                cells.push(gaps(row.divergence_gap_median, row.divergence_gap_max));
+            }
+            cells
         };
-        Self { header, rows: rows.iter().map(line).collect(), left: 2 }
+        Self::of(&header, rows.iter().map(line).collect())
+    }
+
+    /// Model and decoder, then figures.
+    fn of(header: &[&str], rows: Vec<Vec<String>>) -> Self {
+        Self { header: header.iter().map(|h| (*h).to_owned()).collect(), rows, left: 2 }
     }
 
     /// What stands behind the results: intervals, macro means, totals.
     pub(crate) fn details(rows: &[EvalRow]) -> Self {
-        let header = vec![
+        let header = [
             "model",
             "decoder",
             "TPF 95 %",
@@ -69,21 +82,20 @@ impl Table {
                 format!("{} of {}", row.stopped_by_length, row.samples),
             ]
         };
-        Self { header, rows: rows.iter().map(line).collect(), left: 2 }
+        Self::of(&header, rows.iter().map(line).collect())
     }
 
     /// Aligned with spaces.
     pub(crate) fn terminal(&self) -> String {
-        let header: Vec<String> = self.header.iter().map(|h| (*h).to_owned()).collect();
-        let widths: Vec<usize> = (0..header.len())
+        let widths: Vec<usize> = (0..self.header.len())
             .map(|column| {
-                let cells = self.rows.iter().map(|row| &row[column]).chain([&header[column]]);
+                let cells = self.rows.iter().map(|row| &row[column]).chain([&self.header[column]]);
                 cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
             })
             .collect();
         let rule: Vec<String> = widths.iter().map(|&width| "─".repeat(width)).collect();
         let mut text = String::new();
-        for cells in [&header, &rule].into_iter().chain(&self.rows) {
+        for cells in [&self.header, &rule].into_iter().chain(&self.rows) {
             let padded: Vec<String> =
                 (cells.iter().zip(&widths).enumerate())
                     .map(|(column, (cell, &width))| {
@@ -124,12 +136,12 @@ mod tests {
     #[test]
     fn terminal_table_is_aligned() {
         let expected = "\
-model    decoder       TPF  tokens/s  speedup over ar  accuracy  exact match
-───────  ───────────  ────  ────────  ───────────────  ────────  ───────────
-base     ar           1.00      41.2            1.00x    93.8 %            –
-base     jacobi n=16  1.08      40.0            0.97x    93.8 %        100 %
-trained  ar           1.00      41.0            1.00x    92.2 %            –
-trained  jacobi n=16  2.71      95.2            2.32x    92.2 %       98.4 %
+model    decoder       TPF  tokens/s  speedup over ar  accuracy  exact match        divergence gap
+───────  ───────────  ────  ────────  ───────────────  ────────  ───────────  ────────────────────
+base     ar           1.00      41.2            1.00x    93.8 %            –                     –
+base     jacobi n=16  1.08      40.0            0.97x    93.8 %        100 %                     –
+trained  ar           1.00      41.0            1.00x    92.2 %            –                     –
+trained  jacobi n=16  2.71      95.2            2.32x    92.2 %       98.4 %  0.031, at most 0.031
 ";
         assert_eq!(terminal_table(&rows()), expected);
     }

@@ -37,6 +37,14 @@ pub(crate) fn interval(interval: Option<Interval>, format: fn(Option<f64>) -> St
     )
 }
 
+/// `0.031, at most 0.125` of logit gaps.
+pub(crate) fn gaps(median: Option<f64>, max: Option<f64>) -> String {
+    match (median, max) {
+        (Some(median), Some(max)) => format!("{median:.3}, at most {max:.3}"),
+        _ => NOT_MEASURED.to_owned(),
+    }
+}
+
 /// Text made safe between HTML tags and in quoted attributes.
 pub(crate) fn escape_html(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -102,6 +110,8 @@ mod tests {
             (percent(Some(0.0)), "0.0 %"),
             (interval(Some(Interval { low: 2.5, high: 2.9 }), times), "2.50x to 2.90x"),
             (interval(None, times), "–"),
+            (gaps(Some(0.03125), Some(0.125)), "0.031, at most 0.125"),
+            (gaps(None, None), "–"),
         ];
         for (actual, expected) in rows {
             assert_eq!(actual, expected);

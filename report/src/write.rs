@@ -6,6 +6,7 @@ use jacobi_datasets::atomic::write_atomic;
 use jacobi_datasets::schema::eval_row::{EvalSample, Results};
 
 use crate::chart::charts;
+use crate::content::Content;
 use crate::{ReportError, TrainingCurve, html, markdown};
 
 /// Writes `results.json`, `samples.jsonl`, the SVG charts, `report.md` and `report.html` into `dir`, which is made if
@@ -36,8 +37,9 @@ pub fn write_report(
     for chart in &charts {
         write(&chart.file, &chart.svg)?;
     }
-    write("report.md", &markdown::render(results, samples, training, &charts))?;
-    write("report.html", &html::render(results, samples, training, &charts))?;
+    let content = Content::of(results, samples, training, &charts);
+    write("report.md", &markdown::render(&content))?;
+    write("report.html", &html::render(&content))?;
     Ok(())
 }
 
@@ -58,12 +60,14 @@ mod tests {
         names.sort();
         let expected = [
             "acceptance.svg",
+            "ranks.svg",
             "report.html",
             "report.md",
             "results.json",
             "samples.jsonl",
             "speed.svg",
             "tpf.svg",
+            "widths.svg",
         ];
         assert_eq!(names, expected);
         let text = fs_err::read_to_string(report.join("results.json")).unwrap();

@@ -118,6 +118,7 @@ impl DecodeArgs {
             }),
             pool_size: self.pool_size,
             tree_budget: self.tree_budget,
+            ..DecoderConfig::default()
         }
     }
 }

@@ -2,6 +2,8 @@
 //! (schema [`RESULTS_SCHEMA`]) and `samples.jsonl`, written by the evaluator and read by the report.
 //! They hold figures and text only; what a figure means is said at its field.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -42,6 +44,17 @@ pub struct Interval {
     pub high: f64,
 }
 
+/// The forwards that fed the same number of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalWidth {
+    /// Rows fed: one per draft token, branches included.
+    pub rows: usize,
+    /// How many forwards.
+    pub forwards: usize,
+    /// Their seconds together, drafting and accepting included.
+    pub seconds: f64,
+}
+
 /// All samples of one (model, task, decoder). A figure that was not measured is `None` and `null` in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalRow {
@@ -72,6 +85,10 @@ pub struct EvalRow {
     /// Samples that leave the autoregressive output, per 1000 response tokens up to and including the point where
     /// they leave (after it the two texts are different prompts, so nothing more can be compared).
     pub divergences_per_1k_tokens: Option<f64>,
+    /// Median of the samples' [`EvalSample::divergence_gap`].
+    pub divergence_gap_median: Option<f64>,
+    /// Largest of them.
+    pub divergence_gap_max: Option<f64>,
     /// Mean over samples of each sample's own tokens per forward.
     pub tpf_macro: Option<f64>,
     /// Mean over samples of each sample's own tokens per second.
@@ -94,6 +111,18 @@ pub struct EvalRow {
     pub stopped_by_length: usize,
     /// `acceptance[a]` is the number of forwards that accepted `a` tokens.
     pub acceptance: Vec<usize>,
+    /// Draft tokens that were right, by source: `own`, `pseudo`, `recycled`, `tree`; as in `acceptance`, those that a last
+    /// forward proved right behind the end of its response count too. Every forward gives one token besides.
+    #[serde(default)]
+    pub accepted_from: BTreeMap<String, usize>,
+    /// Forwards and their seconds by rows fed, ascending.
+    #[serde(default)]
+    pub widths: Vec<EvalWidth>,
+    /// `rejection_ranks[r]`: forwards whose draft was wrong where the forward before had the right token at rank `r`
+    /// (0 is what it drafted); the last entry is all from there on. Counted apart, over the first prompts, untimed;
+    /// empty where not asked for.
+    #[serde(default)]
+    pub rejection_ranks: Vec<usize>,
 }
 
 impl EvalRow {
@@ -102,7 +131,17 @@ impl EvalRow {
         self.decoder == AUTOREGRESSIVE
     }
 
-    /// The decoder with its main settings, for tables: `ar`, `jacobi n=16`, `multi_block n=16 K=2 pool=4`.
+    /// Whether both are of one decoder under the same settings.
+    pub fn is_decoded_as(&self, other: &Self) -> bool {
+        (&self.decoder, &self.decoder_settings) == (&other.decoder, &other.decoder_settings)
+    }
+
+    /// Whether some sample left the autoregressive output, or numbers are rounded so that one could have.
+    pub fn may_diverge(&self) -> bool {
+        self.exact_match_ar.is_some_and(|share| share < 1.0 || self.dtype != "float32")
+    }
+
+    /// The decoder with its main settings, for tables: `ar`, `jacobi n=16`, `multi_block n=16 K=2 pool=4 strict`.
     pub fn decoder_label(&self) -> String {
         decoder_label(&self.decoder, &self.decoder_settings)
     }
@@ -153,6 +192,9 @@ pub struct EvalSample {
     pub matches_ar: Option<bool>,
     /// Index of the first response token that differs from the autoregressive decoder's.
     pub first_divergence: Option<usize>,
+    /// There, the logit of the autoregressive decoder's token less that of this decoder's, as a pass over one row gives
+    /// them. Next to 0 the two were as good as tied.
+    pub divergence_gap: Option<f64>,
 }
 
 impl EvalSample {
@@ -194,7 +236,8 @@ fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
         let value = settings.get(*setting).and_then(Value::as_u64).filter(|value| *value > 0)?;
         Some(format!(" {short}={value}"))
     });
-    std::iter::once(name.to_owned()).chain(shown).collect()
+    let strict = settings.contains_key("strict_gap").then(|| " strict".to_owned());
+    std::iter::once(name.to_owned()).chain(shown).chain(strict).collect()
 }
 
 #[cfg(test)]
@@ -206,10 +249,13 @@ mod tests {
         json!({
             "model": "m", "model_role": "trained", "task": "gsm8k", "decoder": "jacobi",
             "decoder_settings": {"block_size": 16}, "samples": 2, "dtype": "float32", "tpf": 2.5, "tps": 90.0,
-            "speedup_over_ar": 2.0, "accuracy": null, "exact_match_ar": 1.0, "divergences_per_1k_tokens": 0.0,
+            "speedup_over_ar": 2.0, "accuracy": null, "exact_match_ar": 0.5, "divergences_per_1k_tokens": 20.0,
+            "divergence_gap_median": 0.125, "divergence_gap_max": null,
             "tpf_macro": 2.4, "tps_macro": 88.0, "tpf_interval": {"low": 2.25, "high": 2.75},
             "speedup_interval": null, "accuracy_interval": null, "tokens": 50, "forwards": 20,
-            "decode_seconds": 0.5, "prefill_seconds": 0.25, "stopped_by_length": 0, "acceptance": [0, 10, 5, 0, 5]
+            "decode_seconds": 0.5, "prefill_seconds": 0.25, "stopped_by_length": 0, "acceptance": [0, 10, 5, 0, 5],
+            "accepted_from": {"own": 25, "tree": 5}, "widths": [{"rows": 16, "forwards": 20, "seconds": 0.5}],
+            "rejection_ranks": [0, 3, 1]
         })
     }
 
@@ -225,9 +271,31 @@ mod tests {
     }
 
     #[test]
-    fn labels_carry_the_block_size() {
+    fn files_from_before_a_field_still_load() {
+        let mut json = row_json();
+        let full: EvalRow = serde_json::from_value(json.clone()).unwrap();
+        for field in
+            ["divergence_gap_median", "divergence_gap_max", "accepted_from", "widths", "rejection_ranks"]
+        {
+            json.as_object_mut().unwrap().remove(field).unwrap();
+        }
+        let row: EvalRow = serde_json::from_value(json).unwrap();
+        let expected = EvalRow {
+            divergence_gap_median: None,
+            accepted_from: BTreeMap::new(),
+            widths: vec![],
+            rejection_ranks: vec![],
+            ..full
+        };
+        assert_eq!(row, expected);
+    }
+
+    #[test]
+    fn labels_carry_the_main_settings() {
         let mut row: EvalRow = serde_json::from_value(row_json()).unwrap();
         assert_eq!(row.decoder_label(), "jacobi n=16");
+        row.decoder_settings.insert("strict_gap".to_owned(), json!(0.1));
+        assert_eq!(row.decoder_label(), "jacobi n=16 strict");
         assert!(!row.is_autoregressive());
         row.decoder = AUTOREGRESSIVE.to_owned();
         row.decoder_settings.clear();

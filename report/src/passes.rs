@@ -1,0 +1,220 @@
+//! What the passes of each decoder did: how much they accepted and from where, what they cost by their width, and how
+//! high the right token ranked where a draft was wrong. Tables of one line per model and decoder.
+
+use std::collections::BTreeMap;
+
+use jacobi_datasets::schema::eval_row::EvalRow;
+
+use crate::table::{Table, model_label};
+use crate::text::{number, percent};
+
+/// One statistic of every decoder.
+pub(crate) struct Statistic {
+    pub(crate) heading: &'static str,
+    pub(crate) note: &'static str,
+    pub(crate) table: Table,
+}
+
+/// How many of the most probable tokens the columns of [`ranks`] take in.
+const TOP: [usize; 8] = [2, 3, 4, 6, 8, 10, 16, 32];
+
+/// Every statistic that some row has.
+pub(crate) fn statistics(rows: &[EvalRow]) -> Vec<Statistic> {
+    let share = |_, share| percent(Some(share));
+    let accepted = table(rows, acceptance, |&tokens| bucket_label(tokens), share);
+    let sources = table(rows, sources, |source| (*source).to_owned(), |_, share| percent(Some(share)));
+    let milliseconds = |row: &EvalRow| {
+        widths(row)
+            .into_iter()
+            .map(|(bucket, width)| (bucket, width.milliseconds))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let widths = table(rows, milliseconds, |&rows| bucket_label(rows), |_, mean| number(Some(mean)));
+    let top = |&top: &usize| if top == 0 { "rejections".to_owned() } else { format!("top {top}") };
+    let cell = |top, value| if top == 0 { format!("{value:.0}") } else { percent(Some(value)) };
+    let ranks = table(rows, ranks, top, cell);
+    let all = [
+        ("Tokens accepted by one pass", "Share of passes.", accepted),
+        (
+            "Where tokens came from",
+            "Share of tokens. Every pass gives one whatever was drafted; the others are drafts that were right: of the \
+             block being committed (own), of blocks ahead of it (pseudo), tried again (recycled), of the token tree.",
+            sources,
+        ),
+        ("Milliseconds per pass", "Mean, by the rows fed: draft tokens, branches included.", widths),
+        (
+            "Rank of the right token where a draft was wrong",
+            "Cumulative share: how often it was among the k tokens that the pass before thought most probable there, \
+             so that a token tree of k branches would have held it. Counted apart, untimed, on the first prompts.",
+            ranks,
+        ),
+    ];
+    let measured = all.into_iter().filter(|(_, _, table)| !table.rows.is_empty());
+    measured.map(|(heading, note, table)| Statistic { heading, note, table }).collect()
+}
+
+/// A column per key that occurs, a line per row that has any.
+fn table<'a, K: Ord + Copy>(
+    rows: &'a [EvalRow],
+    values: impl Fn(&'a EvalRow) -> BTreeMap<K, f64>,
+    label: impl Fn(&K) -> String,
+    cell: impl Fn(K, f64) -> String,
+) -> Table {
+    let found: Vec<(&EvalRow, BTreeMap<K, f64>)> = rows.iter().map(|row| (row, values(row))).collect();
+    let keys: BTreeMap<K, String> =
+        found.iter().flat_map(|(_, values)| values.keys()).map(|key| (*key, label(key))).collect();
+    let line = |(row, values): &(&EvalRow, BTreeMap<K, f64>)| {
+        let names = [model_label(row, rows), row.decoder_label()];
+        let cells =
+            keys.keys().map(|key| values.get(key).map_or_else(String::new, |value| cell(*key, *value)));
+        names.into_iter().chain(cells).collect()
+    };
+    let lines = found.iter().filter(|(_, values)| !values.is_empty()).map(line).collect();
+    let names = ["model", "decoder"].map(str::to_owned);
+    Table { header: names.into_iter().chain(keys.into_values()).collect(), rows: lines, left: 2 }
+}
+
+/// The smallest power of two that is not below `count`; 0 for none.
+fn bucket(count: usize) -> usize {
+    if count == 0 { 0 } else { count.next_power_of_two() }
+}
+
+fn bucket_label(bucket: usize) -> String {
+    if bucket <= 2 { bucket.to_string() } else { format!("{} to {bucket}", bucket / 2 + 1) }
+}
+
+fn shares<K: Ord>(counts: impl Iterator<Item = (K, usize)>) -> BTreeMap<K, f64> {
+    let mut summed: BTreeMap<K, usize> = BTreeMap::new();
+    counts.filter(|(_, count)| *count > 0).for_each(|(key, count)| *summed.entry(key).or_default() += count);
+    let total: usize = summed.values().sum();
+    summed.into_iter().map(|(key, count)| (key, count as f64 / total as f64)).collect()
+}
+
+fn acceptance(row: &EvalRow) -> BTreeMap<usize, f64> {
+    if row.is_autoregressive() {
+        return BTreeMap::new();
+    }
+    shares(row.acceptance.iter().enumerate().map(|(tokens, &passes)| (bucket(tokens), passes)))
+}
+
+fn sources(row: &EvalRow) -> BTreeMap<&str, f64> {
+    if row.accepted_from.is_empty() {
+        return BTreeMap::new();
+    }
+    // A pass that accepts nothing has left a near-tie to the next one.
+    let passes = row.forwards - row.acceptance.first().copied().unwrap_or(0);
+    let drafted = row.accepted_from.iter().map(|(source, &tokens)| (source.as_str(), tokens));
+    // This name sorts before those of the sources.
+    shares(drafted.chain([("one per pass", passes)]))
+}
+
+/// The passes of similar width.
+#[derive(Default)]
+pub(crate) struct Width {
+    forwards: usize,
+    seconds: f64,
+    /// Mean rows.
+    pub(crate) rows: f64,
+    /// Mean time.
+    pub(crate) milliseconds: f64,
+}
+
+/// By powers of two: a draft window has many widths, most of them few passes.
+pub(crate) fn widths(row: &EvalRow) -> BTreeMap<usize, Width> {
+    let mut widths: BTreeMap<usize, Width> = BTreeMap::new();
+    for width in &row.widths {
+        let of = widths.entry(bucket(width.rows)).or_default();
+        let fed = of.rows * of.forwards as f64 + (width.rows * width.forwards) as f64;
+        of.forwards += width.forwards;
+        of.seconds += width.seconds;
+        of.rows = fed / of.forwards as f64;
+        of.milliseconds = 1000.0 * of.seconds / of.forwards as f64;
+    }
+    widths
+}
+
+/// At 0 the rejections, at k the share of them in which the right token was among the k most probable.
+fn ranks(row: &EvalRow) -> BTreeMap<usize, f64> {
+    let found = cumulative_ranks(row);
+    let rejections = row.rejection_ranks.iter().sum::<usize>();
+    if rejections == 0 {
+        return BTreeMap::new();
+    }
+    let top = |&top: &usize| Some((top, *found.get(top - 1)?));
+    TOP.iter().filter_map(top).chain([(0, rejections as f64)]).collect()
+}
+
+/// `[k - 1]`: the share of rejections in which the right token was among the k most probable.
+pub(crate) fn cumulative_ranks(row: &EvalRow) -> Vec<f64> {
+    let rejections = row.rejection_ranks.iter().sum::<usize>() as f64;
+    let told_apart = row.rejection_ranks.len().saturating_sub(1);
+    let sums = row.rejection_ranks.iter().take(told_apart).scan(0, |sum, count| {
+        *sum += count;
+        Some(*sum as f64 / rejections)
+    });
+    sums.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::rows;
+
+    #[test]
+    fn each_decoder_has_its_line() {
+        let found: Vec<String> = statistics(&rows()).iter().map(|s| s.table.terminal()).collect();
+        let expected = [
+            "\
+model    decoder           1       2  3 to 4  5 to 8
+───────  ───────────  ──────  ──────  ──────  ──────
+base     jacobi n=16  96.1 %   3.9 %
+trained  jacobi n=16  38.3 %  25.5 %  26.4 %   9.8 %
+",
+            "\
+model    decoder      one per pass     own
+───────  ───────────  ────────────  ──────
+base     jacobi n=16        92.6 %   7.4 %
+trained  jacobi n=16        36.9 %  63.1 %
+",
+            "\
+model    decoder         1  3 to 4  9 to 16
+───────  ───────────  ────  ──────  ───────
+base     ar           24.2
+base     jacobi n=16          13.5     27.0
+trained  ar           24.4
+trained  jacobi n=16          14.2     28.4
+",
+            "\
+model    decoder      rejections   top 2   top 3   top 4   top 6   top 8  top 10  top 16  top 32
+───────  ───────────  ──────────  ──────  ──────  ──────  ──────  ──────  ──────  ──────  ──────
+trained  jacobi n=16         100  40.0 %  60.0 %  60.0 %  70.0 %  70.0 %  70.0 %  70.0 %  80.0 %
+",
+        ];
+        assert_eq!(found, expected, "{}", found.concat());
+    }
+
+    #[test]
+    fn what_no_row_has_is_left_out() {
+        let mut rows = rows();
+        for row in &mut rows {
+            row.acceptance.clear();
+            row.accepted_from.clear();
+            row.widths.clear();
+            row.rejection_ranks.clear();
+        }
+        assert!(statistics(&rows).is_empty());
+        // Asked for, and nothing was rejected.
+        rows[1].rejection_ranks = vec![0; 33];
+        assert!(statistics(&rows).is_empty());
+    }
+
+    #[test]
+    fn passes_that_leave_a_near_tie_give_no_token() {
+        let mut row = rows().swap_remove(3);
+        (row.forwards, row.acceptance) = (10, vec![5, 3, 2]);
+        row.accepted_from = [("own".to_owned(), 2), ("tree".to_owned(), 3)].into();
+        let expected = [("one per pass", 0.5), ("own", 0.2), ("tree", 0.3)];
+        assert_eq!(sources(&row), expected.into());
+        assert_eq!(acceptance(&row), [(0, 0.5), (1, 0.3), (2, 0.2)].into());
+    }
+}
