@@ -8,7 +8,7 @@ use jacobi_decoder::Strategy;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{DecoderConfig, DecoderName, EvalError, decoders::settings_of};
+use crate::{DecoderConfig, DecoderName, EvalError, decoders::settings_of, tuned};
 
 /// The `[eval]` section of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub struct EvalConfig {
     pub max_new_tokens: usize,
     /// Decoders to compare. The autoregressive one is added in front if it is not among them.
     pub decoders: Vec<DecoderConfig>,
+    /// Whether a model with a `jacobi.json` beside it is also measured under what was tuned for it.
+    pub tuned: bool,
     /// Prompts decoded by every decoder before measuring starts, and not counted: the first ones of the file.
     pub warmup: usize,
 }
@@ -34,6 +36,7 @@ impl Default for EvalConfig {
             task: "none".to_owned(),
             max_new_tokens: 256,
             decoders: vec![DecoderConfig::default(), jacobi],
+            tuned: true,
             warmup: 1,
         }
     }
@@ -65,6 +68,20 @@ impl EvalConfig {
                 return Err(EvalError::Decoder { name: decoder.name.as_str(), reason });
             }
             contenders.push(Contender { name: decoder.name, settings, strategy });
+        }
+        Ok(contenders)
+    }
+
+    /// The decoders of one model: those listed, and what was tuned for it unless it is among them.
+    pub(crate) fn contenders_of(&self, model: &EvalModel, seed: u64) -> Result<Vec<Contender>, EvalError> {
+        let mut contenders = self.contenders(seed)?;
+        if self.tuned
+            && let Some(decoder) = tuned(&model.dir)?
+        {
+            let strategy = decoder.strategy(seed)?;
+            if contenders.iter().all(|other| other.strategy != strategy) {
+                contenders.push(Contender { name: decoder.name, settings: settings_of(&strategy), strategy });
+            }
         }
         Ok(contenders)
     }

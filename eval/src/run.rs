@@ -69,14 +69,17 @@ pub fn evaluate(
     progress: &mut dyn FnMut(&EvalProgress),
 ) -> Result<EvalOutcome, EvalError> {
     let task = tasks::find(&job.config.task)?;
-    let contenders = job.config.contenders(job.seed)?;
     if job.models.is_empty() {
         return Err(EvalError::NoModels);
     }
+    let contenders: Result<Vec<_>, _> =
+        job.models.iter().map(|model| job.config.contenders_of(model, job.seed)).collect();
+    let contenders = contenders?;
     let (questions, bad_rows) = questions::read(&job.config.prompts, task)?;
-    let per_model = questions.len() * contenders.len();
+    let total = questions.len() * contenders.iter().map(Vec::len).sum::<usize>();
+    let mut done = 0;
     let mut outcome = EvalOutcome { rows: Vec::new(), samples: Vec::new(), bad_rows, interrupted: false };
-    for (index, model) in job.models.iter().enumerate() {
+    for (model, contenders) in job.models.iter().zip(&contenders) {
         let tokenizer = Tokenizer::load(&model.dir)?;
         let loaded = load(&model.dir, job.dtype)
             .map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
@@ -93,15 +96,12 @@ pub fn evaluate(
             task,
             questions: &questions,
             prompts: prompts?,
-            contenders: &contenders,
+            contenders,
         };
         let measured = bench.measure(job.config.warmup, stop, &mut |p| {
-            progress(&EvalProgress {
-                done: index * per_model + p.done,
-                total: job.models.len() * per_model,
-                ..p.clone()
-            });
+            progress(&EvalProgress { done: done + p.done, total, ..p.clone() });
         })?;
+        done += questions.len() * contenders.len();
         for records in &measured.records {
             let dtype = dtype_name(loaded.transformer.kind());
             outcome.rows.extend(score::row(records, &measured.records[0], dtype, job.seed));
@@ -145,7 +145,8 @@ impl Bench<'_> {
         stop: &AtomicBool,
         progress: &mut dyn FnMut(&EvalProgress),
     ) -> Result<Measured, EvalError> {
-        self.check_prompts()?;
+        let context = self.language_model.context_length();
+        questions::check_room(self.questions, &self.prompts, &self.model.name, context)?;
         let mut measured = Measured { records: vec![Vec::new(); self.contenders.len()], interrupted: false };
         for prompt in self.prompts.iter().cycle().take(warmup) {
             for contender in self.contenders {
@@ -197,21 +198,6 @@ impl Bench<'_> {
         let mut passes = Passes::new();
         let observe = &mut |pass: &jacobi_decoder::Pass| passes.push(pass.tokens.len());
         (generate(self.language_model, prompt, &settings, observe), passes)
-    }
-
-    fn check_prompts(&self) -> Result<(), EvalError> {
-        let context = self.language_model.context_length();
-        for (question, prompt) in self.questions.iter().zip(&self.prompts) {
-            let sample_id = question.prompt.id.clone();
-            if prompt.is_empty() {
-                return Err(EvalError::EmptyPrompt { sample_id });
-            }
-            if prompt.len() >= context {
-                let (tokens, model) = (prompt.len(), self.model.name.clone());
-                return Err(EvalError::PromptTooLong { sample_id, tokens, model, context });
-            }
-        }
-        Ok(())
     }
 
     /// `reference` is the autoregressive response, or `None` for that itself.

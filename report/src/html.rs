@@ -137,7 +137,7 @@ fn environment_list(results: &Results) -> String {
     let item = |(name, value): (String, String)| {
         format!("<dt>{}</dt><dd>{}</dd>\n", escape_html(&name), escape_html(&value))
     };
-    format!("<dl>\n{}</dl>\n", environment(results).into_iter().map(item).collect::<String>())
+    format!("<dl>\n{}</dl>\n", environment(&results.environment).into_iter().map(item).collect::<String>())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `report.md`: for a terminal, a pull request, a wiki.
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Results};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::chart::Chart;
 use crate::figures::Compared;
@@ -43,7 +43,7 @@ pub(crate) fn render(
     text += "## Command\n\n";
     text += &code_block(&results.command);
     text += "\n## Environment\n\n| name | value |\n| :--- | :--- |\n";
-    for (name, value) in environment(results) {
+    for (name, value) in environment(&results.environment) {
         text += &format!("| {} | {} |\n", markdown_cell(&name), markdown_cell(&value));
     }
     text
@@ -97,9 +97,9 @@ pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
 }
 
 /// The environment as names and values; nested values are written as JSON.
-pub(crate) fn environment(results: &Results) -> Vec<(String, String)> {
+pub(crate) fn environment(environment: &Map<String, Value>) -> Vec<(String, String)> {
     let value = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    results.environment.iter().map(|(name, v)| (name.clone(), value(v))).collect()
+    environment.iter().map(|(name, v)| (name.clone(), value(v))).collect()
 }
 
 #[cfg(test)]

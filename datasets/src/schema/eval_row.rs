@@ -102,7 +102,7 @@ impl EvalRow {
         self.decoder == AUTOREGRESSIVE
     }
 
-    /// The decoder with its main settings, for tables: `ar`, `jacobi n=16`, `multi_block n=16 K=2 pool=4`.
+    /// The decoder with its main settings, for tables: `ar`, `jacobi n=16`, `multi_block n=16 K=2 pool=4 ngram`.
     pub fn decoder_label(&self) -> String {
         decoder_label(&self.decoder, &self.decoder_settings)
     }
@@ -187,14 +187,16 @@ impl Results {
     }
 }
 
-fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
+pub(crate) fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
     const SHORT: [(&str, &str); 4] =
         [("block_size", "n"), ("max_blocks", "K"), ("pool_size", "pool"), ("tree_budget", "tree")];
     let shown = SHORT.iter().filter_map(|(setting, short)| {
         let value = settings.get(*setting).and_then(Value::as_u64).filter(|value| *value > 0)?;
         Some(format!(" {short}={value}"))
     });
-    std::iter::once(name.to_owned()).chain(shown).collect()
+    let words = ["window", "filler"].iter().filter_map(|setting| settings.get(*setting)?.as_str());
+    let words = words.map(|word| format!(" {word}"));
+    std::iter::once(name.to_owned()).chain(shown).chain(words).collect()
 }
 
 #[cfg(test)]
@@ -229,6 +231,8 @@ mod tests {
         let mut row: EvalRow = serde_json::from_value(row_json()).unwrap();
         assert_eq!(row.decoder_label(), "jacobi n=16");
         assert!(!row.is_autoregressive());
+        row.decoder_settings.insert("window".to_owned(), "sliding".into());
+        assert_eq!(row.decoder_label(), "jacobi n=16 sliding");
         row.decoder = AUTOREGRESSIVE.to_owned();
         row.decoder_settings.clear();
         assert_eq!(row.decoder_label(), "ar");
