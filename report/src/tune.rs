@@ -98,8 +98,8 @@ fn findings(trials: &Trials) -> Vec<String> {
         (latency.widths.first(), latency.widths.iter().find(|width| width.rows == latency.knee))
     {
         sentences.push(format!(
-            "A forward pass of one row takes {} ms behind {} cached tokens; the knee is at {} rows, {} ms: the widest \
-             pass that costs at most 1.5 of one row.",
+            "A forward pass of one row takes {} ms behind {} cached tokens; the knee is at width {}, {} ms: the widest \
+             pass that costs at most 1.5 times one row.",
             number(Some(one.seconds * 1000.0)),
             latency.cached,
             latency.knee,
@@ -148,7 +148,7 @@ default   multi_block n=16 tree=32  3.00      50.0            0.50x           40
         let text = fs_err::read_to_string(target.join("tune.md")).unwrap();
         for part in [
             "- Best by tokens per second: **jacobi n=8**, 150.0 tokens/s, 1.50x that of ar, TPF 3.00, over 4 prompts,",
-            "one row takes 2.00 ms behind 90 cached tokens; the knee is at 16 rows, 3.00 ms",
+            "one row takes 2.00 ms behind 90 cached tokens; the knee is at width 16, 3.00 ms",
             "![Forward pass by width](tune-latency.svg)\n",
             "|  | jacobi n=64 | 2.00 |",
             "## Command\n\n```text\njacobi tune --config a.toml\n```\n",

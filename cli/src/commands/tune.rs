@@ -162,7 +162,8 @@ fn missing(what: &str, option: &str) -> UsageError {
 
 /// Found out before minutes of measuring, not after.
 fn check_writable(dir: &Path) -> anyhow::Result<()> {
-    tempfile::tempfile_in(dir)
+    let probe = fs_err::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir));
+    probe
         .map(drop)
         .with_context(|| format!("cannot write {TUNED_FILE} into {}: give another --output", dir.display()))
 }
@@ -173,7 +174,7 @@ fn search(job: &TuneJob, places: &Places) -> anyhow::Result<Trials> {
     let outcome = jacobi_eval::tune(job, stop.flag(), &mut |now| match now {
         TuneProgress::Latency(latency) => {
             let one = latency.widths.first().map_or(0.0, |width| width.seconds * 1000.0);
-            output::status(&format!("tune: one row takes {one:.2} ms, knee at {} rows", latency.knee));
+            output::status(&format!("tune: one row takes {one:.2} ms, knee at width {}", latency.knee));
         }
         TuneProgress::Decoded { done, total, round, rounds } => {
             progress.update(*done, *total, &format!("round {round} of {rounds}"));

@@ -24,8 +24,8 @@ pub(crate) fn defaults(seed: u64) -> Result<Vec<Contender>, EvalError> {
     decoders.iter().map(|decoder| contender(decoder, seed)).collect()
 }
 
-/// Up to `count` further ones, the same for the same arguments: `jacobi` with every block size, then `multi_block`
-/// with settings drawn at random. Those whose widest pass costs more than the most tokens it could accept are left out.
+/// Up to `count` further ones, the same for the same arguments: every block size without branches, as `jacobi` and as a
+/// sliding window, then `multi_block` with settings drawn at random. Those whose widest pass costs more than the most tokens it could accept are left out.
 pub(crate) fn challengers(
     latency: &Latency,
     defaults: &[Contender],
@@ -34,15 +34,10 @@ pub(crate) fn challengers(
 ) -> Result<Vec<Contender>, EvalError> {
     let mut drawn = windows();
     Rng::new(&[seed, count as u64]).shuffle(&mut drawn);
-    let jacobi = |&block_size: &usize| DecoderConfig {
-        name: DecoderName::Jacobi,
-        block_size: Some(block_size),
-        ..DecoderConfig::default()
-    };
     let mut found = Vec::new();
-    for decoder in BLOCK_SIZES.iter().map(jacobi).chain(drawn) {
+    for decoder in plain().into_iter().chain(drawn) {
         let contender = contender(&decoder, seed)?;
-        let known = defaults.iter().any(|other| other.strategy == contender.strategy);
+        let known = defaults.iter().chain(&found).any(|other| other.strategy == contender.strategy);
         if !known && can_pay(latency, &contender.strategy) && found.len() < count {
             found.push(contender);
         }
@@ -53,6 +48,22 @@ pub(crate) fn challengers(
 fn contender(decoder: &DecoderConfig, seed: u64) -> Result<Contender, EvalError> {
     let strategy = decoder.strategy(seed)?;
     Ok(Contender { name: decoder.name, settings: settings_of(&strategy), strategy })
+}
+
+/// The narrowest windows: no branches, one block.
+fn plain() -> Vec<DecoderConfig> {
+    let jacobi = DecoderConfig { name: DecoderName::Jacobi, ..DecoderConfig::default() };
+    let sliding = DecoderConfig {
+        name: DecoderName::MultiBlock,
+        window: Some(WindowName::Sliding),
+        filler: Some(FillerName::Ngram),
+        pool_size: Some(0),
+        tree_budget: Some(0),
+        ..DecoderConfig::default()
+    };
+    let sized =
+        |block_size| [&jacobi, &sliding].map(|d| DecoderConfig { block_size: Some(block_size), ..d.clone() });
+    BLOCK_SIZES.into_iter().flat_map(sized).collect()
 }
 
 /// Every combination of `multi_block`'s settings.
@@ -119,8 +130,8 @@ mod tests {
         let some = labels(256, 32, 7);
         assert_eq!((some.len(), &some), (32, &labels(256, 32, 7)));
         assert_ne!(some, labels(256, 32, 8));
-        let sizes = ["4", "8", "32", "64"].map(|n| format!("jacobi {{\"block_size\":{n}}}"));
-        assert_eq!(some[..4], sizes, "16 is the default");
+        let narrow = |name| some[..9].iter().filter(|label| label.starts_with(name)).count();
+        assert_eq!((narrow("jacobi"), narrow("multi_block")), (4, 5), "jacobi with 16 is a default");
         let mut all = labels(256, usize::MAX, 7);
         // Six windows, five sizes, two fillers, four pools, five trees, less the two defaults; and four of jacobi.
         assert_eq!(all.len(), 1200 - 2 + 4);

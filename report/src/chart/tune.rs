@@ -45,7 +45,7 @@ fn latency(latency: &Latency) -> Result<Chart, ReportError> {
     let series = [
         ("a forward pass".to_owned(), TRAINED),
         ("were width free".to_owned(), BASE),
-        (format!("knee, {} rows", latency.knee), THIRD),
+        (format!("knee, width {}", latency.knee), THIRD),
     ];
     draw("tune-latency.svg", "Forward pass by width", HEIGHT as u32, |area| {
         legend(area, &series)?;
@@ -90,14 +90,16 @@ struct Place {
     x: f64,
     y: f64,
     score: f64,
+    /// Whether it is the one that was found best.
+    is_best: bool,
 }
 
 fn places(trials: &[Trial], objective: Objective) -> Vec<Place> {
-    let place = |trial: &Trial| {
-        let x = trial.setting("block_size")?.log2();
-        Some(Place { x, y: trial.rows_per_forward()?.log2(), score: trial.score(objective)? })
+    let place = |(rank, trial): (usize, &Trial)| {
+        let (x, y) = (trial.setting("block_size")?.log2(), trial.rows_per_forward()?.log2());
+        Some(Place { x, y, score: trial.score(objective)?, is_best: rank == 0 })
     };
-    trials.iter().filter_map(place).collect()
+    trials.iter().enumerate().filter_map(place).collect()
 }
 
 /// What the places around (x, y) say, the nearer the louder.
@@ -127,7 +129,7 @@ fn contour(places: &[Place], objective: Objective) -> Result<Chart, ReportError>
         ((xs.0.floor() - 0.5, xs.1.ceil() + 0.5), (ys.0.floor(), ys.1.ceil().max(ys.0.floor() + 1.0)));
     let band = |score: f64| {
         let share = (score - worst) / (best - worst);
-        BANDS[((share * BANDS.len() as f64) as usize).min(BANDS.len() - 1)]
+        ((share * BANDS.len() as f64) as usize).min(BANDS.len() - 1)
     };
     draw("tune-contour.svg", title, HEIGHT as u32, |area| {
         scale(area, worst, best)?;
@@ -138,11 +140,18 @@ fn contour(places: &[Place], objective: Objective) -> Result<Chart, ReportError>
             .build_cartesian_2d(xs.0..xs.1, ys.0..ys.1)?;
         let step = |(low, high): (f64, f64)| (high - low) / CELLS as f64;
         let (dx, dy) = (step(xs), step(ys));
-        chart.draw_series((0..CELLS * CELLS).map(|cell| {
-            let (x, y) = (xs.0 + dx * (cell % CELLS) as f64, ys.0 + dy * (cell / CELLS) as f64);
-            let color = band(field(places, x + dx / 2.0, y + dy / 2.0));
-            Rectangle::new([(x, y), (x + dx, y + dy)], color.filled())
-        }))?;
+        for row in 0..CELLS {
+            let y = ys.0 + dy * row as f64;
+            let bands: Vec<usize> = (0..CELLS)
+                .map(|cell| band(field(places, xs.0 + dx * (cell as f64 + 0.5), y + dy / 2.0)))
+                .collect();
+            let mut x = xs.0;
+            for run in bands.chunk_by(|a, b| a == b) {
+                let end = x + dx * run.len() as f64;
+                chart.draw_series([Rectangle::new([(x, y), (end, y + dy)], BANDS[run[0]].filled())])?;
+                x = end;
+            }
+        }
         chart
             .configure_mesh()
             .disable_mesh()
@@ -156,8 +165,7 @@ fn contour(places: &[Place], objective: Objective) -> Result<Chart, ReportError>
             .y_label_formatter(&power)
             .draw()?;
         for place in places {
-            let color = if place.score == best { THIRD } else { WHITE };
-            let radius = if place.score == best { 7 } else { 4 };
+            let (color, radius) = if place.is_best { (THIRD, 7) } else { (WHITE, 4) };
             chart.draw_series([Circle::new((place.x, place.y), radius, color.filled())])?;
             chart.draw_series([Circle::new((place.x, place.y), radius, TEXT)])?;
         }
@@ -191,7 +199,7 @@ mod tests {
         let charts = charts(&trials()).unwrap();
         let files: Vec<&str> = charts.iter().map(|chart| chart.file.as_str()).collect();
         assert_eq!(files, ["tune-latency.svg", "tune-contour.svg"]);
-        for part in ["knee, 16 rows", "rows of the pass", "\n32\n"] {
+        for part in ["knee, width 16", "rows of the pass", "\n32\n"] {
             assert!(charts[0].svg.contains(part), "{part}");
         }
         for part in ["block size", "rows of a pass, mean", "1.50", "0.50"] {
@@ -212,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_field_is_what_was_measured_where_it_was_measured() {
-        let place = |x, y, score| Place { x, y, score };
+        let place = |x, y, score| Place { x, y, score, is_best: false };
         let places = [place(2.0, 2.0, 1.0), place(4.0, 5.0, 3.0)];
         assert!((field(&places, 2.0, 2.0) - 1.0).abs() < 0.01);
         assert!((field(&places, 4.0, 5.0) - 3.0).abs() < 0.01);
