@@ -44,7 +44,7 @@ fn latency(latency: &Latency) -> Result<Chart, ReportError> {
     let knee = (latency.knee as f64).log2();
     let series = [
         ("a forward pass".to_owned(), TRAINED),
-        ("were width free".to_owned(), BASE),
+        ("if width were free".to_owned(), BASE),
         (format!("knee, width {}", latency.knee), THIRD),
     ];
     draw("tune-latency.svg", "Forward pass by width", HEIGHT as u32, |area| {
