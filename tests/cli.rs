@@ -138,6 +138,10 @@ const BAD_INPUT: &[BadInput] = &[
     (&["export"], 2, &["--checkpoint DIR", "--config"]),
     (&["decode", "--model", "nowhere", "--prompt", "a", "--block-size", "0"], 2, &["--block-size"]),
     (&["frobnicate"], 2, &["frobnicate"]),
+    (&["tune"], 2, &["--model DIR", "--config"]),
+    (&["tune", "--model", "nowhere"], 2, &["--prompts FILE", "--config"]),
+    (&["tune", "-c", "good.toml"], 1, &["run has no exported model", "jacobi export", "--model DIR"]),
+    (&["tune", "-c", "good.toml", "--model", "nowhere"], 1, &["nowhere", "jacobi fetch"]),
     (&["fetch", "nothing-known"], 2, &["nothing-known", "smollm2-135m-instruct"]),
     (&["run", "-c", "no-model.toml"], 1, &["nowhere", "jacobi fetch"]),
     (&["run", "-c", "foreign-model.toml"], 1, &["config.json", "Mamba", "supported"]),
@@ -181,6 +185,71 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
         assert!(text.contains(part), "{part:?} is missing: {text}");
     }
     assert!(!directory.path().join("run").exists());
+}
+
+#[test]
+fn what_tune_finds_is_what_decode_and_eval_use() {
+    let directory = fixture();
+    let (model, tuned) = (directory.path().join("model"), directory.path().join("model/jacobi.json"));
+    fs_err::create_dir(&model).unwrap();
+    for entry in fs_err::read_dir(root().join("datasets/default/model")).unwrap() {
+        let entry = entry.unwrap();
+        fs_err::copy(entry.path(), model.join(entry.file_name())).unwrap();
+    }
+    let run = |arguments: &[&str]| {
+        let output = jacobi(directory.path(), arguments);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let tune = ["tune", "-c", "good.toml", "-m", "model", "--max-new-tokens", "12", "--candidates", "5"];
+    let (code, text, _) = run(&[&tune[..], &["--dry-run"]].concat());
+    assert!(
+        code == Some(0) && text.contains("2 prompts") && text.contains("jacobi.json into model"),
+        "{text}"
+    );
+    assert!(!tuned.exists() && !model.join("tune").exists());
+    let (code, text, messages) = run(&[&tune[..], &["--objective", "tpf"]].concat());
+    assert_eq!(code, Some(0), "{messages}");
+    for part in ["best", "ar ", "jacobi n=16", "multi_block n=16 K=2 pool=4 tree=32"] {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
+    assert!(messages.contains("knee at") && messages.contains("model/jacobi.json"), "{messages}");
+    for file in ["tune.md", "tune.json", "tune-latency.svg", "tune-contour.svg"] {
+        assert!(model.join("tune").join(file).is_file(), "{file}");
+    }
+
+    let found: serde_json::Value = serde_json::from_slice(&fs_err::read(&tuned).unwrap()).unwrap();
+    assert_eq!((&found["schema"], &found["objective"]), (&"jacobi-tune/1".into(), &"tpf".into()));
+    // Settings that nothing else has, so that it shows who uses them.
+    let mut mine = found.clone();
+    mine["decoder"] = serde_json::json!({"name": "jacobi", "block_size": 5});
+    fs_err::write(&tuned, mine.to_string()).unwrap();
+    let decode = ["decode", "-m", "model", "-p", "What is 2 + 2?", "--max-new-tokens", "4"];
+    let (code, _, messages) = run(&decode);
+    assert!(code == Some(0) && messages.contains("jacobi of model/jacobi.json"), "{messages}");
+    for own in [&["--decoder", "jacobi"][..], &["--block-size", "4"]] {
+        let (code, _, messages) = run(&[&decode[..], own].concat());
+        assert!(code == Some(0) && !messages.contains("jacobi.json"), "{messages}");
+    }
+    let eval =
+        ["eval", "-c", "good.toml", "--base", "model", "--set", "eval.max_new_tokens=4", "-o", "report"];
+    let (code, text, messages) = run(&eval);
+    assert!(
+        code == Some(0) && text.contains("jacobi n=16") && text.contains("jacobi n=5 "),
+        "{text}{messages}"
+    );
+    let (code, text, _) = run(&[&eval[..], &["--set", "eval.tuned=false"]].concat());
+    assert!(code == Some(0) && text.contains("jacobi n=16") && !text.contains("jacobi n=5 "), "{text}");
+
+    mine["schema"] = "jacobi-tune/0".into();
+    fs_err::write(&tuned, mine.to_string()).unwrap();
+    for arguments in [&decode[..], &eval] {
+        let (code, _, messages) = run(arguments);
+        assert_eq!(code, Some(1));
+        for part in ["model/jacobi.json", "jacobi-tune/0", "delete it", "`jacobi tune`"] {
+            assert!(messages.contains(part), "{part:?} is missing: {messages}");
+        }
+    }
 }
 
 #[test]

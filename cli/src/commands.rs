@@ -10,3 +10,4 @@ pub mod generate;
 pub mod inspect;
 pub mod run;
 pub mod train;
+pub mod tune;

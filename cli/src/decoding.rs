@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::ensure;
+use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_datasets::{Message, Tokenizer};
 use jacobi_decoder::{Generation, Settings, StopRules, generate};
 use jacobi_eval::DecoderConfig;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::commands::decode::DtypeName;
 use crate::exit::UsageError;
+use crate::output;
 
 /// What to decode, and how.
 #[derive(Debug)]
@@ -72,6 +74,19 @@ pub fn decode(request: &Request) -> anyhow::Result<Decoded> {
     let generation = generate(&model, &prompt_tokens, &settings, &mut |_| {});
     let text = tokenizer.decode(&generation.tokens);
     Ok(Decoded { prompt_tokens, generation, text })
+}
+
+/// What was tuned for the model, or `given` if nothing was or if `given` has settings of its own.
+///
+/// # Errors
+/// A `jacobi.json` that cannot be used.
+pub fn tuned_or(given: DecoderConfig, model: &Path) -> anyhow::Result<DecoderConfig> {
+    let bare = DecoderConfig { name: given.name, ..DecoderConfig::default() };
+    let tuned = if given == bare { jacobi_eval::tuned(model)? } else { None };
+    let Some(tuned) = tuned else { return Ok(given) };
+    let line = format!("decoder: {} of {}", tuned.name.as_str(), model.join(TUNED_FILE).display());
+    output::status(&output::paint(output::Stream::Stderr, output::Color::Dim, &line));
+    Ok(tuned)
 }
 
 impl Decoded {

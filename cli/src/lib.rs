@@ -25,7 +25,7 @@ pub mod signals;
 pub mod stages;
 pub mod supervised;
 
-use commands::{config, decode, env, eval, fetch, generate, inspect as look, run as recipe_run, train};
+use commands::{config, decode, env, eval, fetch, generate, inspect as look, run as recipe_run, train, tune};
 
 /// Turn a causal language model into one that decodes many tokens per forward pass
 ///
@@ -45,6 +45,7 @@ enum Verb {
     Train(train::TrainArgs),
     Export(commands::export::ExportArgs),
     Eval(eval::EvalArgs),
+    Tune(tune::TuneArgs),
     Decode(decode::DecodeArgs),
     Inspect(look::InspectArgs),
     Fetch(fetch::FetchArgs),
@@ -87,6 +88,7 @@ fn perform(verb: &Verb) -> anyhow::Result<()> {
         Verb::Train(args) => train::run(args),
         Verb::Export(args) => commands::export::run(args),
         Verb::Eval(args) => eval::run(args),
+        Verb::Tune(args) => tune::run(args),
         Verb::Decode(args) => decode::run(args),
         Verb::Inspect(args) => look::run(args),
         Verb::Fetch(args) => fetch::run(args),

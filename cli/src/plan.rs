@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_datasets::{PromptsConfig, Tokenizer, read_prompts};
 use jacobi_model::Architecture;
 use jacobi_trainer::{Init, TrainConfig};
@@ -175,7 +176,9 @@ fn digest_of_model(dir: &Path) -> anyhow::Result<String> {
     for entry in fs_err::read_dir(dir)? {
         let path = entry?.path();
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        if ["safetensors", "json", "jinja"].contains(&extension) && path.is_file() {
+        // How fast it is decoded changes nothing of what is made with it.
+        let tuned = path.file_name().is_some_and(|name| name == TUNED_FILE);
+        if ["safetensors", "json", "jinja"].contains(&extension) && path.is_file() && !tuned {
             files.push(path);
         }
     }
@@ -209,6 +212,7 @@ mod tests {
             assert!(seen.insert(digest_of_model(dir.path()).unwrap()));
         }
         fs_err::write(dir.path().join("README.md"), "words").unwrap();
+        fs_err::write(dir.path().join(TUNED_FILE), "{}").unwrap();
         assert!(!seen.insert(digest_of_model(dir.path()).unwrap()));
     }
 }

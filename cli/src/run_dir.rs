@@ -64,6 +64,11 @@ impl RunDir {
         self.root.join("report")
     }
 
+    /// What tuning the exported model found.
+    pub fn tune(&self) -> PathBuf {
+        self.root.join("tune")
+    }
+
     /// Writes `config.toml`, `env.json` and a line of `command.txt`.
     ///
     /// # Errors

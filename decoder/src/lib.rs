@@ -55,7 +55,7 @@ impl Strategy {
     }
 
     /// The most rows of a pass.
-    fn max_rows(&self) -> usize {
+    pub fn max_rows(&self) -> usize {
         match self {
             Self::Autoregressive => 1,
             Self::Jacobi(config) => MultiBlockConfig::from(config).max_rows(),

@@ -8,7 +8,7 @@ use jacobi_decoder::{Settings, StopRules};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{DecoderConfig, DecoderName, EvalError, decoders::settings_of};
+use crate::{DecoderConfig, DecoderName, EvalError, decoders::settings_of, tuned};
 
 /// The `[eval]` section of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub struct EvalConfig {
     pub max_new_tokens: usize,
     /// Decoders to compare. The autoregressive one is added in front if it is not among them.
     pub decoders: Vec<DecoderConfig>,
+    /// Whether a model with a `jacobi.json` beside it is also measured under what was tuned for it.
+    pub tuned: bool,
     /// Prompts decoded by every decoder before measuring starts, and not counted: the first ones of the file.
     pub warmup: usize,
     /// Prompts decoded once more afterwards, untimed, to see how high the right token ranked where a draft was wrong:
@@ -37,6 +39,7 @@ impl Default for EvalConfig {
             task: "none".to_owned(),
             max_new_tokens: 256,
             decoders: vec![DecoderConfig::default(), jacobi],
+            tuned: true,
             warmup: 1,
             rank_prompts: 8,
         }
@@ -51,6 +54,13 @@ pub(crate) struct Contender {
     pub(crate) settings: Settings,
 }
 
+impl Contender {
+    pub(crate) fn new(decoder: &DecoderConfig, seed: u64, stop: &StopRules) -> Result<Self, EvalError> {
+        let settings = decoder.settings(seed, stop.clone())?;
+        Ok(Self { name: decoder.name, shown: settings_of(&settings), settings })
+    }
+}
+
 impl EvalConfig {
     /// The decoders, autoregressive first.
     pub(crate) fn contenders(&self, seed: u64, eos_token_ids: &[u32]) -> Result<Vec<Contender>, EvalError> {
@@ -60,18 +70,41 @@ impl EvalConfig {
         let others = self.decoders.iter().filter(|decoder| decoder.name != DecoderName::Ar);
         let listed = self.decoders.iter().find(|decoder| decoder.name == DecoderName::Ar);
         let first = listed.cloned().unwrap_or_default();
-        let stop = StopRules { max_new_tokens: self.max_new_tokens, eos_token_ids: eos_token_ids.to_vec() };
+        let stop = self.stop_rules(eos_token_ids);
         let mut contenders: Vec<Contender> = Vec::new();
         for decoder in [&first].into_iter().chain(others) {
-            let settings = decoder.settings(seed, stop.clone())?;
-            let shown = settings_of(&settings);
-            if contenders.iter().any(|other| other.settings == settings) {
-                let reason = format!("it is listed twice with the same settings {shown:?}; remove one");
+            let contender = Contender::new(decoder, seed, &stop)?;
+            if contenders.iter().any(|other| other.settings == contender.settings) {
+                let reason =
+                    format!("it is listed twice with the same settings {:?}; remove one", contender.shown);
                 return Err(EvalError::Decoder { name: decoder.name.as_str(), reason });
             }
-            contenders.push(Contender { name: decoder.name, shown, settings });
+            contenders.push(contender);
         }
         Ok(contenders)
+    }
+
+    /// The decoders of one model: those listed, and what was tuned for it unless it is among them.
+    pub(crate) fn contenders_of(
+        &self,
+        model: &EvalModel,
+        seed: u64,
+        eos_token_ids: &[u32],
+    ) -> Result<Vec<Contender>, EvalError> {
+        let mut contenders = self.contenders(seed, eos_token_ids)?;
+        if self.tuned
+            && let Some(decoder) = tuned(&model.dir)?
+        {
+            let contender = Contender::new(&decoder, seed, &self.stop_rules(eos_token_ids))?;
+            if contenders.iter().all(|other| other.settings != contender.settings) {
+                contenders.push(contender);
+            }
+        }
+        Ok(contenders)
+    }
+
+    fn stop_rules(&self, eos_token_ids: &[u32]) -> StopRules {
+        StopRules { max_new_tokens: self.max_new_tokens, eos_token_ids: eos_token_ids.to_vec() }
     }
 }
 

@@ -96,6 +96,15 @@ pub enum EvalError {
         /// Longest sequence of the model.
         context: usize,
     },
+    /// What was tuned for a model cannot be read.
+    #[error("{} is not usable: delete it, or run `jacobi tune` again", path.display())]
+    Tuned {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A prompt is empty after the chat template.
     #[error("prompt {sample_id} has no tokens; remove it from the prompt file")]
     EmptyPrompt {

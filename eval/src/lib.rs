@@ -4,6 +4,8 @@
 //! The autoregressive decoder always runs, on the same prompts in turn with the others: it is what speed is compared
 //! with and what output is checked against. It is added in front if the configuration leaves it out.
 //!
+//! [`tune()`] searches the decoder that is best for a model on this machine, [`tuned()`] reads what it found.
+//!
 //! Reading order: [`config`] (what is asked), [`run`] (the loop), [`score`] (samples to figures), [`tasks`] (what a
 //! right answer is).
 
@@ -17,8 +19,12 @@ mod ranks;
 pub mod run;
 pub mod score;
 pub mod tasks;
+mod tune;
+mod tuned;
 
 pub use config::{EvalConfig, EvalModel};
 pub use decoders::{DecoderConfig, DecoderName, FillerName, WindowName};
 pub use error::EvalError;
 pub use run::{EvalJob, EvalOutcome, EvalProgress, evaluate};
+pub use tune::{TuneJob, TuneOutcome, TuneProgress, tune};
+pub use tuned::tuned;

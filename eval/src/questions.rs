@@ -35,6 +35,26 @@ pub(crate) fn read(
     Ok((with_answers(prompts, task)?, bad_rows))
 }
 
+/// Every prompt has tokens, and room for a response.
+pub(crate) fn check_room(
+    questions: &[Question],
+    prompts: &[Vec<u32>],
+    model: &str,
+    context: usize,
+) -> Result<(), EvalError> {
+    for (question, prompt) in questions.iter().zip(prompts) {
+        let sample_id = question.prompt.id.clone();
+        if prompt.is_empty() {
+            return Err(EvalError::EmptyPrompt { sample_id });
+        }
+        if prompt.len() >= context {
+            let (tokens, model) = (prompt.len(), model.to_owned());
+            return Err(EvalError::PromptTooLong { sample_id, tokens, model, context });
+        }
+    }
+    Ok(())
+}
+
 fn with_answers(prompts: Vec<Prompt>, task: &'static dyn Task) -> Result<Vec<Question>, EvalError> {
     let without: Vec<&Prompt> = prompts.iter().filter(|prompt| prompt.answer.is_none()).collect();
     if let (true, Some(first)) = (task.scores(), without.first()) {

@@ -71,15 +71,17 @@ pub fn evaluate(
     progress: &mut dyn FnMut(&EvalProgress),
 ) -> Result<EvalOutcome, EvalError> {
     let task = tasks::find(&job.config.task)?;
-    // A decoder that cannot be made is refused before anything is loaded.
-    let decoders = job.config.contenders(job.seed, &[])?.len();
     if job.models.is_empty() {
         return Err(EvalError::NoModels);
     }
+    // A decoder that cannot be made is refused before anything is loaded.
+    let decoders = |model| Ok(job.config.contenders_of(model, job.seed, &[])?.len());
+    let decoders: Vec<usize> = job.models.iter().map(decoders).collect::<Result<_, EvalError>>()?;
     let (questions, bad_rows) = questions::read(&job.config.prompts, task)?;
-    let per_model = questions.len() * decoders;
+    let total = questions.len() * decoders.iter().sum::<usize>();
+    let mut done = 0;
     let mut outcome = EvalOutcome { rows: Vec::new(), samples: Vec::new(), bad_rows, interrupted: false };
-    for (index, model) in job.models.iter().enumerate() {
+    for (model, decoders) in job.models.iter().zip(&decoders) {
         let tokenizer = Tokenizer::load(&model.dir)?;
         let loaded = load(&model.dir, job.dtype)
             .map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
@@ -92,15 +94,12 @@ pub fn evaluate(
             task,
             questions: &questions,
             prompts: prompts?,
-            contenders: &job.config.contenders(job.seed, tokenizer.eos_token_ids())?,
+            contenders: &job.config.contenders_of(model, job.seed, tokenizer.eos_token_ids())?,
         };
         let mut measured = bench.measure(job.config.warmup, stop, &mut |p| {
-            progress(&EvalProgress {
-                done: index * per_model + p.done,
-                total: job.models.len() * per_model,
-                ..p.clone()
-            });
+            progress(&EvalProgress { done: done + p.done, total, ..p.clone() });
         })?;
+        done += questions.len() * decoders;
         bench.weigh_divergences(&mut measured, stop);
         bench.rank_rejections(job.config.rank_prompts, &mut measured, stop);
         for (records, rejection_ranks) in measured.records.iter().zip(measured.ranks) {
@@ -149,7 +148,8 @@ impl Bench<'_> {
         stop: &AtomicBool,
         progress: &mut dyn FnMut(&EvalProgress),
     ) -> Result<Measured, EvalError> {
-        self.check_prompts()?;
+        let context = self.language_model.context_length();
+        questions::check_room(self.questions, &self.prompts, &self.model.name, context)?;
         let decoders = self.contenders.len();
         let mut measured = Measured {
             records: vec![Vec::new(); decoders],
@@ -233,21 +233,6 @@ impl Bench<'_> {
                 count_rejections(self.language_model, prompt, &contender.settings, ranks);
             }
         }
-    }
-
-    fn check_prompts(&self) -> Result<(), EvalError> {
-        let context = self.language_model.context_length();
-        for (question, prompt) in self.questions.iter().zip(&self.prompts) {
-            let sample_id = question.prompt.id.clone();
-            if prompt.is_empty() {
-                return Err(EvalError::EmptyPrompt { sample_id });
-            }
-            if prompt.len() >= context {
-                let (tokens, model) = (prompt.len(), self.model.name.clone());
-                return Err(EvalError::PromptTooLong { sample_id, tokens, model, context });
-            }
-        }
-        Ok(())
     }
 
     /// `reference` is the autoregressive response, or `None` for that itself.

@@ -16,6 +16,8 @@ use crate::passes;
 use crate::table::model_label;
 use crate::text::number;
 
+pub(crate) mod tune;
+
 const WIDTH: u32 = 560;
 const FONT: &str = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif";
 

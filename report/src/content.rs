@@ -1,7 +1,7 @@
 //! What both renderings of a report show.
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Results};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::chart::Chart;
 use crate::figures::Compared;
@@ -29,11 +29,16 @@ impl<'a> Content<'a> {
         Self { results, training, charts, compared, pairs }
     }
 
-    /// The environment as names and values; nested values are written as JSON.
+    /// The environment.
     pub(crate) fn environment(&self) -> impl Iterator<Item = (&'a str, String)> {
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        self.results.environment.iter().map(move |(name, value)| (name.as_str(), text(value)))
+        listed(&self.results.environment)
     }
+}
+
+/// Names and values as text; nested values are written as JSON.
+pub(crate) fn listed(values: &Map<String, Value>) -> impl Iterator<Item = (&str, String)> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    values.iter().map(move |(name, value)| (name.as_str(), text(value)))
 }
 
 /// How the figures came about, in sentences.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, EvalWidth, Interval, ModelRole, Results};
 use jacobi_datasets::schema::trajectory::FinishReason;
+use jacobi_datasets::schema::tuned::{TRIALS_SCHEMA, Trials};
 use serde_json::{Map, Value, json};
 
 fn settings(decoder: &str) -> Map<String, Value> {
@@ -117,4 +118,30 @@ pub(crate) fn samples() -> Vec<EvalSample> {
         sample(ModelRole::Base, "ar", "q1", &["Two & two", " make 4.", " #### 4"]),
         sample(ModelRole::Trained, "jacobi", "q1", &["Two & two", " make 4.", " #### 4"]),
     ]
+}
+
+/// Two candidates and two defaults; `jacobi` with 8 is best.
+pub(crate) fn trials() -> Trials {
+    let trial = |decoder: Value, is_default: bool, prompts: usize, [tpf, speedup, rows]: [f64; 3]| {
+        json!({
+            "decoder": decoder, "is_default": is_default, "prompts": prompts, "tokens": (tpf * 100.0) as usize,
+            "forwards": 100, "rows": (rows * 100.0) as usize, "decode_seconds": tpf / speedup, "tpf": tpf,
+            "tps": 100.0 * speedup, "speedup_over_ar": speedup
+        })
+    };
+    let tree = json!({"name": "multi_block", "block_size": 16, "tree_budget": 32});
+    let widths = [2.0, 2.0, 2.0, 2.5, 3.0, 6.0];
+    let width = |(at, ms): (usize, &f64)| json!({"rows": 1 << at, "seconds": ms / 1000.0});
+    let trials = json!({
+        "schema": TRIALS_SCHEMA, "objective": "tps", "dtype": "float32",
+        "trials": [
+            trial(json!({"name": "jacobi", "block_size": 8}), false, 4, [3.0, 1.5, 8.0]),
+            trial(json!({"name": "ar"}), true, 4, [1.0, 1.0, 1.0]),
+            trial(tree, true, 4, [3.0, 0.5, 40.0]),
+            trial(json!({"name": "jacobi", "block_size": 64}), false, 1, [2.0, 0.75, 64.0]),
+        ],
+        "latency": {"cached": 90, "knee": 16, "widths": widths.iter().enumerate().map(width).collect::<Vec<_>>()},
+        "command": "jacobi tune --config a.toml", "environment": {"threads": 2}
+    });
+    serde_json::from_value(trials).expect("trials")
 }

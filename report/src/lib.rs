@@ -1,5 +1,5 @@
 //! Evaluation rows to things people read: a terminal table, `report.md`, a self-contained `report.html`, SVG charts,
-//! a model card, and coloured trajectories. It computes no measurement of its own and never links libtorch: what it
+//! a model card, the findings of tuning, and coloured trajectories. It computes no measurement of its own and never links libtorch: what it
 //! shows is in the rows and samples it is given.
 
 mod chart;
@@ -15,6 +15,7 @@ mod samples;
 mod table;
 mod text;
 mod trajectory_view;
+mod tune;
 mod write;
 
 pub use error::ReportError;
@@ -23,6 +24,7 @@ pub use model_card::{ModelCard, model_card};
 pub use table::terminal_table;
 pub use text::visible;
 pub use trajectory_view::trajectory_view;
+pub use tune::{tune_table, write_tune_report};
 pub use write::write_report;
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ impl Table {
     }
 
     /// Model and decoder, then figures.
-    fn of(header: &[&str], rows: Vec<Vec<String>>) -> Self {
+    pub(crate) fn of(header: &[&str], rows: Vec<Vec<String>>) -> Self {
         Self { header: header.iter().map(|h| (*h).to_owned()).collect(), rows, left: 2 }
     }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use jacobi_eval::DecoderConfig;
 
-use crate::decoding::{Decoded, Request, decode};
+use crate::decoding::{Decoded, Request, decode, tuned_or};
 use crate::output;
 
 /// Decode one prompt
@@ -19,9 +19,9 @@ pub struct DecodeArgs {
     /// Take the prompt as it is, without the model's chat template
     #[arg(long)]
     raw: bool,
-    /// How to decode; all give the same greedy text in float32
-    #[arg(long, value_enum, default_value_t = DecoderName::Jacobi)]
-    decoder: DecoderName,
+    /// How to decode; all give the same greedy text in float32 [default: what the model's jacobi.json says, else jacobi]
+    #[arg(long, value_enum)]
+    decoder: Option<DecoderName>,
     /// Tokens of a block, for jacobi and multi-block [default: 16]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     block_size: Option<u32>,
@@ -100,7 +100,7 @@ pub enum DtypeName {
 impl DecodeArgs {
     fn decoder(&self) -> DecoderConfig {
         DecoderConfig {
-            name: match self.decoder {
+            name: match self.decoder.unwrap_or(DecoderName::Jacobi) {
                 DecoderName::Ar => jacobi_eval::DecoderName::Ar,
                 DecoderName::Jacobi => jacobi_eval::DecoderName::Jacobi,
                 DecoderName::MultiBlock => jacobi_eval::DecoderName::MultiBlock,
@@ -134,7 +134,7 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
         model: &args.model,
         prompt: &prompt,
         raw: args.raw,
-        decoder: args.decoder(),
+        decoder: if args.decoder.is_some() { args.decoder() } else { tuned_or(args.decoder(), &args.model)? },
         max_new_tokens: args.max_new_tokens as usize,
         dtype: args.dtype,
         seed: args.seed,

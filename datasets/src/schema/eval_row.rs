@@ -141,7 +141,7 @@ impl EvalRow {
         self.exact_match_ar.is_some_and(|share| share < 1.0 || self.dtype != "float32")
     }
 
-    /// The decoder with its main settings, for tables: `ar`, `jacobi n=16`, `multi_block n=16 K=2 pool=4 strict`.
+    /// The decoder with its main settings, for tables: `ar`, `jacobi n=16`, `multi_block n=16 K=2 pool=4 ngram strict`.
     pub fn decoder_label(&self) -> String {
         decoder_label(&self.decoder, &self.decoder_settings)
     }
@@ -229,15 +229,17 @@ impl Results {
     }
 }
 
-fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
+pub(crate) fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
     const SHORT: [(&str, &str); 4] =
         [("block_size", "n"), ("max_blocks", "K"), ("pool_size", "pool"), ("tree_budget", "tree")];
     let shown = SHORT.iter().filter_map(|(setting, short)| {
         let value = settings.get(*setting).and_then(Value::as_u64).filter(|value| *value > 0)?;
         Some(format!(" {short}={value}"))
     });
+    let words = ["window", "filler"].iter().filter_map(|setting| settings.get(*setting)?.as_str());
+    let words = words.map(|word| format!(" {word}"));
     let strict = settings.contains_key("strict_gap").then(|| " strict".to_owned());
-    std::iter::once(name.to_owned()).chain(shown).chain(strict).collect()
+    std::iter::once(name.to_owned()).chain(shown).chain(words).chain(strict).collect()
 }
 
 #[cfg(test)]
@@ -297,6 +299,8 @@ mod tests {
         row.decoder_settings.insert("strict_gap".to_owned(), json!(0.1));
         assert_eq!(row.decoder_label(), "jacobi n=16 strict");
         assert!(!row.is_autoregressive());
+        row.decoder_settings.insert("window".to_owned(), "sliding".into());
+        assert_eq!(row.decoder_label(), "jacobi n=16 sliding");
         row.decoder = AUTOREGRESSIVE.to_owned();
         row.decoder_settings.clear();
         assert_eq!(row.decoder_label(), "ar");

@@ -3,3 +3,4 @@
 pub mod eval_row;
 pub mod manifest;
 pub mod trajectory;
+pub mod tuned;

@@ -1,0 +1,230 @@
+//! Tuning: the decoder and the settings that are best for a model on this machine. What they depend on is measured:
+//! how long forward passes take by their width ([`latency`]), and what the model accepts on the given prompts, by a race
+//! of candidates ([`candidates`], [`halving`]). What decoders do by default races to the end, so what is found is at
+//! least as good in the measurements it was found by.
+
+mod candidates;
+mod halving;
+mod latency;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use jacobi_datasets::schema::tuned::{Latency, Objective, Trial};
+use jacobi_datasets::{BadRow, PromptsConfig, Tokenizer};
+use jacobi_decoder::{DecodeStats, StopRules, generate};
+use jacobi_model::{Dtype, LanguageModel, dtype_name, load};
+
+use crate::config::Contender;
+use crate::{EvalError, questions, tasks};
+use halving::{Race, Tally, Turn};
+
+/// A search to run.
+#[derive(Clone, Copy, Debug)]
+pub struct TuneJob<'a> {
+    /// A local Hugging Face directory.
+    pub model: &'a Path,
+    /// Compute dtype.
+    pub dtype: Dtype,
+    /// What is decoded; all of it by those that come furthest.
+    pub prompts: &'a PromptsConfig,
+    /// Longest response, EOS included.
+    pub max_new_tokens: usize,
+    /// What to maximise.
+    pub objective: Objective,
+    /// Combinations of settings to try beside the defaults.
+    pub candidates: usize,
+    /// Seed of the random drafts and of which combinations are tried.
+    pub seed: u64,
+}
+
+/// How far the search is.
+#[derive(Clone, Debug)]
+pub enum TuneProgress<'a> {
+    /// Forward passes are timed.
+    Latency(&'a Latency),
+    /// One more response is decoded.
+    Decoded {
+        /// Responses so far.
+        done: usize,
+        /// Responses in all.
+        total: usize,
+        /// The round, from 1.
+        round: usize,
+        /// Rounds in all.
+        rounds: usize,
+    },
+}
+
+/// What a search found.
+#[derive(Clone, Debug)]
+pub struct TuneOutcome {
+    /// Every decoder tried, best first; empty if the stop flag ended the search.
+    pub trials: Vec<Trial>,
+    /// Forward passes by width.
+    pub latency: Latency,
+    /// Dtype the weights were computed in.
+    pub dtype: &'static str,
+    /// Malformed rows of the prompt file, left out.
+    pub bad_rows: Vec<BadRow>,
+    /// Whether the stop flag ended it early.
+    pub interrupted: bool,
+}
+
+/// Searches. `stop` is looked at before each forward pass that is timed and before each response.
+///
+/// # Errors
+/// The model or the prompts are not usable: see [`EvalError`].
+pub fn tune(
+    job: &TuneJob,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&TuneProgress),
+) -> Result<TuneOutcome, EvalError> {
+    let (questions, bad_rows) = questions::read(job.prompts, tasks::find("none")?)?;
+    let name = job.model.display().to_string();
+    let loaded =
+        load(job.model, job.dtype).map_err(|source| EvalError::Model { name: name.clone(), source })?;
+    let tokenizer = Tokenizer::load(job.model)?;
+    let prompts: Result<Vec<Vec<u32>>, _> =
+        questions.iter().map(|question| tokenizer.encode_chat(&question.prompt.messages)).collect();
+    let prompts = prompts?;
+    questions::check_room(&questions, &prompts, &name, loaded.transformer.context_length())?;
+    let search = Search {
+        model: &loaded.transformer,
+        prompts: &prompts,
+        stop_rules: StopRules {
+            max_new_tokens: job.max_new_tokens,
+            eos_token_ids: tokenizer.eos_token_ids().to_vec(),
+        },
+        job,
+        stop,
+    };
+    let found = search.run(progress)?;
+    let interrupted = found.is_none();
+    let (trials, latency) = found.unwrap_or_default();
+    let dtype = dtype_name(loaded.transformer.kind());
+    Ok(TuneOutcome { trials, latency, dtype, bad_rows, interrupted })
+}
+
+struct Search<'a> {
+    model: &'a dyn LanguageModel,
+    /// Token ids, at least one prompt.
+    prompts: &'a [Vec<u32>],
+    stop_rules: StopRules,
+    job: &'a TuneJob<'a>,
+    stop: &'a AtomicBool,
+}
+
+impl Search<'_> {
+    /// None if the stop flag ended it.
+    fn run(
+        &self,
+        progress: &mut dyn FnMut(&TuneProgress),
+    ) -> Result<Option<(Vec<Trial>, Latency)>, EvalError> {
+        let Some(latency) = latency::measure(self.model, &self.typical_text(), self.stop) else {
+            return Ok(None);
+        };
+        progress(&TuneProgress::Latency(&latency));
+        let mut entrants = candidates::defaults(self.job.seed, &self.stop_rules)?;
+        let seeded = entrants.len();
+        let further = candidates::challengers(
+            &latency,
+            &entrants,
+            self.job.candidates,
+            self.job.seed,
+            &self.stop_rules,
+        )?;
+        entrants.extend(further);
+        let race = Race {
+            seeded,
+            challengers: entrants.len() - seeded,
+            prompts: self.prompts.len(),
+            objective: self.job.objective,
+        };
+        let (rounds, total) = (race.rounds().len(), race.turns());
+        let mut done = 0;
+        // The first responses of a process are slower.
+        self.decode(&self.prompts[0], &entrants[0]);
+        self.decode(&self.prompts[0], &entrants[seeded - 1]);
+        let tallies = race.run(&mut |Turn { round, entrant, prompt }| {
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            let stats = self.decode(&self.prompts[prompt], &entrants[entrant]);
+            done += 1;
+            progress(&TuneProgress::Decoded { done, total, round: round + 1, rounds });
+            Some(Tally::of(&stats))
+        });
+        let Some(tallies) = tallies else { return Ok(None) };
+        Ok(Some((trials(&entrants, &tallies, seeded, self.job.objective), latency)))
+    }
+
+    fn decode(&self, prompt: &[u32], contender: &Contender) -> DecodeStats {
+        generate(self.model, prompt, &contender.settings, &mut |_| {}).stats
+    }
+
+    /// As many tokens as are cached in the middle of a typical response, leaving room in the context for passes.
+    fn typical_text(&self) -> Vec<u32> {
+        let mut lengths: Vec<usize> = self.prompts.iter().map(Vec::len).collect();
+        lengths.sort_unstable();
+        let typical = lengths[lengths.len() / 2] + self.job.max_new_tokens / 2;
+        let length = typical.min(self.model.context_length() / 2).max(1);
+        self.prompts.iter().flatten().cycle().take(length).copied().collect()
+    }
+}
+
+/// What became of every entrant, best first: those that came further before those that were left behind.
+fn trials(entrants: &[Contender], tallies: &[Vec<Tally>], seeded: usize, objective: Objective) -> Vec<Trial> {
+    let trial = |(index, (entrant, tallies_of)): (usize, (&Contender, &Vec<Tally>))| {
+        let prompts = tallies_of.len();
+        let (sum, baseline) = (Tally::sum(tallies_of), Tally::sum(&tallies[0][..prompts]));
+        let mut decoder = entrant.shown.clone();
+        decoder.shift_insert(0, "name".to_owned(), entrant.name.as_str().into());
+        Trial {
+            decoder,
+            is_default: index < seeded,
+            prompts,
+            tokens: sum.tokens,
+            forwards: sum.forwards,
+            rows: sum.rows,
+            decode_seconds: sum.seconds,
+            tpf: sum.tpf(),
+            tps: sum.tps(),
+            speedup_over_ar: sum.tps().zip(baseline.tps()).map(|(tps, ar)| tps / ar),
+        }
+    };
+    let mut trials: Vec<Trial> = entrants.iter().zip(tallies).enumerate().map(trial).collect();
+    let score = |trial: &Trial| trial.score(objective).unwrap_or(0.0);
+    trials.sort_by(|a, b| b.prompts.cmp(&a.prompts).then(score(b).total_cmp(&score(a))));
+    trials
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_furthest_and_fastest_comes_first() {
+        let entrants =
+            candidates::defaults(0, &StopRules { max_new_tokens: 9, eos_token_ids: vec![] }).unwrap();
+        let tally = |tokens, seconds| Tally { tokens, forwards: 10, rows: 40, seconds };
+        let tallies = [
+            vec![tally(10, 1.0), tally(10, 3.0)],
+            vec![tally(30, 2.0), tally(30, 2.0)],
+            vec![tally(50, 1.0)],
+            vec![tally(60, 8.0), tally(60, 8.0)],
+        ];
+        let order = |objective| {
+            let trials = trials(&entrants, &tallies, 2, objective);
+            trials.iter().map(|t| (t.label(), t.is_default, t.speedup_over_ar)).collect::<Vec<_>>()
+        };
+        let jacobi = ("jacobi n=16".to_owned(), true, Some(3.0));
+        let tree = ("multi_block n=16 K=2 pool=4 tree=32 r=0.85".to_owned(), false, Some(1.5));
+        let ar = ("ar".to_owned(), true, Some(1.0));
+        // Five times the baseline's first prompt, and yet it was not seen on the second.
+        let left = ("multi_block n=16 K=2 pool=4 r=0.85".to_owned(), false, Some(5.0));
+        let by_speed = [jacobi.clone(), tree.clone(), ar.clone(), left.clone()];
+        assert_eq!(order(Objective::Tps), by_speed);
+        assert_eq!(order(Objective::Tpf), [tree, jacobi, ar, left]);
+    }
+}
