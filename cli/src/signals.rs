@@ -18,18 +18,13 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Starts listening. From here on the first SIGINT or SIGTERM no longer ends the process.
+    /// Starts listening. From here on the first SIGINT or SIGTERM no longer ends the process; it is answered with a
+    /// line that says so.
     ///
     /// # Errors
     /// When the system refuses a handler.
     pub fn listen() -> io::Result<Self> {
-        let stop = Self { requested: Arc::default(), signal: Arc::default() };
-        for number in [SIGINT, SIGTERM] {
-            // The order matters: a second signal finds the flag set and ends the process.
-            flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&stop.requested))?;
-            flag::register_usize(number, Arc::clone(&stop.signal), number.unsigned_abs() as usize)?;
-            flag::register(number, Arc::clone(&stop.requested))?;
-        }
+        let stop = Self::quietly()?;
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
         std::thread::spawn(move || {
             if let Some(number) = signals.forever().next() {
@@ -42,6 +37,29 @@ impl Stop {
             }
         });
         Ok(stop)
+    }
+
+    /// As [`Stop::listen`], without the line: for work whose next safe point is but a moment away.
+    ///
+    /// # Errors
+    /// When the system refuses a handler.
+    pub fn quietly() -> io::Result<Self> {
+        let stop = Self { requested: Arc::default(), signal: Arc::default() };
+        for number in [SIGINT, SIGTERM] {
+            // The order matters: a second signal finds the flag set and ends the process.
+            flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&stop.requested))?;
+            flag::register_usize(number, Arc::clone(&stop.signal), number.unsigned_abs() as usize)?;
+            flag::register(number, Arc::clone(&stop.requested))?;
+        }
+        Ok(stop)
+    }
+
+    /// Does `wait`, during which already the first signal ends the process: where nothing can be lost.
+    pub fn at_once<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.requested.store(true, Ordering::SeqCst);
+        let waited = wait();
+        self.requested.store(self.signal.load(Ordering::SeqCst) != 0, Ordering::SeqCst);
+        waited
     }
 
     /// The flag that loops poll.
@@ -70,6 +88,8 @@ mod tests {
     #[test]
     fn the_first_signal_only_asks() {
         let stop = Stop::listen().unwrap();
+        stop.check().unwrap();
+        assert!(stop.at_once(|| stop.flag().load(Ordering::SeqCst)));
         stop.check().unwrap();
         raise(SIGTERM).unwrap();
         assert!(stop.flag().load(Ordering::SeqCst));

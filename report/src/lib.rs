@@ -3,21 +3,27 @@
 //! shows is in the rows and samples it is given.
 
 mod chart;
+mod comparison;
 mod error;
 mod figures;
 mod html;
 mod markdown;
 mod metrics;
 mod model_card;
+mod pass_page;
+mod passes;
 mod samples;
 mod table;
 mod text;
 mod trajectory_view;
 mod write;
 
+pub use comparison::{ComparisonRow, comparison_table};
 pub use error::ReportError;
 pub use metrics::{TrainingCurve, TrainingPoint};
 pub use model_card::{ModelCard, model_card};
+pub use pass_page::{DecodedPage, decoded_page};
+pub use passes::{Mark, PassRow, Span, bracket_legend, color_legend, pass_line};
 pub use table::terminal_table;
 pub use text::visible;
 pub use trajectory_view::trajectory_view;

@@ -187,7 +187,8 @@ impl Results {
     }
 }
 
-fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
+/// A decoder with its main settings: `multi_block n=16 K=2`.
+pub fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
     const SHORT: [(&str, &str); 4] =
         [("block_size", "n"), ("max_blocks", "K"), ("pool_size", "pool"), ("tree_budget", "tree")];
     let shown = SHORT.iter().filter_map(|(setting, short)| {
