@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -335,4 +335,25 @@ fn a_chat_keeps_the_conversation_until_reset() {
     let message = String::from_utf8(full.stderr).unwrap();
     assert_eq!(full.status.code(), Some(1), "{message}");
     assert!(message.contains("context holds 512") && message.contains("/reset"), "{message}");
+}
+
+#[test]
+fn ctrl_c_ends_a_chat_with_130() {
+    let mut command = Command::new(BINARY);
+    command.args(["decode", "--chat", "--json", "--model"]).arg(root().join("datasets/default/model"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    writeln!(child.stdin.as_mut().unwrap(), "{QUESTION}").unwrap();
+    let mut answer = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut answer).unwrap();
+    assert!(answer.contains("\"finish_reason\":\"eos\""), "{answer}");
+    // It waits for the next line, or is about to.
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    // Not `wait`, which would end the input first.
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None => std::thread::sleep(std::time::Duration::from_millis(10)),
+        }
+    };
+    assert_eq!(status.code(), Some(130));
 }

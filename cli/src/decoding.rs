@@ -7,8 +7,7 @@ use jacobi_datasets::{Message, Tokenizer};
 use jacobi_decoder::{Decoding, Settings, StopRules};
 use jacobi_model::{Dtype, LanguageModel, Transformer, load};
 
-use crate::exit::{BrokenOff, UsageError};
-use crate::signals::Stop;
+use crate::exit::UsageError;
 
 pub mod chat;
 mod columns;
@@ -135,14 +134,6 @@ pub fn respond(
         view.end(&decoded)?;
     }
     Ok(decoded)
-}
-
-/// An error once a signal has broken off a response.
-///
-/// # Errors
-/// [`BrokenOff`] with the signal's number.
-pub fn check(stop: &Stop) -> Result<(), BrokenOff> {
-    stop.check().map_err(|interrupted| BrokenOff(interrupted.0))
 }
 
 #[cfg(test)]

@@ -17,6 +17,12 @@ pub struct Interrupted(pub i32);
 #[error("broken off by {}", signal_name(*.0))]
 pub struct BrokenOff(pub i32);
 
+impl From<Interrupted> for BrokenOff {
+    fn from(interrupted: Interrupted) -> Self {
+        Self(interrupted.0)
+    }
+}
+
 /// The signal that stopped the work, if one did: no failure, so it is said without an `error:`.
 pub fn signal(error: &anyhow::Error) -> Option<i32> {
     error.chain().find_map(|cause| {

@@ -55,11 +55,16 @@ impl Stop {
     }
 
     /// Does `wait`, during which already the first signal ends the process: where nothing can be lost.
-    pub fn at_once<T>(&self, wait: impl FnOnce() -> T) -> T {
-        self.requested.store(true, Ordering::SeqCst);
+    ///
+    /// # Errors
+    /// As [`Stop::check`], without waiting.
+    pub fn at_once<T>(&self, wait: impl FnOnce() -> T) -> Result<T, Interrupted> {
+        if self.requested.swap(true, Ordering::SeqCst) {
+            return Err(self.interrupted());
+        }
         let waited = wait();
-        self.requested.store(self.signal.load(Ordering::SeqCst) != 0, Ordering::SeqCst);
-        waited
+        self.requested.store(false, Ordering::SeqCst);
+        Ok(waited)
     }
 
     /// The flag that loops poll.
@@ -72,11 +77,11 @@ impl Stop {
     /// # Errors
     /// [`Interrupted`] with the signal's number.
     pub fn check(&self) -> Result<(), Interrupted> {
-        if !self.requested.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let number = i32::try_from(self.signal.load(Ordering::SeqCst)).unwrap_or(SIGINT);
-        Err(Interrupted(number))
+        if self.requested.load(Ordering::SeqCst) { Err(self.interrupted()) } else { Ok(()) }
+    }
+
+    fn interrupted(&self) -> Interrupted {
+        Interrupted(i32::try_from(self.signal.load(Ordering::SeqCst)).unwrap_or(SIGINT))
     }
 }
 
@@ -89,10 +94,11 @@ mod tests {
     fn the_first_signal_only_asks() {
         let stop = Stop::listen().unwrap();
         stop.check().unwrap();
-        assert!(stop.at_once(|| stop.flag().load(Ordering::SeqCst)));
+        assert!(stop.at_once(|| stop.flag().load(Ordering::SeqCst)).unwrap());
         stop.check().unwrap();
         raise(SIGTERM).unwrap();
         assert!(stop.flag().load(Ordering::SeqCst));
         assert_eq!(stop.check().unwrap_err().0, SIGTERM);
+        assert_eq!(stop.at_once(|| unreachable!("it waits")).unwrap_err().0, SIGTERM);
     }
 }

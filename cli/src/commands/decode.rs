@@ -8,8 +8,8 @@ use jacobi_model::Dtype;
 use jacobi_report::{DecodedPage, comparison_table};
 
 use crate::decoding::compare::{Contender, compare};
-use crate::decoding::{self, Engine, chat, respond};
-use crate::exit::UsageError;
+use crate::decoding::{Engine, chat, respond};
+use crate::exit::{BrokenOff, UsageError};
 use crate::output::{self, Stream};
 use crate::signals::Stop;
 
@@ -131,7 +131,7 @@ impl DecodeArgs {
         let stop = Stop::quietly()?;
         let mut views = self.view.views(engine, &self.head(prompt, contender));
         respond(engine, &ids, &contender.settings, &mut views, stop.flag())?;
-        Ok(decoding::check(&stop)?)
+        Ok(stop.check().map_err(BrokenOff::from)?)
     }
 
     fn chat(&self, engine: &Engine, contender: &Contender) -> anyhow::Result<()> {
@@ -147,6 +147,6 @@ impl DecodeArgs {
         let text =
             if self.view.json { compared.to_json().to_string() } else { comparison_table(&compared.rows()) };
         output::result(&text)?;
-        Ok(decoding::check(&stop)?)
+        Ok(stop.check().map_err(BrokenOff::from)?)
     }
 }

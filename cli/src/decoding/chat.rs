@@ -7,7 +7,8 @@ use jacobi_datasets::Message;
 use jacobi_decoder::Settings;
 
 use super::view::View;
-use super::{Engine, check, respond};
+use super::{Engine, respond};
+use crate::exit::BrokenOff;
 use crate::output;
 use crate::signals::Stop;
 
@@ -28,7 +29,7 @@ pub fn chat(
         output::status("/reset starts a new conversation, /quit or Ctrl-D ends");
     }
     let mut messages = Vec::new();
-    while let Some(line) = stop.at_once(|| next_line(interactive))? {
+    while let Some(line) = stop.at_once(|| next_line(interactive)).map_err(BrokenOff::from)?? {
         match line.trim() {
             "" => continue,
             "/quit" => return Ok(()),
@@ -49,7 +50,7 @@ pub fn chat(
             continue;
         }
         let decoded = respond(engine, &prompt, settings, &mut views(engine), stop.flag())?;
-        check(stop)?;
+        stop.check().map_err(BrokenOff::from)?;
         if prompt.len() + decoded.response_tokens.len() == engine.context_length() {
             output::status(&format!(
                 "the context of {} tokens is full: /reset starts a new conversation",

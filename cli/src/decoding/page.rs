@@ -33,7 +33,7 @@ impl View for Page<'_> {
     fn end(&mut self, decoded: &Decoded) -> anyhow::Result<()> {
         if let Some(last) = self.shown.passes.last_mut() {
             let rest = self.reader.rest();
-            last.accepted.push(Span { mark: Mark::Model, text: rest });
+            last.accepted.extend((!rest.is_empty()).then_some(Span { mark: Mark::Model, text: rest }));
             // No pass follows that would start from it.
             last.draft.clear();
         }
