@@ -1,170 +1,193 @@
-//! One prompt decoded: text to ids, ids through a decoder, ids to text.
+//! Text through a decoder and back: a model with its tokenizer, and its responses.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::ensure;
-use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_datasets::{Message, Tokenizer};
-use jacobi_decoder::{Generation, Settings, StopRules, generate};
-use jacobi_eval::DecoderConfig;
-use jacobi_model::{Dtype, LanguageModel, load};
-use serde_json::{Value, json};
+use jacobi_decoder::{Decoding, Settings, StopRules};
+use jacobi_model::{Dtype, LanguageModel, Transformer, load};
 
-use crate::commands::decode::DtypeName;
 use crate::exit::UsageError;
-use crate::output;
 
-/// What to decode, and how.
-#[derive(Debug)]
-pub struct Request<'a> {
-    /// Model directory.
-    pub model: &'a Path,
-    /// Text of the prompt.
-    pub prompt: &'a str,
-    /// Without chat template.
-    pub raw: bool,
-    /// The decoder and its settings.
-    pub decoder: DecoderConfig,
-    /// Longest response.
-    pub max_new_tokens: usize,
-    /// Compute dtype.
-    pub dtype: DtypeName,
-    /// Seed of fillers.
-    pub seed: u64,
+pub mod chat;
+mod columns;
+pub mod compare;
+mod outcome;
+pub mod page;
+pub mod pass_reader;
+pub mod text_stream;
+pub mod trajectory;
+pub mod view;
+
+pub use outcome::Decoded;
+use view::View;
+
+/// A model with its tokenizer.
+pub struct Engine {
+    model: Transformer,
+    tokenizer: Tokenizer,
 }
 
-/// A decoded response.
-#[derive(Debug)]
-pub struct Decoded {
-    /// Ids of the prompt, chat template included.
-    pub prompt_tokens: Vec<u32>,
-    /// Ids, reason to end, statistics.
-    pub generation: Generation,
-    /// Text of the response.
-    pub text: String,
-}
-
-/// Loads the model and decodes.
-///
-/// # Errors
-/// A model that does not load; a prompt that is empty or fills the context.
-pub fn decode(request: &Request) -> anyhow::Result<Decoded> {
-    let strategy = request.decoder.strategy(request.seed).map_err(|error| UsageError(error.to_string()))?;
-    // Before the tokenizer's: its message for a missing directory is the better one.
-    let model = load(request.model, request.dtype.into())?.transformer;
-    let tokenizer = Tokenizer::load(request.model)?;
-    let prompt_tokens = if request.raw {
-        tokenizer.encode(request.prompt)?
-    } else {
-        tokenizer.encode_chat(&[Message::new("user", request.prompt)])?
-    };
-    if prompt_tokens.is_empty() {
-        return Err(UsageError("the prompt is empty: --raw needs at least one token".into()).into());
-    }
-    let (found, context) = (prompt_tokens.len(), model.context_length());
-    ensure!(
-        found < context,
-        "the prompt has {found} tokens, the model's context holds {context}: shorten it"
-    );
-    let stop = StopRules {
-        max_new_tokens: request.max_new_tokens,
-        eos_token_ids: tokenizer.eos_token_ids().to_vec(),
-    };
-    let settings = Settings::greedy(strategy, stop);
-    let generation = generate(&model, &prompt_tokens, &settings, &mut |_| {});
-    let text = tokenizer.decode(&generation.tokens);
-    Ok(Decoded { prompt_tokens, generation, text })
-}
-
-/// What was tuned for the model, or `given` if nothing was or if `given` has settings of its own.
-///
-/// # Errors
-/// A `jacobi.json` that cannot be used.
-pub fn tuned_or(given: DecoderConfig, model: &Path) -> anyhow::Result<DecoderConfig> {
-    let bare = DecoderConfig { name: given.name, ..DecoderConfig::default() };
-    let tuned = if given == bare { jacobi_eval::tuned(model)? } else { None };
-    let Some(tuned) = tuned else { return Ok(given) };
-    let line = format!("decoder: {} of {}", tuned.name.as_str(), model.join(TUNED_FILE).display());
-    output::status(&output::paint(output::Stream::Stderr, output::Color::Dim, &line));
-    Ok(tuned)
-}
-
-impl Decoded {
-    /// The published JSON form.
-    pub fn to_json(&self) -> Value {
-        let stats = &self.generation.stats;
-        json!({
-            "prompt_tokens": self.prompt_tokens,
-            "response_tokens": self.generation.tokens,
-            "text": self.text,
-            "finish_reason": self.generation.finish_reason.as_str(),
-            "stats": {
-                "forwards": stats.forwards,
-                "tokens": stats.tokens,
-                "tpf": stats.tpf(),
-                "tps": stats.tps(),
-                "prefill_seconds": stats.prefill_seconds,
-                "decode_seconds": stats.decode_seconds,
-                "acceptance": stats.acceptance,
-                "accepted_from": self.accepted_from(),
-            },
-        })
+impl Engine {
+    /// Reads a model directory.
+    ///
+    /// # Errors
+    /// A model or tokenizer that does not load.
+    pub fn load(dir: &Path, dtype: Dtype) -> anyhow::Result<Self> {
+        // Before the tokenizer's: its message for a missing directory is the better one.
+        let model = load(dir, dtype)?.transformer;
+        Ok(Self { model, tokenizer: Tokenizer::load(dir)? })
     }
 
-    /// Draft tokens that were right, by source.
-    fn accepted_from(&self) -> Value {
-        let counts = &self.generation.stats.accepted_from;
-        counts.iter().map(|(source, count)| (source.as_str().to_owned(), Value::from(*count))).collect()
+    /// The model.
+    pub fn model(&self) -> &dyn LanguageModel {
+        &self.model
     }
 
-    /// The statistics in one line.
-    pub fn summary(&self) -> String {
-        let Generation { tokens, finish_reason, stats } = &self.generation;
-        let mut text = format!("{} tokens, {} forwards", tokens.len(), stats.forwards);
-        if let (Some(tpf), Some(tps)) = (stats.tpf(), stats.tps()) {
-            text += &format!(", TPF {tpf:.2}, {tps:.1} tokens/s");
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Longest conversation, in tokens.
+    pub fn context_length(&self) -> usize {
+        self.model.context_length()
+    }
+
+    /// Ids of a prompt that can be answered: as it is if `raw`, else in the chat template.
+    ///
+    /// # Errors
+    /// A prompt that is empty or fills the context; a model without chat template.
+    pub fn encode(&self, prompt: &str, raw: bool) -> anyhow::Result<Vec<u32>> {
+        let ids = if raw {
+            self.tokenizer.encode(prompt)?
+        } else {
+            self.encode_chat(&[Message::new("user", prompt)])?
+        };
+        if ids.is_empty() {
+            return Err(UsageError("the prompt is empty: --raw needs at least one token".into()).into());
         }
-        text + &format!(", prefill {:.2} s, ended by {}", stats.prefill_seconds, finish_reason.as_str())
-    }
-}
-
-impl From<DtypeName> for Dtype {
-    fn from(name: DtypeName) -> Self {
-        match name {
-            DtypeName::Auto => Self::Auto,
-            DtypeName::Float32 => Self::Float32,
-            DtypeName::Bfloat16 => Self::Bfloat16,
+        match self.too_long(&ids) {
+            Some(full) => anyhow::bail!("{full}: shorten it"),
+            None => Ok(ids),
         }
     }
+
+    /// Ids of a conversation in the chat template, up to where the answer begins.
+    ///
+    /// # Errors
+    /// A model without chat template, or whose template refuses the messages.
+    pub fn encode_chat(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
+        Ok(self.tokenizer.encode_chat(messages)?)
+    }
+
+    /// What is wrong with a prompt that leaves no room for an answer.
+    fn too_long(&self, prompt: &[u32]) -> Option<String> {
+        let (found, context) = (prompt.len(), self.context_length());
+        (found >= context)
+            .then(|| format!("the prompt has {found} tokens, the model's context holds {context}"))
+    }
+
+    /// Ends at the model's own end of sequence, or after `max_new_tokens`.
+    pub fn stop_rules(&self, max_new_tokens: usize) -> StopRules {
+        StopRules { max_new_tokens, eos_token_ids: self.tokenizer.eos_token_ids().to_vec() }
+    }
+
+    /// What `decoding` has made of a prompt of `prompt` tokens.
+    fn decoded(&self, prompt: usize, decoding: &Decoding) -> Decoded {
+        let (prompt_tokens, response_tokens) = decoding.text().split_at(prompt);
+        Decoded {
+            prompt_tokens: prompt_tokens.to_vec(),
+            response_tokens: response_tokens.to_vec(),
+            text: self.tokenizer.decode(response_tokens),
+            finish_reason: decoding.finish_reason(),
+            stats: decoding.stats(),
+        }
+    }
+}
+
+/// Decodes one response before `views`; a raised `stop` breaks it off between two passes.
+///
+/// # Errors
+/// A view that fails.
+pub fn respond(
+    engine: &Engine,
+    prompt: &[u32],
+    settings: &Settings,
+    views: &mut [Box<dyn View + '_>],
+    stop: &AtomicBool,
+) -> anyhow::Result<Decoded> {
+    let mut decoding = Decoding::new(engine.model(), prompt, settings);
+    let first = decoding.text()[prompt.len()];
+    for view in &mut *views {
+        view.begin(prompt, first)?;
+    }
+    while !stop.load(Ordering::SeqCst)
+        && let Some(pass) = decoding.next()
+    {
+        for view in &mut *views {
+            view.pass(&pass)?;
+        }
+    }
+    let decoded = engine.decoded(prompt.len(), &decoding);
+    for view in views {
+        view.end(&decoded)?;
+    }
+    Ok(decoded)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jacobi_datasets::FinishReason;
-    use jacobi_decoder::{DecodeStats, Source};
+    use jacobi_decoder::{Pass, Strategy};
+    use std::cell::RefCell;
+    use std::path::PathBuf;
+
+    /// The small model that ships with the project.
+    pub(super) fn default_model() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("datasets/default/model")
+    }
+
+    /// Writes down what it sees.
+    struct Witness<'a>(&'a RefCell<Vec<String>>);
+
+    impl View for Witness<'_> {
+        fn begin(&mut self, prompt: &[u32], first: u32) -> anyhow::Result<()> {
+            self.0.borrow_mut().push(format!("{} {first}", prompt.len()));
+            Ok(())
+        }
+
+        fn pass(&mut self, pass: &Pass) -> anyhow::Result<()> {
+            self.0.borrow_mut().push(format!("{:?}", pass.tokens));
+            Ok(())
+        }
+
+        fn end(&mut self, decoded: &Decoded) -> anyhow::Result<()> {
+            self.0.borrow_mut().push(format!("{:?}", decoded.response_tokens));
+            Ok(())
+        }
+    }
 
     #[test]
-    fn json_and_summary_carry_the_published_fields() {
-        let stats = DecodeStats {
-            forwards: 2,
-            tokens: 5,
-            prefill_seconds: 0.25,
-            decode_seconds: 0.5,
-            acceptance: vec![0, 0, 1, 1],
-            accepted_from: [(Source::Own, 2), (Source::Tree, 1)].into(),
-            ..DecodeStats::default()
+    fn views_see_a_response_from_prompt_to_end_and_a_stop_ends_it_early() {
+        let engine = Engine::load(&default_model(), Dtype::Float32).unwrap();
+        let prompt = engine.encode("Anna has 3 apples.", false).unwrap();
+        let settings = Settings::greedy(Strategy::Autoregressive, engine.stop_rules(3));
+        let seen = |stop: bool| {
+            let log = RefCell::new(Vec::new());
+            let mut views: Vec<Box<dyn View + '_>> = vec![Box::new(Witness(&log))];
+            let decoded = respond(&engine, &prompt, &settings, &mut views, &AtomicBool::new(stop)).unwrap();
+            drop(views);
+            (decoded, log.into_inner())
         };
-        let generation =
-            Generation { tokens: vec![4, 5, 6, 7, 8, 2], finish_reason: FinishReason::Eos, stats };
-        let decoded = Decoded { prompt_tokens: vec![1, 3], generation, text: "hi".into() };
-        let expected = json!({
-            "prompt_tokens": [1, 3], "response_tokens": [4, 5, 6, 7, 8, 2], "text": "hi", "finish_reason": "eos",
-            "stats": {"forwards": 2, "tokens": 5, "tpf": 2.5, "tps": 10.0, "prefill_seconds": 0.25,
-                "decode_seconds": 0.5, "acceptance": [0, 0, 1, 1], "accepted_from": {"own": 2, "tree": 1}},
-        });
-        assert_eq!(decoded.to_json(), expected);
-        let summary = "6 tokens, 2 forwards, TPF 2.50, 10.0 tokens/s, prefill 0.25 s, ended by eos";
-        assert_eq!(decoded.summary(), summary);
+        let (decoded, log) = seen(false);
+        let [a, b, c] = decoded.response_tokens[..] else { panic!("{decoded:?}") };
+        let expected =
+            [format!("{} {a}", prompt.len()), format!("[{b}]"), format!("[{c}]"), format!("[{a}, {b}, {c}]")];
+        assert_eq!(log, expected);
+        assert_eq!((decoded.stats.tokens, decoded.text), (2, engine.tokenizer().decode(&[a, b, c])));
+        let (decoded, log) = seen(true);
+        assert_eq!((decoded.response_tokens, decoded.finish_reason), (vec![a], None));
+        assert_eq!(log.len(), 2);
     }
 }

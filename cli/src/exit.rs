@@ -12,6 +12,25 @@ pub struct UsageError(pub String);
 #[error("stopped by {}; finished work is kept, and the same command resumes it", signal_name(*.0))]
 pub struct Interrupted(pub i32);
 
+/// A response broken off by signal `.0`; what there was of it has been printed.
+#[derive(Debug, thiserror::Error)]
+#[error("broken off by {}", signal_name(*.0))]
+pub struct BrokenOff(pub i32);
+
+impl From<Interrupted> for BrokenOff {
+    fn from(interrupted: Interrupted) -> Self {
+        Self(interrupted.0)
+    }
+}
+
+/// The signal that stopped the work, if one did: no failure, so it is said without an `error:`.
+pub fn signal(error: &anyhow::Error) -> Option<i32> {
+    error.chain().find_map(|cause| {
+        let interrupted = cause.downcast_ref().map(|Interrupted(number)| *number);
+        interrupted.or_else(|| cause.downcast_ref().map(|BrokenOff(number)| *number))
+    })
+}
+
 /// The name users know signal `number` by.
 pub fn signal_name(number: i32) -> String {
     match number {
@@ -23,15 +42,11 @@ pub fn signal_name(number: i32) -> String {
 
 /// The exit code that `error` ends the program with.
 pub fn code(error: &anyhow::Error) -> u8 {
-    for cause in error.chain() {
-        if let Some(Interrupted(number)) = cause.downcast_ref() {
-            return u8::try_from(128 + number).unwrap_or(1);
-        }
-        if cause.is::<UsageError>() || cause.is::<ConfigError>() {
-            return 2;
-        }
+    if let Some(number) = signal(error) {
+        return u8::try_from(128 + number).unwrap_or(1);
     }
-    1
+    let usage = error.chain().any(|cause| cause.is::<UsageError>() || cause.is::<ConfigError>());
+    if usage { 2 } else { 1 }
 }
 
 #[cfg(test)]
@@ -48,6 +63,7 @@ mod tests {
             (config.into(), 2),
             (Interrupted(2).into(), 130),
             (Interrupted(15).into(), 143),
+            (BrokenOff(2).into(), 130),
         ];
         for (error, expected) in rows {
             let wrapped = Err::<(), _>(error).context("while training").unwrap_err();

@@ -72,8 +72,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match perform(&cli.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            match error.chain().find_map(|cause| cause.downcast_ref::<exit::Interrupted>()) {
-                Some(interrupted) => output::status(&interrupted.to_string()),
+            match exit::signal(&error) {
+                Some(_) => output::status(&error.root_cause().to_string()),
                 None => output::error(&error),
             }
             ExitCode::from(exit::code(&error))

@@ -22,6 +22,24 @@ pub fn status(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Prints a piece of a result on standard output, at once and without a line end.
+///
+/// # Errors
+/// As [`result`].
+pub fn piece(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Prints the start of a line on standard error, for an answer to be typed behind it.
+pub fn ask(text: &str) {
+    let mut stderr = io::stderr().lock();
+    let _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
+}
+
 /// Prints `error` and its causes, once, on standard error.
 pub fn error(error: &anyhow::Error) {
     let mut text = format!("{} {error}", paint(Stream::Stderr, Color::Red, "error:"));
@@ -78,13 +96,22 @@ fn without_colors(text: &str) -> String {
     plain
 }
 
-fn colors_wanted(stream: Stream) -> bool {
-    let terminal = match stream {
+/// Whether a person looks at `stream`.
+pub fn is_terminal(stream: Stream) -> bool {
+    match stream {
         Stream::Stdout => io::stdout().is_terminal(),
         Stream::Stderr => io::stderr().is_terminal(),
-    };
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    terminal && !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    }
+}
+
+/// Whether `stream` is a terminal on which lines can be drawn anew.
+pub fn is_drawable(stream: Stream) -> bool {
+    is_terminal(stream) && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Whether a person looks at `stream` and has not refused colours.
+pub fn colors_wanted(stream: Stream) -> bool {
+    is_drawable(stream) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn paint_always(color: Color, text: &str) -> String {

@@ -18,18 +18,13 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Starts listening. From here on the first SIGINT or SIGTERM no longer ends the process.
+    /// Starts listening. From here on the first SIGINT or SIGTERM no longer ends the process; it is answered with a
+    /// line that says so.
     ///
     /// # Errors
     /// When the system refuses a handler.
     pub fn listen() -> io::Result<Self> {
-        let stop = Self { requested: Arc::default(), signal: Arc::default() };
-        for number in [SIGINT, SIGTERM] {
-            // The order matters: a second signal finds the flag set and ends the process.
-            flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&stop.requested))?;
-            flag::register_usize(number, Arc::clone(&stop.signal), number.unsigned_abs() as usize)?;
-            flag::register(number, Arc::clone(&stop.requested))?;
-        }
+        let stop = Self::quietly()?;
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
         std::thread::spawn(move || {
             if let Some(number) = signals.forever().next() {
@@ -44,6 +39,34 @@ impl Stop {
         Ok(stop)
     }
 
+    /// As [`Stop::listen`], without the line: for work whose next safe point is but a moment away.
+    ///
+    /// # Errors
+    /// When the system refuses a handler.
+    pub fn quietly() -> io::Result<Self> {
+        let stop = Self { requested: Arc::default(), signal: Arc::default() };
+        for number in [SIGINT, SIGTERM] {
+            // The order matters: a second signal finds the flag set and ends the process.
+            flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&stop.requested))?;
+            flag::register_usize(number, Arc::clone(&stop.signal), number.unsigned_abs() as usize)?;
+            flag::register(number, Arc::clone(&stop.requested))?;
+        }
+        Ok(stop)
+    }
+
+    /// Does `wait`, during which already the first signal ends the process: where nothing can be lost.
+    ///
+    /// # Errors
+    /// As [`Stop::check`], without waiting.
+    pub fn at_once<T>(&self, wait: impl FnOnce() -> T) -> Result<T, Interrupted> {
+        if self.requested.swap(true, Ordering::SeqCst) {
+            return Err(self.interrupted());
+        }
+        let waited = wait();
+        self.requested.store(false, Ordering::SeqCst);
+        Ok(waited)
+    }
+
     /// The flag that loops poll.
     pub fn flag(&self) -> &AtomicBool {
         &self.requested
@@ -54,11 +77,11 @@ impl Stop {
     /// # Errors
     /// [`Interrupted`] with the signal's number.
     pub fn check(&self) -> Result<(), Interrupted> {
-        if !self.requested.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let number = i32::try_from(self.signal.load(Ordering::SeqCst)).unwrap_or(SIGINT);
-        Err(Interrupted(number))
+        if self.requested.load(Ordering::SeqCst) { Err(self.interrupted()) } else { Ok(()) }
+    }
+
+    fn interrupted(&self) -> Interrupted {
+        Interrupted(i32::try_from(self.signal.load(Ordering::SeqCst)).unwrap_or(SIGINT))
     }
 }
 
@@ -71,8 +94,11 @@ mod tests {
     fn the_first_signal_only_asks() {
         let stop = Stop::listen().unwrap();
         stop.check().unwrap();
+        assert!(stop.at_once(|| stop.flag().load(Ordering::SeqCst)).unwrap());
+        stop.check().unwrap();
         raise(SIGTERM).unwrap();
         assert!(stop.flag().load(Ordering::SeqCst));
         assert_eq!(stop.check().unwrap_err().0, SIGTERM);
+        assert_eq!(stop.at_once(|| unreachable!("it waits")).unwrap_err().0, SIGTERM);
     }
 }

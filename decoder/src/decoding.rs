@@ -2,9 +2,10 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
+use jacobi_datasets::FinishReason;
 use jacobi_model::{LanguageModel, Predictions, Rows, Session, Work};
 
-use crate::{Draft, Generation, Pass, Settings, outputs::Outputs, sequence::Sequence};
+use crate::{DecodeStats, Draft, Generation, Pass, Settings, outputs::Outputs, sequence::Sequence};
 
 /// One response as it grows: an iterator over its passes.
 pub struct Decoding<'a> {
@@ -35,6 +36,16 @@ impl<'a> Decoding<'a> {
     /// The prompt and the response so far.
     pub fn text(&self) -> &[u32] {
         self.sequence.text()
+    }
+
+    /// Passes, acceptance and time so far.
+    pub fn stats(&self) -> DecodeStats {
+        self.sequence.stats()
+    }
+
+    /// Why the response ended; none while it grows.
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.sequence.finish_reason()
     }
 
     /// The response, once the passes have ended.

@@ -78,7 +78,7 @@ impl Draft {
 
     /// The rows whose predictions are the next draft once `last` is the last right row: the first children below it,
     /// then what the run holds deeper. `last` itself comes first.
-    pub(crate) fn continuation(&self, last: usize) -> Vec<usize> {
+    pub fn continuation(&self, last: usize) -> Vec<usize> {
         let mut rows: Vec<usize> =
             std::iter::successors(Some(last), |&row| self.children(row).next()).collect();
         let deepest = self.rows.depth(rows[rows.len() - 1]);

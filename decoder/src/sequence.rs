@@ -41,6 +41,14 @@ impl<'a> Sequence<'a> {
         self.finished.is_none()
     }
 
+    pub(crate) fn finish_reason(&self) -> Option<FinishReason> {
+        self.finished
+    }
+
+    pub(crate) fn stats(&self) -> DecodeStats {
+        DecodeStats { tokens: self.text.len() - self.prompt - 1, ..self.stats.clone() }
+    }
+
     pub(crate) fn is_greedy(&self) -> bool {
         self.settings.sampling == Sampling::Greedy
     }
@@ -123,9 +131,9 @@ impl<'a> Sequence<'a> {
     }
 
     pub(crate) fn finish(mut self) -> Generation {
+        let stats = self.stats();
         let tokens = self.text.split_off(self.prompt);
-        self.stats.tokens = tokens.len() - 1;
         let finish_reason = self.finished.expect("decoding runs until a rule ends it");
-        Generation { tokens, finish_reason, stats: self.stats }
+        Generation { tokens, finish_reason, stats }
     }
 }

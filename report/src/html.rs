@@ -35,20 +35,25 @@ pub(crate) fn render(content: &Content) -> String {
     body += &section("What was measured", &measured);
     body += &section("Command", &format!("<pre>{}</pre>\n", escape_html(&content.results.command)));
     body += &section("Environment", &environment_list(content));
+    page(&title, &body)
+}
+
+/// A whole page around `body`, which is HTML; `title` is text.
+pub(crate) fn page(title: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
-        escape_html(&title)
+        escape_html(title)
     )
 }
 
-fn section(heading: &str, content: &str) -> String {
+pub(crate) fn section(heading: &str, content: &str) -> String {
     format!("<section>\n<h2>{heading}</h2>\n{content}</section>\n")
 }
 
-fn tiles(figures: &[Figure]) -> String {
+pub(crate) fn tiles(figures: &[Figure]) -> String {
     if figures.is_empty() {
         return String::new();
     }

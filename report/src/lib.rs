@@ -3,6 +3,7 @@
 //! shows is in the rows and samples it is given.
 
 mod chart;
+mod comparison;
 mod content;
 mod error;
 mod figures;
@@ -10,6 +11,8 @@ mod html;
 mod markdown;
 mod metrics;
 mod model_card;
+mod pass_page;
+mod pass_view;
 mod passes;
 mod samples;
 mod table;
@@ -18,9 +21,12 @@ mod trajectory_view;
 mod tune;
 mod write;
 
+pub use comparison::{ComparisonRow, comparison_table};
 pub use error::ReportError;
 pub use metrics::{TrainingCurve, TrainingPoint};
 pub use model_card::{ModelCard, model_card};
+pub use pass_page::{DecodedPage, decoded_page};
+pub use pass_view::{Mark, PassRow, Span, bracket_legend, color_legend, pass_line};
 pub use table::terminal_table;
 pub use text::visible;
 pub use trajectory_view::trajectory_view;

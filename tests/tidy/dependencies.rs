@@ -24,6 +24,7 @@ const OUTSIDE: &[(&str, &[&str], &str)] = &[
     ("anyhow", &["jacobi-cli", "jacobi-tests"], "a library has typed errors"),
     ("clap", &["jacobi-cli"], "only the binary parses arguments"),
     ("indicatif", &["jacobi-cli"], "only the binary draws on the terminal"),
+    ("console", &["jacobi-cli"], "only the binary draws on the terminal"),
 ];
 
 /// Crates that never link libtorch, not even through another crate.

@@ -1,13 +1,29 @@
-//! `jacobi decode`: one prompt through one model under one decoder.
+//! `jacobi decode`: one model, and a prompt or a conversation under one decoder, or a prompt under several.
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
-use jacobi_eval::DecoderConfig;
+use jacobi_decoder::Settings;
+use jacobi_model::Dtype;
+use jacobi_report::{DecodedPage, comparison_table};
 
-use crate::decoding::{Decoded, Request, decode, tuned_or};
-use crate::output;
+use crate::decoding::compare::{Contender, compare};
+use crate::decoding::{Engine, chat, respond};
+use crate::exit::{BrokenOff, UsageError};
+use crate::output::{self, Stream};
+use crate::signals::Stop;
 
-/// Decode one prompt
+mod decoder_args;
+mod sampling_args;
+mod view_args;
+
+use decoder_args::DecoderArgs;
+use sampling_args::SamplingArgs;
+use view_args::ViewArgs;
+
+/// Decode a prompt, or chat
+///
+/// The text appears as it is decoded. Without --prompt, on a terminal, each line typed is answered.
 #[derive(Debug, clap::Args)]
 pub struct DecodeArgs {
     /// The model, a local Hugging Face directory
@@ -15,75 +31,28 @@ pub struct DecodeArgs {
     model: PathBuf,
     /// The prompt; `-` reads it from standard input
     #[arg(long, short, value_name = "TEXT")]
-    prompt: String,
+    prompt: Option<String>,
+    /// Answer each line of standard input, with all that was said before: the default without --prompt on a terminal
+    #[arg(long, conflicts_with = "prompt")]
+    chat: bool,
     /// Take the prompt as it is, without the model's chat template
-    #[arg(long)]
+    #[arg(long, requires = "prompt", conflicts_with = "chat")]
     raw: bool,
-    /// How to decode; all give the same greedy text in float32 [default: what the model's jacobi.json says, else jacobi]
-    #[arg(long, value_enum)]
-    decoder: Option<DecoderName>,
-    /// Tokens of a block, for jacobi and multi-block [default: 16]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    block_size: Option<u32>,
-    /// How multi-block's window grows [default: blocks]
-    #[arg(long, value_enum)]
-    window: Option<WindowName>,
-    /// Most blocks in flight of multi-block [default: 2]
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
-    max_blocks: Option<u32>,
-    /// Share of a block that agrees with itself before multi-block starts the next [default: 0.85]
-    #[arg(long, value_name = "R")]
-    spawn_ratio: Option<f64>,
-    /// What multi-block's fresh tokens are [default: random]
-    #[arg(long, value_enum)]
-    filler: Option<FillerName>,
-    /// Rejected drafts that multi-block tries again per pass [default: 4]
-    #[arg(long, value_name = "N")]
-    pool_size: Option<usize>,
-    /// Rows of multi-block's token tree [default: 0]
-    #[arg(long, value_name = "ROWS")]
-    tree_budget: Option<usize>,
+    #[command(flatten)]
+    decoder: DecoderArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Longest response
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: u32,
     /// The dtype to compute in
     #[arg(long, value_enum, default_value_t = DtypeName::Auto)]
     dtype: DtypeName,
-    /// Seed of the fillers; changes its speed, never its text
+    /// Seed of fillers and of sampling; changes the speed of greedy decoding, never its text
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
-    /// Print one JSON object: prompt_tokens, response_tokens, text, finish_reason, stats
-    #[arg(long)]
-    json: bool,
-}
-
-/// The decoders by name.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub enum DecoderName {
-    /// One token per forward pass
-    Ar,
-    /// A block of tokens per forward pass
-    Jacobi,
-    /// Several blocks, recycled drafts and token trees
-    MultiBlock,
-}
-
-/// The windows by name.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub enum WindowName {
-    /// A block at a time
-    Blocks,
-    /// As many tokens as were accepted
-    Sliding,
-}
-
-/// The fillers by name.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub enum FillerName {
-    /// Drawn from prompt and response
-    Random,
-    /// What followed the last tokens before
-    Ngram,
+    #[command(flatten)]
+    view: ViewArgs,
 }
 
 /// The dtypes by name.
@@ -97,28 +66,12 @@ pub enum DtypeName {
     Bfloat16,
 }
 
-impl DecodeArgs {
-    fn decoder(&self) -> DecoderConfig {
-        DecoderConfig {
-            name: match self.decoder.unwrap_or(DecoderName::Jacobi) {
-                DecoderName::Ar => jacobi_eval::DecoderName::Ar,
-                DecoderName::Jacobi => jacobi_eval::DecoderName::Jacobi,
-                DecoderName::MultiBlock => jacobi_eval::DecoderName::MultiBlock,
-            },
-            block_size: self.block_size.map(|size| size as usize),
-            window: self.window.map(|window| match window {
-                WindowName::Blocks => jacobi_eval::WindowName::Blocks,
-                WindowName::Sliding => jacobi_eval::WindowName::Sliding,
-            }),
-            max_blocks: self.max_blocks.map(|blocks| blocks as usize),
-            spawn_ratio: self.spawn_ratio,
-            filler: self.filler.map(|filler| match filler {
-                FillerName::Random => jacobi_eval::FillerName::Random,
-                FillerName::Ngram => jacobi_eval::FillerName::Ngram,
-            }),
-            pool_size: self.pool_size,
-            tree_budget: self.tree_budget,
-            ..DecoderConfig::default()
+impl From<DtypeName> for Dtype {
+    fn from(name: DtypeName) -> Self {
+        match name {
+            DtypeName::Auto => Self::Auto,
+            DtypeName::Float32 => Self::Float32,
+            DtypeName::Bfloat16 => Self::Bfloat16,
         }
     }
 }
@@ -126,27 +79,74 @@ impl DecodeArgs {
 /// Decodes and prints.
 ///
 /// # Errors
-/// A model or prompt that cannot be used.
+/// Options that exclude each other; a model or prompt that cannot be used; a signal, once what is there is printed.
 pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
-    let prompt =
-        if args.prompt == "-" { std::io::read_to_string(std::io::stdin())? } else { args.prompt.clone() };
-    let decoded = decode(&Request {
-        model: &args.model,
-        prompt: &prompt,
-        raw: args.raw,
-        decoder: if args.decoder.is_some() { args.decoder() } else { tuned_or(args.decoder(), &args.model)? },
-        max_new_tokens: args.max_new_tokens as usize,
-        dtype: args.dtype,
-        seed: args.seed,
-    })?;
-    print(&decoded, args.json)
+    let prompt = args.prompt()?;
+    let strategies = args.decoder.strategies(&args.model, args.seed)?;
+    let sampling = args.sampling.sampling(args.seed)?;
+    let engine = Engine::load(&args.model, args.dtype.into())?;
+    let contender = |(name, strategy)| Contender {
+        name,
+        settings: Settings {
+            strategy,
+            sampling: sampling.clone(),
+            stop: engine.stop_rules(args.max_new_tokens as usize),
+            strict_gap: args.sampling.strict_gap(),
+        },
+    };
+    let contenders: Vec<Contender> = strategies.into_iter().map(contender).collect();
+    match prompt {
+        None => args.chat(&engine, &contenders[0]),
+        Some(prompt) if args.decoder.is_comparison() => args.compare(&engine, &prompt, contenders),
+        Some(prompt) => args.one(&engine, &prompt, &contenders[0]),
+    }
 }
 
-fn print(decoded: &Decoded, json: bool) -> anyhow::Result<()> {
-    if json {
-        return Ok(output::result(&decoded.to_json().to_string())?);
+impl DecodeArgs {
+    /// The prompt's text; none for a chat.
+    fn prompt(&self) -> anyhow::Result<Option<String>> {
+        match self.prompt.as_deref() {
+            Some("-") => Ok(Some(io::read_to_string(io::stdin())?)),
+            Some(text) => Ok(Some(text.to_owned())),
+            None if self.chat || io::stdin().is_terminal() => Ok(None),
+            None => {
+                let message = "nothing to decode: give --prompt TEXT, --prompt - to read it from standard input, or \
+                               --chat to answer each of its lines";
+                Err(UsageError(message.into()).into())
+            }
+        }
     }
-    output::result(&decoded.text)?;
-    output::status(&output::paint(output::Stream::Stderr, output::Color::Dim, &decoded.summary()));
-    Ok(())
+
+    fn head(&self, prompt: &str, contender: &Contender) -> DecodedPage {
+        DecodedPage {
+            model: self.model.display().to_string(),
+            decoder: contender.label(),
+            prompt: prompt.to_owned(),
+            ..DecodedPage::default()
+        }
+    }
+
+    fn one(&self, engine: &Engine, prompt: &str, contender: &Contender) -> anyhow::Result<()> {
+        let ids = engine.encode(prompt, self.raw)?;
+        let stop = Stop::quietly()?;
+        let mut views = self.view.views(engine, &self.head(prompt, contender));
+        respond(engine, &ids, &contender.settings, &mut views, stop.flag())?;
+        Ok(stop.check().map_err(BrokenOff::from)?)
+    }
+
+    fn chat(&self, engine: &Engine, contender: &Contender) -> anyhow::Result<()> {
+        let head = DecodedPage::default();
+        chat::chat(engine, &contender.settings, &|engine| self.view.views(engine, &head), &Stop::quietly()?)
+    }
+
+    fn compare(&self, engine: &Engine, prompt: &str, contenders: Vec<Contender>) -> anyhow::Result<()> {
+        let ids = engine.encode(prompt, self.raw)?;
+        let stop = Stop::quietly()?;
+        let live = !self.view.json && output::is_drawable(Stream::Stdout);
+        let compared = compare(engine, &ids, contenders, live, stop.flag())?;
+        let text =
+            if self.view.json { compared.to_json().to_string() } else { comparison_table(&compared.rows()) };
+        output::result(&text)?;
+        Ok(stop.check().map_err(BrokenOff::from)?)
+    }
 }

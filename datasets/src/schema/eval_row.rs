@@ -229,7 +229,8 @@ impl Results {
     }
 }
 
-pub(crate) fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
+/// A decoder with its main settings: `multi_block n=16 K=2`.
+pub fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
     const SHORT: [(&str, &str); 4] =
         [("block_size", "n"), ("max_blocks", "K"), ("pool_size", "pool"), ("tree_budget", "tree")];
     let shown = SHORT.iter().filter_map(|(setting, short)| {
@@ -300,7 +301,7 @@ mod tests {
         assert_eq!(row.decoder_label(), "jacobi n=16 strict");
         assert!(!row.is_autoregressive());
         row.decoder_settings.insert("window".to_owned(), "sliding".into());
-        assert_eq!(row.decoder_label(), "jacobi n=16 sliding");
+        assert_eq!(row.decoder_label(), "jacobi n=16 sliding strict");
         row.decoder = AUTOREGRESSIVE.to_owned();
         row.decoder_settings.clear();
         assert_eq!(row.decoder_label(), "ar");

@@ -1,0 +1,76 @@
+//! A conversation: a line in, an answer out, until the input ends.
+
+use std::io::{self, BufRead, IsTerminal};
+
+use anyhow::bail;
+use jacobi_datasets::Message;
+use jacobi_decoder::Settings;
+
+use super::view::View;
+use super::{Engine, respond};
+use crate::exit::BrokenOff;
+use crate::output;
+use crate::signals::Stop;
+
+/// Answers the lines of standard input, each with all that was said before, shown by what `views` makes for each
+/// answer. `/reset` starts anew, `/quit` and the end of the input end it.
+///
+/// # Errors
+/// A signal; what cannot be read or shown; a conversation the model's template refuses. On a terminal a full context is
+/// only said, since one can do something about it; elsewhere it is an error.
+pub fn chat(
+    engine: &Engine,
+    settings: &Settings,
+    views: &dyn Fn(&Engine) -> Vec<Box<dyn View + '_>>,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let interactive = io::stdin().is_terminal();
+    if interactive {
+        output::status("/reset starts a new conversation, /quit or Ctrl-D ends");
+    }
+    let mut messages = Vec::new();
+    while let Some(line) = stop.at_once(|| next_line(interactive)).map_err(BrokenOff::from)?? {
+        match line.trim() {
+            "" => continue,
+            "/quit" => return Ok(()),
+            "/reset" => {
+                messages.clear();
+                output::status("a new conversation");
+                continue;
+            }
+            text => messages.push(Message::new("user", text)),
+        }
+        let prompt = engine.encode_chat(&messages)?;
+        if let Some(full) = engine.too_long(&prompt) {
+            if !interactive {
+                bail!("{full}: /reset starts a new conversation");
+            }
+            messages.pop();
+            output::status(&format!("{full}: /reset starts a new conversation, or say it shorter"));
+            continue;
+        }
+        let decoded = respond(engine, &prompt, settings, &mut views(engine), stop.flag())?;
+        stop.check().map_err(BrokenOff::from)?;
+        if prompt.len() + decoded.response_tokens.len() == engine.context_length() {
+            output::status(&format!(
+                "the context of {} tokens is full: /reset starts a new conversation",
+                engine.context_length()
+            ));
+        }
+        messages.push(Message::new("assistant", decoded.text));
+    }
+    if interactive {
+        output::status("");
+    }
+    Ok(())
+}
+
+/// The next line of standard input; none at its end.
+fn next_line(interactive: bool) -> io::Result<Option<String>> {
+    if interactive {
+        output::ask("> ");
+    }
+    let mut line = Vec::new();
+    let read = io::stdin().lock().read_until(b'\n', &mut line)?;
+    Ok((read > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
+}

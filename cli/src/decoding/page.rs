@@ -1,0 +1,62 @@
+//! `--html`: a response with its passes as a page in a file.
+
+use std::path::PathBuf;
+
+use jacobi_datasets::atomic::write_atomic;
+use jacobi_decoder::Pass;
+use jacobi_report::{DecodedPage, Mark, Span, decoded_page};
+
+use super::pass_reader::PassReader;
+use super::{Decoded, view::View};
+
+/// Collects the passes and writes the page at the end.
+pub struct Page<'a> {
+    /// Reads the passes.
+    pub reader: PassReader<'a>,
+    /// What is known of the page beforehand.
+    pub shown: DecodedPage,
+    /// Where it goes.
+    pub file: PathBuf,
+}
+
+impl View for Page<'_> {
+    fn begin(&mut self, prompt: &[u32], first: u32) -> anyhow::Result<()> {
+        self.shown.passes.push(self.reader.prompt(prompt, first));
+        Ok(())
+    }
+
+    fn pass(&mut self, pass: &Pass) -> anyhow::Result<()> {
+        self.shown.passes.push(self.reader.pass(pass));
+        Ok(())
+    }
+
+    fn end(&mut self, decoded: &Decoded) -> anyhow::Result<()> {
+        if let Some(last) = self.shown.passes.last_mut() {
+            let rest = self.reader.rest();
+            last.accepted.extend((!rest.is_empty()).then_some(Span { mark: Mark::Model, text: rest }));
+            // No pass follows that would start from it.
+            last.draft.clear();
+        }
+        self.shown.figures = figures(decoded);
+        let page = decoded_page(&self.shown);
+        Ok(write_atomic(&self.file, |out| out.write_all(page.as_bytes()))?)
+    }
+}
+
+/// Value and what it is.
+fn figures(decoded: &Decoded) -> Vec<(String, String)> {
+    let stats = &decoded.stats;
+    let mut figures = vec![
+        (decoded.response_tokens.len().to_string(), "tokens".to_owned()),
+        (stats.forwards.to_string(), "forward passes after the prompt's".to_owned()),
+    ];
+    if let (Some(tpf), Some(tps)) = (stats.tpf(), stats.tps()) {
+        figures.push((format!("{tpf:.2}"), "tokens per forward".to_owned()));
+        figures.push((format!("{tps:.1}"), "tokens per second".to_owned()));
+    }
+    let right = stats.accepted_from.iter();
+    figures.extend(
+        right.map(|(source, count)| (count.to_string(), format!("draft tokens right, {}", source.as_str()))),
+    );
+    figures
+}

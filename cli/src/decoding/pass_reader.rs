@@ -1,0 +1,156 @@
+//! Passes over ids to rows of text: what each added and from where, what it drafts next, what it threw away.
+
+use jacobi_datasets::Tokenizer;
+use jacobi_decoder::{Pass, Source};
+use jacobi_report::{Mark, PassRow, Span};
+
+use super::text_stream::TextStream;
+
+/// Reads the passes of one response in order.
+pub struct PassReader<'a> {
+    tokenizer: &'a Tokenizer,
+    text: TextStream<'a>,
+}
+
+impl<'a> PassReader<'a> {
+    /// Before the first pass.
+    pub fn new(tokenizer: &'a Tokenizer) -> Self {
+        Self { tokenizer, text: TextStream::new(tokenizer) }
+    }
+
+    /// The pass over the prompt.
+    pub fn prompt(&mut self, prompt: &[u32], first: u32) -> PassRow {
+        let mut accepted = Vec::new();
+        add(&mut accepted, Mark::Model, self.text.push(first));
+        PassRow { rows: prompt.len(), tokens: 1, accepted, ..PassRow::default() }
+    }
+
+    /// A further pass.
+    pub fn pass(&mut self, pass: &Pass) -> PassRow {
+        let mut accepted = Vec::new();
+        for (at, &token) in pass.tokens.iter().enumerate() {
+            add(&mut accepted, mark_of(pass, at), self.text.push(token));
+        }
+        let mut draft = Vec::new();
+        let mut ahead = self.text.clone();
+        for (token, mark) in next_draft(pass) {
+            add(&mut draft, mark, ahead.push(token));
+        }
+        add(&mut draft, Mark::Refined, ahead.rest());
+        let thrown_away = |run: Vec<u32>| Span { mark: Mark::Rejected, text: self.tokenizer.decode(&run) };
+        PassRow {
+            rows: pass.draft.rows().len(),
+            tokens: pass.tokens.len(),
+            accepted,
+            draft,
+            rejected: rejected(pass).into_iter().map(thrown_away).collect(),
+        }
+    }
+
+    /// What no token completed.
+    pub fn rest(&mut self) -> String {
+        self.text.rest()
+    }
+}
+
+/// Appends `text`, to the last span if that has the same mark.
+fn add(spans: &mut Vec<Span>, mark: Mark, text: String) {
+    match spans.last_mut() {
+        _ if text.is_empty() => {}
+        Some(last) if last.mark == mark => last.text += &text,
+        _ => spans.push(Span { mark, text }),
+    }
+}
+
+/// Where the token at `at` of those added came from.
+fn mark_of(pass: &Pass, at: usize) -> Mark {
+    match pass.path.get(at + 1).map(|&row| pass.draft.source(row)) {
+        None => Mark::Model,
+        Some(Source::Own) => Mark::Own,
+        Some(Source::Pseudo) => Mark::Pseudo,
+        Some(Source::Recycled) => Mark::Recycled,
+        Some(Source::Tree) => Mark::Tree,
+    }
+}
+
+/// The rows whose predictions are the next draft, after the one that gave the last added token, each with the row that
+/// held the draft at the place it predicts.
+fn refined_rows(pass: &Pass) -> Vec<(usize, Option<usize>)> {
+    let Some(&last) = pass.path.last() else { return Vec::new() };
+    let rows = pass.draft.continuation(last);
+    (1..rows.len()).map(|at| (rows[at], rows.get(at + 1).copied())).collect()
+}
+
+/// What the pass leaves drafted behind what it added.
+fn next_draft(pass: &Pass) -> Vec<(u32, Mark)> {
+    let mark = |(row, drafted)| {
+        let token = pass.chosen[row];
+        (token, if is_kept(pass, (row, drafted)) { Mark::Kept } else { Mark::Refined })
+    };
+    refined_rows(pass).into_iter().map(mark).collect()
+}
+
+fn is_kept(pass: &Pass, (row, drafted): (usize, Option<usize>)) -> bool {
+    drafted.is_some_and(|drafted| pass.draft.rows().tokens()[drafted] == pass.chosen[row])
+}
+
+/// Draft tokens that are gone, by runs of rows below each other. A pass that only found a near-tie rejects nothing.
+fn rejected(pass: &Pass) -> Vec<Vec<u32>> {
+    if pass.path.is_empty() {
+        return Vec::new();
+    }
+    let rows = pass.draft.rows();
+    let kept: Vec<usize> = refined_rows(pass)
+        .into_iter()
+        .filter(|&place| is_kept(pass, place))
+        .filter_map(|(_, drafted)| drafted)
+        .collect();
+    let mut runs: Vec<Vec<u32>> = Vec::new();
+    let mut last = None;
+    for row in (1..rows.len()).filter(|row| !pass.path.contains(row) && !kept.contains(row)) {
+        let token = rows.tokens()[row];
+        match runs.last_mut() {
+            Some(run) if rows.parent(row) == last => run.push(token),
+            _ => runs.push(vec![token]),
+        }
+        last = Some(row);
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decoding::{Engine, tests::default_model};
+    use jacobi_decoder::{Decoding, MultiBlockConfig, Settings, Strategy};
+    use jacobi_model::Dtype;
+
+    #[test]
+    fn added_text_is_the_response_and_no_draft_token_is_lost() {
+        let engine = Engine::load(&default_model(), Dtype::Float32).unwrap();
+        let config = MultiBlockConfig { block_size: 8, tree_budget: 24, ..MultiBlockConfig::default() };
+        let settings = Settings::greedy(Strategy::MultiBlock(config), engine.stop_rules(48));
+        let prompt = engine.encode("Anna has 3 apples and buys 4.", false).unwrap();
+        let mut decoding = Decoding::new(engine.model(), &prompt, &settings);
+        let mut reader = PassReader::new(engine.tokenizer());
+        let first = decoding.text()[prompt.len()];
+        let mut rows = vec![reader.prompt(&prompt, first)];
+        for pass in &mut decoding {
+            let (next, gone) = (next_draft(&pass), rejected(&pass));
+            let kept = next.iter().filter(|(_, mark)| *mark == Mark::Kept).count();
+            let fed = pass.path.len() + kept + gone.iter().map(Vec::len).sum::<usize>();
+            assert_eq!(fed, pass.draft.rows().len(), "{pass:?}");
+            rows.push(reader.pass(&pass));
+        }
+        let text: String = rows.iter().flat_map(|row| &row.accepted).map(|span| span.text.as_str()).collect();
+        assert_eq!(text + &reader.rest(), engine.tokenizer().decode(&decoding.text()[prompt.len()..]));
+        let sources = decoding.stats().accepted_from;
+        let marked = |mark| rows.iter().flat_map(|row| &row.accepted).any(|span| span.mark == mark);
+        let expected =
+            [(Mark::Own, Source::Own), (Mark::Recycled, Source::Recycled), (Mark::Tree, Source::Tree)];
+        for (mark, source) in expected {
+            assert_eq!(marked(mark), sources.contains_key(&source), "{mark:?}");
+        }
+        assert!(marked(Mark::Own) || marked(Mark::Tree), "{sources:?}");
+    }
+}

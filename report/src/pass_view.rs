@@ -1,0 +1,184 @@
+//! A response pass by pass, as text: what each pass added and from where, what it drafts next, what it threw away.
+//! On a terminal in colours, elsewhere in brackets.
+
+use crate::text::visible;
+
+const RESET: &str = "\x1b[0m";
+
+/// What became of a piece of text in a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Added: the model's own next token, without a draft.
+    Model,
+    /// Added: right in the draft of the block in work.
+    Own,
+    /// Added: right in a block refined ahead.
+    Pseudo,
+    /// Added: right in an earlier, rejected draft.
+    Recycled,
+    /// Added: right in the token tree.
+    Tree,
+    /// Drafted, and what the model gives there as well; not added, since something before it was wrong.
+    Kept,
+    /// Drafted anew: what the model gives in place of what was drafted.
+    Refined,
+    /// Drafted and thrown away.
+    Rejected,
+}
+
+impl Mark {
+    /// Every mark, in the order of the legend.
+    pub const ALL: [Self; 8] = [
+        Self::Model,
+        Self::Own,
+        Self::Pseudo,
+        Self::Recycled,
+        Self::Tree,
+        Self::Kept,
+        Self::Refined,
+        Self::Rejected,
+    ];
+
+    /// The name in legends and style sheets.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Own => "own",
+            Self::Pseudo => "pseudo",
+            Self::Recycled => "recycled",
+            Self::Tree => "tree",
+            Self::Kept => "kept",
+            Self::Refined => "refined",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    /// What it means, in a legend that fits on a line.
+    pub(crate) fn phrase(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Own => "own draft",
+            Self::Pseudo => "pseudo block",
+            Self::Recycled => "recycled",
+            Self::Tree => "tree",
+            Self::Kept => "draft kept",
+            Self::Refined => "refined",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    fn code(self) -> &'static str {
+        match self {
+            Self::Model => "39",
+            Self::Own => "32",
+            Self::Pseudo => "36",
+            Self::Recycled => "35",
+            Self::Tree => "94",
+            Self::Kept => "2",
+            Self::Refined => "33",
+            Self::Rejected => "9;31",
+        }
+    }
+
+    fn brackets(self) -> [&'static str; 2] {
+        match self {
+            Self::Model => ["", ""],
+            Self::Own => ["[", "]"],
+            Self::Pseudo => ["{", "}"],
+            Self::Recycled => ["<", ">"],
+            Self::Tree => ["(", ")"],
+            Self::Kept => ["=", "="],
+            Self::Refined => ["~", "~"],
+            Self::Rejected => ["-", "-"],
+        }
+    }
+
+    /// `text` in the colour of this mark, control characters and line breaks as visible signs.
+    pub fn painted(self, text: &str) -> String {
+        if text.is_empty() { String::new() } else { format!("\x1b[{}m{}{RESET}", self.code(), visible(text)) }
+    }
+
+    /// `text` in the brackets of this mark, control characters and line breaks as visible signs.
+    fn bracketed(self, text: &str) -> String {
+        let [open, close] = self.brackets();
+        format!("{open}{}{close}", visible(text))
+    }
+}
+
+/// A piece of text with one mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// What became of it.
+    pub mark: Mark,
+    /// What it says.
+    pub text: String,
+}
+
+/// One forward pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PassRow {
+    /// Rows fed.
+    pub rows: usize,
+    /// Tokens added to the response.
+    pub tokens: usize,
+    /// The text they add.
+    pub accepted: Vec<Span>,
+    /// The draft that the next pass starts from: kept and refined.
+    pub draft: Vec<Span>,
+    /// What was drafted and thrown away, a span per run.
+    pub rejected: Vec<Span>,
+}
+
+/// The head of the lines of [`pass_line`]: the brackets explained.
+pub fn bracket_legend() -> String {
+    let entries: Vec<String> = Mark::ALL.iter().map(|mark| mark.bracketed(mark.phrase())).collect();
+    format!("{}\npass rows  new  text", entries.join(" "))
+}
+
+/// The colours explained, in one line.
+pub fn color_legend() -> String {
+    Mark::ALL.map(|mark| mark.painted(mark.phrase())).join("  ")
+}
+
+/// Pass `number` in one line without colours.
+pub fn pass_line(number: usize, row: &PassRow) -> String {
+    let bracketed = |spans: &[Span]| -> String {
+        spans.iter().map(|span| span.mark.bracketed(&span.text)).collect::<String>()
+    };
+    let parts = [bracketed(&row.accepted), bracketed(&row.draft), bracketed(&row.rejected)];
+    let text = parts.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("  ");
+    format!("{number:>4} {:>4} {:>+4}  {text}", row.rows, row.tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(mark: Mark, text: &str) -> Span {
+        Span { mark, text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_pass_is_one_line_whatever_its_text_holds() {
+        let row = PassRow {
+            rows: 5,
+            tokens: 3,
+            accepted: vec![span(Mark::Own, "a\n"), span(Mark::Model, "b")],
+            draft: vec![span(Mark::Kept, "c"), span(Mark::Refined, "\x1b[2J")],
+            rejected: vec![span(Mark::Rejected, "x")],
+        };
+        assert_eq!(pass_line(7, &row), "   7    5   +3  [a⏎]b  =c=~·[2J~  -x-");
+        assert_eq!(pass_line(0, &PassRow { rows: 1, ..PassRow::default() }), "   0    1   +0  ");
+    }
+
+    #[test]
+    fn legends_explain_every_mark() {
+        let (brackets, colors) = (bracket_legend(), color_legend());
+        for mark in Mark::ALL {
+            assert!(brackets.contains(mark.phrase()) && colors.contains(mark.phrase()), "{mark:?}");
+        }
+        assert!(brackets.starts_with("model [own draft] {pseudo block}"), "{brackets}");
+        assert_eq!(Mark::Own.painted("a\tb"), "\x1b[32ma→b\x1b[0m");
+        assert_eq!(Mark::Own.painted(""), "");
+    }
+}
