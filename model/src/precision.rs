@@ -4,7 +4,7 @@
 //! |---|---|
 //! | parameters in the forward pass, activations, KV cache | the compute dtype: fp32 or bf16 |
 //! | RMSNorm statistics, RoPE angles | fp32, result cast back |
-//! | softmax inside attention | fp32 accumulation inside libtorch's kernel |
+//! | products and softmax | fp32 accumulation inside the kernel |
 //! | logits in a loss | fp32 |
 //! | master weights, AdamW moments, gradient norm | fp32 |
 
@@ -20,7 +20,7 @@ pub enum Dtype {
     Auto,
     /// fp32: decoding is exact.
     Float32,
-    /// bf16: half the memory traffic; near-ties may fall the other way.
+    /// bf16: half the memory traffic. Exact on a CPU too; elsewhere near-ties may fall the other way.
     Bfloat16,
 }
 

@@ -323,16 +323,28 @@ struct Weights<'a> {
 }
 
 impl Weights<'_> {
+    /// Where the key at a position lies.
+    #[inline(always)]
+    fn key(&self, position: usize) -> usize {
+        let Seen { cached, .. } = self.span;
+        if position < cached { position } else { cached + self.span.place(self.row, position - cached) }
+    }
+
     /// The weighted average of `W` columns of `values`, whose rows are `d` apart.
     #[inline(always)]
     fn average<T: Element, const W: usize>(&self, values: &[f32], d: usize, out: &mut [T]) -> usize {
-        let mut sums = [0.0f32; W];
-        let cached = self.span.cached;
-        for (key, weight) in self.weights[..cached].iter().enumerate() {
-            add(&mut sums, *weight, &values[key * d..]);
+        // Two sums by the parity of the position: one chain of additions would wait for itself.
+        let (mut sums, mut odd) = ([0.0f32; W], [0.0f32; W]);
+        let (pairs, last) = self.weights.as_chunks::<2>();
+        for (pair, [even_weight, odd_weight]) in pairs.iter().enumerate() {
+            add(&mut sums, *even_weight, &values[self.key(2 * pair) * d..]);
+            add(&mut odd, *odd_weight, &values[self.key(2 * pair + 1) * d..]);
         }
-        for (depth, weight) in self.weights[cached..].iter().enumerate() {
-            add(&mut sums, *weight, &values[(cached + self.span.place(self.row, depth)) * d..]);
+        if let [weight] = last {
+            add(&mut sums, *weight, &values[self.key(2 * pairs.len()) * d..]);
+        }
+        for (sum, odd) in sums.iter_mut().zip(odd) {
+            *sum += odd;
         }
         for (out, sum) in out.iter_mut().zip(sums) {
             *out = T::from_f32(sum / self.total);

@@ -29,7 +29,7 @@ impl<T: Element, F: FnMut(usize, usize, &[f32])> WithSimd for Dots<'_, T, F> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         // Accumulators, one operand of each row, and one more, all in registers.
-        if S::REGISTER_COUNT >= 32 { self.run::<S, 4, 6>(simd) } else { self.run::<S, 3, 4>(simd) }
+        if S::REGISTER_COUNT >= 32 { self.run::<S, 4, 6>(simd) } else { self.run::<S, 2, 6>(simd) }
     }
 }
 
