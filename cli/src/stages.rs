@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jacobi_datasets::schema::eval_row::{EvalRow, Results};
-use jacobi_datasets::{Manifest, read_prompts};
+use jacobi_datasets::{BadRow, Manifest, read_prompts};
 use jacobi_eval::{EvalJob, EvalModel, evaluate};
 use jacobi_report::{TrainingCurve, write_report};
 use jacobi_trainer::{Init, TrainData, TrainJob};
@@ -123,13 +123,7 @@ pub fn eval(
     if outcome.interrupted {
         stop.check()?;
     }
-    if let Some(bad) = outcome.bad_rows.first() {
-        let (count, line) = (outcome.bad_rows.len(), bad.line);
-        output::status(&format!(
-            "eval: {count} malformed prompts left out; the first, line {line}: {}",
-            bad.reason
-        ));
-    }
+    say_left_out("eval", &outcome.bad_rows);
     let environment = crate::environment::describe();
     let environment = environment.as_object().cloned().unwrap_or_default();
     let results = Results::new(command_line(), environment, outcome.rows);
@@ -146,4 +140,12 @@ pub fn read_results(report: &Path) -> anyhow::Result<Results> {
     let path = report.join("results.json");
     let text = fs_err::read_to_string(&path)?;
     serde_json::from_str(&text).with_context(|| format!("{} is not a jacobi-eval/1 file", path.display()))
+}
+
+/// Says which rows of a prompt file could not be used.
+pub fn say_left_out(verb: &str, bad_rows: &[BadRow]) {
+    if let Some(bad) = bad_rows.first() {
+        let (count, line, reason) = (bad_rows.len(), bad.line, &bad.reason);
+        output::status(&format!("{verb}: {count} malformed prompts left out; the first, line {line}: {reason}"));
+    }
 }

@@ -15,6 +15,7 @@ use crate::progress::Progress;
 use crate::recipe::{Recipe, RecipeArgs};
 use crate::run_dir::{DirLock, RunDir, command_line, write_text};
 use crate::signals::Stop;
+use crate::stages::say_left_out;
 use crate::{environment, output, plan};
 
 /// Find the decoder and settings that are best for a model on this machine
@@ -183,13 +184,7 @@ fn search(job: &TuneJob, places: &Places) -> anyhow::Result<Trials> {
     if outcome.interrupted {
         stop.check()?;
     }
-    if let Some(bad) = outcome.bad_rows.first() {
-        let (count, line) = (outcome.bad_rows.len(), bad.line);
-        output::status(&format!(
-            "tune: {count} malformed prompts left out; the first, line {line}: {}",
-            bad.reason
-        ));
-    }
+    say_left_out("tune", &outcome.bad_rows);
     let trials = Trials {
         schema: TRIALS_SCHEMA.to_owned(),
         objective: job.objective,
