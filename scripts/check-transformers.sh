@@ -9,7 +9,6 @@
 # PYTHON, an interpreter that has them, and JACOBI, a built binary, are used instead where they are set.
 set -euo pipefail
 
-readonly PACKAGES=(torch==2.11.0 transformers==5.23.0 safetensors==0.8.0 numpy)
 readonly TOLERANCE=1e-4
 # Words, digits, code, several scripts, odd spaces: what tokenizers and models treat differently.
 readonly TEXTS=(
@@ -41,19 +40,7 @@ if [[ -n ${JACOBI+set} ]]; then
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-python=${PYTHON-.venv/bin/python}
-if [[ -z ${PYTHON+set} ]]; then
-  # The stamp holds what was installed: a change of versions above installs again.
-  stamp=.venv/check-transformers.stamp
-  if [[ ! -f $stamp || $(<"$stamp") != "${PACKAGES[*]}" ]]; then
-    say "installing ${PACKAGES[*]} into .venv; the download takes a while, once"
-    python3 -m venv .venv || fail "cannot make .venv: install venv, for instance 'apt install python3-venv'"
-    .venv/bin/pip install --quiet --disable-pip-version-check "${PACKAGES[@]}" ||
-      fail "pip could not install them: see its message above"
-    echo "${PACKAGES[*]}" >"$stamp"
-  fi
-fi
-
+source scripts/transformers-env.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 jacobi=${JACOBI-target/release/jacobi}

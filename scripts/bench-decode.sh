@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# The decoding benchmark: speed on a real model against the memory floor and against transformers.
+#
+#   scripts/bench-decode.sh [--model DIR] [--tokens 64] [--rounds 5] [--threads 2] [--output FILE]
+#
+# Prints a table and writes bench-results/decode.json. Shows which bars are missed and fails at none of them. Sets up
+# libtorch (scripts/setup.sh), and transformers in .venv: about 5 GB, once. PYTHON, an interpreter that has torch and
+# transformers, is used instead where it is set. The default model is models/smollm2-135m-instruct. On 2 cores it
+# takes about ten minutes; nothing else should be running.
+set -euo pipefail
+
+say() { echo "bench-decode: $*"; }
+fail() {
+  echo "bench-decode: $*" >&2
+  exit 1
+}
+
+model=models/smollm2-135m-instruct
+output=bench-results/decode.json
+tokens=64 rounds=5 threads=2
+while [[ $# -gt 0 ]]; do
+  case "$1" in
+    -h | --help)
+      sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      exit 0
+      ;;
+    --model | --output | --tokens | --rounds | --threads)
+      [[ $# -ge 2 ]] || fail "$1 needs a value"
+      declare "${1#--}=$2"
+      # Made absolute before the directory changes.
+      case "$1" in --model | --output) declare "${1#--}=$(realpath -m "$2")" ;; esac
+      shift 2
+      ;;
+    *) fail "unknown argument '$1'; see scripts/bench-decode.sh --help" ;;
+  esac
+done
+# Symbolic links stay, since a venv's python is one.
+if [[ -n ${PYTHON+set} ]]; then
+  found=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON is no program"
+  PYTHON=$(realpath -s "$found")
+fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+[[ -f $model/config.json ]] ||
+  fail "$model holds no config.json: run 'jacobi fetch smollm2-135m-instruct', or give --model DIR"
+
+scripts/setup.sh
+source scripts/transformers-env.sh
+# Built before anything is measured.
+cargo bench --locked --workspace --bench decode --no-run
+
+mkdir -p bench-results
+theirs=bench-results/transformers.json
+say "transformers, $rounds rounds of $tokens tokens in two dtypes"
+"$python" scripts/bench_transformers.py "$model" tests/golden/smollm2_greedy.json "$theirs" --case 6 \
+  --tokens "$tokens" --rounds "$rounds" --threads "$threads"
+say "ours"
+cargo bench --locked --workspace --bench decode -- --model "$model" --transformers "$theirs" \
+  --tokens "$tokens" --rounds "$rounds" --threads "$threads" --output "$output"
+say "written to $output"
