@@ -146,6 +146,8 @@ pub fn read_results(report: &Path) -> anyhow::Result<Results> {
 pub fn say_left_out(verb: &str, bad_rows: &[BadRow]) {
     if let Some(bad) = bad_rows.first() {
         let (count, line, reason) = (bad_rows.len(), bad.line, &bad.reason);
-        output::status(&format!("{verb}: {count} malformed prompts left out; the first, line {line}: {reason}"));
+        output::status(&format!(
+            "{verb}: {count} malformed prompts left out; the first, line {line}: {reason}"
+        ));
     }
 }
