@@ -17,6 +17,17 @@ pub struct Interrupted(pub i32);
 #[error("broken off by {}", signal_name(*.0))]
 pub struct BrokenOff(pub i32);
 
+/// Measuring stopped because signal `.0` asked for it: figures of half the prompts are none.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped by {}; the same command measures again from the beginning", signal_name(*.0))]
+pub struct Unmeasured(pub i32);
+
+impl From<Interrupted> for Unmeasured {
+    fn from(interrupted: Interrupted) -> Self {
+        Self(interrupted.0)
+    }
+}
+
 impl From<Interrupted> for BrokenOff {
     fn from(interrupted: Interrupted) -> Self {
         Self(interrupted.0)
@@ -27,7 +38,9 @@ impl From<Interrupted> for BrokenOff {
 pub fn signal(error: &anyhow::Error) -> Option<i32> {
     error.chain().find_map(|cause| {
         let interrupted = cause.downcast_ref().map(|Interrupted(number)| *number);
-        interrupted.or_else(|| cause.downcast_ref().map(|BrokenOff(number)| *number))
+        let broken_off = || cause.downcast_ref().map(|BrokenOff(number)| *number);
+        let unmeasured = || cause.downcast_ref().map(|Unmeasured(number)| *number);
+        interrupted.or_else(broken_off).or_else(unmeasured)
     })
 }
 
@@ -64,6 +77,7 @@ mod tests {
             (Interrupted(2).into(), 130),
             (Interrupted(15).into(), 143),
             (BrokenOff(2).into(), 130),
+            (Unmeasured(2).into(), 130),
         ];
         for (error, expected) in rows {
             let wrapped = Err::<(), _>(error).context("while training").unwrap_err();

@@ -10,6 +10,7 @@ use jacobi_report::{TrainingCurve, write_report};
 use jacobi_trainer::{Init, TrainData, TrainJob};
 use jacobi_trajectory_gen::GenerateJob;
 
+use crate::exit::Unmeasured;
 use crate::output;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -121,7 +122,7 @@ pub fn eval(
         progress.update(now.done, now.total, &format!("{} {}", now.model, now.decoder));
     })?;
     if outcome.interrupted {
-        stop.check()?;
+        stop.check().map_err(Unmeasured::from)?;
     }
     say_left_out("eval", &outcome.bad_rows);
     let environment = crate::environment::describe();

@@ -119,6 +119,15 @@ fn check<T: Element>(tensor: &Tensor) {
     );
 }
 
+/// Fails unless two ways of computing the same differ by roundings only, which go with the largest value.
+#[cfg(test)]
+pub(crate) fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
+    let share = if expected.kind() == Kind::Float { 1e-5 } else { 0.02 };
+    let most = |x: Tensor| x.to_kind(Kind::Float).abs().max().double_value(&[]);
+    let (off, scale) = (most(found - expected), most(expected.shallow_clone()));
+    assert!(off <= share * scale.max(1.0), "{what}, {:?}: off by {off} of {scale}", expected.kind());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -60,7 +60,7 @@ pub struct DecodeArgs {
 pub enum DtypeName {
     /// What the model is stored in
     Auto,
-    /// Exact: every decoder gives the same text
+    /// The most exact
     Float32,
     /// Half the memory traffic
     Bfloat16,

@@ -10,7 +10,7 @@ use jacobi_model::Architecture;
 use jacobi_report::{tune_table, write_tune_report};
 
 use super::decode::DtypeName;
-use crate::exit::UsageError;
+use crate::exit::{Unmeasured, UsageError};
 use crate::progress::Progress;
 use crate::recipe::{Recipe, RecipeArgs};
 use crate::run_dir::{DirLock, RunDir, command_line, write_text};
@@ -182,7 +182,7 @@ fn search(job: &TuneJob, places: &Places) -> anyhow::Result<Trials> {
         }
     })?;
     if outcome.interrupted {
-        stop.check()?;
+        stop.check().map_err(Unmeasured::from)?;
     }
     say_left_out("tune", &outcome.bad_rows);
     let trials = Trials {

@@ -15,7 +15,7 @@ const DEFAULT: DecoderName = DecoderName::Jacobi;
 /// One decoder or several to compare, and the settings for those that have them.
 #[derive(Debug, clap::Args)]
 pub struct DecoderArgs {
-    /// How to decode; all give the same greedy text in float32 [default: what the model's jacobi.json says, else jacobi]
+    /// How to decode; all give the same greedy text [default: what the model's jacobi.json says, else jacobi]
     #[arg(long, value_enum)]
     decoder: Option<DecoderName>,
     /// Decode the prompt under each of these, side by side, for instance ar,jacobi,multi-block
