@@ -10,7 +10,7 @@ use pulp::{Simd, WithSimd, bytemuck::cast_slice};
 
 use crate::memory::Element;
 
-/// `products[m * stride + n]` = the dot product of row m of `left` with row n of `right`.
+/// The dot products of all rows of `left` with all rows of `right`, told to `sink` as they come.
 pub(crate) struct Dots<'a, T, F> {
     /// `[m, k]`.
     pub(crate) left: &'a [f32],
