@@ -6,9 +6,55 @@
 
 use std::array::from_fn;
 
-use pulp::{Simd, WithSimd, bytemuck::cast_slice};
+use half::bf16;
+use pulp::{Arch, Simd, WithSimd, bytemuck::cast_slice};
 
+#[cfg(target_arch = "x86_64")]
+use crate::bf16_dots;
 use crate::memory::Element;
+
+/// Bytes of left rows that stay in a core's cache while the right ones pass by.
+const CACHED: usize = 1 << 19;
+
+/// Left rows of `k` numbers of `T` that fit, a multiple of the tile's.
+pub(crate) fn block<T>(k: usize, tile: usize) -> usize {
+    (CACHED / size_of::<T>() / k / tile).max(1) * tile
+}
+
+/// Rows on the left of products, made ready once for all tasks that multiply with them.
+pub(crate) enum Left<'a> {
+    /// For [`Dots`].
+    Wide(&'a [f32]),
+    /// For the processor's own products of bf16.
+    #[cfg(target_arch = "x86_64")]
+    Paired(&'a [bf16]),
+}
+
+impl<'a> Left<'a> {
+    /// `room` is for rows that have to be widened.
+    pub(crate) fn new<T: Element>(rows: &'a [T], room: &'a mut Vec<f32>) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(rows) = T::as_bf16(rows).filter(|_| bf16_dots::supported()) {
+            return Self::Paired(rows);
+        }
+        Self::Wide(T::widened(rows, room))
+    }
+
+    /// The dot products of these rows with all rows of `right` `[n, k]`. `sink` hears row m, the first row of `right`,
+    /// and the products with that one and those after it.
+    pub(crate) fn products<T: Element>(&self, right: &[T], k: usize, sink: impl FnMut(usize, usize, &[f32])) {
+        match *self {
+            Self::Wide(left) => {
+                Arch::new().dispatch(Dots { left, right, k, scratch: &mut Vec::new(), sink });
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Paired(left) => {
+                let right = T::as_bf16(right).expect("rows of bf16 meet rows of bf16");
+                bf16_dots::products(left, right, k, sink);
+            }
+        }
+    }
+}
 
 /// The dot products of all rows of `left` with all rows of `right`, told to `sink` as they come.
 pub(crate) struct Dots<'a, T, F> {
@@ -37,25 +83,28 @@ impl<T: Element, F: FnMut(usize, usize, &[f32])> Dots<'_, T, F> {
     #[inline(always)]
     fn run<S: Simd, const M: usize, const N: usize>(self, simd: S) {
         let Self { left, right, k, scratch, mut sink } = self;
-        for (panel, first) in right.chunks(N * k).zip((0..).step_by(N)) {
-            let panel = T::widened(panel, scratch);
-            let (full, single) = if panel.len() == N * k { (panel, &[][..]) } else { (&[][..], panel) };
-            if !full.is_empty() {
-                let columns: [&[f32]; N] = from_fn(|n| &full[n * k..(n + 1) * k]);
-                let (groups, rest) = left.split_at(left.len() / (M * k) * (M * k));
-                for (group, m) in groups.chunks_exact(M * k).zip((0..).step_by(M)) {
+        let block = block::<f32>(k, M);
+        for (left, m) in left.chunks(block * k).zip((0..).step_by(block)) {
+            let (groups, rest) = left.split_at(left.len() / (M * k) * (M * k));
+            for (panel, n) in right.chunks(N * k).zip((0..).step_by(N)) {
+                let panel = T::widened(panel, scratch);
+                if panel.len() < N * k {
+                    for (column, n) in panel.chunks_exact(k).zip(n..) {
+                        for (row, m) in left.chunks_exact(k).zip(m..) {
+                            sink(m, n, &tile::<S, 1, 1>(simd, [row], [column])[0]);
+                        }
+                    }
+                    continue;
+                }
+                let columns: [&[f32]; N] = from_fn(|n| &panel[n * k..(n + 1) * k]);
+                for (group, m) in groups.chunks_exact(M * k).zip((m..).step_by(M)) {
                     let rows: [&[f32]; M] = from_fn(|m| &group[m * k..(m + 1) * k]);
                     for (products, m) in tile::<S, M, N>(simd, rows, columns).iter().zip(m..) {
-                        sink(m, first, products);
+                        sink(m, n, products);
                     }
                 }
-                for (row, m) in rest.chunks_exact(k).zip(groups.len() / k..) {
-                    sink(m, first, &tile::<S, 1, N>(simd, [row], columns)[0]);
-                }
-            }
-            for (column, n) in single.chunks_exact(k).zip(first..) {
-                for (row, m) in left.chunks_exact(k).zip(0..) {
-                    sink(m, n, &tile::<S, 1, 1>(simd, [row], [column])[0]);
+                for (row, m) in rest.chunks_exact(k).zip(m + groups.len() / k..) {
+                    sink(m, n, &tile::<S, 1, N>(simd, [row], columns)[0]);
                 }
             }
         }
@@ -132,42 +181,57 @@ fn fold<S: Simd, const N: usize>(vectors: &[S::f32s; N]) -> [f32; N] {
 
 #[cfg(test)]
 mod tests {
-    use pulp::Arch;
-
     use super::*;
 
-    fn products(left: &[f32], right: &[f32], k: usize) -> Vec<f32> {
+    fn products<T: Element>(left: &[T], right: &[T], k: usize) -> Vec<f32> {
         let columns = right.len() / k;
         let mut out = vec![f32::NAN; left.len() / k * columns];
-        Arch::new().dispatch(Dots {
-            left,
-            right,
-            k,
-            scratch: &mut Vec::new(),
-            sink: |m: usize, n: usize, products: &[f32]| {
-                out[m * columns + n..][..products.len()].copy_from_slice(products);
-            },
+        Left::new(left, &mut Vec::new()).products(right, k, |m, n, products| {
+            out[m * columns + n..][..products.len()].copy_from_slice(products);
         });
         out
     }
 
-    fn numbers(count: usize, seed: usize) -> Vec<f32> {
-        (0..count).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
+    fn numbers<T: Element>(count: usize, seed: usize) -> Vec<T> {
+        (0..count).map(|i| T::from_f32(((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0)).collect()
+    }
+
+    fn products_are_right_and_do_not_depend_on_their_neighbours<T: Element>() {
+        for k in [1, 7, 8, 16, 31, 32, 33, 64, 100] {
+            let (left, right) = (numbers::<T>(11 * k, 1), numbers::<T>(37 * k, 2));
+            let all = products(&left, &right, k);
+            for m in 0..11 {
+                for n in 0..37 {
+                    let (row, column) = (&left[m * k..][..k], &right[n * k..][..k]);
+                    let terms = row.iter().zip(column);
+                    let exact: f64 = terms.map(|(a, b)| f64::from(a.to_f32()) * f64::from(b.to_f32())).sum();
+                    assert!((f64::from(all[m * 37 + n]) - exact).abs() < 1e-5 * k as f64);
+                    assert_eq!(all[m * 37 + n].to_bits(), products(row, column, k)[0].to_bits());
+                }
+            }
+        }
     }
 
     #[test]
-    fn products_are_right_and_do_not_depend_on_their_neighbours() {
-        for k in [1, 7, 8, 16, 33, 64] {
-            let (left, right) = (numbers(11 * k, 1), numbers(13 * k, 2));
-            let all = products(&left, &right, k);
-            for m in 0..11 {
-                for n in 0..13 {
-                    let (row, column) = (&left[m * k..][..k], &right[n * k..][..k]);
-                    let exact: f64 = row.iter().zip(column).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                    assert!((f64::from(all[m * 13 + n]) - exact).abs() < 1e-5 * k as f64);
-                    assert_eq!(all[m * 13 + n].to_bits(), products(row, column, k)[0].to_bits());
-                }
-            }
+    fn in_fp32() {
+        products_are_right_and_do_not_depend_on_their_neighbours::<f32>();
+    }
+
+    #[test]
+    fn in_bf16() {
+        products_are_right_and_do_not_depend_on_their_neighbours::<bf16>();
+    }
+
+    #[test]
+    fn bf16_is_widened_where_it_must_be() {
+        let (left, right) = (numbers::<bf16>(5 * 33, 1), numbers::<bf16>(7 * 33, 2));
+        let mut wide = Vec::new();
+        let mut out = vec![f32::NAN; 5 * 7];
+        Left::Wide(bf16::widened(&left, &mut wide)).products(&right, 33, |m, n, products| {
+            out[m * 7 + n..][..products.len()].copy_from_slice(products);
+        });
+        for (found, expected) in out.iter().zip(products(&left, &right, 33)) {
+            assert!((found - expected).abs() < 1e-4, "{found} {expected}");
         }
     }
 }

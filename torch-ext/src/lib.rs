@@ -6,6 +6,8 @@
 #![allow(unsafe_code, reason = "the one crate that looks at tensor memory")]
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod bf16_dots;
 mod dots;
 mod exp;
 mod gated;

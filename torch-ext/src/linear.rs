@@ -5,11 +5,10 @@
 //! Legend: t rows, i inputs, o outputs.
 
 use half::bf16;
-use pulp::Arch;
 use tch::{Kind, Tensor};
 
 use crate::{
-    dots::Dots,
+    dots::Left,
     memory::{Element, Shared, elements, elements_mut, is_plain},
     threads::parallel,
 };
@@ -17,7 +16,7 @@ use crate::{
 /// Multiply-adds of a task: below twice this, one thread is faster than telling a second one.
 const WORTH_A_TASK: usize = 100_000;
 /// Outputs of a task are a multiple of this, which every tile divides.
-const GRAIN: usize = 24;
+const GRAIN: usize = 48;
 
 /// `x` `[t, i]` times `weight` `[o, i]` transposed, plus `bias` `[o]`: `[t, o]` in the dtype of `x`, summed in fp32.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
@@ -37,7 +36,7 @@ fn rows<T: Element>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tenso
     let mut out = Tensor::empty([t, o], (x.kind(), x.device()));
     let (t, i, o) = (t as usize, i as usize, o as usize);
     let mut widened = Vec::new();
-    let left = T::widened(elements::<T>(x), &mut widened);
+    let left = Left::new(elements::<T>(x), &mut widened);
     let weight = elements::<T>(weight);
     let bias = bias.map(elements::<T>);
     let share = share(o, t * i * o);
@@ -63,7 +62,7 @@ fn rows<T: Element>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tenso
             }
         };
         let right = &weight[start * i..end * i];
-        Arch::new().dispatch(Dots { left, right, k: i, scratch: &mut Vec::new(), sink });
+        left.products(right, i, sink);
     });
     out
 }

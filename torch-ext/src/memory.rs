@@ -12,6 +12,8 @@ pub(crate) trait Element: Copy + Send + Sync {
     fn from_f32(value: f32) -> Self;
     /// `values` as f32, in `room` where they are not that already.
     fn widened<'a>(values: &'a [Self], room: &'a mut Vec<f32>) -> &'a [f32];
+    /// `values` if they are bf16.
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]>;
 }
 
 impl Element for f32 {
@@ -30,6 +32,10 @@ impl Element for f32 {
     #[inline(always)]
     fn widened<'a>(values: &'a [Self], _room: &'a mut Vec<f32>) -> &'a [f32] {
         values
+    }
+
+    fn as_bf16(_values: &[Self]) -> Option<&[bf16]> {
+        None
     }
 }
 
@@ -58,6 +64,10 @@ impl Element for bf16 {
             *wide = Element::to_f32(*value);
         }
         room
+    }
+
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
+        Some(values)
     }
 }
 
