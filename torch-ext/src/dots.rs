@@ -226,7 +226,7 @@ mod tests {
     fn bf16_is_widened_where_it_must_be() {
         let (left, right) = (numbers::<bf16>(5 * 33, 1), numbers::<bf16>(7 * 33, 2));
         let mut wide = Vec::new();
-        let mut out = vec![f32::NAN; 5 * 7];
+        let mut out = [f32::NAN; 5 * 7];
         Left::Wide(bf16::widened(&left, &mut wide)).products(&right, 33, |m, n, products| {
             out[m * 7 + n..][..products.len()].copy_from_slice(products);
         });
