@@ -11,6 +11,7 @@ mod flops;
 mod loss;
 mod lr;
 mod metrics;
+mod step;
 mod tensorboard;
 mod train;
 

@@ -7,19 +7,16 @@ use std::{
     time::Instant,
 };
 
-use jacobi_datasets::PackedSample;
-use jacobi_model::{Dtype, RopeTable, Transformer, dtype_name, load};
+use jacobi_model::{Dtype, Transformer, dtype_name, load};
 
 use crate::{
     TrainConfig, TrainError,
-    adamw::{AdamW, clip_factor},
-    batch::{Batch, Counts},
     checkpoint::{Checkpoints, TrainerState, check_identity},
     data::{Dataset, TrainData},
-    flops::{gemm_peak, model_flops},
-    loss::dual_loss,
+    flops::gemm_peak,
     lr::lr_factor,
     metrics::{Metrics, TrainProgress},
+    step::{NotFinite, StepSettings, Stepper},
 };
 
 /// Where the first weights come from.
@@ -95,12 +92,10 @@ pub fn train(
 }
 
 struct Run<'a> {
-    model: Transformer,
-    rope: RopeTable,
+    stepper: Stepper<'a>,
     model_dir: &'a Path,
     config: &'a TrainConfig,
     dataset: Dataset,
-    optimizer: AdamW,
     checkpoints: Checkpoints,
     metrics: Metrics,
     state: TrainerState,
@@ -129,29 +124,29 @@ impl<'a> Run<'a> {
         ]);
         let mut state =
             TrainerState { step: 0, total_steps: job.config.max_steps.unwrap_or(epochs), identity };
-        let mut optimizer = AdamW::new(model.parameters(), job.config.adamw());
+        let gemm_peak = gemm_peak(model.kind(), model.device());
+        let mut stepper = Stepper::new(model, job.config, dataset.longest_text());
         let checkpoints = Checkpoints::open(job.output.join("checkpoints"), job.config.save_total_limit)?;
         if let Some((dir, stored)) = checkpoints.newest()? {
             check_identity(&dir, &stored, &state)?;
             state.step = stored.step;
-            Checkpoints::restore(&dir, stored.step, &mut optimizer)?;
+            Checkpoints::restore(&dir, stored.step, &mut stepper.optimizer)?;
         }
         Ok(Self {
-            gemm_peak: gemm_peak(model.kind(), model.device()),
-            rope: model.rope_table(dataset.longest_text() as i64),
+            gemm_peak,
+            stepper,
             metrics: Metrics::open(job.output, state.step)?,
             model_dir: job.model_dir,
             config: job.config,
-            model,
             dataset,
-            optimizer,
             checkpoints,
             state,
         })
     }
 
     fn save(&self) -> Result<(), TrainError> {
-        self.checkpoints.save(&self.model, self.model_dir, &self.optimizer, &self.state)?;
+        let Stepper { model, optimizer, .. } = &self.stepper;
+        self.checkpoints.save(model, self.model_dir, optimizer, &self.state)?;
         Ok(())
     }
 
@@ -160,55 +155,26 @@ impl<'a> Run<'a> {
         let (started, config) = (Instant::now(), self.config);
         let per_step = config.batch_size * config.gradient_accumulation_steps;
         let samples = self.dataset.step(self.state.step, per_step, config)?;
-        let counts = Counts::of(&samples, config);
-        let (mut loss, mut loss_ar, mut loss_pc, mut flops) = (0.0, 0.0, 0.0, 0.0);
-        for micro_batch in samples.chunks(config.batch_size) {
-            let batch = Batch::new(micro_batch, counts, config, self.model.kind(), self.model.device());
-            let rope = self.rope.at(&batch.positions_bl);
-            let hidden = self.model.hidden(&batch.tokens_bl, &rope, &batch.mask);
-            let rows = hidden.view([-1, self.model.architecture().hidden_size]);
-            let losses = dual_loss(&rows, &|x| self.model.logits(x), &batch.plan, &config.loss());
-            loss += losses.total.double_value(&[]);
-            loss_ar += losses.ar.double_value(&[]);
-            loss_pc += losses.pc.double_value(&[]);
-            self.check_finite("the loss", loss, &samples)?;
-            losses.total.backward();
-            self.optimizer.accumulate();
-            flops += micro_batch.iter().map(|s| model_flops(self.model.architecture(), s)).sum::<f64>();
-        }
-        let grad_norm = self.optimizer.gradient_norm();
-        self.check_finite("the gradient norm", grad_norm, &samples)?;
         let factor =
             lr_factor(config.lr_schedule, config.warmup_ratio, self.state.step, self.state.total_steps);
-        let learning_rate = config.learning_rate * factor;
-        self.optimizer.update(learning_rate, clip_factor(grad_norm, config.max_grad_norm));
+        let settings = StepSettings { learning_rate: config.learning_rate * factor, loss: config.loss() };
+        let report = self.stepper.step(&samples, &settings).map_err(|NotFinite(what)| {
+            let samples = samples.iter().map(|s| s.sample_id.clone()).collect();
+            TrainError::NonFinite { step: self.state.step + 1, what, samples }
+        })?;
         self.state.step += 1;
         let seconds = started.elapsed().as_secs_f64();
-        let tokens: usize = samples.iter().map(|s| s.tokens.len()).sum();
         Ok(TrainProgress {
             step: self.state.step,
             total_steps: self.state.total_steps,
             epoch: (self.state.step * per_step) as f64 / self.dataset.len() as f64,
-            loss,
-            loss_ar,
-            loss_pc,
-            grad_norm,
-            learning_rate,
-            tokens_per_second: tokens as f64 / seconds,
-            mfu: flops / seconds / self.gemm_peak,
+            loss: report.loss,
+            loss_ar: report.loss_ar,
+            loss_pc: report.loss_pc,
+            grad_norm: report.grad_norm,
+            learning_rate: settings.learning_rate,
+            tokens_per_second: report.tokens as f64 / seconds,
+            mfu: report.flops / seconds / self.gemm_peak,
         })
-    }
-
-    fn check_finite(
-        &self,
-        what: &'static str,
-        value: f64,
-        samples: &[PackedSample],
-    ) -> Result<(), TrainError> {
-        if value.is_finite() {
-            return Ok(());
-        }
-        let samples = samples.iter().map(|s| s.sample_id.clone()).collect();
-        Err(TrainError::NonFinite { step: self.state.step + 1, what, samples })
     }
 }
