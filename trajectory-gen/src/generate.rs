@@ -12,15 +12,13 @@ use jacobi_datasets::{
     BadRow, Manifest, Prompt, Rng, ShardEntry, Tokenizer, Trajectory, TrajectoryMetadata, shard_file_name,
     write_shard,
 };
-use jacobi_decoder::{
-    Generation, JacobiConfig, Pass, Request, Settings, StopRules, Strategy, generate_batch,
-};
+use jacobi_decoder::StopRules;
 use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
 
 use crate::{
     GenerateConfig, GenerateError,
+    engine::{EngineSettings, Event, Made, Sample, make},
     ledger::{Ledger, Rejected, RejectedKind},
-    recorder::Recorder,
 };
 
 /// One generation run.
@@ -152,12 +150,12 @@ impl<'a> Run<'a> {
         report: &mut GenerateProgress,
         progress: &mut dyn FnMut(&GenerateProgress),
     ) -> Option<(Vec<Trajectory>, Vec<Rejected>)> {
-        let (mut ids, mut requests, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ids, mut samples, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
         for prompt in prompts {
-            match self.request(prompt) {
-                Ok((id, request)) => {
-                    ids.push(id);
-                    requests.push(request);
+            match self.sample(prompt) {
+                Ok((id, sample)) => {
+                    ids.push((id, sample.prompt.clone()));
+                    samples.push(sample);
                 }
                 Err((kind, prompt, reason)) => {
                     report.done += 1;
@@ -170,35 +168,35 @@ impl<'a> Run<'a> {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
-        let mut recorders: Vec<Recorder> = requests.iter().map(|_| Recorder::default()).collect();
-        let mut responses: Vec<Option<Generation>> = requests.iter().map(|_| None).collect();
-        let record = &mut |at: usize, pass: &Pass| recorders[at].record(pass);
-        generate_batch(&self.model, &requests, self.job.config.batch_size, record, &mut |at, response| {
+        let before = *report;
+        let mut all: Vec<Option<Made>> = samples.iter().map(|_| None).collect();
+        let settings = EngineSettings {
+            block_size: self.job.config.block_size,
+            stop: StopRules {
+                max_new_tokens: self.job.config.max_new_tokens,
+                eos_token_ids: self.tokenizer.eos_token_ids().to_vec(),
+            },
+            batch_size: self.job.config.batch_size,
+        };
+        make(&self.model, &settings, &mut samples.into_iter().enumerate(), &mut |now, event| {
+            let Event::Made(at, made) = event;
             report.done += 1;
-            report.tokens += response.stats.tokens;
-            report.forwards += response.stats.forwards;
-            responses[at] = Some(response);
+            report.tokens = before.tokens + now.tokens;
+            report.forwards = before.forwards + now.forwards;
+            all[at] = Some(made);
             progress(report);
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         let mut rows = Vec::with_capacity(ids.len());
-        for (((sample_id, request), recorder), response) in
-            ids.into_iter().zip(requests).zip(recorders).zip(responses)
-        {
-            let response = response?;
-            rows.push(Trajectory {
-                sample_id,
-                prompt_tokens: request.prompt,
-                states: recorder.states(&response.tokens, self.job.config.block_size),
-                response_tokens: response.tokens,
-                finish_reason: response.finish_reason,
-            });
+        for ((sample_id, prompt_tokens), made) in ids.into_iter().zip(all) {
+            let Made { response_tokens, finish_reason, states } = made?;
+            rows.push(Trajectory { sample_id, prompt_tokens, response_tokens, finish_reason, states });
         }
         Some((rows, rejected))
     }
 
-    /// What the decoder is asked for a prompt, with the prompt's id.
-    fn request(&self, prompt: &Result<Prompt, BadRow>) -> Result<(String, Request), Rejection> {
+    /// What is to be answered for a prompt, with the prompt's id.
+    fn sample(&self, prompt: &Result<Prompt, BadRow>) -> Result<(String, Sample), Rejection> {
         let failed = |name: String, reason: String| (RejectedKind::Failed, name, reason);
         let prompt =
             prompt.as_ref().map_err(|bad| failed(format!("line {}", bad.line), bad.reason.clone()))?;
@@ -214,17 +212,9 @@ impl<'a> Run<'a> {
             let reason = format!("{} prompt tokens, at most {longest} are taken", tokens.len());
             return Err((RejectedKind::Skipped, prompt.id.clone(), reason));
         }
-        let sample = blake3::hash(prompt.id.as_bytes());
-        let sample = u64::from_le_bytes(sample.as_bytes()[..8].try_into().expect("eight bytes"));
-        let strategy = Strategy::Jacobi(JacobiConfig {
-            block_size: self.job.config.block_size,
-            seed: Rng::new(&[self.job.seed, sample]).next_u64(),
-        });
-        let stop = StopRules {
-            max_new_tokens: self.job.config.max_new_tokens,
-            eos_token_ids: self.tokenizer.eos_token_ids().to_vec(),
-        };
-        let request = Request { prompt: tokens, settings: Settings::greedy(strategy, stop) };
-        Ok((prompt.id.clone(), request))
+        let digest = blake3::hash(prompt.id.as_bytes());
+        let id = u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("eight bytes"));
+        let seed = Rng::new(&[self.job.seed, id]).next_u64();
+        Ok((prompt.id.clone(), Sample { prompt: tokens, seed }))
     }
 }

@@ -1,6 +1,7 @@
 //! Prompts to trajectory shards: one process, resumable shard by shard, every prompt accounted for.
 
 mod config;
+mod engine;
 mod error;
 mod generate;
 mod ledger;
