@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use crate::support::{golden, max_difference, tensors};
 
-const CASES: [&str; 3] = ["tiny_llama", "tiny_qwen2", "tiny_llama_llama3"];
+const CASES: [&str; 4] = ["tiny_llama", "tiny_qwen2", "tiny_llama_llama3", "tiny_qwen3"];
 const LAYER_TOLERANCE: f64 = 1e-5;
 const LOGITS_TOLERANCE: f64 = 1e-4;
 
@@ -57,6 +57,18 @@ fn llama_with_dynamic_rope_equals_transformers() {
 #[test]
 fn qwen2_equals_transformers() {
     check("tiny_qwen2");
+}
+
+#[test]
+fn qwen3_equals_transformers() {
+    check("tiny_qwen3");
+}
+
+#[test]
+fn mistral_equals_transformers() {
+    check("tiny_mistral");
+    let mistral = load(&golden("models/tiny_mistral"), Dtype::Float32).unwrap().transformer;
+    assert_eq!(mistral.context_length(), 24, "the sliding window ends the context");
 }
 
 /// Logits `[t, v]` of `tokens` as one row of the plain forward.
@@ -143,7 +155,14 @@ fn branches_and_neighbours_compute_as_if_alone() {
 
 #[test]
 fn a_saved_model_loads_equal_in_one_file_and_in_shards() {
-    for (case, max_bytes) in [("tiny_llama", usize::MAX), ("tiny_llama", 40_000), ("tiny_qwen2", 1)] {
+    let rows = [
+        ("tiny_llama", usize::MAX),
+        ("tiny_llama", 40_000),
+        ("tiny_qwen2", 1),
+        ("tiny_qwen3", usize::MAX),
+        ("tiny_mistral", 9_000),
+    ];
+    for (case, max_bytes) in rows {
         let dir = golden("models").join(case);
         let model = load(&dir, Dtype::Float32).unwrap().transformer;
         let out = crate::support::scratch();

@@ -16,10 +16,29 @@ pub enum Family {
     Llama,
     /// `Qwen2ForCausalLM` (Qwen2 and Qwen2.5): biases on q, k and v.
     Qwen2,
+    /// `Qwen3ForCausalLM`: RMSNorm on every query and key head.
+    Qwen3,
+    /// `MistralForCausalLM`: as Llama, with a sliding window in its first version.
+    Mistral,
+}
+
+impl Family {
+    const ALL: [Self; 4] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Mistral];
+
+    /// As `architectures` and as `model_type` of config.json name it.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Llama => ("LlamaForCausalLM", "llama"),
+            Self::Qwen2 => ("Qwen2ForCausalLM", "qwen2"),
+            Self::Qwen3 => ("Qwen3ForCausalLM", "qwen3"),
+            Self::Mistral => ("MistralForCausalLM", "mistral"),
+        }
+    }
 }
 
 /// Sizes and switches of one Transformer.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "families differ by independent switches")]
 pub struct Architecture {
     /// The family.
     pub family: Family,
@@ -47,10 +66,14 @@ pub struct Architecture {
     pub qkv_bias: bool,
     /// Bias on the output projection.
     pub output_bias: bool,
+    /// RMSNorm on every query and key head, before the rotation.
+    pub qk_norm: bool,
     /// The head is the embedding.
     pub tie_word_embeddings: bool,
-    /// Longest context, in tokens.
+    /// Longest context of the rotary embedding, in tokens.
     pub max_position_embeddings: i64,
+    /// How many tokens back a token sees; `None`: all.
+    pub sliding_window: Option<i64>,
     /// `torch_dtype` as stored.
     pub stored_dtype: Option<String>,
     /// config.json as read: written back with every checkpoint.
@@ -144,7 +167,15 @@ impl Architecture {
         match family {
             Family::Llama => config.llama(),
             Family::Qwen2 => config.qwen2(),
+            Family::Qwen3 => config.qwen3(),
+            Family::Mistral => config.mistral(),
         }
+    }
+
+    /// Longest context that is computed exactly, in tokens: within a sliding window attention is plain causal
+    /// attention, beyond it nothing is computed at all.
+    pub fn context_length(&self) -> i64 {
+        self.sliding_window.map_or(self.max_position_embeddings, |w| w.min(self.max_position_embeddings))
     }
 
     /// Query heads per key/value head.
@@ -162,18 +193,34 @@ struct Fields<'a> {
 impl Fields<'_> {
     fn llama(&self) -> Result<Architecture, ModelError> {
         let bias = self.bool("attention_bias", false)?;
-        Ok(Architecture { family: Family::Llama, qkv_bias: bias, output_bias: bias, ..self.common(false)? })
+        Ok(Architecture { qkv_bias: bias, output_bias: bias, ..self.common(Family::Llama)? })
     }
 
     fn qwen2(&self) -> Result<Architecture, ModelError> {
-        Ok(Architecture { family: Family::Qwen2, qkv_bias: true, output_bias: false, ..self.common(false)? })
+        Ok(Architecture { qkv_bias: true, ..self.common(Family::Qwen2)? })
     }
 
-    /// What the families share. `tied` is the family's default for `tie_word_embeddings`.
-    fn common(&self, tied: bool) -> Result<Architecture, ModelError> {
+    fn qwen3(&self) -> Result<Architecture, ModelError> {
+        let bias = self.bool("attention_bias", false)?;
+        let common = self.common(Family::Qwen3)?;
+        Ok(Architecture { qkv_bias: bias, output_bias: bias, qk_norm: true, ..common })
+    }
+
+    fn mistral(&self) -> Result<Architecture, ModelError> {
+        // Absent, it is 4096: the default of the first Mistral. Later ones have it null.
+        let sliding_window = match self.json.get("sliding_window") {
+            Some(Value::Null) => None,
+            _ => Some(self.size("sliding_window", Some(4096))?),
+        };
+        Ok(Architecture { sliding_window, ..self.common(Family::Mistral)? })
+    }
+
+    /// What the families share, with every switch off.
+    fn common(&self, family: Family) -> Result<Architecture, ModelError> {
         let hidden_size = self.size("hidden_size", None)?;
         let heads = self.size("num_attention_heads", None)?;
-        let head_dim = self.size("head_dim", Some(hidden_size / heads))?;
+        let usual_head_dim = if family == Family::Qwen3 { 128 } else { hidden_size / heads };
+        let head_dim = self.size("head_dim", Some(usual_head_dim))?;
         let max_position_embeddings = self.size("max_position_embeddings", None)?;
         let kv_heads = self.size("num_key_value_heads", Some(heads))?;
         if heads % kv_heads != 0 {
@@ -181,7 +228,7 @@ impl Fields<'_> {
         }
         let stored = self.json.get("torch_dtype").or_else(|| self.json.get("dtype")).and_then(Value::as_str);
         Ok(Architecture {
-            family: Family::Llama,
+            family,
             vocab_size: self.size("vocab_size", None)?,
             hidden_size,
             intermediate_size: self.size("intermediate_size", None)?,
@@ -194,8 +241,10 @@ impl Fields<'_> {
             rope: RopeConfig::from_json(self.json, self.path, head_dim, max_position_embeddings)?,
             qkv_bias: false,
             output_bias: false,
-            tie_word_embeddings: self.bool("tie_word_embeddings", tied)?,
+            qk_norm: false,
+            tie_word_embeddings: self.bool("tie_word_embeddings", false)?,
             max_position_embeddings,
+            sliding_window: None,
             stored_dtype: stored.map(str::to_owned),
             config_json: self.json.clone(),
         })
@@ -204,15 +253,15 @@ impl Fields<'_> {
     fn family(&self) -> Result<Family, ModelError> {
         let architecture = self.json.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
         let model_type = self.json.get("model_type").and_then(Value::as_str);
-        match (architecture, model_type) {
-            (Some("LlamaForCausalLM"), _) | (None, Some("llama")) => Ok(Family::Llama),
-            (Some("Qwen2ForCausalLM"), _) | (None, Some("qwen2")) => Ok(Family::Qwen2),
-            (found, kind) => Err(ModelError::UnsupportedArchitecture {
-                path: self.path.to_path_buf(),
-                found: found.or(kind).unwrap_or("none given").to_owned(),
-                supported: "LlamaForCausalLM, Qwen2ForCausalLM".into(),
-            }),
-        }
+        let is = |family: &Family| match (architecture, model_type) {
+            (Some(name), _) => name == family.names().0,
+            (None, name) => name == Some(family.names().1),
+        };
+        Family::ALL.into_iter().find(is).ok_or_else(|| ModelError::UnsupportedArchitecture {
+            path: self.path.to_path_buf(),
+            found: architecture.or(model_type).unwrap_or("none given").to_owned(),
+            supported: Family::ALL.map(|family| family.names().0).join(", "),
+        })
     }
 
     fn check_known(&self) -> Result<(), ModelError> {
@@ -314,6 +363,40 @@ mod tests {
         assert!(!llama.qkv_bias && llama.head_dim == 8 && llama.group_size() == 2);
         let qwen = config(&[("architectures", serde_json::json!(["Qwen2ForCausalLM"]))]);
         let qwen = Architecture::from_json(&qwen, Path::new("c")).unwrap();
-        assert!(qwen.qkv_bias && !qwen.output_bias);
+        assert!(qwen.qkv_bias && !qwen.output_bias && !qwen.qk_norm);
+        let qwen3 = config(&[("architectures", serde_json::json!(["Qwen3ForCausalLM"]))]);
+        let qwen3 = Architecture::from_json(&qwen3, Path::new("c")).unwrap();
+        assert!(qwen3.qk_norm && !qwen3.qkv_bias && qwen3.head_dim == 128);
+    }
+
+    #[test]
+    fn a_sliding_window_bounds_the_context() {
+        let rows: &[(&[(&str, Value)], i64)] = &[
+            (&[("sliding_window", Value::Null)], 8192),
+            (&[("sliding_window", 16.into())], 16),
+            (&[("sliding_window", 16_384.into())], 8192),
+            (&[], 4096),
+        ];
+        for (change, expected) in rows {
+            let family = [("model_type", "mistral".into()), ("max_position_embeddings", 8192.into())];
+            let mut json = config(&[&family, *change].concat());
+            json.remove("architectures");
+            let mistral = Architecture::from_json(&json, Path::new("c")).unwrap();
+            assert_eq!(
+                (mistral.family, mistral.context_length()),
+                (Family::Mistral, *expected),
+                "{change:?}"
+            );
+        }
+        let error = Architecture::from_json(
+            &config(&[
+                ("architectures", serde_json::json!(["MistralForCausalLM"])),
+                ("sliding_window", 0.into()),
+            ]),
+            Path::new("c"),
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(error.contains("sliding_window"), "{error}");
     }
 }

@@ -9,14 +9,22 @@ use crate::{
     Architecture, ModelError,
     cache::KvCache,
     mask::AttentionMask,
+    norm::RmsNorm,
     rope::Rope,
     weights::{Stacked, WeightPath},
 };
+
+/// RMSNorm over every query and every key head, before the rotation (Qwen3).
+struct HeadNorms {
+    query: RmsNorm,
+    key: RmsNorm,
+}
 
 /// q_proj, k_proj and v_proj in one, o_proj apart.
 pub(crate) struct Attention {
     qkv: Stacked,
     qkv_bias: Option<Stacked>,
+    head_norms: Option<HeadNorms>,
     output: Tensor,
     output_bias: Option<Tensor>,
     heads: HeadShape,
@@ -29,10 +37,19 @@ impl Attention {
         let qkv = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
         let weights = path.take_stacked(&qkv, "weight", &[hidden])?;
         let qkv_bias = shape.qkv_bias.then(|| path.take_stacked(&qkv, "bias", &[])).transpose()?;
+        let norm = |path: &mut WeightPath| RmsNorm::new(path, d, shape.rms_norm_eps);
+        let head_norms = match shape.qk_norm {
+            true => Some(HeadNorms {
+                query: norm(&mut path.child("q_norm"))?,
+                key: norm(&mut path.child("k_norm"))?,
+            }),
+            false => None,
+        };
         let mut output = path.child("o_proj");
         Ok(Self {
             qkv: weights,
             qkv_bias,
+            head_norms,
             output: output.take("weight", &[hidden, q])?,
             output_bias: shape.output_bias.then(|| output.take("bias", &[hidden])).transpose()?,
             heads: HeadShape {
@@ -49,7 +66,13 @@ impl Attention {
         let (h, d) = (self.heads.keys as i64, self.heads.width as i64);
         let project = |part: usize| {
             let bias = self.qkv_bias.as_ref().map(|bias| &bias.parts[part]);
-            x.linear(&self.qkv.parts[part], bias).view([b, t, -1, d]).transpose(1, 2)
+            let x_bthd = x.linear(&self.qkv.parts[part], bias).view([b, t, -1, d]);
+            let normed = match (&self.head_norms, part) {
+                (Some(norms), 0) => norms.query.forward(&x_bthd),
+                (Some(norms), 1) => norms.key.forward(&x_bthd),
+                _ => x_bthd,
+            };
+            normed.transpose(1, 2)
         };
         let (q_bhtd, k_bhtd, v_bhtd) = (rope.rotate(&project(0)), rope.rotate(&project(1)), project(2));
         let y_bhtd = match mask {
@@ -76,6 +99,9 @@ impl Attention {
                 SpanCache { span, keys, values }
             })
             .collect();
+        if let Some(norms) = &self.head_norms {
+            norms.apply_to_rows(&mut qkv, self.heads);
+        }
         let (cos, sin) = rope.angles();
         rotate_and_store(&mut qkv, cos, sin, self.heads, &mut caches);
         linear(&attend_cached(&qkv, self.heads, &caches), &self.output, self.output_bias.as_ref())
@@ -92,6 +118,18 @@ impl Attention {
         let (b, h, s, d) = x_bhsd.size4().expect("keys are [batch, heads, tokens, width]");
         let g = self.group();
         x_bhsd.unsqueeze(2).expand([b, h, g, s, d], false).reshape([b, h * g, s, d])
+    }
+}
+
+impl HeadNorms {
+    /// Normalises the queries and keys of the projection's rows in place.
+    fn apply_to_rows(&self, qkv: &mut Tensor, heads: HeadShape) {
+        let [queries, keys, d] = [heads.queries, heads.keys, heads.width].map(|size| size as i64);
+        for (norm, first, count) in [(&self.query, 0, queries), (&self.key, queries, keys)] {
+            let mut part = qkv.narrow(1, first * d, count * d);
+            let heads_thd = part.reshape([-1, count, d]).contiguous();
+            part.copy_(&norm.forward(&heads_thd).view([-1, count * d]));
+        }
     }
 }
 

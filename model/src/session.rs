@@ -16,7 +16,7 @@ impl LanguageModel for Transformer {
     }
 
     fn context_length(&self) -> usize {
-        self.architecture().max_position_embeddings as usize
+        self.architecture().context_length() as usize
     }
 
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {

@@ -3,9 +3,9 @@
 Writes OUTPUT/<case>/{config.json, model.safetensors, expected.safetensors}. expected.safetensors holds
   input_ids  i64 [2, 24]     embed, layers.0, layers.1, .., norm  f32 [2, 24, H]     logits  f32 [2, 24, V]
 where layers.i is the residual stream after layer i and norm is the output of the final RMSNorm. Every weight,
-norms and biases included, is random, so that none is without effect. Llama cases carry config.json in the form that
-the hub is full of (rope_theta, rope_scaling, torch_dtype), the Qwen2 case in the form that transformers 5 writes
-(rope_parameters, dtype).
+norms and biases included, is random, so that none is without effect. Llama and Mistral cases carry config.json in the
+form that the hub is full of (rope_theta, rope_scaling, torch_dtype), the Qwen cases in the form that transformers 5
+writes (rope_parameters, dtype).
 
 Made with: transformers 5.23.0, torch 2.11.0, safetensors 0.8.0, Python 3.11.
 Usage: model_tiny.py OUTPUT_DIR
@@ -43,12 +43,21 @@ def qwen2(**fields):
     return transformers.Qwen2Config(**{**SHAPE, "tie_word_embeddings": True, "rms_norm_eps": 1e-6, **fields})
 
 
+def qwen3(**fields):
+    return transformers.Qwen3Config(**{**SHAPE, "tie_word_embeddings": False, "rms_norm_eps": 1e-6, **fields})
+
+
+def mistral(**fields):
+    return transformers.MistralConfig(**{**SHAPE, "tie_word_embeddings": False, "rms_norm_eps": 1e-5, **fields})
+
+
 def rope(theta=10000.0, **scaling):
     return {"rope_type": "default", "rope_theta": theta, **scaling}
 
 
 # A head of 8 has four rotary frequencies, wavelengths 6, 63, 628 and 6283 positions: llama3 with an original context
 # of 64 keeps the first, blends the second and scales the last two. The dynamic case has more tokens than positions.
+# The sliding window of the Mistral case is exactly as long as its rows: the longest on which it changes nothing.
 CASES = {
     "tiny_llama": lambda: llama(num_hidden_layers=3, head_dim=16, rope_parameters=rope(100000.0)),
     "tiny_llama_llama3": lambda: llama(
@@ -59,6 +68,10 @@ CASES = {
         num_hidden_layers=2, max_position_embeddings=16, rope_parameters=rope(rope_type="dynamic", factor=2.0)
     ),
     "tiny_qwen2": lambda: qwen2(num_hidden_layers=3, rope_parameters=rope(1000000.0)),
+    "tiny_qwen3": lambda: qwen3(num_hidden_layers=3, head_dim=16, rope_parameters=rope(1000000.0)),
+    "tiny_mistral": lambda: mistral(
+        num_hidden_layers=2, head_dim=16, sliding_window=LENGTH, rope_parameters=rope(10000.0)
+    ),
 }
 
 
@@ -113,7 +126,7 @@ def write_case(folder, config, generator):
     (folder / "generation_config.json").unlink(missing_ok=True)
     path = folder / "config.json"
     fields = json.loads(path.read_text())
-    if fields["model_type"] == "llama":
+    if fields["model_type"] in ("llama", "mistral"):
         fields = hub_form(fields)
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     save_file(expected, folder / "expected.safetensors")

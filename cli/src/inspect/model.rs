@@ -24,7 +24,7 @@ pub(super) fn describe(dir: &Path) -> anyhow::Result<String> {
     );
     text += &format!("  vocabulary   {}", shape.vocab_size);
     text += if shape.tie_word_embeddings { ", embedding and head tied\n" } else { "\n" };
-    text += &format!("  context      {} tokens\n", shape.max_position_embeddings);
+    text += &format!("  context      {} tokens\n", shape.context_length());
     text += &describe_tokenizer(dir);
     let state = dir.join("trainer_state.json");
     if state.is_file() {
