@@ -7,11 +7,11 @@ use jacobi_decoder::{
     Filler, Generation, Growth, JacobiConfig, MultiBlockConfig, Request, Settings, StopRules, Strategy,
     generate, generate_batch,
 };
-use jacobi_model::{Dtype, LanguageModel, load};
+use jacobi_model::{Dtype, LanguageModel, Transformer, load};
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Arbitrary;
 
-use crate::support::golden;
+use crate::support::{golden, scratch};
 
 const CASES: [&str; 3] = ["tiny_llama", "tiny_qwen2", "tiny_llama_llama3"];
 
@@ -41,6 +41,33 @@ fn strategies() -> impl Arbitrary<Value = Strategy> {
             }),
         },
     )
+}
+
+/// Random weights, wide enough that ordinary products of matrices round differently from one number of rows to the next.
+fn wide(dtype: Dtype) -> Transformer {
+    let text = fs_err::read_to_string(golden("models/tiny_llama/config.json")).unwrap();
+    let mut config: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
+    for (field, value) in [("hidden_size", 320), ("intermediate_size", 896), ("vocab_size", 3000)] {
+        config.insert(field.into(), value.into());
+    }
+    let dir = scratch();
+    fs_err::write(dir.path().join("config.json"), serde_json::to_string(&config).unwrap()).unwrap();
+    Transformer::random(dir.path(), dtype, 11).unwrap()
+}
+
+/// With weights that make thousands of nearly equal tokens, one bit more or less in a row would show at once.
+#[test]
+fn every_decoder_equals_autoregressive_on_a_wide_model() {
+    for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+        let model = wide(dtype);
+        let config = ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() };
+        let prompts = prop::collection::vec(0u32..3000, 1..40);
+        proptest!(config, |(prompt in prompts, strategy in strategies(), max_new_tokens in 2usize..64)| {
+            let stop = StopRules { max_new_tokens, eos_token_ids: vec![] };
+            let expected = run(&model, &prompt, Strategy::Autoregressive, &stop).tokens;
+            prop_assert_eq!(run(&model, &prompt, strategy, &stop).tokens, expected);
+        });
+    }
 }
 
 proptest! {

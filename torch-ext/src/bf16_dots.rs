@@ -5,15 +5,14 @@
 //! Legend: m rows on the left, n rows on the right, k their width.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __mmask32, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_castpd_ps,
-    _mm512_castps_pd, _mm512_dpbf16_ps, _mm512_loadu_epi16, _mm512_maskz_loadu_epi16, _mm512_setzero_ps,
-    _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
-    _mm512_unpacklo_ps,
+    __m512, __m512bh, __mmask32, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_dpbf16_ps,
+    _mm512_loadu_epi16, _mm512_maskz_loadu_epi16, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps,
+    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use half::bf16;
 
-use crate::dots::block;
+use crate::dots::{AHEAD, block, fetch};
 
 /// bf16 numbers of a vector.
 const LANES: usize = 32;
@@ -21,8 +20,6 @@ const LANES: usize = 32;
 const TILE: usize = 16;
 /// A square tile loads least.
 const SIDE: usize = 4;
-/// How far ahead of the products memory is asked for, in numbers.
-const AHEAD: usize = 8192;
 
 /// Whether this processor has the instruction.
 pub(crate) fn supported() -> bool {
@@ -101,7 +98,7 @@ fn tile<const M: usize, const N: usize, const FETCH: bool>(
         }
         for (n, column) in columns.iter().enumerate() {
             if FETCH {
-                _mm_prefetch::<_MM_HINT_T0>(column.wrapping_add(at + AHEAD).cast());
+                fetch(column.wrapping_add(at).wrapping_byte_add(AHEAD));
             }
             // SAFETY: as above.
             let operand = unsafe { load(column.add(at)) };
