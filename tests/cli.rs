@@ -4,6 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+#[path = "generating.rs"]
+mod generating;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -94,6 +97,7 @@ fn fixture() -> tempfile::TempDir {
         ("empty-prompts.toml", recipe(&model, "empty.jsonl", "run")),
         ("foreign-model.toml", recipe("foreign", &prompts, "run")),
         ("empty.jsonl", String::new()),
+        ("empty.toml", String::new()),
         ("typo.toml", "seed = 1\n[train]\nlerning_rate = 1e-3\n".into()),
         ("section.toml", "[tarin]\nepochs = 1\n".into()),
         ("type.toml", "[train]\nepochs = \"two\"\n".into()),
@@ -125,6 +129,12 @@ const BAD_INPUT: &[BadInput] = &[
     (&["config", "validate", "-c", "zero.toml"], 2, &["block_size", "at least 1"]),
     (&["config", "validate", "-c", "malformed.toml"], 2, &["malformed.toml:2:"]),
     (&["config", "validate", "-c", "rounds.toml"], 2, &["rounds.toml:4:1", "`batchsize`", "`batch_size`?"]),
+    (&["config", "validate", "-c", "empty.toml"], 2, &["model.path is not set"]),
+    (
+        &["config", "validate", "-c", "good.toml", "--set", "eval.prompts.answer_column="],
+        2,
+        &["answer_column"],
+    ),
     (&["config", "validate", "-c", "nowhere.toml"], 2, &["--config", "nowhere.toml"]),
     (&["run", "-c", "good.toml", "--set", "train.epoch=2"], 2, &["--set train.epoch=2", "`epochs`?"]),
     (&["run", "-c", "good.toml", "--set", "train.epochs=two"], 2, &["--set train.epochs=two", "\"two\""]),
@@ -176,6 +186,18 @@ const BAD_INPUT: &[BadInput] = &[
     (&["run", "-c", "no-model.toml"], 1, &["nowhere", "jacobi fetch"]),
     (&["run", "-c", "foreign-model.toml"], 1, &["config.json", "Mamba", "supported"]),
     (&["run", "-c", "no-prompts.toml"], 1, &["nowhere.jsonl", "prompts.path"]),
+    (
+        &["generate", "-c", "good.toml", "--set", "prompts.path=foreign"],
+        1,
+        &["prompts.path foreign is a directory", "for instance config.json"],
+    ),
+    (&["generate", "-c", "good.toml", "--rank", "2", "--world-size", "2"], 2, &["rank 2 of 2"]),
+    (&["generate", "-c", "good.toml", "--rank", "2"], 2, &["--world-size"]),
+    (
+        &["generate", "-c", "good.toml", "--merge", "-o", "empty"],
+        1,
+        &["cannot merge empty", "rank-00000-of-"],
+    ),
     (&["run", "-c", "empty-prompts.toml"], 1, &["empty.jsonl", "no prompts"]),
     (&["run", "-c", "unwritable.toml"], 1, &["cannot write into good.toml/run", "output_dir"]),
     (&["train", "-c", "good.toml"], 1, &["round-1/trajectories", "jacobi generate"]),
@@ -184,6 +206,9 @@ const BAD_INPUT: &[BadInput] = &[
     (&["inspect", "nowhere"], 1, &["nowhere", "does not exist"]),
     (&["inspect", "empty"], 1, &["empty", "manifest.json", "config.toml"]),
     (&["inspect", "shard.parquet"], 1, &["shard.parquet", "Parquet"]),
+    (&["inspect", "foreign/config.json"], 1, &["config.json is a .json file", "perhaps foreign"]),
+    (&["inspect", "empty", "--schedule", "cosine"], 2, &["--schedule", "linear, random"]),
+    (&["inspect", "empty", "--schedule", "linear", "--max-noise-ratio", "2"], 2, &["--max-noise-ratio 2"]),
 ];
 
 #[test]

@@ -1,4 +1,4 @@
-//! Generation and training on a tiny random model: recorded states, interruption, resume, equivalences.
+//! Recorded states, and training on them, on a tiny random model: interruption, resume, equivalences.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,30 +11,23 @@ use jacobi_trainer::{
     Init, LrSchedule, PcNormalization, PcPositionWeight, TrainConfig, TrainData, TrainError, TrainJob,
     TrainProgress,
 };
-use jacobi_trajectory_gen::{GenerateConfig, GenerateJob, generate};
+use jacobi_trajectory_gen::{GenerateConfig, generate};
 use tch::Tensor;
 
-use crate::support::{max_difference, prompts, scratch, tiny_model};
+use crate::support::{job, max_difference, prompt_file, random_words, scratch, tiny_model};
 
+/// What the first seven tests and the training tests make their rows with.
 fn generate_config() -> GenerateConfig {
-    GenerateConfig { block_size: 8, max_new_tokens: 30, rows_per_shard: 3, ..GenerateConfig::default() }
+    GenerateConfig { block_size: 8, max_new_tokens: 30, rows_per_group: 3, ..random_words() }
 }
 
-/// Generates for 8 prompts, stopping after `stop_after` of them.
+/// Generates for 8 prompts, stopping after `stop_after` reports.
 fn run_generate(model: &Path, output: &Path, stop_after: usize) -> bool {
-    let prompts = prompts(8);
+    let prompts = prompt_file(output.parent().unwrap(), 8);
     let config = generate_config();
-    let job = GenerateJob {
-        model_dir: model,
-        dtype: Dtype::Float32,
-        prompts: &prompts,
-        output,
-        config: &config,
-        seed: 5,
-    };
     let stop = AtomicBool::new(false);
     let mut seen = 0;
-    let outcome = generate(&job, &stop, &mut |_| {
+    let outcome = generate(&job(model, &prompts, output, &config), &stop, &mut |_| {
         seen += 1;
         stop.store(seen == stop_after, Ordering::Relaxed);
     });
@@ -69,56 +62,6 @@ fn every_block_is_recorded_from_its_start_to_its_fixed_point() {
             );
         }
     }
-}
-
-#[test]
-fn interrupted_generation_resumes_to_the_same_shards() {
-    let dir = scratch();
-    let model = dir.path().join("model");
-    tiny_model(&model, 1);
-    let whole = trajectories(&model, &dir.path().join("whole"));
-    let parts = dir.path().join("parts");
-    for stop_after in [2, 4, 1] {
-        assert!(run_generate(&model, &parts, stop_after));
-    }
-    assert_eq!(trajectories(&model, &parts), whole);
-    // Other settings do not continue another run's shards.
-    let prompts = prompts(7);
-    let config = generate_config();
-    let job = GenerateJob {
-        model_dir: &model,
-        dtype: Dtype::Float32,
-        prompts: &prompts,
-        output: &parts,
-        config: &config,
-        seed: 5,
-    };
-    let error = generate(&job, &AtomicBool::new(false), &mut |_| {}).unwrap_err().to_string();
-    assert!(error.contains(parts.to_str().unwrap()), "{error}");
-}
-
-#[test]
-fn bad_prompts_are_counted_and_the_run_goes_on() {
-    let dir = scratch();
-    let model = dir.path().join("model");
-    tiny_model(&model, 1);
-    let mut prompts = prompts(4);
-    prompts[1] = Err(jacobi_datasets::BadRow { line: 2, reason: "not JSON".into() });
-    prompts[2].as_mut().unwrap().messages[0].content = "many words ".repeat(300);
-    let config = GenerateConfig { max_prompt_tokens: 100, ..generate_config() };
-    let output = dir.path().join("t");
-    let job = GenerateJob {
-        model_dir: &model,
-        dtype: Dtype::Float32,
-        prompts: &prompts,
-        output: &output,
-        config: &config,
-        seed: 5,
-    };
-    let manifest = generate(&job, &AtomicBool::new(false), &mut |_| {}).unwrap().manifest;
-    assert_eq!((manifest.input, manifest.written, manifest.skipped, manifest.failed), (4, 2, 1, 1));
-    let errors = fs_err::read_to_string(output.join("errors.jsonl")).unwrap();
-    assert!(errors.contains("line 2") && errors.contains("sample-2"), "{errors}");
 }
 
 /// The row of a noisy block under the training mask and the decoder's own forward over the same draft agree:
@@ -305,7 +248,6 @@ fn every_setting_changes_the_run() {
         ("pc_normalization", TrainConfig { pc_normalization: PcNormalization::Reference, ..base.clone() }),
         ("pc_position_weight", TrainConfig { pc_position_weight: PcPositionWeight::Decay, ..base.clone() }),
         ("window_size", TrainConfig { window_size: 4, ..base.clone() }),
-        ("noise_context", TrainConfig { noise_context: NoiseContext::Clean, ..base.clone() }),
         ("noise_schedule", TrainConfig { noise_schedule: ScheduleKind::Reverse, ..base.clone() }),
         ("min_noise_ratio", TrainConfig { min_noise_ratio: 0.9, ..base.clone() }),
         ("max_noise_ratio", TrainConfig { max_noise_ratio: 0.3, ..base.clone() }),
@@ -321,6 +263,11 @@ fn every_setting_changes_the_run() {
     let [half, tenth] =
         [0.5, 0.1].map(|d| losses(&bench.train(&format!("{d}"), &decay(d), usize::MAX).unwrap()));
     assert_ne!(half, tenth, "pc_decay changes nothing");
+    // The first block of a window of two has no noise under the linear schedule, and then nothing to see of it.
+    let context = |noise_context| TrainConfig { noise_context, window_size: 4, ..base.clone() };
+    let [window, clean] = [NoiseContext::Window, NoiseContext::Clean]
+        .map(|c| losses(&bench.train(&format!("{c:?}"), &context(c), usize::MAX).unwrap()));
+    assert_ne!(window, clean, "noise_context changes nothing");
     for (name, config) in [
         ("max_length", TrainConfig { max_length: 3, ..base.clone() }),
         ("batch_size", TrainConfig { batch_size: 0, ..base.clone() }),

@@ -5,7 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jacobi_datasets::{BadRow, Message, Prompt};
+use jacobi_datasets::PromptsConfig;
+use jacobi_trajectory_gen::{GenerateConfig, GenerateJob};
 use safetensors::{Dtype, SafeTensors};
 use tch::{Kind, Tensor};
 
@@ -66,13 +67,35 @@ pub fn tiny_model(dir: &Path, seed: u64) {
     jacobi_model::save_model(dir, &config, model.parameters(), Kind::Float, usize::MAX).unwrap();
 }
 
-/// Questions for it.
-pub fn prompts(count: usize) -> Vec<Result<Prompt, BadRow>> {
-    let prompt = |i: usize| Prompt {
-        id: format!("sample-{i}"),
-        messages: vec![Message { role: "user".into(), content: format!("Anna has {i} apples and buys 2.") }],
-        answer: None,
-        response: None,
-    };
-    (0..count).map(|i| Ok(prompt(i))).collect()
+/// A prompt file of `count` questions for it.
+pub fn prompt_file(dir: &Path, count: usize) -> PromptsConfig {
+    let line =
+        |i: usize| format!("{{\"id\": \"sample-{i}\", \"prompt\": \"Anna has {i} apples and buys 2.\"}}\n");
+    let path = dir.join("prompts.jsonl");
+    fs_err::write(&path, (0..count).map(line).collect::<String>()).unwrap();
+    PromptsConfig { path, id_column: Some("id".into()), ..PromptsConfig::default() }
+}
+
+/// Random weights repeat themselves: without the filters that would keep such answers out.
+pub fn random_words() -> GenerateConfig {
+    GenerateConfig { max_token_repeats: 0, max_line_repeats: 0, ..GenerateConfig::default() }
+}
+
+/// Generating in fp32 with seed 5.
+pub fn job<'a>(
+    model_dir: &'a Path,
+    prompts: &'a PromptsConfig,
+    output: &'a Path,
+    config: &'a GenerateConfig,
+) -> GenerateJob<'a> {
+    GenerateJob {
+        model_dir,
+        dtype: jacobi_model::Dtype::Float32,
+        prompts,
+        output,
+        config,
+        seed: 5,
+        rank: None,
+        overwrite: false,
+    }
 }

@@ -1,5 +1,7 @@
 //! What an error means to the shell: 2 for what was typed, 128+n for signal n, 1 for the world.
 
+use jacobi_trajectory_gen::{GenerateError, RankError};
+
 use crate::layers::ConfigError;
 
 /// Something on the command line or in a config that only the user can mend.
@@ -58,7 +60,10 @@ pub fn code(error: &anyhow::Error) -> u8 {
     if let Some(number) = signal(error) {
         return u8::try_from(128 + number).unwrap_or(1);
     }
-    let usage = error.chain().any(|cause| cause.is::<UsageError>() || cause.is::<ConfigError>());
+    let usage = error.chain().any(|cause| {
+        let generate = cause.downcast_ref().is_some_and(GenerateError::is_usage);
+        generate || cause.is::<UsageError>() || cause.is::<ConfigError>() || cause.is::<RankError>()
+    });
     if usage { 2 } else { 1 }
 }
 

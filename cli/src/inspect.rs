@@ -8,10 +8,12 @@ use jacobi_datasets::Manifest;
 mod model;
 mod run;
 mod sample;
+mod statistics;
 mod trajectories;
 
 pub use model::write_logits;
 pub use sample::SampleView;
+pub use statistics::Schedule;
 
 /// Describes a shard, a trajectories directory, a model or checkpoint directory, or a run directory.
 ///
@@ -19,7 +21,7 @@ pub use sample::SampleView;
 /// A path that is none of these, or a damaged one.
 pub fn describe(path: &Path, view: &SampleView) -> anyhow::Result<String> {
     if path.is_file() {
-        return trajectories::describe_shard(path, view);
+        return describe_file(path, view);
     }
     if !path.is_dir() {
         bail!("{} does not exist", path.display());
@@ -33,8 +35,37 @@ pub fn describe(path: &Path, view: &SampleView) -> anyhow::Result<String> {
     if path.join("config.toml").is_file() || path.join("round-1").is_dir() {
         return run::describe(path);
     }
+    let inside: Vec<String> = INSIDE
+        .iter()
+        .map(|name| path.join(name))
+        .filter(|inner| inner.exists())
+        .map(|inner| inner.display().to_string())
+        .collect();
+    let hint = match (inside.as_slice(), path.parent().filter(|parent| parent.join("config.toml").is_file()))
+    {
+        ([], Some(run)) => format!("; it lies in the run {}", run.display()),
+        ([], None) => String::new(),
+        (inside, _) => format!("; look into {}", inside.join(" or ")),
+    };
     bail!(
-        "{} is no shard, no trajectories directory (manifest.json), no model (config.json) and no run (config.toml)",
+        "{} is no trajectories directory (manifest.json), no model (config.json) and no run (config.toml){hint}",
         path.display()
+    )
+}
+
+/// What a folder of a run can hold that is worth looking into.
+const INSIDE: &[&str] = &["trajectories", "checkpoints/latest", "latest", "rank-00000-of-00002"];
+
+/// A shard; of any other file of ours, where to look instead.
+fn describe_file(path: &Path, view: &SampleView) -> anyhow::Result<String> {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    if !["json", "jsonl", "toml", "safetensors", "html", "md", "txt"].contains(&extension) {
+        return trajectories::describe_shard(path, view);
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    bail!(
+        "{} is a .{extension} file; `inspect` reads shards (.parquet) and directories, perhaps {}",
+        path.display(),
+        parent.display()
     )
 }

@@ -17,6 +17,7 @@ use crate::plan::{Stage, Work, plan};
 use crate::recipe::Recipe;
 use crate::run_dir::{DirLock, RunDir, command_line};
 use crate::signals::Stop;
+use crate::stages::GenerateOptions;
 use crate::{export, output, stages};
 
 /// Carries out the recipe and returns the final table.
@@ -62,16 +63,20 @@ pub fn describe(recipe: &Recipe) -> anyhow::Result<String> {
     let stages = plan(recipe)?;
     let ledger = Ledger::open(run.ledger())?;
     let mut text = format!("run {} in {}\n", recipe.name, run.root().display());
+    let void = first_changed(&stages, &ledger);
+    if let Some((first, changes)) = &void {
+        text += &format!("{}\n", changed(&run, &stages[*first].name, changes));
+    }
     for (index, stage) in stages.iter().enumerate() {
         let state = match ledger.status(&stage.name) {
+            Status::Started | Status::Finished if void.as_ref().is_some_and(|(first, _)| *first <= index) => {
+                "void"
+            }
             _ if is_done(stage, &ledger) => "finished",
             Status::Started => "to resume",
             Status::New | Status::Finished => "to do",
         };
         text += &format!("{:3}. {:<18} {state:<9}  {}\n", index + 1, stage.name, stage.summary);
-    }
-    if let Some((first, changes)) = first_changed(&stages, &ledger) {
-        text += &format!("\n{}\n", changed(&run, &stages[first].name, &changes));
     }
     Ok(text + "\n" + &recipe.to_toml())
 }
@@ -133,7 +138,9 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, stop: &Stop) -> anyhow::Re
     match work {
         Work::Generate(round) => {
             let model = model_of_round(recipe, run, round)?;
-            stages::generate(recipe, round, &model, &run.trajectories(round), stop)?;
+            let target = run.trajectories(round);
+            let job = stages::generate_job(recipe, round, &model, &target, GenerateOptions::default());
+            stages::generate(&job, stop)?;
         }
         Work::Train(round) => {
             let model = model_of_round(recipe, run, round)?;

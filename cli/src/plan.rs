@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jacobi_datasets::schema::tuned::TUNED_FILE;
-use jacobi_datasets::{PromptsConfig, Tokenizer, read_prompts};
+use jacobi_datasets::{PromptsConfig, Tokenizer, stream_prompts};
 use jacobi_model::Architecture;
 use jacobi_trainer::{Init, TrainConfig};
 use serde_json::to_value;
@@ -82,7 +82,7 @@ fn generate_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted)
     flatten("model.dtype", &to_value(recipe.model.dtype)?, &mut settings);
     flatten("model.files", &digest_of_model(&recipe.model.path)?.into(), &mut settings);
     flatten("prompts", &to_value(&recipe.prompts)?, &mut settings);
-    flatten("prompts.file", &digest(&recipe.prompts.path)?.into(), &mut settings);
+    flatten("prompts.file", &digest(&recipe.prompts)?.into(), &mut settings);
     flatten("generate", &to_value(generate)?, &mut settings);
     let summary = format!(
         "{prompts}, block_size {}, at most {} new tokens each",
@@ -118,7 +118,7 @@ fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
     let prompts = count(&recipe.eval.prompts).context("in [eval.prompts]")?;
     let mut settings = Settings::new();
     flatten("eval", &to_value(&recipe.eval)?, &mut settings);
-    flatten("eval.prompts.file", &digest(&recipe.eval.prompts.path)?.into(), &mut settings);
+    flatten("eval.prompts.file", &digest(&recipe.eval.prompts)?.into(), &mut settings);
     Ok(Stage {
         work: Work::Eval,
         name: "eval".into(),
@@ -158,15 +158,34 @@ impl std::fmt::Display for Counted {
 /// # Errors
 /// When the file cannot be used.
 pub fn count(config: &PromptsConfig) -> anyhow::Result<Counted> {
-    let rows = read_prompts(config)?;
-    let usable = rows.iter().filter(|row| row.is_ok()).count();
-    Ok(Counted { usable, bad: rows.len() - usable })
+    let mut counted = Counted { usable: 0, bad: 0 };
+    for row in stream_prompts(config)? {
+        match row? {
+            Ok(_) => counted.usable += 1,
+            Err(_) => counted.bad += 1,
+        }
+    }
+    Ok(counted)
 }
 
-/// The first 16 hex digits of a file's BLAKE3.
-fn digest(path: &Path) -> anyhow::Result<String> {
+/// A size as people say it: `512 B`, `3.4 MB`.
+pub fn bytes(count: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// The first 16 hex digits of the BLAKE3 of the prompt files.
+fn digest(prompts: &PromptsConfig) -> anyhow::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(fs_err::File::open(path)?)?;
+    for path in prompts.files()? {
+        hasher.update_reader(fs_err::File::open(path)?)?;
+    }
     Ok(hasher.finalize().to_hex()[..16].to_owned())
 }
 
@@ -201,6 +220,15 @@ mod tests {
             TrainConfig { epochs: 2, batch_size: 4, gradient_accumulation_steps: 2, ..Default::default() };
         assert_eq!(steps(&train, 17), 6);
         assert_eq!(steps(&TrainConfig { max_steps: Some(5), ..train }, 17), 5);
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        for (count, expected) in
+            [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (999_950, "1.0 MB"), (7_240_000_000, "7.2 GB")]
+        {
+            assert_eq!(bytes(count), expected);
+        }
     }
 
     #[test]

@@ -115,12 +115,39 @@ impl Recipe {
         for decoder in &self.eval.decoders {
             decoder.strategy(self.seed).map_err(in_eval)?;
         }
+        let prompts = &self.eval.prompts;
+        let scores = tasks::find(&self.eval.task).map_err(in_eval)?.scores();
+        if scores && !prompts.path.as_os_str().is_empty() && prompts.answer_column.is_none() {
+            return Err(UsageError(format!(
+                "eval.task = \"{}\" compares with right answers: set eval.prompts.answer_column to the column that has them",
+                self.eval.task
+            )));
+        }
         if self.eval.max_new_tokens == 0 { Err(in_eval(EvalError::MaxNewTokens)) } else { Ok(()) }
+    }
+
+    /// What the recipe still lacks for some verbs, a line each.
+    ///
+    /// # Errors
+    /// [`UsageError`] when it is of no use to any of them.
+    pub fn lacks(&self) -> Result<Vec<String>, UsageError> {
+        self.model_path()?;
+        let (train, eval) = (&self.prompts.path, &self.eval.prompts.path);
+        match (train.as_os_str().is_empty(), eval.as_os_str().is_empty()) {
+            (true, true) => Err(UsageError(
+                "neither prompts.path nor eval.prompts.path is set: there is nothing to work on".into(),
+            )),
+            (true, false) => Ok(vec!["without prompts.path it is of use to `eval` and `tune` alone".into()]),
+            (false, true) => Ok(vec!["without eval.prompts.path `run` and `eval` refuse it".into()]),
+            (false, false) => Ok(Vec::new()),
+        }
     }
 
     /// The recipe as TOML: what was resolved, defaults included.
     pub fn to_toml(&self) -> String {
-        let table = toml::Table::try_from(self).expect("a recipe is a table of plain values");
+        let mut shown = self.clone();
+        shown.eval.decoders.iter_mut().for_each(|decoder| *decoder = decoder.resolved());
+        let table = toml::Table::try_from(shown).expect("a recipe is a table of plain values");
         toml::to_string(&table).expect("a table of plain values is TOML")
     }
 
@@ -174,6 +201,42 @@ mod tests {
         assert!(
             load("", &[]).unwrap().model_path().unwrap_err().to_string().contains("--set model.path=DIR")
         );
+    }
+
+    #[test]
+    fn what_no_verb_could_use_is_not_valid_and_what_some_could_is_said() {
+        let model = "model.path=m";
+        let rows: [(&[&str], Result<usize, &str>); 5] = [
+            (&[], Err("model.path is not set")),
+            (&[model], Err("neither prompts.path nor eval.prompts.path")),
+            (&[model, "prompts.path=a.jsonl"], Ok(1)),
+            (&[model, "eval.prompts.path=a.jsonl"], Ok(1)),
+            (&[model, "prompts.path=a.jsonl", "eval.prompts.path=a.jsonl"], Ok(0)),
+        ];
+        for (set, expected) in rows {
+            let found = load("", set).unwrap().lacks().map(|lines| lines.len()).map_err(|e| e.to_string());
+            match expected {
+                Ok(count) => assert_eq!(found, Ok(count), "{set:?}"),
+                Err(part) => assert!(found.as_ref().is_err_and(|e| e.contains(part)), "{set:?}: {found:?}"),
+            }
+        }
+        let error = load("", &["eval.task=gsm8k", "eval.prompts.path=a.jsonl"]).unwrap_err().to_string();
+        assert!(error.contains("eval.prompts.answer_column"), "{error}");
+    }
+
+    #[test]
+    fn the_decoders_shown_have_every_setting() {
+        let shown = load("[[eval.decoders]]\nname = \"multi_block\"\n", &[]).unwrap().to_toml();
+        for key in [
+            "block_size = 16",
+            "window = \"blocks\"",
+            "max_blocks = 2",
+            "filler = \"random\"",
+            "pool_size = 4",
+        ] {
+            assert!(shown.contains(key), "{key} is missing: {shown}");
+        }
+        assert_eq!(load(&shown, &[]).unwrap().to_toml(), shown);
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! One function per stage, used alike by its own verb and by `run`: one library call, its progress, its result.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Context;
 use jacobi_datasets::schema::eval_row::{EvalRow, Results};
-use jacobi_datasets::{BadRow, Manifest, read_prompts};
+use jacobi_datasets::{BadRow, Manifest};
 use jacobi_eval::{EvalJob, EvalModel, evaluate};
 use jacobi_report::{TrainingCurve, write_report};
 use jacobi_trainer::{Init, TrainData, TrainJob};
-use jacobi_trajectory_gen::GenerateJob;
+use jacobi_trajectory_gen::{ERRORS_FILE, GenerateJob, Rank};
 
 use crate::exit::Unmeasured;
 use crate::output;
@@ -17,46 +18,75 @@ use crate::recipe::Recipe;
 use crate::run_dir::command_line;
 use crate::signals::Stop;
 
-/// Makes the trajectories of round `round` (from 1) with the model in `model_dir`.
-///
-/// # Errors
-/// Those of reading prompts and of generating; [`crate::exit::Interrupted`] when a signal asked to stop.
-pub fn generate(
-    recipe: &Recipe,
+/// What `generate` is asked for beyond the recipe.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GenerateOptions {
+    /// Which part of the prompts.
+    pub rank: Option<Rank>,
+    /// Whether what another run left in the output is removed.
+    pub overwrite: bool,
+}
+
+/// The job of making the trajectories of round `round` (from 1) with the model in `model_dir`.
+pub fn generate_job<'a>(
+    recipe: &'a Recipe,
     round: usize,
-    model_dir: &Path,
-    output: &Path,
-    stop: &Stop,
-) -> anyhow::Result<Manifest> {
-    let prompts = read_prompts(&recipe.prompts)?;
-    let job = GenerateJob {
+    model_dir: &'a Path,
+    output: &'a Path,
+    options: GenerateOptions,
+) -> GenerateJob<'a> {
+    GenerateJob {
         model_dir,
         dtype: recipe.model.dtype,
-        prompts: &prompts,
+        prompts: &recipe.prompts,
         output,
         config: &recipe.rounds[round - 1].generate,
         seed: recipe.seed,
-    };
+        rank: options.rank,
+        overwrite: options.overwrite,
+    }
+}
+
+/// Makes the trajectories of `job`.
+///
+/// # Errors
+/// Those of reading prompts and of generating; [`crate::exit::Interrupted`] when a signal asked to stop.
+pub fn generate(job: &GenerateJob, stop: &Stop) -> anyhow::Result<Manifest> {
     let mut progress = Progress::new("generate");
-    let outcome = jacobi_trajectory_gen::generate(&job, stop.flag(), &mut |now| {
-        let tpf = now.tokens as f64 / now.forwards.max(1) as f64;
-        progress.update(now.done, now.total, &format!("{} tokens, TPF {tpf:.2}", now.tokens));
+    let start = Instant::now();
+    let outcome = jacobi_trajectory_gen::generate(job, stop.flag(), &mut |now| {
+        let per_token = now.forwards as f64 / now.tokens.max(1) as f64;
+        let rate = now.tokens as f64 / start.elapsed().as_secs_f64();
+        let mut detail = format!("{rate:.0} tokens/s, {per_token:.2} iterations/token");
+        if now.failed > 0 {
+            detail += &format!(", {} failed", now.failed);
+        }
+        progress.update(now.done, now.total, &detail);
     })?;
     if outcome.interrupted {
         stop.check()?;
     }
     let manifest = outcome.manifest;
+    progress.finish(&outcome_of(&manifest, &job.directory()));
+    Ok(manifest)
+}
+
+/// How many prompts became what, and by which rules.
+fn outcome_of(manifest: &Manifest, dir: &Path) -> String {
     let mut summary = format!("{} trajectories of {} prompts", manifest.written, manifest.input);
     if manifest.written < manifest.input {
+        let rules: Vec<String> =
+            manifest.skipped_by.iter().map(|(rule, count)| format!("{count} {rule}")).collect();
+        let rules = if rules.is_empty() { String::new() } else { format!(" ({})", rules.join(", ")) };
+        let errors = dir.join(ERRORS_FILE);
         summary += &format!(
-            ", {} skipped, {} failed; see {}",
+            ", {} skipped{rules}, {} failed; see {}",
             manifest.skipped,
             manifest.failed,
-            output.join("errors.jsonl").display()
+            errors.display()
         );
     }
-    progress.finish(&summary);
-    Ok(manifest)
+    summary
 }
 
 /// Trains round `round` (from 1) from the model in `model_dir` and returns the last checkpoint.

@@ -18,6 +18,15 @@ pub enum DatasetError {
         source: io::Error,
     },
 
+    /// No room left.
+    #[error("the disk is full, cannot write {}: free some space and run the same command again; what was finished is kept", path.display())]
+    DiskFull {
+        /// The file that did not fit.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+
     /// A JSON file that is not JSON, or not of the expected shape.
     #[error("{} is not the JSON it should be ({expected})", path.display())]
     Json {
@@ -34,6 +43,15 @@ pub enum DatasetError {
     PromptFileMissing {
         /// The path as configured.
         path: PathBuf,
+    },
+
+    /// A directory where a prompt file is wanted.
+    #[error("prompts.path {} is a directory: name a file in it{}", path.display(), one_of(found))]
+    PromptPathIsDirectory {
+        /// The path as configured.
+        path: PathBuf,
+        /// Files in it that could be meant.
+        found: Vec<String>,
     },
 
     /// The name of the prompt file does not tell its format.
@@ -139,7 +157,7 @@ pub enum DatasetError {
     },
 
     /// A file whose content is not what was written.
-    #[error("{} has changed since it was written (digest {found}, recorded {expected}): delete it and generate again", path.display())]
+    #[error("{} has changed since it was written (digest {found}, recorded {expected}): delete it and run `jacobi generate` again, which makes its rows anew", path.display())]
     Digest {
         /// The file.
         path: PathBuf,
@@ -174,6 +192,15 @@ pub enum DatasetError {
         path: PathBuf,
         /// What does not add up.
         reason: String,
+    },
+
+    /// Shards that no manifest speaks of.
+    #[error("{} holds {file} but no manifest.json: choose another directory, or remove what is in it with --overwrite", dir.display())]
+    StrayShards {
+        /// The directory.
+        dir: PathBuf,
+        /// One of them.
+        file: String,
     },
 
     /// Shards of different runs in one directory.
@@ -232,11 +259,23 @@ pub enum DatasetError {
     },
 }
 
+/// `, for instance a or b`, or nothing.
+fn one_of(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(", for instance {}", names.join(" or ")) }
+}
+
 impl DatasetError {
-    /// For `map_err`: `Io` about `path`.
+    /// For `map_err`: `Io` about `path`, or `DiskFull` when that is what it is.
+    pub fn of_io(action: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+        Self::io(action, path)
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { action, path, source }
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path, source },
+            _ => Self::Io { action, path, source },
+        }
     }
 
     /// For `map_err`: `Parquet` about `path`.

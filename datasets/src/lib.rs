@@ -14,6 +14,7 @@ pub mod pack;
 pub mod prompts;
 pub mod rng;
 pub mod schema;
+pub mod shards;
 pub mod tokenizer;
 
 pub use atomic::write_atomic;
@@ -21,10 +22,13 @@ pub use error::DatasetError;
 pub use layout::{Layout, NoiseContext};
 pub use noise::{NoiseScheduleConfig, ScheduleKind, choose_state};
 pub use pack::{ArTarget, PackConfig, PackError, PackedSample, PcPair, pack};
-pub use prompts::{BadRow, Message, Prompt, PromptFormat, PromptsConfig, read_prompts};
+pub use prompts::{
+    BadRow, Message, Prompt, PromptFormat, PromptStream, PromptsConfig, read_prompts, stream_prompts,
+};
 pub use rng::Rng;
-pub use schema::manifest::{Manifest, ShardEntry, read_all, shard_file_name};
+pub use schema::manifest::{Manifest, RankEntry, ShardEntry, read_all, shard_file_name};
 pub use schema::trajectory::{
     FinishReason, ShardDigest, State, Trajectory, TrajectoryMetadata, read_shard, write_shard,
 };
+pub use shards::{ShardWriter, Tally};
 pub use tokenizer::{TOKENIZER_FILES, Tokenizer};

@@ -8,9 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::DatasetError;
 
+mod files;
 mod parquet_rows;
 mod row;
+mod stream;
 mod text_rows;
+
+pub use stream::{PromptStream, stream_prompts};
 
 /// How a prompt file is laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +35,7 @@ pub enum PromptFormat {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct PromptsConfig {
-    /// The file.
+    /// The file. One `*` in its name stands for any text: all files that fit are read one after the other, by name.
     pub path: PathBuf,
     /// Its format.
     pub format: PromptFormat,
@@ -48,6 +52,12 @@ pub struct PromptsConfig {
     pub response_column: Option<String>,
     /// System message put before conversations that bring none.
     pub system: Option<String>,
+    /// Column that decides whether a row takes part at all; rows that do not are as good as not there.
+    pub filter_column: Option<String>,
+    /// Values of it that take part; when empty, all but `filter_drop`.
+    pub filter_keep: Vec<String>,
+    /// Values of it that do not.
+    pub filter_drop: Vec<String>,
     /// Rows to skip.
     pub offset: usize,
     /// Rows to take at most, after `offset`.
@@ -65,9 +75,22 @@ impl Default for PromptsConfig {
             answer_column: None,
             response_column: None,
             system: None,
+            filter_column: None,
+            filter_keep: Vec::new(),
+            filter_drop: Vec::new(),
             offset: 0,
             limit: None,
         }
+    }
+}
+
+impl PromptsConfig {
+    /// The local files that `path` stands for, in the order they are read.
+    ///
+    /// # Errors
+    /// `PromptFileMissing`, `PromptPathIsDirectory`.
+    pub fn files(&self) -> Result<Vec<PathBuf>, DatasetError> {
+        files::find(self)
     }
 }
 
@@ -100,6 +123,13 @@ pub struct Prompt {
     pub response: Option<String>,
 }
 
+impl Prompt {
+    /// 128 bits of the BLAKE3 of the messages: equal prompts are equal whatever they are called.
+    pub fn content_hash(&self) -> u128 {
+        row::content_hash(&self.messages)
+    }
+}
+
 /// A row that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRow {
@@ -109,52 +139,12 @@ pub struct BadRow {
     pub reason: String,
 }
 
-/// Reads the rows `offset .. offset + limit` of the configured file, good and bad, in order.
+/// Reads the rows `offset .. offset + limit` of the configured file, good and bad, in order, into memory.
 ///
 /// # Errors
-/// `PromptFileMissing`, `PromptFormatUnknown`, `NoPrompts`, `NoPromptsSelected`, `MissingColumn` (when no row at all
-/// has it), `Json` (a JSON file that is no array), `Parquet`, `Io`.
+/// Those of [`stream_prompts`] and of its items.
 pub fn read_prompts(config: &PromptsConfig) -> Result<Vec<Result<Prompt, BadRow>>, DatasetError> {
-    let path = &config.path;
-    if !path.is_file() {
-        return Err(DatasetError::PromptFileMissing { path: path.clone() });
-    }
-    let rows = match resolve_format(config)? {
-        PromptFormat::Parquet => parquet_rows::read(config)?,
-        PromptFormat::Json => text_rows::read_json(path)?,
-        PromptFormat::Jsonl => text_rows::read_jsonl(path)?,
-        PromptFormat::Auto => text_rows::read_json_or_jsonl(path)?,
-    };
-    if rows.is_empty() {
-        return Err(DatasetError::NoPrompts { path: path.clone() });
-    }
-    row::check_columns(config, &rows)?;
-    let (total, limit) = (rows.len(), config.limit.unwrap_or(usize::MAX));
-    let selected: Vec<_> = rows
-        .into_iter()
-        .skip(config.offset)
-        .take(limit)
-        .map(|row| row.and_then(|row| row::to_prompt(config, &row)))
-        .collect();
-    if selected.is_empty() {
-        let (offset, limit) = (config.offset, config.limit);
-        return Err(DatasetError::NoPromptsSelected { path: path.clone(), rows: total, offset, limit });
-    }
-    Ok(selected)
-}
-
-/// `Auto` is left only for `.json`, whose first character decides.
-fn resolve_format(config: &PromptsConfig) -> Result<PromptFormat, DatasetError> {
-    if config.format != PromptFormat::Auto {
-        return Ok(config.format);
-    }
-    let extension = config.path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    match extension.as_deref() {
-        Some("jsonl" | "ndjson") => Ok(PromptFormat::Jsonl),
-        Some("json") => Ok(PromptFormat::Auto),
-        Some("parquet") => Ok(PromptFormat::Parquet),
-        _ => Err(DatasetError::PromptFormatUnknown { path: config.path.clone() }),
-    }
+    stream_prompts(config)?.collect()
 }
 
 #[cfg(test)]

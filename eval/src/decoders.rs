@@ -137,6 +137,33 @@ impl DecoderConfig {
         }
     }
 
+    /// The same decoder with every setting it has written out, defaults too.
+    pub fn resolved(&self) -> Self {
+        let mut resolved = self.clone();
+        match self.strategy(0) {
+            Ok(Strategy::Jacobi(config)) => resolved.block_size = Some(config.block_size),
+            Ok(Strategy::MultiBlock(config)) => {
+                resolved.block_size = Some(config.block_size);
+                match config.growth {
+                    Growth::Sliding => resolved.window = Some(WindowName::Sliding),
+                    Growth::Blocks { max_blocks, spawn_ratio } => {
+                        resolved.window = Some(WindowName::Blocks);
+                        resolved.max_blocks = Some(max_blocks);
+                        resolved.spawn_ratio = Some(spawn_ratio);
+                    }
+                }
+                resolved.filler = Some(match config.filler {
+                    Filler::Random => FillerName::Random,
+                    Filler::Ngram => FillerName::Ngram,
+                });
+                resolved.pool_size = Some(config.pool_size);
+                resolved.tree_budget = Some(config.tree_budget);
+            }
+            Ok(Strategy::Autoregressive) | Err(_) => {}
+        }
+        resolved
+    }
+
     /// The settings that only `multi_block` has, as far as they are given.
     fn of_the_window(&self) -> Vec<&'static str> {
         let given = [

@@ -29,7 +29,7 @@ pub use pass_page::{DecodedPage, decoded_page};
 pub use pass_view::{Mark, PassRow, Span, bracket_legend, color_legend, pass_line};
 pub use table::terminal_table;
 pub use text::visible;
-pub use trajectory_view::trajectory_view;
+pub use trajectory_view::{trajectory_page, trajectory_view};
 pub use tune::{tune_table, write_tune_report};
 pub use write::write_report;
 

@@ -1,12 +1,32 @@
-//! One block of a trajectory on a terminal: a line per state, from the random start to the fixed point.
+//! One block of a trajectory, on a terminal or as an HTML page: a line per state, from the random start to the fixed
+//! point.
 
-use crate::text::visible;
+use crate::html::{page, section};
+use crate::text::{escape_html, visible};
 use jacobi_datasets::schema::trajectory::Trajectory;
 
 const CONVERGED: &str = "\x1b[32m";
 const EARLY: &str = "\x1b[33m";
 const NOISY: &str = "\x1b[2m";
 const RESET: &str = "\x1b[0m";
+
+/// What is known of a run of tokens in a state.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Of the converged prefix.
+    Converged,
+    /// Right already, behind something wrong.
+    Early,
+    /// Wrong.
+    Noisy,
+}
+
+/// One state: its iteration (`None` for the clean block), tokens converged, and its tokens in runs of a kind.
+struct Line {
+    iteration: Option<u32>,
+    converged: usize,
+    runs: Vec<(Vec<u32>, Kind)>,
+}
 
 /// The states of `block` as coloured lines: tokens of the converged prefix green, tokens of the tail that are already
 /// right yellow, the rest dim; in front the iteration and how many tokens have converged. The last line is the clean
@@ -21,27 +41,81 @@ pub fn trajectory_view(
     block_size: usize,
     decode: &dyn Fn(&[u32]) -> String,
 ) -> Vec<String> {
-    let Some(clean) = trajectory.response_tokens.chunks(block_size.max(1)).nth(block) else {
-        return Vec::new();
+    let Some((lines, len)) = lines(trajectory, block, block_size) else { return Vec::new() };
+    let color = |kind| match kind {
+        Kind::Converged => CONVERGED,
+        Kind::Early => EARLY,
+        Kind::Noisy => NOISY,
     };
-    let states = trajectory.states.iter().filter(|state| state.block as usize == block);
-    let mut lines: Vec<String> = states
-        .map(|state| {
-            let converged = (state.converged as usize).min(clean.len());
-            let mut line = head(&state.iteration.to_string(), converged, clean.len());
-            line += &painted(CONVERGED, &decode(&clean[..converged]));
-            for (run, right) in runs(&state.tail, &clean[converged..]) {
-                line += &painted(if right { EARLY } else { NOISY }, &decode(run));
-            }
-            line
-        })
-        .collect();
-    lines.push(head("clean", clean.len(), clean.len()) + &painted(CONVERGED, &decode(clean)));
-    lines
+    let text = |line: &Line| {
+        let name = line.iteration.map_or_else(|| "clean".to_owned(), |iteration| iteration.to_string());
+        let runs: String =
+            line.runs.iter().map(|(tokens, kind)| painted(color(*kind), &decode(tokens))).collect();
+        format!("{name:>5} {:>3}/{len:<3} {runs}", line.converged)
+    };
+    lines.iter().map(text).collect()
 }
 
-fn head(name: &str, converged: usize, len: usize) -> String {
-    format!("{name:>5} {converged:>3}/{len:<3} ")
+/// The same as a self-contained page. A block the response does not have gives an empty table.
+pub fn trajectory_page(
+    trajectory: &Trajectory,
+    block: usize,
+    block_size: usize,
+    title: &str,
+    decode: &dyn Fn(&[u32]) -> String,
+) -> String {
+    let class = |kind| match kind {
+        Kind::Converged => "own",
+        Kind::Early => "kept",
+        Kind::Noisy => "refined",
+    };
+    let span = |kind, text: &str| format!("<span class=\"{}\">{}</span>", class(kind), escape_html(text));
+    let legend: String = [
+        (Kind::Converged, "converged"),
+        (Kind::Early, "right already, behind something wrong"),
+        (Kind::Noisy, "still wrong"),
+    ]
+    .map(|(kind, text)| span(kind, text) + " ")
+    .concat();
+    let (lines, len) = lines(trajectory, block, block_size).unwrap_or_default();
+    let row = |line: &Line| {
+        let name = line.iteration.map_or_else(|| "clean".to_owned(), |iteration| iteration.to_string());
+        let runs: String =
+            line.runs.iter().map(|(tokens, kind)| span(*kind, &visible(&decode(tokens)))).collect();
+        let figures =
+            format!("<td class=\"figure\">{name}</td><td class=\"figure\">{}/{len}</td>", line.converged);
+        format!("<tr>{figures}<td>{runs}</td></tr>\n")
+    };
+    let rows: String = lines.iter().map(row).collect();
+    let table = format!(
+        "<div class=\"scroll\"><table class=\"passes\">\n<thead><tr><th>iteration</th><th>converged</th><th>text</th>\
+         </tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
+    );
+    let head = format!("<header><p>Jacobi trajectory</p><h1>{}</h1></header>\n", escape_html(title));
+    let prompt = format!("<pre>{}</pre>\n", escape_html(&decode(&trajectory.prompt_tokens)));
+    let legend = format!("<p class=\"legend\">{}</p>\n", legend.trim_end());
+    page(title, &(head + &section("Prompt", &prompt) + &section("States", &(legend + &table))))
+}
+
+/// The states of a block, the clean block last, and its length.
+fn lines(trajectory: &Trajectory, block: usize, block_size: usize) -> Option<(Vec<Line>, usize)> {
+    let clean = trajectory.response_tokens.chunks(block_size.max(1)).nth(block)?;
+    let states = trajectory.states.iter().filter(|state| state.block as usize == block);
+    let mut lines: Vec<Line> = states
+        .map(|state| {
+            let converged = (state.converged as usize).min(clean.len());
+            let mut runs_of_line = vec![(clean[..converged].to_vec(), Kind::Converged)];
+            runs_of_line.extend(
+                runs(&state.tail, &clean[converged..])
+                    .into_iter()
+                    .map(|(run, right)| (run.to_vec(), if right { Kind::Early } else { Kind::Noisy })),
+            );
+            Line { iteration: Some(state.iteration), converged, runs: runs_of_line }
+        })
+        .collect();
+    let whole = vec![(clean.to_vec(), Kind::Converged)];
+    lines.push(Line { iteration: None, converged: clean.len(), runs: whole });
+    Some((lines, clean.len()))
 }
 
 fn painted(color: &str, text: &str) -> String {
@@ -106,5 +180,23 @@ mod tests {
     #[test]
     fn a_block_outside_has_no_lines() {
         assert!(trajectory_view(&trajectory(), 2, 4, &decode).is_empty());
+        assert!(!trajectory_page(&trajectory(), 2, 4, "t", &decode).contains("class=\"figure\""));
+    }
+
+    #[test]
+    fn the_page_has_every_state_and_escapes_what_it_shows() {
+        let mut shown = trajectory();
+        shown.prompt_tokens = ids("<script>");
+        let page = trajectory_page(&shown, 0, 4, "a <b>", &decode);
+        for part in [
+            "<title>a &lt;b&gt;</title>",
+            "&lt;script&gt;",
+            "<td class=\"figure\">0</td><td class=\"figure\">1/4</td><td><span class=\"own\">a</span>\
+             <span class=\"refined\">x</span><span class=\"kept\">c</span><span class=\"refined\">y</span></td>",
+            "<td class=\"figure\">clean</td><td class=\"figure\">4/4</td><td><span class=\"own\">abcd</span></td>",
+        ] {
+            assert!(page.contains(part), "missing {part:?}: {page}");
+        }
+        assert!(!page.contains("<script"));
     }
 }

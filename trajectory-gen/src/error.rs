@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jacobi_datasets::DatasetError;
 use jacobi_model::ModelError;
 
-/// A failure of generation. Shards already written stay, and a second run continues after them.
+/// A failure of generation. Rows already written stay, and a second run continues after them.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
     /// The model.
@@ -23,20 +23,100 @@ pub enum GenerateError {
         /// The key.
         field: &'static str,
     },
+    /// A range that holds nothing.
+    #[error("generate.{min_key} = {min} is above generate.{max_key} = {max}")]
+    Range {
+        /// The lower end's key.
+        min_key: &'static str,
+        /// The lower end.
+        min: usize,
+        /// The upper end's key.
+        max_key: &'static str,
+        /// The upper end.
+        max: usize,
+    },
     /// Shards of another run are there.
     #[error(
-        "{dir} holds trajectories made with another model, other prompts or other settings: choose another directory, or remove this one"
+        "{} holds trajectories made with other settings:\n  {}\nchoose another directory, or give --overwrite to remove them and make them again",
+        dir.display(),
+        changes.join("\n  ")
     )]
     Mismatch {
         /// The output directory.
         dir: PathBuf,
+        /// Lines of `setting: was this, is that`.
+        changes: Vec<String>,
+    },
+    /// Rows of prompts that are no longer asked for.
+    #[error(
+        "{} holds {count} trajectories of prompts that {} does not have, the first of sample {first}: choose another directory, or give --overwrite to remove all of them",
+        dir.display(),
+        prompts.display()
+    )]
+    ForeignRows {
+        /// The output directory.
+        dir: PathBuf,
+        /// The prompt file.
+        prompts: PathBuf,
+        /// How many.
+        count: usize,
+        /// The sample id of one.
+        first: String,
+    },
+    /// A text out of range where that is to end the run.
+    #[error(
+        "sample {sample_id}: {reason}; set generate.{setting} to \"drop\" or \"truncate\", or widen the range"
+    )]
+    OutOfRange {
+        /// The sample.
+        sample_id: String,
+        /// Which limit it breaks.
+        reason: String,
+        /// The key that says to fail.
+        setting: &'static str,
+    },
+    /// One failure after another: the fault is hardly in the rows.
+    #[error(
+        "{count} prompts in a row failed (generate.max_consecutive_errors), the last one, {prompt}: {reason}; all are in {}",
+        errors.display()
+    )]
+    TooManyErrors {
+        /// How many.
+        count: usize,
+        /// The last one.
+        prompt: String,
+        /// Why it failed.
+        reason: String,
+        /// errors.jsonl.
+        errors: PathBuf,
     },
     /// Not one prompt could be used.
-    #[error("none of {input} prompts gave a trajectory; the reasons are in {errors}")]
+    #[error("none of {input} prompts gave a trajectory; the reasons are in {}", errors.display())]
     NothingWritten {
         /// Prompts read.
         input: usize,
         /// errors.jsonl.
         errors: PathBuf,
     },
+    /// Ranks that do not make a whole.
+    #[error("cannot merge {}: {reason}", dir.display())]
+    Merge {
+        /// Where the ranks' directories are.
+        dir: PathBuf,
+        /// What is missing or contradicts.
+        reason: String,
+    },
+}
+
+impl GenerateError {
+    /// Whether the user's settings are at fault, not the world.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Setting { .. } | Self::Range { .. } | Self::Mismatch { .. } | Self::ForeignRows { .. } => {
+                true
+            }
+            Self::Data(error) => matches!(error, DatasetError::StrayShards { .. }),
+            _ => false,
+        }
+    }
 }

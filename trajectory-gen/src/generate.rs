@@ -1,40 +1,57 @@
-//! Prompts to trajectory shards, by the Jacobi decoder itself: its iterations are the trajectories
-//! (arXiv 2512.14681, section 3.1), several prompts side by side.
+//! Prompts to trajectory shards: a stream of prompts through the engine, its answers into row groups.
+//!
+//! A row is named by its content (sample id and prompt tokens) under the settings of its directory. So a run resumes by
+//! what is on disk, not by where it was; the set of rows depends neither on interruptions nor on ranks nor on the batch.
+//! Rows lie in the order they were finished; readers sort them.
 
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use jacobi_datasets::{
-    BadRow, Manifest, Prompt, Rng, ShardEntry, Tokenizer, Trajectory, TrajectoryMetadata, shard_file_name,
-    write_shard,
-};
+use jacobi_datasets::{Manifest, PromptsConfig, RankEntry, ShardWriter, Tokenizer, TrajectoryMetadata};
 use jacobi_decoder::StopRules;
 use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
+use serde_json::Value;
 
-use crate::{
-    GenerateConfig, GenerateError,
-    engine::{EngineSettings, Event, Made, Sample, make},
-    ledger::{Ledger, Rejected, RejectedKind},
-};
+use crate::books::Books;
+use crate::config::NEUTRAL_KEYS;
+use crate::engine::{EngineSettings, Event, Sample, make};
+use crate::intake::{Candidate, Intake, IntakeRules};
+use crate::ledger::{ERRORS_FILE, Ledger};
+use crate::survey::{self, Done, Survey};
+use crate::{GenerateConfig, GenerateError, Rank};
+
+/// Prompts read ahead and answered in the order of their length, so that neighbours in a batch are alike.
+const SORTED_AHEAD: usize = 256;
 
 /// One generation run.
+#[derive(Clone, Copy)]
 pub struct GenerateJob<'a> {
     /// Hugging Face directory.
     pub model_dir: &'a Path,
     /// Compute dtype.
     pub dtype: Dtype,
-    /// What [`jacobi_datasets::read_prompts`] gave.
-    pub prompts: &'a [Result<Prompt, BadRow>],
-    /// Receives shards, manifest.json, errors.jsonl.
+    /// Where the prompts are.
+    pub prompts: &'a PromptsConfig,
+    /// Receives shards, manifest.json, errors.jsonl; with ranks, a directory for each.
     pub output: &'a Path,
     /// How.
     pub config: &'a GenerateConfig,
     /// Of the fillers.
     pub seed: u64,
+    /// Which part of the prompts; all of them without.
+    pub rank: Option<Rank>,
+    /// Removes what another run left in the output.
+    pub overwrite: bool,
+}
+
+impl GenerateJob<'_> {
+    /// Where this rank's shards go.
+    pub fn directory(&self) -> PathBuf {
+        self.rank.map_or_else(|| self.output.to_path_buf(), |rank| rank.directory(self.output))
+    }
 }
 
 /// How far a run is.
@@ -46,6 +63,8 @@ pub struct GenerateProgress {
     pub total: usize,
     /// Prompts that could not be used.
     pub failed: usize,
+    /// Prompts that a rule left out.
+    pub skipped: usize,
     /// Response tokens of this run.
     pub tokens: usize,
     /// Decode forwards of this run.
@@ -61,7 +80,7 @@ pub struct GenerateOutcome {
     pub interrupted: bool,
 }
 
-/// Generates, continuing after the shards that are already there. A complete directory returns at once.
+/// Generates what is not there yet. A complete directory returns at once, one with failed prompts tries them again.
 ///
 /// # Errors
 /// See [`GenerateError`]; a bad prompt is no error but a line of errors.jsonl.
@@ -72,45 +91,82 @@ pub fn generate(
 ) -> Result<GenerateOutcome, GenerateError> {
     job.config.validate()?;
     let run = Run::open(job)?;
-    let total_shards = job.prompts.len().div_ceil(job.config.rows_per_shard);
-    let mut ledger = Ledger::open(job.output, &run.fingerprint(), job.prompts.len())?;
-    let mut report = GenerateProgress { total: job.prompts.len(), ..GenerateProgress::default() };
-    let chunks: Vec<_> = job.prompts.chunks(job.config.rows_per_shard).enumerate().collect();
-    for (shard, prompts) in chunks.into_iter().skip(ledger.manifest.shards.len()) {
-        report.done = shard * job.config.rows_per_shard;
-        report.failed = ledger.failed();
-        let Some((rows, rejected)) = run.shard(shard, prompts, stop, &mut report, progress) else {
-            return Ok(GenerateOutcome { manifest: ledger.manifest, interrupted: true });
-        };
-        let file = shard_file_name(shard, total_shards);
-        let digest = write_shard(&job.output.join(&file), &run.metadata(), &rows)?;
-        let entry = ShardEntry { file, rows: rows.len(), blake3: digest.blake3 };
-        ledger.close_shard(entry, rejected, total_shards)?;
+    let dir = job.directory();
+    let found = run.found(&dir)?;
+    let (done, survey) = match &found {
+        Some(manifest) => {
+            let done = survey::rows_on_disk(&dir, manifest)?;
+            let survey = survey::survey(run.rules(), &dir, &done)?;
+            (done, survey)
+        }
+        None => (Done::new(), survey::count(run.rules())?),
+    };
+    if let Some(manifest) = found
+        && manifest.complete
+        && (manifest.input, manifest.written) == (survey.input, done.values().sum())
+        && manifest.rank == run.rank_entry(&survey)
+        && survey.pending == 0
+    {
+        return Ok(GenerateOutcome { manifest, interrupted: false });
     }
-    if ledger.manifest.written == 0 {
-        return Err(GenerateError::NothingWritten { input: job.prompts.len(), errors: ledger.errors_path() });
-    }
-    Ok(GenerateOutcome { manifest: ledger.manifest, interrupted: false })
+    let manifest = Manifest { rank: run.rank_entry(&survey), ..Manifest::new(run.settings(), survey.input) };
+    let writer = ShardWriter::open(&dir, run.metadata(), manifest, job.config.shard_bytes)?;
+    let books = Books::open(job.config, &run.tokenizer, writer, Ledger::open(&dir)?, done);
+    run.answer(books, stop, progress)
 }
 
-/// Why a prompt gave no row: kind, which prompt, reason.
-type Rejection = (RejectedKind, String, String);
-
-struct Run<'a> {
+/// A run with its model in memory.
+pub(crate) struct Run<'a> {
     job: &'a GenerateJob<'a>,
     model: Transformer,
     weight_hash: String,
-    tokenizer: Tokenizer,
+    pub(crate) tokenizer: Tokenizer,
 }
 
 impl<'a> Run<'a> {
-    fn open(job: &'a GenerateJob<'a>) -> Result<Self, GenerateError> {
+    pub(crate) fn open(job: &'a GenerateJob<'a>) -> Result<Self, GenerateError> {
         let tokenizer = Tokenizer::load(job.model_dir)?;
         let loaded = load(job.model_dir, job.dtype)?;
         Ok(Self { job, model: loaded.transformer, weight_hash: loaded.weight_hash, tokenizer })
     }
 
-    fn metadata(&self) -> TrajectoryMetadata {
+    pub(crate) fn rules(&self) -> IntakeRules<'_> {
+        IntakeRules {
+            prompts: self.job.prompts,
+            config: self.job.config,
+            tokenizer: &self.tokenizer,
+            context_length: self.model.context_length(),
+            rank: self.job.rank,
+            seed: self.job.seed,
+        }
+    }
+
+    /// The manifest of a directory that holds rows of this very job. One of another job is refused, or with `overwrite`
+    /// removed; one without a single row stands in nobody's way.
+    fn found(&self, dir: &Path) -> Result<Option<Manifest>, GenerateError> {
+        if self.job.overwrite {
+            ShardWriter::discard(dir)?;
+            let errors = dir.join(ERRORS_FILE);
+            if errors.is_file() {
+                fs_err::remove_file(errors)?;
+            }
+        }
+        let Some(manifest) = Manifest::load(dir)?.filter(|manifest| !manifest.shards.is_empty()) else {
+            return Ok(None);
+        };
+        let changes = manifest.differences(&self.settings());
+        if changes.is_empty() {
+            return Ok(Some(manifest));
+        }
+        Err(GenerateError::Mismatch { dir: dir.to_path_buf(), changes })
+    }
+
+    fn rank_entry(&self, survey: &Survey) -> Option<RankEntry> {
+        let Rank { rank, world_size } = self.job.rank?;
+        Some(RankEntry { rank, world_size, total_input: survey.total_input })
+    }
+
+    pub(crate) fn metadata(&self) -> TrajectoryMetadata {
         let config = self.job.config;
         let decoding = BTreeMap::from([
             ("strategy".to_owned(), "greedy".to_owned()),
@@ -130,91 +186,122 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Everything that decides the rows: two directories with equal fingerprints hold equal trajectories.
-    fn fingerprint(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        let metadata = TrajectoryMetadata { base_model: String::new(), ..self.metadata() };
-        hasher.update(format!("{metadata:?} {:?}", self.job.config).as_bytes());
-        for prompt in self.job.prompts {
-            hasher.update(format!("{prompt:?}\n").as_bytes());
-        }
-        hasher.finalize().to_hex().to_string()
+    /// Everything beside the prompts that decides the rows.
+    fn settings(&self) -> BTreeMap<String, String> {
+        let config = serde_json::to_value(self.job.config).expect("a config is plain values");
+        let keys = config.as_object().into_iter().flatten();
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let mut settings: BTreeMap<String, String> = keys
+            .filter(|(key, value)| !NEUTRAL_KEYS.contains(&key.as_str()) && !value.is_null())
+            .map(|(key, value)| (format!("generate.{key}"), text(value)))
+            .collect();
+        let short = |hash: &str| hash[..16.min(hash.len())].to_owned();
+        settings.extend([
+            ("seed".to_owned(), self.job.seed.to_string()),
+            ("model.weights".to_owned(), short(&self.weight_hash)),
+            ("model.tokenizer".to_owned(), short(self.tokenizer.hash())),
+            ("model.dtype".to_owned(), dtype_name(self.model.kind()).to_owned()),
+        ]);
+        settings
     }
 
-    /// The rows of one shard and the prompts that gave none; `None` if `stop` ended it early.
-    fn shard(
-        &self,
-        shard: usize,
-        prompts: &[Result<Prompt, BadRow>],
-        stop: &AtomicBool,
-        report: &mut GenerateProgress,
-        progress: &mut dyn FnMut(&GenerateProgress),
-    ) -> Option<(Vec<Trajectory>, Vec<Rejected>)> {
-        let (mut ids, mut samples, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
-        for prompt in prompts {
-            match self.sample(prompt) {
-                Ok((id, sample)) => {
-                    ids.push((id, sample.prompt.clone()));
-                    samples.push(sample);
-                }
-                Err((kind, prompt, reason)) => {
-                    report.done += 1;
-                    report.failed += usize::from(kind == RejectedKind::Failed);
-                    rejected.push(Rejected { shard, kind, prompt, reason });
-                    progress(report);
-                }
-            }
-        }
-        if stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        let before = *report;
-        let mut all: Vec<Option<Made>> = samples.iter().map(|_| None).collect();
-        let settings = EngineSettings {
+    pub(crate) fn engine_settings(&self) -> EngineSettings {
+        EngineSettings {
             block_size: self.job.config.block_size,
             stop: StopRules {
                 max_new_tokens: self.job.config.max_new_tokens,
                 eos_token_ids: self.tokenizer.eos_token_ids().to_vec(),
             },
             batch_size: self.job.config.batch_size,
-        };
-        make(&self.model, &settings, &mut samples.into_iter().enumerate(), &mut |now, event| {
-            let Event::Made(at, made) = event;
-            report.done += 1;
-            report.tokens = before.tokens + now.tokens;
-            report.forwards = before.forwards + now.forwards;
-            all[at] = Some(made);
-            progress(report);
-            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        let mut rows = Vec::with_capacity(ids.len());
-        for ((sample_id, prompt_tokens), made) in ids.into_iter().zip(all) {
-            let Made { response_tokens, finish_reason, states } = made?;
-            rows.push(Trajectory { sample_id, prompt_tokens, response_tokens, finish_reason, states });
         }
-        Some((rows, rejected))
     }
 
-    /// What is to be answered for a prompt, with the prompt's id.
-    fn sample(&self, prompt: &Result<Prompt, BadRow>) -> Result<(String, Sample), Rejection> {
-        let failed = |name: String, reason: String| (RejectedKind::Failed, name, reason);
-        let prompt =
-            prompt.as_ref().map_err(|bad| failed(format!("line {}", bad.line), bad.reason.clone()))?;
-        let tokens = self
-            .tokenizer
-            .encode_chat(&prompt.messages)
-            .map_err(|error| failed(prompt.id.clone(), error.to_string()))?;
-        let longest = self.job.config.max_prompt_tokens.min(self.model.context_length() - 1);
-        if tokens.is_empty() {
-            return Err(failed(prompt.id.clone(), "the chat template gives no token".to_owned()));
+    pub(crate) fn model(&self) -> &Transformer {
+        &self.model
+    }
+
+    /// Answers every prompt that is not on disk, and closes the books.
+    fn answer(
+        &self,
+        books: Books,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(&GenerateProgress),
+    ) -> Result<GenerateOutcome, GenerateError> {
+        let intake = Intake::open(self.rules())?;
+        let books = RefCell::new(books);
+        progress(&books.borrow().progress);
+        let mut samples = Samples { intake, books: &books, stop, sorted: Vec::new(), number: 0 };
+        make(&self.model, &self.engine_settings(), &mut samples, &mut |now, event| {
+            let mut books = books.borrow_mut();
+            let Event::Made(number, made) = event;
+            (books.progress.tokens, books.progress.forwards) = (now.tokens, now.forwards);
+            let flow = books.answer(number, made);
+            progress(&books.progress);
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { flow }
+        });
+        let mut books = books.into_inner();
+        // Whatever ended it, what is finished is kept, unless it is the writing that failed.
+        let failed = books.error.take();
+        let flushed = books.flush();
+        if let Some(error) = failed {
+            return Err(error);
         }
-        if tokens.len() > longest {
-            let reason = format!("{} prompt tokens, at most {longest} are taken", tokens.len());
-            return Err((RejectedKind::Skipped, prompt.id.clone(), reason));
+        flushed?;
+        let interrupted = stop.load(Ordering::Relaxed);
+        if interrupted {
+            books.writer.note(&books.tally)?;
+        } else {
+            books.writer.finish(&books.tally)?;
         }
-        let digest = blake3::hash(prompt.id.as_bytes());
-        let id = u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("eight bytes"));
-        let seed = Rng::new(&[self.job.seed, id]).next_u64();
-        Ok((prompt.id.clone(), Sample { prompt: tokens, seed }))
+        let manifest = books.writer.manifest().clone();
+        if manifest.complete && manifest.written == 0 && manifest.input > 0 && self.job.rank.is_none() {
+            let errors = books.ledger.path().to_path_buf();
+            return Err(GenerateError::NothingWritten { input: manifest.input, errors });
+        }
+        Ok(GenerateOutcome { manifest, interrupted })
+    }
+}
+
+/// What the engine asks for next: the prompts left, some read ahead and sorted by length.
+struct Samples<'a, 'b> {
+    intake: Intake<'a>,
+    books: &'a RefCell<Books<'b>>,
+    stop: &'a AtomicBool,
+    /// Longest first, so that the shortest is taken from the end.
+    sorted: Vec<Candidate>,
+    number: usize,
+}
+
+impl Samples<'_, '_> {
+    fn read_ahead(&mut self) {
+        while self.sorted.len() < SORTED_AHEAD {
+            let Some(judged) = self.intake.next() else { break };
+            let mut books = self.books.borrow_mut();
+            match judged.and_then(|judged| books.admit(judged)) {
+                Ok(candidate) => self.sorted.extend(candidate),
+                Err(error) => {
+                    books.error = Some(error);
+                    break;
+                }
+            }
+        }
+        self.sorted.sort_by_key(|candidate| std::cmp::Reverse(candidate.sample.prompt.len()));
+    }
+}
+
+impl Iterator for Samples<'_, '_> {
+    type Item = (usize, Sample);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.stop.load(Ordering::Relaxed) || self.books.borrow().error.is_some() {
+            return None;
+        }
+        if self.sorted.is_empty() {
+            self.read_ahead();
+        }
+        let candidate = self.sorted.pop()?;
+        self.number += 1;
+        self.books.borrow_mut().ask(self.number, &candidate);
+        Some((self.number, candidate.sample))
     }
 }

@@ -1,23 +1,34 @@
-//! What became of every prompt: the manifest and errors.jsonl, so that written + skipped + failed = input.
+//! errors.jsonl: every prompt that gave no row, and why. What a rule kept out after it was answered is remembered by its
+//! key, so that it is not answered again; what failed is tried again by the next run.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use jacobi_datasets::{Manifest, ShardEntry, write_atomic};
+use jacobi_datasets::{DatasetError, write_atomic};
 use serde::{Deserialize, Serialize};
 
-use crate::GenerateError;
+use crate::filters::Rule;
+
+/// Name of the file in a directory of shards.
+pub const ERRORS_FILE: &str = "errors.jsonl";
 
 /// One prompt that gave no trajectory: a line of errors.jsonl.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rejected {
-    /// The shard it would be in.
-    pub shard: usize,
     /// Left out by a rule, or broken.
     pub kind: RejectedKind,
+    /// The rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// Line or row in the prompt file, or the sample's id.
     pub prompt: String,
     /// Why.
     pub reason: String,
+    /// Set when the prompt was answered: what it was, in 32 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
 }
 
 /// Left out by a rule, or broken.
@@ -26,69 +37,111 @@ pub struct Rejected {
 pub enum RejectedKind {
     /// By a rule of the config.
     Skipped,
-    /// It could not be read or rendered.
+    /// It could not be read, rendered or answered.
     Failed,
 }
 
-/// The books of one output directory.
+impl Rejected {
+    /// One that failed.
+    pub(crate) fn failed(prompt: String, reason: String) -> Self {
+        Self { kind: RejectedKind::Failed, rule: None, prompt, reason, key: None }
+    }
+
+    /// One that a rule left out; `key` when it had been answered.
+    pub(crate) fn skipped(rule: Rule, prompt: String, reason: String, key: Option<u128>) -> Self {
+        let key = key.map(|key| format!("{key:032x}"));
+        Self { kind: RejectedKind::Skipped, rule: Some(rule.as_str().to_owned()), prompt, reason, key }
+    }
+}
+
+/// The open file. Lines are appended; a line that a death cut short is no line.
+#[derive(Debug)]
 pub(crate) struct Ledger {
-    dir: PathBuf,
-    pub(crate) manifest: Manifest,
-    rejected: Vec<Rejected>,
+    path: PathBuf,
+    file: File,
+    /// Answered and kept out by earlier runs: how often each key, and by which rule.
+    answered: BTreeMap<u128, Vec<String>>,
 }
 
 impl Ledger {
-    /// Opens what an earlier run left, or starts anew.
-    pub(crate) fn open(dir: &Path, fingerprint: &str, input: usize) -> Result<Self, GenerateError> {
-        fs_err::create_dir_all(dir)?;
-        let manifest = match Manifest::load(dir)? {
-            Some(manifest) if manifest.fingerprint == fingerprint => manifest,
-            Some(_) => return Err(GenerateError::Mismatch { dir: dir.to_path_buf() }),
-            None => Manifest::new(fingerprint, input),
-        };
-        let errors = dir.join("errors.jsonl");
-        let mut rejected = Vec::new();
-        if errors.is_file() {
-            let text = fs_err::read_to_string(errors)?;
-            rejected.extend(text.lines().filter_map(|line| serde_json::from_str::<Rejected>(line).ok()));
+    /// What earlier runs answered and kept out.
+    pub(crate) fn read(dir: &Path) -> Result<BTreeMap<u128, Vec<String>>, DatasetError> {
+        let mut answered: BTreeMap<u128, Vec<String>> = BTreeMap::new();
+        for (line, key) in kept_lines(dir)? {
+            answered.entry(key).or_default().push(line.rule.unwrap_or_default());
         }
-        // A shard that is not in the manifest is made again, and so are its rejections.
-        rejected.retain(|r| r.shard < manifest.shards.len());
-        Ok(Self { dir: dir.to_path_buf(), manifest, rejected })
+        Ok(answered)
     }
 
-    pub(crate) fn errors_path(&self) -> PathBuf {
-        self.dir.join("errors.jsonl")
+    /// Starts the file anew with what is still true of it.
+    pub(crate) fn open(dir: &Path) -> Result<Self, DatasetError> {
+        let path = dir.join(ERRORS_FILE);
+        let kept: String = kept_lines(dir)?.iter().map(|(line, _)| to_line(line)).collect();
+        write_atomic(&path, |out| out.write_all(kept.as_bytes()))?;
+        let file = fs_err::OpenOptions::new().append(true).open(&path).map_err(io("write", &path))?;
+        Ok(Self { answered: Self::read(dir)?, file: file.into_parts().0, path })
     }
 
-    pub(crate) fn failed(&self) -> usize {
-        self.rejected.iter().filter(|r| r.kind == RejectedKind::Failed).count()
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Books a finished shard. The shard is on disk already; errors follow, then the manifest that names both.
-    pub(crate) fn close_shard(
-        &mut self,
-        shard: ShardEntry,
-        rejected: Vec<Rejected>,
-        total_shards: usize,
-    ) -> Result<(), GenerateError> {
-        self.rejected.extend(rejected);
-        let lines: String = self
-            .rejected
-            .iter()
-            .map(|r| format!("{}\n", serde_json::to_string(r).expect("a row of names and numbers")))
-            .collect();
-        write_atomic(&self.errors_path(), |file| file.write_all(lines.as_bytes()))?;
-        let manifest = &mut self.manifest;
-        manifest.written += shard.rows;
-        manifest.shards.push(shard);
-        manifest.failed = self.rejected.iter().filter(|r| r.kind == RejectedKind::Failed).count();
-        manifest.skipped = self.rejected.len() - manifest.failed;
-        manifest.complete = manifest.shards.len() == total_shards;
-        if manifest.complete {
-            let (rows, input) = (manifest.written + manifest.skipped + manifest.failed, manifest.input);
-            assert_eq!(rows, input, "written + skipped + failed must account for every prompt");
-        }
-        Ok(self.manifest.save(&self.dir)?)
+    /// The rule that kept this prompt out before, if one did. Each entry answers once.
+    pub(crate) fn take(&mut self, key: u128) -> Option<String> {
+        self.answered.get_mut(&key)?.pop()
+    }
+
+    pub(crate) fn append(&mut self, rejected: &Rejected) -> Result<(), DatasetError> {
+        self.file.write_all(to_line(rejected).as_bytes()).map_err(io("write", &self.path))
+    }
+}
+
+fn to_line(rejected: &Rejected) -> String {
+    serde_json::to_string(rejected).expect("a row of names and texts") + "\n"
+}
+
+fn kept_lines(dir: &Path) -> Result<Vec<(Rejected, u128)>, DatasetError> {
+    let path = dir.join(ERRORS_FILE);
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let bytes = fs_err::read(&path).map_err(io("read", &path))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Rejected>(line).ok());
+    let key = |line: Rejected| {
+        let key = u128::from_str_radix(line.key.as_deref()?, 16).ok()?;
+        Some((line, key))
+    };
+    Ok(lines.filter_map(key).collect())
+}
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> DatasetError {
+    DatasetError::of_io(action, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_is_forgotten_and_what_was_answered_is_remembered_even_after_a_torn_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(dir.path()).unwrap();
+        ledger.append(&Rejected::failed("line 3".into(), "not JSON".into())).unwrap();
+        let cut = Rejected::skipped(Rule::ResponseCut, "a".into(), "cut".into(), Some(7));
+        ledger.append(&cut).unwrap();
+        ledger.append(&cut).unwrap();
+        let early = Rejected::skipped(Rule::PromptTooLong, "b".into(), "long".into(), None);
+        ledger.append(&early).unwrap();
+        assert_eq!(fs_err::read_to_string(ledger.path()).unwrap().lines().count(), 4);
+        fs_err::OpenOptions::new()
+            .append(true)
+            .open(ledger.path())
+            .unwrap()
+            .write_all(b"{\"kind\": \"skipped\", \"ru")
+            .unwrap();
+        let mut again = Ledger::open(dir.path()).unwrap();
+        assert_eq!(fs_err::read_to_string(again.path()).unwrap().lines().count(), 2);
+        assert_eq!([7, 7, 7, 8].map(|key| again.take(key).is_some()), [true, true, false, false]);
     }
 }

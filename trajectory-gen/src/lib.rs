@@ -1,14 +1,25 @@
-//! Prompts to trajectory shards: one process, resumable shard by shard, every prompt accounted for.
+//! Prompts to trajectory shards: resumable by content, shared among ranks, every prompt accounted for.
 
+mod books;
 mod config;
 mod engine;
 mod error;
+mod estimate;
+mod filters;
 mod generate;
+mod intake;
 mod ledger;
+mod merge;
+mod ranks;
 mod recorder;
+mod survey;
 
-pub use config::GenerateConfig;
+pub use config::{Choice, GenerateConfig, OutOfRange};
 pub use error::GenerateError;
+pub use estimate::{Calibration, Estimate, estimate};
+pub use filters::Rule;
 pub use generate::{GenerateJob, GenerateOutcome, GenerateProgress, generate};
-pub use ledger::{Rejected, RejectedKind};
+pub use ledger::{ERRORS_FILE, Rejected, RejectedKind};
+pub use merge::merge;
+pub use ranks::{Rank, RankError};
 pub use recorder::Recorder;

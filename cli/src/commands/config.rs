@@ -30,8 +30,9 @@ pub fn run(args: &ConfigArgs) -> anyhow::Result<()> {
         Action::Schema => serde_json::to_string_pretty(&Recipe::schema())?,
         Action::Show(args) => args.load()?.to_toml(),
         Action::Validate(args) => {
-            args.load()?;
-            format!("{}: valid", args.config.display())
+            let notes = args.load()?.lacks()?;
+            let notes: String = notes.iter().map(|note| format!("\n  {note}")).collect();
+            format!("{}: valid{notes}", args.config.display())
         }
     };
     Ok(output::result(&text)?)

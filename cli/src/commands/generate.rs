@@ -1,19 +1,22 @@
 //! `jacobi generate`: prompts and a model to trajectory shards.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use jacobi_datasets::Tokenizer;
+use jacobi_trajectory_gen::{GenerateJob, Rank, estimate, merge};
 
 use crate::exit::UsageError;
 use crate::pipeline::model_of_round;
 use crate::recipe::RecipeArgs;
 use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
-use crate::{output, plan, stages};
+use crate::stages::{self, GenerateOptions};
+use crate::{output, plan};
 
 /// Generate trajectory shards from prompts and a model
 ///
-/// Resumable: run the same command again, and it goes on behind the last finished shard.
+/// Resumable: run the same command again, and it makes what is missing. Several processes can share the work: each is
+/// told its --rank and the --world-size, or finds them in RANK and WORLD_SIZE (torchrun) or in SLURM_ARRAY_TASK_ID and
+/// SLURM_ARRAY_TASK_COUNT; then --merge joins what they made.
 #[derive(Debug, clap::Args)]
 pub struct GenerateArgs {
     #[command(flatten)]
@@ -24,38 +27,96 @@ pub struct GenerateArgs {
     /// Where the shards go; by default the place of the round in output_dir
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Print what would be done, and stop
+    /// Which of the processes this is, counted from 0
+    #[arg(long, value_name = "N", requires = "world_size")]
+    rank: Option<usize>,
+    /// How many processes share the prompts
+    #[arg(long, value_name = "N", requires = "rank")]
+    world_size: Option<usize>,
+    /// Join what all ranks made, after checking that it is the whole
+    #[arg(long, conflicts_with_all = ["rank", "world_size", "overwrite", "dry_run"])]
+    merge: bool,
+    /// Remove what other settings made there, and make it again
+    #[arg(long)]
+    overwrite: bool,
+    /// Count prompts, answer a few of them against the clock, print what all would take, and stop
     #[arg(long)]
     dry_run: bool,
+    /// Prompts that --dry-run answers; with 0 it only counts
+    #[arg(long, default_value_t = 8, value_name = "N", requires = "dry_run")]
+    calibrate: usize,
 }
 
-/// Generates, or with `--dry-run` says what would be generated.
+/// Generates, merges, or with `--dry-run` says what generating would take.
 ///
 /// # Errors
-/// See [`stages::generate`].
+/// See [`stages::generate`] and [`merge`].
 pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let recipe = args.recipe.load()?;
     let run = RunDir::new(&recipe.output_dir);
     let round = args.round;
     check_round(round, recipe.rounds.len())?;
-    let model = model_of_round(&recipe, &run, round)?;
     let target = args.output.clone().unwrap_or_else(|| run.trajectories(round));
-    if args.dry_run {
-        Tokenizer::load(&model)?;
-        let config = &recipe.rounds[round - 1].generate;
-        return Ok(output::result(&format!(
-            "generate with {} into {}\n{}, block_size {}, at most {} new tokens each",
-            model.display(),
-            target.display(),
-            plan::count(&recipe.prompts)?,
-            config.block_size,
-            config.max_new_tokens
-        ))?);
+    if args.merge {
+        let _lock = DirLock::take(args.output.as_deref().unwrap_or(run.root()))?;
+        let manifest = merge(&target)?;
+        let ranks = manifest.merged_ranks.unwrap_or_default();
+        let text = format!("{} trajectories of {ranks} ranks in {}", manifest.written, target.display());
+        return Ok(output::result(&text)?);
     }
-    let _lock = DirLock::take(args.output.as_deref().unwrap_or(run.root()))?;
-    let manifest = stages::generate(&recipe, round, &model, &target, &Stop::listen()?)?;
-    output::result(&format!("{} trajectories in {}", manifest.written, target.display()))?;
+    let model = model_of_round(&recipe, &run, round)?;
+    let options = GenerateOptions { rank: rank(args)?, overwrite: args.overwrite };
+    let job = stages::generate_job(&recipe, round, &model, &target, options);
+    if args.dry_run {
+        return Ok(output::result(&describe(&job, args.calibrate)?)?);
+    }
+    // Ranks of one job write side by side, each into its own directory.
+    let place = job.directory();
+    let locked: &Path = match (&args.output, job.rank) {
+        (_, Some(_)) => &place,
+        (Some(output), None) => output,
+        (None, None) => run.root(),
+    };
+    let _lock = DirLock::take(locked)?;
+    let manifest = stages::generate(&job, &Stop::listen()?)?;
+    output::result(&format!("{} trajectories in {}", manifest.written, place.display()))?;
     Ok(())
+}
+
+/// What was typed, else what the environment says.
+fn rank(args: &GenerateArgs) -> anyhow::Result<Option<Rank>> {
+    match (args.rank, args.world_size) {
+        (Some(rank), Some(world_size)) => Ok(Some(Rank::new(rank, world_size)?)),
+        _ => Ok(Rank::from_environment(|name| std::env::var(name).ok())?),
+    }
+}
+
+fn describe(job: &GenerateJob, calibrate: usize) -> anyhow::Result<String> {
+    let found = estimate(job, calibrate)?;
+    let config = job.config;
+    let mut text = format!(
+        "generate with {} into {}\n  prompts      {} of {}, {} kept out beforehand; {} prompt tokens\n  settings     block_size {}, at most {} new tokens each\n",
+        job.model_dir.display(),
+        job.directory().display(),
+        found.candidates,
+        found.input,
+        found.rejected,
+        found.prompt_tokens,
+        config.block_size,
+        config.max_new_tokens
+    );
+    let scaled = |of: fn(&jacobi_trajectory_gen::Calibration) -> f64| found.scaled(of);
+    if let (Some(tokens), Some(seconds), Some(bytes)) =
+        (scaled(|c| c.response_tokens as f64), scaled(|c| c.seconds), scaled(|c| c.bytes as f64))
+    {
+        let prompts = found.calibration.map_or(0, |calibration| calibration.prompts);
+        text += &format!(
+            "  estimated    {tokens:.0} response tokens, {}, {} on disk (from {prompts} prompts)\n",
+            crate::progress::clock(std::time::Duration::from_secs_f64(seconds)),
+            plan::bytes(bytes as u64)
+        );
+    }
+    Ok(text)
 }
 
 /// Refuses a round that the recipe does not have.

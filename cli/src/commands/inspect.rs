@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::inspect::{self, SampleView};
+use jacobi_datasets::{NoiseScheduleConfig, ScheduleKind};
+
+use crate::exit::UsageError;
+use crate::inspect::{self, SampleView, Schedule};
 use crate::output;
 
 /// Show what is in a shard, a trajectories directory, a model or checkpoint directory, or a run directory
@@ -20,7 +23,19 @@ pub struct InspectArgs {
     /// Trajectories: the model directory whose tokenizer turns ids into text; by default the one that made them
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
-    /// Trajectories: blocks per noise cycle of the mask shown
+    /// Trajectories: write the states of the block as a page, too
+    #[arg(long, value_name = "FILE", requires = "block")]
+    html: Option<PathBuf>,
+    /// Trajectories: show the noise that a schedule would choose: linear, random, reverse or constant
+    #[arg(long, value_name = "NAME", value_parser = schedule)]
+    schedule: Option<ScheduleKind>,
+    /// Trajectories: least noise ratio of the schedule
+    #[arg(long, default_value_t = 0.0, value_name = "RATIO", requires = "schedule")]
+    min_noise_ratio: f64,
+    /// Trajectories: greatest noise ratio of the schedule
+    #[arg(long, default_value_t = 1.0, value_name = "RATIO", requires = "schedule")]
+    max_noise_ratio: f64,
+    /// Trajectories: blocks per noise cycle, of the mask shown and of the schedule
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     window_size: u32,
     /// Model: compute the float32 logits of this text at every position, and write them with its ids to --output
@@ -29,6 +44,25 @@ pub struct InspectArgs {
     /// Where --logits writes: safetensors with input_ids (i64, L) and logits (f32, L x V)
     #[arg(long, short, value_name = "FILE", requires = "logits")]
     output: Option<PathBuf>,
+}
+
+/// A schedule by the name it has in recipes.
+fn schedule(name: &str) -> Result<ScheduleKind, String> {
+    serde_json::from_value(name.into())
+        .map_err(|_| "not a schedule: linear, random, reverse or constant".to_owned())
+}
+
+impl InspectArgs {
+    fn noise(&self, schedule: ScheduleKind) -> Result<Schedule, UsageError> {
+        let (t_min, t_max) = (self.min_noise_ratio, self.max_noise_ratio);
+        let noise = NoiseScheduleConfig { schedule, t_min, t_max };
+        if noise.is_valid() {
+            return Ok(Schedule { noise, window_size: self.window_size as usize });
+        }
+        Err(UsageError(format!(
+            "--min-noise-ratio {t_min} and --max-noise-ratio {t_max}: they must rise from 0 to 1"
+        )))
+    }
 }
 
 /// Looks and prints.
@@ -44,6 +78,8 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
             block: args.block,
             tokenizer: args.tokenizer.as_deref(),
             window_size: args.window_size as usize,
+            schedule: args.schedule.map(|schedule| args.noise(schedule)).transpose()?,
+            html: args.html.as_deref(),
         };
         inspect::describe(&args.path, &view)?
     };

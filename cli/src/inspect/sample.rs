@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::ensure;
-use jacobi_datasets::{Layout, PackConfig, PackedSample, Tokenizer, Trajectory, TrajectoryMetadata, pack};
-use jacobi_report::trajectory_view;
+use anyhow::{Context, ensure};
+use jacobi_datasets::{
+    Layout, PackConfig, PackedSample, Tokenizer, Trajectory, TrajectoryMetadata, pack, write_atomic,
+};
+use jacobi_report::{trajectory_page, trajectory_view};
 
+use super::statistics::Schedule;
 use crate::output::{self, Color, Stream};
 
 /// Which sample to show, and how.
@@ -19,18 +22,23 @@ pub struct SampleView<'a> {
     pub block: Option<usize>,
     /// Model directory with the tokenizer; by default the one that made the shard.
     pub tokenizer: Option<&'a Path>,
-    /// Blocks per noise cycle.
+    /// Blocks per noise cycle of the mask shown.
     pub window_size: usize,
+    /// For the histogram of what a student would see.
+    pub schedule: Option<Schedule>,
+    /// Where the states of the block go as a page.
+    pub html: Option<&'a Path>,
 }
 
+/// Shows `row`, the one of `count` samples that `view` asks for, if there is such.
 pub(super) fn show_sample(
     metadata: &TrajectoryMetadata,
-    rows: &[Trajectory],
+    row: Option<&Trajectory>,
+    count: usize,
     view: &SampleView,
 ) -> anyhow::Result<String> {
-    let (wanted, count) = (view.sample, rows.len());
-    ensure!(wanted < count, "--sample {wanted}: there are {count} samples, counted from 0");
-    let row = &rows[wanted];
+    let wanted = view.sample;
+    let row = row.with_context(|| format!("--sample {wanted}: there are {count} samples, counted from 0"))?;
     let tokenizer = match view.tokenizer {
         Some(dir) => Some(Tokenizer::load(dir)?),
         None => Tokenizer::load(Path::new(&metadata.base_model)).ok(),
@@ -43,7 +51,12 @@ pub(super) fn show_sample(
     if let Some(block) = view.block {
         let lines = trajectory_view(row, block, block_size, &decode);
         ensure!(!lines.is_empty(), "--block {block}: sample {wanted} has no such block");
-        let text = format!("sample {wanted} ({}), block {block}\n{}\n", row.sample_id, lines.join("\n"));
+        let title = format!("sample {wanted} ({}), block {block}", row.sample_id);
+        if let Some(file) = view.html {
+            let page = trajectory_page(row, block, block_size, &title, &decode);
+            write_atomic(file, |out| out.write_all(page.as_bytes()))?;
+        }
+        let text = format!("{title}\n{}\n", lines.join("\n"));
         return Ok(output::plain_unless_wanted(Stream::Stdout, text));
     }
     let config = PackConfig { window_size: view.window_size, ..PackConfig::default() };
@@ -154,8 +167,15 @@ mod tests {
             finish_reason: FinishReason::Eos,
             states: vec![state(0, 0, 1, &[90, 12]), state(1, 0, 1, &[91])],
         };
-        let view = SampleView { sample: 0, block: None, tokenizer: None, window_size: 1 };
-        let text = show_sample(&metadata, std::slice::from_ref(&row), &view).unwrap();
+        let view = SampleView {
+            sample: 0,
+            block: None,
+            tokenizer: None,
+            window_size: 1,
+            schedule: None,
+            html: None,
+        };
+        let text = show_sample(&metadata, Some(&row), 1, &view).unwrap();
         let expected = [
             "sample 0 (a): 5 autoregressive targets, 2 consistency pairs",
             "  prompt          1 2 ",
@@ -166,6 +186,6 @@ mod tests {
         ];
         assert_eq!(text.lines().take(6).collect::<Vec<_>>(), expected);
         let beyond = SampleView { sample: 7, ..view };
-        assert!(show_sample(&metadata, &[row], &beyond).unwrap_err().to_string().contains("counted from 0"));
+        assert!(show_sample(&metadata, None, 1, &beyond).unwrap_err().to_string().contains("counted from 0"));
     }
 }

@@ -1,47 +1,60 @@
 //! Rows of Parquet files: the configured columns, as the JSON values that the other formats give.
 
+use std::path::Path;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type};
-use arrow_array::{Array, ArrayRef};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
 
-use super::row::{Row, wanted};
+use super::row::{Row, Rows, wanted};
 use super::{BadRow, PromptsConfig};
 use crate::error::DatasetError;
 
-/// Reads the configured columns only.
-pub(super) fn read(config: &PromptsConfig) -> Result<Vec<Result<Row, BadRow>>, DatasetError> {
-    let path = &config.path;
+/// Rows decoded at a time.
+const BATCH: usize = 256;
+
+/// Reads the configured columns only, row group by row group.
+pub(super) fn open(config: &PromptsConfig, path: &Path) -> Result<Rows, DatasetError> {
     let file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?.into_parts().0;
     if file.metadata().map_err(DatasetError::io("read", path))?.len() == 0 {
-        return Ok(Vec::new());
+        return Ok(Box::new(std::iter::empty()));
     }
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
     let names: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
     let mut roots = Vec::new();
     for (setting, column) in wanted(config) {
         let Some(root) = names.iter().position(|name| name == column) else {
-            let (path, column) = (path.clone(), column.to_owned());
+            let (path, column) = (path.to_path_buf(), column.to_owned());
             return Err(DatasetError::MissingColumn { path, column, setting, available: names });
         };
         roots.push(root);
     }
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-    let mut rows = Vec::new();
-    for batch in builder.with_projection(mask).build().map_err(DatasetError::parquet(path))? {
-        let batch = batch.map_err(DatasetError::arrow(path))?;
-        for index in 0..batch.num_rows() {
-            let fields = batch.schema_ref().fields().iter().zip(batch.columns());
-            let columns: Result<Map<_, _>, String> =
-                fields.map(|(field, array)| Ok((field.name().clone(), value(array, index)?))).collect();
-            let line = rows.len() + 1;
-            rows.push(columns.map(|columns| Row { line, columns }).map_err(|reason| BadRow { line, reason }));
+    let builder = builder.with_projection(mask).with_batch_size(BATCH);
+    let batches = builder.build().map_err(DatasetError::parquet(path))?;
+    let (path, mut line) = (path.to_path_buf(), 0);
+    Ok(Box::new(batches.flat_map(move |batch| {
+        match batch {
+            Ok(batch) => (0..batch.num_rows())
+                .map(|index| {
+                    line += 1;
+                    Ok(row(&batch, index, line))
+                })
+                .collect(),
+            Err(error) => vec![Err(DatasetError::arrow(&path)(error))],
         }
-    }
-    Ok(rows)
+    })))
+}
+
+fn row(batch: &RecordBatch, index: usize, line: usize) -> Result<Row, BadRow> {
+    let fields = batch.schema_ref().fields().iter().zip(batch.columns());
+    let columns: Result<Map<_, _>, String> =
+        fields.map(|(field, array)| Ok((field.name().clone(), value(array, index)?))).collect();
+    columns.map(|columns| Row { line, columns }).map_err(|reason| BadRow { line, reason })
 }
 
 /// Entry `index` of a column; an error for types that no prompt is made of.

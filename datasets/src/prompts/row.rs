@@ -13,6 +13,9 @@ pub(super) struct Row {
     pub(super) columns: Map<String, Value>,
 }
 
+/// A row, or why it is none; outside of it, why there are no more.
+pub(super) type Rows = Box<dyn Iterator<Item = Result<Result<Row, BadRow>, DatasetError>>>;
+
 /// The configured columns, each with the setting that names it.
 pub(super) fn wanted(config: &PromptsConfig) -> Vec<(&'static str, &str)> {
     let text = match &config.messages_column {
@@ -23,28 +26,18 @@ pub(super) fn wanted(config: &PromptsConfig) -> Vec<(&'static str, &str)> {
         ("prompts.id_column", &config.id_column),
         ("prompts.answer_column", &config.answer_column),
         ("prompts.response_column", &config.response_column),
+        ("prompts.filter_column", &config.filter_column),
     ];
     let optional = optional.into_iter().filter_map(|(setting, column)| Some((setting, column.as_deref()?)));
     [text].into_iter().chain(optional).collect()
 }
 
-/// A column that no readable row has is a mistake in the configuration, not in the rows.
-pub(super) fn check_columns(
-    config: &PromptsConfig,
-    rows: &[Result<Row, BadRow>],
-) -> Result<(), DatasetError> {
-    let Some(first) = rows.iter().flatten().next() else { return Ok(()) };
-    for (setting, column) in wanted(config) {
-        if !rows.iter().flatten().any(|row| row.columns.contains_key(column)) {
-            return Err(DatasetError::MissingColumn {
-                path: config.path.clone(),
-                column: column.to_owned(),
-                setting,
-                available: first.columns.keys().cloned().collect(),
-            });
-        }
-    }
-    Ok(())
+/// Whether `filter_column` lets a row take part. A row without a readable value there takes part in nothing.
+pub(super) fn takes_part(config: &PromptsConfig, row: &Row) -> bool {
+    let Some(column) = &config.filter_column else { return true };
+    let Ok(value) = text(row, column) else { return false };
+    let kept = config.filter_keep.is_empty() || config.filter_keep.contains(&value);
+    kept && !config.filter_drop.contains(&value)
 }
 
 /// Builds the prompt of a row, or says what is wrong with it.
@@ -141,12 +134,20 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// Lengths keep `("a", "bc")` and `("ab", "c")` apart.
 fn digest(messages: &[Message]) -> String {
+    hash(messages).to_hex()[..16].to_owned()
+}
+
+pub(super) fn content_hash(messages: &[Message]) -> u128 {
+    u128::from_le_bytes(hash(messages).as_bytes()[..16].try_into().expect("16 of 32 bytes"))
+}
+
+/// Lengths keep `("a", "bc")` and `("ab", "c")` apart.
+fn hash(messages: &[Message]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for text in messages.iter().flat_map(|message| [&message.role, &message.content]) {
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
     }
-    hasher.finalize().to_hex()[..16].to_owned()
+    hasher.finalize()
 }

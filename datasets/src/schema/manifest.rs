@@ -1,5 +1,6 @@
 //! `manifest.json`: what a directory of shards holds, how far its generation has come, and the digest of each shard.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use crate::schema::trajectory::{Trajectory, TrajectoryMetadata, read_shard};
 /// Name of the manifest in a directory of shards.
 pub const MANIFEST_FILE: &str = "manifest.json";
 /// The `schema` of the manifests that this program reads and writes.
-pub const MANIFEST_SCHEMA: &str = "jacobi-manifest/1";
+pub const MANIFEST_SCHEMA: &str = "jacobi-manifest/2";
 
 /// One shard of a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,8 +21,39 @@ pub struct ShardEntry {
     pub file: String,
     /// Rows in it.
     pub rows: usize,
+    /// Size of the file.
+    pub bytes: u64,
     /// BLAKE3 of the file, in hex.
     pub blake3: String,
+}
+
+impl ShardEntry {
+    /// Compares the digest of the file in `dir` with the recorded one.
+    ///
+    /// # Errors
+    /// `Io` when it is missing, `Digest` when it has changed.
+    pub fn verify(&self, dir: &Path) -> Result<(), DatasetError> {
+        let path = dir.join(&self.file);
+        let mut file = fs_err::File::open(&path).map_err(DatasetError::io("read", &path))?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(&mut file).map_err(DatasetError::io("read", &path))?;
+        let found = hasher.finalize().to_hex().to_string();
+        if found == self.blake3 {
+            return Ok(());
+        }
+        Err(DatasetError::Digest { path, expected: self.blake3.clone(), found })
+    }
+}
+
+/// Which part of a job a directory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankEntry {
+    /// From 0.
+    pub rank: usize,
+    /// Parts of the job.
+    pub world_size: usize,
+    /// Prompts of all parts together.
+    pub total_input: usize,
 }
 
 /// The manifest. When complete, `written + skipped + failed = input`, and the shards hold `written` rows.
@@ -29,8 +61,8 @@ pub struct ShardEntry {
 pub struct Manifest {
     /// [`MANIFEST_SCHEMA`].
     pub schema: String,
-    /// Digest of everything that decides the rows: a directory is resumed only under the same one.
-    pub fingerprint: String,
+    /// Everything beside the prompts that decides the rows, by name: a directory is resumed only under the same.
+    pub settings: BTreeMap<String, String>,
     /// Prompts asked for.
     pub input: usize,
     /// Prompts that became a row.
@@ -39,25 +71,60 @@ pub struct Manifest {
     pub skipped: usize,
     /// Prompts that could not be read or answered; see `errors.jsonl`.
     pub failed: usize,
+    /// How many of those skipped by which rule.
+    #[serde(default)]
+    pub skipped_by: BTreeMap<String, usize>,
+    /// What was counted over the rows written, by name.
+    #[serde(default)]
+    pub counts: BTreeMap<String, usize>,
     /// Whether every prompt has been dealt with.
     pub complete: bool,
+    /// Set in the directory of one rank.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<RankEntry>,
+    /// Set where the shards of so many ranks were joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged_ranks: Option<usize>,
     /// The shards, in order.
     pub shards: Vec<ShardEntry>,
 }
 
 impl Manifest {
     /// The manifest of a directory that holds nothing yet, of a run over `input` prompts.
-    pub fn new(fingerprint: &str, input: usize) -> Self {
+    pub fn new(settings: BTreeMap<String, String>, input: usize) -> Self {
         Self {
             schema: MANIFEST_SCHEMA.to_owned(),
-            fingerprint: fingerprint.to_owned(),
+            settings,
             input,
             written: 0,
             skipped: 0,
             failed: 0,
+            skipped_by: BTreeMap::new(),
+            counts: BTreeMap::new(),
             complete: false,
+            rank: None,
+            merged_ranks: None,
             shards: vec![],
         }
+    }
+
+    /// How its settings differ from `settings`: lines of `name: was this, is that`.
+    pub fn differences(&self, settings: &BTreeMap<String, String>) -> Vec<String> {
+        let names: std::collections::BTreeSet<&String> =
+            self.settings.keys().chain(settings.keys()).collect();
+        let value = |map: &BTreeMap<String, String>, name: &str| {
+            map.get(name).map_or_else(|| "not set".to_owned(), Clone::clone)
+        };
+        names
+            .into_iter()
+            .filter(|name| self.settings.get(*name) != settings.get(*name))
+            .map(|name| format!("{name}: was {}, is {}", value(&self.settings, name), value(settings, name)))
+            .collect()
+    }
+
+    /// Bytes of all shards.
+    pub fn bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.bytes).sum()
     }
 
     /// The manifest of `dir`, or `None` when there is none.
@@ -80,9 +147,18 @@ impl Manifest {
             return Err(DatasetError::WrongSchema { path, found, expected });
         }
         let manifest: Self = serde_json::from_value(value).map_err(json)?;
-        match manifest.contradiction() {
-            Some(reason) => Err(DatasetError::BadManifest { path, reason }),
-            None => Ok(Some(manifest)),
+        manifest.check(dir)?;
+        Ok(Some(manifest))
+    }
+
+    /// Whether its numbers add up.
+    ///
+    /// # Errors
+    /// `BadManifest`, about the manifest of `dir`.
+    pub fn check(&self, dir: &Path) -> Result<(), DatasetError> {
+        match self.contradiction() {
+            Some(reason) => Err(DatasetError::BadManifest { path: dir.join(MANIFEST_FILE), reason }),
+            None => Ok(()),
         }
     }
 
@@ -101,17 +177,7 @@ impl Manifest {
     /// # Errors
     /// `Io` for a shard that is missing, `Digest` for one that has changed.
     pub fn verify(&self, dir: &Path) -> Result<(), DatasetError> {
-        for shard in &self.shards {
-            let path = dir.join(&shard.file);
-            let mut file = fs_err::File::open(&path).map_err(DatasetError::io("read", &path))?;
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_reader(&mut file).map_err(DatasetError::io("read", &path))?;
-            let found = hasher.finalize().to_hex().to_string();
-            if found != shard.blake3 {
-                return Err(DatasetError::Digest { path, expected: shard.blake3.clone(), found });
-            }
-        }
-        Ok(())
+        self.shards.iter().try_for_each(|shard| shard.verify(dir))
     }
 
     fn contradiction(&self) -> Option<String> {
@@ -133,7 +199,8 @@ pub fn shard_file_name(index: usize, total: usize) -> String {
     format!("trajectories-{index:05}-of-{total:05}.parquet")
 }
 
-/// Reads all trajectories of a finished directory, after checking every digest.
+/// Reads all trajectories of a finished directory, after checking every digest. They come in the order of their sample
+/// ids and tokens, which depends neither on the order they were made in nor on how they lie in shards.
 ///
 /// # Errors
 /// `NoManifest`, `Incomplete`, `NoTrajectories`, `MixedShards`, and all that [`Manifest::load`],
@@ -159,6 +226,10 @@ pub fn read_all(dir: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), Dat
             Some((first, _)) if *first != metadata => return Err(DatasetError::MixedShards { path }),
             Some((_, all)) => all.extend(rows),
         }
+    }
+    if let Some((_, rows)) = &mut all {
+        let name = |row: &Trajectory| (row.sample_id.clone(), row.prompt_tokens.clone());
+        rows.sort_by_cached_key(name);
     }
     all.filter(|(_, rows)| !rows.is_empty())
         .ok_or_else(|| DatasetError::NoTrajectories { dir: dir.to_path_buf(), input })

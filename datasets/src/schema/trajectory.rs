@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
@@ -20,7 +20,7 @@ use crate::error::DatasetError;
 mod columns;
 mod seal;
 
-use columns::{check_columns, from_batch, to_batch};
+use columns::{check_columns, from_batch, names_and_prompts, schema, to_batch};
 
 /// Schema name in the file metadata.
 pub const SCHEMA_NAME: &str = "jacobi-trajectory";
@@ -122,7 +122,7 @@ pub struct ShardDigest {
     pub bytes: u64,
 }
 
-/// Writes a shard (Parquet, zstd) whole or not at all.
+/// Writes a shard (Parquet, zstd) of one row group, whole or not at all.
 ///
 /// # Errors
 /// `BadShardRow` for a row that contradicts itself, `Io` when the file cannot be written.
@@ -131,14 +131,26 @@ pub fn write_shard(
     metadata: &TrajectoryMetadata,
     rows: &[Trajectory],
 ) -> Result<ShardDigest, DatasetError> {
-    check_rows(path, metadata, rows)?;
-    let bytes = encode(path, key_values(metadata), rows)?;
-    write_atomic(path, |out| out.write_all(&bytes))?;
-    Ok(ShardDigest {
-        rows: rows.len(),
-        blake3: blake3::hash(&bytes).to_hex().to_string(),
-        bytes: bytes.len() as u64,
-    })
+    let mut encoder = Encoder::new(path, metadata)?;
+    encoder.group(rows)?;
+    encoder.write()
+}
+
+/// Writes the rows of `parts`, shards themselves, as one shard with a row group for each, whole or not at all. Only one
+/// part is in memory at a time.
+///
+/// # Errors
+/// As [`write_shard`] and [`read_shard`].
+pub fn join_shards(
+    path: &Path,
+    metadata: &TrajectoryMetadata,
+    parts: &[std::path::PathBuf],
+) -> Result<ShardDigest, DatasetError> {
+    let mut encoder = Encoder::new(path, metadata)?;
+    for part in parts {
+        encoder.group(&read_shard(part)?.1)?;
+    }
+    encoder.write()
 }
 
 /// Reads a shard and checks every row against the metadata.
@@ -164,16 +176,69 @@ pub fn read_shard(path: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), 
     Ok((metadata, rows))
 }
 
-fn encode(path: &Path, entries: Vec<KeyValue>, rows: &[Trajectory]) -> Result<Vec<u8>, DatasetError> {
-    let batch = to_batch(rows).map_err(DatasetError::arrow(path))?;
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_key_value_metadata(Some(entries))
-        .build();
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties))
-        .map_err(DatasetError::parquet(path))?;
-    writer.write(&batch).map_err(DatasetError::parquet(path))?;
-    Ok(seal::seal(writer.into_inner().map_err(DatasetError::parquet(path))?))
+/// What made the rows of a shard, without reading them.
+///
+/// # Errors
+/// `Io`, `Parquet`, `WrongSchema`, `BadMetadata`.
+pub fn read_metadata(path: &Path) -> Result<TrajectoryMetadata, DatasetError> {
+    let file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?.into_parts().0;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
+    let entries = builder.metadata().file_metadata().key_value_metadata();
+    let entries = Entries { path, entries: entries.map_or(&[][..], Vec::as_slice) };
+    entries.check_schema()?;
+    entries.metadata()
+}
+
+/// The sample id and prompt of every row of a shard whose digest has been checked; nothing else of it is decoded.
+///
+/// # Errors
+/// As [`read_shard`].
+pub fn read_prompts_of_shard(path: &Path) -> Result<Vec<(String, Vec<u32>)>, DatasetError> {
+    let file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?.into_parts().0;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
+    check_columns(path, builder.schema())?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), [0, 1]);
+    let mut rows = Vec::new();
+    for batch in builder.with_projection(mask).build().map_err(DatasetError::parquet(path))? {
+        names_and_prompts(path, &batch.map_err(DatasetError::arrow(path))?, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+/// A shard being put together in memory.
+struct Encoder<'a> {
+    path: &'a Path,
+    metadata: &'a TrajectoryMetadata,
+    writer: ArrowWriter<Vec<u8>>,
+    rows: usize,
+}
+
+impl<'a> Encoder<'a> {
+    fn new(path: &'a Path, metadata: &'a TrajectoryMetadata) -> Result<Self, DatasetError> {
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_key_value_metadata(Some(key_values(metadata)))
+            .build();
+        let writer = ArrowWriter::try_new(Vec::new(), std::sync::Arc::new(schema()), Some(properties))
+            .map_err(DatasetError::parquet(path))?;
+        Ok(Self { path, metadata, writer, rows: 0 })
+    }
+
+    fn group(&mut self, rows: &[Trajectory]) -> Result<(), DatasetError> {
+        check_rows(self.path, self.metadata, rows)?;
+        let batch = to_batch(rows).map_err(DatasetError::arrow(self.path))?;
+        self.writer.write(&batch).map_err(DatasetError::parquet(self.path))?;
+        self.writer.flush().map_err(DatasetError::parquet(self.path))?;
+        self.rows += rows.len();
+        Ok(())
+    }
+
+    fn write(self) -> Result<ShardDigest, DatasetError> {
+        let bytes = seal::seal(self.writer.into_inner().map_err(DatasetError::parquet(self.path))?);
+        write_atomic(self.path, |out| out.write_all(&bytes))?;
+        let blake3 = blake3::hash(&bytes).to_hex().to_string();
+        Ok(ShardDigest { rows: self.rows, blake3, bytes: bytes.len() as u64 })
+    }
 }
 
 fn key_values(metadata: &TrajectoryMetadata) -> Vec<KeyValue> {

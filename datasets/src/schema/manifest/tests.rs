@@ -36,24 +36,22 @@ fn finished() -> (TempDir, Manifest) {
     let write = |index, rows: &[Trajectory]| {
         let file = shard_file_name(index, 2);
         let digest = write_shard(&dir.path().join(&file), &metadata(0), rows).unwrap();
-        ShardEntry { file, rows: digest.rows, blake3: digest.blake3 }
+        ShardEntry { file, rows: digest.rows, bytes: digest.bytes, blake3: digest.blake3 }
     };
     let manifest = Manifest {
-        schema: MANIFEST_SCHEMA.to_owned(),
-        fingerprint: "f".to_owned(),
-        input: 6,
         written: 3,
         skipped: 1,
         failed: 2,
         complete: true,
-        shards: vec![write(0, &[row("a"), row("b")]), write(1, &[row("c")])],
+        shards: vec![write(0, &[row("a"), row("c")]), write(1, &[row("b")])],
+        ..Manifest::new(BTreeMap::from([("seed".to_owned(), "1".to_owned())]), 6)
     };
     manifest.save(dir.path()).unwrap();
     (dir, manifest)
 }
 
 #[test]
-fn a_finished_directory_is_read_in_order() {
+fn a_finished_directory_is_read_in_the_order_of_its_samples() {
     let (dir, manifest) = finished();
     assert_eq!(Manifest::load(dir.path()).unwrap(), Some(manifest));
     let (read, rows) = read_all(dir.path()).unwrap();
@@ -105,7 +103,7 @@ fn bad_manifests_are_refused_for_their_reason() {
     let path = dir.path().join(MANIFEST_FILE);
     let good = fs_err::read_to_string(&path).unwrap();
     for (from, to, expected) in [
-        ("jacobi-manifest/1", "jacobi-manifest/2", "is of schema jacobi-manifest/2"),
+        ("jacobi-manifest/2", "jacobi-manifest/1", "is of schema jacobi-manifest/1"),
         ("\"schema\"", "\"scheme\"", "is of schema none"),
         ("\"input\": 6", "\"input\": 7", "3 written + 1 skipped + 2 failed is not 7 input"),
         ("\"rows\": 1", "\"rows\": 2", "its shards hold 4 rows, not the 3 written"),
@@ -127,7 +125,7 @@ fn bad_manifests_are_refused_for_their_reason() {
 fn shards_of_two_runs_do_not_mix() {
     let (dir, mut manifest) = finished();
     let path = dir.path().join(&manifest.shards[1].file);
-    manifest.shards[1].blake3 = write_shard(&path, &metadata(1), &[row("c")]).unwrap().blake3;
+    manifest.shards[1].blake3 = write_shard(&path, &metadata(1), &[row("b")]).unwrap().blake3;
     manifest.save(dir.path()).unwrap();
     let err = read_all(dir.path()).unwrap_err();
     assert!(matches!(err, DatasetError::MixedShards { .. }), "{err}");
@@ -140,4 +138,17 @@ fn a_directory_where_every_prompt_failed_is_empty() {
     manifest.save(dir.path()).unwrap();
     let message = read_all(dir.path()).unwrap_err().to_string();
     assert!(message.contains("0 of 6 prompts") && message.contains("errors.jsonl"), "{message}");
+}
+
+#[test]
+fn changed_settings_are_named() {
+    let (_dir, manifest) = finished();
+    let settings = |entries: &[(&str, &str)]| {
+        entries.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    assert!(manifest.differences(&settings(&[("seed", "1")])).is_empty());
+    assert_eq!(
+        manifest.differences(&settings(&[("seed", "2"), ("n", "8")])),
+        ["n: was not set, is 8", "seed: was 1, is 2"]
+    );
 }

@@ -131,6 +131,21 @@ pub(super) fn from_batch(
     Ok(())
 }
 
+/// Appends the first two columns of a batch that has no others.
+pub(super) fn names_and_prompts(
+    path: &Path,
+    batch: &RecordBatch,
+    rows: &mut Vec<(String, Vec<u32>)>,
+) -> Result<(), DatasetError> {
+    for index in 0..batch.num_rows() {
+        let row = rows.len() + 1;
+        let bad = |reason: String| DatasetError::BadShardRow { path: path.to_path_buf(), row, reason };
+        let name = batch.column(0).as_string::<i32>().value(index).to_owned();
+        rows.push((name, numbers(&batch.column(1).as_list::<i32>().value(index)).map_err(bad)?));
+    }
+    Ok(())
+}
+
 fn states(array: &ArrayRef) -> Result<Vec<State>, String> {
     let array = array.as_struct();
     if array.null_count() > 0 || array.column(3).null_count() > 0 {

@@ -1,0 +1,146 @@
+//! `jacobi generate` as a process: killed at any moment, shared among ranks, refused for a reason.
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use jacobi_datasets::{Manifest, Trajectory, read_all};
+
+use super::{BINARY, root};
+
+/// A recipe over the first prompts that ship with the project.
+fn recipe(dir: &Path, prompts: usize) {
+    let model = root().join("datasets/default/model");
+    let file = root().join("datasets/default/prompts-train.jsonl");
+    let text = format!(
+        "output_dir = \"run\"\n[model]\npath = \"{}\"\ndtype = \"float32\"\n[prompts]\npath = \"{}\"\nid_column = \"id\"\n\
+         limit = {prompts}\n[generate]\nmax_new_tokens = 40\nrows_per_group = 4\nshard_bytes = 6000\nbatch_size = 4\n",
+        model.display(),
+        file.display()
+    );
+    fs_err::write(dir.join("r.toml"), text).unwrap();
+}
+
+fn generate(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.current_dir(dir).args(["generate", "-c", "r.toml"]).args(arguments);
+    for variable in ["RANK", "WORLD_SIZE", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+fn finish(mut command: Command) -> Output {
+    command.output().unwrap()
+}
+
+fn rows(dir: &Path) -> Vec<Trajectory> {
+    read_all(dir).unwrap().1
+}
+
+fn wait_for(child: &mut Child, ready: impl Fn() -> bool) -> bool {
+    loop {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        if ready() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn killed_at_any_moment_it_ends_with_the_same_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let prompts = 60;
+    recipe(dir.path(), prompts);
+    assert!(finish(generate(dir.path(), &["-o", "whole"])).status.success());
+    let target = dir.path().join("killed");
+    let written = || Manifest::load(&target).ok().flatten().map_or(0, |manifest| manifest.written);
+    let mut kills = 0;
+    // Right after a row group was booked, and a little later each time: while rows are made, joined, renamed.
+    for attempt in 0..8 {
+        let before = written();
+        let mut child = generate(dir.path(), &["-o", "killed"]).stderr(Stdio::null()).spawn().unwrap();
+        let alive = wait_for(&mut child, || written() > before);
+        std::thread::sleep(Duration::from_millis(attempt * 7));
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        kills += usize::from(alive && !status.success());
+        assert!(written() >= before, "booked rows stay");
+    }
+    assert!(kills >= 3, "{kills} kills in time");
+    assert!(finish(generate(dir.path(), &["-o", "killed"])).status.success());
+    assert_eq!(rows(&target), rows(&dir.path().join("whole")));
+    let manifest = Manifest::load(&target).unwrap().unwrap();
+    assert_eq!((manifest.complete, manifest.input), (true, prompts));
+    let strays = fs_err::read_dir(&target).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name().into_string().unwrap();
+        name.starts_with("part-") || name.starts_with("shard-") || name.ends_with(".tmp")
+    });
+    assert_eq!(strays.count(), 0);
+}
+
+#[test]
+fn ranks_of_an_environment_merge_to_the_rows_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    recipe(dir.path(), 12);
+    assert!(finish(generate(dir.path(), &["-o", "one"])).status.success());
+    let mut torchrun = generate(dir.path(), &["-o", "two"]);
+    torchrun.env("RANK", "0").env("WORLD_SIZE", "2");
+    let mut slurm = generate(dir.path(), &["-o", "two"]);
+    slurm.env("SLURM_ARRAY_TASK_ID", "1").env("SLURM_ARRAY_TASK_COUNT", "2");
+    let quietly = |mut command: Command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let children = [torchrun, slurm].map(quietly);
+    assert!(children.into_iter().all(|mut child| child.wait().unwrap().success()));
+    let output = finish(generate(dir.path(), &["-o", "two", "--merge"]));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("12 trajectories of 2 ranks"), "{text}");
+    assert_eq!(rows(&dir.path().join("two")), rows(&dir.path().join("one")));
+
+    let mut half = generate(dir.path(), &["-o", "half"]);
+    half.env("RANK", "0");
+    let output = finish(half);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("RANK is set, WORLD_SIZE is not"), "{message}");
+}
+
+#[test]
+fn changed_settings_and_a_write_that_fails_say_what_to_do_and_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    recipe(dir.path(), 6);
+    assert!(finish(generate(dir.path(), &["-o", "t"])).status.success());
+    let before = rows(&dir.path().join("t"));
+    let changed = ["-o", "t", "--set", "generate.block_size=8"];
+    let output = finish(generate(dir.path(), &changed));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    for part in ["generate.block_size: was 16, is 8", "another directory", "--overwrite"] {
+        assert!(message.contains(part), "{part:?} is missing: {message}");
+    }
+    assert_eq!(rows(&dir.path().join("t")), before);
+
+    // A limit on file sizes fails writes as a full disk does, and needs no disk to be filled.
+    let script =
+        "trap '' XFSZ; ulimit -f 1; exec \"$0\" generate -c r.toml -o small --set generate.rows_per_group=2";
+    let output = Command::new("bash").current_dir(dir.path()).args(["-c", script, BINARY]).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("cannot write") && message.contains("small/part-0000"), "{message}");
+    assert!(finish(generate(dir.path(), &["-o", "small"])).status.success());
+    assert_eq!(rows(&dir.path().join("small")), before);
+}
+
+#[test]
+fn a_dry_run_estimates_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    recipe(dir.path(), 20);
+    let output = finish(generate(dir.path(), &["--dry-run", "--calibrate", "2"]));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in ["20 of 20", "prompt tokens", "estimated", "response tokens", "on disk (from 2 prompts)"] {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
+    assert!(!dir.path().join("run").exists());
+}

@@ -1,0 +1,101 @@
+//! What a run would take, without running it: prompts counted, and a few of them answered against the clock.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use jacobi_datasets::{Trajectory, write_shard};
+
+use crate::engine::{Event, Sample, make};
+use crate::generate::Run;
+use crate::intake::{Intake, Judged};
+use crate::{GenerateError, GenerateJob};
+
+/// No calibration takes longer than this and the answer at hand.
+const CALIBRATION_LIMIT: Duration = Duration::from_secs(60);
+
+/// What would be done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// Prompts of this rank.
+    pub input: usize,
+    /// Prompts that a rule or an error keeps out before they are answered.
+    pub rejected: usize,
+    /// Prompts to be answered, those on disk included.
+    pub candidates: usize,
+    /// Tokens of those prompts.
+    pub prompt_tokens: usize,
+    /// What a few of them took; `None` without calibration.
+    pub calibration: Option<Calibration>,
+}
+
+/// What answering a few prompts took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Calibration {
+    /// Prompts answered.
+    pub prompts: usize,
+    /// Seconds.
+    pub seconds: f64,
+    /// Response tokens.
+    pub response_tokens: usize,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+impl Estimate {
+    /// `of` per prompt of the calibration, times the prompts to be answered.
+    pub fn scaled(&self, of: impl Fn(&Calibration) -> f64) -> Option<f64> {
+        let calibration = self.calibration.filter(|calibration| calibration.prompts > 0)?;
+        Some(of(&calibration) / calibration.prompts as f64 * self.candidates as f64)
+    }
+}
+
+/// Counts the prompts of `job` and answers up to `calibrate` of them. Writes nothing that lasts.
+///
+/// # Errors
+/// Those of reading model and prompts.
+pub fn estimate(job: &GenerateJob, calibrate: usize) -> Result<Estimate, GenerateError> {
+    job.config.validate()?;
+    let run = Run::open(job)?;
+    let mut estimate = Estimate::default();
+    let mut few = Vec::new();
+    for judged in Intake::open(run.rules())? {
+        match judged? {
+            Judged::NotOurs => continue,
+            Judged::Rejected(_) => estimate.rejected += 1,
+            Judged::Candidate(candidate) => {
+                estimate.candidates += 1;
+                estimate.prompt_tokens += candidate.sample.prompt.len();
+                if few.len() < calibrate {
+                    few.push(candidate.sample);
+                }
+            }
+        }
+        estimate.input += 1;
+    }
+    if !few.is_empty() {
+        estimate.calibration = Some(measure(&run, few)?);
+    }
+    Ok(estimate)
+}
+
+fn measure(run: &Run, samples: Vec<Sample>) -> Result<Calibration, GenerateError> {
+    let prompts: Vec<Vec<u32>> = samples.iter().map(|sample| sample.prompt.clone()).collect();
+    let mut rows: Vec<Trajectory> = Vec::new();
+    let start = Instant::now();
+    make(run.model(), &run.engine_settings(), &mut samples.into_iter().enumerate(), &mut |_, event| {
+        let Event::Made(at, made) = event;
+        rows.push(Trajectory {
+            sample_id: at.to_string(),
+            prompt_tokens: prompts[at].clone(),
+            response_tokens: made.response_tokens,
+            finish_reason: made.finish_reason,
+            states: made.states,
+        });
+        if start.elapsed() < CALIBRATION_LIMIT { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    let seconds = start.elapsed().as_secs_f64();
+    let scratch = tempfile::tempdir()?;
+    let digest = write_shard(&scratch.path().join("part.parquet"), &run.metadata(), &rows)?;
+    let response_tokens = rows.iter().map(|row| row.response_tokens.len()).sum();
+    Ok(Calibration { prompts: rows.len(), seconds, response_tokens, bytes: digest.bytes })
+}

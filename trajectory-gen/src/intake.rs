@@ -1,0 +1,175 @@
+//! Prompts to what the engine is asked for: tokens, key and seed of each, and the rules that need no answer.
+
+use std::collections::HashSet;
+
+use jacobi_datasets::{BadRow, Message, Prompt, PromptStream, PromptsConfig, Rng, Tokenizer, stream_prompts};
+
+use crate::GenerateError;
+use crate::config::{Choice, GenerateConfig, OutOfRange};
+use crate::engine::Sample;
+use crate::filters::Rule;
+use crate::ledger::Rejected;
+use crate::ranks::Rank;
+
+/// A prompt to be answered.
+pub(crate) struct Candidate {
+    /// Equal for equal sample id and tokens, whenever and wherever they are read.
+    pub(crate) key: u128,
+    pub(crate) sample_id: String,
+    pub(crate) sample: Sample,
+}
+
+/// What a row of the prompt file comes to.
+pub(crate) enum Judged {
+    /// To be answered.
+    Candidate(Candidate),
+    /// Never to be answered.
+    Rejected(Rejected),
+    /// Another rank's.
+    NotOurs,
+}
+
+/// What decides about prompts.
+#[derive(Clone, Copy)]
+pub(crate) struct IntakeRules<'a> {
+    pub(crate) prompts: &'a PromptsConfig,
+    pub(crate) config: &'a GenerateConfig,
+    pub(crate) tokenizer: &'a Tokenizer,
+    /// Tokens the model can hold.
+    pub(crate) context_length: usize,
+    pub(crate) rank: Option<Rank>,
+    pub(crate) seed: u64,
+}
+
+/// The rows of the prompt file, judged one by one.
+pub(crate) struct Intake<'a> {
+    rules: IntakeRules<'a>,
+    prompts: PromptStream,
+    /// Contents that came before.
+    seen: HashSet<u128>,
+}
+
+impl<'a> Intake<'a> {
+    pub(crate) fn open(rules: IntakeRules<'a>) -> Result<Self, GenerateError> {
+        Ok(Self { rules, prompts: stream_prompts(rules.prompts)?, seen: HashSet::new() })
+    }
+
+    fn judge(&mut self, row: Result<Prompt, BadRow>) -> Result<Judged, GenerateError> {
+        let prompt = match row {
+            Ok(prompt) => prompt,
+            Err(bad) if !self.is_ours(bad.line as u128) => return Ok(Judged::NotOurs),
+            Err(bad) => {
+                return Ok(Judged::Rejected(Rejected::failed(format!("line {}", bad.line), bad.reason)));
+            }
+        };
+        let content = prompt.content_hash();
+        if !self.is_ours(content) {
+            return Ok(Judged::NotOurs);
+        }
+        let first = self.seen.insert(content);
+        if !first && self.rules.config.duplicate_prompts == Choice::Drop {
+            let reason = "the same prompt came before".to_owned();
+            return Ok(skipped(Rule::DuplicatePrompt, prompt.id, reason));
+        }
+        self.fit(prompt)
+    }
+
+    fn is_ours(&self, content: u128) -> bool {
+        self.rules.rank.is_none_or(|rank| rank.owns(content))
+    }
+
+    /// Encodes a prompt and holds it against the limits.
+    fn fit(&self, prompt: Prompt) -> Result<Judged, GenerateError> {
+        let IntakeRules { config, context_length, .. } = self.rules;
+        let longest = config.max_prompt_tokens.min(context_length - 1);
+        let mut tokens = match self.encode(&prompt.messages) {
+            Ok(tokens) => tokens,
+            Err(reason) => return Ok(Judged::Rejected(Rejected::failed(prompt.id, reason))),
+        };
+        let range = |reason: String| GenerateError::OutOfRange {
+            sample_id: prompt.id.clone(),
+            reason,
+            setting: "prompts_out_of_range",
+        };
+        let found = tokens.len();
+        if found < config.min_prompt_tokens {
+            let reason = format!("{found} prompt tokens, at least {} are wanted", config.min_prompt_tokens);
+            return match config.prompts_out_of_range {
+                OutOfRange::Fail => Err(range(reason)),
+                _ => Ok(skipped(Rule::PromptTooShort, prompt.id, reason)),
+            };
+        }
+        if found > longest {
+            let reason = format!("{found} prompt tokens, at most {longest} are taken");
+            let cut = match config.prompts_out_of_range {
+                OutOfRange::Fail => return Err(range(reason)),
+                OutOfRange::Truncate => self.truncate(&prompt.messages, longest),
+                OutOfRange::Drop => None,
+            };
+            let Some(cut) = cut else { return Ok(skipped(Rule::PromptTooLong, prompt.id, reason)) };
+            tokens = cut;
+        }
+        let key = key_of(&prompt.id, &tokens);
+        let seed = Rng::new(&[self.rules.seed, key as u64, (key >> 64) as u64]).next_u64();
+        Ok(Judged::Candidate(Candidate {
+            key,
+            sample_id: prompt.id,
+            sample: Sample { prompt: tokens, seed },
+        }))
+    }
+
+    fn encode(&self, messages: &[Message]) -> Result<Vec<u32>, String> {
+        let tokens = self.rules.tokenizer.encode_chat(messages).map_err(|error| {
+            let source = std::error::Error::source(&error).map_or_else(String::new, |s| format!(": {s}"));
+            format!("{error}{source}")
+        })?;
+        if tokens.is_empty() { Err("the chat template gives no token".to_owned()) } else { Ok(tokens) }
+    }
+
+    /// The prompt with so much cut off the end of its last message that it fits; the template stays whole around it.
+    /// `None` when there is nothing left to cut.
+    fn truncate(&self, messages: &[Message], longest: usize) -> Option<Vec<u32>> {
+        let mut messages = messages.to_vec();
+        loop {
+            let tokens = self.encode(&messages).ok()?;
+            if tokens.len() <= longest {
+                return Some(tokens);
+            }
+            let last = messages.last_mut()?;
+            let content = self.rules.tokenizer.encode(&last.content).ok()?;
+            let kept = content.len().checked_sub(tokens.len() - longest).filter(|&kept| kept > 0)?;
+            let shorter = self.rules.tokenizer.decode_with_special(&content[..kept]);
+            // Cut inside a character, a text can come back no shorter.
+            if shorter.len() >= last.content.len() {
+                return None;
+            }
+            last.content = shorter;
+        }
+    }
+}
+
+impl Iterator for Intake<'_> {
+    type Item = Result<Judged, GenerateError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.prompts.next()? {
+            Ok(row) => Some(self.judge(row)),
+            Err(error) => Some(Err(error.into())),
+        }
+    }
+}
+
+fn skipped(rule: Rule, prompt: String, reason: String) -> Judged {
+    Judged::Rejected(Rejected::skipped(rule, prompt, reason, None))
+}
+
+/// Names a row by what it was made from. With the settings of the directory it decides the row.
+pub(crate) fn key_of(sample_id: &str, prompt: &[u32]) -> u128 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(sample_id.len() as u64).to_le_bytes());
+    hasher.update(sample_id.as_bytes());
+    for token in prompt {
+        hasher.update(&token.to_le_bytes());
+    }
+    u128::from_le_bytes(hasher.finalize().as_bytes()[..16].try_into().expect("16 of 32 bytes"))
+}

@@ -1,0 +1,150 @@
+//! The directories of all ranks joined to one, after checking that together they are the whole job.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use jacobi_datasets::schema::trajectory::{read_metadata, read_prompts_of_shard};
+use jacobi_datasets::{Manifest, ShardWriter, TrajectoryMetadata, write_atomic};
+
+use crate::intake::key_of;
+use crate::ledger::ERRORS_FILE;
+use crate::{GenerateError, Rank};
+
+/// One rank's directory.
+struct Part {
+    dir: PathBuf,
+    manifest: Manifest,
+}
+
+/// Joins the ranks' directories in `output` into `output` itself, by second names for their shards: no row is copied
+/// where the file system has links. Done again, it takes up what the ranks have by then.
+///
+/// # Errors
+/// [`GenerateError::Merge`] when a rank is missing, incomplete, of other settings, or has rows of another; `Digest` for
+/// a shard that has changed.
+pub fn merge(output: &Path) -> Result<Manifest, GenerateError> {
+    let fail = |reason: String| GenerateError::Merge { dir: output.to_path_buf(), reason };
+    if let Some(there) = Manifest::load(output)?
+        && there.merged_ranks.is_none()
+        && !there.shards.is_empty()
+    {
+        return Err(fail("it holds shards of its own, that no rank made".to_owned()));
+    }
+    let parts = parts(output, &fail)?;
+    let metadata = check_rows(&parts, &fail)?;
+    let first = &parts[0].manifest;
+    let mut joined = Manifest {
+        merged_ranks: Some(parts.len()),
+        complete: true,
+        ..Manifest::new(first.settings.clone(), 0)
+    };
+    let mut sources = Vec::new();
+    let mut errors = Vec::new();
+    for Part { dir, manifest } in &parts {
+        joined.input += manifest.input;
+        joined.written += manifest.written;
+        joined.skipped += manifest.skipped;
+        joined.failed += manifest.failed;
+        add(&mut joined.skipped_by, &manifest.skipped_by);
+        add(&mut joined.counts, &manifest.counts);
+        for shard in &manifest.shards {
+            sources.push(dir.join(&shard.file));
+            joined.shards.push(shard.clone());
+        }
+        errors.extend(fs_err::read(dir.join(ERRORS_FILE))?);
+    }
+    if joined.written == 0 {
+        return Err(fail("no rank has a single row".to_owned()));
+    }
+    write_atomic(&output.join(ERRORS_FILE), |out| out.write_all(&errors))?;
+    Ok(ShardWriter::adopt(output, metadata, joined, &sources)?)
+}
+
+fn add(
+    into: &mut std::collections::BTreeMap<String, usize>,
+    from: &std::collections::BTreeMap<String, usize>,
+) {
+    for (name, count) in from {
+        *into.entry(name.clone()).or_default() += count;
+    }
+}
+
+/// The directories of all ranks, each complete and all of one job.
+fn parts(output: &Path, fail: &dyn Fn(String) -> GenerateError) -> Result<Vec<Part>, GenerateError> {
+    let world_size = world_size(output).map_err(fail)?;
+    let mut parts = Vec::new();
+    for rank in 0..world_size {
+        let dir = Rank { rank, world_size }.directory(output);
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let manifest =
+            Manifest::load(&dir)?.ok_or_else(|| fail(format!("{name} is missing: run that rank")))?;
+        if !manifest.complete {
+            return Err(fail(format!("{name} is not complete: run that rank again")));
+        }
+        parts.push(Part { dir, manifest });
+    }
+    let first: &Manifest = &parts[0].manifest;
+    for Part { dir, manifest } in &parts {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let changes = manifest.differences(&first.settings);
+        if !changes.is_empty() {
+            return Err(fail(format!("{name} has other settings than rank 0: {}", changes.join(", "))));
+        }
+    }
+    let total = |part: &Part| part.manifest.rank.map_or(0, |rank| rank.total_input);
+    let input: usize = parts.iter().map(|part| part.manifest.input).sum();
+    match parts.iter().find(|part| total(part) != input) {
+        Some(part) => Err(fail(format!(
+            "the ranks read {input} prompts together, but {} saw {} in the file: they read different files",
+            part.dir.display(),
+            total(part)
+        ))),
+        None => Ok(parts),
+    }
+}
+
+/// How many ranks there are, by the names of their directories.
+fn world_size(output: &Path) -> Result<usize, String> {
+    let entries = fs_err::read_dir(output).map_err(|error| error.to_string())?;
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let sizes: HashSet<usize> =
+        names.filter_map(|name| name.strip_prefix("rank-")?.split_once("-of-")?.1.parse().ok()).collect();
+    match sizes.into_iter().collect::<Vec<_>>().as_slice() {
+        [size] if *size > 0 => Ok(*size),
+        [] => Err("there are no directories rank-00000-of-.. in it".to_owned()),
+        _ => Err("it has ranks of several world sizes: remove those that do not belong".to_owned()),
+    }
+}
+
+/// Every digest holds, all shards come from one run, and no two ranks have the same row.
+fn check_rows(
+    parts: &[Part],
+    fail: &dyn Fn(String) -> GenerateError,
+) -> Result<TrajectoryMetadata, GenerateError> {
+    let mut metadata: Option<TrajectoryMetadata> = None;
+    let mut seen: HashSet<u128> = HashSet::new();
+    for Part { dir, manifest } in parts {
+        manifest.verify(dir)?;
+        let mut own = HashSet::new();
+        for shard in &manifest.shards {
+            let path = dir.join(&shard.file);
+            let found = read_metadata(&path)?;
+            let expected = metadata.get_or_insert_with(|| found.clone());
+            if *expected != found {
+                return Err(fail(format!(
+                    "{} was made with another model or other settings",
+                    path.display()
+                )));
+            }
+            for (sample_id, prompt) in read_prompts_of_shard(&path)? {
+                let key = key_of(&sample_id, &prompt);
+                if seen.contains(&key) {
+                    return Err(fail(format!("sample {sample_id} is in two ranks, in {}", path.display())));
+                }
+                own.insert(key);
+            }
+        }
+        seen.extend(own);
+    }
+    metadata.ok_or_else(|| fail("no rank has a single row".to_owned()))
+}

@@ -1,0 +1,101 @@
+//! A first pass over the prompts that answers nothing: how many there are, what is there already, and what is left.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use jacobi_datasets::schema::trajectory::read_prompts_of_shard;
+use jacobi_datasets::{Manifest, stream_prompts};
+
+use crate::GenerateError;
+use crate::intake::{Intake, IntakeRules, Judged, key_of};
+use crate::ledger::{Ledger, RejectedKind};
+
+/// What the prompts come to beside what is on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Prompts of this rank.
+    pub(crate) input: usize,
+    /// Prompts of all ranks.
+    pub(crate) total_input: usize,
+    /// Prompts that are neither on disk nor kept out, and those that failed.
+    pub(crate) pending: usize,
+    /// Tokens of the pending prompts.
+    pub(crate) prompt_tokens: usize,
+}
+
+/// Rows on disk by key.
+pub(crate) type Done = HashMap<u128, usize>;
+
+/// The keys of all rows that the shards of `manifest` hold.
+pub(crate) fn rows_on_disk(dir: &Path, manifest: &Manifest) -> Result<Done, GenerateError> {
+    let mut done = Done::new();
+    for shard in &manifest.shards {
+        let path = dir.join(&shard.file);
+        if path.is_file() {
+            shard.verify(dir)?;
+            for (sample_id, prompt) in read_prompts_of_shard(&path)? {
+                *done.entry(key_of(&sample_id, &prompt)).or_default() += 1;
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// Counts rows alone: what is needed of a directory that holds nothing yet.
+pub(crate) fn count(rules: IntakeRules) -> Result<Survey, GenerateError> {
+    let mut survey = Survey::default();
+    for row in stream_prompts(rules.prompts)? {
+        let content = row?.map_or_else(|bad| bad.line as u128, |prompt| prompt.content_hash());
+        survey.total_input += 1;
+        survey.input += usize::from(rules.rank.is_none_or(|rank| rank.owns(content)));
+    }
+    survey.pending = survey.input;
+    Ok(survey)
+}
+
+/// Judges every prompt and holds it against the rows in `dir`.
+///
+/// # Errors
+/// `ForeignRows` when `dir` has rows that no prompt asks for.
+pub(crate) fn survey(rules: IntakeRules, dir: &Path, done: &Done) -> Result<Survey, GenerateError> {
+    let mut answered = Ledger::read(dir)?;
+    let mut left = done.clone();
+    let mut survey = Survey::default();
+    for judged in Intake::open(rules)? {
+        survey.total_input += 1;
+        match judged? {
+            Judged::NotOurs => continue,
+            Judged::Rejected(rejected) => {
+                survey.pending += usize::from(rejected.kind == RejectedKind::Failed)
+            }
+            Judged::Candidate(candidate) => {
+                let known = answered.get_mut(&candidate.key).is_some_and(|rules| rules.pop().is_some())
+                    || left.get_mut(&candidate.key).is_some_and(take_one);
+                if !known {
+                    survey.pending += 1;
+                    survey.prompt_tokens += candidate.sample.prompt.len();
+                }
+            }
+        }
+        survey.input += 1;
+    }
+    match left.values().sum() {
+        0 => Ok(survey),
+        count => Err(foreign(rules, dir, &left, count)),
+    }
+}
+
+fn take_one(left: &mut usize) -> bool {
+    let any = *left > 0;
+    *left -= usize::from(any);
+    any
+}
+
+fn foreign(rules: IntakeRules, dir: &Path, left: &Done, count: usize) -> GenerateError {
+    let manifest = Manifest::load(dir).ok().flatten();
+    let shards = manifest.map_or_else(Vec::new, |manifest| manifest.shards);
+    let rows = shards.iter().filter_map(|shard| read_prompts_of_shard(&dir.join(&shard.file)).ok()).flatten();
+    let is_left = |row: &(String, Vec<u32>)| left.get(&key_of(&row.0, &row.1)).is_some_and(|&left| left > 0);
+    let first = rows.filter(is_left).map(|(sample_id, _)| sample_id).next().unwrap_or_default();
+    GenerateError::ForeignRows { dir: dir.to_path_buf(), prompts: rules.prompts.path.clone(), count, first }
+}
