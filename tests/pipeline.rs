@@ -8,8 +8,8 @@ use std::{
 use jacobi_datasets::{NoiseContext, ScheduleKind, Trajectory, read_all};
 use jacobi_model::{AttentionMask, Dtype, load, token_tensor};
 use jacobi_trainer::{
-    Init, LrSchedule, PcNormalization, PcPositionWeight, TrainConfig, TrainData, TrainError, TrainJob,
-    TrainProgress,
+    ActivationCheckpointing, Change, Course, Curve, Init, LrSchedule, MomentsDtype, PcNormalization,
+    PcPositionWeight, TeacherModel, TrainConfig, TrainData, TrainError, TrainJob, TrainProgress,
 };
 use jacobi_trajectory_gen::{GenerateConfig, generate};
 use tch::Tensor;
@@ -213,14 +213,22 @@ fn training_lowers_both_losses() {
 }
 
 #[test]
-fn accumulation_of_micro_batches_changes_nothing() {
+fn rows_and_checkpointing_change_nothing_but_speed_and_memory() {
     let bench = Bench::new();
-    let one = TrainConfig { batch_size: 4, gradient_accumulation_steps: 1, ..train_config() };
-    let four = TrainConfig { batch_size: 1, gradient_accumulation_steps: 4, ..train_config() };
-    let (a, b) = (bench.train("1x4", &one, 99).unwrap(), bench.train("4x1", &four, 99).unwrap());
-    assert_eq!(a.len(), b.len());
-    for (a, b) in a.iter().zip(&b) {
-        assert!((a.loss - b.loss).abs() < 1e-4 * a.loss.abs(), "step {}: {} {}", a.step, a.loss, b.loss);
+    let base = TrainConfig { batch_size: 4, ..train_config() };
+    let expected = bench.train("base", &base, 99).unwrap();
+    let full = ActivationCheckpointing::Full;
+    for (name, config) in [
+        ("alone", TrainConfig { tokens_per_row: 1, ..base.clone() }),
+        ("pairs", TrainConfig { tokens_per_row: 150, ..base.clone() }),
+        ("again", TrainConfig { activation_checkpointing: full, ..base.clone() }),
+    ] {
+        let found = bench.train(name, &config, 99).unwrap();
+        assert_eq!(found.len(), expected.len());
+        for (a, b) in found.iter().zip(&expected) {
+            let off = (a.loss - b.loss).abs();
+            assert!(off < 1e-4 * b.loss.abs(), "{name}, step {}: {} {}", a.step, a.loss, b.loss);
+        }
     }
 }
 
@@ -229,11 +237,11 @@ fn accumulation_of_micro_batches_changes_nothing() {
 fn every_setting_changes_the_run() {
     let bench = Bench::new();
     let base = TrainConfig { epochs: 1, warmup_ratio: 0.5, ..train_config() };
+    let course = |from, to| Course::Change(Change { from, to, curve: Curve::Linear });
     let changes: Vec<(&str, TrainConfig)> = vec![
         ("epochs", TrainConfig { epochs: 2, ..base.clone() }),
         ("max_steps", TrainConfig { max_steps: Some(2), ..base.clone() }),
         ("batch_size", TrainConfig { batch_size: 2, ..base.clone() }),
-        ("accumulation", TrainConfig { gradient_accumulation_steps: 2, ..base.clone() }),
         ("learning_rate", TrainConfig { learning_rate: 2e-3, ..base.clone() }),
         ("lr_schedule", TrainConfig { lr_schedule: LrSchedule::Constant, warmup_ratio: 0.0, ..base.clone() }),
         ("warmup_ratio", TrainConfig { warmup_ratio: 1.0, ..base.clone() }),
@@ -242,11 +250,16 @@ fn every_setting_changes_the_run() {
         ("adam_beta2", TrainConfig { adam_beta2: 0.5, ..base.clone() }),
         ("adam_eps", TrainConfig { adam_eps: 0.1, ..base.clone() }),
         ("max_grad_norm", TrainConfig { max_grad_norm: 1e-9, ..base.clone() }),
-        ("ar_weight", TrainConfig { ar_weight: 0.0, ..base.clone() }),
+        ("moments_dtype", TrainConfig { moments_dtype: MomentsDtype::Bfloat16, ..base.clone() }),
+        ("ar_weight", TrainConfig { ar_weight: 0.0.into(), ..base.clone() }),
+        ("ar_weight's course", TrainConfig { ar_weight: course(1.0, 0.5), ..base.clone() }),
         ("pc_weight", TrainConfig { pc_weight: 0.0, ..base.clone() }),
-        ("temperature", TrainConfig { temperature: 2.0, ..base.clone() }),
+        ("temperature", TrainConfig { temperature: 2.0.into(), ..base.clone() }),
+        ("temperature's course", TrainConfig { temperature: course(1.0, 2.0), ..base.clone() }),
+        ("teacher", TrainConfig { teacher: TeacherModel::Base, ..base.clone() }),
         ("pc_normalization", TrainConfig { pc_normalization: PcNormalization::Reference, ..base.clone() }),
         ("pc_position_weight", TrainConfig { pc_position_weight: PcPositionWeight::Decay, ..base.clone() }),
+        ("D-PACE", TrainConfig { pc_position_weight: PcPositionWeight::Acceptance, ..base.clone() }),
         ("window_size", TrainConfig { window_size: 4, ..base.clone() }),
         ("noise_schedule", TrainConfig { noise_schedule: ScheduleKind::Reverse, ..base.clone() }),
         ("min_noise_ratio", TrainConfig { min_noise_ratio: 0.9, ..base.clone() }),

@@ -81,7 +81,7 @@ fn training_settings(recipe: &Recipe) -> Vec<(String, String)> {
             ("block size", generate.block_size.to_string()),
             ("window size", train.window_size.to_string()),
             ("length", length),
-            ("samples per step", (train.batch_size * train.gradient_accumulation_steps).to_string()),
+            ("samples per step", train.batch_size.to_string()),
             ("learning rate", format!("{:e}", train.learning_rate)),
             ("weight of the autoregressive loss", train.ar_weight.to_string()),
         ];

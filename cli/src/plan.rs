@@ -107,7 +107,7 @@ fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) ->
     let summary = format!(
         "{} steps of {} samples, learning rate {:e}, window_size {}",
         steps(train, prompts.usable),
-        train.batch_size * train.gradient_accumulation_steps,
+        train.batch_size,
         train.learning_rate,
         train.window_size
     );
@@ -133,7 +133,7 @@ fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
 
 /// Optimizer steps over `samples` samples; long ones are left out later, so this is the most.
 pub fn steps(train: &TrainConfig, samples: usize) -> usize {
-    let per_step = train.batch_size * train.gradient_accumulation_steps;
+    let per_step = train.batch_size;
     train.max_steps.unwrap_or(train.epochs * samples.div_ceil(per_step))
 }
 
@@ -216,8 +216,7 @@ mod tests {
 
     #[test]
     fn steps_count_partial_batches_and_obey_max_steps() {
-        let train =
-            TrainConfig { epochs: 2, batch_size: 4, gradient_accumulation_steps: 2, ..Default::default() };
+        let train = TrainConfig { epochs: 2, batch_size: 8, ..Default::default() };
         assert_eq!(steps(&train, 17), 6);
         assert_eq!(steps(&TrainConfig { max_steps: Some(5), ..train }, 17), 5);
     }

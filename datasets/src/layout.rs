@@ -23,6 +23,15 @@ pub enum NoiseContext {
     Clean,
 }
 
+/// Rows that attend alike: each sees the whole prefix, and of the run those before it and itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CausalRun {
+    /// What every row of the run sees.
+    pub prefix: Range<usize>,
+    /// The rows.
+    pub own: Range<usize>,
+}
+
 /// Shape of one packed sample: every start, position and visibility follows from these numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -127,6 +136,33 @@ impl Layout {
                 [0..self.clean_start(first), self.noisy_start(first)..q + 1]
             }
         }
+    }
+
+    /// The mask as runs that cover the tokens one after the other: the prompt with the clean stream, then each window of
+    /// the noisy stream behind the clean tokens before it.
+    pub fn runs(&self) -> Vec<CausalRun> {
+        let clean = CausalRun { prefix: 0..0, own: 0..self.noisy_base() };
+        let mut runs = Vec::from_iter((self.noisy_base() > 0).then_some(clean));
+        let mut block = 0;
+        while self.with_noise && block < self.num_blocks() {
+            let next = match self.noise_context {
+                NoiseContext::Window => block + self.window_size.min(self.num_blocks()),
+                NoiseContext::Clean => block + 1,
+            };
+            let end = if next < self.num_blocks() { self.noisy_start(next) } else { self.len() };
+            runs.push(CausalRun { prefix: 0..self.clean_start(block), own: self.noisy_start(block)..end });
+            block = next;
+        }
+        runs
+    }
+
+    /// The clean token at the position of the noisy token `t`; none for tokens that are not noisy.
+    ///
+    /// # Panics
+    /// When `t` is not packed.
+    pub fn clean_twin(&self, t: usize) -> Option<usize> {
+        self.assert_token(t);
+        (t >= self.noisy_base()).then(|| t - self.response_len)
     }
 
     /// The mask, `len x len`, row-major: entry `q * len + k` is `sees(q, k)`. Built from runs, not pair by pair.
@@ -302,6 +338,22 @@ mod tests {
                     prop_assert_eq!(l.sees(q, k), sees_by_the_book(&l, q, k), "{:?} q={} k={}", l, q, k);
                 }
             }
+        }
+
+        #[test]
+        fn runs_and_predicate_agree_on_every_pair(l in any_layout()) {
+            let mut next = 0;
+            for run in l.runs() {
+                prop_assert_eq!(run.own.start, next);
+                next = run.own.end;
+                for q in run.own.clone() {
+                    for k in 0..l.len() {
+                        let seen = run.prefix.contains(&k) || (run.own.start..=q).contains(&k);
+                        prop_assert_eq!(seen, l.sees(q, k), "{:?} q={} k={}", l, q, k);
+                    }
+                }
+            }
+            prop_assert_eq!(next, l.len());
         }
 
         #[test]

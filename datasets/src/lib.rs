@@ -3,7 +3,8 @@
 //! No tensors here: this crate never links libtorch. Token ids are `u32`, in Parquet `i32`.
 //!
 //! Reading order: [`prompts`] and [`tokenizer`] (text to ids), [`schema::trajectory`] (what is recorded),
-//! [`layout`] (the only index arithmetic), [`noise`] (which recorded state the student sees), [`mod@pack`] (both together).
+//! [`layout`] (the only index arithmetic), [`noise`] (which recorded state the student sees), [`mod@pack`] (both together), [`row`] (several
+//! samples in one forward pass).
 
 pub mod atomic;
 pub mod error;
@@ -13,19 +14,21 @@ pub mod noise;
 pub mod pack;
 pub mod prompts;
 pub mod rng;
+pub mod row;
 pub mod schema;
 pub mod shards;
 pub mod tokenizer;
 
 pub use atomic::write_atomic;
 pub use error::DatasetError;
-pub use layout::{Layout, NoiseContext};
+pub use layout::{CausalRun, Layout, NoiseContext};
 pub use noise::{NoiseScheduleConfig, ScheduleKind, choose_state};
 pub use pack::{ArTarget, PackConfig, PackError, PackedSample, PcPair, pack};
 pub use prompts::{
     BadRow, Message, Prompt, PromptFormat, PromptStream, PromptsConfig, read_prompts, stream_prompts,
 };
 pub use rng::Rng;
+pub use row::{LossRow, PackedRow, StudentRow, fill_rows, row_len};
 pub use schema::manifest::{Manifest, RankEntry, ShardEntry, read_all, shard_file_name};
 pub use schema::trajectory::{
     FinishReason, ShardDigest, State, Trajectory, TrajectoryMetadata, read_shard, write_shard,

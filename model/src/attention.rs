@@ -14,6 +14,10 @@ use crate::{
     weights::{Stacked, WeightPath},
 };
 
+mod training;
+
+pub(crate) use training::AttentionCache;
+
 /// RMSNorm over every query and every key head, before the rotation (Qwen3).
 struct HeadNorms {
     query: RmsNorm,
@@ -60,7 +64,7 @@ impl Attention {
         })
     }
 
-    /// For training: `x` `[b, t, hidden]` attends to itself.
+    /// Under autograd: `x` `[b, t, hidden]` attends to itself.
     pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: &FoldedMask) -> Tensor {
         let (b, t, _) = x.size3().expect("x is [batch, tokens, hidden]");
         let (h, d) = (self.heads.keys as i64, self.heads.width as i64);

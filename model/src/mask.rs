@@ -1,5 +1,6 @@
-//! Who attends to whom in a training row, as the attention kernel needs it. The mechanism only: which rule a mask stands for is the
-//! caller's business.
+//! Who attends to whom in the plain forward pass, as the attention kernel needs it. The mechanism only: which rule a mask
+//! stands for is the caller's business. Training has no masks but runs ([`crate::Run`]); a dense one is the obvious form
+//! that those are tested against.
 //!
 //! Legend: b batch, t query tokens, s key tokens, g query heads per key/value head.
 

@@ -1,10 +1,10 @@
 //! The gated MLP of every supported family: down(silu(gate(x)) * up(x)).
 
-use jacobi_torch_ext::{linear, silu_gated};
+use jacobi_torch_ext::{linear, silu_gated, silu_gated_backward};
 use tch::Tensor;
 
 use crate::{
-    Architecture, ModelError,
+    Architecture, Gradients, ModelError,
     weights::{Stacked, WeightPath},
 };
 
@@ -24,7 +24,7 @@ impl Mlp {
         })
     }
 
-    /// For training: the parameters are multiplied one by one, so that each gets its gradient.
+    /// Under autograd: the parameters are multiplied one by one, so that each gets its gradient.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         const NO_BIAS: Option<&Tensor> = None;
         let [gate, up] = &self.gate_up.parts[..] else { unreachable!("two parameters are stacked") };
@@ -35,5 +35,30 @@ impl Mlp {
     pub(crate) fn infer(&self, x: &Tensor) -> Tensor {
         let gated = silu_gated(&linear(x, &self.gate_up.whole, None));
         linear(&gated, &self.down_proj, None)
+    }
+
+    /// For training: gate and up in one, `[n, 2 * inner]`.
+    pub(crate) fn gate_up(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.gate_up.whole, None::<&Tensor>)
+    }
+
+    /// The rest of it.
+    pub(crate) fn down(&self, gate_up: &Tensor) -> Tensor {
+        silu_gated(gate_up).linear(&self.down_proj, None::<&Tensor>)
+    }
+
+    /// The gradient of `x` for the gradient `grad` of the output.
+    pub(crate) fn backward(
+        &self,
+        x: &Tensor,
+        gate_up: Tensor,
+        grad: &Tensor,
+        gradients: &Gradients,
+    ) -> Tensor {
+        gradients.add_product(&self.down_proj, grad, &silu_gated(&gate_up));
+        let grad_gate_up = silu_gated_backward(&gate_up, &grad.matmul(&self.down_proj));
+        drop(gate_up);
+        gradients.add_product(&self.gate_up.whole, &grad_gate_up, x);
+        grad_gate_up.matmul(&self.gate_up.whole)
     }
 }

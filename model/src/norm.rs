@@ -1,9 +1,9 @@
 //! RMSNorm (arXiv 1910.07467): x / rms(x) * weight, statistics in fp32.
 
-use jacobi_torch_ext::{add_rms_norm, rms_norm};
+use jacobi_torch_ext::{add_rms_norm, rms_norm, rms_norm_backward};
 use tch::Tensor;
 
-use crate::{ModelError, weights::WeightPath};
+use crate::{Gradients, ModelError, weights::WeightPath};
 
 /// One RMSNorm over the last dimension.
 pub(crate) struct RmsNorm {
@@ -23,5 +23,10 @@ impl RmsNorm {
     /// Adds `delta` to `x` in place, and the norm of the sum.
     pub(crate) fn forward_added(&self, x: &mut Tensor, delta: &Tensor) -> Tensor {
         add_rms_norm(x, delta, &self.weight, self.eps)
+    }
+
+    /// Adds the gradient of `x`, for the gradient `grad` of the norm, to `grad_x`.
+    pub(crate) fn backward(&self, x: &Tensor, grad: &Tensor, grad_x: &mut Tensor, gradients: &Gradients) {
+        rms_norm_backward(x, &self.weight, self.eps, grad, grad_x, &mut gradients.of(&self.weight));
     }
 }

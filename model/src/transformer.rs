@@ -1,4 +1,5 @@
-//! Embedding, decoder layers, final norm, head: the forward pass of the project, with gradients and without.
+//! Embedding, decoder layers, final norm, head: the forward pass over caches, and the plain one over whole rows, which
+//! autograd can follow. That of training is in [`crate::training`].
 //!
 //! Legend: b batch, t tokens, v vocabulary.
 
@@ -8,46 +9,18 @@ use jacobi_torch_ext::{Span, linear};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    Architecture, AttentionMask, Dtype, ModelError, Rope, RopeTable,
-    attention::{Attention, FoldedMask},
-    cache::KvCache,
-    mlp::Mlp,
-    norm::RmsNorm,
-    weights::{WeightPath, WeightSource},
+    Architecture, AttentionMask, Dtype, ModelError, Rope, RopeTable, attention::FoldedMask, cache::KvCache,
+    layer::DecoderLayer, norm::RmsNorm, weights::WeightSource,
 };
-
-struct DecoderLayer {
-    input_layernorm: RmsNorm,
-    self_attn: Attention,
-    post_attention_layernorm: RmsNorm,
-    mlp: Mlp,
-}
-
-impl DecoderLayer {
-    fn new(path: &mut WeightPath, shape: &Architecture) -> Result<Self, ModelError> {
-        let norm = |path: &mut WeightPath| RmsNorm::new(path, shape.hidden_size, shape.rms_norm_eps);
-        Ok(Self {
-            input_layernorm: norm(&mut path.child("input_layernorm"))?,
-            self_attn: Attention::new(&mut path.child("self_attn"), shape)?,
-            post_attention_layernorm: norm(&mut path.child("post_attention_layernorm"))?,
-            mlp: Mlp::new(&mut path.child("mlp"), shape)?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, rope: &Rope, mask: &FoldedMask) -> Tensor {
-        let x = x + self.self_attn.forward(&self.input_layernorm.forward(x), rope, mask);
-        &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x))
-    }
-}
 
 /// A decoder-only Transformer of one of the supported families.
 pub struct Transformer {
     architecture: Architecture,
     kind: Kind,
-    embed_tokens: Tensor,
-    layers: Vec<DecoderLayer>,
-    norm: RmsNorm,
-    lm_head: Tensor,
+    pub(crate) embed_tokens: Tensor,
+    pub(crate) layers: Vec<DecoderLayer>,
+    pub(crate) norm: RmsNorm,
+    pub(crate) lm_head: Tensor,
     parameters: Vec<(String, Tensor)>,
 }
 
@@ -142,7 +115,8 @@ impl Transformer {
         RopeTable::new(&self.architecture.rope, length, self.kind, self.device())
     }
 
-    /// Final hidden states `[b, t, hidden]`, after the last norm, of `tokens_bt` (int64); with gradients if they are on.
+    /// Final hidden states `[b, t, hidden]`, after the last norm, of `tokens_bt` (int64); with gradients if they are on: the obvious form,
+    /// which the passes of training and decoding are tested against.
     pub fn hidden(&self, tokens_bt: &Tensor, rope: &Rope, mask: &AttentionMask) -> Tensor {
         self.hidden_observed(tokens_bt, rope, mask, &mut |_| {})
     }

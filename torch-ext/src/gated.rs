@@ -1,4 +1,4 @@
-//! The activation of a gated MLP: silu(gate) * up (arXiv 2002.05202, SwiGLU).
+//! The activation of a gated MLP: silu(gate) * up (arXiv 2002.05202, SwiGLU), and its gradient.
 
 use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
@@ -65,6 +65,74 @@ impl<T: Element> WithSimd for Kernel<'_, T> {
     }
 }
 
+/// The gradient of `silu_gated(both)`, `[t, gate | up]`, for the gradient `grad` `[t, inner]` of its result.
+pub fn silu_gated_backward(both: &Tensor, grad: &Tensor) -> Tensor {
+    let (t, width) = both.size2().expect("both is [rows, gate and up]");
+    assert_eq!(grad.size(), [t, width / 2], "one gradient per gated value");
+    if !is_plain(both) || !both.is_contiguous() || !grad.is_contiguous() {
+        return composed_backward(both, grad);
+    }
+    match both.kind() {
+        Kind::Float => backward_rows::<f32>(both, grad),
+        _ => backward_rows::<bf16>(both, grad),
+    }
+}
+
+fn backward_rows<T: Element>(both: &Tensor, grad: &Tensor) -> Tensor {
+    let (t, width) = both.size2().expect("both is [rows, gate and up]");
+    let (t, width, inner) = (t as usize, width as usize, width as usize / 2);
+    let mut out = both.empty_like();
+    let (both, grad) = (elements::<T>(both), elements::<T>(grad));
+    let target = Shared::new(elements_mut::<T>(&mut out));
+    let share = (SHARE / inner).max(1);
+    parallel(t.div_ceil(share), &|task| {
+        let rows = task * share..((task + 1) * share).min(t);
+        // SAFETY: these rows are this task's alone.
+        let out = unsafe { target.part(rows.start * width..rows.end * width) };
+        let both = &both[rows.start * width..rows.end * width];
+        let grad = &grad[rows.start * inner..rows.end * inner];
+        Arch::new().dispatch(Backward { both, grad, inner, out });
+    });
+    out
+}
+
+struct Backward<'a, T> {
+    both: &'a [T],
+    grad: &'a [T],
+    inner: usize,
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for Backward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self { both, grad, inner, out } = self;
+        let rows = both.chunks_exact(2 * inner).zip(grad.chunks_exact(inner));
+        for (out, (both, grad)) in out.chunks_exact_mut(2 * inner).zip(rows) {
+            let (gates, ups) = both.split_at(inner);
+            let (grad_gates, grad_ups) = out.split_at_mut(inner);
+            for i in 0..inner {
+                let (gate, up, grad) = (gates[i].to_f32(), ups[i].to_f32(), grad[i].to_f32());
+                let sigmoid = 1.0 / (1.0 + exp(-gate));
+                grad_ups[i] = T::from_f32(grad * gate * sigmoid);
+                grad_gates[i] = T::from_f32(grad * up * sigmoid * (1.0 + gate * (1.0 - sigmoid)));
+            }
+        }
+    }
+}
+
+fn composed_backward(both: &Tensor, grad: &Tensor) -> Tensor {
+    let (inner, wide) = (both.size()[1] / 2, both.to_kind(Kind::Float));
+    let (gate, up, grad) =
+        (wide.narrow(1, 0, inner), wide.narrow(1, inner, inner), grad.to_kind(Kind::Float));
+    let sigmoid = gate.sigmoid();
+    let grad_up = &grad * &gate * &sigmoid;
+    let grad_gate = grad * up * &sigmoid * (&gate * (1.0 - &sigmoid) + 1.0);
+    Tensor::cat(&[grad_gate, grad_up], 1).to_kind(both.kind())
+}
+
 fn composed(both: &Tensor) -> Tensor {
     let inner = both.size()[1] / 2;
     both.narrow(1, 0, inner).silu() * both.narrow(1, inner, inner)
@@ -83,6 +151,21 @@ mod tests {
             for (t, inner) in [(1, 1), (3, 7), (50, 1536)] {
                 let both = (Tensor::randn([t, 2 * inner], (Kind::Float, Device::Cpu)) * 3.0).to_kind(kind);
                 assert_close(&silu_gated(&both), &composed(&both), &format!("{t} x {inner}"));
+            }
+        }
+    }
+
+    #[test]
+    fn the_gradient_equals_that_of_autograd() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for (t, inner) in [(1, 1), (3, 7), (50, 1536)] {
+                let random = |w: i64| (Tensor::randn([t, w], (Kind::Float, Device::Cpu)) * 3.0).to_kind(kind);
+                let (both, grad) = (random(2 * inner), random(inner));
+                let x = both.copy().set_requires_grad(true);
+                (composed(&x) * &grad).sum(Kind::Float).backward();
+                let what = format!("{t} x {inner}");
+                assert_close(&silu_gated_backward(&both, &grad), &x.grad(), &what);
+                assert_close(&composed_backward(&both, &grad), &x.grad(), &what);
             }
         }
     }

@@ -1,13 +1,15 @@
-//! What libtorch lacks or does in too many steps, behind safe functions: the kernels of a decoding step, where a handful
-//! of rows goes through hundreds of operations. On a CPU each computes every row for itself, so that a row's result
-//! does not depend on what else is in the pass, bit for bit; libtorch's products change with the shape. No policy and no
-//! gradients. Every function has the plain libtorch operations beside it: they are what runs off the CPU, and what
+//! What libtorch lacks or does in too many steps, behind safe functions. The kernels of a decoding step, where a handful
+//! of rows goes through hundreds of operations: on a CPU each computes every row for itself, so that a row's result
+//! does not depend on what else is in the pass, bit for bit; libtorch's products change with the shape. And those of a
+//! training step, each with its gradient as a function of its own. No policy, no autograd. Every function has the plain libtorch operations beside it: they are what runs off the CPU, and what
 //! the tests compare with.
 #![allow(unsafe_code, reason = "the one crate that looks at tensor memory")]
 
+mod adamw;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod bf16_dots;
+mod cross_entropy;
 mod dots;
 mod exp;
 mod gated;
@@ -16,11 +18,15 @@ mod memory;
 mod norm;
 mod predictions;
 mod rotary;
+mod runs;
 mod threads;
 
+pub use adamw::{AdamWSlot, AdamWStep, adamw};
 pub use attention::{Span, SpanCache, attend};
-pub use gated::silu_gated;
+pub use cross_entropy::{HardTarget, SoftTarget, cross_entropy, probabilities, soft_cross_entropy};
+pub use gated::{silu_gated, silu_gated_backward};
 pub use linear::linear;
-pub use norm::{add_rms_norm, rms_norm};
+pub use norm::{add_rms_norm, rms_norm, rms_norm_backward};
 pub use predictions::{argmax, top};
-pub use rotary::{HeadShape, rotate_and_store};
+pub use rotary::{HeadShape, rotate_and_store, rotate_in_place};
+pub use runs::{Attended, Run, attend_runs, attend_runs_backward};

@@ -8,8 +8,12 @@ use tch::{Kind, Tensor};
 
 use crate::{
     attention::{SpanCache, check_spans},
-    memory::{Element, elements, elements_mut, is_plain},
+    memory::{Element, Shared, elements, elements_mut, is_plain},
+    threads::parallel,
 };
+
+/// Rows of a task when a whole training row is rotated.
+const ROWS_OF_TASK: usize = 32;
 
 /// Heads of one projection row `[g * h queries | h keys | h values]`, each `d` wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +60,49 @@ pub fn rotate_and_store(
     }
 }
 
+/// Rotates the queries and keys of `qkv` `[n, (g * h + 2 * h) * d]` in place; `back` rotates them the other way, which is
+/// what the gradient of a rotation does. `cos` and `sin` are `[n, d]`, alike in both halves.
+pub fn rotate_in_place(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, back: bool) {
+    let (n, row) = qkv.size2().expect("qkv is [rows, heads]");
+    assert_eq!(row as usize, heads.row_len(), "{heads:?}");
+    assert_eq!(cos.size(), [n, heads.width as i64], "one angle per row");
+    let sin = if back { sin.neg() } else { sin.shallow_clone() };
+    if !is_plain(qkv) {
+        let width = (heads.queries + heads.keys) as i64 * heads.width as i64;
+        let x = qkv.narrow(1, 0, width).view([n, -1, heads.width as i64]);
+        qkv.narrow(1, 0, width).copy_(&turned(&x, cos, &sin).reshape([n, width]));
+        return;
+    }
+    match qkv.kind() {
+        Kind::Float => rows_in_place::<f32>(qkv, cos, &sin, heads),
+        _ => rows_in_place::<bf16>(qkv, cos, &sin, heads),
+    }
+}
+
+fn rows_in_place<T: Element>(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape) {
+    let (cos, sin) = (cos.contiguous(), sin.contiguous());
+    let (cos, sin): (&[T], &[T]) = (elements(&cos), elements(&sin));
+    let (d, row_len) = (heads.width, heads.row_len());
+    let rows = qkv.size()[0] as usize;
+    let target = Shared::new(elements_mut::<T>(qkv));
+    parallel(rows.div_ceil(ROWS_OF_TASK), &|task| {
+        for row in task * ROWS_OF_TASK..((task + 1) * ROWS_OF_TASK).min(rows) {
+            let start = row * row_len;
+            // SAFETY: this row is this task's alone.
+            let turning = unsafe { target.part(start..start + (heads.queries + heads.keys) * d) };
+            let angles = (&cos[row * d..(row + 1) * d], &sin[row * d..(row + 1) * d]);
+            turning.chunks_exact_mut(d).for_each(|head| rotate(head, angles));
+        }
+    });
+}
+
+/// `x` `[n, heads, d]` rotated.
+fn turned(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
+    let half = x.size()[2] / 2;
+    let swapped = Tensor::cat(&[x.narrow(2, half, half).neg(), x.narrow(2, 0, half)], 2);
+    x * cos.unsqueeze(1) + swapped * sin.unsqueeze(1)
+}
+
 fn fused<T: Element>(
     qkv: &mut Tensor,
     cos: &Tensor,
@@ -90,6 +137,7 @@ fn fused<T: Element>(
     }
 }
 
+#[inline(always)]
 fn rotate<T: Element>(head: &mut [T], (cos, sin): (&[T], &[T])) {
     let half = head.len() / 2;
     let (low, high) = head.split_at_mut(half);
@@ -106,10 +154,7 @@ fn composed(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, span
     let (queries, keys, d) = (heads.queries as i64, heads.keys as i64, heads.width as i64);
     let n = qkv.size()[0];
     let part = |from: i64, count: i64| qkv.narrow(1, from * d, count * d).view([n, count, d]);
-    let turn = |x: Tensor| {
-        let turned = Tensor::cat(&[x.narrow(2, d / 2, d / 2).neg(), x.narrow(2, 0, d / 2)], 2);
-        x * cos.unsqueeze(1) + turned * sin.unsqueeze(1)
-    };
+    let turn = |x: Tensor| turned(&x, cos, sin);
     let rotated = turn(part(0, queries));
     let (k_hnd, v_hnd) =
         (turn(part(queries, keys)).transpose(0, 1), part(queries + keys, keys).transpose(0, 1));
@@ -148,6 +193,27 @@ mod tests {
                 assert_close(&a.keys, &b.keys, "keys");
                 assert_close(&a.values, &b.values, "values");
             }
+        }
+    }
+
+    #[test]
+    fn turning_back_is_the_transpose_of_turning() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let heads = HeadShape { queries: 6, keys: 2, width: 8 };
+            let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind);
+            let (qkv, angles, grad) = (random(&[50, 80]), random(&[50, 4]), random(&[50, 80]));
+            let angles = Tensor::cat(&[&angles, &angles], 1);
+            let (cos, sin) = (angles.cos(), angles.sin());
+            let x = qkv.copy().set_requires_grad(true);
+            let (turning, kept) = (x.narrow(1, 0, 64).view([50, 8, 8]), x.narrow(1, 64, 16));
+            let expected = Tensor::cat(&[turned(&turning, &cos, &sin).view([50, 64]), kept], 1);
+            let mut found = qkv.copy();
+            rotate_in_place(&mut found, &cos, &sin, heads, false);
+            assert_close(&found, &expected.detach(), "turned");
+            (expected * &grad).sum(Kind::Float).backward();
+            let mut found = grad.copy();
+            rotate_in_place(&mut found, &cos, &sin, heads, true);
+            assert_close(&found, &x.grad(), "turned back");
         }
     }
 }

@@ -1,9 +1,22 @@
 //! AdamW (arXiv 1711.05101) with fp32 master weights and moments, all of which can be saved: libtorch's own
-//! optimizer exposes neither. Decay applies to matrices only.
+//! optimizer exposes neither. Each kind of value lies in one buffer; a step is one pass over memory. Decay applies to
+//! matrices only.
 
+use jacobi_model::{Gradients, to_float32};
+use jacobi_torch_ext::{AdamWSlot, AdamWStep, adamw};
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use jacobi_model::to_float32;
+/// The dtype moments are kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MomentsDtype {
+    /// 8 bytes per parameter.
+    #[default]
+    Float32,
+    /// 4 bytes per parameter.
+    Bfloat16,
+}
 
 /// Settings that stay fixed over a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,16 +29,20 @@ pub struct AdamWConfig {
     pub eps: f64,
     /// Decoupled decay of matrices.
     pub weight_decay: f64,
+    /// What moments are kept in.
+    pub moments: MomentsDtype,
 }
 
-/// Master weights and moments of a list of parameters.
+/// Master weights, moments and gradients of a list of parameters.
 pub struct AdamW {
     config: AdamWConfig,
     slots: Vec<Slot>,
+    gradients: Gradients,
     /// Steps taken.
     pub step: usize,
 }
 
+/// One parameter; all but `parameter` are views of the buffers.
 struct Slot {
     name: String,
     /// What the forward pass reads.
@@ -34,66 +51,86 @@ struct Slot {
     master: Tensor,
     first: Tensor,
     second: Tensor,
-    /// fp32 gradient, summed over the micro-batches of a step.
     gradient: Tensor,
 }
 
 /// The names of what is kept per parameter, in the order of [`AdamW::state`].
 const PARTS: [&str; 3] = ["master", "exp_avg", "exp_avg_sq"];
 
+/// Gradients whose squares are summed in fp32 before they enter an f64.
+const NORM_CHUNK: i64 = 1 << 16;
+
 impl AdamW {
-    /// Fresh moments for `parameters`, which are made to require gradients.
+    /// Fresh moments for `parameters`.
     pub fn new(parameters: &[(String, Tensor)], config: AdamWConfig) -> Self {
-        let slot = |(name, parameter): &(String, Tensor)| {
-            let parameter = parameter.shallow_clone().set_requires_grad(true);
-            let master = to_float32(&parameter.detach());
-            let zeros = || master.zeros_like();
-            Slot { name: name.clone(), first: zeros(), second: zeros(), gradient: zeros(), parameter, master }
+        let gradients = Gradients::new(parameters);
+        let count = gradients.flat().numel() as i64;
+        let device = gradients.flat().device();
+        let moments = match config.moments {
+            MomentsDtype::Float32 => Kind::Float,
+            MomentsDtype::Bfloat16 => Kind::BFloat16,
         };
-        Self { config, slots: parameters.iter().map(slot).collect(), step: 0 }
+        let [first, second] = [(); 2].map(|()| Tensor::zeros([count], (moments, device)));
+        let rounded = parameters.iter().any(|(_, parameter)| parameter.kind() != Kind::Float);
+        let masters = rounded.then(|| Tensor::empty([count], (Kind::Float, device)));
+        let mut start = 0;
+        let slot = |(name, parameter): &(String, Tensor)| {
+            let (size, length) = (parameter.size(), parameter.numel() as i64);
+            let view = |buffer: &Tensor| buffer.narrow(0, start, length).view(size.as_slice());
+            let master = match &masters {
+                Some(masters) => {
+                    let mut master = view(masters);
+                    master.copy_(&to_float32(&parameter.detach()));
+                    master
+                }
+                None => parameter.detach(),
+            };
+            let (first, second) = (view(&first), view(&second));
+            start += length;
+            let gradient = gradients.of(parameter);
+            Slot { name: name.clone(), parameter: parameter.detach(), master, first, second, gradient }
+        };
+        let slots = parameters.iter().map(slot).collect();
+        Self { config, slots, gradients, step: 0 }
     }
 
-    /// Adds the gradients of the last backward pass to the step's sum and clears them.
-    pub fn accumulate(&mut self) {
-        tch::no_grad(|| {
-            for slot in &mut self.slots {
-                let mut gradient = slot.parameter.grad();
-                if gradient.defined() {
-                    let _ = slot.gradient.g_add_(&to_float32(&gradient));
-                    let _ = gradient.zero_();
-                }
-            }
-        });
+    /// The gradients that the next update takes, summed over the passes of a step.
+    pub fn gradients(&self) -> &Gradients {
+        &self.gradients
     }
 
     /// L2 norm of the summed gradients.
     pub fn gradient_norm(&self) -> f64 {
-        let squares: Vec<Tensor> = self.slots.iter().map(|s| s.gradient.square().sum(Kind::Float)).collect();
-        Tensor::stack(&squares, 0).sum(Kind::Double).double_value(&[]).sqrt()
+        let flat = self.gradients.flat();
+        let whole = flat.size()[0] / NORM_CHUNK * NORM_CHUNK;
+        let squares = |part: &Tensor| part.square().sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+        let mut sum = 0.0;
+        // In groups, so that the squares take little room.
+        for rows in flat.narrow(0, 0, whole).view([-1, NORM_CHUNK]).split(64, 0) {
+            sum += squares(&rows).sum(Kind::Double).double_value(&[]);
+        }
+        let rest = flat.narrow(0, whole, flat.size()[0] - whole);
+        (sum + squares(&rest).to_kind(Kind::Double).double_value(&[])).sqrt()
     }
 
     /// One update with the summed gradients times `scale`, then clears them.
     pub fn update(&mut self, learning_rate: f64, scale: f64) {
         self.step += 1;
-        let c = self.config;
-        let bias1 = 1.0 - c.beta1.powi(self.step as i32);
-        let bias2 = 1.0 - c.beta2.powi(self.step as i32);
-        tch::no_grad(|| {
-            for slot in &mut self.slots {
-                let gradient = &slot.gradient * scale;
-                let _ = slot.first.g_mul_scalar_(c.beta1).g_add_(&(&gradient * (1.0 - c.beta1)));
-                let _ = slot.second.g_mul_scalar_(c.beta2).g_add_(&(gradient.square() * (1.0 - c.beta2)));
-                if slot.master.dim() > 1 && c.weight_decay > 0.0 {
-                    let _ = slot.master.g_mul_scalar_(1.0 - learning_rate * c.weight_decay);
-                }
-                let denominator = slot.second.sqrt() / bias2.sqrt() + c.eps;
-                let _ = slot.master.g_sub_(&(&slot.first / denominator * (learning_rate / bias1)));
-                if slot.parameter.kind() != Kind::Float {
-                    slot.parameter.copy_(&slot.master);
-                }
-                let _ = slot.gradient.zero_();
-            }
-        });
+        let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
+        let step = AdamWStep { beta1, beta2, eps, step: self.step, learning_rate, scale };
+        for slot in &mut self.slots {
+            let decay = if slot.master.dim() > 1 { weight_decay } else { 0.0 };
+            let rounded = slot.parameter.kind() != Kind::Float;
+            let slot = AdamWSlot {
+                parameter: rounded.then_some(&mut slot.parameter),
+                master: &mut slot.master,
+                first: &mut slot.first,
+                second: &mut slot.second,
+                gradient: &mut slot.gradient,
+                weight_decay: decay,
+            };
+            adamw(slot, &step);
+        }
     }
 
     /// Everything a resumed run needs, as `master.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`.

@@ -5,10 +5,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     TrainError,
-    adamw::AdamWConfig,
+    adamw::{AdamWConfig, MomentsDtype},
+    backward::ActivationCheckpointing,
+    course::Course,
     loss::{LossConfig, PcNormalization, PcPositionWeight},
     lr::LrSchedule,
 };
+
+/// Whose clean logits the noisy stream learns from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TeacherModel {
+    /// The model's own, in the same forward pass: the method of the paper.
+    #[serde(rename = "self")]
+    Own,
+    /// Those of the model that training started from, which stays as it was: a second forward pass, a second copy.
+    Base,
+}
 
 /// How to train. Defaults follow round 1 of arXiv 2512.14681 where they do not depend on the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,10 +31,13 @@ pub struct TrainConfig {
     pub epochs: usize,
     /// Ends earlier, or later, than `epochs` would.
     pub max_steps: Option<usize>,
-    /// Samples per forward pass.
+    /// Samples per optimizer step.
     pub batch_size: usize,
-    /// Forward passes per optimizer step.
-    pub gradient_accumulation_steps: usize,
+    /// Most tokens in one forward pass. The samples of a step fill as many rows as they need; a longer sample has a row
+    /// of its own.
+    pub tokens_per_row: usize,
+    /// What layers keep from the forward to the backward pass.
+    pub activation_checkpointing: ActivationCheckpointing,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Its course after the warm-up.
@@ -36,17 +52,21 @@ pub struct TrainConfig {
     pub adam_beta2: f64,
     /// Added to the root of the second moment.
     pub adam_eps: f64,
+    /// What AdamW's moments are kept in.
+    pub moments_dtype: MomentsDtype,
     /// Gradients are scaled down to this norm.
     pub max_grad_norm: f64,
     /// Weight of the autoregressive loss, lambda.
-    pub ar_weight: f64,
+    pub ar_weight: Course,
     /// Weight of the consistency loss; 0 trains an ordinary language model.
     pub pc_weight: f64,
     /// Temperature of teacher and student, tau.
-    pub temperature: f64,
+    pub temperature: Course,
+    /// Whose clean logits the noisy stream learns from.
+    pub teacher: TeacherModel,
     /// How the consistency loss is averaged.
     pub pc_normalization: PcNormalization,
-    /// How much a consistency position counts, by its distance from the divergence.
+    /// How much a consistency position counts, by its place behind the divergence.
     pub pc_position_weight: PcPositionWeight,
     /// The base of `pc_position_weight = "decay"`.
     pub pc_decay: f64,
@@ -76,7 +96,8 @@ impl Default for TrainConfig {
             epochs: 1,
             max_steps: None,
             batch_size: 4,
-            gradient_accumulation_steps: 1,
+            tokens_per_row: 4096,
+            activation_checkpointing: ActivationCheckpointing::None,
             learning_rate: 1e-5,
             lr_schedule: LrSchedule::Cosine,
             warmup_ratio: 0.03,
@@ -84,10 +105,12 @@ impl Default for TrainConfig {
             adam_beta1: 0.9,
             adam_beta2: 0.95,
             adam_eps: 1e-8,
+            moments_dtype: MomentsDtype::Float32,
             max_grad_norm: 1.0,
-            ar_weight: 1.0,
+            ar_weight: Course::Constant(1.0),
             pc_weight: 1.0,
-            temperature: 1.0,
+            temperature: Course::Constant(1.0),
+            teacher: TeacherModel::Own,
             pc_normalization: PcNormalization::TokenMean,
             pc_position_weight: PcPositionWeight::Uniform,
             pc_decay: 0.8,
@@ -114,7 +137,7 @@ impl TrainConfig {
             ("epochs", self.epochs),
             ("max_steps", self.max_steps.unwrap_or(1)),
             ("batch_size", self.batch_size),
-            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
+            ("tokens_per_row", self.tokens_per_row),
             ("window_size", self.window_size),
             ("save_steps", self.save_steps),
             ("save_total_limit", self.save_total_limit),
@@ -127,17 +150,14 @@ impl TrainConfig {
             ("learning_rate", self.learning_rate),
             ("adam_eps", self.adam_eps),
             ("max_grad_norm", self.max_grad_norm),
-            ("temperature", self.temperature),
         ];
-        for (field, value) in positive {
+        let temperatures = self.temperature.ends().map(|value| ("temperature", value));
+        for (field, value) in positive.into_iter().chain(temperatures) {
             check(field, value > 0.0 && value.is_finite(), value, "must be a positive number")?;
         }
-        let weights = [
-            ("weight_decay", self.weight_decay),
-            ("ar_weight", self.ar_weight),
-            ("pc_weight", self.pc_weight),
-        ];
-        for (field, value) in weights {
+        let weights = [("weight_decay", self.weight_decay), ("pc_weight", self.pc_weight)];
+        let ar_weights = self.ar_weight.ends();
+        for (field, value) in weights.into_iter().chain(ar_weights.map(|value| ("ar_weight", value))) {
             check(field, value >= 0.0 && value.is_finite(), value, "must not be negative")?;
         }
         let shares = [
@@ -153,8 +173,9 @@ impl TrainConfig {
         }
         let ordered = self.min_noise_ratio <= self.max_noise_ratio;
         check("min_noise_ratio", ordered, self.min_noise_ratio, "must not exceed max_noise_ratio")?;
-        let total = self.ar_weight + self.pc_weight;
-        check("ar_weight", total > 0.0, self.ar_weight, "ar_weight and pc_weight must not both be 0")
+        let least = ar_weights[0].min(ar_weights[1]);
+        let learns = least + self.pc_weight > 0.0;
+        check("ar_weight", learns, least, "ar_weight and pc_weight must not both be 0")
     }
 
     pub(crate) fn pack(&self) -> PackConfig {
@@ -169,16 +190,16 @@ impl TrainConfig {
         }
     }
 
-    /// Weight of a consistency pair at this distance from the divergence.
-    pub(crate) fn position_weight(&self, distance: usize) -> f64 {
-        match self.pc_position_weight {
-            PcPositionWeight::Uniform => 1.0,
-            PcPositionWeight::Decay => self.pc_decay.powi(distance as i32),
+    /// The loss in step `step` (from 0) of `total`.
+    pub fn loss_at(&self, step: usize, total: usize) -> LossConfig {
+        LossConfig {
+            ar_weight: self.ar_weight.at(step, total),
+            pc_weight: self.pc_weight,
+            temperature: self.temperature.at(step, total),
+            pc_normalization: self.pc_normalization,
+            pc_position_weight: self.pc_position_weight,
+            pc_decay: self.pc_decay,
         }
-    }
-
-    pub(crate) fn loss(&self) -> LossConfig {
-        LossConfig { ar_weight: self.ar_weight, pc_weight: self.pc_weight, temperature: self.temperature }
     }
 
     pub(crate) fn adamw(&self) -> AdamWConfig {
@@ -187,6 +208,7 @@ impl TrainConfig {
             beta2: self.adam_beta2,
             eps: self.adam_eps,
             weight_decay: self.weight_decay,
+            moments: self.moments_dtype,
         }
     }
 }

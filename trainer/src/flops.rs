@@ -2,26 +2,26 @@
 
 use std::time::Instant;
 
-use jacobi_datasets::PackedSample;
+use jacobi_datasets::{LossRow, PackedRow};
 use jacobi_model::Architecture;
 use tch::{Device, Kind, Tensor};
 
-/// FLOPs of forward and backward over one packed sample: 6 per parameter that multiplies a token, the head only
-/// where a loss is taken (teacher rows forward only), attention only over pairs that see each other.
-pub fn model_flops(shape: &Architecture, sample: &PackedSample) -> f64 {
+/// FLOPs of forward and backward over one row: 6 per parameter that multiplies a token, the head only where a loss is
+/// taken (rows that only teach forward alone), attention only over pairs that see each other. What is computed again
+/// does not count.
+pub fn model_flops(shape: &Architecture, row: &PackedRow) -> f64 {
     let heads = (shape.num_attention_heads * shape.head_dim) as f64;
     let kv_heads = (shape.num_key_value_heads * shape.head_dim) as f64;
     let hidden = shape.hidden_size as f64;
     let layer = hidden * (2.0 * heads + 2.0 * kv_heads) + 3.0 * hidden * shape.intermediate_size as f64;
     let layers = shape.num_hidden_layers as f64;
-    let tokens = sample.tokens.len() as f64;
-    let seen: usize = (0..sample.tokens.len())
-        .map(|q| sample.layout.visible(q).iter().map(ExactSizeIterator::len).sum::<usize>())
-        .sum();
-    let head_rows = 6.0 * (sample.ar.len() + sample.pc.len()) as f64 + 2.0 * sample.pc.len() as f64;
-    6.0 * layers * layer * tokens
-        + 12.0 * layers * heads * seen as f64
-        + head_rows * hidden * shape.vocab_size as f64
+    let head_flops = |loss: &LossRow| {
+        let clean = if loss.token.is_some() { 6.0 } else { 2.0 };
+        clean + if loss.student.is_some() { 6.0 } else { 0.0 }
+    };
+    6.0 * layers * layer * row.tokens.len() as f64
+        + 12.0 * layers * heads * row.seen_pairs() as f64
+        + row.losses.iter().map(head_flops).sum::<f64>() * hidden * shape.vocab_size as f64
 }
 
 /// FLOP/s of a square matrix product in `kind`: the best within a third of a second, measured here and now.

@@ -5,11 +5,16 @@
 //! log-softmax(noisy logits / tau), times tau^2. Departures from the reference code: L_pc is a mean over kept
 //! positions (its further division by the number of blocks is `pc_normalization = "reference"`), and lambda is 1.
 //!
-//! Legend: n rows of hidden states, h hidden width, v vocabulary, a autoregressive targets, p consistency pairs.
+//! Logits are made chunk by chunk, for rows with a loss only; in the same chunk they become their gradient and that
+//! the gradient of the hidden states. A clean row's logits serve both losses: they are its own and its student's
+//! teacher's.
+//!
+//! Legend: n rows of hidden states, h hidden width, v vocabulary, c clean and s student rows of a chunk.
 
-use jacobi_model::to_float32;
+use jacobi_datasets::LossRow;
+use jacobi_torch_ext::{HardTarget, SoftTarget, cross_entropy, probabilities, soft_cross_entropy};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// How L_pc is averaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +26,7 @@ pub enum PcNormalization {
     Reference,
 }
 
-/// How much a consistency position counts, by its distance from the divergence. Nearer positions decide how many
+/// How much a consistency position counts, by its place behind the divergence. Positions near it decide how many
 /// tokens a forward pass accepts. Not in the paper, which weighs all alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -30,9 +35,14 @@ pub enum PcPositionWeight {
     Uniform,
     /// `pc_decay` to the power of the distance.
     Decay,
+    /// By what the position does for the expected number of accepted tokens (D-PACE, arXiv 2605.18810): w_k = sum over
+    /// j >= k of the product over i <= j of (0.5 q_i + 0.5), q_i the student's probability of the clean token,
+    /// detached. Departure: the weights of a block are scaled to a mean of 1, so that the divisor of L_pc is known
+    /// before the forward pass and does not depend on how samples are packed.
+    Acceptance,
 }
 
-/// Weights and temperature.
+/// Weights and temperature in one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossConfig {
     /// lambda.
@@ -41,148 +51,229 @@ pub struct LossConfig {
     pub pc_weight: f64,
     /// tau.
     pub temperature: f64,
+    /// How L_pc is averaged.
+    pub pc_normalization: PcNormalization,
+    /// How much a consistency position counts.
+    pub pc_position_weight: PcPositionWeight,
+    /// The base of `Decay`.
+    pub pc_decay: f64,
 }
 
-/// Which rows of the hidden states `[n, h]` carry which loss. Index tensors are int64.
-pub struct LossPlan {
-    /// Rows that predict a response token, `[a]`.
-    pub ar_rows: Tensor,
-    /// Those tokens, `[a]`.
-    pub ar_targets: Tensor,
-    /// Rows of noisy blocks, `[p]`.
-    pub student_rows: Tensor,
-    /// The clean row of the same offset, `[p]`.
-    pub teacher_rows: Tensor,
-    /// Weight of each pair, fp32 `[p]`.
-    pub pair_weights: Tensor,
-    /// Targets of the whole optimizer step: the divisor of L_ar.
-    pub ar_count: f64,
-    /// Sum of the position weights over the whole optimizer step: the divisor of L_pc.
-    pub pc_count: f64,
+/// Divisors of the two losses, counted over a whole optimizer step so that packing changes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Autoregressive targets.
+    pub ar: f64,
+    /// Sum of the position weights.
+    pub pc: f64,
 }
 
-/// Losses as scalar tensors; `total` carries the graph.
+/// Mean losses of a step, as far as summed; and their gradient.
 pub struct Losses {
-    /// pc_weight * L_pc + ar_weight * L_ar.
-    pub total: Tensor,
-    /// L_ar, detached.
-    pub ar: Tensor,
-    /// L_pc, detached.
-    pub pc: Tensor,
+    /// L_ar.
+    pub ar: f64,
+    /// L_pc.
+    pub pc: f64,
+    /// Of pc_weight * L_pc + ar_weight * L_ar, `[n, h]`.
+    pub gradient_nh: Tensor,
 }
 
-/// The dual loss of hidden states `[n, h]`; `logits` is the head, `[.., h] -> [.., v]`.
+/// The last step from hidden states to logits.
+pub trait Head {
+    /// Logits `[.., v]` of some rows of the hidden states.
+    fn logits(&self, rows: &Tensor) -> Tensor;
+    /// The gradient of those rows for the gradient of their logits; that of the head's parameters goes where they want it.
+    fn backward(&mut self, rows: &Tensor, grad_logits: &Tensor) -> Tensor;
+}
+
+/// Where the teacher's logits come from.
+pub enum Teacher<'a> {
+    /// The clean rows of the same pass.
+    Own,
+    /// Another model: its logits for some of the loss rows, by index.
+    Other(&'a dyn Fn(&[usize]) -> Tensor),
+}
+
+impl LossConfig {
+    /// The divisors that `rows` contribute.
+    pub fn counts(&self, rows: &[LossRow]) -> Counts {
+        let students = rows.iter().filter_map(|row| row.student);
+        Counts {
+            ar: rows.iter().filter(|row| row.token.is_some()).count() as f64,
+            pc: students.map(|student| self.position_weight(student.distance)).sum(),
+        }
+    }
+
+    /// pc_weight * L_pc + ar_weight * L_ar.
+    pub fn total(&self, ar: f64, pc: f64) -> f64 {
+        // A term without weight is not computed; a NaN of the other must show.
+        self.pc_weight * pc + self.ar_weight * ar
+    }
+
+    /// Before the student is known: `Acceptance` weights have a mean of 1.
+    fn position_weight(&self, distance: usize) -> f64 {
+        match self.pc_position_weight {
+            PcPositionWeight::Uniform | PcPositionWeight::Acceptance => 1.0,
+            PcPositionWeight::Decay => self.pc_decay.powi(distance as i32),
+        }
+    }
+
+    /// The position weights of a chunk's students, whose logits are `logits_sv`.
+    fn position_weights(&self, students: &[&LossRow], logits_sv: &Tensor) -> Vec<f64> {
+        let of = |row: &&LossRow| row.student.expect("a student");
+        if self.pc_position_weight != PcPositionWeight::Acceptance {
+            return students.iter().map(|row| self.position_weight(of(row).distance)).collect();
+        }
+        let tokens: Vec<Option<u32>> = students.iter().map(|row| row.token).collect();
+        let q = probabilities(logits_sv, &tokens);
+        let mut weights = Vec::with_capacity(q.len());
+        for block in students.chunk_by(|a, b| of(a).block == of(b).block) {
+            let q = &q[weights.len()..weights.len() + block.len()];
+            weights.extend(acceptance_weights(q));
+        }
+        weights
+    }
+}
+
+/// w_k = sum over j >= k of the product over i <= j of (0.5 q_i + 0.5), scaled to a mean of 1.
+fn acceptance_weights(q: &[f64]) -> Vec<f64> {
+    let reached = q.iter().scan(1.0, |reached, q| {
+        *reached *= 0.5 * q + 0.5;
+        Some(*reached)
+    });
+    let mut weights: Vec<f64> = reached.collect();
+    for k in (1..weights.len()).rev() {
+        weights[k - 1] += weights[k];
+    }
+    let mean = weights.iter().sum::<f64>() / weights.len().max(1) as f64;
+    weights.iter().map(|weight| weight / mean).collect()
+}
+
+/// The dual loss of hidden states `hidden_nh` at `rows`, the logits of at most about `chunk_rows` rows at a time.
 pub fn dual_loss(
     hidden_nh: &Tensor,
-    logits: &dyn Fn(&Tensor) -> Tensor,
-    plan: &LossPlan,
-    config: &LossConfig,
+    head: &mut dyn Head,
+    teacher: &Teacher,
+    rows: &[LossRow],
+    (config, counts): (&LossConfig, Counts),
+    chunk_rows: usize,
 ) -> Losses {
-    let head = |rows: &Tensor| to_float32(&logits(&hidden_nh.index_select(0, rows)));
-    let zero = || Tensor::zeros([], (Kind::Float, hidden_nh.device()));
-    let ar = if config.ar_weight > 0.0 && plan.ar_count > 0.0 {
-        let summed = head(&plan.ar_rows).cross_entropy_loss::<Tensor>(
-            &plan.ar_targets,
-            None,
-            tch::Reduction::Sum,
-            -100,
-            0.0,
-        );
-        summed / plan.ar_count
-    } else {
-        zero()
-    };
-    let pc = if config.pc_weight > 0.0 && plan.pc_count > 0.0 {
-        let teacher_pv =
-            tch::no_grad(|| (head(&plan.teacher_rows) / config.temperature).softmax(-1, Kind::Float));
-        let student_pv = (head(&plan.student_rows) / config.temperature).log_softmax(-1, Kind::Float);
-        let per_pair = -(teacher_pv * student_pv).sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
-        let tau_squared = config.temperature * config.temperature;
-        (per_pair * &plan.pair_weights).sum(Kind::Float) * tau_squared / plan.pc_count
-    } else {
-        zero()
-    };
-    Losses { total: &pc * config.pc_weight + &ar * config.ar_weight, ar: ar.detach(), pc: pc.detach() }
+    let mut losses = Losses { ar: 0.0, pc: 0.0, gradient_nh: hidden_nh.zeros_like() };
+    let mut start = 0;
+    while start < rows.len() {
+        let end = chunk_end(rows, start, chunk_rows);
+        let chunk = Chunk::new(&rows[start..end], start, config, teacher);
+        if !chunk.wanted.is_empty() {
+            chunk.run(hidden_nh, head, teacher, (config, counts), &mut losses);
+        }
+        start = end;
+    }
+    losses
+}
+
+/// Where the chunk that starts at `start` ends: a block's students stay together, since they share their weights.
+fn chunk_end(rows: &[LossRow], start: usize, chunk_rows: usize) -> usize {
+    let block = |at: usize| rows[at].student.map(|student| student.block);
+    let mut logits = 0;
+    for (at, row) in rows.iter().enumerate().skip(start) {
+        logits += 1 + usize::from(row.student.is_some());
+        let inside_block = at > start && block(at).is_some() && block(at) == block(at - 1);
+        if logits > chunk_rows && at > start && !inside_block {
+            return at;
+        }
+    }
+    rows.len()
+}
+
+/// Loss rows whose logits are made together: clean rows first, then students.
+struct Chunk<'a> {
+    clean: Vec<&'a LossRow>,
+    students: Vec<&'a LossRow>,
+    /// Among the clean rows, or the rows the other teacher is asked for: the teacher of each student.
+    teachers: Vec<usize>,
+    /// Index of each student's loss row among all.
+    indices: Vec<usize>,
+    /// Rows of the hidden states, clean then students.
+    wanted: Vec<i64>,
+}
+
+impl<'a> Chunk<'a> {
+    fn new(rows: &'a [LossRow], offset: usize, config: &LossConfig, teacher: &Teacher) -> Self {
+        let mut chunk =
+            Self { clean: vec![], students: vec![], teachers: vec![], indices: vec![], wanted: vec![] };
+        let own = matches!(teacher, Teacher::Own);
+        for (index, row) in rows.iter().enumerate() {
+            let is_student = row.student.is_some() && config.pc_weight > 0.0;
+            let is_target = row.token.is_some() && config.ar_weight > 0.0;
+            if is_student {
+                chunk.teachers.push(if own { chunk.clean.len() } else { chunk.students.len() });
+                chunk.students.push(row);
+                chunk.indices.push(offset + index);
+            }
+            if is_target || (is_student && own) {
+                chunk.clean.push(row);
+            }
+        }
+        let students = chunk.students.iter().map(|row| row.student.expect("a student").row);
+        let wanted = chunk.clean.iter().map(|row| row.row).chain(students);
+        chunk.wanted = wanted.map(|row| row as i64).collect();
+        chunk
+    }
+
+    /// Adds the chunk's losses and writes its rows' gradient.
+    fn run(
+        &self,
+        hidden_nh: &Tensor,
+        head: &mut dyn Head,
+        teacher: &Teacher,
+        (config, counts): (&LossConfig, Counts),
+        losses: &mut Losses,
+    ) {
+        let wanted = Tensor::from_slice(&self.wanted).to_device(hidden_nh.device());
+        let rows = hidden_nh.index_select(0, &wanted);
+        let logits = head.logits(&rows);
+        let (c, s) = (self.clean.len() as i64, self.students.len() as i64);
+        let (mut clean_cv, mut students_sv) = (logits.narrow(0, 0, c), logits.narrow(0, c, s));
+        if s > 0 {
+            let scale = config.pc_weight / counts.pc;
+            let weights = self.weights(config, &students_sv);
+            let target =
+                |(&teacher, weight): (&usize, &f64)| SoftTarget { teacher, weight: (weight * scale) as f32 };
+            let targets: Vec<SoftTarget> = self.teachers.iter().zip(&weights).map(target).collect();
+            let other = match teacher {
+                Teacher::Own => None,
+                Teacher::Other(logits) => Some(logits(&self.indices)),
+            };
+            let teacher = other.as_ref().unwrap_or(&clean_cv);
+            let each = soft_cross_entropy(&mut students_sv, teacher, &targets, config.temperature);
+            losses.pc +=
+                each.iter().zip(&weights).map(|(loss, weight)| loss * weight).sum::<f64>() / counts.pc;
+        }
+        // Without an autoregressive loss clean rows are teachers only, and those have no gradient.
+        let from = if config.ar_weight > 0.0 { 0 } else { c };
+        if from < c {
+            let weight = (config.ar_weight / counts.ar) as f32;
+            let target = |row: &&LossRow| HardTarget { token: row.token, weight };
+            let targets: Vec<HardTarget> = self.clean.iter().map(target).collect();
+            losses.ar += cross_entropy(&mut clean_cv, &targets).iter().sum::<f64>() / counts.ar;
+        }
+        let learning = |of: &Tensor| of.narrow(0, from, c + s - from);
+        if c + s > from {
+            let gradient = head.backward(&learning(&rows), &learning(&logits));
+            let _ = losses.gradient_nh.index_copy_(0, &learning(&wanted), &gradient);
+        }
+    }
+
+    /// Position weights of the students, times what the normalisation makes of them.
+    fn weights(&self, config: &LossConfig, students_sv: &Tensor) -> Vec<f64> {
+        let positions = config.position_weights(&self.students, students_sv);
+        let normalized = |(row, weight): (&&LossRow, f64)| match config.pc_normalization {
+            PcNormalization::TokenMean => weight,
+            PcNormalization::Reference => weight / row.student.expect("a student").blocks_of_sample as f64,
+        };
+        self.students.iter().zip(positions).map(normalized).collect()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn values(tensor: &Tensor) -> Vec<f64> {
-        Vec::<f64>::try_from(tensor.to_kind(Kind::Double).contiguous().view(-1)).unwrap()
-    }
-
-    fn softmax(row: &[f64], tau: f64) -> Vec<f64> {
-        let top = row.iter().copied().fold(f64::MIN, f64::max);
-        let exp: Vec<f64> = row.iter().map(|x| ((x - top) / tau).exp()).collect();
-        let sum: f64 = exp.iter().sum();
-        exp.iter().map(|e| e / sum).collect()
-    }
-
-    /// The same loss as loops over rows of logits; the teacher's logits may be frozen apart.
-    fn naive(logits: &[Vec<f64>], teacher: &[Vec<f64>], tau: f64) -> f64 {
-        let ar: f64 =
-            [(0usize, 3usize), (1, 1)].iter().map(|&(r, t)| -softmax(&logits[r], 1.0)[t].ln()).sum();
-        let pc: f64 = [(3usize, 1usize, 1.0), (4, 2, 0.5)]
-            .iter()
-            .map(|&(s, t, w)| {
-                let (p, q) = (softmax(&teacher[t], tau), softmax(&logits[s], tau));
-                -w * tau * tau * p.iter().zip(&q).map(|(p, q)| p * q.ln()).sum::<f64>()
-            })
-            .sum();
-        0.7 * pc / 4.0 + 1.5 * ar / 2.0
-    }
-
-    fn plan() -> LossPlan {
-        LossPlan {
-            ar_rows: Tensor::from_slice(&[0i64, 1]),
-            ar_targets: Tensor::from_slice(&[3i64, 1]),
-            student_rows: Tensor::from_slice(&[3i64, 4]),
-            teacher_rows: Tensor::from_slice(&[1i64, 2]),
-            pair_weights: Tensor::from_slice(&[1f32, 0.5]),
-            ar_count: 2.0,
-            pc_count: 4.0,
-        }
-    }
-
-    #[test]
-    fn loss_and_gradient_equal_the_loop_oracle() {
-        for tau in [1.0, 2.0] {
-            tch::manual_seed(7);
-            let logits = Tensor::randn([5, 6], (Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
-            let config = LossConfig { ar_weight: 1.5, pc_weight: 0.7, temperature: tau };
-            let losses = dual_loss(&logits, &|x| x.shallow_clone(), &plan(), &config);
-            losses.total.backward();
-            let rows: Vec<Vec<f64>> = values(&logits).chunks(6).map(<[f64]>::to_vec).collect();
-            assert!((losses.total.double_value(&[]) - naive(&rows, &rows, tau)).abs() < 1e-5);
-            // Finite differences with the teacher held fixed.
-            let gradient = values(&logits.grad());
-            for at in 0..30 {
-                let mut moved = rows.clone();
-                let step = 1e-5;
-                moved[at / 6][at % 6] += step;
-                let up = naive(&moved, &rows, tau);
-                moved[at / 6][at % 6] -= 2.0 * step;
-                let expected = (up - naive(&moved, &rows, tau)) / (2.0 * step);
-                assert!((gradient[at] - expected).abs() < 1e-5, "{at}: {} {expected}", gradient[at]);
-            }
-        }
-    }
-
-    #[test]
-    fn each_weight_changes_the_loss() {
-        let hidden = Tensor::arange(30, (Kind::Float, tch::Device::Cpu)).sin().view([5, 6]);
-        let of = |config: &LossConfig| {
-            dual_loss(&hidden, &|x| x.shallow_clone(), &plan(), config).total.double_value(&[])
-        };
-        let base = LossConfig { ar_weight: 1.0, pc_weight: 1.0, temperature: 1.0 };
-        for change in [
-            LossConfig { ar_weight: 2.0, ..base },
-            LossConfig { pc_weight: 0.0, ..base },
-            LossConfig { temperature: 2.0, ..base },
-        ] {
-            assert!((of(&base) - of(&change)).abs() > 1e-3, "{change:?}");
-        }
-    }
-}
+mod tests;

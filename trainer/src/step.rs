@@ -7,65 +7,76 @@ use jacobi_model::{RopeTable, Transformer};
 use crate::{
     TrainConfig,
     adamw::{AdamW, clip_factor},
-    batch::{Batch, Counts},
+    backward::Learner,
+    batch::rows,
     flops::model_flops,
-    loss::{LossConfig, dual_loss},
+    loss::{Counts, LossConfig},
 };
 
 /// A model being trained, with all that a step changes.
-pub(crate) struct Stepper<'a> {
-    pub(crate) model: Transformer,
-    pub(crate) optimizer: AdamW,
+pub struct Stepper<'a> {
+    /// The model.
+    pub model: Transformer,
+    /// Its masters, moments and gradients.
+    pub optimizer: AdamW,
+    /// The frozen teacher of `teacher = "base"`.
+    base: Option<Transformer>,
     rope: RopeTable,
     config: &'a TrainConfig,
 }
 
 /// What the course of the run decides about a step.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct StepSettings {
-    pub(crate) learning_rate: f64,
-    pub(crate) loss: LossConfig,
+pub struct StepSettings {
+    /// Of this step.
+    pub learning_rate: f64,
+    /// Of this step.
+    pub loss: LossConfig,
 }
 
 /// What a step did.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct StepReport {
-    pub(crate) loss: f64,
-    pub(crate) loss_ar: f64,
-    pub(crate) loss_pc: f64,
+pub struct StepReport {
+    /// Total loss.
+    pub loss: f64,
+    /// L_ar.
+    pub loss_ar: f64,
+    /// L_pc.
+    pub loss_pc: f64,
     /// Before clipping.
-    pub(crate) grad_norm: f64,
+    pub grad_norm: f64,
     /// Model FLOPs.
-    pub(crate) flops: f64,
+    pub flops: f64,
     /// Packed tokens.
-    pub(crate) tokens: usize,
+    pub tokens: usize,
 }
 
 /// The quantity that was NaN or infinite. Neither weights nor moments were touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotFinite(pub(crate) &'static str);
+pub struct NotFinite(pub &'static str);
 
 impl<'a> Stepper<'a> {
-    /// `longest_text`: no position lies beyond.
-    pub(crate) fn new(model: Transformer, config: &'a TrainConfig, longest_text: usize) -> Self {
+    /// `base` is the teacher, where it is not the model itself; no position lies beyond `longest_text`.
+    pub fn new(
+        model: Transformer,
+        base: Option<Transformer>,
+        config: &'a TrainConfig,
+        longest_text: usize,
+    ) -> Self {
         let optimizer = AdamW::new(model.parameters(), config.adamw());
-        Self { rope: model.rope_table(longest_text as i64), model, optimizer, config }
+        Self { rope: model.rope_table(longest_text as i64), model, optimizer, base, config }
     }
 
-    /// One step over `samples`, in micro-batches.
+    /// One step over `samples`.
     ///
     /// # Errors
     /// A loss or gradient that is not finite, before the update.
-    pub(crate) fn step(
+    pub fn step(
         &mut self,
         samples: &[PackedSample],
         settings: &StepSettings,
     ) -> Result<StepReport, NotFinite> {
-        let counts = Counts::of(samples, self.config);
-        let mut report = StepReport::default();
-        for micro_batch in samples.chunks(self.config.batch_size) {
-            self.accumulate(micro_batch, counts, &settings.loss, &mut report)?;
-        }
+        let mut report = self.accumulate(samples, &settings.loss)?;
         report.grad_norm = self.optimizer.gradient_norm();
         finite("the gradient norm", report.grad_norm)?;
         let scale = clip_factor(report.grad_norm, self.config.max_grad_norm);
@@ -73,28 +84,32 @@ impl<'a> Stepper<'a> {
         Ok(report)
     }
 
-    /// Adds the loss of one forward pass to `report` and its gradient to the optimizer's.
-    fn accumulate(
-        &mut self,
-        samples: &[PackedSample],
-        counts: Counts,
-        loss: &LossConfig,
-        report: &mut StepReport,
-    ) -> Result<(), NotFinite> {
-        let batch = Batch::new(samples, counts, self.config, self.model.kind(), self.model.device());
-        let rope = self.rope.at(&batch.positions_bl);
-        let hidden = self.model.hidden(&batch.tokens_bl, &rope, &batch.mask);
-        let rows = hidden.view([-1, self.model.architecture().hidden_size]);
-        let losses = dual_loss(&rows, &|x| self.model.logits(x), &batch.plan, loss);
-        report.loss += losses.total.double_value(&[]);
-        report.loss_ar += losses.ar.double_value(&[]);
-        report.loss_pc += losses.pc.double_value(&[]);
-        finite("the loss", report.loss)?;
-        losses.total.backward();
-        self.optimizer.accumulate();
-        report.flops += samples.iter().map(|s| model_flops(self.model.architecture(), s)).sum::<f64>();
-        report.tokens += samples.iter().map(|s| s.tokens.len()).sum::<usize>();
-        Ok(())
+    /// The losses of `samples`, row by row, their gradients added to the optimizer's.
+    ///
+    /// # Errors
+    /// A loss that is not finite.
+    pub fn accumulate(&self, samples: &[PackedSample], loss: &LossConfig) -> Result<StepReport, NotFinite> {
+        let rows = rows(samples, self.config.tokens_per_row);
+        let counts = rows.iter().map(|row| loss.counts(&row.losses));
+        let counts = counts.fold(Counts::default(), |a, b| Counts { ar: a.ar + b.ar, pc: a.pc + b.pc });
+        let mut report =
+            StepReport { tokens: samples.iter().map(|s| s.tokens.len()).sum(), ..StepReport::default() };
+        let learner = Learner {
+            model: &self.model,
+            base: self.base.as_ref(),
+            rope: &self.rope,
+            gradients: self.optimizer.gradients(),
+            checkpointing: self.config.activation_checkpointing,
+        };
+        for row in &rows {
+            let (ar, pc) = learner.learn(row, loss, counts);
+            report.loss_ar += ar;
+            report.loss_pc += pc;
+            report.loss = loss.total(report.loss_ar, report.loss_pc);
+            finite("the loss", report.loss)?;
+            report.flops += model_flops(self.model.architecture(), row);
+        }
+        Ok(report)
     }
 }
 

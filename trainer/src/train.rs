@@ -12,6 +12,7 @@ use jacobi_model::{Dtype, Transformer, dtype_name, load};
 use crate::{
     TrainConfig, TrainError,
     checkpoint::{Checkpoints, TrainerState, check_identity},
+    config::TeacherModel,
     data::{Dataset, TrainData},
     flops::gemm_peak,
     lr::lr_factor,
@@ -104,15 +105,13 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn open(job: TrainJob<'a>) -> Result<Self, TrainError> {
-        let dataset = Dataset::open(job.data, job.config, job.seed)?;
-        let (model, weights) = match job.init {
-            Init::Weights => {
-                let loaded = load(job.model_dir, job.dtype)?;
-                (loaded.transformer, loaded.weight_hash)
-            }
-            Init::Random => (Transformer::random(job.model_dir, job.dtype, job.seed)?, "random".to_owned()),
+        let (model, weights) = initial_model(&job)?;
+        let base = match job.config.teacher {
+            TeacherModel::Own => None,
+            TeacherModel::Base => Some(initial_model(&job)?.0),
         };
-        let per_step = job.config.batch_size * job.config.gradient_accumulation_steps;
+        let dataset = Dataset::open(job.data, job.config, job.seed)?;
+        let per_step = job.config.batch_size;
         let epochs = job.config.epochs * dataset.len().div_ceil(per_step);
         let settings = serde_json::to_string(job.config).expect("a config of numbers and names");
         let identity = BTreeMap::from([
@@ -125,7 +124,7 @@ impl<'a> Run<'a> {
         let mut state =
             TrainerState { step: 0, total_steps: job.config.max_steps.unwrap_or(epochs), identity };
         let gemm_peak = gemm_peak(model.kind(), model.device());
-        let mut stepper = Stepper::new(model, job.config, dataset.longest_text());
+        let mut stepper = Stepper::new(model, base, job.config, dataset.longest_text());
         let checkpoints = Checkpoints::open(job.output.join("checkpoints"), job.config.save_total_limit)?;
         if let Some((dir, stored)) = checkpoints.newest()? {
             check_identity(&dir, &stored, &state)?;
@@ -150,14 +149,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// One optimizer step over `batch_size * gradient_accumulation_steps` samples.
+    /// One optimizer step over `batch_size` samples.
     fn step(&mut self) -> Result<TrainProgress, TrainError> {
         let (started, config) = (Instant::now(), self.config);
-        let per_step = config.batch_size * config.gradient_accumulation_steps;
+        let per_step = config.batch_size;
         let samples = self.dataset.step(self.state.step, per_step, config)?;
         let factor =
             lr_factor(config.lr_schedule, config.warmup_ratio, self.state.step, self.state.total_steps);
-        let settings = StepSettings { learning_rate: config.learning_rate * factor, loss: config.loss() };
+        let settings = StepSettings {
+            learning_rate: config.learning_rate * factor,
+            loss: config.loss_at(self.state.step, self.state.total_steps),
+        };
         let report = self.stepper.step(&samples, &settings).map_err(|NotFinite(what)| {
             let samples = samples.iter().map(|s| s.sample_id.clone()).collect();
             TrainError::NonFinite { step: self.state.step + 1, what, samples }
@@ -177,4 +179,15 @@ impl<'a> Run<'a> {
             mfu: report.flops / seconds / self.gemm_peak,
         })
     }
+}
+
+/// The model that training starts from, and what identifies its weights.
+fn initial_model(job: &TrainJob) -> Result<(Transformer, String), TrainError> {
+    Ok(match job.init {
+        Init::Weights => {
+            let loaded = load(job.model_dir, job.dtype)?;
+            (loaded.transformer, loaded.weight_hash)
+        }
+        Init::Random => (Transformer::random(job.model_dir, job.dtype, job.seed)?, "random".to_owned()),
+    })
 }

@@ -72,7 +72,7 @@ fn describe(recipe: &Recipe, round: usize, model: &Path, shards: Option<&Path>) 
         model.display(),
         origin.display(),
         plan::steps(train, samples),
-        train.batch_size * train.gradient_accumulation_steps,
+        train.batch_size,
         train.learning_rate
     ))
 }

@@ -1,0 +1,80 @@
+//! Attention in a training pass, with its backward pass written out.
+//!
+//! Legend: n rows.
+
+use jacobi_torch_ext::{Attended, HeadShape, attend_runs, attend_runs_backward, rotate_in_place};
+use tch::Tensor;
+
+use super::{Attention, HeadNorms};
+use crate::{Gradients, layer::TrainingRow};
+
+/// What the backward pass needs of the forward pass.
+pub(crate) struct AttentionCache {
+    /// Queries and keys before they were normalised, where they are.
+    unnormed: Option<Tensor>,
+    /// Rotated.
+    qkv: Tensor,
+    attended: Attended,
+}
+
+impl Attention {
+    /// The rows `x` attend to each other; the output projection is left to [`Attention::project`].
+    pub(crate) fn cache(&self, x: &Tensor, row: &TrainingRow) -> AttentionCache {
+        let mut qkv = x.linear(&self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
+        let unnormed = self.head_norms.as_ref().map(|norms| {
+            let width = (self.heads.queries + self.heads.keys) * self.heads.width;
+            let unnormed = qkv.narrow(1, 0, width as i64).copy();
+            norms.apply_to_rows(&mut qkv, self.heads);
+            unnormed
+        });
+        let (cos, sin) = row.rope.angles();
+        rotate_in_place(&mut qkv, cos, sin, self.heads, false);
+        let attended = attend_runs(&qkv, self.heads, &row.runs);
+        AttentionCache { unnormed, qkv, attended }
+    }
+
+    pub(crate) fn project(&self, cache: &AttentionCache) -> Tensor {
+        cache.attended.out.linear(&self.output, self.output_bias.as_ref())
+    }
+
+    /// The gradient of `x` for the gradient `grad` of the projected output.
+    pub(crate) fn backward(
+        &self,
+        x: &Tensor,
+        cache: AttentionCache,
+        (grad, row): (&Tensor, &TrainingRow),
+        gradients: &Gradients,
+    ) -> Tensor {
+        let AttentionCache { unnormed, qkv, attended } = cache;
+        gradients.add_product(&self.output, grad, &attended.out);
+        if let Some(bias) = &self.output_bias {
+            gradients.add_rows(bias, grad);
+        }
+        let grad_out = grad.matmul(&self.output);
+        let mut grad_qkv = attend_runs_backward(&qkv, self.heads, &row.runs, &attended, &grad_out);
+        let (cos, sin) = row.rope.angles();
+        rotate_in_place(&mut grad_qkv, cos, sin, self.heads, true);
+        if let (Some(norms), Some(unnormed)) = (&self.head_norms, &unnormed) {
+            norms.backward(unnormed, &grad_qkv, self.heads, gradients);
+        }
+        gradients.add_product(&self.qkv.whole, &grad_qkv, x);
+        if let Some(bias) = &self.qkv_bias {
+            gradients.add_rows(&bias.whole, &grad_qkv);
+        }
+        grad_qkv.matmul(&self.qkv.whole)
+    }
+}
+
+impl HeadNorms {
+    /// The gradient of the projection's rows in place of `grad_qkv`, the gradient of the normalised ones.
+    fn backward(&self, unnormed: &Tensor, grad_qkv: &Tensor, heads: HeadShape, gradients: &Gradients) {
+        let [queries, keys, d] = [heads.queries, heads.keys, heads.width].map(|size| size as i64);
+        for (norm, first, count) in [(&self.query, 0, queries), (&self.key, queries, keys)] {
+            let part = |of: &Tensor| of.narrow(1, first * d, count * d).reshape([-1, count, d]).contiguous();
+            let (x, grad) = (part(unnormed), part(grad_qkv));
+            let mut grad_x = x.zeros_like();
+            norm.backward(&x, &grad, &mut grad_x, gradients);
+            grad_qkv.narrow(1, first * d, count * d).copy_(&grad_x.view([-1, count * d]));
+        }
+    }
+}

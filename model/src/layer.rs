@@ -1,0 +1,94 @@
+//! One decoder layer: attention and MLP, each behind a norm and beside a residual. For training its backward pass is
+//! written out: what it needs is kept or computed again, gradients go straight into their buffer, and nothing of the
+//! layer outlives it. The pass under autograd is what both are tested against.
+//!
+//! Legend: n rows, h hidden width.
+
+use jacobi_torch_ext::Run;
+use tch::Tensor;
+
+use crate::{
+    Architecture, Gradients, ModelError,
+    attention::{Attention, AttentionCache, FoldedMask},
+    mlp::Mlp,
+    norm::RmsNorm,
+    rope::Rope,
+    weights::WeightPath,
+};
+
+pub(crate) struct DecoderLayer {
+    pub(crate) input_layernorm: RmsNorm,
+    pub(crate) self_attn: Attention,
+    pub(crate) post_attention_layernorm: RmsNorm,
+    pub(crate) mlp: Mlp,
+}
+
+/// The rows of one training pass: several samples one after the other.
+pub struct TrainingRow {
+    /// The angles of each row's position.
+    pub rope: Rope,
+    /// Who attends to whom.
+    pub runs: Vec<Run>,
+}
+
+/// What a layer's backward pass needs of its forward pass.
+pub struct LayerCache {
+    input_nh: Tensor,
+    attention: AttentionCache,
+    /// After attention and its residual.
+    middle_nh: Tensor,
+    gate_up: Tensor,
+}
+
+impl DecoderLayer {
+    pub(crate) fn new(path: &mut WeightPath, shape: &Architecture) -> Result<Self, ModelError> {
+        let norm = |path: &mut WeightPath| RmsNorm::new(path, shape.hidden_size, shape.rms_norm_eps);
+        Ok(Self {
+            input_layernorm: norm(&mut path.child("input_layernorm"))?,
+            self_attn: Attention::new(&mut path.child("self_attn"), shape)?,
+            post_attention_layernorm: norm(&mut path.child("post_attention_layernorm"))?,
+            mlp: Mlp::new(&mut path.child("mlp"), shape)?,
+        })
+    }
+
+    /// Under autograd.
+    pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: &FoldedMask) -> Tensor {
+        let x = x + self.self_attn.forward(&self.input_layernorm.forward(x), rope, mask);
+        &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x))
+    }
+
+    /// The forward pass as far as the backward pass needs it.
+    pub(crate) fn cache(&self, x_nh: &Tensor, row: &TrainingRow) -> LayerCache {
+        let attention = self.self_attn.cache(&self.input_layernorm.forward(x_nh), row);
+        let mut middle_nh = self.self_attn.project(&attention);
+        let _ = middle_nh.g_add_(x_nh);
+        let gate_up = self.mlp.gate_up(&self.post_attention_layernorm.forward(&middle_nh));
+        LayerCache { input_nh: x_nh.shallow_clone(), attention, middle_nh, gate_up }
+    }
+
+    /// The rest of the forward pass.
+    pub(crate) fn output(&self, cache: &LayerCache) -> Tensor {
+        let mut output_nh = self.mlp.down(&cache.gate_up);
+        let _ = output_nh.g_add_(&cache.middle_nh);
+        output_nh
+    }
+
+    /// The gradient of the input for the gradient `grad_nh` of the output, which is overwritten; those of the parameters
+    /// are added to `gradients`.
+    pub(crate) fn backward(
+        &self,
+        cache: LayerCache,
+        mut grad_nh: Tensor,
+        row: &TrainingRow,
+        gradients: &Gradients,
+    ) -> Tensor {
+        let LayerCache { input_nh, attention, middle_nh, gate_up } = cache;
+        let norm = &self.post_attention_layernorm;
+        let grad = self.mlp.backward(&norm.forward(&middle_nh), gate_up, &grad_nh, gradients);
+        norm.backward(&middle_nh, &grad, &mut grad_nh, gradients);
+        let norm = &self.input_layernorm;
+        let grad = self.self_attn.backward(&norm.forward(&input_nh), attention, (&grad_nh, row), gradients);
+        norm.backward(&input_nh, &grad, &mut grad_nh, gradients);
+        grad_nh
+    }
+}

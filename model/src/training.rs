@@ -1,0 +1,68 @@
+//! The forward and backward pass of training, layer by layer, without autograd. The caller decides what is kept between
+//! the two, and takes the losses.
+//!
+//! Legend: n rows, h hidden width, v vocabulary.
+
+use tch::{Kind, Tensor};
+
+use crate::{
+    Gradients, Transformer,
+    layer::{LayerCache, TrainingRow},
+};
+
+impl Transformer {
+    /// Number of layers.
+    pub fn num_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The input of the first layer for `tokens_n` (int64), `[n, h]`.
+    pub fn embed(&self, tokens_n: &Tensor) -> Tensor {
+        Tensor::embedding(&self.embed_tokens, tokens_n, -1, false, false)
+    }
+
+    /// What layer `layer` computes of its input `x_nh`, as far as its backward pass needs it.
+    pub fn layer_cache(&self, layer: usize, x_nh: &Tensor, row: &TrainingRow) -> LayerCache {
+        self.layers[layer].cache(x_nh, row)
+    }
+
+    /// The output of layer `layer`.
+    pub fn layer_output(&self, layer: usize, cache: &LayerCache) -> Tensor {
+        self.layers[layer].output(cache)
+    }
+
+    /// The gradient of the layer's input for the gradient `grad_nh` of its output, which is overwritten.
+    pub fn layer_backward(
+        &self,
+        layer: usize,
+        cache: LayerCache,
+        grad_nh: Tensor,
+        row: &TrainingRow,
+        gradients: &Gradients,
+    ) -> Tensor {
+        self.layers[layer].backward(cache, grad_nh, row, gradients)
+    }
+
+    /// The last layer's output, `[n, h]`, without anything kept.
+    pub fn last_layer(&self, tokens_n: &Tensor, row: &TrainingRow) -> Tensor {
+        self.layers.iter().fold(self.embed(tokens_n), |x, layer| layer.output(&layer.cache(&x, row)))
+    }
+
+    /// Final norm and head over rows of the last layer's output: `[n, v]`.
+    pub fn head(&self, x_nh: &Tensor) -> Tensor {
+        self.logits(&self.norm.forward(x_nh))
+    }
+
+    /// The gradient of those rows for the gradient of their logits.
+    pub fn head_backward(&self, x_nh: &Tensor, grad_nv: &Tensor, gradients: &Gradients) -> Tensor {
+        gradients.add_product(&self.lm_head, grad_nv, &self.norm.forward(x_nh));
+        let mut grad_nh = x_nh.zeros_like();
+        self.norm.backward(x_nh, &grad_nv.matmul(&self.lm_head), &mut grad_nh, gradients);
+        grad_nh
+    }
+
+    /// Adds the gradient of the embedding for the gradient of its rows.
+    pub fn embed_backward(&self, tokens_n: &Tensor, grad_nh: &Tensor, gradients: &Gradients) {
+        let _ = gradients.of(&self.embed_tokens).index_add_(0, tokens_n, &grad_nh.to_kind(Kind::Float));
+    }
+}

@@ -1,0 +1,234 @@
+//! The passes of training against plain autograd over a dense mask, and packing against one sample at a time.
+
+use jacobi_datasets::{
+    FinishReason, NoiseContext, NoiseScheduleConfig, PackConfig, PackedSample, Rng, ScheduleKind, State,
+    Trajectory, pack,
+};
+use jacobi_model::{Dtype, Transformer, load};
+use jacobi_trainer::{
+    ActivationCheckpointing, LossConfig, PcNormalization, PcPositionWeight, Stepper, TrainConfig,
+};
+use tch::{Kind, Tensor};
+
+use crate::{
+    oracle,
+    support::{golden, max_difference, scratch, tiny_model},
+};
+
+/// How a sample is laid out.
+struct Shape {
+    prompt: usize,
+    response: usize,
+    block: usize,
+    window: usize,
+    context: NoiseContext,
+    finish: FinishReason,
+}
+
+fn shape(prompt: usize, response: usize, block: usize, window: usize) -> Shape {
+    Shape { prompt, response, block, window, context: NoiseContext::Window, finish: FinishReason::Eos }
+}
+
+/// A sample with one state per block, which converged as far as chance has it; a few tokens only, so that noise is right
+/// now and then.
+fn sample(shape: &Shape, seed: u64) -> PackedSample {
+    let mut rng = Rng::new(&[seed]);
+    let mut ids =
+        |count: usize| -> Vec<u32> { (0..count).map(|_| 5 + (rng.next_u64() % 4) as u32).collect() };
+    let (prompt_tokens, response_tokens) = (ids(shape.prompt), ids(shape.response));
+    let noise = ids(shape.response);
+    let states = response_tokens.chunks(shape.block).zip(noise.chunks(shape.block)).enumerate();
+    let states = states
+        .map(|(block, (clean, noise))| {
+            let converged = (noise.len() * (block % 3)).div_ceil(2).min(clean.len());
+            State {
+                block: block as u32,
+                iteration: 0,
+                converged: converged as u32,
+                tail: noise[converged..].to_vec(),
+            }
+        })
+        .collect();
+    let trajectory = Trajectory {
+        sample_id: format!("sample-{seed}"),
+        prompt_tokens,
+        response_tokens,
+        finish_reason: shape.finish,
+        states,
+    };
+    let noise = NoiseScheduleConfig { schedule: ScheduleKind::Linear, ..Default::default() };
+    let config = PackConfig { window_size: shape.window, noise_context: shape.context, noise };
+    pack(&trajectory, shape.block, &config, 0).unwrap()
+}
+
+/// Block at 0, a single block, ragged last windows, w = 1, w > T, the ablation, several samples.
+fn samples() -> Vec<PackedSample> {
+    let shapes = [
+        Shape { finish: FinishReason::Length, ..shape(0, 7, 4, 2) },
+        shape(5, 3, 8, 4),
+        shape(9, 37, 4, 3),
+        shape(3, 20, 4, 1),
+        Shape { finish: FinishReason::Length, ..shape(1, 18, 5, 9) },
+        Shape { context: NoiseContext::Clean, ..shape(4, 19, 4, 3) },
+        shape(6, 24, 1, 5),
+    ];
+    shapes.iter().zip(1..).map(|(shape, seed)| sample(shape, seed)).collect()
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = scratch();
+        tiny_model(dir.path(), 1);
+        tiny_model(&dir.path().join("other"), 2);
+        Self { dir }
+    }
+
+    fn model(&self, dtype: Dtype) -> Transformer {
+        load(self.dir.path(), dtype).unwrap().transformer
+    }
+
+    fn base(&self) -> Transformer {
+        load(&self.dir.path().join("other"), Dtype::Float32).unwrap().transformer
+    }
+}
+
+const LOSS: LossConfig = LossConfig {
+    ar_weight: 0.7,
+    pc_weight: 1.3,
+    temperature: 1.5,
+    pc_normalization: PcNormalization::TokenMean,
+    pc_position_weight: PcPositionWeight::Uniform,
+    pc_decay: 0.8,
+};
+
+fn config(checkpointing: ActivationCheckpointing, tokens_per_row: usize) -> TrainConfig {
+    TrainConfig { activation_checkpointing: checkpointing, tokens_per_row, ..TrainConfig::default() }
+}
+
+/// L_ar, L_pc, and the gradient of every parameter.
+struct Learnt {
+    ar: f64,
+    pc: f64,
+    gradients: Vec<(String, Tensor)>,
+}
+
+fn fast(
+    model: Transformer,
+    base: Option<Transformer>,
+    samples: &[PackedSample],
+    config: &TrainConfig,
+    loss: &LossConfig,
+) -> Learnt {
+    let stepper = Stepper::new(model, base, config, 256);
+    let report = stepper.accumulate(samples, loss).unwrap();
+    let parameters = stepper.model.parameters().iter();
+    let gradients =
+        parameters.map(|(name, p)| (name.clone(), stepper.optimizer.gradients().of(p).copy())).collect();
+    Learnt { ar: report.loss_ar, pc: report.loss_pc, gradients }
+}
+
+/// Each sample in a pass of its own, under autograd.
+fn plain(
+    model: &Transformer,
+    base: Option<&Transformer>,
+    samples: &[PackedSample],
+    loss: &LossConfig,
+) -> Learnt {
+    for (_, parameter) in model.parameters() {
+        let _ = parameter.set_requires_grad(true);
+    }
+    let counts = oracle::counts(samples, loss);
+    let (mut ar, mut pc) = (0.0, 0.0);
+    for sample in samples {
+        let (total, sample_ar, sample_pc) =
+            oracle::dual_loss(model, base, std::slice::from_ref(sample), loss, counts);
+        total.backward();
+        ar += sample_ar;
+        pc += sample_pc;
+    }
+    let gradients = model.parameters().iter().map(|(name, p)| (name.clone(), p.grad().to_kind(Kind::Float)));
+    Learnt { ar, pc, gradients: gradients.collect() }
+}
+
+fn assert_equal(found: &Learnt, expected: &Learnt, tolerance: f64, what: &str) {
+    for (name, found, expected) in [("L_ar", found.ar, expected.ar), ("L_pc", found.pc, expected.pc)] {
+        assert!(
+            (found - expected).abs() <= tolerance * expected.max(1.0),
+            "{what}: {name} {found} {expected}"
+        );
+    }
+    for ((name, found), (_, expected)) in found.gradients.iter().zip(&expected.gradients) {
+        let scale = expected.abs().max().double_value(&[]).max(1.0);
+        let off = max_difference(found, expected);
+        assert!(off <= tolerance * scale, "{what}: gradient of {name} off by {off} of {scale}");
+    }
+}
+
+#[test]
+fn the_passes_of_training_equal_autograd_over_a_dense_mask() {
+    let bench = Bench::new();
+    let samples = samples();
+    let losses = [
+        LOSS,
+        LossConfig { pc_position_weight: PcPositionWeight::Decay, ..LOSS },
+        LossConfig { pc_position_weight: PcPositionWeight::Acceptance, ..LOSS },
+        LossConfig { pc_normalization: PcNormalization::Reference, ar_weight: 0.0, ..LOSS },
+        LossConfig { pc_weight: 0.0, ..LOSS },
+    ];
+    for loss in losses {
+        let expected = plain(&bench.model(Dtype::Float32), None, &samples, &loss);
+        for checkpointing in [ActivationCheckpointing::None, ActivationCheckpointing::Full] {
+            let config = config(checkpointing, 90);
+            let found = fast(bench.model(Dtype::Float32), None, &samples, &config, &loss);
+            assert_equal(&found, &expected, 1e-4, &format!("{checkpointing:?}, {loss:?}"));
+        }
+    }
+    for family in ["tiny_qwen2", "tiny_qwen3", "tiny_llama_llama3"] {
+        let model = || load(&golden(&format!("models/{family}")), Dtype::Float32).unwrap().transformer;
+        let expected = plain(&model(), None, &samples, &LOSS);
+        let config = config(ActivationCheckpointing::Full, 90);
+        assert_equal(&fast(model(), None, &samples, &config, &LOSS), &expected, 1e-4, family);
+    }
+    let (base, model) = (bench.base(), bench.model(Dtype::Float32));
+    let expected = plain(&model, Some(&base), &samples, &LOSS);
+    let config = config(ActivationCheckpointing::Full, 90);
+    let found = fast(bench.model(Dtype::Float32), Some(base), &samples, &config, &LOSS);
+    assert_equal(&found, &expected, 1e-4, "another teacher");
+}
+
+#[test]
+fn packing_leaks_nothing() {
+    let bench = Bench::new();
+    let samples = samples();
+    let learn = |tokens_per_row| {
+        let config = config(ActivationCheckpointing::None, tokens_per_row);
+        fast(bench.model(Dtype::Float32), None, &samples, &config, &LOSS)
+    };
+    let alone = learn(1);
+    for tokens_per_row in [60, 100, 1000] {
+        assert_equal(&learn(tokens_per_row), &alone, 1e-5, &format!("rows of {tokens_per_row}"));
+    }
+}
+
+#[test]
+fn in_bf16_both_stay_as_close_to_fp32() {
+    let bench = Bench::new();
+    let samples = samples();
+    let exact = plain(&bench.model(Dtype::Float32), None, &samples, &LOSS);
+    let config = config(ActivationCheckpointing::Full, 100);
+    let off = |learnt: &Learnt| -> f64 {
+        let each = learnt.gradients.iter().zip(&exact.gradients);
+        let (off, size) = each.fold((0.0, 0.0), |(off, size), ((_, found), (_, exact))| {
+            let square = |x: Tensor| x.square().sum(Kind::Double).double_value(&[]);
+            (off + square(found - exact), size + square(exact.shallow_clone()))
+        });
+        (off / size).sqrt()
+    };
+    let ours = off(&fast(bench.model(Dtype::Bfloat16), None, &samples, &config, &LOSS));
+    let theirs = off(&plain(&bench.model(Dtype::Bfloat16), None, &samples, &LOSS));
+    assert!(ours < 1.1 * theirs, "{ours} of the gradient's norm, autograd {theirs}");
+}

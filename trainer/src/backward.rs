@@ -1,0 +1,121 @@
+//! Forward and backward pass over one row: layers up, chunks of head and loss, layers down. There is no autograd graph:
+//! between the two passes each layer keeps what it needs or just its input, and gradients are final as soon as their
+//! layer is done.
+//!
+//! Legend: n tokens, h hidden width, v vocabulary.
+
+use jacobi_model::{Gradients, LayerCache, RopeTable, Transformer};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use jacobi_datasets::PackedRow;
+
+use crate::{
+    batch::Batch,
+    loss::{Counts, Head, LossConfig, Losses, Teacher, dual_loss},
+};
+
+/// What a layer keeps from its forward to its backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActivationCheckpointing {
+    /// All that the backward pass needs.
+    #[default]
+    None,
+    /// Its input; the rest is computed again.
+    Full,
+}
+
+/// Bytes of logits made at a time.
+pub(crate) const CHUNK_BYTES: usize = 128 << 20;
+
+/// A model that learns from rows.
+pub(crate) struct Learner<'a> {
+    pub(crate) model: &'a Transformer,
+    /// The teacher, where it is not the model itself.
+    pub(crate) base: Option<&'a Transformer>,
+    pub(crate) rope: &'a RopeTable,
+    pub(crate) gradients: &'a Gradients,
+    pub(crate) checkpointing: ActivationCheckpointing,
+}
+
+/// What is kept of a layer.
+enum Kept {
+    Input(Tensor),
+    Cache(LayerCache),
+}
+
+impl Learner<'_> {
+    /// The losses of `row`, and, if they are finite, their gradients, added to the others.
+    pub(crate) fn learn(&self, row: &PackedRow, config: &LossConfig, counts: Counts) -> (f64, f64) {
+        tch::no_grad(|| {
+            let batch = Batch::new(row, self.rope, self.model.device());
+            let (kept, output_nh) = self.forward(&batch);
+            let Losses { ar, pc, gradient_nh } = self.losses(row, &output_nh, config, counts);
+            drop(output_nh);
+            if config.total(ar, pc).is_finite() {
+                self.backward(&batch, kept, gradient_nh);
+            }
+            (ar, pc)
+        })
+    }
+
+    fn forward(&self, batch: &Batch) -> (Vec<Kept>, Tensor) {
+        let layers = self.model.num_layers();
+        let mut kept = Vec::with_capacity(layers);
+        let mut x_nh = self.model.embed(&batch.tokens_n);
+        for layer in 0..layers {
+            let cache = self.model.layer_cache(layer, &x_nh, &batch.row);
+            let output = self.model.layer_output(layer, &cache);
+            // The last layer's backward pass comes at once.
+            let again = self.checkpointing == ActivationCheckpointing::Full && layer + 1 < layers;
+            kept.push(if again { Kept::Input(x_nh) } else { Kept::Cache(cache) });
+            x_nh = output;
+        }
+        (kept, x_nh)
+    }
+
+    fn losses(&self, row: &PackedRow, output_nh: &Tensor, config: &LossConfig, counts: Counts) -> Losses {
+        let vocabulary = self.model.architecture().vocab_size as usize;
+        let chunk_rows = CHUNK_BYTES / (vocabulary * self.model.kind().elt_size_in_bytes());
+        let mut head = ModelHead { model: self.model, gradients: self.gradients };
+        let mut losses = |teacher: &Teacher| {
+            dual_loss(output_nh, &mut head, teacher, &row.losses, (config, counts), chunk_rows.max(1))
+        };
+        let Some(base) = self.base.filter(|_| config.pc_weight > 0.0) else { return losses(&Teacher::Own) };
+        let (clean, clean_rows) = row.clean_part();
+        let batch = Batch::new(&clean, self.rope, base.device());
+        let base_nh = base.last_layer(&batch.tokens_n, &batch.row);
+        let logits = |rows: &[usize]| {
+            let rows: Vec<i64> = rows.iter().map(|&row| clean_rows[row] as i64).collect();
+            base.head(&base_nh.index_select(0, &Tensor::from_slice(&rows).to_device(base.device())))
+        };
+        losses(&Teacher::Other(&logits))
+    }
+
+    fn backward(&self, batch: &Batch, kept: Vec<Kept>, mut grad_nh: Tensor) {
+        for (layer, kept) in kept.into_iter().enumerate().rev() {
+            let cache = match kept {
+                Kept::Input(x_nh) => self.model.layer_cache(layer, &x_nh, &batch.row),
+                Kept::Cache(cache) => cache,
+            };
+            grad_nh = self.model.layer_backward(layer, cache, grad_nh, &batch.row, self.gradients);
+        }
+        self.model.embed_backward(&batch.tokens_n, &grad_nh, self.gradients);
+    }
+}
+
+struct ModelHead<'a> {
+    model: &'a Transformer,
+    gradients: &'a Gradients,
+}
+
+impl Head for ModelHead<'_> {
+    fn logits(&self, rows: &Tensor) -> Tensor {
+        self.model.head(rows)
+    }
+
+    fn backward(&mut self, rows: &Tensor, grad_logits: &Tensor) -> Tensor {
+        self.model.head_backward(rows, grad_logits, self.gradients)
+    }
+}
