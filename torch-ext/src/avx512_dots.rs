@@ -8,10 +8,11 @@
 //! Legend: m rows on the left, n rows on the right, k their width.
 
 use std::arch::x86_64::{
-    __m512, __mmask16, __mmask32, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castsi512_ps,
-    _mm512_fmadd_ps, _mm512_loadu_epi16, _mm512_loadu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps,
-    _mm512_maskz_mov_epi16, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_storeu_ps,
-    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m512, __m512i, __mmask16, __mmask32, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
+    _mm512_castsi512_ps, _mm512_fmadd_ps, _mm512_loadu_epi16, _mm512_loadu_ps, _mm512_maskz_loadu_epi16,
+    _mm512_maskz_loadu_ps, _mm512_maskz_mov_epi16, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+    _mm512_slli_epi32, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
 };
 
 use half::bf16;
@@ -85,7 +86,7 @@ impl Halves for bf16 {
 
 /// Even and odd bf16 numbers as fp32.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn apart(pairs: std::arch::x86_64::__m512i) -> [__m512; 2] {
+fn apart(pairs: __m512i) -> [__m512; 2] {
     const ODD: __mmask32 = 0xaaaa_aaaa;
     let (even, odd) = (_mm512_slli_epi32::<16>(pairs), _mm512_maskz_mov_epi16(ODD, pairs));
     [_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd)]
@@ -122,8 +123,11 @@ fn lay_out<T: Halves>(row: &[T], target: &mut [f32]) {
     for (from, to) in row.chunks(CHUNK).zip(target.chunks_exact_mut(CHUNK)) {
         // SAFETY: `from` has as many numbers as are read, `to` room for two vectors.
         unsafe {
-            let [low, high] =
-                if from.len() == CHUNK { T::halves(from.as_ptr()) } else { T::first(from.as_ptr(), from.len()) };
+            let [low, high] = if from.len() == CHUNK {
+                T::halves(from.as_ptr())
+            } else {
+                T::first(from.as_ptr(), from.len())
+            };
             _mm512_storeu_ps(to.as_mut_ptr(), low);
             _mm512_storeu_ps(to[LANES..].as_mut_ptr(), high);
         }
@@ -132,7 +136,12 @@ fn lay_out<T: Halves>(row: &[T], target: &mut [f32]) {
 
 /// The dot products of all rows of `left` with all rows of `right` `[n, k]`. `sink` hears row m, the first row of `right`,
 /// and the products with that one and those after it.
-pub(crate) fn products<T: Element>(left: &Rows, right: &[T], k: usize, sink: impl FnMut(usize, usize, &[f32])) {
+pub(crate) fn products<T: Element>(
+    left: &Rows,
+    right: &[T],
+    k: usize,
+    sink: impl FnMut(usize, usize, &[f32]),
+) {
     assert!(left.stride == k.next_multiple_of(CHUNK) && right.len().is_multiple_of(k), "rows of {k}");
     // SAFETY: `left` exists, so the processor has the instructions.
     unsafe { all(left, right, k, sink) }
@@ -230,41 +239,41 @@ fn tile<T: Halves, const M: usize, const N: usize, const FETCH: bool>(
             // Whichever operand is fewer is kept in registers.
             if M < N {
                 let mut rows = [[_mm512_setzero_ps(); 2]; M];
-                for m in 0..M {
-                    rows[m] = f32::halves(row.add(m * stride));
+                for (m, halves) in rows.iter_mut().enumerate() {
+                    *halves = f32::halves(row.add(m * stride));
                 }
-                for n in 0..N {
-                    let column = columns[n].wrapping_add(at);
+                for (n, column) in columns.iter().enumerate() {
+                    let column = column.wrapping_add(at);
                     if FETCH {
                         fetch(column.wrapping_byte_add(AHEAD));
                     }
                     let column = T::halves(column);
-                    for m in 0..M {
-                        sums[m * N + n] = add(sums[m * N + n], rows[m], column);
+                    for (m, row) in rows.iter().enumerate() {
+                        sums[m * N + n] = add(sums[m * N + n], *row, column);
                     }
                 }
             } else {
                 let mut halves = [[_mm512_setzero_ps(); 2]; N];
-                for n in 0..N {
-                    let column = columns[n].wrapping_add(at);
+                for (halves, column) in halves.iter_mut().zip(columns) {
+                    let column = column.wrapping_add(at);
                     if FETCH {
                         fetch(column.wrapping_byte_add(AHEAD));
                     }
-                    halves[n] = T::halves(column);
+                    *halves = T::halves(column);
                 }
                 for m in 0..M {
                     let row = f32::halves(row.add(m * stride));
-                    for n in 0..N {
-                        sums[m * N + n] = add(sums[m * N + n], row, halves[n]);
+                    for (n, column) in halves.iter().enumerate() {
+                        sums[m * N + n] = add(sums[m * N + n], row, *column);
                     }
                 }
             }
         }
     }
     if whole < k {
-        for n in 0..N {
+        for (n, column) in columns.iter().enumerate() {
             // SAFETY: as above; what lies behind `k` is not read, and zero on the left.
-            let column = unsafe { T::first(columns[n].add(whole), k - whole) };
+            let column = unsafe { T::first(column.add(whole), k - whole) };
             for m in 0..M {
                 // SAFETY: as above.
                 let row = unsafe { f32::halves(left.as_ptr().add(m * stride + whole)) };
