@@ -203,6 +203,8 @@ const BAD_INPUT: &[BadInput] = &[
     (&["train", "-c", "good.toml"], 1, &["round-1/trajectories", "jacobi generate"]),
     (&["export", "-c", "good.toml"], 1, &["round-1", "jacobi train"]),
     (&["decode", "--model", "nowhere", "--prompt", "a"], 1, &["nowhere", "jacobi fetch"]),
+    (&["import", "nowhere.json", "-m", "foreign", "-o", "imported"], 1, &["foreign has no tokenizer.json"]),
+    (&["import", "-m", "foreign", "-o", "imported"], 2, &["FILE"]),
     (&["inspect", "nowhere"], 1, &["nowhere", "does not exist"]),
     (&["inspect", "empty"], 1, &["empty", "manifest.json", "config.toml"]),
     (&["inspect", "shard.parquet"], 1, &["shard.parquet", "Parquet"]),

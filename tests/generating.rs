@@ -144,3 +144,48 @@ fn a_dry_run_estimates_and_writes_nothing() {
     }
     assert!(!dir.path().join("run").exists());
 }
+
+#[test]
+fn the_environment_says_how_the_hub_is_reached() {
+    let dir = tempfile::tempdir().unwrap();
+    recipe(dir.path(), 2);
+    let home = dir.path().join("home");
+    let message = |setting: &str, name: &str, value: &str| {
+        let mut command = generate(dir.path(), &["-o", "t", "--set", setting]);
+        command.env("HF_HOME", &home).env(name, value).env_remove("HF_TOKEN");
+        let output = finish(command);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let offline = message("prompts.path=hf://datasets/o/n/a.jsonl", "HF_HUB_OFFLINE", "1");
+    for part in ["HF_HUB_OFFLINE is set", "a.jsonl of o/n at main", home.join("hub").to_str().unwrap()] {
+        assert!(offline.contains(part), "{part:?} is missing: {offline}");
+    }
+    let model = message("model.path=o/n@v1", "HF_HUB_OFFLINE", "1");
+    assert!(model.contains("config.json of o/n at v1"), "{model}");
+    let nobody = message("prompts.path=hf://datasets/o/n/a.jsonl", "HF_ENDPOINT", "http://127.0.0.1:9");
+    assert!(nobody.contains("from http://127.0.0.1:9") && nobody.contains("HF_TOKEN"), "{nobody}");
+    let form = message("prompts.path=hf://n/a.jsonl", "HF_HUB_OFFLINE", "1");
+    assert!(form.contains("hf://datasets/ORG/NAME"), "{form}");
+}
+
+#[test]
+fn what_was_made_is_inspected() {
+    let dir = tempfile::tempdir().unwrap();
+    recipe(dir.path(), 6);
+    assert!(finish(generate(dir.path(), &["-o", "t"])).status.success());
+    let inspect = |arguments: &[&str]| {
+        let output =
+            Command::new(BINARY).current_dir(dir.path()).arg("inspect").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = inspect(&["t", "--schedule", "linear", "--window-size", "2"]);
+    for part in ["6 = 6 written", "per sample", "TPF", "that the schedule chooses", "sample 0"] {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
+    let text = inspect(&["t", "--sample", "5", "--block", "0", "--html", "b.html"]);
+    assert!(text.contains("block 0") && text.contains("clean"), "{text}");
+    let page = fs_err::read_to_string(dir.path().join("b.html")).unwrap();
+    assert!(page.contains("<table") && page.contains("clean"), "{page}");
+}

@@ -6,6 +6,7 @@
 mod bad_models;
 mod generation;
 mod golden_numbers;
+mod importing;
 mod lossless;
 mod oracle;
 mod parity;

@@ -56,7 +56,7 @@ pub fn check_replaceable(output: &Path) -> anyhow::Result<()> {
 /// When `export/README.md` cannot be written.
 pub fn write_card(recipe: &Recipe, run: &RunDir, rows: &[EvalRow], command: &str) -> anyhow::Result<()> {
     let base_model = recipe.model.path.display().to_string();
-    let license = license_of(&recipe.model.path);
+    let license = license_of(&recipe.model_dir()?);
     let training = training_settings(recipe);
     let card = ModelCard {
         name: &recipe.name,

@@ -42,6 +42,7 @@ struct Cli {
 enum Verb {
     Run(recipe_run::RunArgs),
     Generate(generate::GenerateArgs),
+    Import(commands::import::ImportArgs),
     Train(train::TrainArgs),
     Export(commands::export::ExportArgs),
     Eval(eval::EvalArgs),
@@ -85,6 +86,7 @@ fn perform(verb: &Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Run(args) => recipe_run::run(args),
         Verb::Generate(args) => generate::run(args),
+        Verb::Import(args) => commands::import::run(args),
         Verb::Train(args) => train::run(args),
         Verb::Export(args) => commands::export::run(args),
         Verb::Eval(args) => eval::run(args),

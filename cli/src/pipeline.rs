@@ -164,8 +164,8 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, stop: &Stop) -> anyhow::Re
 /// # Errors
 /// When `model.path` is not set.
 pub fn base_model(recipe: &Recipe) -> anyhow::Result<EvalModel> {
-    let dir = recipe.model_path()?.to_path_buf();
-    Ok(EvalModel { name: dir.display().to_string(), role: ModelRole::Base, dir })
+    let name = recipe.model_path()?.display().to_string();
+    Ok(EvalModel { name, role: ModelRole::Base, dir: recipe.model_dir()? })
 }
 
 /// The model that round `round` (from 1) starts from: the base, or what the round before made.
@@ -173,7 +173,7 @@ pub fn base_model(recipe: &Recipe) -> anyhow::Result<EvalModel> {
 /// # Errors
 /// When the round before has no checkpoint.
 pub fn model_of_round(recipe: &Recipe, run: &RunDir, round: usize) -> anyhow::Result<PathBuf> {
-    if round == 1 { Ok(recipe.model_path()?.to_path_buf()) } else { checkpoint_of_round(run, round - 1) }
+    if round == 1 { recipe.model_dir() } else { checkpoint_of_round(run, round - 1) }
 }
 
 /// The last checkpoint of round `round`.

@@ -47,13 +47,13 @@ pub struct Stage {
 /// # Errors
 /// A model directory or prompt file that is missing or unusable.
 pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
-    let model = recipe.model_path()?;
+    let model = recipe.model_dir()?;
     if recipe.model.init == Init::Random {
         let message = "model.init = \"random\" has no answers to make trajectories from: train the model with `jacobi train` first";
         return Err(UsageError(message.into()).into());
     }
-    Architecture::from_dir(model)?;
-    Tokenizer::load(model)?;
+    Architecture::from_dir(&model)?;
+    Tokenizer::load(&model)?;
     let run = RunDir::new(&recipe.output_dir);
     let prompts = count(&recipe.prompts)?;
     let mut stages = Vec::new();
@@ -80,7 +80,7 @@ fn generate_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted)
     flatten("seed", &recipe.seed.into(), &mut settings);
     flatten("model.path", &to_value(&recipe.model.path)?, &mut settings);
     flatten("model.dtype", &to_value(recipe.model.dtype)?, &mut settings);
-    flatten("model.files", &digest_of_model(&recipe.model.path)?.into(), &mut settings);
+    flatten("model.files", &digest_of_model(&recipe.model_dir()?)?.into(), &mut settings);
     flatten("prompts", &to_value(&recipe.prompts)?, &mut settings);
     flatten("prompts.file", &digest(&recipe.prompts)?.into(), &mut settings);
     flatten("generate", &to_value(generate)?, &mut settings);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use jacobi_datasets::PromptsConfig;
+use jacobi_datasets::{PromptsConfig, hub};
 use jacobi_eval::{EvalConfig, EvalError, tasks};
 use jacobi_model::Dtype;
 use jacobi_trainer::{Init, TrainConfig};
@@ -42,7 +42,7 @@ pub struct Recipe {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
-    /// A local Hugging Face directory.
+    /// A local Hugging Face directory, or `ORG/NAME[@REVISION]` of the hub.
     pub path: PathBuf,
     /// The dtype to compute in.
     pub dtype: Dtype,
@@ -168,6 +168,14 @@ impl Recipe {
             ));
         }
         Ok(&self.model.path)
+    }
+
+    /// The directory of the base model, downloaded if `model.path` names one of the hub.
+    ///
+    /// # Errors
+    /// [`UsageError`] when it is not set; what keeps it from arriving.
+    pub fn model_dir(&self) -> anyhow::Result<PathBuf> {
+        Ok(hub::model_dir(self.model_path()?)?)
     }
 }
 

@@ -94,6 +94,56 @@ pub enum DatasetError {
         available: Vec<String>,
     },
 
+    /// A row of a response file that cannot be used.
+    #[error("{}, line {line}: {reason}", path.display())]
+    BadResponse {
+        /// The file.
+        path: PathBuf,
+        /// 1-based line or row.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A path that begins like one of the hub and is none.
+    #[error("{path} is not of the form {form}")]
+    HubPath {
+        /// The path as configured.
+        path: String,
+        /// What it should look like.
+        form: &'static str,
+    },
+
+    /// A file that the hub did not give.
+    #[error(
+        "cannot fetch {file} of {repo} at {revision} from {endpoint}: check the name, the network (HF_ENDPOINT), and HF_TOKEN if access is restricted"
+    )]
+    Hub {
+        /// Path within the repository.
+        file: String,
+        /// `ORG/NAME`.
+        repo: String,
+        /// Branch, tag or commit.
+        revision: String,
+        /// Where it was looked for.
+        endpoint: String,
+        /// The hub's answer.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// Offline, and not in the cache.
+    #[error("HF_HUB_OFFLINE is set and {file} of {repo} at {revision} is not in the cache {}: unset it once, or fill the cache elsewhere", cache.display())]
+    HubOffline {
+        /// Path within the repository.
+        file: String,
+        /// `ORG/NAME`.
+        repo: String,
+        /// Branch, tag or commit.
+        revision: String,
+        /// The cache.
+        cache: PathBuf,
+    },
+
     /// A file that is no Parquet, or a truncated or damaged one.
     #[error("{} is not a readable Parquet file: it is truncated, damaged or of another format", path.display())]
     Parquet {

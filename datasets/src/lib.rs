@@ -9,10 +9,13 @@
 pub mod atomic;
 pub mod error;
 pub mod gguf_tokenizer;
+pub mod hub;
+pub mod import;
 pub mod layout;
 pub mod noise;
 pub mod pack;
 pub mod prompts;
+pub mod responses;
 pub mod rng;
 pub mod row;
 pub mod schema;
@@ -27,6 +30,7 @@ pub use pack::{ArTarget, PackConfig, PackError, PackedSample, PcPair, pack};
 pub use prompts::{
     BadRow, Message, Prompt, PromptFormat, PromptStream, PromptsConfig, read_prompts, stream_prompts,
 };
+pub use responses::Responses;
 pub use rng::Rng;
 pub use row::{LossRow, PackedRow, StudentRow, fill_rows, row_len};
 pub use schema::manifest::{Manifest, RankEntry, ShardEntry, read_all, shard_file_name};

@@ -2,11 +2,12 @@
 //!
 //! A row that cannot be used is a value ([`BadRow`]), not the end of the run; a file that cannot be used is an error.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::DatasetError;
+use crate::hub::Hub;
 
 mod files;
 mod parquet_rows;
@@ -14,7 +15,7 @@ mod row;
 mod stream;
 mod text_rows;
 
-pub use stream::{PromptStream, stream_prompts};
+pub use stream::{PromptStream, stream_prompts, stream_prompts_from};
 
 /// How a prompt file is laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +36,8 @@ pub enum PromptFormat {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct PromptsConfig {
-    /// The file. One `*` in its name stands for any text: all files that fit are read one after the other, by name.
+    /// The file, here or on the hub (`hf://datasets/ORG/NAME[@REVISION]/FILE`). One `*` in its name stands for any text: all
+    /// files that fit are read one after the other, by name.
     pub path: PathBuf,
     /// Its format.
     pub format: PromptFormat,
@@ -85,12 +87,13 @@ impl Default for PromptsConfig {
 }
 
 impl PromptsConfig {
-    /// The local files that `path` stands for, in the order they are read.
+    /// The files that `path` stands for, in the order they are read; those of the hub are downloaded.
     ///
     /// # Errors
-    /// `PromptFileMissing`, `PromptPathIsDirectory`.
+    /// `PromptFileMissing`, `PromptPathIsDirectory`, `HubPath`, `Hub`, `HubOffline`.
     pub fn files(&self) -> Result<Vec<PathBuf>, DatasetError> {
-        files::find(self)
+        let hub = Hub::from_environment();
+        files::find(self, &hub)?.into_iter().map(|source| source.locate(&hub)).collect()
     }
 }
 
@@ -145,6 +148,32 @@ pub struct BadRow {
 /// Those of [`stream_prompts`] and of its items.
 pub fn read_prompts(config: &PromptsConfig) -> Result<Vec<Result<Prompt, BadRow>>, DatasetError> {
     stream_prompts(config)?.collect()
+}
+
+/// A row as read, with its line, or why it is none.
+pub(crate) type RawRow = Result<(usize, serde_json::Map<String, serde_json::Value>), BadRow>;
+
+/// All columns of all rows of one file, whatever they mean.
+///
+/// # Errors
+/// `PromptFormatUnknown`, `Parquet`, `Io`.
+pub(crate) fn rows_of(
+    path: &Path,
+) -> Result<impl Iterator<Item = Result<RawRow, DatasetError>>, DatasetError> {
+    let rows = match files::format(PromptFormat::Auto, path)? {
+        PromptFormat::Parquet => parquet_rows::open(path, None)?,
+        PromptFormat::Json => text_rows::open_json(path)?,
+        PromptFormat::Jsonl => text_rows::open_jsonl(path)?,
+        PromptFormat::Auto => text_rows::open_json_or_jsonl(path)?,
+    };
+    Ok(rows.map(|row| Ok(row?.map(|row| (row.line, row.columns)))))
+}
+
+/// The content hash of a conversation in either form, if `value` is one. A closing assistant turn is not part of it.
+pub(crate) fn hash_of_messages(value: &serde_json::Value) -> Option<u128> {
+    let mut messages: Vec<Message> = value.as_array()?.iter().map(row::message).collect::<Option<_>>()?;
+    messages.pop_if(|last| last.role == "assistant");
+    Some(row::content_hash(&messages))
 }
 
 #[cfg(test)]

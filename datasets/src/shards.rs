@@ -127,6 +127,11 @@ impl ShardWriter {
         &self.manifest
     }
 
+    /// How many prompts there are so far, where their number is known only in the end.
+    pub fn set_input(&mut self, input: usize) {
+        self.manifest.input = input;
+    }
+
     /// Sample id and prompt of every row written so far.
     ///
     /// # Errors

@@ -47,6 +47,12 @@ pub enum GenerateError {
         /// Lines of `setting: was this, is that`.
         changes: Vec<String>,
     },
+    /// Shards where others are to go.
+    #[error("{} holds trajectories already: choose another directory, or give --overwrite to remove them", dir.display())]
+    OutputTaken {
+        /// The output directory.
+        dir: PathBuf,
+    },
     /// Rows of prompts that are no longer asked for.
     #[error(
         "{} holds {count} trajectories of prompts that {} does not have, the first of sample {first}: choose another directory, or give --overwrite to remove all of them",
@@ -112,9 +118,11 @@ impl GenerateError {
     /// Whether the user's settings are at fault, not the world.
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::Setting { .. } | Self::Range { .. } | Self::Mismatch { .. } | Self::ForeignRows { .. } => {
-                true
-            }
+            Self::Setting { .. }
+            | Self::Range { .. }
+            | Self::Mismatch { .. }
+            | Self::OutputTaken { .. }
+            | Self::ForeignRows { .. } => true,
             Self::Data(error) => matches!(error, DatasetError::StrayShards { .. }),
             _ => false,
         }

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
+use jacobi_datasets::hub;
 use jacobi_decoder::Settings;
 use jacobi_model::Dtype;
 use jacobi_report::{DecodedPage, comparison_table};
@@ -26,7 +27,7 @@ use view_args::ViewArgs;
 /// The text appears as it is decoded. Without --prompt, on a terminal, each line typed is answered.
 #[derive(Debug, clap::Args)]
 pub struct DecodeArgs {
-    /// The model, a local Hugging Face directory
+    /// The model: a local Hugging Face directory, or ORG/NAME@REVISION of the hub
     #[arg(long, short, value_name = "DIR")]
     model: PathBuf,
     /// The prompt; `-` reads it from standard input
@@ -82,9 +83,10 @@ impl From<DtypeName> for Dtype {
 /// Options that exclude each other; a model or prompt that cannot be used; a signal, once what is there is printed.
 pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
     let prompt = args.prompt()?;
-    let strategies = args.decoder.strategies(&args.model, args.seed)?;
+    let model = hub::model_dir(&args.model)?;
+    let strategies = args.decoder.strategies(&model, args.seed)?;
     let sampling = args.sampling.sampling(args.seed)?;
-    let engine = Engine::load(&args.model, args.dtype.into())?;
+    let engine = Engine::load(&model, args.dtype.into())?;
     let contender = |(name, strategy)| Contender {
         name,
         settings: Settings {

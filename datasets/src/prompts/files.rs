@@ -4,24 +4,50 @@ use std::path::{Path, PathBuf};
 
 use super::{PromptFormat, PromptsConfig};
 use crate::error::DatasetError;
+use crate::hub::{Hub, HubRepo, dataset_file};
+
+/// A file of prompts, here or on the hub.
+pub(super) enum Source {
+    Local(PathBuf),
+    Hub(HubRepo, String),
+}
+
+impl Source {
+    /// Where it lies on this machine, which may mean downloading it.
+    pub(super) fn locate(self, hub: &Hub) -> Result<PathBuf, DatasetError> {
+        match self {
+            Self::Local(path) => Ok(path),
+            Self::Hub(repo, file) => hub.fetch(&repo, &file),
+        }
+    }
+}
 
 /// The files of `config.path`, in the order they are read; at least one.
-pub(super) fn find(config: &PromptsConfig) -> Result<Vec<PathBuf>, DatasetError> {
+pub(super) fn find(config: &PromptsConfig, hub: &Hub) -> Result<Vec<Source>, DatasetError> {
     let path = &config.path;
+    let missing = || DatasetError::PromptFileMissing { path: path.clone() };
+    if let Some((repo, file)) = dataset_file(path)? {
+        if !file.contains('*') {
+            return Ok(vec![Source::Hub(repo, file)]);
+        }
+        let files = hub.list(&repo)?.into_iter().filter(|name| fits(&file, name));
+        let sources: Vec<Source> = files.map(|name| Source::Hub(repo.clone(), name)).collect();
+        return if sources.is_empty() { Err(missing()) } else { Ok(sources) };
+    }
     if path.is_file() {
-        return Ok(vec![path.clone()]);
+        return Ok(vec![Source::Local(path.clone())]);
     }
     if path.is_dir() {
         return Err(DatasetError::PromptPathIsDirectory { path: path.clone(), found: candidates(path) });
     }
     let files = matching(path)?;
-    if files.is_empty() { Err(DatasetError::PromptFileMissing { path: path.clone() }) } else { Ok(files) }
+    if files.is_empty() { Err(missing()) } else { Ok(files.into_iter().map(Source::Local).collect()) }
 }
 
 /// The format of one file; `Auto` is left only for `.json`, whose first character decides.
-pub(super) fn format(config: &PromptsConfig, path: &Path) -> Result<PromptFormat, DatasetError> {
-    if config.format != PromptFormat::Auto {
-        return Ok(config.format);
+pub(super) fn format(configured: PromptFormat, path: &Path) -> Result<PromptFormat, DatasetError> {
+    if configured != PromptFormat::Auto {
+        return Ok(configured);
     }
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
     match extension.as_deref() {

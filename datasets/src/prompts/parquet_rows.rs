@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, Float64Type, Int32Type, Int64Type};
+use arrow_array::types::{
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type,
+};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
 use parquet::arrow::ProjectionMask;
@@ -17,8 +20,8 @@ use crate::error::DatasetError;
 /// Rows decoded at a time.
 const BATCH: usize = 256;
 
-/// Reads the configured columns only, row group by row group.
-pub(super) fn open(config: &PromptsConfig, path: &Path) -> Result<Rows, DatasetError> {
+/// Reads the columns that `config` wants, or all of them, row group by row group.
+pub(super) fn open(path: &Path, config: Option<&PromptsConfig>) -> Result<Rows, DatasetError> {
     let file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?.into_parts().0;
     if file.metadata().map_err(DatasetError::io("read", path))?.len() == 0 {
         return Ok(Box::new(std::iter::empty()));
@@ -26,14 +29,17 @@ pub(super) fn open(config: &PromptsConfig, path: &Path) -> Result<Rows, DatasetE
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
     let names: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
     let mut roots = Vec::new();
-    for (setting, column) in wanted(config) {
+    for (setting, column) in config.map(wanted).unwrap_or_default() {
         let Some(root) = names.iter().position(|name| name == column) else {
             let (path, column) = (path.to_path_buf(), column.to_owned());
             return Err(DatasetError::MissingColumn { path, column, setting, available: names });
         };
         roots.push(root);
     }
-    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+    let mask = match config {
+        Some(_) => ProjectionMask::roots(builder.parquet_schema(), roots),
+        None => ProjectionMask::all(),
+    };
     let builder = builder.with_projection(mask).with_batch_size(BATCH);
     let batches = builder.build().map_err(DatasetError::parquet(path))?;
     let (path, mut line) = (path.to_path_buf(), 0);
@@ -67,6 +73,12 @@ fn value(array: &ArrayRef, index: usize) -> Result<Value, String> {
         DataType::LargeUtf8 => array.as_string::<i64>().value(index).into(),
         DataType::Utf8View => array.as_string_view().value(index).into(),
         DataType::Boolean => array.as_boolean().value(index).into(),
+        DataType::Int8 => array.as_primitive::<Int8Type>().value(index).into(),
+        DataType::Int16 => array.as_primitive::<Int16Type>().value(index).into(),
+        DataType::UInt8 => array.as_primitive::<UInt8Type>().value(index).into(),
+        DataType::UInt16 => array.as_primitive::<UInt16Type>().value(index).into(),
+        DataType::UInt32 => array.as_primitive::<UInt32Type>().value(index).into(),
+        DataType::UInt64 => array.as_primitive::<UInt64Type>().value(index).into(),
         DataType::Int32 => array.as_primitive::<Int32Type>().value(index).into(),
         DataType::Int64 => array.as_primitive::<Int64Type>().value(index).into(),
         DataType::Float32 => array.as_primitive::<Float32Type>().value(index).into(),

@@ -110,7 +110,7 @@ fn messages(row: &Row, name: &str) -> Result<Vec<Message>, String> {
 }
 
 /// A turn in the OpenAI form, or in the ShareGPT form with its own role names.
-fn message(turn: &Value) -> Option<Message> {
+pub(super) fn message(turn: &Value) -> Option<Message> {
     let field = |name: &str| turn.get(name).and_then(Value::as_str);
     if let (Some(role), Some(content)) = (field("role"), field("content")) {
         return Some(Message::new(role, content));

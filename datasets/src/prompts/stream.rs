@@ -1,11 +1,12 @@
 //! Prompt files as a stream: only the rows at hand are in memory, however long the file is (a JSON array excepted).
 
 use std::collections::{BTreeSet, VecDeque};
-use std::path::PathBuf;
 
+use super::files::Source;
 use super::row::{self, Row, Rows};
 use super::{BadRow, Prompt, PromptFormat, PromptsConfig, files, parquet_rows, text_rows};
 use crate::error::DatasetError;
+use crate::hub::Hub;
 
 /// Rows read before the first one is given: a column that none of them has is noticed before any work is done.
 const LOOK_AHEAD: usize = 1000;
@@ -13,7 +14,8 @@ const LOOK_AHEAD: usize = 1000;
 /// The rows `offset .. offset + limit` of the configured file, good and bad, in order. An error ends it.
 pub struct PromptStream {
     config: PromptsConfig,
-    files: VecDeque<PathBuf>,
+    files: VecDeque<Source>,
+    hub: Hub,
     /// Of the file being read.
     rows: Option<Rows>,
     ahead: VecDeque<Result<Row, BadRow>>,
@@ -28,11 +30,20 @@ pub struct PromptStream {
 ///
 /// # Errors
 /// `PromptFileMissing`, `PromptPathIsDirectory`, `PromptFormatUnknown`, `NoPrompts`, `MissingColumn`, `Json` (a JSON
-/// file that is no array), `Parquet`, `Io`. The stream's own items can further be `NoPromptsSelected`.
+/// file that is no array), `Parquet`, `Io`, `HubPath`, `Hub`, `HubOffline`. The stream's own items can further be `NoPromptsSelected`.
 pub fn stream_prompts(config: &PromptsConfig) -> Result<PromptStream, DatasetError> {
+    stream_prompts_from(config, &Hub::from_environment())
+}
+
+/// The same, with files of the hub from `hub`. Each is fetched when it is reached.
+///
+/// # Errors
+/// As [`stream_prompts`].
+pub fn stream_prompts_from(config: &PromptsConfig, hub: &Hub) -> Result<PromptStream, DatasetError> {
     let mut stream = PromptStream {
         config: config.clone(),
-        files: files::find(config)?.into(),
+        files: files::find(config, hub)?.into(),
+        hub: hub.clone(),
         rows: None,
         ahead: VecDeque::new(),
         columns: Columns::default(),
@@ -64,8 +75,8 @@ impl PromptStream {
                 }
                 return Some(row);
             }
-            let path = self.files.pop_front()?;
-            match self.open(&path) {
+            let source = self.files.pop_front()?;
+            match source.locate(&self.hub).and_then(|path| self.open(&path)) {
                 Ok(rows) => self.rows = Some(rows),
                 Err(error) => return Some(Err(error)),
             }
@@ -73,8 +84,8 @@ impl PromptStream {
     }
 
     fn open(&self, path: &std::path::Path) -> Result<Rows, DatasetError> {
-        match files::format(&self.config, path)? {
-            PromptFormat::Parquet => parquet_rows::open(&self.config, path),
+        match files::format(self.config.format, path)? {
+            PromptFormat::Parquet => parquet_rows::open(path, Some(&self.config)),
             PromptFormat::Json => text_rows::open_json(path),
             PromptFormat::Jsonl => text_rows::open_jsonl(path),
             PromptFormat::Auto => text_rows::open_json_or_jsonl(path),

@@ -1,0 +1,127 @@
+//! Published data sets of the reference implementation to a directory of shards.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use jacobi_datasets::import::{BadImport, Imported, read_reference};
+use jacobi_datasets::{
+    DatasetError, Manifest, ShardWriter, Tally, Tokenizer, Trajectory, TrajectoryMetadata,
+};
+
+use crate::ledger::{Ledger, Rejected};
+use crate::{GenerateConfig, GenerateError};
+
+/// What is taken over.
+#[derive(Clone, Copy, Debug)]
+pub struct ImportJob<'a> {
+    /// Files of either form of the reference.
+    pub files: &'a [PathBuf],
+    /// The model they were made with, or another with its tokenizer.
+    pub model_dir: &'a Path,
+    /// Receives shards, manifest.json, errors.jsonl.
+    pub output: &'a Path,
+    /// Removes what is there.
+    pub overwrite: bool,
+}
+
+/// Takes all samples over; those that cannot be are listed in errors.jsonl.
+///
+/// # Errors
+/// [`GenerateError::OutputTaken`]; [`GenerateError::NothingWritten`] when no sample could be taken over; files that cannot
+/// be read or written.
+pub fn import(job: &ImportJob) -> Result<Manifest, GenerateError> {
+    if job.overwrite {
+        ShardWriter::discard(job.output)?;
+    } else if Manifest::load(job.output)?.is_some_and(|manifest| !manifest.shards.is_empty()) {
+        return Err(GenerateError::OutputTaken { dir: job.output.to_path_buf() });
+    }
+    fs_err::create_dir_all(job.output)?;
+    let tokenizer = Tokenizer::load(job.model_dir)?;
+    let mut taking = Taking {
+        job,
+        tokenizer: &tokenizer,
+        ledger: Ledger::open(job.output)?,
+        writer: None,
+        rows: Vec::new(),
+        tally: Tally::default(),
+        input: 0,
+    };
+    for file in job.files {
+        read_reference(file, tokenizer.eos_token_ids(), &mut |sample| taking.take(sample))?;
+    }
+    taking.end()
+}
+
+struct Taking<'a> {
+    job: &'a ImportJob<'a>,
+    tokenizer: &'a Tokenizer,
+    ledger: Ledger,
+    /// Opened by the first sample, which says how long blocks are.
+    writer: Option<(usize, ShardWriter)>,
+    rows: Vec<Trajectory>,
+    tally: Tally,
+    input: usize,
+}
+
+impl Taking<'_> {
+    fn take(&mut self, sample: Result<Imported, BadImport>) -> Result<(), DatasetError> {
+        self.input += 1;
+        let Imported { trajectory, block_size } = match sample {
+            Ok(imported) => imported,
+            Err(BadImport { name, reason }) => return self.refuse(name, reason),
+        };
+        let (expected, writer) = match &mut self.writer {
+            Some(open) => open,
+            None => {
+                let writer = open(self.job, self.tokenizer, block_size)?;
+                self.writer.insert((block_size, writer))
+            }
+        };
+        if *expected != block_size {
+            let reason =
+                format!("its blocks are of {block_size} tokens, those of the first sample of {expected}");
+            return self.refuse(trajectory.sample_id, reason);
+        }
+        self.rows.push(trajectory);
+        if self.rows.len() >= GenerateConfig::default().rows_per_group {
+            writer.set_input(self.input);
+            writer.append(&std::mem::take(&mut self.rows), &self.tally)?;
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, name: String, reason: String) -> Result<(), DatasetError> {
+        self.tally.failed += 1;
+        self.ledger.append(&Rejected::failed(name, reason))
+    }
+
+    fn end(self) -> Result<Manifest, GenerateError> {
+        let Some((_, mut writer)) = self.writer else {
+            let errors = self.ledger.path().to_path_buf();
+            return Err(GenerateError::NothingWritten { input: self.input, errors });
+        };
+        writer.set_input(self.input);
+        if !self.rows.is_empty() {
+            writer.append(&self.rows, &self.tally)?;
+        }
+        writer.finish(&self.tally)?;
+        Ok(writer.manifest().clone())
+    }
+}
+
+fn open(job: &ImportJob, tokenizer: &Tokenizer, block_size: usize) -> Result<ShardWriter, DatasetError> {
+    let names: Vec<String> = job.files.iter().map(|file| file.display().to_string()).collect();
+    let metadata = TrajectoryMetadata {
+        base_model: job.model_dir.display().to_string(),
+        base_revision: "imported".to_owned(),
+        weight_hash: String::new(),
+        tokenizer_hash: tokenizer.hash().to_owned(),
+        block_size,
+        decoding: BTreeMap::from([("imported_from".to_owned(), names.join(", "))]),
+        seed: 0,
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let settings = BTreeMap::from([("import.files".to_owned(), names.join(", "))]);
+    let manifest = Manifest::new(settings, 0);
+    ShardWriter::open(job.output, metadata, manifest, GenerateConfig::default().shard_bytes)
+}
