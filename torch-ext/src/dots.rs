@@ -6,11 +6,10 @@
 
 use std::array::from_fn;
 
-use half::bf16;
 use pulp::{Arch, Simd, WithSimd, bytemuck::cast_slice};
 
 #[cfg(target_arch = "x86_64")]
-use crate::bf16_dots;
+use crate::avx512_dots;
 use crate::memory::Element;
 
 /// Bytes of left rows that stay in a core's cache while the right ones pass by.
@@ -41,17 +40,17 @@ pub(crate) fn fetch<T>(address: *const T) {
 pub(crate) enum Left<'a> {
     /// For [`Dots`].
     Wide(&'a [f32]),
-    /// For the processor's own products of bf16.
+    /// For AVX-512.
     #[cfg(target_arch = "x86_64")]
-    Paired(&'a [bf16]),
+    Chunks(avx512_dots::Rows),
 }
 
 impl<'a> Left<'a> {
     /// `room` is for rows that have to be widened.
-    pub(crate) fn new<T: Element>(rows: &'a [T], room: &'a mut Vec<f32>) -> Self {
+    pub(crate) fn new<T: Element>(rows: &'a [T], k: usize, room: &'a mut Vec<f32>) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if let Some(rows) = T::as_bf16(rows).filter(|_| bf16_dots::supported()) {
-            return Self::Paired(rows);
+        if avx512_dots::supported() {
+            return Self::Chunks(avx512_dots::Rows::new(rows, k));
         }
         Self::Wide(T::widened(rows, room))
     }
@@ -59,15 +58,12 @@ impl<'a> Left<'a> {
     /// The dot products of these rows with all rows of `right` `[n, k]`. `sink` hears row m, the first row of `right`,
     /// and the products with that one and those after it.
     pub(crate) fn products<T: Element>(&self, right: &[T], k: usize, sink: impl FnMut(usize, usize, &[f32])) {
-        match *self {
+        match self {
             Self::Wide(left) => {
                 Arch::new().dispatch(Dots { left, right, k, scratch: &mut Vec::new(), sink });
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Paired(left) => {
-                let right = T::as_bf16(right).expect("rows of bf16 meet rows of bf16");
-                bf16_dots::products(left, right, k, sink);
-            }
+            Self::Chunks(left) => avx512_dots::products(left, right, k, sink),
         }
     }
 }
@@ -204,12 +200,14 @@ fn fold<S: Simd, const N: usize>(vectors: &[S::f32s; N]) -> [f32; N] {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
     fn products<T: Element>(left: &[T], right: &[T], k: usize) -> Vec<f32> {
         let columns = right.len() / k;
         let mut out = vec![f32::NAN; left.len() / k * columns];
-        Left::new(left, &mut Vec::new()).products(right, k, |m, n, products| {
+        Left::new(left, k, &mut Vec::new()).products(right, k, |m, n, products| {
             out[m * columns + n..][..products.len()].copy_from_slice(products);
         });
         out

@@ -8,7 +8,7 @@
 mod adamw;
 mod attention;
 #[cfg(target_arch = "x86_64")]
-mod bf16_dots;
+mod avx512_dots;
 mod cross_entropy;
 mod dots;
 mod exp;

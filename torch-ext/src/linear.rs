@@ -36,7 +36,7 @@ fn rows<T: Element>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tenso
     let mut out = Tensor::empty([t, o], (x.kind(), x.device()));
     let (t, i, o) = (t as usize, i as usize, o as usize);
     let mut widened = Vec::new();
-    let left = Left::new(elements::<T>(x), &mut widened);
+    let left = Left::new(elements::<T>(x), i, &mut widened);
     let weight = elements::<T>(weight);
     let bias = bias.map(elements::<T>);
     let share = share(o, t * i * o);

@@ -5,15 +5,24 @@ use std::{marker::PhantomData, ops::Range};
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
+#[cfg(target_arch = "x86_64")]
+use crate::avx512_dots::Halves;
+
+/// Other processors have no kernels that read numbers in halves.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) trait Halves {}
+#[cfg(not(target_arch = "x86_64"))]
+impl Halves for f32 {}
+#[cfg(not(target_arch = "x86_64"))]
+impl Halves for bf16 {}
+
 /// A number type that kernels are written for.
-pub(crate) trait Element: Copy + Send + Sync {
+pub(crate) trait Element: Halves + Copy + Send + Sync {
     const KIND: Kind;
     fn to_f32(self) -> f32;
     fn from_f32(value: f32) -> Self;
     /// `values` as f32, in `room` where they are not that already.
     fn widened<'a>(values: &'a [Self], room: &'a mut Vec<f32>) -> &'a [f32];
-    /// `values` if they are bf16.
-    fn as_bf16(values: &[Self]) -> Option<&[bf16]>;
 }
 
 impl Element for f32 {
@@ -32,10 +41,6 @@ impl Element for f32 {
     #[inline(always)]
     fn widened<'a>(values: &'a [Self], _room: &'a mut Vec<f32>) -> &'a [f32] {
         values
-    }
-
-    fn as_bf16(_values: &[Self]) -> Option<&[bf16]> {
-        None
     }
 }
 
@@ -64,10 +69,6 @@ impl Element for bf16 {
             *wide = Element::to_f32(*value);
         }
         room
-    }
-
-    fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
-        Some(values)
     }
 }
 
