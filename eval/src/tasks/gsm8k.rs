@@ -5,6 +5,7 @@
 //! and trailing zeros are gone.
 
 use super::Task;
+use super::latex::{boxed, rewritten};
 use super::number::{Found, Number, numbers};
 
 /// Grade-school math, exact numeric answer.
@@ -27,7 +28,7 @@ impl Task for Gsm8k {
     fn extract(&self, response: &str) -> Option<String> {
         let response = plain_fractions(response);
         let number = after_hashes(&response)
-            .or_else(|| boxed(&response))
+            .or_else(|| boxed(&response).find_map(first_after_equals))
             .or_else(|| after_answer_is(&response))
             .or_else(|| last(&response));
         number.map(|n| n.to_string())
@@ -47,30 +48,6 @@ fn after_hashes(text: &str) -> Option<Number> {
         let direct = line[..first.start].chars().all(|c| !c.is_alphanumeric());
         direct.then_some(first.value)
     })
-}
-
-/// The last `\boxed{..}`: the number after its last `=`, so that `x = 18\text{ m}^2` reads as 18.
-fn boxed(text: &str) -> Option<Number> {
-    text.rmatch_indices("\\boxed{").find_map(|(at, marker)| {
-        let inner = balanced(&text[at + marker.len()..])?;
-        first_after_equals(inner)
-    })
-}
-
-/// The text up to the brace that closes the one before it.
-fn balanced(text: &str) -> Option<&str> {
-    let mut depth = 1;
-    for (at, c) in text.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return Some(&text[..at]);
-        }
-    }
-    None
 }
 
 /// The last "answer is" or "answer:" of any case that has a number in its sentence.
@@ -96,17 +73,8 @@ fn first_after_equals(text: &str) -> Option<Number> {
 
 /// `\frac{3}{4}`, `\dfrac{3}{4}`, `\tfrac{3}{4}` as `3/4`.
 fn plain_fractions(text: &str) -> String {
-    let mut plain = text.replace("\\dfrac{", "\\frac{").replace("\\tfrac{", "\\frac{");
-    while let Some(at) = plain.rfind("\\frac{") {
-        let inside = at + "\\frac{".len();
-        let Some(top) = balanced(&plain[inside..]).map(str::to_owned) else { break };
-        let second = inside + top.len() + 1;
-        let bottom = plain[second..].strip_prefix('{').and_then(balanced).map(str::to_owned);
-        let Some(bottom) = bottom else { break };
-        let end = second + bottom.len() + 2;
-        plain.replace_range(at..end, &format!("{top}/{bottom}"));
-    }
-    plain
+    let plain = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac");
+    rewritten(&plain, "\\frac", |[above, below]: [&str; 2]| format!("{above}/{below}"))
 }
 
 #[cfg(test)]

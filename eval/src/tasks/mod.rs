@@ -2,6 +2,8 @@
 //! tokens or models. To add one: a file here, a line in [`TASKS`], and hand-scored cases in its tests.
 
 pub mod gsm8k;
+mod latex;
+pub mod math500;
 mod number;
 
 use crate::error::EvalError;
@@ -19,7 +21,7 @@ pub trait Task: Sync {
 }
 
 /// Every task.
-pub const TASKS: [&dyn Task; 2] = [&SpeedOnly, &gsm8k::Gsm8k];
+pub const TASKS: [&dyn Task; 3] = [&SpeedOnly, &gsm8k::Gsm8k, &math500::Math500];
 
 /// The task of this name.
 ///

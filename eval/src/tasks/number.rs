@@ -91,6 +91,22 @@ fn sign_before(text: &str, start: usize) -> (bool, usize) {
 }
 
 impl Number {
+    /// `text` if it is a decimal and nothing else.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        if bytes.is_empty() || !starts_number(bytes, 0) {
+            return None;
+        }
+        let (value, end) = decimal(bytes, 0);
+        value.filter(|_| end == bytes.len())
+    }
+
+    pub(super) fn plus(self, other: Self) -> Option<Self> {
+        let left = self.numerator.checked_mul(other.denominator)?;
+        let right = other.numerator.checked_mul(self.denominator)?;
+        Self::reduced(left.checked_add(right)?, self.denominator.checked_mul(other.denominator)?)
+    }
+
     fn from_digits(digits: &[u8], places: u32) -> Option<Self> {
         let text = std::str::from_utf8(digits).ok()?;
         Self::reduced(text.parse().ok()?, 10_i128.checked_pow(places)?)
@@ -108,14 +124,14 @@ impl Number {
         Some(Self { numerator: numerator / divisor, denominator: denominator / divisor })
     }
 
-    fn divided_by(self, other: Self) -> Option<Self> {
+    pub(super) fn divided_by(self, other: Self) -> Option<Self> {
         Self::reduced(
             self.numerator.checked_mul(other.denominator)?,
             self.denominator.checked_mul(other.numerator)?,
         )
     }
 
-    fn negated(self) -> Self {
+    pub(super) fn negated(self) -> Self {
         Self { numerator: -self.numerator, ..self }
     }
 }

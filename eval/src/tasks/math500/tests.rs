@@ -1,0 +1,123 @@
+//! Answers scored by hand.
+
+use super::*;
+
+/// Gold answer, response, whether it is right.
+#[test]
+fn answers_are_equal_when_a_mathematician_says_so() {
+    let rows = [
+        // Numbers.
+        ("2", "\\boxed{2}", true),
+        ("2", "\\boxed{2.0}", true),
+        ("2", "\\boxed{-2}", false),
+        ("\\frac{1}{2}", "\\boxed{0.5}", true),
+        ("\\frac{1}{2}", "\\boxed{\\dfrac{1}{2}}", true),
+        ("\\frac{1}{2}", "\\boxed{\\frac12}", true),
+        ("\\frac{1}{2}", "\\boxed{1/2}", true),
+        ("\\frac{1}{2}", "\\boxed{\\frac{2}{4}}", true),
+        ("\\frac{1}{2}", "\\boxed{\\frac{2}{1}}", false),
+        ("-\\frac{3}{4}", "\\boxed{\\frac{-3}{4}}", true),
+        ("-\\frac{3}{4}", "\\boxed{-0.75}", true),
+        ("\\frac{3}{56}", "\\boxed{\\tfrac{3}{56}}", true),
+        ("3\\frac{1}{2}", "\\boxed{3.5}", true),
+        ("\\frac{7}{2}", "\\boxed{3\\frac{1}{2}}", true),
+        ("11\\frac15", "\\boxed{\\frac{56}{5}}", true),
+        ("1,234", "\\boxed{1234}", true),
+        ("10,\\!080", "\\boxed{10080}", true),
+        ("10{,}080", "\\boxed{10,080}", true),
+        (".35625", "\\boxed{0.35625}", true),
+        ("0.333", "\\boxed{\\frac13}", false),
+        // Units, currency, signs.
+        ("42", "\\boxed{42\\text{ cm}}", true),
+        ("15\\mbox{ cm}^2", "\\boxed{15}", true),
+        ("864 \\mbox{ inches}^2", "\\boxed{864}", true),
+        ("5.4 \\text{ cents}", "\\boxed{5.4}", true),
+        ("\\$32,\\!348", "\\boxed{\\$32348}", true),
+        ("90^\\circ", "\\boxed{90}", true),
+        ("90", "\\boxed{90^{\\circ}}", true),
+        ("50\\%", "\\boxed{50}", true),
+        ("12", "\\boxed{12\\text{ square units}}", true),
+        ("12", "\\boxed{12 cm}", true),
+        ("6", "\\boxed{6x}", false),
+        // Words.
+        ("\\text{Evelyn}", "\\boxed{\\text{Evelyn}}", true),
+        ("\\text{Evelyn}", "\\boxed{Evelyn}", false),
+        ("\\text{(C)}", "\\boxed{\\text{C}}", true),
+        ("\\text{even}", "\\boxed{\\textbf{Even}}", true),
+        // Roots, powers, letters.
+        ("\\sqrt{2}", "\\boxed{\\sqrt2}", true),
+        ("3\\sqrt{13}", "\\boxed{3 \\sqrt{13}}", true),
+        ("\\frac{\\sqrt{3}}{2}", "\\boxed{\\sqrt{3}/2}", true),
+        ("-\\frac{\\sqrt{3}}{2}", "\\boxed{\\frac{-\\sqrt{3}}{2}}", true),
+        ("x^2 + 1", "\\boxed{x^{2}+1}", true),
+        ("\\pi", "\\boxed{\\pi}", true),
+        ("\\frac{\\pi}{2}", "\\boxed{\\dfrac{\\pi}{2}}", true),
+        ("2516_8", "\\boxed{2516_{8}}", true),
+        ("3.5 * 10^5", "\\boxed{3.5 \\times 10^{5}}", true),
+    ];
+    check(&rows);
+}
+
+#[test]
+fn so_are_answers_of_several_parts() {
+    let rows = [
+        // Left sides.
+        ("5", "\\boxed{x = 5}", true),
+        ("6r^2-4r-24", "\\boxed{f(r) = 6r^2 - 4r - 24}", true),
+        ("y = 2x + 3", "\\boxed{2x+3}", true),
+        // Tuples, intervals, lists.
+        ("\\left( 3, \\frac{\\pi}{2} \\right)", "\\boxed{(3, \\frac{\\pi}{2})}", true),
+        ("\\left( 3, \\frac{\\pi}{2} \\right)", "\\boxed{(\\frac{\\pi}{2}, 3)}", false),
+        ("(-\\infty, 5]", "\\boxed{\\left(-\\infty,5\\right]}", true),
+        ("(-\\infty, 5]", "\\boxed{(-\\infty,5)}", false),
+        ("[0.5, 2)", "\\boxed{x \\in [\\frac12, 2)}", true),
+        ("1,-2", "\\boxed{-2, 1}", true),
+        ("1,-2", "\\boxed{-2 \\text{ or } 1}", true),
+        ("\\{1, 2\\}", "\\boxed{\\{2,1\\}}", true),
+        ("1,2", "\\boxed{1}", false),
+        ("(0,1),(2,3)", "\\boxed{(2,3), (0,1)}", true),
+        ("\\begin{pmatrix} -1 \\\\ 2 \\end{pmatrix}", "\\boxed{\\begin{pmatrix}-1\\\\2\\end{pmatrix}}", true),
+        // Where the answer stands.
+        ("4", "First \\boxed{3}, no: \\boxed{4}. Done.", true),
+        ("4", "The answer is $4$.", true),
+        ("4", "The final answer is: **4**\nBye, 5.", true),
+        ("4", "so we get 4", false),
+        ("4", "\\boxed{4", false),
+        ("4", "", false),
+        ("4", "\\boxed{}", false),
+        ("4", "\\fbox{4}", true),
+        ("4", "\\boxed 4", true),
+    ];
+    check(&rows);
+}
+
+fn check(rows: &[(&str, &str, bool)]) {
+    for &(gold, response, right) in rows {
+        let (expected, found) = (Math500.expected(gold), Math500.extract(response));
+        assert!(expected.is_some(), "{gold:?}");
+        assert_eq!(expected == found, right, "{gold:?} {response:?}: {expected:?} {found:?}");
+    }
+}
+
+#[test]
+fn nothing_breaks_the_grader() {
+    for text in [
+        "\\boxed{\\frac}",
+        "\\boxed{\\text}",
+        "\\boxed{{{}",
+        "\\boxed{}}}",
+        "\\boxed{((,)}",
+        "\\boxed{é\\}",
+        "\\boxed{-}",
+        "\\boxed{/}",
+        "\\boxed{1/0}",
+        "\\boxed{⟨}",
+        "\\boxed{,,}",
+        "\\boxed{^}",
+        "answer is",
+        "\\boxed{\\text{a}^é}",
+    ] {
+        let _ = Math500.extract(text);
+        let _ = Math500.expected(text);
+    }
+}
