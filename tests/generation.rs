@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::{Manifest, PromptsConfig, Trajectory, read_all};
 use jacobi_trajectory_gen::{
-    Choice, GenerateConfig, GenerateError, GenerateJob, OutOfRange, Rank, estimate, generate, merge,
+    BatchSize, Choice, GenerateConfig, GenerateError, GenerateJob, OutOfRange, Rank, estimate, generate,
+    merge,
 };
 
 use crate::support::{job, prompt_file, random_words, scratch, tiny_model};
@@ -90,7 +91,12 @@ fn interrupted_generation_resumes_to_the_same_shards() {
 fn rows_depend_neither_on_the_batch_nor_on_how_they_are_stored() {
     let mut bench = Bench::new(7);
     bench.run("base").unwrap();
-    bench.config = GenerateConfig { batch_size: 2, rows_per_group: 1, shard_bytes: 1, ..bench.config };
+    bench.config = GenerateConfig {
+        batch_size: BatchSize::Samples(2),
+        rows_per_group: 1,
+        shard_bytes: 1,
+        ..bench.config
+    };
     let manifest = bench.run("other").unwrap();
     assert_eq!(manifest.shards.len(), 7);
     assert_eq!(bench.rows("other"), bench.rows("base"));
@@ -162,7 +168,7 @@ fn a_file_without_a_usable_row_does_not_block_its_own_repair() {
 fn failures_in_a_row_end_the_run_and_what_was_finished_stays() {
     let mut bench = Bench::new(0);
     bench.config.max_consecutive_errors = 2;
-    bench.config.batch_size = 1;
+    bench.config.batch_size = BatchSize::Samples(1);
     let good: Vec<String> = (0..300).map(|i| line(&format!("{i:03}"), &format!("Anna has {i}."))).collect();
     let mut lines: Vec<&str> = good.iter().map(String::as_str).collect();
     bench.config.max_new_tokens = 2;

@@ -4,8 +4,8 @@
 use std::ops::ControlFlow;
 
 use jacobi_decoder::{
-    Filler, Generation, Growth, JacobiConfig, MultiBlockConfig, Request, Settings, StopRules, Strategy,
-    generate, generate_batch,
+    Answer, BatchEvent, Filler, Generation, Growth, JacobiConfig, MultiBlockConfig, RandomSampling, Recorder,
+    Request, Room, Sampling, Settings, States, StopRules, Strategy, Trajectories, generate, generate_batch,
 };
 use jacobi_model::{Dtype, LanguageModel, Transformer, load};
 use proptest::prelude::*;
@@ -91,6 +91,69 @@ proptest! {
     }
 }
 
+/// Blocks refined side by side, in the company of other samples and of responses that still grow, have the states that
+/// sequential Jacobi decoding shows.
+#[test]
+fn blocks_side_by_side_have_the_states_of_sequential_decoding_on_real_weights() {
+    for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+        let models = ["tiny_llama", "tiny_qwen2"]
+            .map(|case| load(&golden("models").join(case), dtype).unwrap().transformer)
+            .into_iter()
+            .chain([wide(dtype)]);
+        for model in models {
+            let config = ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() };
+            let prompts = prop::collection::vec(prop::collection::vec(0u32..97, 1..24), 1..6);
+            let room = (1usize..5, 1usize..120).prop_map(|(slots, rows)| Room {
+                slots,
+                rows,
+                capacity: 24 + 48 + 1,
+            });
+            let sampling = prop_oneof![
+                3 => Just(Sampling::Greedy),
+                1 => any::<u64>().prop_map(|seed| Sampling::Random(RandomSampling { seed, ..RandomSampling::default() })),
+            ];
+            let strategy = (prompts, room, sampling, 1usize..30, any::<u64>(), 1usize..48);
+            proptest!(config, |((prompts, room, sampling, block_size, seed, max_new_tokens) in strategy)| {
+                let stop = StopRules { max_new_tokens, eos_token_ids: vec![5] };
+                let settings = Settings { sampling, ..Settings::greedy(Strategy::Autoregressive, stop) };
+                let trajectories = Trajectories { block_size, seed, states: States::All };
+                check_states(&model, &prompts, &settings, &trajectories, room)?;
+            });
+        }
+    }
+}
+
+fn check_states(
+    model: &Transformer,
+    prompts: &[Vec<u32>],
+    settings: &Settings,
+    trajectories: &Trajectories,
+    room: Room,
+) -> Result<(), TestCaseError> {
+    let Trajectories { block_size, seed, .. } = *trajectories;
+    let strategy = Strategy::Jacobi(JacobiConfig { block_size, seed });
+    let sequential = Settings { strategy, ..settings.clone() };
+    let requests = prompts.iter().map(|prompt| Request {
+        trajectories: Some(trajectories.clone()),
+        ..Request::new(prompt.clone(), settings.clone())
+    });
+    let mut found = Vec::new();
+    generate_batch(model, &mut requests.enumerate(), room, &mut |event| {
+        if let BatchEvent::Done(at, Answer::Response(response)) = event {
+            found.push((at, response));
+        }
+        ControlFlow::Continue(())
+    });
+    prop_assert_eq!(found.len(), prompts.len());
+    for (at, found) in found {
+        let mut recorder = Recorder::default();
+        let alone = generate(model, &prompts[at], &sequential, &mut |pass| recorder.record(pass));
+        prop_assert_eq!(&found.generation.tokens, &alone.tokens);
+        prop_assert_eq!(found.states, recorder.states(&alone.tokens, block_size));
+    }
+    Ok(())
+}
+
 /// The context is the last limit: a response that reaches it ends there, whatever the decoder.
 #[test]
 fn the_context_limit_ends_every_decoder_at_the_same_token() {
@@ -129,12 +192,15 @@ fn check_batch(model: &dyn LanguageModel) {
         }),
     ] {
         let settings = Settings::greedy(strategy.clone(), stop.clone());
-        let request = |prompt: &Vec<u32>| Request { prompt: prompt.clone(), settings: settings.clone() };
-        let requests: Vec<Request> = prompts.iter().map(request).collect();
+        let requests = prompts.iter().map(|prompt| Request::new(prompt.clone(), settings.clone()));
+        let room = Room { slots: 2, capacity: 21 + 24 + strategy.max_rows(), rows: 40 };
         let mut ended = 0;
-        generate_batch(model, &requests, 2, &mut |_, _| {}, &mut |at, found| {
-            assert_eq!(found.tokens, run(model, &prompts[at], strategy.clone(), &stop).tokens, "prompt {at}");
-            ended += 1;
+        generate_batch(model, &mut requests.enumerate(), room, &mut |event| {
+            if let BatchEvent::Done(at, Answer::Response(found)) = event {
+                let alone = run(model, &prompts[at], strategy.clone(), &stop);
+                assert_eq!(found.generation.tokens, alone.tokens, "prompt {at}");
+                ended += 1;
+            }
             ControlFlow::Continue(())
         });
         assert_eq!(ended, prompts.len());

@@ -2,7 +2,7 @@
 //! tensors come from scripts/golden/model_tiny.py.
 
 use jacobi_model::{
-    AttentionMask, Dtype, LanguageModel, Predictions, Rows, Transformer, Work, load, token_tensor,
+    AttentionMask, Dtype, LanguageModel, Place, Predictions, Rows, Transformer, Work, load, token_tensor,
 };
 use tch::Tensor;
 
@@ -98,9 +98,10 @@ fn a_cached_forward_in_pieces_equals_one_forward() {
             for size in pieces.into_iter().filter(|size| *size > 0) {
                 // A wrong draft first, never kept: it must leave no trace.
                 let wrong = Rows::chain(&tokens[..5]);
-                session.forward(&[Work { slot: 0, rows: &wrong, first_output: 0 }]);
+                session.forward(&[Work { slot: 0, place: Place::End, rows: &wrong, first_output: 0 }]);
                 let rows = Rows::chain(&tokens[start..start + size]);
-                let predictions = session.forward(&[Work { slot: 0, rows: &rows, first_output: 0 }]);
+                let predictions =
+                    session.forward(&[Work { slot: 0, place: Place::End, rows: &rows, first_output: 0 }]);
                 session.keep(0, &(0..size).collect::<Vec<_>>());
                 for row in 0..size {
                     let off = difference(&*predictions, row, &whole.get((start + row) as i64));
@@ -121,7 +122,7 @@ fn branches_and_neighbours_compute_as_if_alone() {
         let mut session = model.session(3, 64);
         let prompts: [&[u32]; 3] = [&[5, 6, 7], &[8], &[9, 3, 1, 4, 1, 5]];
         let fed: Vec<Rows> = prompts.iter().map(|prompt| Rows::chain(prompt)).collect();
-        let work = |slot: usize, rows| Work { slot, rows, first_output: 0 };
+        let work = |slot: usize, rows| Work { slot, place: Place::End, rows, first_output: 0 };
         session.forward(&[work(0, &fed[0]), work(1, &fed[1]), work(2, &fed[2])]);
         for (slot, prompt) in prompts.iter().enumerate() {
             session.keep(slot, &(0..prompt.len()).collect::<Vec<_>>());
@@ -131,7 +132,8 @@ fn branches_and_neighbours_compute_as_if_alone() {
         let leaf = tree.push(14, Some(branch));
         tree.push(15, Some(1));
         let run = Rows::chain(&[20, 21]);
-        let predictions = session.forward(&[work(2, &tree), Work { slot: 0, rows: &run, first_output: 1 }]);
+        let predictions = session
+            .forward(&[work(2, &tree), Work { slot: 0, place: Place::End, rows: &run, first_output: 1 }]);
         let path_tokens = |row: usize| tree.path(row).iter().map(|&at| tree.tokens()[at]).collect::<Vec<_>>();
         for row in 0..tree.len() {
             let alone = [prompts[2], &path_tokens(row)].concat();

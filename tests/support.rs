@@ -94,6 +94,7 @@ pub fn job<'a>(
         prompts,
         output,
         config,
+        train: jacobi_datasets::PackConfig::default(),
         seed: 5,
         rank: None,
         overwrite: false,

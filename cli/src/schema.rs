@@ -27,6 +27,7 @@ enum Shape {
     Any,
     Plain(&'static str),
     Count,
+    CountOrAuto,
     Choice(&'static [&'static str]),
     List(Box<Shape>),
     Record(Vec<(&'static str, Shape)>),
@@ -40,6 +41,10 @@ fn describe(shape: &Shape, default: Option<&Value>) -> Map<String, Value> {
         Shape::Count => {
             schema.insert("type".into(), "integer".into());
             schema.insert("minimum".into(), 0.into());
+        }
+        Shape::CountOrAuto => {
+            let choices = json!([{ "type": "integer", "minimum": 0 }, { "const": "auto" }]);
+            schema.insert("anyOf".into(), choices);
         }
         Shape::Choice(names) => drop(schema.insert("enum".into(), json!(names))),
         Shape::List(item) => {
@@ -107,9 +112,13 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Error> {
+        if name == "CountOrAuto" {
+            *self.shape = Shape::CountOrAuto;
+            return visitor.visit_u64(0);
+        }
         visitor.visit_newtype_struct(self)
     }
 

@@ -41,6 +41,7 @@ pub fn generate_job<'a>(
         prompts: &recipe.prompts,
         output,
         config: &recipe.rounds[round - 1].generate,
+        train: recipe.rounds[round - 1].train.pack(),
         seed: recipe.seed,
         rank: options.rank,
         overwrite: options.overwrite,

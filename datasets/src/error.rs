@@ -195,6 +195,19 @@ pub enum DatasetError {
         found: String,
     },
 
+    /// Shards with the states of one noise schedule are asked for those of another.
+    #[error(
+        "{path} holds the states of one noise schedule alone ({made}), and training asks for another ({asked}): train with that one, or generate again with generate.states = \"all\""
+    )]
+    WrongSchedule {
+        /// The directory or file.
+        path: PathBuf,
+        /// The schedule they were made for.
+        made: String,
+        /// The one that is asked for.
+        asked: String,
+    },
+
     /// A row that contradicts itself or its file.
     #[error("{}, row {row}: {reason}", path.display())]
     BadShardRow {

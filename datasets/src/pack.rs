@@ -28,6 +28,14 @@ impl Default for PackConfig {
     }
 }
 
+impl PackConfig {
+    /// What decides which states are taken, in words.
+    pub fn schedule_text(&self) -> String {
+        let NoiseScheduleConfig { schedule, t_min, t_max } = self.noise;
+        format!("{schedule:?} {t_min}..{t_max}, window {}", self.window_size).to_lowercase()
+    }
+}
+
 /// A row whose logits have to predict `token`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArTarget {

@@ -1,15 +1,19 @@
 //! Decoding: token ids in, token ids and statistics out. Every strategy here is lossless: in fp32 its output equals that
 //! of [`Strategy::Autoregressive`] token for token, greedy or sampled with the same seed. Knows no text.
 
+mod batch;
+mod blocks;
 mod decoding;
 mod draft;
 mod drafter;
 mod filler;
 mod jacobi;
+mod lane;
 mod multi_block;
 mod ngram_pool;
 mod outputs;
 mod pass;
+mod recorder;
 mod sampling;
 #[cfg(test)]
 mod scripted;
@@ -22,12 +26,15 @@ mod token_tree;
 use jacobi_datasets::FinishReason;
 use jacobi_model::LanguageModel;
 
-pub use decoding::{Decoding, Request, generate, generate_batch};
+pub use batch::{Answer, BatchEvent, Disagreement, Request, Response, Room, generate_batch};
+pub use blocks::{States, Trajectories};
+pub use decoding::{Decoding, generate};
 pub use draft::{Draft, Source};
 pub use filler::Filler;
 pub use jacobi::JacobiConfig;
 pub use multi_block::{Growth, MultiBlockConfig};
 pub use pass::{Pass, RANKED};
+pub use recorder::Recorder;
 pub use sampling::{RandomSampling, Sampling};
 pub use stats::{DecodeStats, WidthStats};
 

@@ -1,8 +1,8 @@
-//! What the model expects after the rows of one sequence's draft, and the tokens taken from it.
+//! What the model expects after the rows of one sequence, and the tokens taken from it.
 
-use jacobi_model::Predictions;
+use jacobi_model::{Predictions, Rows};
 
-use crate::{Draft, Sampling};
+use crate::Sampling;
 
 /// One sequence's share of a pass's predictions.
 pub(crate) struct Outputs<'a> {
@@ -24,15 +24,19 @@ impl<'a> Outputs<'a> {
         self.predictions.top(&rows, k)
     }
 
-    /// The token the model gives after each row of `draft`, whose row 0 ends `text`.
-    pub(crate) fn choose(&self, sampling: &Sampling, draft: &Draft, text: &[u32]) -> Vec<u32> {
-        let rows = draft.rows();
+    /// Passes over the next `count` outputs.
+    pub(crate) fn skip(&mut self, count: usize) {
+        self.first += count;
+    }
+
+    /// The token the model gives after each of `rows`, which follow the text `before`.
+    pub(crate) fn choose(&self, sampling: &Sampling, rows: &Rows, before: &[u32]) -> Vec<u32> {
         match sampling {
             Sampling::Greedy => self.greedy[self.first..self.first + rows.len()].to_vec(),
             Sampling::Random(random) => (0..rows.len())
                 .map(|row| {
-                    let drafted = rows.path(row).into_iter().skip(1).map(|at| rows.tokens()[at]);
-                    let context: Vec<u32> = text.iter().copied().chain(drafted).collect();
+                    let drafted = rows.path(row).into_iter().map(|at| rows.tokens()[at]);
+                    let context: Vec<u32> = before.iter().copied().chain(drafted).collect();
                     random.draw(self.predictions.logits(self.first + row), &context)
                 })
                 .collect(),

@@ -1,6 +1,6 @@
 //! A scripted language model for tests: logits are a hash of the position and the last few tokens.
 
-use jacobi_model::{LanguageModel, Predictions, Rows, Session, Work};
+use jacobi_model::{LanguageModel, Place, Predictions, Rows, Session, Work};
 
 /// `memory` = how many preceding tokens the next one depends on; 0 makes any draft converge at once.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +36,10 @@ impl LanguageModel for Scripted {
         self.context
     }
 
+    fn cache_bytes_per_token(&self) -> usize {
+        1
+    }
+
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
         Box::new(ScriptedSession {
             model: self,
@@ -65,16 +69,29 @@ impl Session for ScriptedSession<'_> {
 
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
         let mut logits = Vec::new();
-        for (place, Work { slot, rows, first_output }) in work.iter().enumerate() {
-            assert!(work[..place].iter().all(|other| other.slot != *slot), "slot {slot} twice");
-            let cached = &self.texts[*slot];
-            assert!(cached.len() + rows.len() <= self.capacity, "{} + {} tokens", cached.len(), rows.len());
+        for (at, Work { slot, place, rows, first_output }) in work.iter().enumerate() {
+            let text = &self.texts[*slot];
+            let before = match *place {
+                Place::End => {
+                    let others = &work[..at];
+                    let twice = others.iter().any(|other| other.slot == *slot && other.place == Place::End);
+                    assert!(!twice, "slot {slot} twice");
+                    assert!(
+                        text.len() + rows.len() <= self.capacity,
+                        "{} + {} tokens",
+                        text.len(),
+                        rows.len()
+                    );
+                    self.last[*slot] = (*rows).clone();
+                    text
+                }
+                Place::After(prefix) => &text[..prefix],
+            };
             for row in *first_output..rows.len() {
-                assert!(cached.len() + rows.depth(row) < self.model.context, "a position beyond the context");
+                assert!(before.len() + rows.depth(row) < self.model.context, "a position beyond the context");
                 let path = rows.path(row).into_iter().map(|at| rows.tokens()[at]);
-                logits.push(self.model.logits(&cached.iter().copied().chain(path).collect::<Vec<_>>()));
+                logits.push(self.model.logits(&before.iter().copied().chain(path).collect::<Vec<_>>()));
             }
-            self.last[*slot] = (*rows).clone();
         }
         Box::new(Table(logits))
     }

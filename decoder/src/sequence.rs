@@ -1,37 +1,48 @@
 //! One response being decoded: text so far, the rules that end it, and what drafts for it.
 
 use jacobi_datasets::FinishReason;
+use jacobi_model::Rows;
 
 use crate::{DecodeStats, Draft, Generation, Pass, Sampling, Settings, drafter::Drafter, outputs::Outputs};
 
-pub(crate) struct Sequence<'a> {
-    settings: &'a Settings,
+pub(crate) struct Sequence {
+    settings: Settings,
     /// The prompt and the response.
     text: Vec<u32>,
     prompt: usize,
     /// Longest `text`.
     limit: usize,
+    /// What the model's first tokens are compared with.
+    given: Vec<u32>,
     finished: Option<FinishReason>,
     drafter: Box<dyn Drafter>,
     /// The next pass verifies the known-right token alone: a near-tie is decided as autoregressive decoding would.
     alone: bool,
-    pub(crate) stats: DecodeStats,
+    stats: DecodeStats,
 }
 
-impl<'a> Sequence<'a> {
+impl Sequence {
     /// # Panics
-    /// If the prompt is empty or fills the context, or no token is asked for.
-    pub(crate) fn new(settings: &'a Settings, prompt: &[u32], context: usize) -> Self {
+    /// If the prompt is empty or fills the context, no token is asked for, or none is given.
+    pub(crate) fn new(settings: Settings, prompt: &[u32], given: Option<Vec<u32>>, context: usize) -> Self {
         assert!(!prompt.is_empty(), "a prompt has at least one token");
         assert!(prompt.len() < context, "a prompt of {} tokens fills the context of {context}", prompt.len());
         assert!(settings.stop.max_new_tokens > 0, "max_new_tokens is at least 1");
+        assert!(given.as_ref().is_none_or(|given| !given.is_empty()), "a given response has a token");
+        let limit = context.min(prompt.len() + settings.stop.max_new_tokens);
+        let mut given = given.unwrap_or_default();
+        given.truncate(limit - prompt.len());
+        if let Some(end) = given.iter().position(|token| settings.stop.eos_token_ids.contains(token)) {
+            given.truncate(end + 1);
+        }
         Self {
+            drafter: settings.strategy.drafter(),
             settings,
             text: prompt.to_vec(),
             prompt: prompt.len(),
-            limit: context.min(prompt.len() + settings.stop.max_new_tokens),
+            limit,
+            given,
             finished: None,
-            drafter: settings.strategy.drafter(),
             alone: false,
             stats: DecodeStats::default(),
         }
@@ -61,12 +72,43 @@ impl<'a> Sequence<'a> {
         &self.text
     }
 
-    /// The prefill gives the first token.
-    pub(crate) fn begin(&mut self, outputs: &Outputs, seconds: f64) {
-        let draft = Draft::run(self.text[self.prompt - 1], &[], 1);
-        let first = outputs.choose(&self.settings.sampling, &draft, &self.text);
-        self.extend(&first);
-        self.stats.prefill_seconds = seconds;
+    /// Tokens of the prompt.
+    pub(crate) fn prompt(&self) -> usize {
+        self.prompt
+    }
+
+    pub(crate) fn sampling(&self) -> &Sampling {
+        &self.settings.sampling
+    }
+
+    /// The rows of the prefill, and the first whose prediction is wanted.
+    pub(crate) fn opening(&self) -> (Rows, usize) {
+        (Rows::chain(&[self.text.as_slice(), &self.given].concat()), self.prompt - 1)
+    }
+
+    /// The prefill gives the first token, and more where a given response is a right draft. Returns the places in it at
+    /// which the model gives another token after what was given before.
+    pub(crate) fn begin(&mut self, outputs: &Outputs) -> Vec<usize> {
+        let given = std::mem::take(&mut self.given);
+        let draft = Draft::run(self.text[self.prompt - 1], &given, 1);
+        let chosen = outputs.choose(&self.settings.sampling, draft.rows(), &self.text[..self.prompt - 1]);
+        let agreed = draft.accepted(&chosen).len() - 1;
+        let whole = !given.is_empty() && agreed == given.len();
+        // What would come after the whole of it is not asked for.
+        self.extend(&chosen[..agreed + usize::from(!whole)]);
+        if whole && self.is_open() {
+            self.finished = Some(FinishReason::Length);
+        }
+        (0..given.len()).filter(|&at| chosen[at] != given[at]).collect()
+    }
+
+    /// Counts a pass that took so long; the prefill is none.
+    pub(crate) fn spent(&mut self, pass: Option<&Pass>, seconds: f64) {
+        match pass {
+            Some(pass) => self.stats.count(pass, seconds),
+            None if self.stats.forwards == 0 => self.stats.prefill_seconds += seconds,
+            None => {}
+        }
     }
 
     /// What the next pass verifies.
@@ -81,7 +123,8 @@ impl<'a> Sequence<'a> {
 
     /// Takes what the pass over `draft` proved right.
     pub(crate) fn absorb(&mut self, draft: Draft, outputs: &Outputs) -> Pass {
-        let chosen = outputs.choose(&self.settings.sampling, &draft, &self.text);
+        let before = &self.text[..self.text.len() - 1];
+        let chosen = outputs.choose(&self.settings.sampling, draft.rows(), before);
         let mut path = draft.accepted(&chosen);
         let near_tie = self.near_tie(&draft, &path, outputs);
         path.truncate(near_tie.unwrap_or(path.len()));

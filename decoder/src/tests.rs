@@ -6,10 +6,12 @@ use std::ops::ControlFlow;
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Arbitrary;
 
+mod trajectories;
+
 use crate::{
-    DecodeStats, Decoding, Filler, FinishReason, Generation, Growth, JacobiConfig, MultiBlockConfig, Pass,
-    RANKED, RandomSampling, Request, Sampling, Settings, StopRules, Strategy, generate, generate_batch,
-    scripted::Scripted,
+    Answer, BatchEvent, DecodeStats, Decoding, Filler, FinishReason, Generation, Growth, JacobiConfig,
+    MultiBlockConfig, Pass, RANKED, RandomSampling, Request, Room, Sampling, Settings, StopRules, Strategy,
+    generate, generate_batch, scripted::Scripted,
 };
 
 fn run(model: &Scripted, prompt: &[u32], settings: &Settings) -> Generation {
@@ -107,16 +109,21 @@ proptest! {
         sampling in samplings(),
         prompts in prop::collection::vec(prop::collection::vec(0u32..2, 1..7), 0..9),
         batch_size in 1usize..5,
+        rows in 1usize..40,
         max_new_tokens in 1usize..30,
     ) {
         let stop = StopRules { max_new_tokens, eos_token_ids: vec![1] };
         let settings = Settings { sampling, ..Settings::greedy(strategy, stop) };
-        let request = |prompt: &Vec<u32>| Request { prompt: prompt.clone(), settings: settings.clone() };
-        let requests: Vec<Request> = prompts.iter().map(request).collect();
+        let requests = prompts.iter().map(|prompt| Request::new(prompt.clone(), settings.clone()));
         let mut found: Vec<Option<Generation>> = prompts.iter().map(|_| None).collect();
         let mut passes = vec![0; prompts.len()];
-        generate_batch(&model, &requests, batch_size, &mut |at, _| passes[at] += 1, &mut |at, generation| {
-            found[at] = Some(generation);
+        let room = Room { slots: batch_size, capacity: settings.capacity(&model, 6), rows };
+        generate_batch(&model, &mut requests.enumerate(), room, &mut |event| {
+            match event {
+                BatchEvent::Pass(at, _) => passes[at] += 1,
+                BatchEvent::Done(at, Answer::Response(response)) => found[at] = Some(response.generation),
+                _ => {}
+            }
             ControlFlow::Continue(())
         });
         let ended: Vec<usize> = found.iter().flatten().map(|found| found.stats.forwards).collect();
@@ -199,10 +206,11 @@ fn a_batch_can_be_broken_off() {
     let model = Scripted { vocabulary: 9, context: 64, seed: 3, memory: 1 };
     let stop = StopRules { max_new_tokens: 4, eos_token_ids: vec![] };
     let settings = Settings::greedy(Strategy::Autoregressive, stop);
-    let requests = vec![Request { prompt: vec![1], settings }; 6];
+    let room = Room { slots: 2, capacity: settings.capacity(&model, 1), rows: 8 };
+    let mut requests = vec![Request::new(vec![1], settings); 6].into_iter().enumerate();
     let mut ended = 0;
-    generate_batch(&model, &requests, 2, &mut |_, _| {}, &mut |_, _| {
-        ended += 1;
+    generate_batch(&model, &mut requests, room, &mut |event| {
+        ended += usize::from(matches!(event, BatchEvent::Done(..)));
         if ended == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert_eq!(ended, 3);

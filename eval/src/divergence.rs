@@ -1,6 +1,6 @@
 //! Where a response leaves the autoregressive one, and how near a tie it was there.
 
-use jacobi_model::{LanguageModel, Rows, Work};
+use jacobi_model::{LanguageModel, Place, Rows, Work};
 
 /// Index of the first token in which two responses differ; a response that ends early differs where it ends.
 pub(crate) fn first_divergence(tokens: &[u32], reference: &[u32]) -> Option<usize> {
@@ -24,7 +24,12 @@ pub(crate) fn gap(
     let mut session = model.session(1, prompt.len() + at);
     let mut feed = |tokens: &[u32]| {
         let rows = Rows::chain(tokens);
-        let predictions = session.forward(&[Work { slot: 0, rows: &rows, first_output: rows.len() - 1 }]);
+        let predictions = session.forward(&[Work {
+            slot: 0,
+            place: Place::End,
+            rows: &rows,
+            first_output: rows.len() - 1,
+        }]);
         session.keep(0, &(0..rows.len()).collect::<Vec<_>>());
         predictions
     };

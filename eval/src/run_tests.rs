@@ -34,6 +34,10 @@ impl LanguageModel for Counting {
         self.context
     }
 
+    fn cache_bytes_per_token(&self) -> usize {
+        1
+    }
+
     fn session<'a>(&'a self, _slots: usize, _capacity: usize) -> Box<dyn Session + 'a> {
         Box::new(CountingSession { model: self, len: 0 })
     }

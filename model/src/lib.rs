@@ -28,7 +28,7 @@ pub use error::ModelError;
 pub use gradients::Gradients;
 pub use jacobi_torch_ext::Run;
 pub use layer::{LayerCache, TrainingRow};
-pub use lm::{LanguageModel, Predictions, Session, Work};
+pub use lm::{LanguageModel, Place, Predictions, Session, Work};
 pub use mask::AttentionMask;
 pub use precision::{Dtype, dtype_name, to_float32, to_kind};
 pub use rope::{Rope, RopeConfig, RopeScaling, RopeTable};

@@ -9,6 +9,8 @@ pub trait LanguageModel {
     fn vocab_size(&self) -> usize;
     /// Longest sequence, prompt and response together.
     fn context_length(&self) -> usize;
+    /// Bytes of cache that a token of a sequence takes.
+    fn cache_bytes_per_token(&self) -> usize;
     /// A session of `slots` sequences, each with room for `capacity` tokens: those kept and those of one pass.
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a>;
 }
@@ -19,9 +21,10 @@ pub trait Session {
     fn cached(&self, slot: usize) -> usize;
     /// Forgets every token of `slot` from `len` on.
     fn truncate(&mut self, slot: usize, len: usize);
-    /// One forward pass over all of `work`, no slot twice. Nothing counts as cached before [`Session::keep`].
+    /// One forward pass over all of `work`, no slot twice at its [`Place::End`]. Nothing counts as cached before
+    /// [`Session::keep`].
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions>;
-    /// Caches some of the rows that `slot` had in the last pass, ascending, each below the one before.
+    /// Caches some of the rows that `slot` had at its end in the last pass, ascending, each below the one before.
     fn keep(&mut self, slot: usize, rows: &[usize]);
 }
 
@@ -30,10 +33,22 @@ pub trait Session {
 pub struct Work<'a> {
     /// The sequence.
     pub slot: usize,
-    /// The tokens that follow the cached ones.
+    /// Where in it.
+    pub place: Place,
+    /// The tokens that follow there.
     pub rows: &'a Rows,
     /// Predictions are wanted from this row on.
     pub first_output: usize,
+}
+
+/// What the rows of a piece of work follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// All cached tokens. These rows can be kept.
+    End,
+    /// The first so many of the cached tokens, beside those that follow there: other continuations of the same text,
+    /// any number of them in a pass. They see what they follow and are forgotten.
+    After(usize),
 }
 
 /// What a model expects after each wanted row of a pass: the rows of all work, one after the other, counted from 0.

@@ -1,12 +1,14 @@
 //! Decoding sessions of the Transformer: rows of several sequences in one forward pass, packed without padding.
 //!
-//! Legend: t rows of the pass, v vocabulary.
+//! Legend: t rows of the pass, h hidden size, v vocabulary.
 
-use jacobi_torch_ext::{Span, argmax, top};
+use std::cell::OnceCell;
+
+use jacobi_torch_ext::{Span, argmax, linear, linear_argmax, top};
 use tch::{Kind, Tensor};
 
 use crate::{
-    KvCache, LanguageModel, Predictions, RopeTable, Rows, Session, Transformer, Work, rope::Rope,
+    KvCache, LanguageModel, Place, Predictions, RopeTable, Session, Transformer, Work, rope::Rope,
     token_tensor,
 };
 
@@ -17,6 +19,12 @@ impl LanguageModel for Transformer {
 
     fn context_length(&self) -> usize {
         self.architecture().context_length() as usize
+    }
+
+    fn cache_bytes_per_token(&self) -> usize {
+        let shape = self.architecture();
+        let numbers = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim;
+        numbers as usize * self.kind().elt_size_in_bytes()
     }
 
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
@@ -57,30 +65,18 @@ impl Session for TransformerSession<'_> {
             let rope = self.angles(work);
             let mut start = 0;
             let mut spans = Vec::with_capacity(work.len());
-            for Work { slot, rows, .. } in work {
-                let cache = &self.caches[*slot];
-                assert!(!rows.is_empty(), "a sequence in a pass has rows");
-                assert!(
-                    cache.len() + rows.len() <= cache.capacity(),
-                    "{} + {} tokens in {}",
-                    cache.len(),
-                    rows.len(),
-                    cache.capacity()
-                );
-                spans.push((span(start, cache.len(), rows), cache));
-                start += rows.len();
+            for work in work {
+                let cache = &self.caches[work.slot];
+                check(work, cache);
+                spans.push((span(start, work, cache.len()), cache));
+                start += work.rows.len();
             }
             let hidden = self.model.infer(&tokens_t, &rope, &spans);
-            let wanted: Vec<Tensor> = work
-                .iter()
-                .zip(&spans)
-                .map(|(work, (span, _))| {
-                    let from = span.rows.start + work.first_output;
-                    hidden.narrow(0, from as i64, (span.rows.end - from) as i64)
-                })
-                .collect();
-            let wanted = if wanted.len() == 1 { wanted[0].shallow_clone() } else { Tensor::cat(&wanted, 0) };
-            let predictions: Box<dyn Predictions> = Box::new(Logits { tv: self.model.infer_logits(&wanted) });
+            let predictions: Box<dyn Predictions> = Box::new(Outlook {
+                hidden_th: wanted(&hidden, work),
+                head_vh: self.model.head_weight(),
+                logits_tv: OnceCell::new(),
+            });
             predictions
         })
     }
@@ -89,48 +85,103 @@ impl Session for TransformerSession<'_> {
 impl TransformerSession<'_> {
     /// The rotary angles of every row, by its position in its sequence.
     fn angles(&self, work: &[Work]) -> Rope {
-        if let [Work { slot, rows, .. }] = work
-            && rows.is_chain()
+        let before = |work: &Work| match work.place {
+            Place::End => self.cached(work.slot),
+            Place::After(prefix) => prefix,
+        };
+        if let [work] = work
+            && work.rows.is_chain()
         {
-            return self.rope.range(self.cached(*slot) as i64, rows.len() as i64);
+            return self.rope.range(before(work) as i64, work.rows.len() as i64);
         }
         let positions: Vec<i64> = work
             .iter()
             .flat_map(|work| {
-                let cached = self.cached(work.slot);
-                (0..work.rows.len()).map(move |row| (cached + work.rows.depth(row)) as i64)
+                let before = before(work);
+                (0..work.rows.len()).map(move |row| (before + work.rows.depth(row)) as i64)
             })
             .collect();
         self.rope.at(&Tensor::from_slice(&positions).to_device(self.model.device()))
     }
 }
 
-fn span(start: usize, cached: usize, rows: &Rows) -> Span {
-    let range = start..start + rows.len();
-    if rows.is_chain() {
-        return Span::chain(range, cached);
+fn check(work: &Work, cache: &KvCache) {
+    let rows = work.rows.len();
+    assert!(rows > 0, "work has rows");
+    match work.place {
+        Place::End => {
+            let (len, capacity) = (cache.len(), cache.capacity());
+            assert!(len + rows <= capacity, "{len} + {rows} tokens in {capacity}");
+        }
+        Place::After(prefix) => assert!(prefix <= cache.len(), "after {prefix} of {} tokens", cache.len()),
     }
-    let parents: Vec<Option<usize>> = (0..rows.len()).map(|row| rows.parent(row)).collect();
-    Span::tree(range, cached, &parents)
 }
 
-struct Logits {
-    tv: Tensor,
+/// The hidden states of the rows whose predictions are wanted.
+fn wanted(hidden: &Tensor, work: &[Work]) -> Tensor {
+    if work.iter().all(|work| work.first_output == 0) {
+        return hidden.shallow_clone();
+    }
+    let mut end = 0;
+    let parts: Vec<Tensor> = work
+        .iter()
+        .map(|work| {
+            let start = end + work.first_output;
+            end += work.rows.len();
+            hidden.narrow(0, start as i64, (end - start) as i64)
+        })
+        .collect();
+    if parts.len() == 1 { parts[0].shallow_clone() } else { Tensor::cat(&parts, 0) }
 }
 
-impl Predictions for Logits {
+fn span(start: usize, work: &Work, cached: usize) -> Span {
+    let rows = work.rows;
+    let range = start..start + rows.len();
+    let parents = || (0..rows.len()).map(|row| rows.parent(row)).collect::<Vec<_>>();
+    match work.place {
+        Place::End if rows.is_chain() => Span::chain(range, cached),
+        Place::End => Span::tree(range, cached, &parents()),
+        Place::After(prefix) => {
+            assert!(rows.is_chain(), "rows beside a text are a run");
+            Span::aside(range, prefix)
+        }
+    }
+}
+
+/// Up to so many rows the logits are kept: whoever asks for the most probable tokens may ask for more of them.
+const KEPT_ROWS: usize = 96;
+
+/// The hidden states of the wanted rows, and what is made of them when it is asked for.
+struct Outlook {
+    hidden_th: Tensor,
+    head_vh: Tensor,
+    logits_tv: OnceCell<Tensor>,
+}
+
+impl Outlook {
+    fn logits(&self) -> &Tensor {
+        self.logits_tv.get_or_init(|| tch::no_grad(|| linear(&self.hidden_th, &self.head_vh, None)))
+    }
+}
+
+impl Predictions for Outlook {
     fn greedy(&self) -> Vec<u32> {
-        argmax(&self.tv)
+        if self.logits_tv.get().is_none() && self.hidden_th.size()[0] > KEPT_ROWS as i64 {
+            return tch::no_grad(|| linear_argmax(&self.hidden_th, &self.head_vh));
+        }
+        argmax(self.logits())
     }
 
     fn top(&self, rows: &[usize], k: usize) -> Vec<Vec<(u32, f32)>> {
+        let logits = self.logits();
         let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-        let rows = Tensor::from_slice(&rows).to_device(self.tv.device());
-        tch::no_grad(|| top(&self.tv.index_select(0, &rows), k))
+        let rows = Tensor::from_slice(&rows).to_device(logits.device());
+        tch::no_grad(|| top(&logits.index_select(0, &rows), k))
     }
 
     fn logits(&self, row: usize) -> Vec<f32> {
-        let row = self.tv.get(row as i64).to_kind(Kind::Float).to_device(tch::Device::Cpu).contiguous();
+        let row = Outlook::logits(self).get(row as i64);
+        let row = row.to_kind(Kind::Float).to_device(tch::Device::Cpu).contiguous();
         Vec::<f32>::try_from(&row).expect("a one-dimensional fp32 tensor")
     }
 }

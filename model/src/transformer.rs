@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use jacobi_torch_ext::{Span, linear};
+use jacobi_torch_ext::Span;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -159,8 +159,8 @@ impl Transformer {
         hidden.linear(&self.lm_head, None::<&Tensor>)
     }
 
-    /// The same for the rows `[t, hidden]` of [`Transformer::infer`].
-    pub(crate) fn infer_logits(&self, hidden_t: &Tensor) -> Tensor {
-        linear(hidden_t, &self.lm_head, None)
+    /// The head's weight `[v, hidden]`.
+    pub(crate) fn head_weight(&self) -> Tensor {
+        self.lm_head.shallow_clone()
     }
 }

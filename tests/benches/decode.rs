@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use jacobi_decoder::{
     Decoding, Generation, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy, generate,
 };
-use jacobi_model::{Dtype, LanguageModel, Rows, Transformer, Work, dtype_name, environment, load};
+use jacobi_model::{Dtype, LanguageModel, Place, Rows, Transformer, Work, dtype_name, environment, load};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -68,7 +68,7 @@ impl Subject {
 }
 
 fn main() -> anyhow::Result<()> {
-    let options = Options::parse(std::env::args().skip(1))?;
+    let options = Options::parse("decode", std::env::args().skip(1))?;
     tch::set_num_threads(options.threads);
     let mut sheet = Sheet::default();
     let mut speeds = Vec::new();
@@ -168,12 +168,23 @@ fn widths(sheet: &mut Sheet, options: &Options, subject: &Subject) {
     let text: Vec<u32> = subject.prompt.iter().cycle().take(CACHED).copied().collect();
     let widest = WIDTHS[WIDTHS.len() - 1];
     let mut session = subject.model.session(1, CACHED + widest);
-    session.forward(&[Work { slot: 0, rows: &Rows::chain(&text), first_output: CACHED - 1 }]);
+    session.forward(&[Work {
+        slot: 0,
+        place: Place::End,
+        rows: &Rows::chain(&text),
+        first_output: CACHED - 1,
+    }]);
     session.keep(0, &(0..CACHED).collect::<Vec<_>>());
     let drafts: Vec<u32> = text.iter().cycle().take(widest).copied().collect();
     let mut pass = |width: usize| {
         let rows = Rows::chain(&drafts[..width]);
-        1e3 * timed(|| drop(session.forward(&[Work { slot: 0, rows: &rows, first_output: 0 }]).greedy()))
+        1e3 * timed(|| {
+            drop(
+                session
+                    .forward(&[Work { slot: 0, place: Place::End, rows: &rows, first_output: 0 }])
+                    .greedy(),
+            )
+        })
     };
     let mut samples = WIDTHS.map(|_| Vec::new());
     for _ in warmed_up(options.rounds, || WIDTHS.map(&mut pass)) {

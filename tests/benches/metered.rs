@@ -63,6 +63,10 @@ impl LanguageModel for Metered<'_> {
         self.inner.context_length()
     }
 
+    fn cache_bytes_per_token(&self) -> usize {
+        self.inner.cache_bytes_per_token()
+    }
+
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
         let inner = self.inner.session(slots, capacity);
         Box::new(MeteredSession { inner, meter: Rc::clone(&self.meter) })

@@ -1,4 +1,4 @@
-//! The arguments of the decoding benchmark.
+//! The arguments of the benchmarks.
 
 use std::path::{Path, PathBuf};
 
@@ -8,9 +8,11 @@ use anyhow::{Context, bail, ensure};
 pub struct Options {
     /// Hugging Face directory.
     pub model: PathBuf,
-    /// What scripts/bench_transformers.py wrote.
+    /// What scripts/bench_transformers.py wrote. Of the decoding benchmark.
     pub transformers: Option<PathBuf>,
-    /// Tokens decoded after the first.
+    /// Questions, in a column of that name. Of the generation benchmark.
+    pub prompts: PathBuf,
+    /// Tokens decoded after the first, or of a response.
     pub tokens: usize,
     /// Repetitions of every measurement.
     pub rounds: usize,
@@ -22,23 +24,24 @@ pub struct Options {
     pub command: String,
 }
 
-const USAGE: &str = "cargo bench --workspace --bench decode -- --model DIR [--transformers JSON] [--tokens 64] \
-                     [--rounds 5] [--threads 2] [--output bench-results/decode.json]";
+const USAGE: &str = "cargo bench --workspace --bench decode|generate -- --model DIR [--transformers JSON] \
+                     [--prompts JSONL] [--tokens 64] [--rounds 5] [--threads 2] [--output bench-results/NAME.json]";
 
 impl Options {
     /// # Errors
     /// An argument that is not known, has no value, or a bad one; no model.
-    pub fn parse(arguments: impl Iterator<Item = String>) -> anyhow::Result<Self> {
+    pub fn parse(name: &str, arguments: impl Iterator<Item = String>) -> anyhow::Result<Self> {
         // cargo adds --bench to what it passes on.
         let arguments: Vec<String> = arguments.filter(|argument| argument != "--bench").collect();
         let mut options = Self {
             model: PathBuf::new(),
             transformers: None,
+            prompts: PathBuf::new(),
             tokens: 64,
             rounds: 5,
             threads: 2,
-            output: root().join("bench-results/decode.json"),
-            command: format!("cargo bench --workspace --bench decode -- {}", arguments.join(" ")),
+            output: root().join(format!("bench-results/{name}.json")),
+            command: format!("cargo bench --workspace --bench {name} -- {}", arguments.join(" ")),
         };
         let mut rest = arguments.iter();
         while let Some(name) = rest.next() {
@@ -47,6 +50,7 @@ impl Options {
             match name.as_str() {
                 "--model" => options.model = root().join(value),
                 "--transformers" => options.transformers = Some(root().join(value)),
+                "--prompts" => options.prompts = root().join(value),
                 "--output" => options.output = root().join(value),
                 "--tokens" => options.tokens = value.parse().with_context(bad)?,
                 "--rounds" => options.rounds = value.parse().with_context(bad)?,

@@ -4,14 +4,11 @@
 //!
 //! Legend: n rows of the pass, s keys, h key/value heads, g query heads per key/value head, d head width, c capacity.
 
-use std::{
-    cell::{OnceCell, RefCell},
-    ops::Range,
-};
+use std::{cell::RefCell, ops::Range};
 
 use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::{
     dots::Dots,
@@ -21,137 +18,19 @@ use crate::{
     threads::parallel,
 };
 
+mod span;
+
+pub(crate) use span::check_spans;
+pub use span::{Span, SpanCache};
+
+use span::Seen;
+
 /// Queries of a task.
 const SHARE: usize = 48;
+/// Rows beside one text that share its widened keys and values.
+const ASIDE_SHARE: usize = 64;
 /// Multiply-adds below which one thread does everything.
 const WORTH_A_TEAM: usize = 200_000;
-
-/// The rows of one sequence in a pass, and what each of them sees: what is cached, the rows it follows, itself.
-pub struct Span {
-    /// Which rows of the pass.
-    pub rows: Range<usize>,
-    /// Tokens cached before them.
-    pub cached: usize,
-    /// `None` when every row follows the one before.
-    paths: Option<Paths>,
-    mask: OnceCell<Tensor>,
-}
-
-/// For each row the rows from the first one behind the cache down to itself.
-struct Paths {
-    starts: Vec<usize>,
-    rows: Vec<usize>,
-}
-
-/// A span with its keys and values in one layer, each `[h, c, d]` and contiguous.
-pub struct SpanCache<'a> {
-    /// The span.
-    pub span: &'a Span,
-    /// The cache's keys; those of the span's rows go behind the cached ones.
-    pub keys: Tensor,
-    /// Its values.
-    pub values: Tensor,
-}
-
-impl Span {
-    /// Every row follows the one before.
-    pub fn chain(rows: Range<usize>, cached: usize) -> Self {
-        Self { rows, cached, paths: None, mask: OnceCell::new() }
-    }
-
-    /// `parents[row]` is the row that each row follows, counted within the span; none if it follows the cached tokens.
-    pub fn tree(rows: Range<usize>, cached: usize, parents: &[Option<usize>]) -> Self {
-        assert_eq!(rows.len(), parents.len(), "a parent for every row");
-        let mut paths = Paths { starts: vec![0], rows: Vec::new() };
-        for (row, parent) in parents.iter().enumerate() {
-            if let Some(parent) = *parent {
-                paths.rows.extend_from_within(paths.starts[parent]..paths.starts[parent + 1]);
-            }
-            paths.rows.push(row);
-            paths.starts.push(paths.rows.len());
-        }
-        Self { rows, cached, paths: Some(paths), mask: OnceCell::new() }
-    }
-
-    fn seen(&self) -> Seen<'_> {
-        Seen { rows: &self.rows, cached: self.cached, paths: self.paths.as_ref() }
-    }
-
-    /// The same as an additive mask `[rows, s]`: 0 where seen, -inf where not.
-    fn mask(&self, kind: Kind, device: Device) -> &Tensor {
-        self.mask.get_or_init(|| {
-            let (t, s) = (self.rows.len(), self.cached + self.rows.len());
-            let mut seen = vec![f32::NEG_INFINITY; t * s];
-            for (row, seen) in seen.chunks_exact_mut(s).enumerate() {
-                seen[..self.cached].fill(0.0);
-                for depth in 0..self.paths.as_ref().map_or(row + 1, |paths| paths.of(row).len()) {
-                    seen[self.cached + self.seen().place(row, depth)] = 0.0;
-                }
-            }
-            Tensor::from_slice(&seen).view([t as i64, s as i64]).to_kind(kind).to_device(device)
-        })
-    }
-}
-
-/// A span without its mask, for the threads of a team.
-#[derive(Clone, Copy)]
-struct Seen<'a> {
-    rows: &'a Range<usize>,
-    cached: usize,
-    paths: Option<&'a Paths>,
-}
-
-impl Seen<'_> {
-    /// Keys among which a row up to `row` finds all it sees.
-    #[inline(always)]
-    fn reach(self, row: usize) -> usize {
-        self.cached + if self.paths.is_some() { self.rows.len() } else { row + 1 }
-    }
-
-    /// Moves the scores of the keys that `row` sees together, in the order of their positions; how many they are.
-    #[inline(always)]
-    fn gather(self, row: usize, scores: &mut [f32]) -> usize {
-        match self.paths {
-            None => self.cached + row + 1,
-            Some(paths) => {
-                let path = paths.of(row);
-                for (depth, &at) in path.iter().enumerate() {
-                    scores[self.cached + depth] = scores[self.cached + at];
-                }
-                self.cached + path.len()
-            }
-        }
-    }
-
-    /// Where the key at a position that `row` sees lies behind the cached ones.
-    #[inline(always)]
-    fn place(self, row: usize, depth: usize) -> usize {
-        self.paths.map_or(depth, |paths| paths.of(row)[depth])
-    }
-}
-
-impl Paths {
-    #[inline(always)]
-    fn of(&self, row: usize) -> &[usize] {
-        &self.rows[self.starts[row]..self.starts[row + 1]]
-    }
-}
-
-/// The spans cover the `n` rows of a pass, and their caches have the right shape and enough room.
-pub(crate) fn check_spans(spans: &[SpanCache], heads: HeadShape, n: usize) {
-    let mut next = 0;
-    for SpanCache { span, keys, values } in spans {
-        let (h, c, d) = keys.size3().expect("keys are [heads, capacity, width]");
-        assert_eq!((h as usize, d as usize, values.size()), (heads.keys, heads.width, keys.size()));
-        let Span { rows, cached, .. } = span;
-        assert!(
-            rows.start == next && cached + rows.len() <= c as usize,
-            "{rows:?} after {next}, at {cached} of {c}"
-        );
-        next = rows.end;
-    }
-    assert_eq!(next, n, "every row belongs to a span");
-}
 
 /// Attention outputs `[n, g * h * d]` of the queries in `qkv` `[n, (g * h + 2 * h) * d]`, rotated as the keys in the caches
 /// are; the spans cover all rows.
@@ -171,30 +50,26 @@ pub fn attend(qkv: &Tensor, heads: HeadShape, spans: &[SpanCache]) -> Tensor {
 fn fused<T: Element>(qkv: &Tensor, heads: HeadShape, spans: &[SpanCache]) -> Tensor {
     let width = (heads.queries * heads.width) as i64;
     let mut out = Tensor::empty([qkv.size()[0], width], (qkv.kind(), qkv.device()));
-    let share = (SHARE / heads.group()).max(1);
-    let tasks: Vec<Task<T>> = spans
+    let groups = groups(spans, (SHARE / heads.group()).max(1));
+    let tasks: Vec<Task<T>> = groups
         .iter()
-        .flat_map(|cache| {
+        .flat_map(|group| {
+            let cache = &spans[group.cache];
             let (keys, values): (&[T], &[T]) = (elements(&cache.keys), elements(&cache.values));
             let len = keys.len() / heads.keys;
-            let of_head = move |head: usize| {
-                let memory = head * len..(head + 1) * len;
-                (0..cache.span.rows.len()).step_by(share).map(move |first| Task {
-                    span: cache.span.seen(),
-                    rows: first..(first + share).min(cache.span.rows.len()),
-                    head,
-                    keys: &keys[memory.clone()],
-                    values: &values[memory.clone()],
-                })
-            };
-            (0..heads.keys).flat_map(of_head)
+            (0..heads.keys).map(move |head| Task {
+                group,
+                head,
+                keys: &keys[head * len..(head + 1) * len],
+                values: &values[head * len..(head + 1) * len],
+            })
         })
         .collect();
     let qkv: &[T] = elements(qkv);
     let target = Shared::new(elements_mut::<T>(&mut out));
     let run = |task: &Task<T>| Arch::new().dispatch(Kernel { task, qkv, heads, out: &target });
-    let work: usize = tasks.iter().map(|task| task.rows.len() * task.span.reach(task.rows.end - 1)).sum();
-    if work * heads.group() * heads.width * 2 < WORTH_A_TEAM {
+    let work: usize = groups.iter().map(Group::work).sum();
+    if work * heads.queries * heads.width * 2 < WORTH_A_TEAM {
         tasks.iter().for_each(run);
     } else {
         parallel(tasks.len(), &|at| run(&tasks[at]));
@@ -202,10 +77,65 @@ fn fused<T: Element>(qkv: &Tensor, heads: HeadShape, spans: &[SpanCache]) -> Ten
     out
 }
 
-/// Some rows of a span under one key/value head.
+/// Rows that share a cache and are computed together.
+struct Group<'a> {
+    /// The span that has the cache.
+    cache: usize,
+    /// Keys of the cache that they see.
+    reach: usize,
+    /// Some rows of each span.
+    members: Vec<(Seen<'a>, Range<usize>)>,
+    /// Keys that are not in the cache.
+    aside: usize,
+}
+
+impl Group<'_> {
+    /// Pairs of rows and keys.
+    fn work(&self) -> usize {
+        self.members.iter().map(|(span, rows)| rows.len() * (span.cached + rows.end)).sum()
+    }
+}
+
+/// Spans in shares of some rows: long ones in several, neighbours aside of one cache in one.
+fn groups<'a>(spans: &'a [SpanCache], share: usize) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut shared = 0;
+    for (at, SpanCache { span, keys, .. }) in spans.iter().enumerate() {
+        let rows = span.rows.len();
+        let reach = span.reach();
+        if span.aside {
+            let fits = shared > 0
+                && shared + rows <= ASIDE_SHARE
+                && groups.last().is_some_and(|group| spans[group.cache].keys.data_ptr() == keys.data_ptr());
+            if !fits {
+                groups.push(Group { cache: at, reach: 0, members: Vec::new(), aside: 0 });
+                shared = 0;
+            }
+            let group = groups.last_mut().expect("one was added");
+            group.reach = group.reach.max(reach);
+            group.members.push((Seen { own: group.aside, ..span.seen() }, 0..rows));
+            group.aside += rows;
+            shared += rows;
+            continue;
+        }
+        shared = 0;
+        groups.extend((0..rows).step_by(share).map(|first| {
+            let rows = first..(first + share).min(rows);
+            let reach = if span.paths.is_some() { reach } else { span.cached + rows.end };
+            Group { cache: at, reach, members: vec![(span.seen(), rows)], aside: 0 }
+        }));
+    }
+    for group in groups.iter_mut().filter(|group| group.aside > 0) {
+        for (span, _) in &mut group.members {
+            span.own += group.reach;
+        }
+    }
+    groups
+}
+
+/// A group under one key/value head.
 struct Task<'a, T> {
-    span: Seen<'a>,
-    rows: Range<usize>,
+    group: &'a Group<'a>,
     head: usize,
     /// `[c, d]`.
     keys: &'a [T],
@@ -247,32 +177,99 @@ impl<T: Element> WithSimd for Kernel<'_, T> {
 impl<T: Element> Kernel<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S, scratch: &mut Scratch) {
-        let Self { task: Task { span, rows, head, keys, values }, qkv, heads, out } = self;
-        let (d, g) = (heads.width, heads.group());
-        let s = span.reach(rows.end - 1);
-        let scale = 1.0 / (d as f32).sqrt();
-        scratch.queries.clear();
-        for row in rows.clone() {
-            let from = (span.rows.start + row) * heads.row_len() + head * g * d;
-            for query in &qkv[from..from + g * d] {
-                scratch.queries.push(query.to_f32() * scale);
+        let Task { group, head, keys, values } = self.task;
+        let (d, queries) = (self.heads.width, self.heads.queries);
+        let reach = group.reach * d;
+        let Scratch { queries: room, scores, keys: wide_keys, values: wide_values } = scratch;
+        self.widen(wide_keys, &keys[..reach], (queries + head) * d);
+        self.widen(wide_values, &values[..reach], (queries + self.heads.keys + head) * d);
+        for (span, rows) in &group.members {
+            let width = span.cached + span.own_reach(rows.end - 1);
+            self.queries(span, rows, room);
+            self.scores(simd, room, wide_keys, (span, width), scores);
+            self.averages(span, rows, (scores, width), wide_values);
+        }
+    }
+
+    /// Keys or values of the cache as f32, and behind them those of rows aside, which are `offset` into a row of `qkv`.
+    #[inline(always)]
+    fn widen(&self, wide: &mut Vec<f32>, cached: &[T], offset: usize) {
+        let (d, group) = (self.heads.width, self.task.group);
+        wide.resize(cached.len() + group.aside * d, 0.0);
+        let (of_cache, aside) = wide.split_at_mut(cached.len());
+        for (wide, value) in of_cache.iter_mut().zip(cached) {
+            *wide = value.to_f32();
+        }
+        if group.aside == 0 {
+            return;
+        }
+        let rows = group.members.iter().flat_map(|(span, _)| span.rows.clone());
+        for (wide, row) in aside.chunks_exact_mut(d).zip(rows) {
+            let from = row * self.heads.row_len() + offset;
+            for (wide, value) in wide.iter_mut().zip(&self.qkv[from..from + d]) {
+                *wide = value.to_f32();
             }
         }
-        scratch.scores.resize(rows.len() * g * s, 0.0);
-        let scores = &mut scratch.scores[..rows.len() * g * s];
-        let sink = |query: usize, first: usize, products: &[f32]| {
-            scores[query * s + first..][..products.len()].copy_from_slice(products);
+    }
+
+    /// The scaled queries of some rows.
+    #[inline(always)]
+    fn queries(&self, span: &Seen, rows: &Range<usize>, queries: &mut Vec<f32>) {
+        let (d, g) = (self.heads.width, self.heads.group());
+        let scale = 1.0 / (d as f32).sqrt();
+        queries.clear();
+        for row in rows.clone() {
+            let from = (span.rows.start + row) * self.heads.row_len() + self.task.head * g * d;
+            for query in &self.qkv[from..from + g * d] {
+                queries.push(query.to_f32() * scale);
+            }
+        }
+    }
+
+    /// The products of queries with the first `width` keys that a span sees, `width` for each.
+    #[inline(always)]
+    fn scores<S: Simd>(
+        &self,
+        simd: S,
+        queries: &[f32],
+        keys: &[f32],
+        (span, width): (&Seen, usize),
+        scores: &mut Vec<f32>,
+    ) {
+        let d = self.heads.width;
+        scores.resize(queries.len() / d * width, 0.0);
+        let own = width - span.cached;
+        let parts = match span.own == span.cached {
+            true => [(0, 0, width), (0, 0, 0)],
+            false => [(0, 0, span.cached), (span.cached, span.own, own)],
         };
-        Dots { left: &scratch.queries, right: &keys[..s * d], k: d, scratch: &mut scratch.keys, sink }
-            .with_simd(simd);
-        let values = T::widened(&values[..s * d], &mut scratch.values);
-        for (query, scores) in scores.chunks_exact_mut(s).enumerate() {
+        for (offset, first, count) in parts {
+            let sink = |query: usize, key: usize, products: &[f32]| {
+                scores[query * width + offset + key..][..products.len()].copy_from_slice(products);
+            };
+            let right = &keys[first * d..(first + count) * d];
+            Dots { left: queries, right, k: d, scratch: &mut Vec::new(), sink }.with_simd(simd);
+        }
+    }
+
+    /// The averages of values under the scores of some rows.
+    #[inline(always)]
+    fn averages(
+        &self,
+        span: &Seen,
+        rows: &Range<usize>,
+        (scores, width): (&mut [f32], usize),
+        values: &[f32],
+    ) {
+        let (d, g, head) = (self.heads.width, self.heads.group(), self.task.head);
+        let count = rows.len() * g;
+        for (query, scores) in scores[..count * width].chunks_exact_mut(width).enumerate() {
             let row = rows.start + query / g;
             let seen = span.gather(row, scores);
             let total = softmax(&mut scores[..seen]);
-            let at = (span.rows.start + row) * heads.queries * d + (head * g + query % g) * d;
+            let at = (span.rows.start + row) * self.heads.queries * d + (head * g + query % g) * d;
             // SAFETY: no other task has this row and head.
-            let out = unsafe { out.part(at..at + d) };
+            let out = unsafe { self.out.part(at..at + d) };
             let weights = Weights { span: *span, row, weights: &scores[..seen], total };
             let mut column = 0;
             while column < d {
@@ -327,7 +324,7 @@ impl Weights<'_> {
     #[inline(always)]
     fn key(&self, position: usize) -> usize {
         let Seen { cached, .. } = self.span;
-        if position < cached { position } else { cached + self.span.place(self.row, position - cached) }
+        if position < cached { position } else { self.span.place(self.row, position - cached) }
     }
 
     /// The weighted average of `W` columns of `values`, whose rows are `d` apart.
@@ -368,14 +365,23 @@ fn composed(qkv: &Tensor, heads: HeadShape, spans: &[SpanCache]) -> Tensor {
         .map(|SpanCache { span, keys, values }| {
             let (start, t) = (span.rows.start as i64, span.rows.len() as i64);
             let s = span.cached as i64 + t;
+            let own = |from: i64| {
+                qkv.narrow(0, start, t).narrow(1, from * d, h * d).view([t, h, d]).transpose(0, 1)
+            };
             let q_hgtd =
                 qkv.narrow(0, start, t).narrow(1, 0, g * h * d).view([t, h, g, d]).permute([1, 2, 0, 3]);
-            let spread = |x: &Tensor| x.narrow(1, 0, s).unsqueeze(1).expand([h, g, s, d], false);
+            let spread = |x: &Tensor, offset: i64| {
+                let x = match span.stored() {
+                    Some(_) => x.narrow(1, 0, s),
+                    None => Tensor::cat(&[x.narrow(1, 0, s - t), own(offset)], 1),
+                };
+                x.unsqueeze(1).expand([h, g, s, d], false)
+            };
             let mask = span.mask(qkv.kind(), qkv.device());
             let y_hgtd = Tensor::scaled_dot_product_attention(
                 &q_hgtd,
-                &spread(keys),
-                &spread(values),
+                &spread(keys, h * g),
+                &spread(values, h * g + h),
                 Some(mask),
                 0.0,
                 false,
@@ -389,71 +395,4 @@ fn composed(qkv: &Tensor, heads: HeadShape, spans: &[SpanCache]) -> Tensor {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::assert_close;
-
-    fn random(shape: &[i64], kind: Kind) -> Tensor {
-        Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
-    }
-
-    const HEADS: [HeadShape; 3] = [
-        HeadShape { queries: 6, keys: 2, width: 8 },
-        HeadShape { queries: 9, keys: 3, width: 64 },
-        HeadShape { queries: 4, keys: 4, width: 108 },
-    ];
-
-    #[test]
-    fn the_kernel_equals_the_operation() {
-        for kind in [Kind::Float, Kind::BFloat16] {
-            for heads in HEADS {
-                let parents: Vec<Option<usize>> =
-                    vec![None, Some(0), Some(1), Some(0), Some(3), None, Some(5)];
-                let spans = [
-                    Span::chain(0..1, 17),
-                    Span::tree(1..8, 5, &parents),
-                    Span::chain(8..60, 0),
-                    Span::chain(60..63, 40),
-                ];
-                let qkv = random(&[63, heads.row_len() as i64], kind);
-                let cache = || random(&[heads.keys as i64, 70, heads.width as i64], kind);
-                let spans: Vec<SpanCache> =
-                    spans.iter().map(|span| SpanCache { span, keys: cache(), values: cache() }).collect();
-                let found = attend(&qkv, heads, &spans);
-                assert_close(&found, &composed(&qkv, heads, &spans), &format!("{heads:?}"));
-            }
-        }
-    }
-
-    /// The same tokens as a branch among others, and as the only ones.
-    #[test]
-    fn a_row_sees_its_path_alone_and_nothing_of_where_it_lies() {
-        for kind in [Kind::Float, Kind::BFloat16] {
-            let heads = HEADS[1];
-            let (h, d) = (heads.keys as i64, heads.width as i64);
-            let qkv = random(&[7, heads.row_len() as i64], kind);
-            let (keys, values) = (random(&[h, 40, d], kind), random(&[h, 40, d], kind));
-            let parents: Vec<Option<usize>> =
-                vec![None, Some(0), Some(1), Some(0), Some(3), Some(4), Some(1)];
-            let tree = Span::tree(0..7, 20, &parents);
-            let together = SpanCache { span: &tree, keys: keys.copy(), values: values.copy() };
-            let together = attend(&qkv, heads, &[together]);
-            let path = [0, 3, 4, 5];
-            let moved = |x: &Tensor| {
-                let x = x.copy();
-                for (depth, row) in (0..).zip(path) {
-                    x.narrow(1, 20 + depth, 1).copy_(&x.narrow(1, 20 + row, 1).copy());
-                }
-                x
-            };
-            let (keys, values) = (moved(&keys), moved(&values));
-            for (depth, row) in path.into_iter().enumerate() {
-                let alone = Span::chain(0..1, 20 + depth);
-                let cache =
-                    SpanCache { span: &alone, keys: keys.shallow_clone(), values: values.shallow_clone() };
-                let found = attend(&qkv.narrow(0, row, 1).contiguous(), heads, &[cache]);
-                assert!(found.equal(&together.narrow(0, row, 1)), "{kind:?} row {row}");
-            }
-        }
-    }
-}
+mod tests;

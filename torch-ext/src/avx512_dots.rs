@@ -20,12 +20,14 @@ use half::bf16;
 use crate::{
     dots::{AHEAD, block, fetch},
     memory::{Element, Shared},
+    sink::Sink,
     threads::parallel,
 };
 
 /// Numbers that are multiplied at once: two vectors of fp32.
-const CHUNK: usize = 32;
-const LANES: usize = CHUNK / 2;
+pub(crate) const CHUNK: usize = 32;
+/// Numbers of a vector.
+pub(crate) const LANES: usize = CHUNK / 2;
 /// Products of a tile: as many as one fold takes. Also the columns of a panel, which stays in the first cache while the
 /// rows pass by.
 const TILE: usize = 16;
@@ -116,6 +118,16 @@ impl Rows {
         });
         Self { numbers, stride }
     }
+
+    /// All of them, `stride` for each row.
+    pub(crate) fn numbers(&self) -> &[f32] {
+        &self.numbers
+    }
+
+    /// Numbers of a row with its zeros.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
@@ -136,19 +148,14 @@ fn lay_out<T: Halves>(row: &[T], target: &mut [f32]) {
 
 /// The dot products of all rows of `left` with all rows of `right` `[n, k]`. `sink` hears row m, the first row of `right`,
 /// and the products with that one and those after it.
-pub(crate) fn products<T: Element>(
-    left: &Rows,
-    right: &[T],
-    k: usize,
-    sink: impl FnMut(usize, usize, &[f32]),
-) {
+pub(crate) fn products<T: Element>(left: &Rows, right: &[T], k: usize, sink: &mut impl Sink) {
     assert!(left.stride == k.next_multiple_of(CHUNK) && right.len().is_multiple_of(k), "rows of {k}");
     // SAFETY: `left` exists, so the processor has the instructions.
     unsafe { all(left, right, k, sink) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-fn all<T: Halves>(left: &Rows, right: &[T], k: usize, mut sink: impl FnMut(usize, usize, &[f32])) {
+fn all<T: Halves>(left: &Rows, right: &[T], k: usize, sink: &mut impl Sink) {
     let stride = left.stride;
     let block = block::<f32>(stride, TALL);
     for (left, m) in left.numbers.chunks(block * stride).zip((0..).step_by(block)) {
@@ -156,19 +163,19 @@ fn all<T: Halves>(left: &Rows, right: &[T], k: usize, mut sink: impl FnMut(usize
             let mut strip = Strip { panel, k, stride, m, n, fresh: true };
             let mut rest = left;
             while let Some((group, after)) = rest.split_at_checked(TALL * stride) {
-                strip.multiply::<TALL, { TILE / TALL }>(group, &mut sink);
+                strip.multiply::<TALL, { TILE / TALL }>(group, sink);
                 rest = after;
             }
             if let Some((group, after)) = rest.split_at_checked(4 * stride) {
-                strip.multiply::<4, 4>(group, &mut sink);
+                strip.multiply::<4, 4>(group, sink);
                 rest = after;
             }
             if let Some((group, after)) = rest.split_at_checked(2 * stride) {
-                strip.multiply::<2, 8>(group, &mut sink);
+                strip.multiply::<2, 8>(group, sink);
                 rest = after;
             }
             if !rest.is_empty() {
-                strip.multiply::<1, 16>(rest, &mut sink);
+                strip.multiply::<1, 16>(rest, sink);
             }
         }
     }
@@ -190,11 +197,7 @@ struct Strip<'a, T> {
 impl<T: Halves> Strip<'_, T> {
     /// The products of the next `M` rows with all columns, `N` at a time.
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn multiply<const M: usize, const N: usize>(
-        &mut self,
-        group: &[f32],
-        sink: &mut impl FnMut(usize, usize, &[f32]),
-    ) {
+    fn multiply<const M: usize, const N: usize>(&mut self, group: &[f32], sink: &mut impl Sink) {
         let mut results = [[0.0; TILE]; M];
         for (columns, first) in self.panel.chunks(N * self.k).zip((0..).step_by(N)) {
             let products = match self.fresh {
@@ -207,7 +210,7 @@ impl<T: Halves> Strip<'_, T> {
         }
         let count = self.panel.len() / self.k;
         for (result, m) in results.iter().zip(self.m..) {
-            sink(m, self.n, &result[..count]);
+            sink.take(m, self.n, &result[..count]);
         }
         self.m += M;
         self.fresh = false;

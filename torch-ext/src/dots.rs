@@ -9,8 +9,8 @@ use std::array::from_fn;
 use pulp::{Arch, Simd, WithSimd, bytemuck::cast_slice};
 
 #[cfg(target_arch = "x86_64")]
-use crate::avx512_dots;
-use crate::memory::Element;
+use crate::{avx512_dots, panels};
+use crate::{memory::Element, sink::Sink};
 
 /// Bytes of left rows that stay in a core's cache while the right ones pass by.
 const CACHED: usize = 1 << 19;
@@ -40,9 +40,12 @@ pub(crate) fn fetch<T>(address: *const T) {
 pub(crate) enum Left<'a> {
     /// For [`Dots`].
     Wide(&'a [f32]),
-    /// For AVX-512.
+    /// Few, for AVX-512.
     #[cfg(target_arch = "x86_64")]
     Chunks(avx512_dots::Rows),
+    /// Many.
+    #[cfg(target_arch = "x86_64")]
+    Lanes(panels::Lanes),
 }
 
 impl<'a> Left<'a> {
@@ -50,20 +53,26 @@ impl<'a> Left<'a> {
     pub(crate) fn new<T: Element>(rows: &'a [T], k: usize, room: &'a mut Vec<f32>) -> Self {
         #[cfg(target_arch = "x86_64")]
         if avx512_dots::supported() {
-            return Self::Chunks(avx512_dots::Rows::new(rows, k));
+            let chunks = avx512_dots::Rows::new(rows, k);
+            return match rows.len() / k {
+                panels::WORTH_IT.. => Self::Lanes(panels::Lanes::new(&chunks)),
+                _ => Self::Chunks(chunks),
+            };
         }
         Self::Wide(T::widened(rows, room))
     }
 
-    /// The dot products of these rows with all rows of `right` `[n, k]`. `sink` hears row m, the first row of `right`,
-    /// and the products with that one and those after it.
-    pub(crate) fn products<T: Element>(&self, right: &[T], k: usize, sink: impl FnMut(usize, usize, &[f32])) {
+    /// Tells `sink` the dot products of these rows with all rows of `right` `[n, k]`.
+    pub(crate) fn products<T: Element>(&self, right: &[T], k: usize, sink: &mut impl Sink) {
         match self {
             Self::Wide(left) => {
+                let sink = |m: usize, n: usize, products: &[f32]| sink.take(m, n, products);
                 Arch::new().dispatch(Dots { left, right, k, scratch: &mut Vec::new(), sink });
             }
             #[cfg(target_arch = "x86_64")]
             Self::Chunks(left) => avx512_dots::products(left, right, k, sink),
+            #[cfg(target_arch = "x86_64")]
+            Self::Lanes(left) => left.products(right, k, sink),
         }
     }
 }
@@ -207,9 +216,10 @@ mod tests {
     fn products<T: Element>(left: &[T], right: &[T], k: usize) -> Vec<f32> {
         let columns = right.len() / k;
         let mut out = vec![f32::NAN; left.len() / k * columns];
-        Left::new(left, k, &mut Vec::new()).products(right, k, |m, n, products| {
+        let mut sink = |m: usize, n: usize, products: &[f32]| {
             out[m * columns + n..][..products.len()].copy_from_slice(products);
-        });
+        };
+        Left::new(left, k, &mut Vec::new()).products(right, k, &mut sink);
         out
     }
 
@@ -217,17 +227,22 @@ mod tests {
         (0..count).map(|i| T::from_f32(((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0)).collect()
     }
 
+    /// More than a panel, and no whole number of them.
+    const COLUMNS: usize = 101;
+
     fn products_are_right_and_do_not_depend_on_their_neighbours<T: Element>() {
-        for k in [1, 7, 8, 16, 31, 32, 33, 64, 100] {
-            let (left, right) = (numbers::<T>(11 * k, 1), numbers::<T>(37 * k, 2));
+        // Every shape of tile, and panels.
+        let sizes = [1, 7, 8, 16, 31, 32, 33, 64, 100].into_iter().flat_map(|k| [(k, 15), (k, 63)]);
+        for (k, rows) in sizes {
+            let (left, right) = (numbers::<T>(rows * k, 1), numbers::<T>(COLUMNS * k, 2));
             let all = products(&left, &right, k);
-            for m in 0..11 {
-                for n in 0..37 {
+            for m in 0..rows {
+                for n in 0..COLUMNS {
                     let (row, column) = (&left[m * k..][..k], &right[n * k..][..k]);
                     let terms = row.iter().zip(column);
                     let exact: f64 = terms.map(|(a, b)| f64::from(a.to_f32()) * f64::from(b.to_f32())).sum();
-                    assert!((f64::from(all[m * 37 + n]) - exact).abs() < 1e-5 * k as f64);
-                    assert_eq!(all[m * 37 + n].to_bits(), products(row, column, k)[0].to_bits());
+                    assert!((f64::from(all[m * COLUMNS + n]) - exact).abs() < 1e-5 * k as f64);
+                    assert_eq!(all[m * COLUMNS + n].to_bits(), products(row, column, k)[0].to_bits());
                 }
             }
         }
@@ -248,9 +263,10 @@ mod tests {
         let (left, right) = (numbers::<bf16>(5 * 33, 1), numbers::<bf16>(7 * 33, 2));
         let mut wide = Vec::new();
         let mut out = [f32::NAN; 5 * 7];
-        Left::Wide(bf16::widened(&left, &mut wide)).products(&right, 33, |m, n, products| {
+        let mut sink = |m: usize, n: usize, products: &[f32]| {
             out[m * 7 + n..][..products.len()].copy_from_slice(products);
-        });
+        };
+        Left::Wide(bf16::widened(&left, &mut wide)).products(&right, 33, &mut sink);
         for (found, expected) in out.iter().zip(products(&left, &right, 33)) {
             assert!((found - expected).abs() < 1e-4, "{found} {expected}");
         }

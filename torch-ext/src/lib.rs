@@ -16,16 +16,19 @@ mod gated;
 mod linear;
 mod memory;
 mod norm;
+#[cfg(target_arch = "x86_64")]
+mod panels;
 mod predictions;
 mod rotary;
 mod runs;
+mod sink;
 mod threads;
 
 pub use adamw::{AdamWSlot, AdamWStep, adamw};
 pub use attention::{Span, SpanCache, attend};
 pub use cross_entropy::{HardTarget, SoftTarget, cross_entropy, probabilities, soft_cross_entropy};
 pub use gated::{silu_gated, silu_gated_backward};
-pub use linear::linear;
+pub use linear::{linear, linear_argmax};
 pub use norm::{add_rms_norm, rms_norm, rms_norm_backward};
 pub use predictions::{argmax, top};
 pub use rotary::{HeadShape, rotate_and_store, rotate_in_place};

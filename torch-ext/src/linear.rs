@@ -10,6 +10,8 @@ use tch::{Kind, Tensor};
 use crate::{
     dots::Left,
     memory::{Element, Shared, elements, elements_mut, is_plain},
+    predictions::argmax,
+    sink::{Largest, Rounded},
     threads::parallel,
 };
 
@@ -30,11 +32,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
 }
 
 fn rows<T: Element>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
-    let (t, i) = x.size2().expect("x is [rows, inputs]");
-    let (o, width) = weight.size2().expect("weight is [outputs, inputs]");
-    assert_eq!(i, width, "x {:?} and weight {:?}", x.size(), weight.size());
-    let mut out = Tensor::empty([t, o], (x.kind(), x.device()));
-    let (t, i, o) = (t as usize, i as usize, o as usize);
+    let (t, i, o) = shape(x, weight);
+    let mut out = Tensor::empty([t as i64, o as i64], (x.kind(), x.device()));
     let mut widened = Vec::new();
     let left = Left::new(elements::<T>(x), i, &mut widened);
     let weight = elements::<T>(weight);
@@ -42,29 +41,61 @@ fn rows<T: Element>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tenso
     let share = share(o, t * i * o);
     let target = Shared::new(elements_mut::<T>(&mut out));
     parallel(o.div_ceil(share), &|task| {
-        let start = task * share;
-        let end = (start + share).min(o);
-        let sink = |row: usize, first: usize, products: &[f32]| {
-            let column = start + first;
-            // SAFETY: the columns `start..end` are this task's alone.
-            let target = unsafe { target.part(row * o + column..row * o + column + products.len()) };
-            match bias {
-                Some(bias) => {
-                    for ((target, product), bias) in target.iter_mut().zip(products).zip(&bias[column..]) {
-                        *target = T::from_f32(product + bias.to_f32());
-                    }
-                }
-                None => {
-                    for (target, product) in target.iter_mut().zip(products) {
-                        *target = T::from_f32(*product);
-                    }
-                }
-            }
-        };
-        let right = &weight[start * i..end * i];
-        left.products(right, i, sink);
+        let outputs = task * share..((task + 1) * share).min(o);
+        let mut sink = Rounded { target: &target, width: o, start: outputs.start, bias };
+        left.products(&weight[outputs.start * i..outputs.end * i], i, &mut sink);
     });
     out
+}
+
+/// The column of the largest output of each row of `linear(x, weight, None)`, the first of equal ones, without those
+/// outputs: they would be much more memory than the weights.
+pub fn linear_argmax(x: &Tensor, weight: &Tensor) -> Vec<u32> {
+    if !is_plain(x) || !x.is_contiguous() || !weight.is_contiguous() {
+        return argmax(&linear(x, weight, None));
+    }
+    match x.kind() {
+        Kind::Float => largest::<f32>(x, weight),
+        _ => largest::<bf16>(x, weight),
+    }
+}
+
+fn largest<T: Element>(x: &Tensor, weight: &Tensor) -> Vec<u32> {
+    let (t, i, o) = shape(x, weight);
+    let mut widened = Vec::new();
+    let left = Left::new(elements::<T>(x), i, &mut widened);
+    let weight = elements::<T>(weight);
+    let share = share(o, t * i * o);
+    let tasks = o.div_ceil(share);
+    let none = (T::from_f32(f32::NEG_INFINITY), 0);
+    let mut best = vec![none; tasks * t];
+    let target = Shared::new(&mut best);
+    parallel(tasks, &|task| {
+        let outputs = task * share..((task + 1) * share).min(o);
+        let mut sink = Largest { start: outputs.start, best: vec![none; t] };
+        left.products(&weight[outputs.start * i..outputs.end * i], i, &mut sink);
+        // SAFETY: this part is this task's alone.
+        unsafe { target.part(task * t..(task + 1) * t) }.copy_from_slice(&sink.best);
+    });
+    let of_row = |row: usize| {
+        let mut greatest = none;
+        for task in 0..tasks {
+            let found = best[task * t + row];
+            if found.0.to_f32() > greatest.0.to_f32() {
+                greatest = found;
+            }
+        }
+        greatest.1
+    };
+    (0..t).map(of_row).collect()
+}
+
+/// Rows, inputs, outputs.
+fn shape(x: &Tensor, weight: &Tensor) -> (usize, usize, usize) {
+    let (t, i) = x.size2().expect("x is [rows, inputs]");
+    let (o, width) = weight.size2().expect("weight is [outputs, inputs]");
+    assert_eq!(i, width, "x {:?} and weight {:?}", x.size(), weight.size());
+    (t as usize, i as usize, o as usize)
 }
 
 /// Outputs of a task, when all `o` of them take `work` multiply-adds: several tasks a thread, because cores are not
@@ -95,6 +126,18 @@ mod tests {
                     let expected = x.linear(&weight, bias);
                     assert_close(&linear(&x, &weight, bias), &expected, &format!("{t} x {i} x {o}"));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_output_is_found_without_the_outputs() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for (t, i, o) in [(1, 1, 1), (3, 33, 100), (16, 64, 960), (50, 96, 5000)] {
+                let (x, weight) = (random(&[t, i], kind), random(&[o, i], kind));
+                assert_eq!(linear_argmax(&x, &weight), argmax(&linear(&x, &weight, None)), "{t} x {i} x {o}");
+                // All equal: the first.
+                assert_eq!(linear_argmax(&x.zeros_like(), &weight), vec![0; t as usize]);
             }
         }
     }

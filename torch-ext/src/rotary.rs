@@ -38,8 +38,8 @@ impl HeadShape {
     }
 }
 
-/// Rotates the queries of `qkv` `[n, (g * h + 2 * h) * d]` in place, and writes the rotated keys and the values of every
-/// row behind the cached ones of its span. `cos` and `sin` are `[n, d]`; halves are paired, as in the Hugging Face layout.
+/// Rotates the queries and keys of `qkv` `[n, (g * h + 2 * h) * d]` in place, and writes the rotated keys and the values of
+/// every row behind the cached ones of its span, unless that is aside. `cos` and `sin` are `[n, d]`; halves are paired, as in the Hugging Face layout.
 pub fn rotate_and_store(
     qkv: &mut Tensor,
     cos: &Tensor,
@@ -127,9 +127,10 @@ fn fused<T: Element>(
             }
             let (new_keys, new_values) = rest.split_at_mut(heads.keys * d);
             for head in 0..heads.keys {
-                let place = (head * capacity + span.cached + at) * d;
                 let key = &mut new_keys[head * d..(head + 1) * d];
                 rotate(key, angles);
+                let Some(stored) = span.stored() else { continue };
+                let place = (head * capacity + stored.start + at) * d;
                 keys[place..place + d].copy_from_slice(key);
                 values[place..place + d].copy_from_slice(&new_values[head * d..(head + 1) * d]);
             }
@@ -154,13 +155,12 @@ fn composed(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, span
     let (queries, keys, d) = (heads.queries as i64, heads.keys as i64, heads.width as i64);
     let n = qkv.size()[0];
     let part = |from: i64, count: i64| qkv.narrow(1, from * d, count * d).view([n, count, d]);
-    let turn = |x: Tensor| turned(&x, cos, sin);
-    let rotated = turn(part(0, queries));
-    let (k_hnd, v_hnd) =
-        (turn(part(queries, keys)).transpose(0, 1), part(queries + keys, keys).transpose(0, 1));
-    part(0, queries).copy_(&rotated);
+    let rotated = turned(&part(0, queries + keys), cos, sin);
+    part(0, queries + keys).copy_(&rotated);
+    let (k_hnd, v_hnd) = (part(queries, keys).transpose(0, 1), part(queries + keys, keys).transpose(0, 1));
     for SpanCache { span, keys, values } in spans {
-        let (start, len, at) = (span.rows.start as i64, span.rows.len() as i64, span.cached as i64);
+        let Some(stored) = span.stored() else { continue };
+        let (start, len, at) = (span.rows.start as i64, span.rows.len() as i64, stored.start as i64);
         keys.narrow(1, at, len).copy_(&k_hnd.narrow(1, start, len));
         values.narrow(1, at, len).copy_(&v_hnd.narrow(1, start, len));
     }

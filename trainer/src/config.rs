@@ -178,7 +178,8 @@ impl TrainConfig {
         check("ar_weight", learns, least, "ar_weight and pc_weight must not both be 0")
     }
 
-    pub(crate) fn pack(&self) -> PackConfig {
+    /// Which states of a trajectory it learns from, and in which order.
+    pub fn pack(&self) -> PackConfig {
         PackConfig {
             window_size: self.window_size,
             noise_context: self.noise_context,

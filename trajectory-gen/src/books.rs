@@ -8,7 +8,7 @@ use jacobi_datasets::{ShardWriter, Tally, Tokenizer, Trajectory};
 
 use crate::config::GenerateConfig;
 use crate::engine::Made;
-use crate::filters;
+use crate::filters::{self, Rule};
 use crate::intake::{Candidate, Judged};
 use crate::ledger::{Ledger, Rejected, RejectedKind};
 use crate::{GenerateError, GenerateProgress};
@@ -98,6 +98,19 @@ impl<'a> Books<'a> {
     pub(crate) fn answer(&mut self, number: usize, made: Made) -> ControlFlow<()> {
         let asked = self.asked.remove(&number).expect("the engine answers what it was asked, once");
         let outcome = self.judge(asked, made);
+        self.go_on(outcome)
+    }
+
+    /// Books a prompt whose given response is not the model's in so many blocks.
+    pub(crate) fn refuse(&mut self, number: usize, blocks: usize) -> ControlFlow<()> {
+        let asked = self.asked.remove(&number).expect("the engine answers what it was asked, once");
+        let reason = format!("the given response is not the model's in {blocks} blocks");
+        let rejected = Rejected::skipped(Rule::Disagreement, asked.sample_id, reason, Some(asked.key));
+        let outcome = self.reject(rejected);
+        self.go_on(outcome)
+    }
+
+    fn go_on(&mut self, outcome: Result<(), GenerateError>) -> ControlFlow<()> {
         match outcome {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
@@ -108,10 +121,13 @@ impl<'a> Books<'a> {
     }
 
     fn judge(&mut self, asked: Asked, made: Made) -> Result<(), GenerateError> {
-        let Made { response_tokens, finish_reason, states } = made;
+        let Made { response_tokens, finish_reason, states, disagreeing_blocks } = made;
         let text = || self.tokenizer.decode(&response_tokens);
         if let Some((rule, reason)) = filters::refuse(self.config, &response_tokens, finish_reason, text) {
             return self.reject(Rejected::skipped(rule, asked.sample_id, reason, Some(asked.key)));
+        }
+        if disagreeing_blocks > 0 {
+            *self.tally.counts.entry("disagreeing_blocks".to_owned()).or_default() += disagreeing_blocks;
         }
         self.rows.push(Trajectory {
             sample_id: asked.sample_id,

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::GenerateError;
 
+mod engine;
+
+pub use engine::{BatchSize, OnDisagreement, StatesKept};
+
 /// How trajectories are made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,8 +38,22 @@ pub struct GenerateConfig {
     pub rows_per_group: usize,
     /// A shard is closed when it has at least this size.
     pub shard_bytes: u64,
-    /// Prompts decoded side by side. In fp32 the rows do not depend on it.
-    pub batch_size: usize,
+    /// Which states are recorded.
+    pub states: StatesKept,
+    /// Logits are divided by this before a response is drawn; 0 takes the most probable tokens.
+    pub temperature: f32,
+    /// Drawn only from so many of the most probable tokens; 0 is off.
+    pub top_k: usize,
+    /// Drawn only from the most probable tokens that together reach this probability; 1 is off.
+    pub top_p: f32,
+    /// What a given response that is not the model's leads to.
+    pub on_disagreement: OnDisagreement,
+    /// Samples worked on side by side. What comes out does not depend on it in fp32, nor in any dtype on a CPU.
+    pub batch_size: BatchSize,
+    /// What their caches may take, in GB, under `batch_size = "auto"`.
+    pub memory_budget_gb: f64,
+    /// Rows of a forward pass to aim at.
+    pub pass_tokens: usize,
     /// So many failed prompts in a row end the run.
     pub max_consecutive_errors: usize,
 }
@@ -64,8 +82,14 @@ pub enum Choice {
 }
 
 /// Keys that decide how the work is done, not what comes out.
-pub(crate) const NEUTRAL_KEYS: &[&str] =
-    &["rows_per_group", "shard_bytes", "batch_size", "max_consecutive_errors"];
+pub(crate) const NEUTRAL_KEYS: &[&str] = &[
+    "rows_per_group",
+    "shard_bytes",
+    "batch_size",
+    "memory_budget_gb",
+    "pass_tokens",
+    "max_consecutive_errors",
+];
 
 impl Default for GenerateConfig {
     fn default() -> Self {
@@ -83,7 +107,14 @@ impl Default for GenerateConfig {
             max_line_repeats: 8,
             rows_per_group: 64,
             shard_bytes: 256 << 20,
-            batch_size: 8,
+            states: StatesKept::All,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            on_disagreement: OnDisagreement::KeepOurs,
+            batch_size: BatchSize::Auto,
+            memory_budget_gb: 4.0,
+            pass_tokens: 512,
             max_consecutive_errors: 100,
         }
     }
@@ -100,7 +131,8 @@ impl GenerateConfig {
             ("max_new_tokens", self.max_new_tokens),
             ("max_prompt_tokens", self.max_prompt_tokens),
             ("rows_per_group", self.rows_per_group),
-            ("batch_size", self.batch_size),
+            ("batch_size", self.batch_size.samples().unwrap_or(1)),
+            ("pass_tokens", self.pass_tokens),
             ("max_consecutive_errors", self.max_consecutive_errors),
         ];
         if let Some((field, _)) = counts.into_iter().find(|(_, value)| *value == 0) {
@@ -112,7 +144,7 @@ impl GenerateConfig {
         ];
         match ranges.into_iter().find(|(_, min, _, max)| min > max) {
             Some((min_key, min, max_key, max)) => Err(GenerateError::Range { min_key, min, max_key, max }),
-            None => Ok(()),
+            None => self.validate_engine(),
         }
     }
 }

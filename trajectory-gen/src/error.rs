@@ -35,6 +35,21 @@ pub enum GenerateError {
         /// The upper end.
         max: usize,
     },
+    /// A number that means nothing.
+    #[error("generate.{field} = {value}: it must be {must}")]
+    Number {
+        /// The key.
+        field: &'static str,
+        /// What it is.
+        value: f64,
+        /// What it must be.
+        must: &'static str,
+    },
+    /// A random schedule asks for other states in every epoch.
+    #[error(
+        "generate.states = \"scheduled\" needs to know which states training will ask for, and train.noise_schedule = \"random\" draws them anew in every epoch: set generate.states = \"all\", or another schedule"
+    )]
+    NoSchedule,
     /// Shards of another run are there.
     #[error(
         "{} holds trajectories made with other settings:\n  {}\nchoose another directory, or give --overwrite to remove them and make them again",

@@ -82,15 +82,16 @@ fn measure(run: &Run, samples: Vec<Sample>) -> Result<Calibration, GenerateError
     let prompts: Vec<Vec<u32>> = samples.iter().map(|sample| sample.prompt.clone()).collect();
     let mut rows: Vec<Trajectory> = Vec::new();
     let start = Instant::now();
-    make(run.model(), &run.engine_settings(), &mut samples.into_iter().enumerate(), &mut |_, event| {
-        let Event::Made(at, made) = event;
-        rows.push(Trajectory {
-            sample_id: at.to_string(),
-            prompt_tokens: prompts[at].clone(),
-            response_tokens: made.response_tokens,
-            finish_reason: made.finish_reason,
-            states: made.states,
-        });
+    make(run.model(), run.engine_settings(), &mut samples.into_iter().enumerate(), &mut |_, event| {
+        if let Event::Made(at, made) = event {
+            rows.push(Trajectory {
+                sample_id: at.to_string(),
+                prompt_tokens: prompts[at].clone(),
+                response_tokens: made.response_tokens,
+                finish_reason: made.finish_reason,
+                states: made.states,
+            });
+        }
         if start.elapsed() < CALIBRATION_LIMIT { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     let seconds = start.elapsed().as_secs_f64();

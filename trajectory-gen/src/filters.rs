@@ -23,6 +23,8 @@ pub enum Rule {
     RepeatedTokens,
     /// The same lines over and over.
     RepeatedLines,
+    /// Given, and not what the model would give.
+    Disagreement,
 }
 
 impl Rule {
@@ -37,6 +39,7 @@ impl Rule {
             Self::ResponseCut => "response_cut",
             Self::RepeatedTokens => "repeated_tokens",
             Self::RepeatedLines => "repeated_lines",
+            Self::Disagreement => "disagreement",
         }
     }
 }

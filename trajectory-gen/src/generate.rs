@@ -10,8 +10,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use jacobi_datasets::{Manifest, PromptsConfig, RankEntry, ShardWriter, Tokenizer, TrajectoryMetadata};
-use jacobi_decoder::StopRules;
+use jacobi_datasets::{
+    Manifest, PackConfig, PromptsConfig, RankEntry, ShardWriter, Tokenizer, TrajectoryMetadata,
+};
 use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
 use serde_json::Value;
 
@@ -21,13 +22,13 @@ use crate::engine::{EngineSettings, Event, Sample, make};
 use crate::intake::{Candidate, Intake, IntakeRules};
 use crate::ledger::{ERRORS_FILE, Ledger};
 use crate::survey::{self, Done, Survey};
-use crate::{GenerateConfig, GenerateError, Rank};
+use crate::{GenerateConfig, GenerateError, Rank, StatesKept};
 
 /// Prompts read ahead and answered in the order of their length, so that neighbours in a batch are alike.
 const SORTED_AHEAD: usize = 256;
 
 /// One generation run.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct GenerateJob<'a> {
     /// Hugging Face directory.
     pub model_dir: &'a Path,
@@ -39,7 +40,9 @@ pub struct GenerateJob<'a> {
     pub output: &'a Path,
     /// How.
     pub config: &'a GenerateConfig,
-    /// Of the fillers.
+    /// How training will read the shards: what `states = "scheduled"` goes by.
+    pub train: PackConfig,
+    /// Of the fillers, and of the noise of sampled responses.
     pub seed: u64,
     /// Which part of the prompts; all of them without.
     pub rank: Option<Rank>,
@@ -121,13 +124,16 @@ pub(crate) struct Run<'a> {
     model: Transformer,
     weight_hash: String,
     pub(crate) tokenizer: Tokenizer,
+    engine: EngineSettings,
 }
 
 impl<'a> Run<'a> {
     pub(crate) fn open(job: &'a GenerateJob<'a>) -> Result<Self, GenerateError> {
         let tokenizer = Tokenizer::load(job.model_dir)?;
         let loaded = load(job.model_dir, job.dtype)?;
-        Ok(Self { job, model: loaded.transformer, weight_hash: loaded.weight_hash, tokenizer })
+        let (model, weight_hash) = (loaded.transformer, loaded.weight_hash);
+        let engine = job.config.engine(&model, tokenizer.eos_token_ids(), &job.train)?;
+        Ok(Self { job, model, weight_hash, tokenizer, engine })
     }
 
     pub(crate) fn rules(&self) -> IntakeRules<'_> {
@@ -168,12 +174,13 @@ impl<'a> Run<'a> {
 
     pub(crate) fn metadata(&self) -> TrajectoryMetadata {
         let config = self.job.config;
-        let decoding = BTreeMap::from([
-            ("strategy".to_owned(), "greedy".to_owned()),
+        let engine = config.decoding_metadata(&self.job.train);
+        let mut decoding = BTreeMap::from([
             ("max_new_tokens".to_owned(), config.max_new_tokens.to_string()),
             ("max_prompt_tokens".to_owned(), config.max_prompt_tokens.to_string()),
             ("dtype".to_owned(), dtype_name(self.model.kind()).to_owned()),
         ]);
+        decoding.extend(engine.into_iter().map(|(key, value)| (key.to_owned(), value)));
         TrajectoryMetadata {
             base_model: self.job.model_dir.display().to_string(),
             base_revision: "local".to_owned(),
@@ -202,18 +209,14 @@ impl<'a> Run<'a> {
             ("model.tokenizer".to_owned(), short(self.tokenizer.hash())),
             ("model.dtype".to_owned(), dtype_name(self.model.kind()).to_owned()),
         ]);
+        if self.job.config.states == StatesKept::Scheduled {
+            settings.insert("train.schedule".to_owned(), self.job.train.schedule_text());
+        }
         settings
     }
 
-    pub(crate) fn engine_settings(&self) -> EngineSettings {
-        EngineSettings {
-            block_size: self.job.config.block_size,
-            stop: StopRules {
-                max_new_tokens: self.job.config.max_new_tokens,
-                eos_token_ids: self.tokenizer.eos_token_ids().to_vec(),
-            },
-            batch_size: self.job.config.batch_size,
-        }
+    pub(crate) fn engine_settings(&self) -> &EngineSettings {
+        &self.engine
     }
 
     pub(crate) fn model(&self) -> &Transformer {
@@ -231,11 +234,14 @@ impl<'a> Run<'a> {
         let books = RefCell::new(books);
         progress(&books.borrow().progress);
         let mut samples = Samples { intake, books: &books, stop, sorted: Vec::new(), number: 0 };
-        make(&self.model, &self.engine_settings(), &mut samples, &mut |now, event| {
+        make(&self.model, &self.engine, &mut samples, &mut |now, event| {
             let mut books = books.borrow_mut();
-            let Event::Made(number, made) = event;
             (books.progress.tokens, books.progress.forwards) = (now.tokens, now.forwards);
-            let flow = books.answer(number, made);
+            let flow = match event {
+                Event::Forward => ControlFlow::Continue(()),
+                Event::Made(number, made) => books.answer(number, made),
+                Event::Refused(number, blocks) => books.refuse(number, blocks),
+            };
             progress(&books.progress);
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { flow }
         });

@@ -114,7 +114,7 @@ impl<'a> Intake<'a> {
         Ok(Judged::Candidate(Candidate {
             key,
             sample_id: prompt.id,
-            sample: Sample { prompt: tokens, seed },
+            sample: Sample { prompt: tokens, response: None, seed },
         }))
     }
 

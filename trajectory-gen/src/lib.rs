@@ -12,10 +12,9 @@ mod intake;
 mod ledger;
 mod merge;
 mod ranks;
-mod recorder;
 mod survey;
 
-pub use config::{Choice, GenerateConfig, OutOfRange};
+pub use config::{BatchSize, Choice, GenerateConfig, OnDisagreement, OutOfRange, StatesKept};
 pub use error::GenerateError;
 pub use estimate::{Calibration, Estimate, estimate};
 pub use filters::Rule;
@@ -24,4 +23,3 @@ pub use import::{ImportJob, import};
 pub use ledger::{ERRORS_FILE, Rejected, RejectedKind};
 pub use merge::merge;
 pub use ranks::{Rank, RankError};
-pub use recorder::Recorder;

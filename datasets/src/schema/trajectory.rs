@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic::write_atomic;
 use crate::error::DatasetError;
+use crate::pack::PackConfig;
 
 mod columns;
 mod seal;
@@ -109,6 +110,25 @@ pub struct TrajectoryMetadata {
     pub seed: u64,
     /// Version of the program.
     pub tool_version: String,
+}
+
+/// Key of [`TrajectoryMetadata::decoding`] under which shards that hold states for one noise schedule alone name it.
+pub const SCHEDULE_KEY: &str = "scheduled_states";
+
+impl TrajectoryMetadata {
+    /// Whether the shards in `path` have the states that packing under `config` asks for.
+    ///
+    /// # Errors
+    /// `WrongSchedule` if they were made for another schedule.
+    pub fn check_schedule(&self, path: &Path, config: &PackConfig) -> Result<(), DatasetError> {
+        let asked = config.schedule_text();
+        match self.decoding.get(SCHEDULE_KEY) {
+            Some(made) if *made != asked => {
+                Err(DatasetError::WrongSchedule { path: path.to_path_buf(), made: made.clone(), asked })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What the manifest notes of a written shard.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use jacobi_datasets::schema::tuned::{Latency, WidthLatency};
-use jacobi_model::{LanguageModel, Rows, Work};
+use jacobi_model::{LanguageModel, Place, Rows, Work};
 
 /// At the knee a pass costs this many times one row.
 const KNEE_COST: f64 = 1.5;
@@ -25,7 +25,7 @@ pub(crate) fn measure(model: &dyn LanguageModel, text: &[u32], stop: &AtomicBool
     let widest = WIDEST.min(model.context_length().saturating_sub(text.len()));
     let mut session = model.session(1, text.len() + widest);
     let prompt = Rows::chain(text);
-    session.forward(&[Work { slot: 0, rows: &prompt, first_output: text.len() - 1 }]);
+    session.forward(&[Work { slot: 0, place: Place::End, rows: &prompt, first_output: text.len() - 1 }]);
     session.keep(0, &(0..text.len()).collect::<Vec<_>>());
     let tokens: Vec<u32> = text.iter().cycle().take(widest).copied().collect();
     let widths = medians(widest, &mut |rows| {
@@ -35,7 +35,7 @@ pub(crate) fn measure(model: &dyn LanguageModel, text: &[u32], stop: &AtomicBool
         let rows = Rows::chain(&tokens[..rows]);
         let started = Instant::now();
         // Nothing is kept, so every pass stands behind the same tokens. Reading the answer is part of its time.
-        session.forward(&[Work { slot: 0, rows: &rows, first_output: 0 }]).greedy();
+        session.forward(&[Work { slot: 0, place: Place::End, rows: &rows, first_output: 0 }]).greedy();
         Some(started.elapsed().as_secs_f64())
     })?;
     Some(Latency { cached: text.len(), knee: knee(&widths), widths })

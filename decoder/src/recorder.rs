@@ -1,7 +1,9 @@
-//! From the decoder's passes to the recorded states of every block.
+//! The states of every block as the passes of plain Jacobi decoding show them: the definition of a trajectory, against
+//! which [`crate::Trajectories`] are held.
 
 use jacobi_datasets::State;
-use jacobi_decoder::Pass;
+
+use crate::Pass;
 
 /// Keeps every draft; what of it was right is known only when the response is complete.
 #[derive(Default)]

@@ -1,0 +1,254 @@
+//! Many requests side by side: continuous batching, in which every pass is filled with whatever rows there are. A slot
+//! that is done takes the next request at once; rows of sequences of any length and stage lie in one pass one behind the
+//! other, so that nothing is padded and nobody waits for a neighbour of another length.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use jacobi_datasets::State;
+use jacobi_model::{LanguageModel, Session, Work};
+
+use crate::{
+    Generation, Pass, Settings, Trajectories,
+    lane::{Heard, Lane, Turn},
+    outputs::Outputs,
+};
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// At least one token, and fewer than the context holds.
+    pub prompt: Vec<u32>,
+    /// How to answer it.
+    pub settings: Settings,
+    /// A response that is there already: the model's own is compared with it, and is the same where they agree.
+    pub given: Option<Vec<u32>>,
+    /// What to do where they do not.
+    pub on_disagreement: Disagreement,
+    /// The response's blocks are to be refined too.
+    pub trajectories: Option<Trajectories>,
+}
+
+/// What a given response that the model would not give leads to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Disagreement {
+    /// The model's own from the first difference on.
+    #[default]
+    Replace,
+    /// No response.
+    Refuse,
+}
+
+impl Request {
+    /// A response and nothing else.
+    pub fn new(prompt: Vec<u32>, settings: Settings) -> Self {
+        let on_disagreement = Disagreement::default();
+        Self { prompt, settings, given: None, on_disagreement, trajectories: None }
+    }
+}
+
+/// What came of a request.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// A response.
+    Response(Response),
+    /// The given response is not the model's.
+    Refused {
+        /// Blocks in which it is not.
+        disagreeing_blocks: usize,
+    },
+}
+
+/// A response and the trajectories of its blocks.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The tokens, and what the passes that found them cost.
+    pub generation: Generation,
+    /// In order of block, then iteration; none unless they were asked for.
+    pub states: Vec<State>,
+    /// Blocks in which a given response was not the model's.
+    pub disagreeing_blocks: usize,
+}
+
+/// How much is worked on at a time. None of it changes a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Requests side by side.
+    pub slots: usize,
+    /// Tokens each of them has room for: prompt, response, and the rows of a pass over its end.
+    pub capacity: usize,
+    /// Rows of a pass to aim at. One with a longer prompt is wider, and so is one with more responses that grow.
+    pub rows: usize,
+}
+
+/// What is told while a batch is worked on.
+pub enum BatchEvent<'a> {
+    /// A pass over the end of the response to the request with this key.
+    Pass(usize, &'a Pass),
+    /// A forward pass over so many rows has ended.
+    Forward(usize),
+    /// The request with this key is done.
+    Done(usize, Answer),
+}
+
+/// Answers each request, and refines what it is asked to. Requests have a key of the caller's, are asked for when there
+/// is a slot for them, and end in any order. `hear` may break off. Who shares a pass with whom changes no response in fp32, nor
+/// in any dtype on a CPU.
+///
+/// # Panics
+/// As [`crate::Decoding::new`], and if there is no room for a request or for anything.
+pub fn generate_batch(
+    model: &dyn LanguageModel,
+    requests: &mut dyn Iterator<Item = (usize, Request)>,
+    room: Room,
+    hear: &mut dyn FnMut(BatchEvent) -> ControlFlow<()>,
+) {
+    assert!(room.slots > 0 && room.rows > 0, "a batch has a slot and a row");
+    let mut requests = requests.fuse();
+    let mut batch = Batch {
+        session: model.session(room.slots, room.capacity),
+        lanes: (0..room.slots).map(|_| None).collect(),
+        admitted: 0,
+    };
+    loop {
+        batch.admit(model, &mut requests, room);
+        let turns = plan(&mut batch.lanes, room.rows);
+        if turns.is_empty() {
+            return;
+        }
+        let rows = turns.iter().map(|(.., turn)| turn.rows()).sum();
+        let heard = pass(&mut *batch.session, turns);
+        if tell(heard, rows, hear).is_break() || batch.reap(hear).is_break() {
+            return;
+        }
+    }
+}
+
+fn tell(
+    passes: Vec<(usize, Option<Pass>)>,
+    rows: usize,
+    hear: &mut dyn FnMut(BatchEvent) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    for (key, pass) in passes {
+        if let Some(pass) = pass {
+            hear(BatchEvent::Pass(key, &pass))?;
+        }
+    }
+    hear(BatchEvent::Forward(rows))
+}
+
+struct Batch<'a> {
+    session: Box<dyn Session + 'a>,
+    /// By slot.
+    lanes: Vec<Option<Admitted>>,
+    admitted: usize,
+}
+
+struct Admitted {
+    key: usize,
+    /// How many were admitted before.
+    order: usize,
+    lane: Lane,
+}
+
+/// A lane in its slot, and what it wants of a pass.
+type Planned<'l> = (usize, &'l mut Admitted, Turn);
+
+impl Batch<'_> {
+    fn admit(
+        &mut self,
+        model: &dyn LanguageModel,
+        requests: &mut dyn Iterator<Item = (usize, Request)>,
+        room: Room,
+    ) {
+        for (slot, place) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.is_none()) {
+            let Some((key, request)) = requests.next() else { return };
+            let needed = request.settings.capacity(model, request.prompt.len());
+            assert!(needed <= room.capacity, "{needed} tokens in {}", room.capacity);
+            self.session.truncate(slot, 0);
+            let lane = Lane::new(request, model.context_length());
+            *place = Some(Admitted { key, order: self.admitted, lane });
+            self.admitted += 1;
+        }
+    }
+
+    fn reap(&mut self, hear: &mut dyn FnMut(BatchEvent) -> ControlFlow<()>) -> ControlFlow<()> {
+        for place in &mut self.lanes {
+            if let Some(Admitted { key, lane, .. }) = place.take_if(|admitted| admitted.lane.is_done()) {
+                hear(BatchEvent::Done(key, lane.finish()))?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Every response that grows, then blocks of responses that are complete, the oldest first, then new prompts, as far
+/// as the rows go.
+fn plan(lanes: &mut [Option<Admitted>], rows: usize) -> Vec<Planned<'_>> {
+    let mut waiting: Vec<(usize, &mut Admitted)> = Vec::new();
+    let mut turns: Vec<Planned> = Vec::new();
+    let mut left = rows;
+    for (slot, admitted) in lanes.iter_mut().enumerate() {
+        let Some(admitted) = admitted else { continue };
+        if admitted.lane.is_answering() {
+            let turn = admitted.lane.turn(left);
+            left = left.saturating_sub(turn.rows());
+            turns.push((slot, admitted, turn));
+        } else {
+            waiting.push((slot, admitted));
+        }
+    }
+    waiting.sort_by_key(|(_, admitted)| (admitted.lane.is_opening(), admitted.order));
+    for (slot, admitted) in waiting {
+        let turn = admitted.lane.turn(if turns.is_empty() { usize::MAX } else { left });
+        let fits = turn.rows() <= left || turns.is_empty();
+        if fits && turn.rows() > 0 {
+            left = left.saturating_sub(turn.rows());
+            turns.push((slot, admitted, turn));
+        }
+    }
+    turns
+}
+
+/// One forward pass over all turns; what each lane heard, by its key.
+fn pass(session: &mut dyn Session, turns: Vec<Planned>) -> Vec<(usize, Option<Pass>)> {
+    let (lanes, turns): (Vec<_>, Vec<_>) =
+        turns.into_iter().map(|(slot, lane, turn)| ((slot, lane), turn)).unzip();
+    let keys: Vec<usize> = lanes.iter().map(|(_, admitted)| admitted.key).collect();
+    let mut lanes: Vec<(usize, &mut Lane)> =
+        lanes.into_iter().map(|(slot, admitted)| (slot, &mut admitted.lane)).collect();
+    keys.into_iter().zip(advance(session, &mut lanes, turns)).collect()
+}
+
+/// One forward pass over a turn of each lane; the passes over ends of responses.
+pub(crate) fn advance(
+    session: &mut dyn Session,
+    lanes: &mut [(usize, &mut Lane)],
+    turns: Vec<Turn>,
+) -> Vec<Option<Pass>> {
+    let started = Instant::now();
+    let work: Vec<Vec<Work>> = lanes.iter().zip(&turns).map(|((slot, _), turn)| turn.work(*slot)).collect();
+    let outputs: Vec<usize> =
+        work.iter().map(|work| work.iter().map(|work| work.rows.len() - work.first_output).sum()).collect();
+    let predictions = session.forward(&work.concat());
+    // The most probable tokens, if anyone wants them.
+    let greedy = match lanes.iter().any(|(_, lane)| lane.sequence().is_greedy()) {
+        true => predictions.greedy(),
+        false => Vec::new(),
+    };
+    drop(work);
+    let mut first = 0;
+    let mut passes = Vec::with_capacity(lanes.len());
+    for (((slot, lane), turn), outputs) in lanes.iter_mut().zip(turns).zip(outputs) {
+        let Heard { keep, pass } = lane.absorb(turn, Outputs::new(&*predictions, &greedy, first));
+        first += outputs;
+        if !keep.is_empty() {
+            session.keep(*slot, &keep);
+        }
+        passes.push(pass);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    for ((_, lane), pass) in lanes.iter_mut().zip(&passes) {
+        lane.sequence_mut().spent(pass.as_ref(), seconds);
+    }
+    passes
+}

@@ -1,0 +1,173 @@
+//! The blocks of a response that is known, each on its way to its fixed point, all of them side by side.
+//!
+//! The trajectory of a block depends on nothing but the text before it, so the blocks of a known response need not wait
+//! for each other (arXiv 2512.14681 makes them one after the other). They are [`crate::jacobi`]'s: the states are those
+//! that its passes would show, and a law compares them. What its passes would only confirm is not computed again: where
+//! a draft agrees with the response, the model's tokens are the response's, so a pass asks about the rows from the first
+//! wrong token on; and what follows a block's last token is the next block's business.
+
+use jacobi_datasets::{NoiseScheduleConfig, State};
+use jacobi_model::{Place, Rows};
+
+use crate::Filler;
+
+/// Which states a block's trajectory has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum States {
+    /// From the start to the fixed point.
+    All,
+    /// From the start to the first whose noise ratio is not above the block's target.
+    Scheduled {
+        /// The targets; a random schedule has none that are known beforehand.
+        noise: NoiseScheduleConfig,
+        /// Blocks per noise cycle.
+        window: usize,
+    },
+}
+
+impl States {
+    /// The noise ratio at which a block need go no further.
+    fn target(&self, block: usize) -> f64 {
+        match self {
+            Self::All => 0.0,
+            // The seed matters to the random schedule alone.
+            Self::Scheduled { noise, window } => noise.target(block, *window, 0),
+        }
+    }
+}
+
+/// How the trajectories of a response are made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trajectories {
+    /// Tokens refined together, n.
+    pub block_size: usize,
+    /// Seed of the fillers.
+    pub seed: u64,
+    /// Which states.
+    pub states: States,
+}
+
+/// One block, of which `start` is the first token's place in the text.
+pub(crate) struct Block {
+    index: usize,
+    start: usize,
+    /// It ends with the response.
+    last: bool,
+    draft: Vec<u32>,
+    /// Leading tokens of `draft` that are right.
+    converged: usize,
+    iteration: u32,
+    /// Where to stop.
+    target: f64,
+    states: Vec<State>,
+    done: bool,
+}
+
+impl Block {
+    /// The blocks of the response that follows the first `prompt` tokens of `text`.
+    pub(crate) fn all(text: &[u32], prompt: usize, config: &Trajectories) -> Vec<Self> {
+        assert!(config.block_size > 0, "block_size is at least 1");
+        let starts = (prompt..text.len()).step_by(config.block_size);
+        starts.enumerate().map(|(index, start)| Self::new(text, (index, start), config)).collect()
+    }
+
+    fn new(text: &[u32], (index, start): (usize, usize), config: &Trajectories) -> Self {
+        let len = config.block_size.min(text.len() - start);
+        let filler = Filler::Random.fill(&text[..=start], &[], config.block_size - 1, config.seed, index);
+        let mut draft = vec![text[start]];
+        draft.extend(&filler[..len - 1]);
+        let mut block = Self {
+            index,
+            start,
+            last: start + len == text.len(),
+            draft,
+            converged: 0,
+            iteration: 0,
+            target: config.states.target(index),
+            states: Vec::new(),
+            done: false,
+        };
+        if block.last && len == 1 {
+            // The end was known before any pass over this block.
+            block.converged = 1;
+            block.finish(0);
+        } else {
+            block.record(text);
+        }
+        block
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Its trajectory, once it is done.
+    pub(crate) fn into_states(self) -> Vec<State> {
+        assert!(self.done, "block {} has not reached its end", self.index);
+        self.states
+    }
+
+    /// Number of rows that the next pass is asked about.
+    pub(crate) fn asked(&self) -> usize {
+        self.draft.len() - 1 - self.converged
+    }
+
+    /// Those rows, and what they follow.
+    pub(crate) fn ask(&self) -> (Place, Rows) {
+        let rows = &self.draft[self.converged..self.draft.len() - 1];
+        (Place::After(self.start + self.converged), Rows::chain(rows))
+    }
+
+    /// Takes the model's tokens after the rows it was asked about.
+    pub(crate) fn absorb(&mut self, text: &[u32], chosen: &[u32]) {
+        assert_eq!(chosen.len(), self.asked(), "a token for every row");
+        self.draft[self.converged] = text[self.start + self.converged];
+        self.draft[self.converged + 1..].copy_from_slice(chosen);
+        self.iteration += 1;
+        self.record(text);
+    }
+
+    /// Notes the draft as a state, and sees whether it is the end.
+    fn record(&mut self, text: &[u32]) {
+        let len = self.draft.len();
+        loop {
+            let right = self.draft.iter().zip(&text[self.start..]);
+            self.converged = right.take_while(|(a, b)| a == b).count();
+            if self.converged < len {
+                self.push(self.draft[self.converged..].to_vec());
+            }
+            if self.converged + usize::from(self.last) >= len {
+                return self.finish(self.iteration + 1);
+            }
+            if self.target > 0.0 && self.ratio() <= self.target {
+                self.done = true;
+                return;
+            }
+            if self.asked() > 0 {
+                return;
+            }
+            // Only the last token is wrong, and what comes there is known.
+            self.draft[self.converged] = text[self.start + self.converged];
+            self.iteration += 1;
+        }
+    }
+
+    fn ratio(&self) -> f64 {
+        self.states.last().map_or(0.0, |state| state.noise_ratio(self.draft.len()))
+    }
+
+    fn push(&mut self, tail: Vec<u32>) {
+        let converged = (self.draft.len() - tail.len()) as u32;
+        self.states.push(State { block: self.index as u32, iteration: self.iteration, converged, tail });
+    }
+
+    /// Notes the fixed point, unless the trajectory was to end before.
+    fn finish(&mut self, iteration: u32) {
+        self.done = true;
+        let reached = self.states.last().is_some_and(|_| self.target > 0.0 && self.ratio() <= self.target);
+        if !reached {
+            self.iteration = iteration;
+            self.push(Vec::new());
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Laws of trajectories, on a scripted model: blocks refined side by side have the states that sequential Jacobi
+//! decoding shows.
+
+use jacobi_datasets::{NoiseScheduleConfig, ScheduleKind, State};
+
+use super::*;
+use crate::{Disagreement, Recorder, Response, States, Trajectories};
+
+/// One prompt at a time, one block after the other, every pass looked at.
+fn sequential(
+    model: &Scripted,
+    prompt: &[u32],
+    settings: &Settings,
+    config: &Trajectories,
+) -> (Generation, Vec<State>) {
+    let jacobi = JacobiConfig { block_size: config.block_size, seed: config.seed };
+    let settings = Settings { strategy: Strategy::Jacobi(jacobi), ..settings.clone() };
+    let mut recorder = Recorder::default();
+    let generation = generate(model, prompt, &settings, &mut |pass| recorder.record(pass));
+    let states = recorder.states(&generation.tokens, config.block_size);
+    (generation, states)
+}
+
+/// What of all `states` a schedule asks for.
+fn up_to_target(states: &[State], response: usize, config: &Trajectories) -> Vec<State> {
+    let States::Scheduled { noise, window } = config.states else { return states.to_vec() };
+    let mut reached = None;
+    let wanted = |state: &&State| {
+        let block = state.block as usize;
+        let len = config.block_size.min(response - block * config.block_size);
+        let wanted = reached != Some(block);
+        if state.noise_ratio(len) <= noise.target(block, window, 0) {
+            reached = Some(block);
+        }
+        wanted
+    };
+    states.iter().filter(wanted).cloned().collect()
+}
+
+fn answers(model: &Scripted, requests: Vec<Request>, room: Room) -> Vec<Answer> {
+    let mut answers: Vec<Option<Answer>> = requests.iter().map(|_| None).collect();
+    generate_batch(model, &mut requests.into_iter().enumerate(), room, &mut |event| {
+        match event {
+            BatchEvent::Done(at, answer) => assert!(answers[at].replace(answer).is_none()),
+            BatchEvent::Forward(rows) => assert!(rows > 0),
+            BatchEvent::Pass(..) => {}
+        }
+        ControlFlow::Continue(())
+    });
+    answers.into_iter().map(Option::unwrap).collect()
+}
+
+fn response(answer: &Answer) -> &Response {
+    match answer {
+        Answer::Response(response) => response,
+        Answer::Refused { .. } => panic!("refused"),
+    }
+}
+
+fn which_states() -> impl Arbitrary<Value = States> {
+    let kind =
+        prop_oneof![Just(ScheduleKind::Linear), Just(ScheduleKind::Reverse), Just(ScheduleKind::Constant)];
+    let scheduled =
+        (kind, 0.0..0.6f64, 0.0..0.4f64, 1usize..9).prop_map(|(schedule, t_min, range, window)| {
+            let noise = NoiseScheduleConfig { schedule, t_min, t_max: t_min + range };
+            States::Scheduled { noise, window }
+        });
+    prop_oneof![Just(States::All), scheduled]
+}
+
+fn trajectories() -> impl Arbitrary<Value = Trajectories> {
+    let block_size = prop_oneof![1usize..20, Just(64)];
+    (block_size, any::<u64>(), which_states()).prop_map(|(block_size, seed, states)| Trajectories {
+        block_size,
+        seed,
+        states,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn blocks_side_by_side_have_the_states_of_sequential_decoding(
+        model in models(),
+        config in trajectories(),
+        sampling in samplings(),
+        prompts in prop::collection::vec(prop::collection::vec(0u32..2, 1..7), 1..6),
+        room in (1usize..4, 1usize..60).prop_map(|(slots, rows)| Room { slots, rows, capacity: 80 }),
+        max_new_tokens in 1usize..50,
+        eos_token_ids in prop::collection::vec(0u32..12, 0..2),
+    ) {
+        let stop = StopRules { max_new_tokens, eos_token_ids };
+        let settings = Settings { sampling, ..Settings::greedy(Strategy::Autoregressive, stop) };
+        let request = |prompt: &Vec<u32>| Request {
+            trajectories: Some(config.clone()),
+            ..Request::new(prompt.clone(), settings.clone())
+        };
+        let found = answers(&model, prompts.iter().map(request).collect(), room);
+        for (prompt, found) in prompts.iter().zip(&found) {
+            let (generation, states) = sequential(&model, prompt, &settings, &config);
+            let found = response(found);
+            prop_assert_eq!(&found.generation.tokens, &generation.tokens);
+            prop_assert_eq!(found.generation.finish_reason, generation.finish_reason);
+            prop_assert_eq!(&found.states, &up_to_target(&states, generation.tokens.len(), &config));
+        }
+    }
+
+    /// A given response costs no pass over its end where the model agrees, whatever it was made by; where the model does
+    /// not, its own comes out, or nothing does.
+    #[test]
+    fn a_given_response_is_verified(
+        model in models(),
+        config in trajectories(),
+        sampling in samplings(),
+        max_new_tokens in 1usize..40,
+        eos_token_ids in prop::collection::vec(0u32..12, 0..2),
+        wrong in prop::option::of(0usize..40),
+        rows in 1usize..60,
+    ) {
+        let prompt = [0, 1, 1];
+        let stop = StopRules { max_new_tokens, eos_token_ids };
+        let settings = Settings { sampling, ..Settings::greedy(Strategy::Autoregressive, stop) };
+        let (own, states) = sequential(&model, &prompt, &settings, &config);
+        let mut given = own.tokens.clone();
+        let wrong = wrong.filter(|&at| at < given.len());
+        if let Some(at) = wrong {
+            given[at] = (given[at] + 1) % model.vocabulary as u32;
+        }
+        let request = |on_disagreement| Request {
+            given: Some(given.clone()),
+            on_disagreement,
+            trajectories: Some(config.clone()),
+            ..Request::new(prompt.to_vec(), settings.clone())
+        };
+        let room = Room { slots: 2, capacity: 80, rows };
+        let found = answers(&model, vec![request(Disagreement::Replace), request(Disagreement::Refuse)], room);
+        let kept = response(&found[0]);
+        prop_assert_eq!(&kept.generation.tokens, &own.tokens);
+        prop_assert_eq!(kept.generation.finish_reason, own.finish_reason);
+        prop_assert_eq!(&kept.states, &up_to_target(&states, own.tokens.len(), &config));
+        match (wrong, &found[1]) {
+            (None, Answer::Response(found)) => {
+                prop_assert_eq!(&found.states, &kept.states);
+                prop_assert_eq!((found.disagreeing_blocks, found.generation.stats.forwards), (0, 0));
+            }
+            (Some(_), Answer::Refused { disagreeing_blocks }) => prop_assert!(*disagreeing_blocks > 0),
+            (wrong, found) => prop_assert!(false, "{wrong:?} gives {found:?}"),
+        }
+    }
+}
+
+/// A response that another model cut off is taken as long as it is.
+#[test]
+fn a_given_response_ends_where_it_ends() {
+    let model = Scripted { vocabulary: 9, context: 64, seed: 3, memory: 1 };
+    let stop = StopRules { max_new_tokens: 20, eos_token_ids: vec![] };
+    let settings = Settings::greedy(Strategy::Autoregressive, stop);
+    let own = run(&model, &[1], &settings).tokens;
+    let request = Request { given: Some(own[..7].to_vec()), ..Request::new(vec![1], settings) };
+    let found = answers(&model, vec![request], Room { slots: 1, capacity: 40, rows: 8 });
+    let found = response(&found[0]);
+    assert_eq!(found.generation.tokens, own[..7]);
+    assert_eq!(found.generation.finish_reason, FinishReason::Length);
+}

@@ -1,0 +1,102 @@
+//! The kernel against libtorch's operations, and rows against the same rows alone.
+
+use tch::Device;
+
+use super::*;
+use crate::memory::assert_close;
+
+fn random(shape: &[i64], kind: Kind) -> Tensor {
+    Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
+}
+
+const HEADS: [HeadShape; 3] = [
+    HeadShape { queries: 6, keys: 2, width: 8 },
+    HeadShape { queries: 9, keys: 3, width: 64 },
+    HeadShape { queries: 4, keys: 4, width: 108 },
+];
+
+#[test]
+fn the_kernel_equals_the_operation() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for heads in HEADS {
+            let parents: Vec<Option<usize>> = vec![None, Some(0), Some(1), Some(0), Some(3), None, Some(5)];
+            let spans = [
+                Span::chain(0..1, 17),
+                Span::tree(1..8, 5, &parents),
+                Span::chain(8..60, 0),
+                Span::chain(60..63, 40),
+            ];
+            let qkv = random(&[63, heads.row_len() as i64], kind);
+            let cache = || random(&[heads.keys as i64, 70, heads.width as i64], kind);
+            let spans: Vec<SpanCache> =
+                spans.iter().map(|span| SpanCache { span, keys: cache(), values: cache() }).collect();
+            let found = attend(&qkv, heads, &spans);
+            assert_close(&found, &composed(&qkv, heads, &spans), &format!("{heads:?}"));
+        }
+    }
+}
+
+/// Runs beside what a cache holds, each behind another part of it, against the same runs behind caches of their own.
+#[test]
+fn a_run_aside_sees_what_it_follows_and_itself() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for heads in HEADS {
+            let (h, d) = (heads.keys as i64, heads.width as i64);
+            let (queries, row) = (heads.queries as i64, heads.row_len() as i64);
+            let qkv = random(&[90, row], kind);
+            let (keys, values) = (random(&[h, 40, d], kind), random(&[h, 40, d], kind));
+            let runs = [(0..3, 0), (3..30, 31), (30..80, 40), (80..81, 7), (81..90, 40)];
+            let spans: Vec<Span> =
+                runs.iter().map(|(rows, cached)| Span::aside(rows.clone(), *cached)).collect();
+            let caches: Vec<SpanCache> = spans
+                .iter()
+                .map(|span| SpanCache { span, keys: keys.shallow_clone(), values: values.shallow_clone() })
+                .collect();
+            let together = attend(&qkv, heads, &caches);
+            assert_close(&together, &composed(&qkv, heads, &caches), &format!("{heads:?}"));
+            for (rows, cached) in runs {
+                let (start, count) = (rows.start as i64, rows.len() as i64);
+                let own = qkv.narrow(0, start, count).contiguous();
+                let behind = |cache: &Tensor, first: i64| {
+                    let part = own.narrow(1, first * d, h * d).view([count, h, d]).transpose(0, 1);
+                    Tensor::cat(&[cache.narrow(1, 0, cached as i64), part], 1).contiguous()
+                };
+                let span = Span::chain(0..rows.len(), cached);
+                let (keys, values) = (behind(&keys, queries), behind(&values, queries + h));
+                let alone = attend(&own, heads, &[SpanCache { span: &span, keys, values }]);
+                assert!(alone.equal(&together.narrow(0, start, count)), "{kind:?} {rows:?}");
+            }
+        }
+    }
+}
+
+/// The same tokens as a branch among others, and as the only ones.
+#[test]
+fn a_row_sees_its_path_alone_and_nothing_of_where_it_lies() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let heads = HEADS[1];
+        let (h, d) = (heads.keys as i64, heads.width as i64);
+        let qkv = random(&[7, heads.row_len() as i64], kind);
+        let (keys, values) = (random(&[h, 40, d], kind), random(&[h, 40, d], kind));
+        let parents: Vec<Option<usize>> = vec![None, Some(0), Some(1), Some(0), Some(3), Some(4), Some(1)];
+        let tree = Span::tree(0..7, 20, &parents);
+        let together = SpanCache { span: &tree, keys: keys.copy(), values: values.copy() };
+        let together = attend(&qkv, heads, &[together]);
+        let path = [0, 3, 4, 5];
+        let moved = |x: &Tensor| {
+            let x = x.copy();
+            for (depth, row) in (0..).zip(path) {
+                x.narrow(1, 20 + depth, 1).copy_(&x.narrow(1, 20 + row, 1).copy());
+            }
+            x
+        };
+        let (keys, values) = (moved(&keys), moved(&values));
+        for (depth, row) in path.into_iter().enumerate() {
+            let alone = Span::chain(0..1, 20 + depth);
+            let cache =
+                SpanCache { span: &alone, keys: keys.shallow_clone(), values: values.shallow_clone() };
+            let found = attend(&qkv.narrow(0, row, 1).contiguous(), heads, &[cache]);
+            assert!(found.equal(&together.narrow(0, row, 1)), "{kind:?} row {row}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What becomes of products as they come: rounded into a matrix, or only the largest of each row.
+
+use crate::memory::{Element, Shared};
+
+/// Hears products.
+pub(crate) trait Sink {
+    /// Of row `row` on the left with the row `first` on the right and those after it.
+    fn take(&mut self, row: usize, first: usize, products: &[f32]);
+}
+
+impl<F: FnMut(usize, usize, &[f32])> Sink for F {
+    #[inline(always)]
+    fn take(&mut self, row: usize, first: usize, products: &[f32]) {
+        self(row, first, products);
+    }
+}
+
+/// Rounds products, plus a bias, into the columns of a matrix from `start` on.
+pub(crate) struct Rounded<'a, T> {
+    pub(crate) target: &'a Shared<'a, T>,
+    /// Columns of the matrix.
+    pub(crate) width: usize,
+    pub(crate) start: usize,
+    /// By column.
+    pub(crate) bias: Option<&'a [T]>,
+}
+
+impl<T: Element> Sink for Rounded<'_, T> {
+    #[inline(always)]
+    fn take(&mut self, row: usize, first: usize, products: &[f32]) {
+        let column = self.start + first;
+        let place = row * self.width + column;
+        // SAFETY: the columns from `start` on are this task's alone.
+        let target = unsafe { self.target.part(place..place + products.len()) };
+        match self.bias {
+            Some(bias) => {
+                for ((target, product), bias) in target.iter_mut().zip(products).zip(&bias[column..]) {
+                    *target = T::from_f32(product + bias.to_f32());
+                }
+            }
+            None => {
+                for (target, product) in target.iter_mut().zip(products) {
+                    *target = T::from_f32(*product);
+                }
+            }
+        }
+    }
+}
+
+/// The largest product of each row, rounded to `T`, and its column: the first of equal ones.
+pub(crate) struct Largest<T> {
+    /// Column of the first product.
+    pub(crate) start: usize,
+    /// By row.
+    pub(crate) best: Vec<(T, u32)>,
+}
+
+impl<T: Element> Sink for Largest<T> {
+    #[inline(always)]
+    fn take(&mut self, row: usize, first: usize, products: &[f32]) {
+        let (least, _) = self.best[row];
+        let mut greatest = f32::NEG_INFINITY;
+        for product in products {
+            greatest = if *product > greatest { *product } else { greatest };
+        }
+        // Rounding keeps the order, so only a greater one can be greater when it is rounded.
+        if T::from_f32(greatest).to_f32() > least.to_f32() {
+            let column = products
+                .iter()
+                .position(|product| T::from_f32(*product).to_f32() == T::from_f32(greatest).to_f32());
+            let column = self.start + first + column.expect("the greatest is one of them");
+            self.best[row] = (T::from_f32(greatest), column as u32);
+        }
+    }
+}
