@@ -21,7 +21,9 @@ pub fn export(checkpoint: &Path, output: &Path) -> anyhow::Result<()> {
     let model = load(checkpoint, Dtype::Auto)?.transformer;
     let partial = beside(output, "partial");
     remove(&partial)?;
-    fs_err::create_dir_all(&partial)?;
+    fs_err::create_dir_all(&partial).with_context(|| {
+        format!("cannot write into {}: give another --output", partial.parent().unwrap_or(output).display())
+    })?;
     let config = &model.architecture().config_json;
     save_model(&partial, config, model.parameters(), model.kind(), MAX_SHARD_BYTES)?;
     for file in TOKENIZER_FILES {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
 use jacobi_datasets::{BadRow, Tokenizer};
 use jacobi_decoder::{Generation, generate};
-use jacobi_model::{Dtype, LanguageModel, dtype_name, load};
+use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
 
 use crate::config::Contender;
 use crate::divergence::{first_divergence, gap};
@@ -78,32 +78,32 @@ pub fn evaluate(
     let decoders = |model| Ok(job.config.contenders_of(model, job.seed, &[])?.len());
     let decoders: Vec<usize> = job.models.iter().map(decoders).collect::<Result<_, EvalError>>()?;
     let (questions, bad_rows) = questions::read(&job.config.prompts, task)?;
+    // The first is measured at once; a flaw of the others must not wait until it was.
+    for model in job.models.iter().skip(1) {
+        open_model(model, job.dtype, &questions)?;
+    }
     let total = questions.len() * decoders.iter().sum::<usize>();
     let mut done = 0;
     let mut outcome = EvalOutcome { rows: Vec::new(), samples: Vec::new(), bad_rows, interrupted: false };
     for (model, decoders) in job.models.iter().zip(&decoders) {
-        let tokenizer = Tokenizer::load(&model.dir)?;
-        let loaded = load(&model.dir, job.dtype)
-            .map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
-        let prompts: Result<Vec<Vec<u32>>, _> =
-            questions.iter().map(|question| tokenizer.encode_chat(&question.prompt.messages)).collect();
+        let OpenModel { tokenizer, transformer, prompts } = open_model(model, job.dtype, &questions)?;
         let bench = Bench {
             model,
-            language_model: &loaded.transformer,
+            language_model: &transformer,
             decode: &|ids| tokenizer.decode(ids),
             task,
             questions: &questions,
-            prompts: prompts?,
+            prompts,
             contenders: &job.config.contenders_of(model, job.seed, tokenizer.eos_token_ids())?,
         };
         let mut measured = bench.measure(job.config.warmup, stop, &mut |p| {
             progress(&EvalProgress { done: done + p.done, total, ..p.clone() });
-        })?;
+        });
         done += questions.len() * decoders;
         bench.weigh_divergences(&mut measured, stop);
         bench.rank_rejections(job.config.rank_prompts, &mut measured, stop);
         for (records, rejection_ranks) in measured.records.iter().zip(measured.ranks) {
-            let dtype = dtype_name(loaded.transformer.kind());
+            let dtype = dtype_name(transformer.kind());
             let row = score::row(records, &measured.records[0], dtype, job.seed);
             outcome.rows.extend(row.map(|row| EvalRow { rejection_ranks, ..row }));
             outcome.samples.extend(records.iter().map(|record| record.sample.clone()));
@@ -114,6 +114,25 @@ pub fn evaluate(
         }
     }
     Ok(outcome)
+}
+
+/// A model that can be measured.
+struct OpenModel {
+    tokenizer: Tokenizer,
+    transformer: Transformer,
+    /// Token ids of each question.
+    prompts: Vec<Vec<u32>>,
+}
+
+fn open_model(model: &EvalModel, dtype: Dtype, questions: &[Question]) -> Result<OpenModel, EvalError> {
+    let tokenizer = Tokenizer::load(&model.dir)?;
+    let loaded =
+        load(&model.dir, dtype).map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
+    let encode = |question: &Question| tokenizer.encode_chat(&question.prompt.messages);
+    let prompts = questions.iter().map(encode).collect::<Result<Vec<Vec<u32>>, _>>()?;
+    let context = loaded.transformer.context_length();
+    questions::check_room(questions, &prompts, &model.name, context)?;
+    Ok(OpenModel { tokenizer, transformer: loaded.transformer, prompts })
 }
 
 /// One model with everything it is measured on.
@@ -142,14 +161,7 @@ struct Measured {
 type Passes = Vec<usize>;
 
 impl Bench<'_> {
-    fn measure(
-        &self,
-        warmup: usize,
-        stop: &AtomicBool,
-        progress: &mut dyn FnMut(&EvalProgress),
-    ) -> Result<Measured, EvalError> {
-        let context = self.language_model.context_length();
-        questions::check_room(self.questions, &self.prompts, &self.model.name, context)?;
+    fn measure(&self, warmup: usize, stop: &AtomicBool, progress: &mut dyn FnMut(&EvalProgress)) -> Measured {
         let decoders = self.contenders.len();
         let mut measured = Measured {
             records: vec![Vec::new(); decoders],
@@ -160,7 +172,7 @@ impl Bench<'_> {
             for contender in self.contenders {
                 if stop.load(Ordering::Relaxed) {
                     measured.interrupted = true;
-                    return Ok(measured);
+                    return measured;
                 }
                 self.generate(prompt, contender);
             }
@@ -176,7 +188,7 @@ impl Bench<'_> {
             for turn in order {
                 if stop.load(Ordering::Relaxed) {
                     measured.interrupted = true;
-                    return Ok(measured);
+                    return measured;
                 }
                 let contender = &self.contenders[turn];
                 let (generation, passes) = self.generate(prompt, contender);
@@ -198,7 +210,7 @@ impl Bench<'_> {
                 measured.records[turn].push(self.record(index, turn, run, reference));
             }
         }
-        Ok(measured)
+        measured
     }
 
     fn generate(&self, prompt: &[u32], contender: &Contender) -> (Generation, Passes) {

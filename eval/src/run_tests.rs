@@ -134,7 +134,7 @@ fn figures_by_hand() {
     let go = AtomicBool::new(false);
     let mut seen = Vec::new();
     let measured = with_bench(&model, |bench| {
-        bench.measure(0, &go, &mut |p| seen.push(format!("{} {}/{}", p.decoder, p.done, p.total))).unwrap()
+        bench.measure(0, &go, &mut |p| seen.push(format!("{} {}/{}", p.decoder, p.done, p.total)))
     });
     // The order alternates.
     assert_eq!(seen, ["ar 1/4", "jacobi 2/4", "jacobi 3/4", "ar 4/4"]);
@@ -170,9 +170,8 @@ fn figures_by_hand() {
 fn warm_up_runs_and_does_not_count() {
     let go = AtomicBool::new(false);
     let (cold, warm) = (counting(), counting());
-    let measure = |model: &Counting, warmup| {
-        with_bench(model, |bench| rows(&bench.measure(warmup, &go, &mut |_| ()).unwrap()))
-    };
+    let measure =
+        |model: &Counting, warmup| with_bench(model, |bench| rows(&bench.measure(warmup, &go, &mut |_| ())));
     let (without, with) = (measure(&cold, 0), measure(&warm, 3));
     assert_eq!(without[1].forwards, with[1].forwards);
     // Three prompts, a b a: with prefill ar needs 6 + 9 + 6 forwards and jacobi 4 + 5 + 4.
@@ -185,7 +184,7 @@ fn a_flipped_near_tie_is_reported() {
     let model = Counting { flips: Some(4), ..counting() };
     let go = AtomicBool::new(false);
     let measured = with_bench(&model, |bench| {
-        let mut measured = bench.measure(0, &go, &mut |_| ()).unwrap();
+        let mut measured = bench.measure(0, &go, &mut |_| ());
         let before = model.widths.borrow().len();
         bench.weigh_divergences(&mut measured, &go);
         // As autoregressive decoding came there: the prompt, then token by token.
@@ -209,7 +208,7 @@ fn the_rank_of_the_right_token_is_asked_of_the_first_prompts() {
     let go = AtomicBool::new(false);
     let ranks = |count| {
         with_bench(&model, |bench| {
-            let mut measured = bench.measure(0, &go, &mut |_| ()).unwrap();
+            let mut measured = bench.measure(0, &go, &mut |_| ());
             bench.rank_rejections(count, &mut measured, &go);
             measured.ranks
         })
@@ -225,12 +224,12 @@ fn stop_keeps_the_prompts_that_every_decoder_finished() {
     let model = counting();
     let stop = AtomicBool::new(false);
     let measured = with_bench(&model, |bench| {
-        bench.measure(0, &stop, &mut |p| stop.store(p.done == 3, Ordering::Relaxed)).unwrap()
+        bench.measure(0, &stop, &mut |p| stop.store(p.done == 3, Ordering::Relaxed))
     });
     assert!(measured.interrupted);
     assert_eq!(measured.records.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
     let at_once = AtomicBool::new(true);
-    let measured = with_bench(&model, |bench| bench.measure(1, &at_once, &mut |_| ()).unwrap());
+    let measured = with_bench(&model, |bench| bench.measure(1, &at_once, &mut |_| ()));
     assert!(measured.interrupted && rows(&measured).is_empty());
 }
 
@@ -239,7 +238,10 @@ fn a_prompt_without_room_is_named() {
     let go = AtomicBool::new(false);
     let run = |context| {
         let model = Counting { context, ..counting() };
-        with_bench(&model, |bench| bench.measure(0, &go, &mut |_| ()).map(|m| rows(&m)[1].clone()))
+        with_bench(&model, |bench| {
+            questions::check_room(bench.questions, &bench.prompts, &bench.model.name, context)?;
+            Ok::<_, EvalError>(rows(&bench.measure(0, &go, &mut |_| ()))[1].clone())
+        })
     };
     let message = run(12).unwrap_err().to_string();
     assert!(message.contains("prompt b has 12 tokens") && message.contains("context of 12"), "{message}");

@@ -82,6 +82,14 @@ pub enum ModelError {
         /// What the format's own reader says.
         source: safetensors::SafeTensorError,
     },
+    /// Weights that did not reach the disk.
+    #[error("cannot write {path}: is the disk full?")]
+    Unwritten {
+        /// The file.
+        path: PathBuf,
+        /// What the format's own writer says.
+        source: safetensors::SafeTensorError,
+    },
     /// A tensor that config.json calls for is in no file.
     #[error("{dir}: tensor `{name}` {shape:?} is missing from the weights")]
     MissingTensor {
@@ -126,7 +134,8 @@ pub enum ModelError {
     },
     /// A weight that is NaN or infinite.
     #[error(
-        "{dir}: tensor `{name}` contains NaN or infinity: the model is damaged (a diverged run or a bad copy)"
+        "{dir}: tensor `{name}` contains NaN or infinity: the model is damaged. If it was copied or downloaded, do that \
+         again; if it was trained, take an earlier checkpoint and train on with a lower train.learning_rate"
     )]
     NonFinite {
         /// The model directory.
