@@ -150,6 +150,7 @@ impl Bench {
             output: &self.dir.path().join(name),
             config,
             seed: 11,
+            overwrite: false,
         };
         let outcome = jacobi_trainer::train(job, &stop, &mut |p| {
             log.push(p.clone());
@@ -194,7 +195,9 @@ fn resumed_training_gives_the_weights_of_an_undisturbed_run_bit_for_bit() {
     assert!(bench.train("parts", &config, usize::MAX).unwrap().is_empty());
     let changed = TrainConfig { learning_rate: 2e-3, ..config };
     let error = bench.train("parts", &changed, usize::MAX).unwrap_err().to_string();
-    assert!(error.contains("settings") && error.contains("step-000009"), "{error}");
+    let expected = "train.learning_rate: was 0.001, is 0.002\n";
+    assert!(error.contains(expected) && error.contains("step-000009"), "{error}");
+    assert_eq!(error.matches(": was ").count(), 1, "nothing else differs: {error}");
 }
 
 #[test]
@@ -245,6 +248,7 @@ fn every_setting_changes_the_run() {
         ("learning_rate", TrainConfig { learning_rate: 2e-3, ..base.clone() }),
         ("lr_schedule", TrainConfig { lr_schedule: LrSchedule::Constant, warmup_ratio: 0.0, ..base.clone() }),
         ("warmup_ratio", TrainConfig { warmup_ratio: 1.0, ..base.clone() }),
+        ("warmup_steps", TrainConfig { warmup_steps: Some(3), ..base.clone() }),
         ("weight_decay", TrainConfig { weight_decay: 10.0, ..base.clone() }),
         ("adam_beta1", TrainConfig { adam_beta1: 0.5, ..base.clone() }),
         ("adam_beta2", TrainConfig { adam_beta2: 0.5, ..base.clone() }),
@@ -281,6 +285,15 @@ fn every_setting_changes_the_run() {
     let [window, clean] = [NoiseContext::Window, NoiseContext::Clean]
         .map(|c| losses(&bench.train(&format!("{c:?}"), &context(c), usize::MAX).unwrap()));
     assert_ne!(window, clean, "noise_context changes nothing");
+    let wsd = |decay_ratio| TrainConfig {
+        lr_schedule: LrSchedule::Wsd,
+        warmup_ratio: 0.0,
+        decay_ratio,
+        ..base.clone()
+    };
+    let [short, long] =
+        [0.3, 1.0].map(|d| losses(&bench.train(&format!("wsd {d}"), &wsd(d), usize::MAX).unwrap()));
+    assert_ne!(short, long, "decay_ratio changes nothing");
     for (name, config) in [
         ("max_length", TrainConfig { max_length: 3, ..base.clone() }),
         ("batch_size", TrainConfig { batch_size: 0, ..base.clone() }),

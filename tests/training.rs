@@ -1,5 +1,7 @@
 //! The passes of training against plain autograd over a dense mask, and packing against one sample at a time.
 
+use std::sync::atomic::AtomicBool;
+
 use jacobi_datasets::{
     FinishReason, NoiseContext, NoiseScheduleConfig, PackConfig, PackedSample, Rng, ScheduleKind, State,
     Trajectory, pack,
@@ -124,7 +126,7 @@ fn fast(
     loss: &LossConfig,
 ) -> Learnt {
     let stepper = Stepper::new(model, base, config, 256);
-    let report = stepper.accumulate(samples, loss).unwrap();
+    let report = stepper.accumulate(samples, loss, &AtomicBool::new(false)).unwrap();
     let parameters = stepper.model.parameters().iter();
     let gradients =
         parameters.map(|(name, p)| (name.clone(), stepper.optimizer.gradients().of(p).copy())).collect();

@@ -1,5 +1,6 @@
 //! What an error means to the shell: 2 for what was typed, 128+n for signal n, 1 for the world.
 
+use jacobi_trainer::TrainError;
 use jacobi_trajectory_gen::{GenerateError, RankError};
 
 use crate::layers::ConfigError;
@@ -62,7 +63,8 @@ pub fn code(error: &anyhow::Error) -> u8 {
     }
     let usage = error.chain().any(|cause| {
         let generate = cause.downcast_ref().is_some_and(GenerateError::is_usage);
-        generate || cause.is::<UsageError>() || cause.is::<ConfigError>() || cause.is::<RankError>()
+        let train = cause.downcast_ref().is_some_and(TrainError::is_usage);
+        generate || train || cause.is::<UsageError>() || cause.is::<ConfigError>() || cause.is::<RankError>()
     });
     if usage { 2 } else { 1 }
 }

@@ -9,7 +9,7 @@ use anyhow::Context;
 use jacobi_datasets::schema::eval_row::ModelRole;
 use jacobi_eval::EvalModel;
 use jacobi_report::{TrainingCurve, terminal_table};
-use jacobi_trainer::{TrainData, latest_checkpoint};
+use jacobi_trainer::{TrainData, result_checkpoint};
 
 use crate::exit::UsageError;
 use crate::ledger::{Ledger, Status};
@@ -45,7 +45,8 @@ pub fn run(recipe: &Recipe, overwrite: bool, stop: &Stop) -> anyhow::Result<Stri
         }
         output::status(&format!("{label}: {}", stage.summary));
         ledger.start(&stage.name, &stage.settings)?;
-        perform(recipe, &run, stage.work, stop).with_context(|| format!("in stage {}", stage.name))?;
+        perform(recipe, &run, stage.work, overwrite, stop)
+            .with_context(|| format!("in stage {}", stage.name))?;
         stop.check()?;
         ledger.finish(&stage.name)?;
     }
@@ -134,7 +135,7 @@ fn discard(void: &[Stage], kept: &[Stage], ledger: &mut Ledger) -> anyhow::Resul
     ledger.keep_only(&names)
 }
 
-fn perform(recipe: &Recipe, run: &RunDir, work: Work, stop: &Stop) -> anyhow::Result<()> {
+fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &Stop) -> anyhow::Result<()> {
     match work {
         Work::Generate(round) => {
             let model = model_of_round(recipe, run, round)?;
@@ -145,7 +146,9 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, stop: &Stop) -> anyhow::Re
         Work::Train(round) => {
             let model = model_of_round(recipe, run, round)?;
             let data = TrainData::Trajectories(run.trajectories(round));
-            stages::train(recipe, round, &model, data, &run.round(round), stop)?;
+            let output = &run.round(round);
+            let stage = stages::TrainStage { round, model_dir: &model, data, output, overwrite };
+            stages::train(recipe, stage, stop)?;
         }
         Work::Export => export::export(&checkpoint_of_round(run, recipe.rounds.len())?, &run.export())?,
         Work::Eval => {
@@ -176,13 +179,13 @@ pub fn model_of_round(recipe: &Recipe, run: &RunDir, round: usize) -> anyhow::Re
     if round == 1 { recipe.model_dir() } else { checkpoint_of_round(run, round - 1) }
 }
 
-/// The last checkpoint of round `round`.
+/// The checkpoint that round `round` made: the best by its evaluations, or the last where there were none.
 ///
 /// # Errors
 /// When there is none.
 pub fn checkpoint_of_round(run: &RunDir, round: usize) -> anyhow::Result<PathBuf> {
     let dir = run.round(round);
-    latest_checkpoint(&dir)
+    result_checkpoint(&dir)
         .with_context(|| format!("{} has no checkpoint: run `jacobi train` for it first", dir.display()))
 }
 

@@ -100,8 +100,7 @@ fn generate_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted)
 
 fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) -> anyhow::Result<Stage> {
     let train = &recipe.rounds[round - 1].train;
-    let mut settings = Settings::new();
-    flatten("train", &to_value(train)?, &mut settings);
+    let settings = train.objective();
     let dir = run.round(round);
     let outputs = vec![dir.join("checkpoints"), dir.join("metrics.jsonl"), dir.join("tensorboard")];
     let summary = format!(
@@ -133,8 +132,8 @@ fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
 
 /// Optimizer steps over `samples` samples; long ones are left out later, so this is the most.
 pub fn steps(train: &TrainConfig, samples: usize) -> usize {
-    let per_step = train.batch_size;
-    train.max_steps.unwrap_or(train.epochs * samples.div_ceil(per_step))
+    let trained = samples.saturating_sub(train.held_out_samples());
+    train.max_steps.unwrap_or(train.epochs * trained.div_ceil(train.batch_size))
 }
 
 /// How many prompts a file gives.

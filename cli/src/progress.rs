@@ -46,6 +46,15 @@ impl Progress {
         }
     }
 
+    /// Leaves a line about the stage, above the bar if there is one.
+    pub fn say(&self, text: &str) {
+        let line = format!("{}: {text}", self.label);
+        match &self.bar {
+            Some(bar) => bar.suspend(|| output::status(&line)),
+            None => output::status(&line),
+        }
+    }
+
     /// Takes the bar away and leaves one line that says how it went.
     pub fn finish(self, summary: &str) {
         if let Some(bar) = &self.bar {

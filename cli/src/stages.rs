@@ -8,7 +8,7 @@ use jacobi_datasets::schema::eval_row::{EvalRow, Results};
 use jacobi_datasets::{BadRow, Manifest};
 use jacobi_eval::{EvalJob, EvalModel, evaluate};
 use jacobi_report::{TrainingCurve, write_report};
-use jacobi_trainer::{Init, TrainData, TrainJob};
+use jacobi_trainer::{Evaluation, Init, TrainData, TrainJob, TrainProgress};
 use jacobi_trajectory_gen::{ERRORS_FILE, GenerateJob, Rank};
 
 use crate::exit::Unmeasured;
@@ -90,37 +90,47 @@ fn outcome_of(manifest: &Manifest, dir: &Path) -> String {
     summary
 }
 
-/// Trains round `round` (from 1) from the model in `model_dir` and returns the last checkpoint.
+/// What a round of training works on.
+pub struct TrainStage<'a> {
+    /// The round, from 1.
+    pub round: usize,
+    /// The model to start from.
+    pub model_dir: &'a Path,
+    /// What to learn.
+    pub data: TrainData,
+    /// The directory of the round.
+    pub output: &'a Path,
+    /// Whether what another run left there may be removed.
+    pub overwrite: bool,
+}
+
+/// Trains and returns the best checkpoint, or the last where no evaluation chose one.
 ///
 /// # Errors
 /// Those of training; [`crate::exit::Interrupted`] when a signal asked to stop.
-pub fn train(
-    recipe: &Recipe,
-    round: usize,
-    model_dir: &Path,
-    data: TrainData,
-    output: &Path,
-    stop: &Stop,
-) -> anyhow::Result<PathBuf> {
+pub fn train(recipe: &Recipe, stage: TrainStage, stop: &Stop) -> anyhow::Result<PathBuf> {
     let job = TrainJob {
-        model_dir,
+        model_dir: stage.model_dir,
         // Later rounds train on: only the first can start from nothing.
-        init: if round == 1 { recipe.model.init } else { Init::Weights },
+        init: if stage.round == 1 { recipe.model.init } else { Init::Weights },
         dtype: recipe.model.dtype,
-        data,
-        output,
-        config: &recipe.rounds[round - 1].train,
+        data: stage.data,
+        output: stage.output,
+        config: &recipe.rounds[stage.round - 1].train,
         seed: recipe.seed,
+        overwrite: stage.overwrite,
     };
     let mut progress = Progress::new("train");
-    let mut last_loss = None;
+    let (mut last_loss, mut evaluated) = (None, None);
     let outcome = jacobi_trainer::train(job, stop.flag(), &mut |now| {
         last_loss = Some(now.loss);
-        let detail = format!(
-            "loss {:.3} (ar {:.3}, pc {:.3})  {:.0} tokens/s",
-            now.loss, now.loss_ar, now.loss_pc, now.tokens_per_second
-        );
-        progress.update(now.step, now.total_steps, &detail);
+        if let Some(evaluation) = now.evaluation
+            && evaluated != Some(evaluation.step)
+        {
+            evaluated = Some(evaluation.step);
+            progress.say(&describe_evaluation(&evaluation));
+        }
+        progress.update(now.step, now.total_steps, &describe_step(now));
     })?;
     if !outcome.finished {
         stop.check()?;
@@ -134,6 +144,26 @@ pub fn train(
     }
     progress.finish(&summary);
     Ok(outcome.checkpoint)
+}
+
+fn describe_step(now: &TrainProgress) -> String {
+    let mut text = format!("loss {:.3} (ar {:.3}, pc {:.3})", now.loss, now.loss_ar, now.loss_pc);
+    if let Some(evaluation) = &now.evaluation {
+        text += &format!("  TPF {:.2}", evaluation.tpf);
+    }
+    text + &format!("  {:.0} tokens/s  MFU {:.0} %", now.tokens_per_second, 100.0 * now.mfu)
+}
+
+fn describe_evaluation(evaluation: &Evaluation) -> String {
+    let Evaluation { step, tpf, exact_match_ar, loss_ar, .. } = evaluation;
+    let text = format!(
+        "step {step}: TPF {tpf:.2}, exact match with AR {:.0} %, AR loss {loss_ar:.3}",
+        100.0 * exact_match_ar
+    );
+    match evaluation.degenerate {
+        true => text + ", degenerate: responses repeat themselves",
+        false => text,
+    }
 }
 
 /// Measures `models` and writes the report into `report`.

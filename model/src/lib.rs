@@ -1,5 +1,5 @@
-//! One Transformer for the Llama and Qwen2 families on libtorch: shapes from config.json, weights under Hugging
-//! Face names, a preallocated KV cache, fp32 and bf16. Knows nothing of blocks, noise or text.
+//! One Transformer for the Llama, Qwen2, Qwen3 and Mistral families on libtorch: shapes from config.json, weights
+//! under Hugging Face names, a preallocated KV cache, fp32 and bf16. Knows nothing of blocks, noise or text.
 
 mod architecture;
 mod attention;
@@ -16,6 +16,7 @@ mod norm;
 mod precision;
 mod rope;
 mod rows;
+mod saving;
 mod session;
 mod training;
 mod transformer;
@@ -33,5 +34,6 @@ pub use mask::AttentionMask;
 pub use precision::{Dtype, dtype_name, to_float32, to_kind};
 pub use rope::{Rope, RopeConfig, RopeScaling, RopeTable};
 pub use rows::Rows;
+pub use saving::{MAX_SHARD_BYTES, ModelFile, model_files, save_model, save_tensors};
 pub use transformer::{LoadedModel, Transformer, load, token_tensor};
-pub use weights::{INDEX_FILE, MAX_SHARD_BYTES, WEIGHTS_FILE, read_tensors, save_model, save_tensors};
+pub use weights::{INDEX_FILE, WEIGHTS_FILE, read_tensors};

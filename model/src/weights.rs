@@ -1,27 +1,21 @@
-//! Weights in and out, under Hugging Face names. A checkpoint key is the path of the code that takes it: a key
+//! Weights in, under Hugging Face names. A checkpoint key is the path of the code that takes it: a key
 //! that no code takes, or that code takes and no file has, is an error on load.
 
 use std::{
     collections::BTreeMap,
-    io::Write,
     path::{Path, PathBuf},
 };
 
 use safetensors::{Dtype as StoredDtype, SafeTensors, tensor::TensorView};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use tch::{Kind, Tensor};
 
-use crate::{
-    ModelError,
-    precision::{dtype_name, to_kind},
-};
+use crate::{ModelError, precision::to_kind};
 
 /// The single-file name of the hub.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// Which shard holds which tensor.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
-/// The size from which weights are split into several files, as on the hub.
-pub const MAX_SHARD_BYTES: usize = 5_000_000_000;
 
 /// Tensors that old exports carry and no forward pass needs.
 const DERIVED: &str = "rotary_emb.inv_freq";
@@ -225,96 +219,4 @@ fn to_tensor(path: &Path, name: &str, view: &TensorView) -> Result<Tensor, Model
     let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
     Tensor::f_from_data_size(view.data(), &shape, kind)
         .map_err(|source| ModelError::Torch { name: name.to_owned(), source })
-}
-
-/// Writes `config.json` and the weights in `kind`, in files of at most `max_shard_bytes` each (one tensor at
-/// least), each fsynced. The caller makes the directory appear at once by renaming it.
-///
-/// # Errors
-/// The disk.
-pub fn save_model(
-    dir: &Path,
-    config: &Map<String, Value>,
-    tensors: &[(String, Tensor)],
-    kind: Kind,
-    max_shard_bytes: usize,
-) -> Result<(), ModelError> {
-    fs_err::create_dir_all(dir)?;
-    let mut config = config.clone();
-    config.remove("dtype");
-    config.insert("torch_dtype".into(), dtype_name(kind).into());
-    write_json(&dir.join("config.json"), &Value::Object(config))?;
-    let shards = split(tensors, kind, max_shard_bytes);
-    if shards.len() == 1 {
-        return save_tensors(&dir.join(WEIGHTS_FILE), shards[0], Some(kind));
-    }
-    let mut weight_map = Map::new();
-    let total_size: usize = tensors.iter().map(|(_, t)| t.numel() * kind.elt_size_in_bytes()).sum();
-    for (i, shard) in shards.iter().enumerate() {
-        let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
-        save_tensors(&dir.join(&file), shard, Some(kind))?;
-        weight_map.extend(shard.iter().map(|(name, _)| (name.clone(), Value::from(file.clone()))));
-    }
-    let index = json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
-    write_json(&dir.join(INDEX_FILE), &index)
-}
-
-/// Consecutive runs of tensors, each of at most `max_bytes` unless a single tensor is larger.
-fn split(tensors: &[(String, Tensor)], kind: Kind, max_bytes: usize) -> Vec<&[(String, Tensor)]> {
-    let (mut shards, mut start, mut bytes) = (vec![], 0, 0);
-    for (i, (_, tensor)) in tensors.iter().enumerate() {
-        let size = tensor.numel() * kind.elt_size_in_bytes();
-        if i > start && bytes + size > max_bytes {
-            shards.push(&tensors[start..i]);
-            (start, bytes) = (i, 0);
-        }
-        bytes += size;
-    }
-    shards.push(&tensors[start..]);
-    shards
-}
-
-/// Writes named tensors to one safetensors file and fsyncs it; `kind` casts, `None` keeps each dtype.
-///
-/// # Errors
-/// The disk.
-pub fn save_tensors(path: &Path, tensors: &[(String, Tensor)], kind: Option<Kind>) -> Result<(), ModelError> {
-    let mut stored = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let tensor = to_kind(tensor, kind.unwrap_or(tensor.kind())).to_device(tch::Device::Cpu).contiguous();
-        let mut bytes = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-        tensor
-            .f_copy_data_u8(&mut bytes, tensor.numel())
-            .map_err(|source| ModelError::Torch { name: name.clone(), source })?;
-        let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
-        stored.push((name, shape, stored_dtype(tensor.kind()), bytes));
-    }
-    let views = stored.iter().map(|(name, shape, dtype, bytes)| {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).expect("bytes were sized from the shape");
-        (name.as_str(), view)
-    });
-    let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(views, Some(metadata))
-        .map_err(|source| ModelError::Safetensors { path: path.to_path_buf(), source })?;
-    let mut file = fs_err::File::create(path)?;
-    file.write_all(&bytes)?;
-    Ok(file.sync_all()?)
-}
-
-fn stored_dtype(kind: Kind) -> StoredDtype {
-    match kind {
-        Kind::Float => StoredDtype::F32,
-        Kind::BFloat16 => StoredDtype::BF16,
-        Kind::Half => StoredDtype::F16,
-        Kind::Int64 => StoredDtype::I64,
-        other => panic!("no checkpoint holds tensors of {other:?}"),
-    }
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| ModelError::json(path, e))?;
-    let mut file = fs_err::File::create(path)?;
-    file.write_all(text.as_bytes())?;
-    file.write_all(b"\n")?;
-    Ok(file.sync_all()?)
 }

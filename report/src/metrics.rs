@@ -87,7 +87,9 @@ impl TrainingCurve {
 }
 
 impl TrainingPoint {
+    /// `None` for a line that tells of no step, but of an evaluation.
     fn of(object: &Map<String, Value>) -> Option<Self> {
+        object.keys().find(|key| key.starts_with("train/"))?;
         let figure = |name: &str| object.get(name).and_then(Value::as_f64);
         Some(Self {
             step: object.get("step")?.as_u64()?,
@@ -121,6 +123,7 @@ mod tests {
             "{\"step\": 2, \"train/loss\": 9.0, \"train/tokens_per_second\": 200}\n",
             "{\"step\": 2, \"train/loss\": 2.0, \"train/tokens_per_second\": 300}\n",
             "{\"note\": \"no step\"}\n",
+            "{\"step\": 2, \"eval/tpf\": 1.5}\n",
             "{\"step\": 3, \"train/l"
         ))
         .unwrap();

@@ -10,7 +10,7 @@ use super::{File, Finding, assert_none, project, text_of};
 const EDGES: &[(&str, &[&str])] = &[
     ("jacobi-model", &["jacobi-torch-ext"]),
     ("jacobi-decoder", &["jacobi-model", "jacobi-datasets"]),
-    ("jacobi-trainer", &["jacobi-model", "jacobi-datasets", "jacobi-torch-ext"]),
+    ("jacobi-trainer", &["jacobi-decoder", "jacobi-model", "jacobi-datasets", "jacobi-torch-ext"]),
     ("jacobi-trajectory-gen", &["jacobi-decoder", "jacobi-model", "jacobi-datasets"]),
     ("jacobi-eval", &["jacobi-decoder", "jacobi-model", "jacobi-datasets"]),
     ("jacobi-report", &["jacobi-datasets"]),

@@ -1,22 +1,25 @@
-//! Checkpoints: an ordinary Hugging Face directory plus what a resumed run needs. Written beside their final
-//! place and renamed, so that a directory named `step-N` is always whole.
+//! Checkpoints: an ordinary Hugging Face directory plus what a resumed run needs. Written beside their final place and
+//! renamed, so that a directory named `step-N` is always whole. The links `latest` and `best` say nothing that the
+//! states in those directories do not say: whatever a killed save left is made right from them.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-use jacobi_datasets::{TOKENIZER_FILES, write_atomic};
-use jacobi_model::{MAX_SHARD_BYTES, Transformer, save_model, save_tensors};
-use safetensors::SafeTensors;
+use jacobi_datasets::TOKENIZER_FILES;
+use jacobi_model::{MAX_SHARD_BYTES, Transformer, model_files, save_tensors};
+use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::{TrainError, adamw::AdamW};
+use crate::{TrainError, adamw::AdamW, disk::Disk, error::Difference, evaluation::Evaluations};
 
 const STATE_FILE: &str = "trainer_state.json";
 const OPTIMIZER_FILE: &str = "optimizer-rank-0.safetensors";
+const CHECKPOINTS: &str = "checkpoints";
 const LATEST: &str = "latest";
+const BEST: &str = "best";
 
 /// What identifies a run and how far it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,8 +28,11 @@ pub struct TrainerState {
     pub step: usize,
     /// Steps of the whole run.
     pub total_steps: usize,
-    /// Everything that decides the weights besides the step: settings, data, base weights.
+    /// Everything that decides the weights besides the step: objective, data, base weights.
     pub identity: BTreeMap<String, String>,
+    /// What the decoder made of the held-out prompts so far.
+    #[serde(default)]
+    pub evaluations: Evaluations,
 }
 
 impl TrainerState {
@@ -34,62 +40,138 @@ impl TrainerState {
     pub fn is_finished(&self) -> bool {
         self.step == self.total_steps
     }
+
+    /// Refuses to continue the run that `stored` is of, in `dir`, under another identity.
+    pub(crate) fn check_continues(&self, stored: &Self, dir: &Path) -> Result<(), TrainError> {
+        let missing = || "not set".to_owned();
+        let keys: std::collections::BTreeSet<&String> =
+            stored.identity.keys().chain(self.identity.keys()).collect();
+        let mut differences: Vec<Difference> = keys
+            .into_iter()
+            .map(|key| Difference {
+                key: key.clone(),
+                stored: stored.identity.get(key).cloned().unwrap_or_else(missing),
+                current: self.identity.get(key).cloned().unwrap_or_else(missing),
+            })
+            .filter(|difference| difference.stored != difference.current)
+            .collect();
+        // The number of steps follows from the rest; where it alone differs, it is the answer.
+        if differences.is_empty() && stored.total_steps != self.total_steps {
+            differences.push(Difference {
+                key: "steps in all".to_owned(),
+                stored: stored.total_steps.to_string(),
+                current: self.total_steps.to_string(),
+            });
+        }
+        match differences.is_empty() {
+            true => Ok(()),
+            false => Err(TrainError::Mismatch { path: dir.to_path_buf(), differences }),
+        }
+    }
 }
 
 /// The `checkpoints/` directory of a run.
-pub struct Checkpoints {
+pub(crate) struct Checkpoints<'a> {
     dir: PathBuf,
     keep: usize,
+    disk: &'a dyn Disk,
 }
 
-impl Checkpoints {
-    pub(crate) fn open(dir: PathBuf, keep: usize) -> Result<Self, TrainError> {
-        fs_err::create_dir_all(&dir)?;
-        Ok(Self { dir, keep })
+impl<'a> Checkpoints<'a> {
+    /// Those of the run in `output`, of which the newest `keep` stay.
+    pub(crate) fn open(output: &Path, keep: usize, disk: &'a dyn Disk) -> Result<Self, TrainError> {
+        let dir = output.join(CHECKPOINTS);
+        disk.create_dir(&dir)?;
+        Ok(Self { dir, keep, disk })
+    }
+
+    /// Finishes or undoes what a killed save left. `state` is that of the newest checkpoint.
+    pub(crate) fn mend(&self, state: Option<&TrainerState>) -> Result<(), TrainError> {
+        for entry in fs_err::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if is_partial(&path) && path.is_dir() && !path.is_symlink() {
+                self.disk.remove_dir(&path)?;
+            }
+        }
+        state.map_or(Ok(()), |state| self.link_both(state))
     }
 
     fn step_dir(&self, step: usize) -> PathBuf {
-        self.dir.join(format!("step-{step:06}"))
+        self.dir.join(step_name(step))
     }
 
-    /// Saves model, optimizer and state as `step-N`, points `latest` at it, removes the oldest beyond the limit.
+    fn partial_dir(&self, step: usize) -> PathBuf {
+        self.dir.join(format!("partial-{step:06}"))
+    }
+
+    /// Saves model, optimizer and state as `step-N`, points the links at it, removes the oldest beyond the limit.
     pub(crate) fn save(
         &self,
         model: &Transformer,
         tokenizer_dir: &Path,
         optimizer: &AdamW,
         state: &TrainerState,
-    ) -> Result<PathBuf, TrainError> {
+    ) -> Result<(), TrainError> {
         let target = self.step_dir(state.step);
-        if !target.exists() {
-            let partial = self.dir.join(format!("partial-{:06}", state.step));
+        if target.exists() {
+            self.replace_state(&target, state)?;
+        } else {
+            let partial = self.partial_dir(state.step);
             if partial.exists() {
-                fs_err::remove_dir_all(&partial)?;
+                self.disk.remove_dir(&partial)?;
             }
-            let config = &model.architecture().config_json;
-            save_model(&partial, config, model.parameters(), model.kind(), MAX_SHARD_BYTES)?;
-            save_tensors(&partial.join(OPTIMIZER_FILE), &optimizer.state(), None)?;
-            for file in TOKENIZER_FILES {
-                if tokenizer_dir.join(file).is_file() {
-                    fs_err::copy(tokenizer_dir.join(file), partial.join(file))?;
-                }
-            }
-            let json = serde_json::to_vec_pretty(state).expect("a state of strings and numbers");
-            write_atomic(&partial.join(STATE_FILE), |file| file.write_all(&json))?;
-            fs_err::rename(&partial, &target)?;
+            self.disk.create_dir(&partial)?;
+            self.write_model(&partial, model, tokenizer_dir)?;
+            let write_optimizer = |path: &Path| Ok(save_tensors(path, &optimizer.state(), None)?);
+            self.disk.write(&partial.join(OPTIMIZER_FILE), &write_optimizer)?;
+            self.disk.write(&partial.join(STATE_FILE), &|path| write_state(path, state))?;
+            self.disk.rename(&partial, &target)?;
         }
-        self.link_latest(state.step)?;
-        self.rotate()?;
-        Ok(target)
+        self.link_both(state)?;
+        self.rotate(state)
     }
 
-    fn link_latest(&self, step: usize) -> Result<(), TrainError> {
-        let link = self.dir.join("latest.partial");
-        if link.is_symlink() {
-            fs_err::remove_file(&link)?;
+    fn write_model(&self, dir: &Path, model: &Transformer, tokenizer_dir: &Path) -> Result<(), TrainError> {
+        let config = &model.architecture().config_json;
+        for file in model_files(config, model.parameters(), model.kind(), MAX_SHARD_BYTES) {
+            self.disk.write(&dir.join(&file.name), &|path| Ok(file.write(path)?))?;
         }
-        fs_err::os::unix::fs::symlink(format!("step-{step:06}"), &link)?;
-        Ok(fs_err::rename(link, self.dir.join(LATEST))?)
+        for file in TOKENIZER_FILES {
+            let source = tokenizer_dir.join(file);
+            if source.is_file() {
+                let copy = |path: &Path| Ok(fs_err::copy(&source, path).map(drop)?);
+                self.disk.write(&dir.join(file), &copy)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The weights of a step are those they were; what is known about them may have grown.
+    fn replace_state(&self, dir: &Path, state: &TrainerState) -> Result<(), TrainError> {
+        let partial = dir.join(format!("{STATE_FILE}.partial"));
+        self.disk.write(&partial, &|path| write_state(path, state))?;
+        self.disk.rename(&partial, &dir.join(STATE_FILE))
+    }
+
+    fn link_both(&self, state: &TrainerState) -> Result<(), TrainError> {
+        self.link(LATEST, state.step)?;
+        match best_step(state) {
+            Some(step) if self.step_dir(step).is_dir() => self.link(BEST, step),
+            _ => Ok(()),
+        }
+    }
+
+    fn link(&self, name: &str, step: usize) -> Result<(), TrainError> {
+        let (link, target) = (self.dir.join(name), PathBuf::from(step_name(step)));
+        if fs_err::read_link(&link).is_ok_and(|found| found == target) {
+            return Ok(());
+        }
+        let partial = self.dir.join(format!("{name}.partial"));
+        if partial.is_symlink() {
+            fs_err::remove_file(&partial)?;
+        }
+        self.disk.link(&target, &partial)?;
+        self.disk.rename(&partial, &link)
     }
 
     /// Steps that have a whole checkpoint, ascending.
@@ -105,13 +187,16 @@ impl Checkpoints {
         Ok(steps)
     }
 
-    fn rotate(&self) -> Result<(), TrainError> {
+    /// Removes all but the newest and the best.
+    fn rotate(&self, state: &TrainerState) -> Result<(), TrainError> {
         let steps = self.steps()?;
         for &step in &steps[..steps.len().saturating_sub(self.keep)] {
-            // Renamed first: a directory named step-N is whole even while it is being removed.
-            let doomed = self.dir.join(format!("partial-{step:06}"));
-            fs_err::rename(self.step_dir(step), &doomed)?;
-            fs_err::remove_dir_all(doomed)?;
+            if best_step(state) != Some(step) {
+                // Renamed first: a directory named step-N is whole even while it is being removed.
+                let doomed = self.partial_dir(step);
+                self.disk.rename(&self.step_dir(step), &doomed)?;
+                self.disk.remove_dir(&doomed)?;
+            }
         }
         Ok(())
     }
@@ -136,45 +221,59 @@ impl Checkpoints {
         let find = |name: &str| {
             let view = stored.tensor(name).ok()?;
             let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-            Tensor::f_from_data_size(view.data(), &shape, Kind::Float).ok()
+            let kind = if view.dtype() == Dtype::BF16 { Kind::BFloat16 } else { Kind::Float };
+            Tensor::f_from_data_size(view.data(), &shape, kind).ok()
         };
         optimizer.restore(step, &find).map_err(|name| bad(format!("tensor `{name}` is missing or misshapen")))
     }
-}
 
-/// Refuses to continue a run whose settings, data or base differ from the stored ones.
-pub(crate) fn check_identity(
-    dir: &Path,
-    stored: &TrainerState,
-    now: &TrainerState,
-) -> Result<(), TrainError> {
-    let total = [("total_steps".to_owned(), stored.total_steps.to_string(), now.total_steps.to_string())];
-    let identity = now.identity.iter().map(|(field, value)| {
-        (field.clone(), stored.identity.get(field).cloned().unwrap_or_default(), value.clone())
-    });
-    match identity.chain(total).find(|(_, then, now)| then != now) {
-        None => Ok(()),
-        Some((field, stored, current)) => {
-            Err(TrainError::Mismatch { path: dir.to_path_buf(), field, stored, current })
+    /// Removes every checkpoint: what a run with another identity made.
+    pub(crate) fn discard(&self) -> Result<(), TrainError> {
+        // From the newest on, so that no older one is taken for the newest if this is cut short.
+        for step in self.steps()?.into_iter().rev() {
+            let doomed = self.partial_dir(step);
+            self.disk.rename(&self.step_dir(step), &doomed)?;
+            self.disk.remove_dir(&doomed)?;
         }
+        for link in [LATEST, BEST].map(|name| self.dir.join(name)) {
+            if link.is_symlink() {
+                fs_err::remove_file(link)?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// The directory that `checkpoints/latest` of a run points at, if there is one.
+fn step_name(step: usize) -> String {
+    format!("step-{step:06}")
+}
+
+fn is_partial(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("partial-"))
+}
+
+fn best_step(state: &TrainerState) -> Option<usize> {
+    state.evaluations.best.as_ref().map(|best| best.step)
+}
+
+fn write_state(path: &Path, state: &TrainerState) -> Result<(), TrainError> {
+    let json = serde_json::to_vec_pretty(state).expect("a state of strings and numbers");
+    Ok(fs_err::write(path, json)?)
+}
+
+/// The checkpoint that a run made: the one `checkpoints/best` points at, or `checkpoints/latest` where no evaluation
+/// chose one.
+pub fn result_checkpoint(round_dir: &Path) -> Option<PathBuf> {
+    linked(round_dir, BEST).or_else(|| latest_checkpoint(round_dir))
+}
+
+/// The checkpoint that `checkpoints/latest` of a run points at, if there is one.
 pub fn latest_checkpoint(round_dir: &Path) -> Option<PathBuf> {
-    let link = round_dir.join("checkpoints").join(LATEST);
-    let target = fs_err::read_link(link).ok()?;
-    Some(round_dir.join("checkpoints").join(target)).filter(|dir| dir.is_dir())
+    linked(round_dir, LATEST)
 }
 
-/// Whether the newest checkpoint of a run is its last.
-///
-/// # Errors
-/// A state file that does not parse.
-pub fn is_finished(round_dir: &Path) -> Result<bool, TrainError> {
-    let dir = round_dir.join("checkpoints");
-    if !dir.is_dir() {
-        return Ok(false);
-    }
-    Ok(Checkpoints::open(dir, 1)?.newest()?.is_some_and(|(_, state)| state.is_finished()))
+fn linked(round_dir: &Path, name: &str) -> Option<PathBuf> {
+    let checkpoints = round_dir.join(CHECKPOINTS);
+    let target = fs_err::read_link(checkpoints.join(name)).ok()?;
+    Some(checkpoints.join(target)).filter(|dir| dir.is_dir())
 }

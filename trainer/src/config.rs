@@ -1,7 +1,10 @@
 //! The `[train]` section.
 
+use std::collections::BTreeMap;
+
 use jacobi_datasets::{NoiseContext, NoiseScheduleConfig, PackConfig, ScheduleKind};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     TrainError,
@@ -9,7 +12,7 @@ use crate::{
     backward::ActivationCheckpointing,
     course::Course,
     loss::{LossConfig, PcNormalization, PcPositionWeight},
-    lr::LrSchedule,
+    lr::{LrCurve, LrSchedule, Warmup},
 };
 
 /// Whose clean logits the noisy stream learns from.
@@ -44,6 +47,10 @@ pub struct TrainConfig {
     pub lr_schedule: LrSchedule,
     /// Share of the steps over which the rate rises from 0.
     pub warmup_ratio: f64,
+    /// The same as a number of steps; wins over `warmup_ratio`.
+    pub warmup_steps: Option<usize>,
+    /// Share of the steps over which `lr_schedule = "wsd"` falls to 0.
+    pub decay_ratio: f64,
     /// Decoupled weight decay of matrices.
     pub weight_decay: f64,
     /// Decay of the first moment.
@@ -88,7 +95,27 @@ pub struct TrainConfig {
     pub save_total_limit: usize,
     /// Steps between lines of metrics.
     pub logging_steps: usize,
+    /// Steps between decodings of the held-out prompts; without it nothing is held out.
+    pub eval_steps: Option<usize>,
+    /// Rows held out from training for that.
+    pub eval_samples: usize,
+    /// Longest response decoded for that.
+    pub eval_max_new_tokens: usize,
+    /// By how much, in nats per token, `eval/loss_ar` of the best checkpoint may exceed that of the starting model.
+    pub best_ar_tolerance: f64,
 }
+
+/// Keys that decide memory, speed, what is kept and what is told of a run, and nothing of what it learns: it may go on
+/// under others.
+const FREE_KEYS: [&str; 7] = [
+    "tokens_per_row",
+    "activation_checkpointing",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "eval_steps",
+    "best_ar_tolerance",
+];
 
 impl Default for TrainConfig {
     fn default() -> Self {
@@ -101,6 +128,8 @@ impl Default for TrainConfig {
             learning_rate: 1e-5,
             lr_schedule: LrSchedule::Cosine,
             warmup_ratio: 0.03,
+            warmup_steps: None,
+            decay_ratio: 0.1,
             weight_decay: 0.0,
             adam_beta1: 0.9,
             adam_beta2: 0.95,
@@ -123,6 +152,10 @@ impl Default for TrainConfig {
             save_steps: 500,
             save_total_limit: 3,
             logging_steps: 1,
+            eval_steps: None,
+            eval_samples: 8,
+            eval_max_new_tokens: 256,
+            best_ar_tolerance: 0.05,
         }
     }
 }
@@ -142,6 +175,9 @@ impl TrainConfig {
             ("save_steps", self.save_steps),
             ("save_total_limit", self.save_total_limit),
             ("logging_steps", self.logging_steps),
+            ("eval_steps", self.eval_steps.unwrap_or(1)),
+            ("eval_samples", self.eval_samples),
+            ("eval_max_new_tokens", self.eval_max_new_tokens),
         ];
         for (field, value) in counts {
             check(field, value > 0, value, "must be at least 1")?;
@@ -155,13 +191,18 @@ impl TrainConfig {
         for (field, value) in positive.into_iter().chain(temperatures) {
             check(field, value > 0.0 && value.is_finite(), value, "must be a positive number")?;
         }
-        let weights = [("weight_decay", self.weight_decay), ("pc_weight", self.pc_weight)];
+        let weights = [
+            ("weight_decay", self.weight_decay),
+            ("pc_weight", self.pc_weight),
+            ("best_ar_tolerance", self.best_ar_tolerance),
+        ];
         let ar_weights = self.ar_weight.ends();
         for (field, value) in weights.into_iter().chain(ar_weights.map(|value| ("ar_weight", value))) {
             check(field, value >= 0.0 && value.is_finite(), value, "must not be negative")?;
         }
         let shares = [
             ("warmup_ratio", self.warmup_ratio),
+            ("decay_ratio", self.decay_ratio),
             ("pc_decay", self.pc_decay),
             ("adam_beta1", self.adam_beta1),
             ("adam_beta2", self.adam_beta2),
@@ -176,6 +217,23 @@ impl TrainConfig {
         let least = ar_weights[0].min(ar_weights[1]);
         let learns = least + self.pc_weight > 0.0;
         check("ar_weight", learns, least, "ar_weight and pc_weight must not both be 0")
+    }
+
+    /// What decides the weights, flat: `train.KEY` and its value as JSON. Keys that are not set are left out.
+    pub fn objective(&self) -> BTreeMap<String, String> {
+        let Ok(Value::Object(mut fields)) = serde_json::to_value(self) else {
+            unreachable!("a config is a table of numbers and names")
+        };
+        fields.retain(|key, value| !value.is_null() && !FREE_KEYS.contains(&key.as_str()));
+        if self.eval_steps.is_none() {
+            fields.retain(|key, _| !key.starts_with("eval_"));
+        }
+        fields.into_iter().map(|(key, value)| (format!("train.{key}"), value.to_string())).collect()
+    }
+
+    /// Rows that no step visits.
+    pub fn held_out_samples(&self) -> usize {
+        self.eval_steps.map_or(0, |_| self.eval_samples)
     }
 
     /// Which states of a trajectory it learns from, and in which order.
@@ -201,6 +259,11 @@ impl TrainConfig {
             pc_position_weight: self.pc_position_weight,
             pc_decay: self.pc_decay,
         }
+    }
+
+    pub(crate) fn lr_curve(&self) -> LrCurve {
+        let warmup = self.warmup_steps.map_or(Warmup::Ratio(self.warmup_ratio), Warmup::Steps);
+        LrCurve { schedule: self.lr_schedule, warmup, decay_ratio: self.decay_ratio }
     }
 
     pub(crate) fn adamw(&self) -> AdamWConfig {

@@ -1,11 +1,14 @@
 //! Samples and their order. The order is a pure function of (seed, epoch, step), so a resumed run sees what an
 //! undisturbed one would have seen.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use jacobi_datasets::{PackedSample, Rng, Trajectory, pack, read_all};
 
 use crate::{TrainConfig, TrainError};
+
+/// Sets the order in which rows are held out apart from the orders of the epochs.
+const HELD_OUT: u64 = u64::MAX;
 
 /// What to train on.
 pub enum TrainData {
@@ -23,7 +26,10 @@ pub enum TrainData {
 /// Samples that fit, and how to visit them.
 pub(crate) struct Dataset {
     rows: Vec<Trajectory>,
-    block_size: usize,
+    /// Rows that no step visits.
+    pub(crate) held_out: Vec<Trajectory>,
+    /// n, if the rows have blocks.
+    pub(crate) block_size: Option<usize>,
     seed: u64,
     /// The epoch visited last and its order of rows.
     order: (usize, Vec<usize>),
@@ -34,23 +40,35 @@ pub(crate) struct Dataset {
 }
 
 impl Dataset {
-    pub(crate) fn open(data: TrainData, config: &TrainConfig, seed: u64) -> Result<Self, TrainError> {
+    /// `context`: the longest text that the model computes.
+    pub(crate) fn open(
+        data: TrainData,
+        config: &TrainConfig,
+        seed: u64,
+        context: usize,
+    ) -> Result<Self, TrainError> {
         let (mut rows, block_size, origin) = match data {
             TrainData::Trajectories(dir) => {
                 let (metadata, rows) = read_all(&dir)?;
                 metadata.check_schedule(&dir, &config.pack())?;
-                (rows, metadata.block_size, dir.display().to_string())
+                (rows, Some(metadata.block_size), dir.display().to_string())
             }
-            TrainData::Samples { rows, origin } => (rows, usize::MAX, origin),
+            TrainData::Samples { rows, origin } => (rows, None, origin),
         };
         let read = rows.len();
-        rows.retain(|row| packed_length(row) <= config.max_length);
-        let skipped = read - rows.len();
+        rows.retain(|row| packed_length(row) <= config.max_length && text_length(row) <= context);
+        let (kept, skipped) = (rows.len(), read - rows.len());
         if rows.is_empty() {
-            return Err(TrainError::NoSamples { origin, rows: read, skipped, max_length: config.max_length });
+            let max_length = config.max_length;
+            return Err(TrainError::NoSamples { origin, rows: read, skipped, max_length, context });
+        }
+        let held_out = hold_out(&mut rows, config.held_out_samples(), seed);
+        if rows.is_empty() {
+            return Err(TrainError::AllHeldOut { origin, rows: kept, held_out: config.eval_samples });
         }
         let order = (0, shuffled(rows.len(), seed, 0));
-        Ok(Self { fingerprint: fingerprint(&rows), rows, block_size, seed, order, skipped })
+        let fingerprint = fingerprint(&rows);
+        Ok(Self { rows, held_out, block_size, seed, order, fingerprint, skipped })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -59,7 +77,7 @@ impl Dataset {
 
     /// Tokens of the longest prompt and response: no position lies beyond.
     pub(crate) fn longest_text(&self) -> usize {
-        self.rows.iter().map(|row| row.prompt_tokens.len() + row.response_tokens.len()).max().unwrap_or(0)
+        self.rows.iter().map(text_length).max().unwrap_or(0)
     }
 
     /// The samples of optimizer step `step` (from 0), packed: `per_step` of them, fewer at the end of an epoch.
@@ -78,7 +96,7 @@ impl Dataset {
         let noise = config.pack();
         let packed = visited.map(|&at| {
             let seed = Rng::new(&[self.seed, epoch as u64, at as u64]).next_u64();
-            Ok(pack(&self.rows[at], self.block_size, &noise, seed)?)
+            Ok(pack(&self.rows[at], self.block_size.unwrap_or(usize::MAX), &noise, seed)?)
         });
         let mut samples: Vec<PackedSample> = packed.collect::<Result<_, TrainError>>()?;
         // Within a step order is free: neighbours of like length leave little padding.
@@ -92,6 +110,26 @@ fn shuffled(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..rows).collect();
     Rng::new(&[seed, epoch as u64]).shuffle(&mut order);
     order
+}
+
+/// Takes `count` rows away, those that come first in an order of their own. A row without a prompt cannot be answered
+/// and stays.
+fn hold_out(rows: &mut Vec<Trajectory>, count: usize, seed: u64) -> Vec<Trajectory> {
+    let mut order: Vec<usize> = (0..rows.len()).filter(|&at| !rows[at].prompt_tokens.is_empty()).collect();
+    Rng::new(&[seed, HELD_OUT]).shuffle(&mut order);
+    let chosen: BTreeSet<usize> = order.into_iter().take(count).collect();
+    let mut at = 0;
+    let (held_out, kept) = std::mem::take(rows).into_iter().partition(|_| {
+        at += 1;
+        chosen.contains(&(at - 1))
+    });
+    *rows = kept;
+    held_out
+}
+
+/// Tokens of prompt and response.
+fn text_length(row: &Trajectory) -> usize {
+    row.prompt_tokens.len() + row.response_tokens.len()
 }
 
 /// Tokens of prompt and clean stream, and of the noisy one if there are states.

@@ -32,7 +32,8 @@ pub enum TrainError {
     },
     /// Nothing to learn from.
     #[error(
-        "no training sample is left of {rows} rows in {origin}: {skipped} are longer than train.max_length = {max_length}"
+        "no training sample is left of {rows} rows in {origin}: {skipped} are longer than train.max_length = {max_length} \
+         or than the model's context of {context} tokens"
     )]
     NoSamples {
         /// Where they came from.
@@ -43,20 +44,32 @@ pub enum TrainError {
         skipped: usize,
         /// The limit.
         max_length: usize,
+        /// The limit of prompt and response.
+        context: usize,
+    },
+    /// Nothing to learn from but what is not to be learned from.
+    #[error(
+        "all {rows} usable rows in {origin} are held out for evaluation: train.eval_samples = {held_out}; lower it, or \
+         unset train.eval_steps"
+    )]
+    AllHeldOut {
+        /// Where they came from.
+        origin: String,
+        /// Rows that could be trained on.
+        rows: usize,
+        /// The setting.
+        held_out: usize,
     },
     /// A checkpoint of another run.
     #[error(
-        "{path} was made with {field} = {stored}, this run has {current}: set it back, or train into another directory"
+        "{} belongs to another run:{}\nset it back, or train into another directory; --overwrite removes what that run \
+         made and starts over", path.display(), list(differences)
     )]
     Mismatch {
         /// The checkpoint.
         path: PathBuf,
         /// What differs.
-        field: String,
-        /// Then.
-        stored: String,
-        /// Now.
-        current: String,
+        differences: Vec<Difference>,
     },
     /// A checkpoint file that cannot be used.
     #[error(
@@ -70,7 +83,9 @@ pub enum TrainError {
     },
     /// NaN or infinity, found before the weights were touched.
     #[error(
-        "step {step}: {what} is not finite; samples {samples:?}; the weights of the last step are untouched. Lower train.learning_rate, or look at these samples with `jacobi inspect`"
+        "step {step}: {what} is not finite; the weights are those of step {}. Samples: {}; all about them is in {}. Lower \
+         train.learning_rate, or look at these samples with `jacobi inspect`",
+        step - 1, samples.join(", "), batch.display()
     )]
     NonFinite {
         /// The step, from 1.
@@ -79,5 +94,29 @@ pub enum TrainError {
         what: &'static str,
         /// Sample ids of the step.
         samples: Vec<String>,
+        /// Their tokens and layouts.
+        batch: PathBuf,
     },
+}
+
+impl TrainError {
+    /// Whether the user's settings are at fault, not the world.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Setting { .. } | Self::Mismatch { .. } | Self::AllHeldOut { .. })
+    }
+}
+
+/// What a stored run has otherwise than the one that would continue it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The setting, or what else decides the weights.
+    pub key: String,
+    /// Then.
+    pub stored: String,
+    /// Now.
+    pub current: String,
+}
+
+fn list(differences: &[Difference]) -> String {
+    differences.iter().map(|d| format!("\n  {}: was {}, is {}", d.key, d.stored, d.current)).collect()
 }

@@ -1,6 +1,9 @@
 //! FLOPs of a training step, and the matrix-product peak they are held against.
 
-use std::time::Instant;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use jacobi_datasets::{LossRow, PackedRow};
 use jacobi_model::Architecture;
@@ -24,8 +27,19 @@ pub fn model_flops(shape: &Architecture, row: &PackedRow) -> f64 {
         + row.losses.iter().map(head_flops).sum::<f64>() * hidden * shape.vocab_size as f64
 }
 
-/// FLOP/s of a square matrix product in `kind`: the best within a third of a second, measured here and now.
+/// FLOP/s of a square matrix product in `kind`: the best within a third of a second, measured once per process.
 pub fn gemm_peak(kind: Kind, device: Device) -> f64 {
+    static MEASURED: Mutex<Vec<((Kind, Device), f64)>> = Mutex::new(Vec::new());
+    let mut measured = MEASURED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, peak)) = measured.iter().find(|(of, _)| *of == (kind, device)) {
+        return *peak;
+    }
+    let peak = measure_gemm(kind, device);
+    measured.push(((kind, device), peak));
+    peak
+}
+
+fn measure_gemm(kind: Kind, device: Device) -> f64 {
     const SIZE: i64 = 1024;
     let a = Tensor::ones([SIZE, SIZE], (kind, device));
     let (begun, mut fastest) = (Instant::now(), f64::INFINITY);

@@ -1,5 +1,5 @@
-//! Trajectory shards to checkpoints: the dual loss under the noise-aware causal mask, AdamW with fp32 masters,
-//! bitwise resume.
+//! Trajectory shards to checkpoints: the dual loss under the noise-aware causal mask, AdamW with fp32 masters, the
+//! decoder in the loop, bitwise resume.
 
 mod adamw;
 mod backward;
@@ -8,26 +8,30 @@ mod checkpoint;
 mod config;
 mod course;
 mod data;
+mod disk;
 mod error;
+mod evaluation;
 mod flops;
 mod loss;
 mod lr;
 mod metrics;
+mod post_mortem;
 mod step;
 mod tensorboard;
 mod train;
 
 pub use adamw::{AdamW, AdamWConfig, MomentsDtype, clip_factor};
 pub use backward::ActivationCheckpointing;
-pub use checkpoint::{TrainerState, is_finished, latest_checkpoint};
+pub use checkpoint::{TrainerState, latest_checkpoint, result_checkpoint};
 pub use config::{TeacherModel, TrainConfig};
 pub use course::{Change, Course, Curve};
 pub use data::TrainData;
-pub use error::TrainError;
+pub use error::{Difference, TrainError};
+pub use evaluation::{Evaluation, Evaluations};
 pub use flops::{gemm_peak, model_flops};
 pub use loss::{Counts, Head, LossConfig, Losses, PcNormalization, PcPositionWeight, Teacher, dual_loss};
-pub use lr::{LrSchedule, lr_factor};
+pub use lr::{LrCurve, LrSchedule, Warmup};
 pub use metrics::TrainProgress;
-pub use step::{NotFinite, StepReport, StepSettings, Stepper};
+pub use step::{NoStep, StepReport, StepSettings, Stepper};
 pub use tensorboard::EventWriter;
-pub use train::{Init, TrainJob, TrainOutcome, train};
+pub use train::{Init, SAVE_NOW, TrainJob, TrainOutcome, train};

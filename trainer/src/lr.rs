@@ -1,4 +1,4 @@
-//! The learning-rate curve: linear warm-up, then one of three courses.
+//! The learning-rate curve: linear warm-up, then one of four courses.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,20 +12,50 @@ pub enum LrSchedule {
     Linear,
     /// Half a cosine to 0.
     Cosine,
+    /// Warm-up, stable, decay: the peak, then a straight line to 0 over the last steps (arXiv 2404.06395).
+    Wsd,
 }
 
-/// The factor on the peak rate at `step` (from 0) of `total`. The first step already moves: it has 1/warm-up of
-/// the peak, not 0.
-pub fn lr_factor(schedule: LrSchedule, warmup_ratio: f64, step: usize, total: usize) -> f64 {
-    let warmup = (warmup_ratio * total as f64).ceil() as usize;
-    if step < warmup {
-        return (step + 1) as f64 / warmup as f64;
-    }
-    let progress = (step - warmup) as f64 / (total - warmup).max(1) as f64;
-    match schedule {
-        LrSchedule::Constant => 1.0,
-        LrSchedule::Linear => 1.0 - progress,
-        LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+/// A curve, but for the length of the run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LrCurve {
+    /// Course after the warm-up.
+    pub schedule: LrSchedule,
+    /// How long the rate rises.
+    pub warmup: Warmup,
+    /// Share of the steps over which [`LrSchedule::Wsd`] falls.
+    pub decay_ratio: f64,
+}
+
+/// Length of the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Warmup {
+    /// A share of all steps.
+    Ratio(f64),
+    /// So many.
+    Steps(usize),
+}
+
+impl LrCurve {
+    /// The factor on the peak rate at `step` (from 0) of `total`. The first step already moves: it has 1/warm-up of
+    /// the peak, not 0.
+    pub fn factor(&self, step: usize, total: usize) -> f64 {
+        let share = |ratio: f64| (ratio * total as f64).ceil() as usize;
+        let warmup = match self.warmup {
+            Warmup::Ratio(ratio) => share(ratio),
+            Warmup::Steps(steps) => steps,
+        };
+        if step < warmup {
+            return (step + 1) as f64 / warmup as f64;
+        }
+        let left = total.saturating_sub(step) as f64;
+        let progress = 1.0 - left / total.saturating_sub(warmup).max(1) as f64;
+        match self.schedule {
+            LrSchedule::Constant => 1.0,
+            LrSchedule::Linear => 1.0 - progress,
+            LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            LrSchedule::Wsd => (left / share(self.decay_ratio).max(1) as f64).min(1.0),
+        }
     }
 }
 
@@ -35,19 +65,30 @@ mod tests {
 
     #[test]
     fn the_curve_at_its_corners() {
+        let fifth = Warmup::Ratio(0.2);
         let rows = [
-            (LrSchedule::Constant, 0, 10, 0.5),
-            (LrSchedule::Constant, 1, 10, 1.0),
-            (LrSchedule::Constant, 9, 10, 1.0),
-            (LrSchedule::Linear, 2, 10, 1.0),
-            (LrSchedule::Linear, 6, 10, 0.5),
-            (LrSchedule::Cosine, 2, 10, 1.0),
-            (LrSchedule::Cosine, 6, 10, 0.5),
+            (LrSchedule::Constant, fifth, 0, 0.5),
+            (LrSchedule::Constant, fifth, 1, 1.0),
+            (LrSchedule::Constant, fifth, 9, 1.0),
+            (LrSchedule::Constant, Warmup::Steps(5), 1, 0.4),
+            (LrSchedule::Constant, Warmup::Steps(0), 0, 1.0),
+            (LrSchedule::Constant, Warmup::Steps(20), 9, 0.5),
+            (LrSchedule::Linear, fifth, 2, 1.0),
+            (LrSchedule::Linear, fifth, 6, 0.5),
+            (LrSchedule::Cosine, fifth, 2, 1.0),
+            (LrSchedule::Cosine, fifth, 6, 0.5),
+            (LrSchedule::Wsd, fifth, 0, 0.5),
+            (LrSchedule::Wsd, fifth, 2, 1.0),
+            (LrSchedule::Wsd, fifth, 6, 1.0),
+            (LrSchedule::Wsd, fifth, 8, 0.5),
+            (LrSchedule::Wsd, fifth, 9, 0.25),
         ];
-        for (schedule, step, total, expected) in rows {
-            let found = lr_factor(schedule, 0.2, step, total);
-            assert!((found - expected).abs() < 1e-12, "{schedule:?} at {step}: {found}");
+        for (schedule, warmup, step, expected) in rows {
+            let found = LrCurve { schedule, warmup, decay_ratio: 0.4 }.factor(step, 10);
+            assert!((found - expected).abs() < 1e-12, "{schedule:?}, {warmup:?} at {step}: {found}");
         }
-        assert!((lr_factor(LrSchedule::Cosine, 0.0, 0, 1) - 1.0).abs() < 1e-12);
+        let shortest = LrCurve { schedule: LrSchedule::Cosine, warmup: Warmup::Ratio(0.0), decay_ratio: 0.0 };
+        assert!((shortest.factor(0, 1) - 1.0).abs() < 1e-12);
+        assert_eq!(LrCurve { schedule: LrSchedule::Wsd, ..shortest }.factor(9, 10), 1.0, "no step decays");
     }
 }

@@ -1,14 +1,14 @@
 //! metrics.jsonl and TensorBoard events: one record per logged step, never two for the same one.
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{io::Write, path::Path};
 
 use jacobi_datasets::write_atomic;
 use serde_json::{Map, Value};
 
-use crate::{TrainError, tensorboard::EventWriter};
+use crate::{Evaluation, TrainError, TrainerState, tensorboard::EventWriter};
+
+const JSONL: &str = "metrics.jsonl";
+const EVENTS: &str = "tensorboard";
 
 /// What one optimizer step did.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +33,8 @@ pub struct TrainProgress {
     pub tokens_per_second: f64,
     /// Model FLOPs per second over the GEMM peak measured at the start.
     pub mfu: f64,
+    /// The newest evaluation, of this step or an earlier one.
+    pub evaluation: Option<Evaluation>,
 }
 
 impl TrainProgress {
@@ -57,37 +59,63 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the logs of `output`; lines after `step` are of steps that will be taken again, and go.
-    pub(crate) fn open(output: &Path, step: usize) -> Result<Self, TrainError> {
-        let path = output.join("metrics.jsonl");
-        keep_until(&path, step)?;
+    /// Opens the logs of `output`. Lines of what `resumed` does not know of tell of what will be done again, and go.
+    pub(crate) fn open(output: &Path, resumed: Option<&TrainerState>) -> Result<Self, TrainError> {
+        let path = output.join(JSONL);
+        keep_known(&path, resumed)?;
         let jsonl = fs_err::OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Self { jsonl, events: EventWriter::create(&output.join("tensorboard"))? })
+        let mut events = EventWriter::create(&output.join(EVENTS))?;
+        events.restart(resumed.map_or(0, |state| state.step as u64 + 1))?;
+        Ok(Self { jsonl, events })
     }
 
-    pub(crate) fn record(&mut self, progress: &TrainProgress) -> Result<(), TrainError> {
+    /// One line, and as many points, for `step`.
+    pub(crate) fn record(
+        &mut self,
+        step: usize,
+        epoch: f64,
+        scalars: &[(&'static str, f64)],
+    ) -> Result<(), TrainError> {
         let mut line = Map::new();
-        line.insert("step".into(), progress.step.into());
-        line.insert("epoch".into(), progress.epoch.into());
-        for (tag, value) in progress.scalars() {
+        line.insert("step".into(), step.into());
+        line.insert("epoch".into(), epoch.into());
+        for &(tag, value) in scalars {
             line.insert(tag.into(), value.into());
-            self.events.scalar(tag, progress.step as u64, value as f32)?;
+            self.events.scalar(tag, step as u64, value as f32)?;
         }
         self.jsonl.write_all(format!("{}\n", Value::Object(line)).as_bytes())?;
         Ok(self.events.flush()?)
     }
 }
 
-fn keep_until(path: &PathBuf, step: usize) -> Result<(), TrainError> {
+/// Removes both logs of `output`.
+pub(crate) fn discard(output: &Path) -> Result<(), TrainError> {
+    let (jsonl, events) = (output.join(JSONL), output.join(EVENTS));
+    if jsonl.is_file() {
+        fs_err::remove_file(jsonl)?;
+    }
+    if events.is_dir() {
+        fs_err::remove_dir_all(events)?;
+    }
+    Ok(())
+}
+
+fn keep_known(path: &Path, resumed: Option<&TrainerState>) -> Result<(), TrainError> {
     if !path.is_file() {
         return Ok(());
     }
     let text = fs_err::read_to_string(path)?;
-    let of = |line: &str| serde_json::from_str::<Value>(line).ok()?.get("step")?.as_u64();
-    let kept: String = text
-        .lines()
-        .filter(|line| of(line).is_some_and(|s| s <= step as u64))
-        .map(|l| format!("{l}\n"))
-        .collect();
+    let kept: String =
+        text.lines().filter(|line| is_known(line, resumed)).map(|line| format!("{line}\n")).collect();
     Ok(write_atomic(path, |file| file.write_all(kept.as_bytes()))?)
+}
+
+fn is_known(line: &str, resumed: Option<&TrainerState>) -> bool {
+    let (Some(state), Ok(line)) = (resumed, serde_json::from_str::<Map<String, Value>>(line)) else {
+        return false;
+    };
+    let Some(step) = line.get("step").and_then(Value::as_u64).map(|step| step as usize) else { return false };
+    // A stop can fall between a step and its evaluation.
+    let has_happened = line.contains_key("train/loss") || state.evaluations.last_step() == Some(step);
+    step < state.step || (step == state.step && has_happened)
 }

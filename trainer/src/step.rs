@@ -1,6 +1,8 @@
 //! One optimizer step: forward, loss, backward, update. What is stepped over, when, and what becomes of the figures is
 //! the training loop's business.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use jacobi_datasets::PackedSample;
 use jacobi_model::{RopeTable, Transformer};
 
@@ -51,9 +53,14 @@ pub struct StepReport {
     pub tokens: usize,
 }
 
-/// The quantity that was NaN or infinite. Neither weights nor moments were touched.
+/// Why there was no update: neither weights nor moments were touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotFinite(pub &'static str);
+pub enum NoStep {
+    /// This quantity was NaN or infinite.
+    NotFinite(&'static str),
+    /// Asked to stop, between two rows.
+    Stopped,
+}
 
 impl<'a> Stepper<'a> {
     /// `base` is the teacher, where it is not the model itself; no position lies beyond `longest_text`.
@@ -67,16 +74,17 @@ impl<'a> Stepper<'a> {
         Self { rope: model.rope_table(longest_text as i64), model, optimizer, base, config }
     }
 
-    /// One step over `samples`.
+    /// One step over `samples`. Asked to `stop`, it gives up what it has summed so far.
     ///
     /// # Errors
-    /// A loss or gradient that is not finite, before the update.
+    /// A loss or gradient that is not finite, before the update; a wish to stop.
     pub fn step(
         &mut self,
         samples: &[PackedSample],
         settings: &StepSettings,
-    ) -> Result<StepReport, NotFinite> {
-        let mut report = self.accumulate(samples, &settings.loss)?;
+        stop: &AtomicBool,
+    ) -> Result<StepReport, NoStep> {
+        let mut report = self.accumulate(samples, &settings.loss, stop)?;
         report.grad_norm = self.optimizer.gradient_norm();
         finite("the gradient norm", report.grad_norm)?;
         let scale = clip_factor(report.grad_norm, self.config.max_grad_norm);
@@ -87,8 +95,13 @@ impl<'a> Stepper<'a> {
     /// The losses of `samples`, row by row, their gradients added to the optimizer's.
     ///
     /// # Errors
-    /// A loss that is not finite.
-    pub fn accumulate(&self, samples: &[PackedSample], loss: &LossConfig) -> Result<StepReport, NotFinite> {
+    /// A loss that is not finite; a wish to stop.
+    pub fn accumulate(
+        &self,
+        samples: &[PackedSample],
+        loss: &LossConfig,
+        stop: &AtomicBool,
+    ) -> Result<StepReport, NoStep> {
         let rows = rows(samples, self.config.tokens_per_row);
         let counts = rows.iter().map(|row| loss.counts(&row.losses));
         let counts = counts.fold(Counts::default(), |a, b| Counts { ar: a.ar + b.ar, pc: a.pc + b.pc });
@@ -102,6 +115,9 @@ impl<'a> Stepper<'a> {
             checkpointing: self.config.activation_checkpointing,
         };
         for row in &rows {
+            if stop.load(Ordering::Relaxed) {
+                return Err(NoStep::Stopped);
+            }
             let (ar, pc) = learner.learn(row, loss, counts);
             report.loss_ar += ar;
             report.loss_pc += pc;
@@ -113,6 +129,6 @@ impl<'a> Stepper<'a> {
     }
 }
 
-fn finite(what: &'static str, value: f64) -> Result<(), NotFinite> {
-    if value.is_finite() { Ok(()) } else { Err(NotFinite(what)) }
+fn finite(what: &'static str, value: f64) -> Result<(), NoStep> {
+    if value.is_finite() { Ok(()) } else { Err(NoStep::NotFinite(what)) }
 }

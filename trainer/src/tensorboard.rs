@@ -42,6 +42,15 @@ impl EventWriter {
         write_record(&mut self.file, &scalar_event(wall_time(), tag, step, value))
     }
 
+    /// Takes back what earlier files of the directory say about `step` and later ones: a run starts again from there.
+    ///
+    /// # Errors
+    /// The file cannot be written; the error names the path.
+    pub fn restart(&mut self, step: u64) -> io::Result<()> {
+        write_record(&mut self.file, &restart_event(wall_time(), step))?;
+        self.file.flush()
+    }
+
     /// Hands buffered points to the operating system, where a running TensorBoard sees them.
     ///
     /// # Errors
@@ -81,6 +90,18 @@ fn version_event(wall_time: f64) -> Vec<u8> {
     let mut event = Vec::new();
     put_f64(&mut event, 1, wall_time);
     put_bytes(&mut event, 3, FILE_VERSION.as_bytes());
+    event
+}
+
+/// `Event { wall_time: 1 (double), step: 2 (int64), session_log: 7 }` with `SessionLog { status: 1 (enum, START is 1) }`
+fn restart_event(wall_time: f64, step: u64) -> Vec<u8> {
+    let mut log = Vec::new();
+    put_varint_field(&mut log, 1, 1);
+
+    let mut event = Vec::new();
+    put_f64(&mut event, 1, wall_time);
+    put_varint_field(&mut event, 2, step);
+    put_bytes(&mut event, 7, &log);
     event
 }
 
@@ -291,6 +312,21 @@ mod tests {
             assert_eq!(read_tag, tag.as_bytes());
             assert_eq!(read_value.to_bits(), value.to_bits());
         }
+    }
+
+    #[test]
+    fn a_file_equals_that_of_the_package() {
+        let events = [
+            version_event(1_700_000_000.0),
+            restart_event(1_700_000_000.25, 300),
+            scalar_event(1_700_000_000.5, "train/loss", 300, 2.5),
+            scalar_event(1_700_000_001.5, "eval/tpf", 5_000_000_000, -0.125),
+        ];
+        let mut file = Vec::new();
+        for event in events {
+            write_record(&mut file, &event).unwrap();
+        }
+        assert_eq!(file, fs_err::read("../tests/golden/tensorboard_events.tfevents").unwrap());
     }
 
     #[test]

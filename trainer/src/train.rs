@@ -1,24 +1,33 @@
-//! The training loop: batch, forward, loss, backward, step, log, save.
+//! The training loop: step, evaluate, log, save; stop at any moment and go on from there.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
+use jacobi_datasets::{PackedSample, Tokenizer};
+use jacobi_decoder::StopRules;
 use jacobi_model::{Dtype, Transformer, dtype_name, load};
 
 use crate::{
     TrainConfig, TrainError,
-    checkpoint::{Checkpoints, TrainerState, check_identity},
+    checkpoint::{Checkpoints, TrainerState, result_checkpoint},
     config::TeacherModel,
     data::{Dataset, TrainData},
+    disk::{Disk, RealDisk},
+    evaluation::{Evaluations, HeldOut},
     flops::gemm_peak,
-    lr::lr_factor,
-    metrics::{Metrics, TrainProgress},
-    step::{NotFinite, StepSettings, Stepper},
+    metrics::{self, Metrics, TrainProgress},
+    post_mortem,
+    step::{NoStep, StepReport, StepSettings, Stepper},
 };
+
+/// A file of this name in the output directory asks for a checkpoint after the current step; it is then removed.
+pub const SAVE_NOW: &str = "save-now";
+
+/// n of the decoder in the loop where the data have no blocks.
+const USUAL_BLOCK_SIZE: usize = 16;
 
 /// Where the first weights come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -45,14 +54,16 @@ pub struct TrainJob<'a> {
     pub output: &'a Path,
     /// How.
     pub config: &'a TrainConfig,
-    /// Of data order, random schedules and random weights.
+    /// Of data order, held-out rows, random schedules and random weights.
     pub seed: u64,
+    /// Whether what another run left in `output` may be removed.
+    pub overwrite: bool,
 }
 
 /// How a run ended.
 #[derive(Debug)]
 pub struct TrainOutcome {
-    /// The newest checkpoint.
+    /// The best checkpoint, or the newest where no evaluation chose one.
     pub checkpoint: PathBuf,
     /// False when it was stopped; run it again to continue.
     pub finished: bool,
@@ -71,113 +82,209 @@ pub fn train(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(&TrainProgress),
 ) -> Result<TrainOutcome, TrainError> {
+    train_on(&RealDisk, job, stop, progress)
+}
+
+/// [`train`], saving to `disk`.
+fn train_on(
+    disk: &dyn Disk,
+    job: TrainJob,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&TrainProgress),
+) -> Result<TrainOutcome, TrainError> {
     job.config.validate()?;
-    let mut run = Run::open(job)?;
-    let mut saved = run.state.step;
-    while run.state.step < run.state.total_steps && !stop.load(Ordering::Relaxed) {
-        let report = run.step()?;
-        if report.step.is_multiple_of(run.config.logging_steps) || run.state.is_finished() {
-            run.metrics.record(&report)?;
+    let mut run = Run::open(disk, job)?;
+    if run.evaluate_if_due(stop) {
+        run.log(None)?;
+    }
+    while !run.state.is_finished() && !stop.load(Ordering::Relaxed) {
+        let Some(report) = run.step(stop)? else { break };
+        let evaluated = run.evaluate_if_due(stop);
+        let report = TrainProgress { evaluation: run.state.evaluations.last, ..report };
+        if evaluated || run.is_logged(report.step) {
+            run.log(Some(&report))?;
         }
         progress(&report);
-        if report.step.is_multiple_of(run.config.save_steps) {
+        if run.is_saved_after(report.step) {
             run.save()?;
-            saved = report.step;
         }
     }
-    if saved < run.state.step || run.state.step == 0 {
+    if !run.is_saved {
         run.save()?;
     }
-    let (checkpoint, _) = run.checkpoints.newest()?.expect("a checkpoint was just saved");
-    Ok(TrainOutcome { checkpoint, finished: run.state.is_finished(), skipped: run.dataset.skipped })
+    let checkpoint = result_checkpoint(run.output).expect("a checkpoint was just saved");
+    let finished = run.state.is_finished() && !run.is_evaluation_due();
+    Ok(TrainOutcome { checkpoint, finished, skipped: run.dataset.skipped })
 }
 
 struct Run<'a> {
     stepper: Stepper<'a>,
     model_dir: &'a Path,
+    output: &'a Path,
     config: &'a TrainConfig,
     dataset: Dataset,
-    checkpoints: Checkpoints,
+    /// What is decoded between steps, if anything is.
+    held_out: Option<HeldOut>,
+    checkpoints: Checkpoints<'a>,
     metrics: Metrics,
     state: TrainerState,
+    /// Whether the newest checkpoint holds `state`.
+    is_saved: bool,
     gemm_peak: f64,
 }
 
 impl<'a> Run<'a> {
-    fn open(job: TrainJob<'a>) -> Result<Self, TrainError> {
+    fn open(disk: &'a dyn Disk, job: TrainJob<'a>) -> Result<Self, TrainError> {
         let (model, weights) = initial_model(&job)?;
         let base = match job.config.teacher {
             TeacherModel::Own => None,
             TeacherModel::Base => Some(initial_model(&job)?.0),
         };
-        let dataset = Dataset::open(job.data, job.config, job.seed)?;
-        let per_step = job.config.batch_size;
-        let epochs = job.config.epochs * dataset.len().div_ceil(per_step);
-        let settings = serde_json::to_string(job.config).expect("a config of numbers and names");
-        let identity = BTreeMap::from([
-            ("settings".to_owned(), settings),
+        let context = model.architecture().context_length() as usize;
+        let mut dataset = Dataset::open(job.data, job.config, job.seed, context)?;
+        let held_out = held_out(&mut dataset, job.model_dir, job.config, job.seed)?;
+        let mut identity = job.config.objective();
+        identity.extend([
             ("data".to_owned(), dataset.fingerprint.clone()),
-            ("base weights".to_owned(), weights),
-            ("dtype".to_owned(), dtype_name(model.kind()).to_owned()),
+            ("weights of the base model".to_owned(), weights),
+            ("model.dtype".to_owned(), dtype_name(model.kind()).to_owned()),
             ("seed".to_owned(), job.seed.to_string()),
         ]);
-        let mut state =
-            TrainerState { step: 0, total_steps: job.config.max_steps.unwrap_or(epochs), identity };
+        let total_steps = job
+            .config
+            .max_steps
+            .unwrap_or_else(|| job.config.epochs * dataset.len().div_ceil(job.config.batch_size));
+        let mut state = TrainerState { step: 0, total_steps, identity, evaluations: Evaluations::default() };
         let gemm_peak = gemm_peak(model.kind(), model.device());
         let mut stepper = Stepper::new(model, base, job.config, dataset.longest_text());
-        let checkpoints = Checkpoints::open(job.output.join("checkpoints"), job.config.save_total_limit)?;
-        if let Some((dir, stored)) = checkpoints.newest()? {
-            check_identity(&dir, &stored, &state)?;
-            state.step = stored.step;
+        let checkpoints = Checkpoints::open(job.output, job.config.save_total_limit, disk)?;
+        let stored = resumed(&checkpoints, &state, job.overwrite, job.output)?;
+        checkpoints.mend(stored.as_ref().map(|(_, stored)| stored))?;
+        let is_saved = stored.is_some();
+        if let Some((dir, stored)) = stored {
             Checkpoints::restore(&dir, stored.step, &mut stepper.optimizer)?;
+            state = stored;
         }
         Ok(Self {
             gemm_peak,
             stepper,
-            metrics: Metrics::open(job.output, state.step)?,
+            metrics: Metrics::open(job.output, is_saved.then_some(&state))?,
             model_dir: job.model_dir,
+            output: job.output,
             config: job.config,
             dataset,
+            held_out,
             checkpoints,
             state,
+            is_saved,
         })
     }
 
-    fn save(&self) -> Result<(), TrainError> {
+    fn save(&mut self) -> Result<(), TrainError> {
         let Stepper { model, optimizer, .. } = &self.stepper;
         self.checkpoints.save(model, self.model_dir, optimizer, &self.state)?;
+        self.is_saved = true;
+        let request = self.output.join(SAVE_NOW);
+        if request.exists() {
+            fs_err::remove_file(request)?;
+        }
         Ok(())
     }
 
-    /// One optimizer step over `batch_size` samples.
-    fn step(&mut self) -> Result<TrainProgress, TrainError> {
+    /// One optimizer step over `batch_size` samples; `None` when asked to `stop` in the
+    /// middle: what was summed is summed again by the run that goes on.
+    fn step(&mut self, stop: &AtomicBool) -> Result<Option<TrainProgress>, TrainError> {
         let (started, config) = (Instant::now(), self.config);
-        let per_step = config.batch_size;
-        let samples = self.dataset.step(self.state.step, per_step, config)?;
-        let factor =
-            lr_factor(config.lr_schedule, config.warmup_ratio, self.state.step, self.state.total_steps);
+        let samples = self.dataset.step(self.state.step, config.batch_size, config)?;
+        let factor = config.lr_curve().factor(self.state.step, self.state.total_steps);
         let settings = StepSettings {
             learning_rate: config.learning_rate * factor,
             loss: config.loss_at(self.state.step, self.state.total_steps),
         };
-        let report = self.stepper.step(&samples, &settings).map_err(|NotFinite(what)| {
-            let samples = samples.iter().map(|s| s.sample_id.clone()).collect();
-            TrainError::NonFinite { step: self.state.step + 1, what, samples }
-        })?;
+        let report = match self.stepper.step(&samples, &settings, stop) {
+            Ok(report) => report,
+            Err(NoStep::Stopped) => return Ok(None),
+            Err(NoStep::NotFinite(what)) => return Err(self.not_finite(what, &samples)),
+        };
         self.state.step += 1;
-        let seconds = started.elapsed().as_secs_f64();
-        Ok(TrainProgress {
+        self.is_saved = false;
+        Ok(Some(self.progress(&report, settings.learning_rate, started.elapsed().as_secs_f64())))
+    }
+
+    fn progress(&self, report: &StepReport, learning_rate: f64, seconds: f64) -> TrainProgress {
+        TrainProgress {
             step: self.state.step,
             total_steps: self.state.total_steps,
-            epoch: (self.state.step * per_step) as f64 / self.dataset.len() as f64,
+            epoch: self.epoch(),
             loss: report.loss,
             loss_ar: report.loss_ar,
             loss_pc: report.loss_pc,
             grad_norm: report.grad_norm,
-            learning_rate: settings.learning_rate,
+            learning_rate,
             tokens_per_second: report.tokens as f64 / seconds,
             mfu: report.flops / seconds / self.gemm_peak,
-        })
+            evaluation: self.state.evaluations.last,
+        }
+    }
+
+    fn epoch(&self) -> f64 {
+        (self.state.step * self.config.batch_size) as f64 / self.dataset.len() as f64
+    }
+
+    fn not_finite(&self, what: &'static str, samples: &[PackedSample]) -> TrainError {
+        let step = self.state.step + 1;
+        match post_mortem::write(self.output, step, what, samples) {
+            Ok(batch) => {
+                let samples = samples.iter().map(|s| s.sample_id.clone()).collect();
+                TrainError::NonFinite { step, what, samples, batch }
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Whether the held-out prompts are to be decoded at this step and were not.
+    fn is_evaluation_due(&self) -> bool {
+        let step = self.state.step;
+        let due = |every: usize| step.is_multiple_of(every) || self.state.is_finished();
+        let is_done = self.held_out.is_none() || self.state.evaluations.last_step() == Some(step);
+        !is_done && self.config.eval_steps.is_some_and(due)
+    }
+
+    /// Decodes the held-out prompts if that is due, unless asked to `stop`; says whether it did.
+    fn evaluate_if_due(&mut self, stop: &AtomicBool) -> bool {
+        if !self.is_evaluation_due() || stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        let Some(held_out) = &self.held_out else { return false };
+        let Some(evaluation) = held_out.evaluate(&self.stepper.model, self.state.step, stop) else {
+            return false;
+        };
+        self.state.evaluations.add(evaluation, self.config.best_ar_tolerance);
+        self.is_saved = false;
+        true
+    }
+
+    fn is_logged(&self, step: usize) -> bool {
+        step.is_multiple_of(self.config.logging_steps) || self.state.is_finished()
+    }
+
+    /// A line for this step: what `report` says, if there was a step, and the evaluation, if it is of this step.
+    fn log(&mut self, report: Option<&TrainProgress>) -> Result<(), TrainError> {
+        let step = self.state.step;
+        let mut scalars = report.map_or_else(Vec::new, |report| report.scalars().to_vec());
+        if let Some(evaluation) = self.state.evaluations.last.filter(|evaluation| evaluation.step == step) {
+            scalars.extend(evaluation.scalars());
+        }
+        self.metrics.record(step, self.epoch(), &scalars)
+    }
+
+    /// The first step is saved to see early that it can be; a new best is saved because it is one.
+    fn is_saved_after(&self, step: usize) -> bool {
+        let is_best = self.state.evaluations.best.is_some_and(|best| best.step == step);
+        step == 1
+            || step.is_multiple_of(self.config.save_steps)
+            || is_best
+            || self.output.join(SAVE_NOW).exists()
     }
 }
 
@@ -191,3 +298,44 @@ fn initial_model(job: &TrainJob) -> Result<(Transformer, String), TrainError> {
         Init::Random => (Transformer::random(job.model_dir, job.dtype, job.seed)?, "random".to_owned()),
     })
 }
+
+fn held_out(
+    dataset: &mut Dataset,
+    model_dir: &Path,
+    config: &TrainConfig,
+    seed: u64,
+) -> Result<Option<HeldOut>, TrainError> {
+    let rows = std::mem::take(&mut dataset.held_out);
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let eos_token_ids = Tokenizer::load(model_dir)?.eos_token_ids().to_vec();
+    Ok(Some(HeldOut {
+        rows,
+        block_size: dataset.block_size.unwrap_or(USUAL_BLOCK_SIZE),
+        stop: StopRules { max_new_tokens: config.eval_max_new_tokens, eos_token_ids },
+        seed,
+    }))
+}
+
+/// The checkpoint to go on from. One of another run is refused, or removed with its logs if `overwrite`.
+fn resumed(
+    checkpoints: &Checkpoints,
+    state: &TrainerState,
+    overwrite: bool,
+    output: &Path,
+) -> Result<Option<(PathBuf, TrainerState)>, TrainError> {
+    let Some((dir, stored)) = checkpoints.newest()? else { return Ok(None) };
+    match state.check_continues(&stored, &dir) {
+        Ok(()) => Ok(Some((dir, stored))),
+        Err(_) if overwrite => {
+            metrics::discard(output)?;
+            checkpoints.discard()?;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,8 +11,8 @@ use crate::{output, stages};
 
 /// Export a checkpoint as a Hugging Face model directory
 ///
-/// Give --checkpoint and --output, or a recipe: then the last checkpoint of its last round goes to its export
-/// directory, with a model card.
+/// Give --checkpoint and --output, or a recipe: then the best checkpoint of its last round, or the last one where
+/// train.eval_steps is not set, goes to its export directory, with a model card.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
     /// The recipe whose run is exported
@@ -21,7 +21,7 @@ pub struct ExportArgs {
     /// Overrides one setting of the recipe. May be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE", requires = "config")]
     set: Vec<String>,
-    /// The checkpoint; by default the last one of the recipe's run
+    /// The checkpoint; by default the one that the recipe's run ended with
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
     /// Where the model goes; by default the export directory of the recipe's run

@@ -15,7 +15,8 @@ use crate::{output, plan, stages, supervised};
 /// Train a model on trajectory shards
 ///
 /// With prompts.response_column set and no --trajectories, trains on those responses instead, by the autoregressive
-/// loss alone. Resumable: run the same command again, and it goes on from the newest checkpoint.
+/// loss alone. Resumable: run the same command again, and it goes on from the newest checkpoint. A file `save-now` in
+/// the output directory has a checkpoint saved at once.
 #[derive(Debug, clap::Args)]
 pub struct TrainArgs {
     #[command(flatten)]
@@ -29,6 +30,9 @@ pub struct TrainArgs {
     /// Where checkpoints and metrics go; by default the place of the round in output_dir
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Remove what a run with other settings, data or weights left in the output, and start over
+    #[arg(long)]
+    overwrite: bool,
     /// Print what would be done, and stop
     #[arg(long)]
     dry_run: bool,
@@ -57,7 +61,14 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         Some(dir) => TrainData::Trajectories(dir),
         None => supervised::load(&recipe.prompts, &model)?,
     };
-    let checkpoint = stages::train(&recipe, args.round, &model, data, &target, &Stop::listen()?)?;
+    let stage = stages::TrainStage {
+        round: args.round,
+        model_dir: &model,
+        data,
+        output: &target,
+        overwrite: args.overwrite,
+    };
+    let checkpoint = stages::train(&recipe, stage, &Stop::listen()?)?;
     Ok(output::result(&checkpoint.display().to_string())?)
 }
 

@@ -1,0 +1,256 @@
+//! Training as its users meet it: rounds, refusals, signals, and the plan of every recipe. On the small model.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use jacobi_datasets::read_all;
+use jacobi_trainer::latest_checkpoint;
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
+}
+
+/// The binary under test, built by cargo for this test target.
+const BINARY: &str = env!("CARGO_BIN_EXE_jacobi");
+
+fn jacobi(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(BINARY).current_dir(directory).args(arguments).output().unwrap()
+}
+
+/// Runs what has to succeed; its messages.
+fn succeed(directory: &Path, arguments: &[&str]) -> String {
+    let output = jacobi(directory, arguments);
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {messages}");
+    messages
+}
+
+/// Runs what has to fail with `code`; its messages.
+fn fail(directory: &Path, arguments: &[&str], code: i32) -> String {
+    let output = jacobi(directory, arguments);
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {messages}");
+    messages
+}
+
+/// A directory with `small.toml`, a recipe of two rounds on the model that ships here.
+fn fixture() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let data = root().join("datasets/default");
+    let recipe = format!(
+        "output_dir = \"run\"\n[model]\npath = \"{0}/model\"\n\
+         [prompts]\npath = \"{0}/prompts-train.jsonl\"\nid_column = \"id\"\nlimit = 8\n\
+         [generate]\nmax_new_tokens = 24\n\
+         [train]\nmax_steps = 4\nbatch_size = 2\nlearning_rate = 1e-3\nlr_schedule = \"constant\"\nwarmup_ratio = 0.0\n\
+         eval_steps = 2\neval_samples = 2\neval_max_new_tokens = 8\nbest_ar_tolerance = 9.0\n\
+         [[rounds]]\n[[rounds]]\n[rounds.generate]\nblock_size = 8\n[rounds.train]\nlearning_rate = 1e-4\n\
+         [eval]\nmax_new_tokens = 8\n[eval.prompts]\npath = \"{0}/prompts-test.jsonl\"\nlimit = 1\n",
+        data.display()
+    );
+    fs_err::write(directory.path().join("small.toml"), recipe).unwrap();
+    directory
+}
+
+fn weights(dir: &Path) -> Vec<u8> {
+    fs_err::read(dir.join("model.safetensors")).unwrap()
+}
+
+/// The lines of a `metrics.jsonl`.
+fn metrics(dir: &Path) -> Vec<Value> {
+    let text = fs_err::read_to_string(dir.join("metrics.jsonl")).unwrap_or_default();
+    text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[test]
+fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
+    let directory = fixture();
+    let dir = directory.path();
+    let messages = succeed(dir, &["run", "-c", "small.toml"]);
+    assert!(messages.contains("step 0: TPF") && messages.contains("step 4: TPF"), "{messages}");
+    let round = |round: usize| dir.join(format!("run/round-{round}"));
+    let made = |round: &Path| {
+        let checkpoints = round.join("checkpoints");
+        let best = checkpoints.join("best");
+        if best.exists() { best } else { checkpoints.join("latest") }
+    };
+    let hash = |dir: &Path| blake3::hash(&weights(dir)).to_hex().to_string();
+    let (first, _) = read_all(&round(1).join("trajectories")).unwrap();
+    let (second, _) = read_all(&round(2).join("trajectories")).unwrap();
+    let base = root().join("datasets/default/model");
+    assert_eq!((first.block_size, first.weight_hash), (16, hash(&base)));
+    assert_eq!((second.block_size, second.weight_hash), (8, hash(&made(&round(1)))));
+    assert_ne!(hash(&made(&round(1))), hash(&base));
+    for (number, rate) in [(1, 1e-3), (2, 1e-4)] {
+        let lines = metrics(&round(number));
+        let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+        assert_eq!(steps, [0, 1, 2, 3, 4]);
+        assert!(lines[1..].iter().all(|line| line["train/learning_rate"] == rate), "round {number}");
+        for (step, line) in lines.iter().enumerate() {
+            for metric in ["eval/tpf", "eval/exact_match_ar", "eval/loss_ar", "eval/repetition"] {
+                assert_eq!(line[metric].is_number(), step % 2 == 0, "{metric} of step {step}");
+            }
+        }
+    }
+    assert_eq!(weights(&dir.join("run/export")), weights(&made(&round(2))));
+    // Only what changed is refused, and only from there on.
+    let messages = fail(dir, &["run", "-c", "small.toml", "--set", "rounds.2.train.learning_rate=2e-4"], 2);
+    assert!(
+        messages.contains("from stage round-2/train on") && messages.contains("learning_rate"),
+        "{messages}"
+    );
+    succeed(
+        dir,
+        &["run", "-c", "small.toml", "--set", "train.save_steps=3", "--set", "train.logging_steps=2"],
+    );
+}
+
+#[test]
+fn another_run_is_refused_by_the_key_that_differs() {
+    let directory = fixture();
+    let dir = directory.path();
+    succeed(dir, &["generate", "-c", "small.toml"]);
+    let train = ["train", "-c", "small.toml"];
+    succeed(dir, &train);
+    let changed = [&train[..], &["--set", "train.learning_rate=5e-3"]].concat();
+    let messages = fail(dir, &changed, 2);
+    for part in ["train.learning_rate: was 0.001, is 0.005", "round-1/checkpoints/step-000004", "--overwrite"]
+    {
+        assert!(messages.contains(part), "{part:?} is missing: {messages}");
+    }
+    assert_eq!(messages.matches(": was ").count(), 1, "{messages}");
+    let before = weights(&latest_checkpoint(&dir.join("run/round-1")).unwrap());
+    succeed(dir, &[&changed[..], &["--overwrite"]].concat());
+    assert_ne!(weights(&latest_checkpoint(&dir.join("run/round-1")).unwrap()), before);
+    // Other rows are another run, too.
+    succeed(dir, &["generate", "-c", "small.toml", "--set", "prompts.limit=6", "-o", "fewer"]);
+    let messages = fail(dir, &[&changed[..], &["--trajectories", "fewer"]].concat(), 2);
+    assert!(messages.contains("data: was ") && messages.matches(": was ").count() == 1, "{messages}");
+}
+
+#[test]
+fn sigterm_saves_ends_with_143_and_the_same_command_goes_on() {
+    let directory = fixture();
+    let dir = directory.path();
+    succeed(dir, &["generate", "-c", "small.toml"]);
+    let train = |output: &'static str| {
+        [
+            "train",
+            "-c",
+            "small.toml",
+            "--set",
+            "train.max_steps=60",
+            "--trajectories",
+            "run/round-1/trajectories",
+        ]
+        .into_iter()
+        .chain(["--output", output])
+        .collect::<Vec<_>>()
+    };
+    let mut child = Command::new(BINARY)
+        .current_dir(dir)
+        .args(train("stopped"))
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while metrics(&dir.join("stopped")).len() < 4 {
+        assert!(child.try_wait().unwrap().is_none(), "it trains until it is told to stop");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let messages = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(143), "{messages}");
+    assert!(messages.contains("SIGTERM") && messages.contains("the same command resumes it"), "{messages}");
+    let step = |dir: &str| latest_checkpoint(&directory.path().join(dir)).unwrap();
+    assert!(!step("stopped").ends_with("step-000060"), "it had not ended");
+    succeed(dir, &train("stopped"));
+    succeed(dir, &train("whole"));
+    assert_eq!(weights(&step("stopped")), weights(&step("whole")));
+    assert!(step("whole").ends_with("step-000060"));
+}
+
+#[test]
+fn a_damaged_model_is_found_before_anything_is_measured() {
+    let directory = fixture();
+    let damaged = directory.path().join("damaged");
+    fs_err::create_dir(&damaged).unwrap();
+    for entry in fs_err::read_dir(root().join("datasets/default/model")).unwrap() {
+        let entry = entry.unwrap();
+        fs_err::copy(entry.path(), damaged.join(entry.file_name())).unwrap();
+    }
+    let whole = weights(&damaged);
+    fs_err::write(damaged.join("model.safetensors"), &whole[..whole.len() / 2]).unwrap();
+    let messages = fail(directory.path(), &["eval", "-c", "small.toml", "--trained", "damaged"], 1);
+    assert!(messages.contains("damaged/model.safetensors"), "{messages}");
+    assert!(!messages.lines().any(|line| line.starts_with("eval: ")), "nothing was measured: {messages}");
+    let model = root().join("datasets/default/model");
+    let export = ["export", "--checkpoint", model.to_str().unwrap(), "-o", "/proc/x"];
+    let messages = fail(directory.path(), &export, 1);
+    assert!(messages.contains("cannot write into /proc") && messages.contains("--output"), "{messages}");
+}
+
+/// Recipes and the config.json that each is for; the first two bring their model.
+const RECIPES: [(&str, Option<&str>); 7] = [
+    ("default-model", None),
+    ("quickstart", None),
+    ("smollm2-gsm8k", Some("smollm2-135m-instruct")),
+    ("qwen2.5-coder-7b", Some("qwen2.5-coder-7b-instruct")),
+    ("qwen2.5-math-7b", Some("qwen2.5-math-7b-instruct")),
+    ("opencodeinstruct", Some("qwen2.5-coder-7b-instruct")),
+    ("openthoughts2-math", Some("qwen2.5-math-7b-instruct")),
+];
+
+#[test]
+fn every_recipe_plans_its_run_on_the_config_of_its_model() {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path();
+    let row = r#"{"id": "a", "source": "a", "task_id": "a", "prompt": "Hi", "response": "Hi", "input": "Hi", "question": "1 + 1?",
+        "answer": "2 #### 2", "conversations": [{"from": "user", "value": "Hi"}, {"from": "assistant", "value": "Hi"}]}"#;
+    fs_err::write(dir.join("rows.jsonl"), row.replace('\n', " ") + "\n").unwrap();
+    for entry in fs_err::read_dir(root().join("configs")).unwrap() {
+        let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(RECIPES.iter().any(|(recipe, _)| *recipe == name), "{name} is planned by no test");
+    }
+    for (name, config) in RECIPES {
+        let model =
+            config.map_or_else(|| root().join("datasets/default/model"), |config| model_of(dir, config));
+        let recipe = root().join(format!("configs/{name}.toml"));
+        let set = |key: &str, value: &str| ["--set".to_owned(), format!("{key}={value}")];
+        let mut arguments =
+            vec!["--config".to_owned(), recipe.to_str().unwrap().to_owned(), "--dry-run".to_owned()];
+        arguments.extend(set("model.path", model.to_str().unwrap()));
+        arguments.extend(set("prompts.path", "rows.jsonl"));
+        arguments.extend(set("eval.prompts.path", "rows.jsonl"));
+        arguments.extend(set("output_dir", "run"));
+        let verb = if name == "default-model" { "train" } else { "run" };
+        let output = Command::new(BINARY).current_dir(dir).arg(verb).args(&arguments).output().unwrap();
+        let (text, messages) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert!(output.status.success(), "{name}: {messages}");
+        assert!(text.contains("learning rate"), "{name}: {text}");
+        if name.starts_with("qwen") {
+            for part in
+                ["round-1/generate", "block_size 16", "round-2/generate", "block_size 32", "1e-5", "1e-6"]
+            {
+                assert!(text.contains(part), "{name}: {part:?} is missing: {text}");
+            }
+        }
+    }
+    assert!(!dir.join("run").exists());
+}
+
+/// A model directory without weights: a config.json of tests/model-configs beside a tokenizer.
+fn model_of(dir: &Path, config: &str) -> PathBuf {
+    let model = dir.join(config);
+    fs_err::create_dir_all(&model).unwrap();
+    fs_err::copy(root().join(format!("tests/model-configs/{config}.json")), model.join("config.json"))
+        .unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs_err::copy(root().join("datasets/default/model").join(file), model.join(file)).unwrap();
+    }
+    model
+}

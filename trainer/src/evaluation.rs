@@ -1,0 +1,255 @@
+//! The decoder in the loop: every so often the held-out prompts are answered by the real decoders, and what comes of it
+//! says which checkpoint is best. The training loss cannot: a model that jumps further is not one with a lower loss.
+//!
+//! A prompt is answered by Jacobi decoding and, as its measure, autoregressively. Their agreement is
+//! `eval/exact_match_ar`; `eval/loss_ar` is the cross-entropy of the responses as recorded, so it tells how far the model
+//! has moved from the answers it was to keep.
+
+use std::{
+    collections::HashSet,
+    ops::ControlFlow,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use jacobi_datasets::Trajectory;
+use jacobi_decoder::{
+    Answer, BatchEvent, DecodeStats, JacobiConfig, Request, Room, Settings, StopRules, Strategy,
+    generate_batch,
+};
+use jacobi_model::{LanguageModel, Place, Rows, Work};
+use serde::{Deserialize, Serialize};
+
+/// Prompts decoded side by side.
+const SLOTS: usize = 8;
+/// Rows of one forward pass to aim at: bounds the memory of their logits.
+const ROWS_PER_PASS: usize = 64;
+/// Tokens of a run whose second occurrence counts as a repetition.
+const REPEATED_RUN: usize = 4;
+/// By how much the share of repeated runs may exceed that of the recorded responses.
+const REPETITION_ROOM: f64 = 0.2;
+
+/// What the decoders made of the held-out prompts at one step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Optimizer steps taken; 0 is the model that training started from.
+    pub step: usize,
+    /// Accepted tokens per forward pass of Jacobi decoding; 1 where the prefill was all.
+    pub tpf: f64,
+    /// Share of prompts with the same response as under autoregressive decoding.
+    pub exact_match_ar: f64,
+    /// Mean cross-entropy of the recorded responses, in nats per token.
+    pub loss_ar: f64,
+    /// Share of four-token runs that the same response held before.
+    pub repetition: f64,
+    /// Whether the responses repeat themselves far more than the recorded ones.
+    pub degenerate: bool,
+}
+
+impl Evaluation {
+    /// The metrics under their public names.
+    pub fn scalars(&self) -> [(&'static str, f64); 4] {
+        [
+            ("eval/tpf", self.tpf),
+            ("eval/exact_match_ar", self.exact_match_ar),
+            ("eval/loss_ar", self.loss_ar),
+            ("eval/repetition", self.repetition),
+        ]
+    }
+}
+
+/// The evaluations that decide something later; part of a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evaluations {
+    /// Of the model that training started from.
+    pub baseline: Option<Evaluation>,
+    /// The newest.
+    pub last: Option<Evaluation>,
+    /// Of the best checkpoint.
+    pub best: Option<Evaluation>,
+}
+
+impl Evaluations {
+    /// Adds one. It is the best if it accepts more tokens per pass than any before it, has lost no more than `tolerance`
+    /// of the autoregressive loss to the baseline, and does not repeat itself; a run that has taken no step has no
+    /// checkpoint to be the best.
+    pub(crate) fn add(&mut self, evaluation: Evaluation, tolerance: f64) {
+        let baseline = *self.baseline.get_or_insert(evaluation);
+        self.last = Some(evaluation);
+        let sound = !evaluation.degenerate && evaluation.loss_ar <= baseline.loss_ar + tolerance;
+        let further = self.best.is_none_or(|best| evaluation.tpf > best.tpf);
+        if evaluation.step > 0 && sound && further {
+            self.best = Some(evaluation);
+        }
+    }
+
+    /// The step of the newest.
+    pub(crate) fn last_step(&self) -> Option<usize> {
+        self.last.map(|evaluation| evaluation.step)
+    }
+}
+
+/// Rows that are not trained on, and how their prompts are answered.
+pub(crate) struct HeldOut {
+    pub(crate) rows: Vec<Trajectory>,
+    /// n of Jacobi decoding: that of the trajectories.
+    pub(crate) block_size: usize,
+    pub(crate) stop: StopRules,
+    pub(crate) seed: u64,
+}
+
+impl HeldOut {
+    /// Decodes and scores with the weights as they are; `None` when asked to `stop`.
+    pub(crate) fn evaluate(
+        &self,
+        model: &dyn LanguageModel,
+        step: usize,
+        stop: &AtomicBool,
+    ) -> Option<Evaluation> {
+        let jacobi = JacobiConfig { block_size: self.block_size, seed: self.seed };
+        let (drafted, stats) = self.respond(model, &Strategy::Jacobi(jacobi), stop)?;
+        let (plain, _) = self.respond(model, &Strategy::Autoregressive, stop)?;
+        let same = drafted.iter().zip(&plain).filter(|(drafted, plain)| drafted == plain).count();
+        let recorded: Vec<&[u32]> = self.rows.iter().map(|row| self.recorded(row)).collect();
+        let drafted: Vec<&[u32]> = drafted.iter().map(Vec::as_slice).collect();
+        let repetition = repetition(&drafted);
+        let degenerate = repetition > self::repetition(&recorded) + REPETITION_ROOM;
+        Some(Evaluation {
+            step,
+            tpf: stats.tpf().unwrap_or(1.0),
+            exact_match_ar: same as f64 / self.rows.len() as f64,
+            loss_ar: self.loss_ar(model, stop)?,
+            repetition,
+            degenerate,
+        })
+    }
+
+    /// The recorded response, as far as one is decoded.
+    fn recorded<'a>(&self, row: &'a Trajectory) -> &'a [u32] {
+        &row.response_tokens[..row.response_tokens.len().min(self.stop.max_new_tokens)]
+    }
+
+    fn respond(
+        &self,
+        model: &dyn LanguageModel,
+        strategy: &Strategy,
+        stop: &AtomicBool,
+    ) -> Option<(Vec<Vec<u32>>, DecodeStats)> {
+        let settings = Settings::greedy(strategy.clone(), self.stop.clone());
+        let request = |row: &Trajectory| Request::new(row.prompt_tokens.clone(), settings.clone());
+        let longest = self.rows.iter().map(|row| row.prompt_tokens.len()).max().unwrap_or(0);
+        let text = model.context_length().min(longest + self.stop.max_new_tokens);
+        let capacity = text + strategy.max_rows();
+        let room = Room { slots: SLOTS.min(self.rows.len()), capacity, rows: ROWS_PER_PASS };
+        let mut responses = vec![Vec::new(); self.rows.len()];
+        let mut stats = Vec::new();
+        let mut requests = self.rows.iter().map(request).enumerate();
+        generate_batch(model, &mut requests, room, &mut |event| {
+            if let BatchEvent::Done(at, Answer::Response(response)) = event {
+                responses[at] = response.generation.tokens;
+                stats.push(response.generation.stats);
+            }
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        (stats.len() == self.rows.len()).then(|| (responses, stats.iter().sum()))
+    }
+
+    fn loss_ar(&self, model: &dyn LanguageModel, stop: &AtomicBool) -> Option<f64> {
+        let (mut sum, mut count) = (0.0, 0);
+        for row in &self.rows {
+            if stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            let response = self.recorded(row);
+            sum += cross_entropy(model, &row.prompt_tokens, response);
+            count += response.len();
+        }
+        Some(sum / count.max(1) as f64)
+    }
+}
+
+/// Sum over `response` of the negative log-probability of each token after `prompt` and those before it.
+fn cross_entropy(model: &dyn LanguageModel, prompt: &[u32], response: &[u32]) -> f64 {
+    let text = [prompt, response].concat();
+    let fed = &text[..text.len() - 1];
+    let mut session = model.session(1, fed.len());
+    let mut sum = 0.0;
+    for (piece, start) in fed.chunks(ROWS_PER_PASS).zip((0..).step_by(ROWS_PER_PASS)) {
+        let rows = Rows::chain(piece);
+        // The row of the last prompt token is the first that predicts a token of the response.
+        let first_output = (prompt.len() - 1).saturating_sub(start).min(piece.len() - 1);
+        let predictions = session.forward(&[Work { slot: 0, place: Place::End, rows: &rows, first_output }]);
+        session.keep(0, &(0..piece.len()).collect::<Vec<_>>());
+        for at in first_output..piece.len() {
+            let position = start + at;
+            if position + 1 >= prompt.len() {
+                sum -= log_probability(&predictions.logits(at - first_output), text[position + 1]);
+            }
+        }
+    }
+    sum
+}
+
+fn log_probability(logits: &[f32], token: u32) -> f64 {
+    let top = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
+    let sum: f64 = logits.iter().map(|&x| (f64::from(x) - top).exp()).sum();
+    f64::from(logits[token as usize]) - top - sum.ln()
+}
+
+/// Of all runs of [`REPEATED_RUN`] tokens, the share that occurred before in the same response.
+fn repetition(responses: &[&[u32]]) -> f64 {
+    let (mut repeated, mut all) = (0u32, 0u32);
+    for response in responses {
+        let mut seen = HashSet::new();
+        for run in response.windows(REPEATED_RUN) {
+            all += 1;
+            repeated += u32::from(!seen.insert(run));
+        }
+    }
+    f64::from(repeated) / f64::from(all.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repetition_is_the_share_of_runs_seen_before() {
+        let rows: [(&[&[u32]], f64); 4] = [
+            (&[&[1, 2, 3, 4, 5]], 0.0),
+            (&[&[7; 8]], 0.8),
+            (&[&[1, 2, 3, 4], &[1, 2, 3, 4]], 0.0),
+            (&[&[], &[1, 2]], 0.0),
+        ];
+        for (responses, expected) in rows {
+            assert!((repetition(responses) - expected).abs() < 1e-12, "{responses:?}");
+        }
+    }
+
+    #[test]
+    fn the_best_is_the_fastest_of_those_that_kept_their_answers() {
+        let at = |step, tpf, loss_ar, degenerate| Evaluation {
+            step,
+            tpf,
+            loss_ar,
+            degenerate,
+            exact_match_ar: 1.0,
+            repetition: 0.0,
+        };
+        let mut evaluations = Evaluations::default();
+        let rows = [
+            (at(0, 1.5, 0.20, false), None),
+            (at(1, 1.2, 0.20, false), Some(1)),
+            (at(2, 2.0, 0.24, false), Some(2)),
+            (at(3, 3.0, 0.26, false), Some(2)), // harmed
+            (at(4, 9.0, 0.10, true), Some(2)),  // repeats itself
+            (at(5, 2.0, 0.10, false), Some(2)), // no further
+            (at(6, 2.1, 0.25, false), Some(6)),
+        ];
+        for (evaluation, best) in rows {
+            evaluations.add(evaluation, 0.05 + 1e-12);
+            assert_eq!(evaluations.best.map(|best| best.step), best, "after {}", evaluation.step);
+            assert_eq!(evaluations.last_step(), Some(evaluation.step));
+        }
+        assert_eq!(evaluations.baseline.unwrap().step, 0);
+    }
+}
