@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use jacobi_datasets::{Manifest, Trajectory, read_all};
+use jacobi_cli::recipe::Recipe;
+use jacobi_datasets::{Manifest, Message, Trajectory, read_all, read_prompts};
 
 use super::{BINARY, root};
 
@@ -188,4 +189,79 @@ fn what_was_made_is_inspected() {
     assert!(text.contains("block 0") && text.contains("clean"), "{text}");
     let page = fs_err::read_to_string(dir.path().join("b.html")).unwrap();
     assert!(page.contains("<table") && page.contains("clean"), "{page}");
+}
+
+#[test]
+fn a_run_over_unusable_prompts_goes_on_once_they_are_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    recipe(dir.path(), 2);
+    fs_err::write(dir.path().join("p.jsonl"), "{broken\n").unwrap();
+    let run = |more: &[&str]| {
+        let settings = ["prompts.path=p.jsonl", "prompts.id_column=", "eval.prompts.path=p.jsonl"];
+        let mut command = Command::new(BINARY);
+        command.current_dir(dir.path()).args(["run", "-c", "r.toml"]).args(more);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        let output = finish(command);
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (code, text) = run(&[]);
+    assert!(code == Some(1) && text.contains("none of 1 prompts"), "{text}");
+    fs_err::write(dir.path().join("p.jsonl"), "{\"prompt\": \"Anna has 2 apples.\"}\n").unwrap();
+    let (code, text) = run(&["--dry-run"]);
+    assert!(code == Some(0) && !text.contains("other settings") && text.contains("to resume"), "{text}");
+}
+
+#[test]
+fn a_dry_run_after_a_change_says_first_what_it_voids() {
+    let dir = tempfile::tempdir().unwrap();
+    recipe(dir.path(), 2);
+    let eval = "eval.prompts.path=p.jsonl";
+    fs_err::write(dir.path().join("p.jsonl"), "{\"prompt\": \"Anna has 2 apples.\"}\n").unwrap();
+    let run = |more: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.current_dir(dir.path()).args(["run", "-c", "r.toml", "--set", eval]).args(more);
+        let output = finish(command);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(&["--set", "train.max_steps=1", "--set", "eval.max_new_tokens=4"]);
+    let text = run(&["--set", "train.max_steps=2", "--set", "eval.max_new_tokens=4", "--dry-run"]);
+    let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part:?} is missing: {text}"));
+    assert!(at("train.max_steps: was 1, is 2") < at("round-1/generate"), "{text}");
+    let state = |stage: &str| text.lines().find(|line| line.contains(stage)).unwrap().to_owned();
+    assert!(
+        state("1. round-1/generate").contains("finished") && state("2. round-1/train").contains("void"),
+        "{text}"
+    );
+}
+
+/// Rows with the columns of the published sets, read as the recipes say.
+#[test]
+fn recipes_of_published_sets_read_their_columns() {
+    let code = "{\"id\": \"a1\", \"input\": \"Write f.\", \"output\": \"def f\", \"domain\": \"generic\", \
+                \"generation_algorithm\": \"self-instruct\", \"llm_judgement\": \"{}\", \"unit_tests\": \"[]\", \
+                \"tests_execution_status\": \"[]\", \"average_test_score\": \"1\"}";
+    let thought = |source: &str| {
+        format!(
+            "{{\"conversations\": [{{\"from\": \"user\", \"value\": \"2 + 2?\"}}, {{\"from\": \"assistant\", \"value\": \
+             \"4\"}}], \"question\": null, \"source\": \"{source}\", \"id\": 1}}"
+        )
+    };
+    let thoughts = [thought("codefeedback"), thought("automath")].join("\n");
+    for (name, lines, id, text) in [
+        ("opencodeinstruct", code, Some("a1"), "Write f."),
+        ("openthoughts2-math", thoughts.as_str(), None, "2 + 2?"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("rows.jsonl");
+        fs_err::write(&file, lines).unwrap();
+        let config = root().join(format!("configs/{name}.toml"));
+        let recipe = Recipe::load(&config, &[format!("prompts.path={}", file.display())]).unwrap();
+        let prompts = read_prompts(&recipe.prompts).unwrap();
+        let [Ok(prompt)] = prompts.as_slice() else { panic!("{name}: {prompts:?}") };
+        assert!(id.is_none_or(|id| id == prompt.id), "{name}");
+        assert_eq!(prompt.messages, [Message::new("user", text)], "{name}");
+    }
 }

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use jacobi_datasets::{Manifest, PromptsConfig, Trajectory, read_all};
+use jacobi_datasets::{Manifest, PromptsConfig, Responses, Trajectory, read_all};
 use jacobi_trajectory_gen::{
-    BatchSize, Choice, GenerateConfig, GenerateError, GenerateJob, OutOfRange, Rank, estimate, generate,
-    merge,
+    BatchSize, Choice, GenerateConfig, GenerateError, GenerateJob, OnDisagreement, OutOfRange, Rank,
+    estimate, generate, merge,
 };
 
 use crate::support::{job, prompt_file, random_words, scratch, tiny_model};
@@ -120,6 +120,17 @@ fn other_settings_are_named_and_replace_rows_only_when_told_to() {
     assert!(seed.contains("seed: was 5, is 6"), "{seed}");
     bench.run_as("t", |job| job.overwrite = true).unwrap();
     assert_eq!(read_all(&bench.path("t")).unwrap().0.block_size, 4);
+    // What is of this very job stays, so that the same command resumes.
+    let shard = bench.path("t/trajectories-00000-of-00001.parquet");
+    let made = fs_err::metadata(&shard).unwrap().modified().unwrap();
+    bench.run_as("t", |job| job.overwrite = true).unwrap();
+    assert_eq!(fs_err::metadata(&shard).unwrap().modified().unwrap(), made);
+    // Rows of prompts that are gone, and a manifest that cannot be read, give way.
+    bench.prompts.limit = Some(2);
+    assert_eq!(counts(&bench.run_as("t", |job| job.overwrite = true).unwrap()), [2, 2, 0, 0]);
+    fs_err::write(bench.path("t/manifest.json"), "{").unwrap();
+    bench.run("t").unwrap_err();
+    assert_eq!(counts(&bench.run_as("t", |job| job.overwrite = true).unwrap()), [2, 2, 0, 0]);
 }
 
 #[test]
@@ -340,4 +351,49 @@ fn an_unwritable_directory_is_named() {
     let message = bench.run("file/t").unwrap_err().to_string();
     assert!(message.contains("file/t"), "{message}");
     assert!(Path::new(&bench.path("file")).is_file());
+}
+
+/// The responses of a run as another engine would have written them, one of them not the model's and one missing.
+#[test]
+fn given_responses_are_taken_and_what_is_not_the_models_is_counted() {
+    let mut bench = Bench::new(5);
+    bench.run("ours").unwrap();
+    let ours = bench.rows("ours");
+    let file = bench.path("responses.jsonl");
+    let mut given: Vec<(String, Vec<u32>)> =
+        ours.iter().map(|row| (row.sample_id.clone(), row.response_tokens.clone())).collect();
+    given.pop();
+    let foreign = given[1].1[9];
+    given[1].1[9] = if foreign == 50 { 51 } else { 50 };
+    let line =
+        |(id, tokens): &(String, Vec<u32>)| format!("{{\"id\": \"{id}\", \"token_ids\": {tokens:?}}}\n");
+    fs_err::write(&file, given.iter().map(line).collect::<String>()).unwrap();
+    let responses = Responses::read(&file).unwrap();
+    let run = |bench: &Bench, name: &str| {
+        let (model, output) = (bench.path("model"), bench.path(name));
+        let mut job = job(&model, &bench.prompts, &output, &bench.config);
+        job.responses = Some(&responses);
+        generate(&job, &AtomicBool::new(false), &mut |_| ()).map(|outcome| outcome.manifest)
+    };
+    let manifest = run(&bench, "kept").unwrap();
+    assert_eq!(counts(&manifest), [5, 4, 0, 1]);
+    assert!(manifest.counts["disagreeing_blocks"] >= 1, "{:?}", manifest.counts);
+    let kept = bench.rows("kept");
+    assert_eq!((&kept[0], &kept[2], &kept[3]), (&ours[0], &ours[2], &ours[3]));
+    let errors = fs_err::read_to_string(bench.path("kept/errors.jsonl")).unwrap();
+    assert!(errors.contains("sample-4") && errors.contains("no response to it"), "{errors}");
+    // Another file is another setting.
+    let message = bench.run("kept").unwrap_err().to_string();
+    assert!(message.contains("responses: was"), "{message}");
+
+    bench.config.on_disagreement = OnDisagreement::Drop;
+    let manifest = run(&bench, "dropped").unwrap();
+    assert_eq!((counts(&manifest), manifest.skipped_by["disagreement"]), ([5, 3, 1, 1], 1));
+    bench.config.on_disagreement = OnDisagreement::default();
+    bench.config.max_new_tokens = 12;
+    run(&bench, "too long").unwrap_err();
+    let manifest = Manifest::load(&bench.path("too long")).unwrap().unwrap();
+    assert_eq!((manifest.skipped_by["response_too_long"], manifest.failed), (4, 1));
+    bench.config.responses_out_of_range = OutOfRange::Truncate;
+    assert_eq!(counts(&run(&bench, "cut").unwrap()), [5, 4, 0, 1]);
 }

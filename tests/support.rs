@@ -98,5 +98,6 @@ pub fn job<'a>(
         seed: 5,
         rank: None,
         overwrite: false,
+        responses: None,
     }
 }

@@ -1,6 +1,6 @@
 //! What is in a path: finds out what it is and describes it as text.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use jacobi_datasets::Manifest;
@@ -35,12 +35,7 @@ pub fn describe(path: &Path, view: &SampleView) -> anyhow::Result<String> {
     if path.join("config.toml").is_file() || path.join("round-1").is_dir() {
         return run::describe(path);
     }
-    let inside: Vec<String> = INSIDE
-        .iter()
-        .map(|name| path.join(name))
-        .filter(|inner| inner.exists())
-        .map(|inner| inner.display().to_string())
-        .collect();
+    let inside: Vec<String> = worth_a_look(path)?.iter().map(|inner| inner.display().to_string()).collect();
     let hint = match (inside.as_slice(), path.parent().filter(|parent| parent.join("config.toml").is_file()))
     {
         ([], Some(run)) => format!("; it lies in the run {}", run.display()),
@@ -53,8 +48,21 @@ pub fn describe(path: &Path, view: &SampleView) -> anyhow::Result<String> {
     )
 }
 
-/// What a folder of a run can hold that is worth looking into.
-const INSIDE: &[&str] = &["trajectories", "checkpoints/latest", "latest", "rank-00000-of-00002"];
+/// What in a folder of a run can be inspected: trajectories, those of ranks, checkpoints.
+fn worth_a_look(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir(dir)? {
+        let inner = entry?.path();
+        let latest = inner.join("latest");
+        if inner.join("manifest.json").is_file() || inner.join("config.json").is_file() {
+            found.push(inner);
+        } else if latest.join("config.json").is_file() {
+            found.push(latest);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
 
 /// A shard; of any other file of ours, where to look instead.
 fn describe_file(path: &Path, view: &SampleView) -> anyhow::Result<String> {

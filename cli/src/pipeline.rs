@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use jacobi_datasets::Manifest;
 use jacobi_datasets::schema::eval_row::ModelRole;
 use jacobi_eval::EvalModel;
 use jacobi_report::{TrainingCurve, terminal_table};
@@ -99,12 +100,22 @@ fn is_done(stage: &Stage, ledger: &Ledger) -> bool {
 
 /// The first stage that has made something under other settings, and how they differ.
 fn first_changed(stages: &[Stage], ledger: &Ledger) -> Option<(usize, Vec<String>)> {
-    let made = |stage: &Stage| stage.outputs.iter().any(|output| output.exists());
     let changes = |stage: &Stage| match made(stage) {
         true => ledger.changes(&stage.name, &stage.settings),
         false => Vec::new(),
     };
     stages.iter().map(changes).enumerate().find(|(_, changes)| !changes.is_empty())
+}
+
+/// Whether a stage has left anything that counts. A generation without a single row does not: were it to, a prompt file in
+/// which no row can be used would stand in the way of its own repair.
+fn made(stage: &Stage) -> bool {
+    let counts = |output: &PathBuf| match stage.work {
+        Work::Generate(_) => Manifest::load(output)
+            .map_or(true, |manifest| manifest.is_some_and(|manifest| !manifest.shards.is_empty())),
+        Work::Train(_) | Work::Export | Work::Eval => output.exists(),
+    };
+    stage.outputs.iter().any(counts)
 }
 
 fn changed(run: &RunDir, stage: &str, changes: &[String]) -> UsageError {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use jacobi_datasets::schema::eval_row::{EvalRow, Results};
-use jacobi_datasets::{BadRow, Manifest};
+use jacobi_datasets::{BadRow, Manifest, Responses};
 use jacobi_eval::{EvalJob, EvalModel, evaluate};
 use jacobi_report::{TrainingCurve, write_report};
 use jacobi_trainer::{Evaluation, Init, TrainData, TrainJob, TrainProgress};
@@ -20,11 +20,13 @@ use crate::signals::Stop;
 
 /// What `generate` is asked for beyond the recipe.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct GenerateOptions {
+pub struct GenerateOptions<'a> {
     /// Which part of the prompts.
     pub rank: Option<Rank>,
     /// Whether what another run left in the output is removed.
     pub overwrite: bool,
+    /// Responses that another engine made.
+    pub responses: Option<&'a Responses>,
 }
 
 /// The job of making the trajectories of round `round` (from 1) with the model in `model_dir`.
@@ -33,7 +35,7 @@ pub fn generate_job<'a>(
     round: usize,
     model_dir: &'a Path,
     output: &'a Path,
-    options: GenerateOptions,
+    options: GenerateOptions<'a>,
 ) -> GenerateJob<'a> {
     GenerateJob {
         model_dir,
@@ -45,6 +47,7 @@ pub fn generate_job<'a>(
         seed: recipe.seed,
         rank: options.rank,
         overwrite: options.overwrite,
+        responses: options.responses,
     }
 }
 

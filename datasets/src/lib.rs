@@ -30,7 +30,7 @@ pub use pack::{ArTarget, PackConfig, PackError, PackedSample, PcPair, pack};
 pub use prompts::{
     BadRow, Message, Prompt, PromptFormat, PromptStream, PromptsConfig, read_prompts, stream_prompts,
 };
-pub use responses::Responses;
+pub use responses::{Matching, Responses};
 pub use rng::Rng;
 pub use row::{LossRow, PackedRow, StudentRow, fill_rows, row_len};
 pub use schema::manifest::{Manifest, RankEntry, ShardEntry, read_all, shard_file_name};

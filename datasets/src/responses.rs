@@ -27,15 +27,21 @@ pub struct Responses {
     path: PathBuf,
     digest: String,
     entries: Vec<Entry>,
-    /// Entries not yet taken, by every name they can be found under, last one first.
+    /// Entries by every name they can be found under, in the order of the file.
     names: HashMap<Name, Vec<usize>>,
+}
+
+/// Responses as they are given out, each at most once.
+#[derive(Debug)]
+pub struct Matching<'a> {
+    responses: &'a Responses,
+    taken: Vec<bool>,
 }
 
 #[derive(Debug)]
 struct Entry {
     given: Given,
     finish: Option<String>,
-    taken: bool,
 }
 
 #[derive(Debug)]
@@ -74,8 +80,6 @@ impl Responses {
             let (line, columns) = row?.map_err(|row| bad(row.line, row.reason))?;
             responses.add(&columns).map_err(|reason| bad(line, reason))?;
         }
-        // The first of equal names is taken first.
-        responses.names.values_mut().for_each(|entries| entries.reverse());
         Ok(responses)
     }
 
@@ -84,33 +88,9 @@ impl Responses {
         &self.digest
     }
 
-    /// The response to a prompt, whose tokens are `prompt_tokens`, each at most once: by its tokens, its messages, its
-    /// text, its id, in this order.
-    ///
-    /// # Errors
-    /// Why there is none, or none that can be used.
-    pub fn take(
-        &mut self,
-        prompt: &Prompt,
-        prompt_tokens: &[u32],
-        tokenizer: &Tokenizer,
-    ) -> Result<Vec<u32>, String> {
-        let mut names = vec![
-            Name::PromptTokens(prompt_tokens.to_vec()),
-            Name::Messages(prompt.content_hash()),
-            Name::PromptText(prompt.messages.last().map_or_else(String::new, |last| last.content.clone())),
-        ];
-        names.extend(tokenizer.render_chat(&prompt.messages, true).ok().map(Name::PromptText));
-        names.push(Name::Id(prompt.id.clone()));
-        for name in names {
-            while let Some(index) = self.names.get_mut(&name).and_then(Vec::pop) {
-                if !self.entries[index].taken {
-                    self.entries[index].taken = true;
-                    return tokens_of(&self.entries[index], tokenizer);
-                }
-            }
-        }
-        Err(format!("{} has no response to it", self.path.display()))
+    /// Starts giving them out.
+    pub fn matching(&self) -> Matching<'_> {
+        Matching { responses: self, taken: vec![false; self.entries.len()] }
     }
 
     fn add(&mut self, row: &Map<String, Value>) -> Result<(), String> {
@@ -142,8 +122,38 @@ impl Responses {
         for name in names {
             self.names.entry(name).or_default().push(self.entries.len());
         }
-        self.entries.push(Entry { given, finish, taken: false });
+        self.entries.push(Entry { given, finish });
         Ok(())
+    }
+}
+
+impl Matching<'_> {
+    /// The response to a prompt, whose tokens are `prompt_tokens`: by its tokens, its messages, its
+    /// text, its id, in this order.
+    ///
+    /// # Errors
+    /// Why there is none, or none that can be used.
+    pub fn take(
+        &mut self,
+        prompt: &Prompt,
+        prompt_tokens: &[u32],
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<u32>, String> {
+        let mut names = vec![
+            Name::PromptTokens(prompt_tokens.to_vec()),
+            Name::Messages(prompt.content_hash()),
+            Name::PromptText(prompt.messages.last().map_or_else(String::new, |last| last.content.clone())),
+        ];
+        names.extend(tokenizer.render_chat(&prompt.messages, true).ok().map(Name::PromptText));
+        names.push(Name::Id(prompt.id.clone()));
+        for name in names {
+            let known = self.responses.names.get(&name).into_iter().flatten();
+            if let Some(&index) = known.into_iter().find(|&&index| !self.taken[index]) {
+                self.taken[index] = true;
+                return tokens_of(&self.responses.entries[index], tokenizer);
+            }
+        }
+        Err(format!("{} has no response to it", self.responses.path.display()))
     }
 }
 

@@ -106,7 +106,7 @@ impl Default for GenerateConfig {
             max_token_repeats: 16,
             max_line_repeats: 8,
             rows_per_group: 64,
-            shard_bytes: 256 << 20,
+            shard_bytes: 128 << 20,
             states: StatesKept::All,
             temperature: 0.0,
             top_k: 0,

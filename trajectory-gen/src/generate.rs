@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::{
-    Manifest, PackConfig, PromptsConfig, RankEntry, ShardWriter, Tokenizer, TrajectoryMetadata,
+    Manifest, PackConfig, PromptsConfig, RankEntry, Responses, ShardWriter, Tokenizer, TrajectoryMetadata,
 };
 use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
 use serde_json::Value;
@@ -46,8 +46,10 @@ pub struct GenerateJob<'a> {
     pub seed: u64,
     /// Which part of the prompts; all of them without.
     pub rank: Option<Rank>,
-    /// Removes what another run left in the output.
+    /// Removes rows of other settings or other prompts from the output; those of this job stay.
     pub overwrite: bool,
+    /// Responses that are there already; the model then only makes their trajectories.
+    pub responses: Option<&'a Responses>,
 }
 
 impl GenerateJob<'_> {
@@ -95,14 +97,14 @@ pub fn generate(
     job.config.validate()?;
     let run = Run::open(job)?;
     let dir = job.directory();
-    let found = run.found(&dir)?;
-    let (done, survey) = match &found {
-        Some(manifest) => {
-            let done = survey::rows_on_disk(&dir, manifest)?;
-            let survey = survey::survey(run.rules(), &dir, &done)?;
-            (done, survey)
+    let mut found = run.found(&dir)?;
+    let (done, survey) = match run.compare(&dir, found.as_ref()) {
+        Err(GenerateError::ForeignRows { .. }) if job.overwrite => {
+            found = None;
+            discard(&dir)?;
+            run.compare(&dir, None)?
         }
-        None => (Done::new(), survey::count(run.rules())?),
+        outcome => outcome?,
     };
     if let Some(manifest) = found
         && manifest.complete
@@ -144,27 +146,36 @@ impl<'a> Run<'a> {
             context_length: self.model.context_length(),
             rank: self.job.rank,
             seed: self.job.seed,
+            responses: self.job.responses,
         }
     }
 
     /// The manifest of a directory that holds rows of this very job. One of another job is refused, or with `overwrite`
     /// removed; one without a single row stands in nobody's way.
     fn found(&self, dir: &Path) -> Result<Option<Manifest>, GenerateError> {
-        if self.job.overwrite {
-            ShardWriter::discard(dir)?;
-            let errors = dir.join(ERRORS_FILE);
-            if errors.is_file() {
-                fs_err::remove_file(errors)?;
-            }
-        }
-        let Some(manifest) = Manifest::load(dir)?.filter(|manifest| !manifest.shards.is_empty()) else {
-            return Ok(None);
+        let overwrite = self.job.overwrite;
+        let manifest = match Manifest::load(dir) {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) | Err(_) if overwrite => return discard(dir).map(|()| None),
+            other => return Ok(other?),
         };
-        let changes = manifest.differences(&self.settings());
-        if changes.is_empty() {
-            return Ok(Some(manifest));
+        if manifest.shards.is_empty() {
+            return Ok(None);
         }
-        Err(GenerateError::Mismatch { dir: dir.to_path_buf(), changes })
+        let changes = manifest.differences(&self.settings());
+        match (changes.is_empty(), overwrite) {
+            (true, _) => Ok(Some(manifest)),
+            (false, true) => discard(dir).map(|()| None),
+            (false, false) => Err(GenerateError::Mismatch { dir: dir.to_path_buf(), changes }),
+        }
+    }
+
+    /// What is on disk, held against the prompts.
+    fn compare(&self, dir: &Path, found: Option<&Manifest>) -> Result<(Done, Survey), GenerateError> {
+        let Some(manifest) = found else { return Ok((Done::new(), survey::count(self.rules())?)) };
+        let done = survey::rows_on_disk(dir, manifest)?;
+        let survey = survey::survey(self.rules(), dir, &done)?;
+        Ok((done, survey))
     }
 
     fn rank_entry(&self, survey: &Survey) -> Option<RankEntry> {
@@ -212,6 +223,7 @@ impl<'a> Run<'a> {
         if self.job.config.states == StatesKept::Scheduled {
             settings.insert("train.schedule".to_owned(), self.job.train.schedule_text());
         }
+        settings.extend(self.job.responses.map(|given| ("responses".to_owned(), given.digest().to_owned())));
         settings
     }
 
@@ -265,6 +277,15 @@ impl<'a> Run<'a> {
             return Err(GenerateError::NothingWritten { input: manifest.input, errors });
         }
         Ok(GenerateOutcome { manifest, interrupted })
+    }
+}
+
+/// Removes what a generation wrote into `dir`.
+fn discard(dir: &Path) -> Result<(), GenerateError> {
+    ShardWriter::discard(dir)?;
+    match fs_err::remove_file(dir.join(ERRORS_FILE)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

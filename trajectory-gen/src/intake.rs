@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use jacobi_datasets::{BadRow, Message, Prompt, PromptStream, PromptsConfig, Rng, Tokenizer, stream_prompts};
+use jacobi_datasets::{
+    BadRow, Matching, Message, Prompt, PromptStream, PromptsConfig, Responses, Rng, Tokenizer, stream_prompts,
+};
 
 use crate::GenerateError;
 use crate::config::{Choice, GenerateConfig, OutOfRange};
@@ -39,19 +41,23 @@ pub(crate) struct IntakeRules<'a> {
     pub(crate) context_length: usize,
     pub(crate) rank: Option<Rank>,
     pub(crate) seed: u64,
+    /// Responses that are there already: every prompt must have one.
+    pub(crate) responses: Option<&'a Responses>,
 }
 
 /// The rows of the prompt file, judged one by one.
 pub(crate) struct Intake<'a> {
     rules: IntakeRules<'a>,
     prompts: PromptStream,
+    given: Option<Matching<'a>>,
     /// Contents that came before.
     seen: HashSet<u128>,
 }
 
 impl<'a> Intake<'a> {
     pub(crate) fn open(rules: IntakeRules<'a>) -> Result<Self, GenerateError> {
-        Ok(Self { rules, prompts: stream_prompts(rules.prompts)?, seen: HashSet::new() })
+        let given = rules.responses.map(Responses::matching);
+        Ok(Self { rules, prompts: stream_prompts(rules.prompts)?, given, seen: HashSet::new() })
     }
 
     fn judge(&mut self, row: Result<Prompt, BadRow>) -> Result<Judged, GenerateError> {
@@ -79,7 +85,7 @@ impl<'a> Intake<'a> {
     }
 
     /// Encodes a prompt and holds it against the limits.
-    fn fit(&self, prompt: Prompt) -> Result<Judged, GenerateError> {
+    fn fit(&mut self, prompt: Prompt) -> Result<Judged, GenerateError> {
         let IntakeRules { config, context_length, .. } = self.rules;
         let longest = config.max_prompt_tokens.min(context_length - 1);
         let mut tokens = match self.encode(&prompt.messages) {
@@ -109,13 +115,47 @@ impl<'a> Intake<'a> {
             let Some(cut) = cut else { return Ok(skipped(Rule::PromptTooLong, prompt.id, reason)) };
             tokens = cut;
         }
+        let response = match self.response(&prompt, &tokens)? {
+            Ok(response) => response,
+            Err(rejected) => return Ok(Judged::Rejected(rejected)),
+        };
         let key = key_of(&prompt.id, &tokens);
         let seed = Rng::new(&[self.rules.seed, key as u64, (key >> 64) as u64]).next_u64();
         Ok(Judged::Candidate(Candidate {
             key,
             sample_id: prompt.id,
-            sample: Sample { prompt: tokens, response: None, seed },
+            sample: Sample { prompt: tokens, response, seed },
         }))
+    }
+
+    /// The response given to a prompt, where responses are given: within its range, or why not.
+    fn response(
+        &mut self,
+        prompt: &Prompt,
+        tokens: &[u32],
+    ) -> Result<Result<Option<Vec<u32>>, Rejected>, GenerateError> {
+        let IntakeRules { config, context_length, tokenizer, .. } = self.rules;
+        let Some(given) = &mut self.given else { return Ok(Ok(None)) };
+        let mut response = match given.take(prompt, tokens, tokenizer) {
+            Ok(response) => response,
+            Err(reason) => return Ok(Err(Rejected::failed(prompt.id.clone(), reason))),
+        };
+        let longest = config.max_new_tokens.min(context_length - tokens.len());
+        if response.len() > longest {
+            let reason = format!("{} given response tokens, at most {longest} are taken", response.len());
+            let sample_id = prompt.id.clone();
+            match config.responses_out_of_range {
+                OutOfRange::Truncate => response.truncate(longest),
+                OutOfRange::Drop => {
+                    return Ok(Err(Rejected::skipped(Rule::ResponseTooLong, sample_id, reason, None)));
+                }
+                OutOfRange::Fail => {
+                    let setting = "responses_out_of_range";
+                    return Err(GenerateError::OutOfRange { sample_id, reason, setting });
+                }
+            }
+        }
+        Ok(Ok(Some(response)))
     }
 
     fn encode(&self, messages: &[Message]) -> Result<Vec<u32>, String> {

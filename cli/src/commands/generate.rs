@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use jacobi_datasets::Responses;
 use jacobi_trajectory_gen::{GenerateJob, Rank, estimate, merge};
 
 use crate::exit::UsageError;
@@ -33,6 +34,10 @@ pub struct GenerateArgs {
     /// How many processes share the prompts
     #[arg(long, value_name = "N", requires = "rank")]
     world_size: Option<usize>,
+    /// Take responses from here instead of making them: JSONL or Parquet as vLLM or SGLang writes it, with token ids or
+    /// text; every prompt needs one, matched by its tokens, messages, text or id
+    #[arg(long, value_name = "FILE", conflicts_with = "merge")]
+    responses: Option<PathBuf>,
     /// Join what all ranks made, after checking that it is the whole
     #[arg(long, conflicts_with_all = ["rank", "world_size", "overwrite", "dry_run"])]
     merge: bool,
@@ -65,7 +70,9 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         return Ok(output::result(&text)?);
     }
     let model = model_of_round(&recipe, &run, round)?;
-    let options = GenerateOptions { rank: rank(args)?, overwrite: args.overwrite };
+    let responses = args.responses.as_deref().map(Responses::read).transpose()?;
+    let options =
+        GenerateOptions { rank: rank(args)?, overwrite: args.overwrite, responses: responses.as_ref() };
     let job = stages::generate_job(&recipe, round, &model, &target, options);
     if args.dry_run {
         return Ok(output::result(&describe(&job, args.calibrate)?)?);

@@ -173,6 +173,58 @@ fn offset_and_limit_count_bad_rows_too() {
 }
 
 #[test]
+fn a_column_can_decide_which_rows_take_part() {
+    let lines = b"{\"prompt\": \"a\", \"source\": \"math\"}\n{\"prompt\": \"b\", \"source\": \"code\"}\nbad\n\
+        {\"prompt\": \"c\"}\n{\"prompt\": \"d\", \"source\": \"math\"}\n{\"prompt\": \"e\", \"source\": \"chat\"}\n";
+    type Change = fn(&mut PromptsConfig);
+    let rows: [(Change, &[&str]); 5] = [
+        (|_| (), &["a", "b", "3: malformed JSON", "c", "d", "e"]),
+        (|c| c.filter_column = Some("source".into()), &["a", "b", "3: malformed JSON", "d", "e"]),
+        (
+            |c| (c.filter_column, c.filter_keep) = (Some("source".into()), vec!["math".into()]),
+            &["a", "3: malformed JSON", "d"],
+        ),
+        (
+            |c| {
+                (c.filter_column, c.filter_drop) = (Some("source".into()), vec!["code".into(), "chat".into()])
+            },
+            &["a", "3: malformed JSON", "d"],
+        ),
+        // Rows are counted after the choice.
+        (
+            |c| {
+                (c.filter_column, c.filter_keep) = (Some("source".into()), vec!["math".into()]);
+                (c.offset, c.limit) = (2, Some(1));
+            },
+            &["d"],
+        ),
+    ];
+    for (change, expected) in rows {
+        let found = summary(&read("x.jsonl", lines, change));
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        assert!(found.iter().zip(expected).all(|(a, b)| a.starts_with(b)), "{found:?} is not {expected:?}");
+    }
+}
+
+#[test]
+fn a_star_stands_for_all_files_that_fit_and_a_directory_is_called_one() {
+    let (dir, mut config) = file("train-1.jsonl", b"{\"prompt\": \"second\"}");
+    fs_err::write(dir.path().join("train-0.jsonl"), "{\"prompt\": \"first\"}\n{\"prompt\": \"too\"}")
+        .unwrap();
+    fs_err::write(dir.path().join("test-0.jsonl"), "{\"prompt\": \"no\"}").unwrap();
+    config.path = dir.path().join("train-*.jsonl");
+    assert_eq!(summary(&read_prompts(&config).unwrap()), ["first", "too", "second"]);
+    config.path = dir.path().join("dev-*.jsonl");
+    assert!(read_prompts(&config).unwrap_err().to_string().contains("does not exist"));
+    config.path = dir.path().to_path_buf();
+    let message = read_prompts(&config).unwrap_err().to_string();
+    assert!(
+        message.contains("is a directory") && message.contains("test-0.jsonl or train-0.jsonl"),
+        "{message}"
+    );
+}
+
+#[test]
 fn missing_and_empty_files_are_told_apart() {
     let (dir, config) = file("x.jsonl", b"");
     let missing = PromptsConfig { path: dir.path().join("no.jsonl"), ..config.clone() };

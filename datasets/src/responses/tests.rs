@@ -27,7 +27,8 @@ fn take(row: &str) -> Result<Vec<u32>, String> {
     let (_dir, path) = file(&[row.to_owned()]);
     let prompt = prompt("a", "2 + 2?");
     let tokens = tokenizer.encode_chat(&prompt.messages).unwrap();
-    Responses::read(&path).map_err(|error| error.to_string())?.take(&prompt, &tokens, &tokenizer)
+    let responses = Responses::read(&path).map_err(|error| error.to_string())?;
+    responses.matching().take(&prompt, &tokens, &tokenizer)
 }
 
 #[test]
@@ -102,9 +103,10 @@ fn equal_prompts_get_the_responses_in_their_order_each_once() {
     let tokenizer = model();
     let row = |text: &str| format!("{{\"prompt\": \"2 + 2?\", \"response\": \"{text}\"}}");
     let (_dir, path) = file(&[row("4"), row("four")]);
-    let mut responses = Responses::read(&path).unwrap();
+    let responses = Responses::read(&path).unwrap();
+    let mut matching = responses.matching();
     let prompt = prompt("a", "2 + 2?");
-    let texts = [0; 3].map(|_| responses.take(&prompt, &[], &tokenizer).map(|ids| tokenizer.decode(&ids)));
+    let texts = [0; 3].map(|_| matching.take(&prompt, &[], &tokenizer).map(|ids| tokenizer.decode(&ids)));
     assert_eq!((texts[0].as_deref(), texts[1].as_deref()), (Ok("4"), Ok("four")));
     assert!(texts[2].is_err());
 }
