@@ -67,7 +67,8 @@ impl MultiBlockConfig {
             Growth::Blocks { max_blocks, .. } => max_blocks,
             Growth::Sliding => 1,
         };
-        blocks * self.block_size + self.pool_size * (self.block_size - 1) + self.tree_budget
+        let candidates = self.pool_size.saturating_mul(self.block_size - 1);
+        blocks.saturating_mul(self.block_size).saturating_add(candidates).saturating_add(self.tree_budget)
     }
 
     /// # Panics

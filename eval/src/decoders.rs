@@ -84,6 +84,9 @@ pub struct DecoderConfig {
     pub tree_budget: Option<usize>,
 }
 
+/// Most rows of a pass: far beyond what is fast anywhere, and few enough to have room in a cache.
+const MAX_ROWS: usize = 8192;
+
 impl DecoderConfig {
     /// How this decoder answers a prompt: greedily, until `stop`.
     ///
@@ -98,6 +101,19 @@ impl DecoderConfig {
     /// # Errors
     /// [`EvalError::Decoder`] for a setting the decoder does not have or cannot take.
     pub fn strategy(&self, seed: u64) -> Result<Strategy, EvalError> {
+        let strategy = self.of_any_size(seed)?;
+        match strategy.max_rows() {
+            ..=MAX_ROWS => Ok(strategy),
+            rows => Err(EvalError::Decoder {
+                name: self.name.as_str(),
+                reason: format!(
+                    "a pass could have {rows} rows, more than {MAX_ROWS}; lower block_size, max_blocks, pool_size or tree_budget"
+                ),
+            }),
+        }
+    }
+
+    fn of_any_size(&self, seed: u64) -> Result<Strategy, EvalError> {
         let refuse = |reason: String| Err(EvalError::Decoder { name: self.name.as_str(), reason });
         let default = MultiBlockConfig::default();
         let block_size = self.block_size.unwrap_or(default.block_size);
@@ -295,6 +311,8 @@ mod tests {
             (r#"{"name": "multi_block", "strict_gap": 1e60}"#, "finite"),
             (r#"{"name": "multi_block", "max_blocks": 0}"#, "at least 1"),
             (r#"{"name": "multi_block", "spawn_ratio": 1.5}"#, "between 0 and 1"),
+            (r#"{"name": "multi_block", "tree_budget": 1000000}"#, "more than 8192; lower"),
+            (r#"{"name": "multi_block", "pool_size": 9223372036854775807}"#, "more than 8192; lower"),
             (r#"{"name": "multi_block", "window": "sliding", "max_blocks": 2}"#, "no max_blocks"),
         ];
         for (text, expected) in rows {
