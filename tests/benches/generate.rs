@@ -25,11 +25,12 @@ const BLOCK_SIZES: [usize; 2] = [16, 64];
 /// Every so many of the questions are for the sequential loop, and for phase B alone: their speeds do not depend on how
 /// many there are.
 const FEW: usize = 8;
+/// Every so many are for the larger blocks, which are four times the work: still more than fill the passes.
+const OF_LARGER_BLOCKS: usize = 4;
 const SEED: u64 = 1;
 /// What `generate.memory_budget_gb` and `generate.pass_tokens` are by default.
 const MEMORY_BUDGET: f64 = 4e9;
 const PASS_ROWS: usize = 512;
-const WINDOW: usize = 16;
 
 /// A model and what it is asked.
 struct Subject {
@@ -68,7 +69,7 @@ fn main() -> anyhow::Result<()> {
     let products = Products::of(&subject.model);
     let mut sheet = Sheet::default();
     sheet.figure("samples side by side", "samples", subject.room.slots as f64);
-    sheet.figure("phase A alone", "tokens/s", subject.side_by_side(None).tokens_per_second());
+    sheet.figure("phase A alone", "tokens/s", subject.side_by_side(1, None).tokens_per_second());
     for block_size in BLOCK_SIZES {
         measure(&mut sheet, &subject, &products, (block_size, options.rounds));
     }
@@ -82,6 +83,7 @@ fn main() -> anyhow::Result<()> {
     environment["model"] = options.model.display().to_string().into();
     environment["dtype"] = dtype_name(subject.model.kind()).into();
     environment["questions"] = subject.prompts.len().into();
+    environment["questions_of_larger_blocks"] = subject.prompts.len().div_ceil(OF_LARGER_BLOCKS).into();
     environment["response_tokens"] = options.tokens.into();
     sheet.write(&options.output, &options.command, &environment)
 }
@@ -151,8 +153,9 @@ impl Subject {
         Run { seconds, responses: responses.into_iter().flatten().collect(), passes }
     }
 
-    fn side_by_side(&self, trajectories: Option<(usize, States)>) -> Run {
-        let requests = self.prompts.iter().enumerate().map(|(at, prompt)| Request {
+    /// Every so many of the questions.
+    fn side_by_side(&self, every: usize, trajectories: Option<(usize, States)>) -> Run {
+        let requests = self.prompts.iter().enumerate().step_by(every).map(|(at, prompt)| Request {
             trajectories: trajectories.map(|(block_size, states)| made(at, block_size, states)),
             ..Request::new(prompt.clone(), self.settings.clone())
         });
@@ -160,9 +163,9 @@ impl Subject {
     }
 
     /// Phase B alone: the responses of `run` are given.
-    fn given(&self, run: &Run, block_size: usize) -> Run {
+    fn given(&self, run: &Run, every: usize, block_size: usize) -> Run {
         let requests = self.few().into_iter().map(|(at, prompt)| Request {
-            given: Some(run.responses[at].generation.tokens.clone()),
+            given: Some(run.responses[at / every].generation.tokens.clone()),
             trajectories: Some(made(at, block_size, States::All)),
             ..Request::new(prompt.clone(), self.settings.clone())
         });
@@ -177,17 +180,20 @@ fn made(at: usize, block_size: usize, states: States) -> Trajectories {
 /// The ways take turns, so that drift of the machine falls on all.
 fn measure(sheet: &mut Sheet, subject: &Subject, products: &Products, (block_size, rounds): (usize, usize)) {
     let name = format!("n={block_size}");
-    let scheduled = States::Scheduled { noise: NoiseScheduleConfig::default(), window: WINDOW };
+    let every = if block_size == BLOCK_SIZES[0] { 1 } else { OF_LARGER_BLOCKS };
+    // One window per response, so that the schedule is met from end to end.
+    let window = subject.settings.stop.max_new_tokens.div_ceil(block_size);
+    let scheduled = States::Scheduled { noise: NoiseScheduleConfig::default(), window };
     let ways = [("all states", States::All, 2.2), ("scheduled", scheduled, 3.2)];
     let (mut base, mut speeds, mut alone, mut floor) = (vec![], [vec![], vec![]], vec![], vec![]);
     for round in 0..rounds {
         let (sequential, expected) = subject.sequential(block_size);
         base.push(sequential.tokens_per_second());
-        let runs = ways.map(|(_, states, _)| subject.side_by_side(Some((block_size, states))));
+        let runs = ways.map(|(_, states, _)| subject.side_by_side(every, Some((block_size, states))));
         for (speeds, run) in speeds.iter_mut().zip(&runs) {
             speeds.push(run.tokens_per_second());
         }
-        let given = subject.given(&runs[0], block_size);
+        let given = subject.given(&runs[0], every, block_size);
         alone.push(given.seconds);
         floor.push(products.floor(&given.passes));
         if round > 0 {
@@ -199,7 +205,7 @@ fn measure(sheet: &mut Sheet, subject: &Subject, products: &Products, (block_siz
         }
         rates(sheet, &format!("{name}: phase B alone"), products, &given);
         let mut few = subject.few().into_iter().zip(&expected);
-        let equal = few.all(|((at, _), states)| runs[0].responses[at].states == *states);
+        let equal = few.all(|((at, _), states)| runs[0].responses[at / every].states == *states);
         sheet.figure(
             format!("{name}: states are the sequential loop's"),
             "1 = yes",
