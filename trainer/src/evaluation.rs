@@ -69,14 +69,14 @@ pub struct Evaluations {
 }
 
 impl Evaluations {
-    /// Adds one. It is the best if it accepts more tokens per pass than any before it, has lost no more than `tolerance`
+    /// Adds one. It is the best if it accepts no fewer tokens per pass than any before it, has lost no more than `tolerance`
     /// of the autoregressive loss to the baseline, and does not repeat itself; a run that has taken no step has no
     /// checkpoint to be the best.
     pub(crate) fn add(&mut self, evaluation: Evaluation, tolerance: f64) {
         let baseline = *self.baseline.get_or_insert(evaluation);
         self.last = Some(evaluation);
         let sound = !evaluation.degenerate && evaluation.loss_ar <= baseline.loss_ar + tolerance;
-        let further = self.best.is_none_or(|best| evaluation.tpf > best.tpf);
+        let further = self.best.is_none_or(|best| evaluation.tpf >= best.tpf);
         if evaluation.step > 0 && sound && further {
             self.best = Some(evaluation);
         }
@@ -242,8 +242,8 @@ mod tests {
             (at(2, 2.0, 0.24, false), Some(2)),
             (at(3, 3.0, 0.26, false), Some(2)), // harmed
             (at(4, 9.0, 0.10, true), Some(2)),  // repeats itself
-            (at(5, 2.0, 0.10, false), Some(2)), // no further
-            (at(6, 2.1, 0.25, false), Some(6)),
+            (at(5, 1.9, 0.10, false), Some(2)), // not as far
+            (at(6, 2.0, 0.25, false), Some(6)),
         ];
         for (evaluation, best) in rows {
             evaluations.add(evaluation, 0.05 + 1e-12);
