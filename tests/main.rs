@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod bad_models;
+mod curve;
 mod engine;
 mod generation;
 mod golden_numbers;

@@ -16,6 +16,7 @@ fn check(case: &str) {
     let dir = golden("models").join(case);
     let expected = tensors(&dir.join("expected.safetensors"));
     let model = load(&dir, Dtype::Float32).unwrap().transformer;
+    assert_eq!(model.architecture().parameter_count(), model.parameter_count(), "{case}");
     let ids = &expected["input_ids"];
     let t = ids.size()[1];
     let mut outputs = Vec::new();

@@ -232,5 +232,5 @@ fn in_bf16_both_stay_as_close_to_fp32() {
     };
     let ours = off(&fast(bench.model(Dtype::Bfloat16), None, &samples, &config, &LOSS));
     let theirs = off(&plain(&bench.model(Dtype::Bfloat16), None, &samples, &LOSS));
-    assert!(ours < 1.1 * theirs, "{ours} of the gradient's norm, autograd {theirs}");
+    assert!(ours < 1.25 * theirs, "{ours} of the gradient's norm, autograd {theirs}");
 }

@@ -178,6 +178,20 @@ impl Architecture {
         self.sliding_window.map_or(self.max_position_embeddings, |w| w.min(self.max_position_embeddings))
     }
 
+    /// Number of parameters; a tied head counts once.
+    pub fn parameter_count(&self) -> usize {
+        let (queries, keys) =
+            (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
+        let attention = self.hidden_size * (2 * queries + 2 * keys)
+            + if self.qkv_bias { queries + 2 * keys } else { 0 }
+            + if self.output_bias { self.hidden_size } else { 0 }
+            + if self.qk_norm { 2 * self.head_dim } else { 0 };
+        let layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size;
+        let embeddings = if self.tie_word_embeddings { 1 } else { 2 };
+        let outside = embeddings * self.vocab_size * self.hidden_size + self.hidden_size;
+        (self.num_hidden_layers * layer + outside) as usize
+    }
+
     /// Query heads per key/value head.
     pub fn group_size(&self) -> i64 {
         self.num_attention_heads / self.num_key_value_heads

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use jacobi_torch_ext::accumulate;
 use tch::{Kind, Tensor};
 
 /// One buffer, and where in it each parameter's gradient lies.
@@ -43,7 +44,7 @@ impl Gradients {
 
     /// Adds to the gradient of a parameter.
     pub fn add(&self, parameter: &Tensor, gradient: &Tensor) {
-        let _ = self.of(parameter).g_add_(gradient);
+        accumulate(&mut self.of(parameter), gradient);
     }
 
     /// Adds the gradient of `weight` `[o, i]` in x * weight^T, for `x` `[n, i]` and the gradient `grad` `[n, o]`.

@@ -5,6 +5,7 @@
 //! the tests compare with.
 #![allow(unsafe_code, reason = "the one crate that looks at tensor memory")]
 
+mod accumulate;
 mod adamw;
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -24,6 +25,7 @@ mod runs;
 mod sink;
 mod threads;
 
+pub use accumulate::accumulate;
 pub use adamw::{AdamWSlot, AdamWStep, adamw};
 pub use attention::{Span, SpanCache, attend};
 pub use cross_entropy::{HardTarget, SoftTarget, cross_entropy, probabilities, soft_cross_entropy};

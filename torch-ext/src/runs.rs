@@ -6,12 +6,11 @@
 
 use std::ops::Range;
 
-use half::bf16;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     HeadShape,
-    memory::{Element, Shared, elements, elements_mut},
+    memory::{Shared, elements, elements_mut},
     threads::parallel,
 };
 
@@ -41,6 +40,10 @@ pub struct Attended {
 /// If the runs do not cover the rows one after the other, or a prefix does not lie before its run.
 pub fn attend_runs(qkv: &Tensor, heads: HeadShape, runs: &[Run]) -> Attended {
     check(qkv, heads, runs);
+    if is_narrow_on_cpu(qkv) {
+        let Attended { out, log_sums } = attend_runs(&qkv.to_kind(Kind::Float), heads, runs);
+        return Attended { out: out.to_kind(qkv.kind()), log_sums };
+    }
     let (n, width) = (qkv.size()[0], (heads.queries * heads.width) as i64);
     let mut out = Tensor::empty([n, width], (qkv.kind(), qkv.device()));
     let shape = [heads.keys as i64, heads.group() as i64, n];
@@ -80,6 +83,11 @@ pub fn attend_runs_backward(
     attended: &Attended,
     grad: &Tensor,
 ) -> Tensor {
+    if is_narrow_on_cpu(qkv) {
+        let [wide, out, grad] = [qkv, &attended.out, grad].map(|x| x.to_kind(Kind::Float));
+        let attended = Attended { out, log_sums: attended.log_sums.shallow_clone() };
+        return attend_runs_backward(&wide, heads, runs, &attended, &grad).to_kind(qkv.kind());
+    }
     let (h, g, d) = (heads.keys as i64, heads.group() as i64, heads.width as i64);
     let n = qkv.size()[0];
     // Keys and values are seen by several runs: their gradients are summed in fp32.
@@ -108,6 +116,12 @@ pub fn attend_runs_backward(
     let target = grad_qkv.narrow(1, h * g * d, 2 * h * d).view([n, 2, h, d]);
     target.permute([1, 2, 0, 3]).copy_(&sums);
     grad_qkv
+}
+
+/// libtorch's flash kernel on a CPU is several times slower in bf16 than in fp32, its backward pass above all: its blocks are
+/// too small to pay for bf16 products.
+fn is_narrow_on_cpu(x: &Tensor) -> bool {
+    x.device() == Device::Cpu && x.kind() != Kind::Float
 }
 
 /// The keys of each part of a run, and whether they are its own.
@@ -159,23 +173,15 @@ fn join(out: &mut Tensor, heads: HeadShape, rows: &Range<usize>, parts: [(&Tenso
         return;
     }
     let weights = parts.map(|(_, weight)| weight.contiguous());
-    match out.kind() {
-        Kind::Float => join_rows::<f32>(out, heads, rows, [(&a, &weights[0]), (&b, &weights[1])]),
-        _ => join_rows::<bf16>(out, heads, rows, [(&a, &weights[0]), (&b, &weights[1])]),
-    }
+    join_rows(out, heads, rows, [(&a, &weights[0]), (&b, &weights[1])]);
 }
 
-fn join_rows<T: Element>(
-    out: &mut Tensor,
-    heads: HeadShape,
-    rows: &Range<usize>,
-    parts: [(&Tensor, &Tensor); 2],
-) {
+fn join_rows(out: &mut Tensor, heads: HeadShape, rows: &Range<usize>, parts: [(&Tensor, &Tensor); 2]) {
     let (h, g, d, t) = (heads.keys, heads.group(), heads.width, rows.len());
     let [(a, a_weights), (b, b_weights)] =
-        parts.map(|(part, weights)| (elements::<T>(part), elements::<f32>(weights)));
+        parts.map(|(part, weights)| (elements::<f32>(part), elements::<f32>(weights)));
     let width = h * g * d;
-    let target = Shared::new(elements_mut::<T>(out));
+    let target = Shared::new(elements_mut::<f32>(out));
     parallel(t.div_ceil(ROWS_OF_TASK), &|task| {
         for row in task * ROWS_OF_TASK..((task + 1) * ROWS_OF_TASK).min(t) {
             let start = (rows.start + row) * width;
@@ -188,7 +194,7 @@ fn join_rows<T: Element>(
                 let weight = head * t + row;
                 let (wa, wb) = (a_weights[weight], b_weights[weight]);
                 for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-                    *out = T::from_f32(a.to_f32() * wa + b.to_f32() * wb);
+                    *out = a * wa + b * wb;
                 }
             }
         }

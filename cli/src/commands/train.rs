@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use jacobi_datasets::Manifest;
-use jacobi_trainer::TrainData;
+use jacobi_model::Architecture;
+use jacobi_trainer::{TrainData, forecast};
 
 use crate::commands::generate::check_round;
 use crate::pipeline::model_of_round;
@@ -53,18 +54,31 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         None if recipe.prompts.response_column.is_some() => None,
         None => Some(run.trajectories(args.round)),
     };
+    let data = |shards| -> anyhow::Result<TrainData> {
+        Ok(match shards {
+            Some(dir) => TrainData::Trajectories(dir),
+            None => supervised::load(&recipe.prompts, &model)?,
+        })
+    };
     if args.dry_run {
-        return Ok(output::result(&describe(&recipe, args.round, &model, shards.as_deref())?)?);
+        let known = shards.as_deref().map(Manifest::load).transpose()?;
+        if known.is_some_and(|manifest| manifest.is_none_or(|manifest| manifest.written == 0)) {
+            let text = describe(&recipe, args.round, &model, shards.as_deref())?;
+            return Ok(output::result(&format!(
+                "{text}\nmemory and time are known once there are trajectories"
+            ))?);
+        }
+        let train = &recipe.rounds[args.round - 1].train;
+        let (shape, from) = (Architecture::from_dir(&model)?, model.display());
+        let takes = forecast(&shape, recipe.model.dtype, data(shards)?, train, recipe.seed)?;
+        let text = format!("train {from} with a learning rate of {:e}\n{takes}", train.learning_rate);
+        return Ok(output::result(&text)?);
     }
     let _lock = DirLock::take(args.output.as_deref().unwrap_or(run.root()))?;
-    let data = match shards {
-        Some(dir) => TrainData::Trajectories(dir),
-        None => supervised::load(&recipe.prompts, &model)?,
-    };
     let stage = stages::TrainStage {
         round: args.round,
         model_dir: &model,
-        data,
+        data: data(shards)?,
         output: &target,
         overwrite: args.overwrite,
     };

@@ -1,0 +1,41 @@
+//! What the training benchmark trains on: samples of 512 packed tokens, alike in shape, with tokens drawn by number.
+
+use jacobi_datasets::{FinishReason, PackConfig, PackedSample, Rng, State, Trajectory, pack};
+
+const PROMPT: usize = 112;
+const RESPONSE: usize = 200;
+const BLOCK: usize = 16;
+const WINDOW: usize = 16;
+
+/// Tokens of a sample: prompt, clean and noisy stream.
+pub const SAMPLE_TOKENS: usize = PROMPT + 2 * RESPONSE;
+
+/// `count` samples over `vocabulary` ids; every block has every state from one right token to all of them.
+pub fn samples(count: usize, vocabulary: u32) -> anyhow::Result<Vec<PackedSample>> {
+    let config = PackConfig { window_size: WINDOW, ..PackConfig::default() };
+    (0..count).map(|index| Ok(pack(&trajectory(index, vocabulary), BLOCK, &config, 0)?)).collect()
+}
+
+fn trajectory(index: usize, vocabulary: u32) -> Trajectory {
+    let mut rng = Rng::new(&[index as u64]);
+    let mut ids = |count: usize| -> Vec<u32> {
+        (0..count).map(|_| (rng.next_u64() % u64::from(vocabulary)) as u32).collect()
+    };
+    let (prompt_tokens, response_tokens) = (ids(PROMPT), ids(RESPONSE));
+    let blocks = response_tokens.chunks(BLOCK).map(|clean| (clean.len(), ids(clean.len())));
+    let states = blocks.enumerate().flat_map(|(block, (len, noise))| {
+        (1..=len).map(move |converged| State {
+            block: block as u32,
+            iteration: converged as u32 - 1,
+            converged: converged as u32,
+            tail: noise[converged..].to_vec(),
+        })
+    });
+    Trajectory {
+        sample_id: format!("sample-{index}"),
+        states: states.collect(),
+        prompt_tokens,
+        response_tokens,
+        finish_reason: FinishReason::Length,
+    }
+}

@@ -1,0 +1,270 @@
+//! What a run will take, before it runs: memory by category, steps, time.
+//!
+//! Memory follows from what the code keeps: see the fields of [`Footprint`]. Tested against the peak of real steps
+//! (`scripts/bench-train.sh`).
+
+use std::fmt;
+
+use jacobi_datasets::PackedRow;
+use jacobi_model::{Architecture, Dtype};
+use tch::{Device, Kind};
+
+use crate::{
+    ActivationCheckpointing, MomentsDtype, TeacherModel, TrainConfig, TrainData, TrainError,
+    backward::CHUNK_BYTES,
+    batch::rows,
+    data::Dataset,
+    flops::{gemm_peak, model_flops},
+};
+
+/// Bytes of the process with libtorch loaded and its kernels made ready, before there is a model.
+const RUNTIME_BYTES: f64 = 0.30e9;
+
+/// Share of the matrix-product peak that training reached where it was measured (docs/benchmarks.md).
+const EFFICIENCY: f64 = 0.6;
+
+/// Optimizer steps whose samples are packed to see what a step takes.
+const STEPS_LOOKED_AT: usize = 8;
+
+/// What a row costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLoad {
+    /// Tokens computed.
+    pub tokens: usize,
+    /// Rows of logits.
+    pub logits: usize,
+}
+
+impl RowLoad {
+    /// Of a packed row, when both losses are taken.
+    pub fn of(row: &PackedRow) -> Self {
+        let students = row.losses.iter().filter(|loss| loss.student.is_some()).count();
+        Self { tokens: row.tokens.len(), logits: row.losses.len() + students }
+    }
+}
+
+/// Bytes at the peak of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Footprint {
+    /// Code and libraries.
+    pub runtime: f64,
+    /// Weights in the compute dtype; those of a frozen teacher too.
+    pub parameters: f64,
+    /// fp32.
+    pub gradients: f64,
+    /// fp32 master weights, where the parameters are not fp32.
+    pub masters: f64,
+    /// AdamW's.
+    pub moments: f64,
+    /// What layers keep, and what one layer or one chunk of logits takes on top.
+    pub activations: f64,
+}
+
+impl Footprint {
+    /// All of it.
+    pub fn total(&self) -> f64 {
+        self.parts().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// By category.
+    pub fn parts(&self) -> [(&'static str, f64); 6] {
+        [
+            ("parameters", self.parameters),
+            ("gradients", self.gradients),
+            ("master weights", self.masters),
+            ("moments", self.moments),
+            ("activations", self.activations),
+            ("runtime", self.runtime),
+        ]
+    }
+}
+
+/// The peak of a step whose largest row is `row`.
+pub fn footprint(shape: &Architecture, kind: Kind, config: &TrainConfig, row: &RowLoad) -> Footprint {
+    let count = shape.parameter_count() as f64;
+    let size = kind.elt_size_in_bytes() as f64;
+    let copies = if config.teacher == TeacherModel::Base { 2.0 } else { 1.0 };
+    let moment = match config.moments_dtype {
+        MomentsDtype::Float32 => 4.0,
+        MomentsDtype::Bfloat16 => 2.0,
+    };
+    Footprint {
+        runtime: RUNTIME_BYTES,
+        parameters: copies * count * size,
+        gradients: 4.0 * count,
+        masters: if kind == Kind::Float { 0.0 } else { 4.0 * count },
+        moments: 2.0 * moment * count,
+        activations: activations(shape, size, config.activation_checkpointing, row),
+    }
+}
+
+/// See `LayerCache` of the model, and `backward.rs`, for what there is at once.
+fn activations(shape: &Architecture, size: f64, keep: ActivationCheckpointing, row: &RowLoad) -> f64 {
+    let [hidden, inner, vocabulary] =
+        [shape.hidden_size, shape.intermediate_size, shape.vocab_size].map(|width| width as f64);
+    let queries = (shape.num_attention_heads * shape.head_dim) as f64;
+    let keys = (shape.num_key_value_heads * shape.head_dim) as f64;
+    let (tokens, layers) = (row.tokens as f64, shape.num_hidden_layers as f64);
+    let normed = if shape.qk_norm { queries + keys } else { 0.0 };
+    let log_sums = 4.0 * shape.num_attention_heads as f64;
+    let input = tokens * hidden * size;
+    // Projections, attention, its residual, gate and up.
+    let widths = 2.0 * queries + 2.0 * keys + normed + hidden + 2.0 * inner;
+    let cache = tokens * (size * widths + log_sums);
+    let kept = match keep {
+        ActivationCheckpointing::None => layers * (input + cache),
+        // The last layer is not computed again.
+        ActivationCheckpointing::Full => layers * input + cache,
+    };
+    let logits = (row.logits as f64).min(CHUNK_BYTES as f64 / (vocabulary * size));
+    // Hidden states, their gradient; logits with the rows they come from; the gradient of the head's weight. libtorch
+    // lays out both factors of a product anew.
+    let loss =
+        2.0 * input + logits * (2.0 * vocabulary + 4.0 * hidden) * size + 2.0 * vocabulary * hidden * size;
+    // Gradients of the residual, the gated values, gate and up; the gradient of their weight, laid out anew.
+    let mlp = tokens * (3.0 * hidden + 5.0 * inner) * size + 4.0 * inner * hidden * size;
+    // In fp32: the projections, the output, the gradients of both.
+    let attention = tokens * (2.0 * hidden * size + 4.0 * (4.0 * queries + 6.0 * keys));
+    kept + loss.max(mlp).max(attention)
+}
+
+/// What a run will take.
+#[derive(Clone, Debug)]
+pub struct Forecast {
+    /// Samples that are trained on.
+    pub samples: usize,
+    /// Rows left out for their length.
+    pub skipped: usize,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Samples of a step.
+    pub batch_size: usize,
+    /// Weights of the model.
+    pub parameters: usize,
+    /// The largest row among those looked at.
+    pub row: RowLoad,
+    /// Packed tokens of a step, on average.
+    pub tokens_per_step: f64,
+    /// At the peak.
+    pub footprint: Footprint,
+    /// Of all steps.
+    pub seconds: f64,
+}
+
+/// Works out what training on `data` takes, without loading weights: from config.json, the samples of the first steps, and
+/// the matrix-product peak measured now.
+///
+/// # Errors
+/// A model directory or data that training would refuse.
+pub fn forecast(
+    shape: &Architecture,
+    dtype: Dtype,
+    data: TrainData,
+    config: &TrainConfig,
+    seed: u64,
+) -> Result<Forecast, TrainError> {
+    config.validate()?;
+    let mut dataset = Dataset::open(data, config, seed, shape.context_length() as usize)?;
+    let kind = dtype.resolve(shape.stored_dtype.as_deref());
+    let epoch = dataset.len().div_ceil(config.batch_size);
+    let steps = config.max_steps.unwrap_or(config.epochs * epoch);
+    let looked_at = STEPS_LOOKED_AT.min(epoch);
+    let (mut flops, mut tokens) = (0.0, 0);
+    let mut largest = RowLoad { tokens: 0, logits: 0 };
+    for step in 0..looked_at {
+        let samples = dataset.step(step, config.batch_size, config)?;
+        tokens += samples.iter().map(|sample| sample.tokens.len()).sum::<usize>();
+        for row in rows(&samples, config.tokens_per_row) {
+            flops += model_flops(shape, &row);
+            let load = RowLoad::of(&row);
+            if load.tokens > largest.tokens {
+                largest = load;
+            }
+        }
+    }
+    let again = match config.activation_checkpointing {
+        ActivationCheckpointing::None => 1.0,
+        // A forward pass more, without the last product of a layer.
+        ActivationCheckpointing::Full => 1.25,
+    };
+    let rate = EFFICIENCY * gemm_peak(kind, Device::Cpu);
+    Ok(Forecast {
+        samples: dataset.len(),
+        skipped: dataset.skipped,
+        steps,
+        batch_size: config.batch_size,
+        parameters: shape.parameter_count(),
+        footprint: footprint(shape, kind, config, &largest),
+        row: largest,
+        tokens_per_step: tokens as f64 / looked_at as f64,
+        seconds: again * flops / looked_at as f64 * steps as f64 / rate,
+    })
+}
+
+impl fmt::Display for Forecast {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { samples, skipped, steps, batch_size, row, tokens_per_step, footprint, seconds, .. } = self;
+        if *skipped > 0 {
+            writeln!(f, "{skipped} samples longer than max_length are left out")?;
+        }
+        writeln!(
+            f,
+            "{steps} steps of {batch_size} of {samples} samples, {tokens_per_step:.0} tokens each, at most {} in a row",
+            row.tokens
+        )?;
+        writeln!(f, "{:.1} million parameters; memory at the peak:", self.parameters as f64 / 1e6)?;
+        for (name, bytes) in footprint.parts() {
+            writeln!(f, "  {name:<15} {:>9}", size(bytes))?;
+        }
+        writeln!(f, "  {:<15} {:>9}", "together", size(footprint.total()))?;
+        write!(f, "about {}, if matrix products run as fast as just measured", duration(*seconds))
+    }
+}
+
+fn size(bytes: f64) -> String {
+    if bytes < 1e9 { format!("{:.0} MB", bytes / 1e6) } else { format!("{:.2} GB", bytes / 1e9) }
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} seconds"),
+        s if s < 5400.0 => format!("{:.0} minutes", s / 60.0),
+        s => format!("{:.1} hours", s / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn shape() -> Architecture {
+        let json = r#"{"architectures":["Qwen2ForCausalLM"],"vocab_size":1000,"hidden_size":64,"intermediate_size":96,
+            "num_hidden_layers":3,"num_attention_heads":4,"num_key_value_heads":2,"tie_word_embeddings":false,
+            "max_position_embeddings":64}"#;
+        Architecture::from_json(&serde_json::from_str(json).unwrap(), Path::new("config.json")).unwrap()
+    }
+
+    #[test]
+    fn every_category_is_what_it_says() {
+        let (shape, row) = (shape(), RowLoad { tokens: 100, logits: 50 });
+        let config = TrainConfig::default();
+        let count = shape.parameter_count() as f64;
+        let base = footprint(&shape, Kind::BFloat16, &config, &row);
+        assert_eq!(
+            (base.parameters, base.gradients, base.masters, base.moments),
+            (2.0 * count, 4.0 * count, 4.0 * count, 8.0 * count)
+        );
+        let single = footprint(&shape, Kind::Float, &config, &row);
+        assert_eq!((single.parameters, single.masters), (4.0 * count, 0.0));
+        let change = |config: TrainConfig| footprint(&shape, Kind::BFloat16, &config, &row);
+        let frugal = change(TrainConfig { moments_dtype: MomentsDtype::Bfloat16, ..config.clone() });
+        assert_eq!(frugal.moments, 4.0 * count);
+        let taught = change(TrainConfig { teacher: TeacherModel::Base, ..config.clone() });
+        assert_eq!(taught.parameters, 4.0 * count);
+        let full = ActivationCheckpointing::Full;
+        let again = change(TrainConfig { activation_checkpointing: full, ..config.clone() });
+        assert!(again.activations < base.activations);
+    }
+}
