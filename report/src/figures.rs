@@ -32,7 +32,7 @@ impl<'a> Compared<'a> {
         };
         Self {
             base_ar: autoregressive(rows, ModelRole::Base, None),
-            base_parallel: rows.iter().find(same_settings).or_else(|| fastest(rows, ModelRole::Base)),
+            base_parallel: rows.iter().find(same_settings),
             after_ar: autoregressive(rows, after_role, after_name),
             after_parallel,
             has_trained,

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
+use anyhow::Context;
 use jacobi_datasets::hub;
 use jacobi_decoder::Settings;
 use jacobi_model::Dtype;
@@ -108,7 +109,13 @@ impl DecodeArgs {
     /// The prompt's text; none for a chat.
     fn prompt(&self) -> anyhow::Result<Option<String>> {
         match self.prompt.as_deref() {
-            Some("-") => Ok(Some(io::read_to_string(io::stdin())?)),
+            Some("-") => {
+                let text = io::read_to_string(io::stdin())
+                    .context("cannot read the prompt from standard input; it has to be UTF-8 text")?;
+                // What `echo` ends a line with is no part of the prompt.
+                let line = text.strip_suffix('\n').unwrap_or(&text);
+                Ok(Some(line.strip_suffix('\r').unwrap_or(line).to_owned()))
+            }
             Some(text) => Ok(Some(text.to_owned())),
             None if self.chat || io::stdin().is_terminal() => Ok(None),
             None => {
