@@ -20,8 +20,8 @@ const LOSSES: [f64; STEPS] = [
 ];
 
 /// Processors differ in the order of their sums and in fused additions: about 1e-7 of every value, which AdamW, whose first
-/// steps go by signs, passes on to a few weights whole. With libtorch held to AVX2 and to one thread the losses were off
-/// by at most a hundredth of this.
+/// steps go by signs, passes on to a few weights whole. With libtorch held to one thread, to AVX2, or to no vector
+/// extension, the losses were off by at most 4e-5, and by 1.2e-5 on average.
 const TOLERANCE: f64 = 1e-3;
 
 /// A slow drift is a difference too.
