@@ -11,6 +11,7 @@ mod golden_numbers;
 mod importing;
 mod lossless;
 mod oracle;
+mod overfit;
 mod parity;
 mod pipeline;
 mod support;
