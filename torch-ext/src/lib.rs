@@ -1,8 +1,8 @@
 //! What libtorch lacks or does in too many steps, behind safe functions. The kernels of a decoding step, where a handful
 //! of rows goes through hundreds of operations: on a CPU each computes every row for itself, so that a row's result
 //! does not depend on what else is in the pass, bit for bit; libtorch's products change with the shape. And those of a
-//! training step, each with its gradient as a function of its own. No policy, no autograd. Every function has the plain libtorch operations beside it: they are what runs off the CPU, and what
-//! the tests compare with.
+//! training step, each with its gradient as a function of its own. No policy, no autograd. Every function has the plain
+//! libtorch operations beside it: they are what runs off the CPU, and what the tests compare with.
 #![allow(unsafe_code, reason = "the one crate that looks at tensor memory")]
 
 mod accumulate;
