@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use jacobi_datasets::schema::eval_row::{EvalRow, Results};
 use jacobi_datasets::{BadRow, Manifest, Responses};
-use jacobi_eval::{EvalJob, EvalModel, evaluate};
+use jacobi_eval::{EvalJob, EvalModel, evaluate, paired_tests};
 use jacobi_report::{TrainingCurve, write_report};
 use jacobi_trainer::{Evaluation, Init, TrainData, TrainJob, TrainProgress};
 use jacobi_trajectory_gen::{ERRORS_FILE, GenerateJob, Rank};
@@ -191,7 +191,8 @@ pub fn eval(
     say_left_out("eval", &outcome.bad_rows);
     let environment = crate::environment::describe();
     let environment = environment.as_object().cloned().unwrap_or_default();
-    let results = Results::new(command_line(), environment, outcome.rows);
+    let paired_tests = paired_tests(&outcome.samples);
+    let results = Results { paired_tests, ..Results::new(command_line(), environment, outcome.rows) };
     write_report(report, &results, &outcome.samples, training)?;
     progress.finish(&format!("report in {}", report.display()));
     Ok(results.rows)

@@ -1,4 +1,4 @@
-//! 95 % intervals: how far a figure could be off because the prompts are a sample.
+//! Medians, and 95 % intervals: how far a figure could be off because the prompts are a sample.
 
 use jacobi_datasets::Rng;
 use jacobi_datasets::schema::eval_row::Interval;
@@ -16,6 +16,13 @@ pub(crate) fn wilson(successes: usize, trials: usize) -> Option<Interval> {
     let center = (p + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
     let half = Z / (1.0 + Z * Z / n) * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
     Some(Interval { low: (center - half).max(0.0), high: (center + half).min(1.0) })
+}
+
+/// Of an even number of values, the mean of the middle two.
+pub(crate) fn median(ascending: &[f64]) -> Option<f64> {
+    let middle = ascending.len() / 2;
+    let upper = *ascending.get(middle)?;
+    Some(if ascending.len() % 2 == 1 { upper } else { (ascending[middle - 1] + upper) / 2.0 })
 }
 
 /// Percentile bootstrap of `statistic` over samples drawn with replacement, reproducible from `seed`. `None` with fewer

@@ -13,7 +13,10 @@ pub mod config;
 pub mod decoders;
 mod divergence;
 mod error;
+mod floor;
 mod interval;
+mod paired;
+mod per_prompt;
 mod questions;
 mod ranks;
 pub mod run;
@@ -22,9 +25,13 @@ pub mod tasks;
 mod tune;
 mod tuned;
 
+#[cfg(test)]
+mod fixtures;
+
 pub use config::{EvalConfig, EvalModel};
 pub use decoders::{DecoderConfig, DecoderName, FillerName, WindowName};
 pub use error::EvalError;
+pub use paired::paired_tests;
 pub use run::{EvalJob, EvalOutcome, EvalProgress, evaluate};
 pub use tune::{TuneJob, TuneOutcome, TuneProgress, tune};
 pub use tuned::tuned;

@@ -10,6 +10,7 @@ use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
 
 use crate::config::Contender;
 use crate::divergence::{first_divergence, gap};
+use crate::floor::memory_floor;
 use crate::questions::{self, Question};
 use crate::ranks::count_rejections;
 use crate::score::{self, Record};
@@ -96,6 +97,7 @@ pub fn evaluate(
             prompts,
             contenders: &job.config.contenders_of(model, job.seed, tokenizer.eos_token_ids())?,
         };
+        let floor = memory_floor(&transformer);
         let mut measured = bench.measure(job.config.warmup, stop, &mut |p| {
             progress(&EvalProgress { done: done + p.done, total, ..p.clone() });
         });
@@ -105,7 +107,12 @@ pub fn evaluate(
         for (records, rejection_ranks) in measured.records.iter().zip(measured.ranks) {
             let dtype = dtype_name(transformer.kind());
             let row = score::row(records, &measured.records[0], dtype, job.seed);
-            outcome.rows.extend(row.map(|row| EvalRow { rejection_ranks, ..row }));
+            let with_floor = |row: EvalRow| EvalRow {
+                rejection_ranks,
+                memory_floor: row.is_autoregressive().then_some(floor),
+                ..row
+            };
+            outcome.rows.extend(row.map(with_floor));
             outcome.samples.extend(records.iter().map(|record| record.sample.clone()));
         }
         outcome.interrupted = measured.interrupted;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use jacobi_datasets::FinishReason;
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, EvalWidth};
+use jacobi_datasets::{FinishReason, repeats};
 use jacobi_decoder::{DecodeStats, WidthStats};
 
-use crate::interval::{bootstrap, wilson};
+use crate::interval::{bootstrap, median, wilson};
+use crate::per_prompt::per_prompt;
 
 /// A sample with the statistics of its forwards.
 #[derive(Clone, Debug)]
@@ -25,7 +26,8 @@ pub fn row(records: &[Record], autoregressive: &[Record], dtype: &str, seed: u64
     let all: Vec<usize> = (0..records.len()).collect();
     let baseline = first.matches_ar.is_none();
     let divergence = (!baseline).then(|| divergence(records));
-    let gaps = gaps(records);
+    let gaps = sorted(records, |sample| sample.divergence_gap);
+    let divergences = sorted(records, |sample| sample.first_divergence.map(|at| at as f64));
     let speedup = |drawn: &[usize]| Some(tps(records, drawn)? / tps(autoregressive, drawn)?);
     let scored: Vec<bool> = records.iter().filter_map(|record| record.sample.correct).collect();
     let right = scored.iter().filter(|correct| **correct).count();
@@ -61,7 +63,33 @@ pub fn row(records: &[Record], autoregressive: &[Record], dtype: &str, seed: u64
         widths: widths(&stats),
         acceptance: stats.acceptance,
         rejection_ranks: Vec::new(),
+        tps_interval: bootstrap(records.len(), seed, |drawn| tps(records, drawn)),
+        tps_end_to_end: tps_end_to_end(records),
+        prefill_tps: ratio(sum(records, |s| s.prompt_tokens as f64), sum(records, |s| s.prefill_seconds)),
+        per_prompt: per_prompt(records, autoregressive, seed),
+        first_divergence_median: median(&divergences),
+        degenerate: ratio(records.iter().filter(|r| is_degenerate(r)).count() as f64, records.len() as f64),
+        memory_floor: None,
     })
+}
+
+/// Most tokens of a run that repeats itself, how often it follows itself, and the tokens that makes at least.
+const CIRCLE: (usize, usize, usize) = (64, 4, 32);
+
+/// Whether a response goes in circles.
+fn is_degenerate(record: &Record) -> bool {
+    let (longest, often, tokens) = CIRCLE;
+    let mut repeats = repeats(&record.sample.response_ids, longest);
+    repeats.any(|(times, period)| times >= often && times * period >= tokens)
+}
+
+fn sum(records: &[Record], figure: fn(&EvalSample) -> f64) -> f64 {
+    records.iter().map(|record| figure(&record.sample)).sum()
+}
+
+fn tps_end_to_end(records: &[Record]) -> Option<f64> {
+    let seconds = sum(records, |s| s.prefill_seconds + s.decode_seconds);
+    ratio(sum(records, |s| s.response_tokens as f64), seconds)
 }
 
 /// Tokens made by decode forwards: the first one comes from the prefill.
@@ -73,12 +101,12 @@ fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
     (denominator > 0.0).then(|| numerator / denominator)
 }
 
-fn tpf(records: &[Record], chosen: &[usize]) -> Option<f64> {
+pub(crate) fn tpf(records: &[Record], chosen: &[usize]) -> Option<f64> {
     let forwards: usize = chosen.iter().map(|&i| records[i].sample.forwards).sum();
     ratio(tokens(records, chosen), forwards as f64)
 }
 
-fn tps(records: &[Record], chosen: &[usize]) -> Option<f64> {
+pub(crate) fn tps(records: &[Record], chosen: &[usize]) -> Option<f64> {
     let seconds = chosen.iter().map(|&i| records[i].sample.decode_seconds).sum();
     let tokens = tokens(records, chosen);
     if tokens > 0.0 { ratio(tokens, seconds) } else { None }
@@ -113,18 +141,11 @@ fn divergence(records: &[Record]) -> Divergence {
     }
 }
 
-/// The logit gaps where samples leave the autoregressive output, ascending.
-fn gaps(records: &[Record]) -> Vec<f64> {
-    let mut gaps: Vec<f64> = records.iter().filter_map(|record| record.sample.divergence_gap).collect();
-    gaps.sort_by(f64::total_cmp);
-    gaps
-}
-
-/// Of an even number of values, the mean of the middle two.
-fn median(ascending: &[f64]) -> Option<f64> {
-    let middle = ascending.len() / 2;
-    let upper = *ascending.get(middle)?;
-    Some(if ascending.len() % 2 == 1 { upper } else { (ascending[middle - 1] + upper) / 2.0 })
+/// The values that samples have, ascending.
+fn sorted(records: &[Record], figure: fn(&EvalSample) -> Option<f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = records.iter().filter_map(|record| figure(&record.sample)).collect();
+    values.sort_by(f64::total_cmp);
+    values
 }
 
 fn by_name(stats: &DecodeStats) -> BTreeMap<String, usize> {
@@ -143,36 +164,12 @@ fn widths(stats: &DecodeStats) -> Vec<EvalWidth> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jacobi_datasets::schema::eval_row::ModelRole;
+    use crate::fixtures::sample;
     use jacobi_decoder::Source;
-    use serde_json::Map;
 
     /// A sample of `tokens` response tokens.
     fn record(decoder: &str, tokens: usize, forwards: usize, seconds: f64) -> Record {
-        let sample = EvalSample {
-            model: "m".to_owned(),
-            model_role: ModelRole::Base,
-            task: "none".to_owned(),
-            decoder: decoder.to_owned(),
-            decoder_settings: Map::new(),
-            sample_id: "s".to_owned(),
-            prompt: String::new(),
-            prompt_tokens: 1,
-            response_tokens: tokens,
-            response_ids: Vec::new(),
-            text: String::new(),
-            pieces: Vec::new(),
-            finish_reason: FinishReason::Eos,
-            correct: None,
-            answer: None,
-            expected: None,
-            forwards,
-            decode_seconds: seconds,
-            prefill_seconds: 0.5,
-            matches_ar: (decoder != "ar").then_some(true),
-            first_divergence: None,
-            divergence_gap: None,
-        };
+        let sample = sample(decoder, tokens, forwards, seconds);
         let stats = DecodeStats {
             forwards,
             tokens: tokens - 1,
@@ -213,9 +210,36 @@ mod tests {
         let width = |rows, forwards, seconds| EvalWidth { rows, forwards, seconds };
         assert_eq!(row.widths, [width(1, 12, 1.625), width(8, 3, 0.375)]);
         assert_eq!((row.accuracy, row.accuracy_interval), (None, None));
-        // Draws are {0, 0}, {0, 1}, {1, 1}: tpf 4, 2, 1.
+        // Draws are {0, 0}, {0, 1}, {1, 1}: tpf 4, 2, 1; tps 40, 15, 10 / 1.5.
         let interval = row.tpf_interval.unwrap();
         assert_eq!((interval.low, interval.high), (1.0, 4.0));
+        let interval = row.tps_interval.unwrap();
+        assert_eq!((interval.low, interval.high), (10.0 / 1.5, 40.0));
+        // 21 + 11 tokens in 1 + 2 seconds; 2 prompt tokens in 1 second.
+        assert_eq!((row.tps_end_to_end, row.prefill_tps), (Some(32.0 / 3.0), Some(2.0)));
+        assert_eq!((row.first_divergence_median, row.memory_floor), (Some(3.0), None));
+    }
+
+    #[test]
+    fn a_response_in_circles_is_told_from_a_repetitive_one() {
+        let looped = |run: &[u32], times: usize| [&[90, 91, 92][..], &run.repeat(times)].concat();
+        let rows = [
+            (looped(&[1, 2, 3, 4, 5, 6, 7, 8], 4), true),
+            (looped(&[1, 2, 3, 4, 5, 6, 7, 8], 3), false),
+            (looped(&[0], 32), true),
+            (looped(&[0], 31), false),
+            // A short run more often than a long one does not hide it.
+            ([looped(&[0], 20), looped(&(1..=40).collect::<Vec<_>>(), 4)].concat(), true),
+            (looped(&(1..=65).collect::<Vec<_>>(), 5), false),
+            (vec![], false),
+        ];
+        for (ids, expected) in rows {
+            let mut one = record("jacobi", 8, 4, 1.0);
+            one.sample.response_ids = ids;
+            assert_eq!(is_degenerate(&one), expected, "{:?}", one.sample.response_ids);
+            let row = super::row(&[one.clone(), record("jacobi", 8, 4, 1.0)], &[one.clone(), one], "", 1);
+            assert_eq!(row.unwrap().degenerate, Some(if expected { 0.5 } else { 0.0 }));
+        }
     }
 
     #[test]

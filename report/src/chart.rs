@@ -13,9 +13,10 @@ use crate::ReportError;
 use crate::figures::Compared;
 use crate::metrics::{TrainingCurve, TrainingPoint};
 use crate::passes;
-use crate::table::model_label;
+use crate::table::{model_label, tasks};
 use crate::text::number;
 
+mod frontier;
 pub(crate) mod tune;
 
 const WIDTH: u32 = 560;
@@ -47,8 +48,10 @@ pub(crate) struct Chart {
 pub(crate) fn charts(rows: &[EvalRow], training: &[TrainingCurve]) -> Result<Vec<Chart>, ReportError> {
     let mut charts = vec![
         bars("tpf.svg", "Tokens per forward pass", rows, |row| row.tpf)?,
+        bars("iterations.svg", "Forward passes per token", rows, |row| row.tpf.map(|tpf| 1.0 / tpf))?,
         bars("speed.svg", "Tokens per second, decoding only", rows, |row| row.tps)?,
     ];
+    charts.extend(frontier::frontiers(rows)?);
     // The two rows that the headline compares: more bars at each number could not be told apart.
     let compared = Compared::of(rows);
     let (before, after) = (compared.base_parallel, compared.after_parallel);
@@ -57,6 +60,7 @@ pub(crate) fn charts(rows: &[EvalRow], training: &[TrainingCurve]) -> Result<Vec
     parallel.retain(|row| row.acceptance.iter().any(|&count| count > 0));
     if !parallel.is_empty() {
         charts.push(acceptance(&parallel)?);
+        charts.extend(positions(&parallel)?);
         charts.extend(widths(&parallel)?);
         charts.extend(ranks(&parallel)?);
     }
@@ -90,7 +94,8 @@ fn write(area: &Area, text: &str, at: (i32, i32), color: RGBColor, anchor: HPos)
     Ok(area.draw(&Text::new(text.to_owned(), at, style))?)
 }
 
-/// Horizontal bars, one per row, the value written at the end of its bar.
+/// Horizontal bars, one per row, the value written at the end of its bar; under the name of their task where there are
+/// several.
 fn bars(
     file: &str,
     title: &str,
@@ -98,23 +103,31 @@ fn bars(
     value: fn(&EvalRow) -> Option<f64>,
 ) -> Result<Chart, ReportError> {
     const STEP: i32 = 34;
-    let labels: Vec<String> =
-        rows.iter().map(|row| format!("{}  {}", model_label(row, rows), row.decoder_label())).collect();
+    let label = |row: &EvalRow| format!("{}  {}", model_label(row, rows), row.decoder_label());
     // Names are about 7.5 pixels a letter at this size; a long one may take half of the width.
-    let longest = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0) as i32;
+    let longest = rows.iter().map(|row| label(row).chars().count()).max().unwrap_or(0) as i32;
     let left = (longest * 15 / 2 + 16).clamp(80, WIDTH as i32 / 2);
     let right = WIDTH as i32 - 64;
     let largest = rows.iter().filter_map(value).fold(f64::MIN_POSITIVE, f64::max);
-    let height = 16 + STEP * rows.len().max(1) as i32;
+    let tasks = tasks(rows);
+    let headings = if tasks.len() > 1 { tasks.len() } else { 0 };
+    let height = 16 + STEP * (rows.len() + headings).max(1) as i32;
     draw(file, title, height as u32, |area| {
-        for (index, (row, label)) in rows.iter().zip(&labels).enumerate() {
-            let middle = 8 + STEP * index as i32 + STEP / 2;
-            write(area, label, (left - 10, middle), TEXT, HPos::Right)?;
-            let share = value(row).unwrap_or(0.0) / largest;
-            let end = left + (f64::from(right - left) * share).round() as i32;
-            let color = role_color(row);
-            area.draw(&Rectangle::new([(left, middle - 11), (end, middle + 11)], color.filled()))?;
-            write(area, &number(value(row)), (end + 8, middle), TEXT, HPos::Left)?;
+        let mut middle = 8 + STEP / 2;
+        for task in tasks {
+            if headings > 0 {
+                write(area, task, (8, middle), FAINT, HPos::Left)?;
+                middle += STEP;
+            }
+            for row in rows.iter().filter(|row| row.task == task) {
+                write(area, &label(row), (left - 10, middle), TEXT, HPos::Right)?;
+                let share = value(row).unwrap_or(0.0) / largest;
+                let end = left + (f64::from(right - left) * share).round() as i32;
+                let bar = Rectangle::new([(left, middle - 11), (end, middle + 11)], role_color(row).filled());
+                area.draw(&bar)?;
+                write(area, &number(value(row)), (end + 8, middle), TEXT, HPos::Left)?;
+                middle += STEP;
+            }
         }
         Ok(())
     })
@@ -166,6 +179,19 @@ fn acceptance(rows: &[&EvalRow]) -> Result<Chart, ReportError> {
         }
         Ok(())
     })
+}
+
+/// How often a pass accepted a draft at least this far. The first token of a pass is right whatever was drafted.
+fn positions(rows: &[&EvalRow]) -> Result<Option<Chart>, ReportError> {
+    let points = |row: &EvalRow| (1..).map(f64::from).zip(passes::reached(row)).collect();
+    let chart = Lines {
+        file: "positions.svg",
+        title: "Draft right up to this position, share of passes",
+        x_title: "position in the draft",
+        y_label: percent_of,
+        lines: lines_of(rows, points),
+    };
+    chart.draw()
 }
 
 /// Time of a pass by the rows fed.
@@ -330,8 +356,19 @@ mod tests {
         let files: Vec<&str> = charts.iter().map(|chart| chart.file.as_str()).collect();
         assert_eq!(
             files,
-            ["tpf.svg", "speed.svg", "acceptance.svg", "widths.svg", "ranks.svg", "loss-round-1-a.svg"]
+            [
+                "tpf.svg",
+                "iterations.svg",
+                "speed.svg",
+                "frontier.svg",
+                "acceptance.svg",
+                "positions.svg",
+                "widths.svg",
+                "ranks.svg",
+                "loss-round-1-a.svg"
+            ]
         );
+        let svg = |file: &str| &charts.iter().find(|chart| chart.file == file).unwrap().svg;
         for chart in &charts {
             assert!(
                 chart.svg.starts_with("<svg") && chart.svg.trim_end().ends_with("</svg>"),
@@ -339,12 +376,14 @@ mod tests {
                 chart.file
             );
         }
-        assert!(charts[0].svg.contains("trained  jacobi n=16") && charts[0].svg.contains("2.71"));
-        assert!(charts[2].svg.contains("tokens accepted"));
-        assert!(charts[3].svg.contains("rows") && charts[4].svg.contains("80 %"));
+        assert!(svg("tpf.svg").contains("trained  jacobi n=16") && svg("tpf.svg").contains("2.71"));
+        assert!(svg("iterations.svg").contains("0.37"));
+        assert!(svg("acceptance.svg").contains("tokens accepted"));
+        assert!(svg("positions.svg").contains("position in the draft"));
+        assert!(svg("widths.svg").contains("rows") && svg("ranks.svg").contains("80 %"));
         // The base model's ranks were not asked for.
-        assert!(!charts[4].svg.contains("base jacobi"));
-        assert!(charts[5].svg.contains("consistency"));
+        assert!(!svg("ranks.svg").contains("base jacobi"));
+        assert!(svg("loss-round-1-a.svg").contains("consistency"));
     }
 
     #[test]
@@ -355,8 +394,19 @@ mod tests {
             (row.widths, row.rejection_ranks) = (Vec::new(), Vec::new());
         }
         let empty = TrainingCurve { label: "x".to_owned(), points: Vec::new() };
-        assert_eq!(charts(&rows, &[empty]).unwrap().len(), 2);
-        assert_eq!(charts(&[], &[]).unwrap().len(), 2);
+        let left = charts(&rows, &[empty]).unwrap();
+        let files: Vec<&str> = left.iter().map(|chart| chart.file.as_str()).collect();
+        assert_eq!(files, ["tpf.svg", "iterations.svg", "speed.svg"]);
+        assert_eq!(charts(&[], &[]).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn bars_of_several_tasks_stand_under_their_names() {
+        let mut rows = rows();
+        assert!(!charts(&rows, &[]).unwrap()[0].svg.contains("gsm8k"));
+        rows[0].task = "math500".to_owned();
+        let svg = &charts(&rows, &[]).unwrap()[0].svg;
+        assert!(svg.contains("gsm8k") && svg.contains("math500"));
     }
 
     #[test]

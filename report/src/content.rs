@@ -7,6 +7,7 @@ use crate::chart::Chart;
 use crate::figures::Compared;
 use crate::metrics::TrainingCurve;
 use crate::samples::{Pair, pairs};
+use crate::text::{number, times};
 
 /// Measurements with what is drawn and chosen from them.
 pub(crate) struct Content<'a> {
@@ -53,7 +54,7 @@ pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
             first.task,
             dtypes.join(" and ")
         ),
-        "TPF is tokens per decode forward and tokens/s is tokens per second of decoding, each as sum over sum; the \
+        "TPF is tokens per forward pass and tokens/s is tokens per second of decoding, each as sum over sum; the \
          prefill, its time and the one token it gives are apart."
             .to_owned(),
         "The ar rows are our own autoregressive loop with KV cache in the same program. Decoders take turns prompt by \
@@ -61,8 +62,9 @@ pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
             .to_owned(),
         "Every sample counts, also those cut at the length limit.".to_owned(),
         "Exact match is the share of samples whose token ids all equal those of ar.".to_owned(),
-        "Intervals are 95 %: bootstrap over prompts for TPF and speedup, Wilson for accuracy.".to_owned(),
+        "Intervals are 95 %: bootstrap over prompts for speed, Wilson for accuracy.".to_owned(),
     ];
+    sentences.extend(rows.iter().filter_map(floor));
     if rows.iter().any(EvalRow::may_diverge) {
         sentences.push(
             "The logit gap of a divergence is the logit of ar's token less that of the other decoder's, as a pass \
@@ -72,13 +74,27 @@ pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
     }
     if dtypes.contains(&"bfloat16") {
         sentences.push(
-            "On a CPU a token's logits do not depend on what else is in a forward, in any dtype. On a GPU in bfloat16 \
-             near-ties can fall differently with the number of tokens in a forward, so exact match below 100 % is \
+            "On a CPU a token's logits do not depend on what else is in a pass, in any dtype. On a GPU in bfloat16 \
+             near-ties can fall differently with the number of tokens in a pass, so exact match below 100 % is \
              expected there; in float32 it is not."
                 .to_owned(),
         );
     }
     sentences
+}
+
+/// How good the baseline is.
+fn floor(row: &EvalRow) -> Option<String> {
+    let (floor, over) = (row.memory_floor?, row.over_floor()?);
+    Some(format!(
+        "The ar loop of the {} model takes {} the memory floor: {:.0} MB of weights read once per token at {} GB/s, the \
+         copy bandwidth measured in the same process, would be {} tokens/s.",
+        row.model_role.as_str(),
+        times(Some(over)),
+        floor.weight_bytes as f64 / 1e6,
+        number(Some(floor.copy_bytes_per_second / 1e9)),
+        number(Some(floor.tokens_per_second)),
+    ))
 }
 
 #[cfg(test)]
@@ -100,6 +116,14 @@ mod tests {
         let rows = rows();
         assert!(method(&rows).join(" ").contains("logit gap"));
         assert!(!method(&rows[..3]).join(" ").contains("logit gap"));
+    }
+
+    #[test]
+    fn the_baseline_is_held_against_the_memory_floor() {
+        let text = method(&rows()).join("\n");
+        let expected = "The ar loop of the base model takes 1.13x the memory floor: 269 MB of weights read once per token at \
+            12.5 GB/s, the copy bandwidth measured in the same process, would be 46.5 tokens/s.";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl<'a> Compared<'a> {
         };
         Figure {
             value: number(after.tpf),
-            label: format!("tokens per forward ({})", after.decoder_label()),
+            label: format!("tokens per forward pass ({})", after.decoder_label()),
             note,
         }
     }
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(
             lines(&rows()),
             [
-                "2.71 | tokens per forward (jacobi n=16) | 1.08 before training, 2.51 times that",
+                "2.71 | tokens per forward pass (jacobi n=16) | 1.08 before training, 2.51 times that",
                 "2.32x | tokens/s over our ar loop | 95.2 against 41.0 tokens/s, same model, same run",
                 "92.2 % | gsm8k accuracy | 93.8 % base model under ar (-1.6 points)",
                 "98.4 % | exact match with ar | 64 samples, token for token; logit gap where they part 0.031, at most 0.031",
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn one_model_has_no_before() {
         let lines = lines(&rows()[..2]);
-        assert_eq!(lines[0], "1.08 | tokens per forward (jacobi n=16) | 1.00 is one token at a time");
+        assert_eq!(lines[0], "1.08 | tokens per forward pass (jacobi n=16) | 1.00 is one token at a time");
         assert_eq!(lines[2], "93.8 % | gsm8k accuracy | 93.8 % under ar");
     }
 

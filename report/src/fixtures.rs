@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, EvalWidth, Interval, ModelRole, Results};
+use jacobi_datasets::schema::eval_statistics::{Answerer, Median, MemoryFloor, PairedTest, PerPrompt};
 use jacobi_datasets::schema::trajectory::FinishReason;
 use jacobi_datasets::schema::tuned::{TRIALS_SCHEMA, Trials};
 use serde_json::{Map, Value, json};
@@ -57,6 +58,24 @@ fn row(role: ModelRole, decoder: &str, [tpf, tps, speedup, accuracy]: [f64; 4]) 
             false => vec![EvalWidth { rows: 1, forwards, seconds: decode_seconds }],
         },
         rejection_ranks: Vec::new(),
+        tps_interval: Some(Interval { low: (tps * 0.9).floor(), high: (tps * 1.1).ceil() }),
+        tps_end_to_end: Some((tps * 0.875).round()),
+        prefill_tps: Some(120.0),
+        per_prompt: PerPrompt {
+            prefill_seconds: Some(Median { median: 0.05, low: Some(0.04), high: Some(0.06) }),
+            decode_seconds: Some(Median { median: if tpf > 2.0 { 1.0 } else { 2.5 }, low: None, high: None }),
+            end_to_end_seconds: None,
+            tpf: Some(Median { median: tpf, low: Some(tpf.floor()), high: Some(tpf.ceil()) }),
+            tps: Some(Median { median: tps, low: Some(tps.floor()), high: Some(tps.ceil()) }),
+            speedup_over_ar: Some(Median { median: speedup, low: Some(0.5), high: Some(3.5) }),
+        },
+        first_divergence_median: None,
+        degenerate: Some(if tpf > 2.0 { 1.0 / 64.0 } else { 0.0 }),
+        memory_floor: (!jacobi).then_some(MemoryFloor {
+            weight_bytes: 269_000_000,
+            copy_bytes_per_second: 12.5e9,
+            tokens_per_second: 46.5,
+        }),
     }
 }
 
@@ -73,6 +92,7 @@ pub(crate) fn rows() -> Vec<EvalRow> {
     rows[3].rejection_ranks = ranks;
     rows[3].exact_match_ar = Some(63.0 / 64.0);
     rows[3].divergences_per_1k_tokens = Some(0.16);
+    rows[3].first_divergence_median = Some(42.0);
     (rows[3].divergence_gap_median, rows[3].divergence_gap_max) = (Some(0.03125), Some(0.03125));
     rows
 }
@@ -81,7 +101,32 @@ pub(crate) fn rows() -> Vec<EvalRow> {
 pub(crate) fn results() -> Results {
     let environment = json!({"jacobi": "0.1.0", "device": "cpu <2 cores>", "threads": 2});
     let environment = environment.as_object().cloned().expect("an object");
-    Results::new("jacobi run --config configs/quickstart.toml".to_owned(), environment, rows())
+    let results = Results::new("jacobi run --config configs/quickstart.toml".to_owned(), environment, rows());
+    Results { paired_tests: paired_tests(), ..results }
+}
+
+fn paired_tests() -> Vec<PairedTest> {
+    let side = |role, decoder: &str| Answerer {
+        model: "tiny".to_owned(),
+        model_role: role,
+        decoder: decoder.to_owned(),
+        decoder_settings: settings(decoder),
+    };
+    let test = |a, b, [both, only_a, only_b, neither]: [usize; 4], p_value| PairedTest {
+        task: "gsm8k".to_owned(),
+        a,
+        b,
+        both,
+        only_a,
+        only_b,
+        neither,
+        p_value,
+    };
+    let (base, trained) = (ModelRole::Base, ModelRole::Trained);
+    vec![
+        test(side(base, "ar"), side(base, "jacobi"), [40, 20, 2, 2], 0.000_121),
+        test(side(base, "jacobi"), side(trained, "jacobi"), [55, 5, 4, 0], 1.0),
+    ]
 }
 
 /// The text `pieces` of one sample under one decoder.

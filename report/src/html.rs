@@ -4,6 +4,7 @@ use jacobi_datasets::schema::eval_row::EvalSample;
 
 use crate::chart::Chart;
 use crate::content::{Content, method};
+use crate::details::details;
 use crate::figures::Figure;
 use crate::metrics::TrainingCurve;
 use crate::passes::{Statistic, statistics};
@@ -31,8 +32,11 @@ pub(crate) fn render(content: &Content) -> String {
     if !content.pairs.is_empty() {
         body += &section("Samples", &sample_pairs(&content.pairs));
     }
-    let measured = list(method(rows)) + &table(&Table::details(rows));
-    body += &section("What was measured", &measured);
+    body += &section("What was measured", &list(method(rows)));
+    let details: String = details(content.results).iter().map(statistic).collect();
+    if !details.is_empty() {
+        body += &section("In detail", &details);
+    }
     body += &section("Command", &format!("<pre>{}</pre>\n", escape_html(&content.results.command)));
     body += &section("Environment", &environment_list(content));
     page(&title, &body)
@@ -160,7 +164,7 @@ mod tests {
         for part in [
             "<!doctype html>",
             "<title>tiny on gsm8k</title>",
-            "<b>2.71</b><span>tokens per forward (jacobi n=16)</span>",
+            "<b>2.71</b><span>tokens per forward pass (jacobi n=16)</span>",
             "<td class=\"figure\">2.32x</td>",
             "<h3>Milliseconds per pass</h3>",
             "<span class=\"even\">Two &amp; two</span><span class=\"odd\"> make 4.</span>",

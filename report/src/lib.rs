@@ -5,6 +5,7 @@
 mod chart;
 mod comparison;
 mod content;
+mod details;
 mod error;
 mod figures;
 mod html;

@@ -1,6 +1,7 @@
 //! `report.md`: for a terminal, a pull request, a wiki.
 
 use crate::content::{Content, method};
+use crate::details::details;
 use crate::passes::{Statistic, statistics};
 use crate::samples::{Pair, caption};
 use crate::table::Table;
@@ -18,8 +19,9 @@ pub(crate) fn render(content: &Content) -> String {
     for sentence in method(rows) {
         text += &format!("- {sentence}\n");
     }
-    text += &format!("\n{}\n", Table::details(rows).markdown());
-    text += &passes_section(&statistics(rows));
+    text += "\n";
+    text += &statistics_section("In detail", &details(content.results));
+    text += &statistics_section("What the passes did", &statistics(rows));
     if !content.training.is_empty() {
         text += "## Training\n\n";
         for curve in content.training {
@@ -41,11 +43,11 @@ pub(crate) fn render(content: &Content) -> String {
     text
 }
 
-fn passes_section(statistics: &[Statistic]) -> String {
+fn statistics_section(title: &str, statistics: &[Statistic]) -> String {
     let mut text = String::new();
     for (index, Statistic { heading, note, table }) in statistics.iter().enumerate() {
         if index == 0 {
-            text += "## What the passes did\n\n";
+            text += &format!("## {title}\n\n");
         }
         text += &format!("### {heading}\n\n{note}\n\n{}\n", table.markdown());
     }
@@ -81,14 +83,14 @@ mod tests {
         let (results, samples) = (results(), samples());
         let text = render(&Content::of(&results, &samples, &[curve], &[chart]));
         let parts = [
-            "# Evaluation\n\n- **2.71** tokens per forward (jacobi n=16): 1.08 before training, 2.51 times that\n",
+            "# Evaluation\n\n- **2.71** tokens per forward pass (jacobi n=16): 1.08 before training, 2.51 times that\n",
             "| trained | jacobi n=16 | 2.71 | 95.2 | 2.32x | 92.2 % | 98.4 % | 0.031, at most 0.031 |\n",
             "- 64 prompts of task gsm8k, greedy, in float32,",
             "## What the passes did\n\n### Tokens accepted by one pass\n\nShare of passes.\n\n| model | decoder | 1 | 2 |",
             "- round-1: no steps logged\n",
             "![Tokens](tpf.svg)\n",
             "### q1\n\n```text\nWhat is <b>2</b> + 2?\n```\n",
-            "**trained model, jacobi n=16**: 8 tokens, 3 forwards, 2.33 tokens per forward, 28.0 tokens/s, right\n",
+            "**trained model, jacobi n=16**: 8 tokens, 3 passes, 2.33 tokens per pass, 28.0 tokens/s, right\n",
             "```text\nTwo & two make 4. #### 4\n```\n",
             "## Command\n\n```text\njacobi run --config configs/quickstart.toml\n```\n",
             "| device | cpu &lt;2 cores> |\n| threads | 2 |\n",

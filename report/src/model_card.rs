@@ -75,7 +75,7 @@ pub fn model_card(card: &ModelCard) -> String {
 
 const USE: &str = "## Use
 
-With transformers, one token per forward, as any causal language model:
+With transformers, one token per forward pass, as any causal language model:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -88,7 +88,7 @@ output = model.generate(**inputs, max_new_tokens=256, do_sample=False)
 print(tokenizer.decode(output[0, inputs[\"input_ids\"].shape[1] :], skip_special_tokens=True))
 ```
 
-Several tokens per forward with `jacobi decode`; `jacobi decode --help` says how.
+Several tokens per forward pass with `jacobi decode`; `jacobi decode --help` says how.
 
 ";
 
@@ -140,7 +140,7 @@ mod tests {
         for part in [
             "---\nlibrary_name: transformers\npipeline_tag: text-generation\nbase_model: \"org/tiny: v1\"\nlicense: \"apache-2.0\"\n",
             "\n# tiny-jacobi\n",
-            "- **2.71** tokens per forward",
+            "- **2.71** tokens per forward pass",
             "| trained | jacobi n=16 |",
             "AutoModelForCausalLM",
             "arxiv.org/abs/2512.14681",

@@ -97,6 +97,13 @@ fn acceptance(row: &EvalRow) -> BTreeMap<usize, f64> {
     shares(row.acceptance.iter().enumerate().map(|(tokens, &passes)| (bucket(tokens), passes)))
 }
 
+/// `[k - 1]`: the share of passes whose draft was right up to its position k.
+pub(crate) fn reached(row: &EvalRow) -> Vec<f64> {
+    let passes = row.acceptance.iter().sum::<usize>() as f64;
+    let from = |accepted: usize| row.acceptance[accepted..].iter().sum::<usize>() as f64;
+    (2..row.acceptance.len()).map(|accepted| from(accepted) / passes).collect()
+}
+
 fn sources(row: &EvalRow) -> BTreeMap<&str, f64> {
     if row.accepted_from.is_empty() {
         return BTreeMap::new();
@@ -206,6 +213,15 @@ trained  jacobi n=16         100  40.0 %  60.0 %  60.0 %  70.0 %  70.0 %  70.0 %
         // Asked for, and nothing was rejected.
         rows[1].rejection_ranks = vec![0; 33];
         assert!(statistics(&rows).is_empty());
+    }
+
+    #[test]
+    fn a_draft_is_right_up_to_each_position_before_the_last_right_one() {
+        let mut row = rows().swap_remove(3);
+        row.acceptance = vec![0, 2, 1, 0, 1];
+        assert_eq!(reached(&row), [0.5, 0.25, 0.25]);
+        row.acceptance = vec![0, 4];
+        assert!(reached(&row).is_empty());
     }
 
     #[test]

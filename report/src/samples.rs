@@ -42,8 +42,8 @@ fn belongs(sample: &EvalSample, row: &EvalRow) -> bool {
 pub(crate) fn caption(sample: &EvalSample) -> String {
     let mut parts = vec![
         format!("{} tokens", sample.response_tokens),
-        format!("{} forwards", sample.forwards),
-        format!("{} tokens per forward", crate::text::number(sample.tpf())),
+        format!("{} passes", sample.forwards),
+        format!("{} tokens per pass", crate::text::number(sample.tpf())),
     ];
     if sample.decode_seconds > 0.0 {
         let tps = sample.response_tokens.saturating_sub(1) as f64 / sample.decode_seconds;
@@ -81,9 +81,6 @@ mod tests {
 
     #[test]
     fn captions() {
-        assert_eq!(
-            caption(&samples()[1]),
-            "8 tokens, 3 forwards, 2.33 tokens per forward, 28.0 tokens/s, right"
-        );
+        assert_eq!(caption(&samples()[1]), "8 tokens, 3 passes, 2.33 tokens per pass, 28.0 tokens/s, right");
     }
 }

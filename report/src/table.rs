@@ -2,7 +2,7 @@
 
 use jacobi_datasets::schema::eval_row::EvalRow;
 
-use crate::text::{gaps, interval, markdown_cell, number, percent, times};
+use crate::text::{gaps, markdown_cell, number, percent, times};
 
 /// Columns of text. The first `left` columns are names and align left, the others are figures and align right.
 pub(crate) struct Table {
@@ -48,43 +48,6 @@ impl Table {
         Self { header: header.iter().map(|h| (*h).to_owned()).collect(), rows, left: 2 }
     }
 
-    /// What stands behind the results: intervals, macro means, totals.
-    pub(crate) fn details(rows: &[EvalRow]) -> Self {
-        let header = [
-            "model",
-            "decoder",
-            "TPF 95 %",
-            "TPF macro",
-            "tokens/s macro",
-            "speedup 95 %",
-            "accuracy 95 %",
-            "divergences per 1k tokens",
-            "tokens",
-            "forwards",
-            "decode s",
-            "prefill s",
-            "cut at limit",
-        ];
-        let line = |row: &EvalRow| {
-            vec![
-                model_label(row, rows),
-                row.decoder_label(),
-                interval(row.tpf_interval, number),
-                number(row.tpf_macro),
-                number(row.tps_macro),
-                interval(row.speedup_interval, times),
-                interval(row.accuracy_interval, percent),
-                number(row.divergences_per_1k_tokens),
-                row.tokens.to_string(),
-                row.forwards.to_string(),
-                number(Some(row.decode_seconds)),
-                number(Some(row.prefill_seconds)),
-                format!("{} of {}", row.stopped_by_length, row.samples),
-            ]
-        };
-        Self::of(&header, rows.iter().map(line).collect())
-    }
-
     /// Aligned with spaces.
     pub(crate) fn terminal(&self) -> String {
         let widths: Vec<usize> = (0..self.header.len())
@@ -119,6 +82,17 @@ impl Table {
         }
         text
     }
+}
+
+/// The tasks of `rows`, each once, in their order.
+pub(crate) fn tasks(rows: &[EvalRow]) -> Vec<&str> {
+    let mut tasks: Vec<&str> = Vec::new();
+    for row in rows {
+        if !tasks.contains(&row.task.as_str()) {
+            tasks.push(&row.task);
+        }
+    }
+    tasks
 }
 
 /// The role, with the name where two models share a role.

@@ -60,6 +60,9 @@ mod tests {
         names.sort();
         let expected = [
             "acceptance.svg",
+            "frontier.svg",
+            "iterations.svg",
+            "positions.svg",
             "ranks.svg",
             "report.html",
             "report.md",

@@ -1,6 +1,6 @@
 //! What keeps a response out, and how it is seen (numbers alone).
 
-use jacobi_datasets::FinishReason;
+use jacobi_datasets::{FinishReason, repeats};
 
 use crate::config::{Choice, GenerateConfig};
 
@@ -87,18 +87,7 @@ pub(crate) fn refuse(
 /// How often, at most, a run of `1..=max_period` items directly follows itself, and how long that run is. Nothing
 /// repeated counts as once; of several equally frequent runs the shortest is given.
 fn most_repeats<T: PartialEq>(items: &[T], max_period: usize) -> (usize, usize) {
-    let mut most = (1, 1);
-    for period in 1..=max_period.min(items.len() / 2) {
-        let mut equal = 0;
-        for at in period..items.len() {
-            equal = if items[at] == items[at - period] { equal + 1 } else { 0 };
-            let times = equal / period + 1;
-            if times > most.0 {
-                most = (times, period);
-            }
-        }
-    }
-    most
+    repeats(items, max_period).fold((1, 1), |most, found| if found.0 > most.0 { found } else { most })
 }
 
 #[cfg(test)]

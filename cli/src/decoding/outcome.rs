@@ -62,7 +62,7 @@ impl Decoded {
     /// The statistics in one line.
     pub fn summary(&self) -> String {
         let stats = &self.stats;
-        let mut text = format!("{} tokens, {} forwards", self.response_tokens.len(), stats.forwards);
+        let mut text = format!("{} tokens, {} passes", self.response_tokens.len(), stats.forwards);
         if let (Some(tpf), Some(tps)) = (stats.tpf(), stats.tps()) {
             text += &format!(", TPF {tpf:.2}, {tps:.1} tokens/s");
         }
@@ -101,7 +101,7 @@ mod tests {
                 "widths": {"16": {"forwards": 2, "seconds": 0.5}}},
         });
         assert_eq!(Value::Object(decoded.to_json()), expected);
-        let summary = "6 tokens, 2 forwards, TPF 2.50, 10.0 tokens/s, prefill 0.25 s, ended by";
+        let summary = "6 tokens, 2 passes, TPF 2.50, 10.0 tokens/s, prefill 0.25 s, ended by";
         assert_eq!(decoded.summary(), format!("{summary} eos"));
         decoded.finish_reason = None;
         assert_eq!(decoded.summary(), format!("{summary} a signal"));

@@ -51,7 +51,7 @@ fn figures(decoded: &Decoded) -> Vec<(String, String)> {
         (stats.forwards.to_string(), "forward passes after the prompt's".to_owned()),
     ];
     if let (Some(tpf), Some(tps)) = (stats.tpf(), stats.tps()) {
-        figures.push((format!("{tpf:.2}"), "tokens per forward".to_owned()));
+        figures.push((format!("{tpf:.2}"), "tokens per forward pass".to_owned()));
         figures.push((format!("{tps:.1}"), "tokens per second".to_owned()));
     }
     let right = stats.accepted_from.iter();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::schema::eval_statistics::{MemoryFloor, PairedTest, PerPrompt};
 use crate::schema::trajectory::FinishReason;
 
 /// The `schema` field of `results.json`.
@@ -123,12 +124,38 @@ pub struct EvalRow {
     /// empty where not asked for.
     #[serde(default)]
     pub rejection_ranks: Vec<usize>,
+    /// Bootstrap interval of `tps` over samples.
+    #[serde(default)]
+    pub tps_interval: Option<Interval>,
+    /// Response tokens per second of prefill and decoding together, micro.
+    #[serde(default)]
+    pub tps_end_to_end: Option<f64>,
+    /// Prompt tokens per second of prefill, micro.
+    #[serde(default)]
+    pub prefill_tps: Option<f64>,
+    /// What one prompt takes and gives: medians over samples.
+    #[serde(default)]
+    pub per_prompt: PerPrompt,
+    /// Median over the samples that diverge of where they do, as [`EvalSample::first_divergence`].
+    #[serde(default)]
+    pub first_divergence_median: Option<f64>,
+    /// Share of samples that go in circles: a run of at most 64 tokens at least 4 times in a row, 32 tokens or more.
+    #[serde(default)]
+    pub degenerate: Option<f64>,
+    /// How fast one token at a time could be; of the autoregressive row alone.
+    #[serde(default)]
+    pub memory_floor: Option<MemoryFloor>,
 }
 
 impl EvalRow {
     /// Whether this is the baseline that the others are compared with.
     pub fn is_autoregressive(&self) -> bool {
         self.decoder == AUTOREGRESSIVE
+    }
+
+    /// How many times as long as the memory floor a token took.
+    pub fn over_floor(&self) -> Option<f64> {
+        Some(self.memory_floor?.tokens_per_second / self.tps?)
     }
 
     /// Whether both are of one decoder under the same settings.
@@ -220,12 +247,15 @@ pub struct Results {
     pub environment: Map<String, Value>,
     /// One row per model and decoder.
     pub rows: Vec<EvalRow>,
+    /// Decoders and models against each other, prompt by prompt.
+    #[serde(default)]
+    pub paired_tests: Vec<PairedTest>,
 }
 
 impl Results {
     /// Results under the current schema.
     pub fn new(command: String, environment: Map<String, Value>, rows: Vec<EvalRow>) -> Self {
-        Self { schema: RESULTS_SCHEMA.to_owned(), command, environment, rows }
+        Self { schema: RESULTS_SCHEMA.to_owned(), command, environment, rows, paired_tests: Vec::new() }
     }
 }
 
@@ -258,14 +288,28 @@ mod tests {
             "speedup_interval": null, "accuracy_interval": null, "tokens": 50, "forwards": 20,
             "decode_seconds": 0.5, "prefill_seconds": 0.25, "stopped_by_length": 0, "acceptance": [0, 10, 5, 0, 5],
             "accepted_from": {"own": 25, "tree": 5}, "widths": [{"rows": 16, "forwards": 20, "seconds": 0.5}],
-            "rejection_ranks": [0, 3, 1]
+            "rejection_ranks": [0, 3, 1], "tps_interval": {"low": 80.0, "high": 95.5}, "tps_end_to_end": 68.5,
+            "prefill_tps": 120.0,
+            "per_prompt": {
+                "prefill_seconds": {"median": 0.125, "low": 0.125, "high": 0.25}, "decode_seconds": null,
+                "end_to_end_seconds": null, "tpf": {"median": 2.5, "low": null, "high": null}, "tps": null,
+                "speedup_over_ar": null
+            },
+            "first_divergence_median": 7.0, "degenerate": 0.0,
+            "memory_floor": {"weight_bytes": 4000, "copy_bytes_per_second": 400000.0, "tokens_per_second": 100.0}
         })
     }
 
     #[test]
     fn results_round_trip_with_the_published_field_names_in_order() {
         let text = serde_json::to_string(&json!({
-            "schema": "jacobi-eval/1", "command": "jacobi eval", "environment": {"cpu": "x"}, "rows": [row_json()]
+            "schema": "jacobi-eval/1", "command": "jacobi eval", "environment": {"cpu": "x"}, "rows": [row_json()],
+            "paired_tests": [{
+                "task": "gsm8k",
+                "a": {"model": "m", "model_role": "base", "decoder": "ar", "decoder_settings": {}},
+                "b": {"model": "m", "model_role": "trained", "decoder": "ar", "decoder_settings": {}},
+                "both": 1, "only_a": 0, "only_b": 1, "neither": 0, "p_value": 1.0
+            }]
         }))
         .unwrap();
         let results: Results = serde_json::from_str(&text).unwrap();
@@ -277,9 +321,21 @@ mod tests {
     fn files_from_before_a_field_still_load() {
         let mut json = row_json();
         let full: EvalRow = serde_json::from_value(json.clone()).unwrap();
-        for field in
-            ["divergence_gap_median", "divergence_gap_max", "accepted_from", "widths", "rejection_ranks"]
-        {
+        let since = [
+            "divergence_gap_median",
+            "divergence_gap_max",
+            "accepted_from",
+            "widths",
+            "rejection_ranks",
+            "tps_interval",
+            "tps_end_to_end",
+            "prefill_tps",
+            "per_prompt",
+            "first_divergence_median",
+            "degenerate",
+            "memory_floor",
+        ];
+        for field in since {
             json.as_object_mut().unwrap().remove(field).unwrap();
         }
         let row: EvalRow = serde_json::from_value(json).unwrap();
@@ -288,6 +344,13 @@ mod tests {
             accepted_from: BTreeMap::new(),
             widths: vec![],
             rejection_ranks: vec![],
+            tps_interval: None,
+            tps_end_to_end: None,
+            prefill_tps: None,
+            per_prompt: PerPrompt::default(),
+            first_divergence_median: None,
+            degenerate: None,
+            memory_floor: None,
             ..full
         };
         assert_eq!(row, expected);

@@ -1,0 +1,169 @@
+//! The speed-quality frontier: every decoder of every model as a point, those that nothing beats joined.
+
+use jacobi_datasets::schema::eval_row::EvalRow;
+use plotters::prelude::*;
+use plotters::style::text_anchor::HPos;
+
+use super::{
+    Area, Axes, Chart, DrawResult, FAINT, GRID, TEXT, THIRD, WIDTH, draw, percent_of, plot, role_color, slug,
+    write,
+};
+use crate::ReportError;
+use crate::table::{model_label, tasks};
+use crate::text::{number, percent};
+
+const PLOT_HEIGHT: u32 = 280;
+const LINE: i32 = 22;
+
+struct Place {
+    tps: f64,
+    accuracy: f64,
+    color: RGBColor,
+    label: String,
+}
+
+/// Accuracy over tokens per second, a chart per task that has an accuracy. Points are numbered, their names stand below:
+/// at this size names beside points would lie on each other.
+pub(crate) fn frontiers(rows: &[EvalRow]) -> Result<Vec<Chart>, ReportError> {
+    let tasks = tasks(rows);
+    let mut charts: Vec<Chart> = Vec::new();
+    for task in &tasks {
+        let file = match tasks.len() {
+            1 => "frontier.svg".to_owned(),
+            _ => format!("frontier-{}.svg", slug(task)),
+        };
+        let places = places(rows, task);
+        if !places.is_empty() {
+            charts.push(frontier(&file, &format!("Accuracy over tokens per second, {task}"), &places)?);
+        }
+    }
+    Ok(charts)
+}
+
+fn places(rows: &[EvalRow], task: &str) -> Vec<Place> {
+    let place = |row: &EvalRow| {
+        let label = format!("{}  {}", model_label(row, rows), row.decoder_label());
+        Some(Place { tps: row.tps?, accuracy: row.accuracy?, color: role_color(row), label })
+    };
+    rows.iter().filter(|row| row.task == task).filter_map(place).collect()
+}
+
+fn frontier(file: &str, title: &str, places: &[Place]) -> Result<Chart, ReportError> {
+    let fastest = places.iter().map(|place| place.tps).fold(f64::MIN_POSITIVE, f64::max);
+    let accuracies = || places.iter().map(|place| place.accuracy);
+    // A tenth at least, so that a difference of one prompt does not look like a cliff.
+    let (low, high) = (accuracies().fold(1.0, f64::min), accuracies().fold(0.0, f64::max));
+    let room = ((high - low) * 0.2).max(0.05);
+    let (low, high) = ((low - room).max(-0.02), high + room);
+    let height = PLOT_HEIGHT + (LINE * places.len() as i32) as u32 + 12;
+    draw(file, title, height, |area| {
+        let (upper, _) = area.split_vertically(PLOT_HEIGHT);
+        let axes = Axes {
+            x: 0.0..fastest * 1.08,
+            y: low..high,
+            x_title: "tokens per second, decoding only",
+            x_ticks: 8,
+            y_label: percent_of,
+        };
+        let mut chart = plot(&upper, axes)?;
+        let steps = unbeaten(places);
+        chart.draw_series(LineSeries::new(steps, THIRD.stroke_width(2)))?;
+        let mut taken: Vec<(i32, i32)> = Vec::new();
+        for (index, place) in places.iter().enumerate() {
+            let at = (place.tps, place.accuracy);
+            chart.draw_series([Circle::new(at, 5, place.color.filled())])?;
+            let pixel = chart.backend_coord(&at);
+            let spot = free_spot(pixel, &taken);
+            taken.push(spot);
+            if (spot.1 - pixel.1).abs() > 16 {
+                area.draw(&PathElement::new([pixel, (spot.0, spot.1 + 8)], GRID))?;
+            }
+            write(area, &(index + 1).to_string(), spot, TEXT, HPos::Center)?;
+        }
+        names(area, places)
+    })
+}
+
+/// Above a point, as high as it takes to lie on no other number.
+fn free_spot((x, y): (i32, i32), taken: &[(i32, i32)]) -> (i32, i32) {
+    let free =
+        |spot: &(i32, i32)| taken.iter().all(|t| (t.0 - spot.0).abs() > 18 || (t.1 - spot.1).abs() > 14);
+    (0..).map(|step| (x, y - 15 - 15 * step)).find(free).unwrap_or((x, y - 15))
+}
+
+/// The corners of the staircase under which every point lies: faster ones are never more accurate.
+fn unbeaten(places: &[Place]) -> Vec<(f64, f64)> {
+    let mut by_speed: Vec<&Place> = places.iter().collect();
+    by_speed.sort_by(|a, b| b.tps.total_cmp(&a.tps).then(b.accuracy.total_cmp(&a.accuracy)));
+    let mut steps: Vec<(f64, f64)> = Vec::new();
+    for place in by_speed {
+        match steps.last() {
+            Some(&(_, best)) if place.accuracy <= best => {}
+            Some(&(_, best)) => steps.extend([(place.tps, best), (place.tps, place.accuracy)]),
+            None => steps.push((place.tps, place.accuracy)),
+        }
+    }
+    if let Some(&(_, best)) = steps.last() {
+        steps.push((0.0, best));
+    }
+    steps
+}
+
+/// The numbers with their names and figures, a line each.
+fn names(area: &Area, places: &[Place]) -> DrawResult {
+    let right = WIDTH as i32 - 12;
+    for (index, place) in places.iter().enumerate() {
+        let y = PLOT_HEIGHT as i32 + LINE * index as i32 + LINE / 2;
+        area.draw(&Circle::new((22, y), 5, place.color.filled()))?;
+        write(area, &(index + 1).to_string(), (46, y), TEXT, HPos::Right)?;
+        write(area, &place.label, (58, y), TEXT, HPos::Left)?;
+        let figures = format!("{}, {}/s", percent(Some(place.accuracy)), number(Some(place.tps)));
+        write(area, &figures, (right, y), FAINT, HPos::Right)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::rows;
+
+    fn at(tps: f64, accuracy: f64) -> Place {
+        Place { tps, accuracy, color: TEXT, label: String::new() }
+    }
+
+    #[test]
+    fn the_staircase_holds_those_that_nothing_beats() {
+        let places = [at(10.0, 0.9), at(30.0, 0.8), at(20.0, 0.7), at(30.0, 0.75), at(5.0, 0.9)];
+        assert_eq!(unbeaten(&places), [(30.0, 0.8), (10.0, 0.8), (10.0, 0.9), (0.0, 0.9)]);
+        assert!(unbeaten(&[]).is_empty());
+    }
+
+    #[test]
+    fn numbers_never_lie_on_each_other() {
+        let mut taken = Vec::new();
+        for _ in 0..4 {
+            let spot = free_spot((100, 100), &taken);
+            assert!(taken.iter().all(|&(_, y): &(i32, i32)| (y - spot.1).abs() > 14));
+            taken.push(spot);
+        }
+        assert_eq!(free_spot((200, 100), &taken), (200, 85));
+    }
+
+    #[test]
+    fn there_is_a_chart_for_each_task_that_has_an_accuracy() {
+        let names = |rows: &[EvalRow]| -> Vec<String> {
+            frontiers(rows).unwrap().into_iter().map(|chart| chart.file).collect()
+        };
+        let mut rows = rows();
+        assert_eq!(names(&rows), ["frontier.svg"]);
+        assert!(frontiers(&rows).unwrap()[0].svg.contains("trained  jacobi n=16"));
+        let second = rows.clone().into_iter().map(|row| EvalRow { task: "math500".to_owned(), ..row });
+        rows.extend(second);
+        assert_eq!(names(&rows), ["frontier-gsm8k.svg", "frontier-math500.svg"]);
+        for row in &mut rows {
+            row.accuracy = None;
+        }
+        assert!(names(&rows).is_empty());
+    }
+}
