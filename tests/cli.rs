@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+#[path = "evaluating.rs"]
+mod evaluating;
 #[path = "generating.rs"]
 mod generating;
 

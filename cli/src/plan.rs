@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_datasets::{PromptsConfig, Tokenizer, stream_prompts};
+use jacobi_eval::tasks::Task;
 use jacobi_model::Architecture;
 use jacobi_trainer::{Init, TrainConfig};
 use serde_json::to_value;
@@ -114,20 +115,29 @@ fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) ->
 }
 
 fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
-    let prompts = count(&recipe.eval.prompts).context("in [eval.prompts]")?;
     let mut settings = Settings::new();
     flatten("eval", &to_value(&recipe.eval)?, &mut settings);
-    flatten("eval.prompts.file", &digest(&recipe.eval.prompts)?.into(), &mut settings);
+    let mut questions = Vec::new();
+    for task in recipe.eval.measured()? {
+        let counted = count(&task.prompts).with_context(|| format!("in the prompts of {}", task.name))?;
+        questions.push(questions_of(&task, counted));
+        let file = format!("eval.questions.{}", task.name);
+        flatten(&file, &digest(&task.prompts)?.into(), &mut settings);
+        flatten(&format!("{file}.version"), &to_value(task.version)?, &mut settings);
+    }
     Ok(Stage {
         work: Work::Eval,
         name: "eval".into(),
         settings,
         outputs: vec![run.report()],
-        summary: format!(
-            "{prompts}, base and trained model, at most {} new tokens",
-            recipe.eval.max_new_tokens
-        ),
+        summary: format!("base and trained model on {}", questions.join(", ")),
     })
+}
+
+/// What a task asks, in words.
+pub fn questions_of(task: &Task, prompts: Counted) -> String {
+    let (name, tokens) = (&task.name, task.max_new_tokens.unwrap_or_default());
+    format!("{name} ({prompts}, at most {tokens} new tokens)")
 }
 
 /// Optimizer steps over `samples` samples; long ones are left out later, so this is the most.

@@ -111,19 +111,22 @@ impl Recipe {
             round.train.validate().map_err(|error| in_round(error.to_string()))?;
         }
         let in_eval = |error: EvalError| UsageError(format!("[eval]: {error}"));
-        tasks::find(&self.eval.task).map_err(in_eval)?;
         for decoder in &self.eval.decoders {
             decoder.strategy(self.seed).map_err(in_eval)?;
         }
         let prompts = &self.eval.prompts;
         let scores = tasks::find(&self.eval.task).map_err(in_eval)?.scores();
-        if scores && !prompts.path.as_os_str().is_empty() && prompts.answer_column.is_none() {
+        let answers = prompts.answer_column.is_some() || prompts.answer_template.is_some();
+        if scores && !prompts.path.as_os_str().is_empty() && !answers {
             return Err(UsageError(format!(
                 "eval.task = \"{}\" compares with right answers: set eval.prompts.answer_column to the column that has them",
                 self.eval.task
             )));
         }
-        if self.eval.max_new_tokens == 0 { Err(in_eval(EvalError::MaxNewTokens)) } else { Ok(()) }
+        match self.eval.measured() {
+            Ok(_) | Err(EvalError::NoTasks) => Ok(()),
+            Err(error) => Err(in_eval(error)),
+        }
     }
 
     /// What the recipe still lacks for some verbs, a line each.
@@ -133,12 +136,14 @@ impl Recipe {
     pub fn lacks(&self) -> Result<Vec<String>, UsageError> {
         self.model_path()?;
         let (train, eval) = (&self.prompts.path, &self.eval.prompts.path);
-        match (train.as_os_str().is_empty(), eval.as_os_str().is_empty()) {
+        match (train.as_os_str().is_empty(), eval.as_os_str().is_empty() && self.eval.tasks.is_empty()) {
             (true, true) => Err(UsageError(
                 "neither prompts.path nor eval.prompts.path is set: there is nothing to work on".into(),
             )),
             (true, false) => Ok(vec!["without prompts.path it is of use to `eval` and `tune` alone".into()]),
-            (false, true) => Ok(vec!["without eval.prompts.path `run` and `eval` refuse it".into()]),
+            (false, true) => {
+                Ok(vec!["without eval.prompts.path or [[eval.tasks]] `run` and `eval` refuse it".into()])
+            }
             (false, false) => Ok(Vec::new()),
         }
     }

@@ -94,6 +94,15 @@ pub enum DatasetError {
         available: Vec<String>,
     },
 
+    /// A template that is not Jinja.
+    #[error("{setting} is not a template: correct it, columns stand in double braces")]
+    Template {
+        /// The setting.
+        setting: &'static str,
+        /// Line and cause.
+        source: minijinja::Error,
+    },
+
     /// A row of a response file that cannot be used.
     #[error("{}, line {line}: {reason}", path.display())]
     BadResponse {

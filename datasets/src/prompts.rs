@@ -14,6 +14,7 @@ mod parquet_rows;
 mod row;
 mod stream;
 mod text_rows;
+mod wording;
 
 pub use stream::{PromptStream, stream_prompts, stream_prompts_from};
 
@@ -41,8 +42,10 @@ pub struct PromptsConfig {
     pub path: PathBuf,
     /// Its format.
     pub format: PromptFormat,
-    /// Column with the user's text; not read when `messages_column` is set.
+    /// Column with the user's text; not read when `template` or `messages_column` is set.
     pub prompt_column: String,
+    /// The user's text as a Jinja template over the columns, in place of `prompt_column`.
+    pub template: Option<String>,
     /// Column with a conversation: a list of `{role, content}` or of `{from, value}`. A closing assistant turn is the
     /// response, not part of the prompt.
     pub messages_column: Option<String>,
@@ -50,6 +53,8 @@ pub struct PromptsConfig {
     pub id_column: Option<String>,
     /// Column with the reference answer, for evaluation.
     pub answer_column: Option<String>,
+    /// The reference answer as a Jinja template over the columns, in place of `answer_column`.
+    pub answer_template: Option<String>,
     /// Column with a given response.
     pub response_column: Option<String>,
     /// System message put before conversations that bring none.
@@ -72,9 +77,11 @@ impl Default for PromptsConfig {
             path: PathBuf::new(),
             format: PromptFormat::Auto,
             prompt_column: "prompt".to_owned(),
+            template: None,
             messages_column: None,
             id_column: None,
             answer_column: None,
+            answer_template: None,
             response_column: None,
             system: None,
             filter_column: None,

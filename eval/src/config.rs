@@ -8,18 +8,22 @@ use jacobi_decoder::{Settings, StopRules};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{DecoderConfig, DecoderName, EvalError, decoders::settings_of, tuned};
+use crate::decoders::settings_of;
+use crate::tasks::{self, SPEED_ONLY, Task};
+use crate::{DecoderConfig, DecoderName, EvalError, tuned};
 
 /// The `[eval]` section of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
-    /// Held-out prompts; a task that scores needs `answer_column`.
+    /// Held-out prompts of one's own; a task that scores needs `answer_column` or `answer_template`.
     pub prompts: PromptsConfig,
-    /// Name in the task registry: `gsm8k`, or `none` for speed alone.
+    /// How they are scored: the name of a task or its file; `none` for speed alone.
     pub task: String,
-    /// Longest response, EOS included.
+    /// Longest response to them, EOS included.
     pub max_new_tokens: usize,
+    /// Tasks measured as they are defined, with their own questions, wording and length.
+    pub tasks: Vec<TaskConfig>,
     /// Decoders to compare. The autoregressive one is added in front if it is not among them.
     pub decoders: Vec<DecoderConfig>,
     /// Whether a model with a `jacobi.json` beside it is also measured under what was tuned for it.
@@ -36,13 +40,50 @@ impl Default for EvalConfig {
         let jacobi = DecoderConfig { name: DecoderName::Jacobi, ..DecoderConfig::default() };
         Self {
             prompts: PromptsConfig::default(),
-            task: "none".to_owned(),
+            task: SPEED_ONLY.to_owned(),
             max_new_tokens: 256,
+            tasks: Vec::new(),
             decoders: vec![DecoderConfig::default(), jacobi],
             tuned: true,
             warmup: 1,
             rank_prompts: 8,
         }
+    }
+}
+
+/// One `[[eval.tasks]]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TaskConfig {
+    /// The name of a built-in task, or a TOML file.
+    pub name: String,
+    /// Where its questions are; by default where the task says.
+    pub path: Option<PathBuf>,
+    /// Questions to skip.
+    pub offset: usize,
+    /// Questions to take at most, after `offset`.
+    pub limit: Option<usize>,
+    /// Longest response, EOS included; by default what the task says.
+    pub max_new_tokens: Option<usize>,
+}
+
+impl TaskConfig {
+    /// The task with what is said here in place of what it says itself.
+    ///
+    /// # Errors
+    /// Those of [`tasks::find`]; [`EvalError::NoQuestions`].
+    pub fn task(&self) -> Result<Task, EvalError> {
+        let mut task = tasks::find(&self.name)?;
+        if let Some(path) = &self.path {
+            task.prompts.path.clone_from(path);
+        }
+        if task.prompts.path.as_os_str().is_empty() {
+            return Err(EvalError::NoQuestions { task: task.name });
+        }
+        task.prompts.offset += self.offset;
+        task.prompts.limit = self.limit.or(task.prompts.limit);
+        task.max_new_tokens = self.max_new_tokens.or(task.max_new_tokens);
+        Ok(task)
     }
 }
 
@@ -62,18 +103,69 @@ impl Contender {
 }
 
 impl EvalConfig {
-    /// The decoders, autoregressive first.
-    pub(crate) fn contenders(&self, seed: u64, eos_token_ids: &[u32]) -> Result<Vec<Contender>, EvalError> {
-        if self.max_new_tokens == 0 {
-            return Err(EvalError::MaxNewTokens);
+    /// What is measured: the prompts of one's own if there are any, then the tasks. Each has its `max_new_tokens`.
+    ///
+    /// # Errors
+    /// Those of [`TaskConfig::task`]; [`EvalError::TaskTwice`], [`EvalError::NoTasks`], [`EvalError::MaxNewTokens`].
+    pub fn measured(&self) -> Result<Vec<Task>, EvalError> {
+        let mut measured = Vec::new();
+        if !self.prompts.path.as_os_str().is_empty() {
+            let (prompts, max_new_tokens) = (self.prompts.clone(), Some(self.max_new_tokens));
+            measured.push(Task { version: None, prompts, max_new_tokens, ..tasks::find(&self.task)? });
         }
+        for config in &self.tasks {
+            let mut task = config.task()?;
+            task.max_new_tokens = task.max_new_tokens.or(Some(self.max_new_tokens));
+            measured.push(task);
+        }
+        for (index, task) in measured.iter().enumerate() {
+            if task.max_new_tokens == Some(0) {
+                return Err(EvalError::MaxNewTokens);
+            }
+            if measured[..index].iter().any(|other| other.name == task.name) {
+                return Err(EvalError::TaskTwice { task: task.name.clone() });
+            }
+        }
+        if measured.is_empty() { Err(EvalError::NoTasks) } else { Ok(measured) }
+    }
+
+    /// Measures these tasks and nothing else. Each is `NAME` or `NAME=FILE`; what the configuration says about a task of
+    /// this name holds.
+    pub fn choose_tasks(&mut self, chosen: &[String]) {
+        let config = |text: &String| {
+            let (name, path) =
+                text.split_once('=').map_or((text.as_str(), None), |(name, p)| (name, Some(p)));
+            let listed = self.tasks.iter().find(|task| task.name == name).cloned();
+            let mut config =
+                listed.unwrap_or_else(|| TaskConfig { name: name.to_owned(), ..TaskConfig::default() });
+            config.path = path.map(PathBuf::from).or(config.path);
+            config
+        };
+        self.tasks = chosen.iter().map(config).collect();
+        self.prompts.path = PathBuf::new();
+    }
+
+    /// Compares these decoders and no others: as often and with the settings as the configuration lists them, or once
+    /// with their defaults.
+    pub fn choose_decoders(&mut self, chosen: &[DecoderName]) {
+        let listed = std::mem::take(&mut self.decoders);
+        for &name in chosen {
+            let before = self.decoders.len();
+            self.decoders.extend(listed.iter().filter(|decoder| decoder.name == name).cloned());
+            if self.decoders.len() == before {
+                self.decoders.push(DecoderConfig { name, ..DecoderConfig::default() });
+            }
+        }
+    }
+
+    /// The decoders, autoregressive first.
+    pub(crate) fn contenders(&self, seed: u64, stop: &StopRules) -> Result<Vec<Contender>, EvalError> {
         let others = self.decoders.iter().filter(|decoder| decoder.name != DecoderName::Ar);
         let listed = self.decoders.iter().find(|decoder| decoder.name == DecoderName::Ar);
         let first = listed.cloned().unwrap_or_default();
-        let stop = self.stop_rules(eos_token_ids);
         let mut contenders: Vec<Contender> = Vec::new();
         for decoder in [&first].into_iter().chain(others) {
-            let contender = Contender::new(decoder, seed, &stop)?;
+            let contender = Contender::new(decoder, seed, stop)?;
             if contenders.iter().any(|other| other.settings == contender.settings) {
                 let reason =
                     format!("it is listed twice with the same settings {:?}; remove one", contender.shown);
@@ -89,22 +181,18 @@ impl EvalConfig {
         &self,
         model: &EvalModel,
         seed: u64,
-        eos_token_ids: &[u32],
+        stop: &StopRules,
     ) -> Result<Vec<Contender>, EvalError> {
-        let mut contenders = self.contenders(seed, eos_token_ids)?;
+        let mut contenders = self.contenders(seed, stop)?;
         if self.tuned
             && let Some(decoder) = tuned(&model.dir)?
         {
-            let contender = Contender::new(&decoder, seed, &self.stop_rules(eos_token_ids))?;
+            let contender = Contender::new(&decoder, seed, stop)?;
             if contenders.iter().all(|other| other.settings != contender.settings) {
                 contenders.push(contender);
             }
         }
         Ok(contenders)
-    }
-
-    fn stop_rules(&self, eos_token_ids: &[u32]) -> StopRules {
-        StopRules { max_new_tokens: self.max_new_tokens, eos_token_ids: eos_token_ids.to_vec() }
     }
 }
 
@@ -125,6 +213,10 @@ mod tests {
 
     type Listed<'a> = &'a [(DecoderName, Option<usize>)];
 
+    fn stop() -> StopRules {
+        StopRules { max_new_tokens: 9, eos_token_ids: vec![2] }
+    }
+
     fn config(decoders: Listed) -> EvalConfig {
         let decoder = |&(name, block_size)| DecoderConfig { name, block_size, ..DecoderConfig::default() };
         let decoders = decoders.iter().map(decoder).collect();
@@ -135,7 +227,7 @@ mod tests {
     fn strictness_makes_another_contender() {
         let mut config = config(&[(DecoderName::Jacobi, None), (DecoderName::Jacobi, None)]);
         config.decoders[1].strict_gap = Some(0.5);
-        let contenders = config.contenders(7, &[2]).unwrap();
+        let contenders = config.contenders(7, &stop()).unwrap();
         let gaps: Vec<Option<f32>> = contenders.iter().map(|c| c.settings.strict_gap).collect();
         assert_eq!(gaps, [None, None, Some(0.5)]);
         assert!(contenders.iter().all(|c| c.settings.stop.eos_token_ids == [2]));
@@ -154,7 +246,7 @@ mod tests {
             ),
         ];
         for (decoders, expected) in rows {
-            let contenders = config(decoders).contenders(7, &[]).unwrap();
+            let contenders = config(decoders).contenders(7, &stop()).unwrap();
             let names: Vec<String> = contenders
                 .iter()
                 .map(|c| format!("{} {}", c.name.as_str(), Value::Object(c.shown.clone())))
@@ -169,11 +261,60 @@ mod tests {
         let rows: [(Listed, &str); 2] =
             [(&[(Ar, Some(4))], "no block_size"), (&[(Jacobi, Some(16)), (Jacobi, None)], "twice")];
         for (decoders, expected) in rows {
-            let message = config(decoders).contenders(7, &[]).unwrap_err().to_string();
+            let message = config(decoders).contenders(7, &stop()).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
-        let config = EvalConfig { max_new_tokens: 0, ..EvalConfig::default() };
-        assert!(matches!(config.contenders(7, &[]), Err(EvalError::MaxNewTokens)));
+    }
+
+    #[test]
+    fn prompts_of_ones_own_and_tasks_are_measured_one_after_the_other() {
+        let task = |name: &str| TaskConfig { name: name.to_owned(), ..TaskConfig::default() };
+        let mut config = EvalConfig { task: "gsm8k".to_owned(), ..EvalConfig::default() };
+        assert!(matches!(config.measured(), Err(EvalError::NoTasks)));
+        config.tasks = vec![task("math500"), TaskConfig { limit: Some(3), ..task("gsm8k") }];
+        let names = |config: &EvalConfig| -> Vec<(String, Option<u32>, Option<usize>)> {
+            let measured = config.measured().unwrap().into_iter();
+            measured.map(|task| (task.name, task.version, task.max_new_tokens)).collect()
+        };
+        let (math, school) = (("math500".into(), Some(1), Some(2048)), ("gsm8k".into(), Some(1), Some(512)));
+        assert_eq!(names(&config), [math.clone(), school]);
+        assert_eq!(config.measured().unwrap()[1].prompts.limit, Some(3));
+        config.prompts.path = "own.jsonl".into();
+        assert!(config.measured().unwrap_err().to_string().contains("\"gsm8k\" is listed twice"));
+        config.tasks[1] = TaskConfig {
+            path: Some("q.jsonl".into()),
+            offset: 2,
+            max_new_tokens: Some(7),
+            ..task("spec_bench")
+        };
+        let spec = ("spec_bench".into(), Some(1), Some(7));
+        assert_eq!(names(&config), [("gsm8k".into(), None, Some(256)), math, spec]);
+        let prompts = &config.measured().unwrap()[2].prompts;
+        assert_eq!((prompts.path.as_path(), prompts.offset), (std::path::Path::new("q.jsonl"), 2));
+        config.tasks[1].path = None;
+        assert!(config.measured().unwrap_err().to_string().contains("--tasks spec_bench=FILE"));
+        config.tasks.pop();
+        config.max_new_tokens = 0;
+        assert!(matches!(config.measured(), Err(EvalError::MaxNewTokens)));
+    }
+
+    #[test]
+    fn what_is_chosen_is_measured_as_it_is_configured() {
+        use DecoderName::{Jacobi, MultiBlock};
+        let mut config = config(&[(Jacobi, Some(4)), (Jacobi, Some(8))]);
+        config.prompts.path = "own.jsonl".into();
+        config.tasks = vec![TaskConfig { name: "gsm8k".to_owned(), limit: Some(3), ..TaskConfig::default() }];
+        config.choose_tasks(&["math500=m.jsonl".to_owned(), "gsm8k".to_owned()]);
+        let measured = config.measured().unwrap();
+        let shown = |task: &Task| (task.name.clone(), task.prompts.limit, task.prompts.path.is_file());
+        assert_eq!(
+            measured.iter().map(shown).collect::<Vec<_>>(),
+            [("math500".to_owned(), None, false), ("gsm8k".to_owned(), Some(3), false)]
+        );
+        assert_eq!(measured[0].prompts.path, PathBuf::from("m.jsonl"));
+        config.choose_decoders(&[MultiBlock, Jacobi]);
+        let decoders: Vec<_> = config.decoders.iter().map(|d| (d.name, d.block_size)).collect();
+        assert_eq!(decoders, [(MultiBlock, None), (Jacobi, Some(4)), (Jacobi, Some(8))]);
     }
 
     #[test]

@@ -16,6 +16,32 @@ pub enum EvalError {
         /// The names there are.
         known: String,
     },
+    /// The file of a task cannot be read; the cause names it.
+    #[error("cannot read the task: give its TOML file, or the name of a built-in one")]
+    TaskUnread(#[source] std::io::Error),
+    /// The file of a task is not one.
+    #[error("{} is not a task: {reason}", path.display())]
+    TaskFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A task without questions of its own was given none.
+    #[error("task \"{task}\" brings no questions: give --tasks {task}=FILE, or path in its [[eval.tasks]]")]
+    NoQuestions {
+        /// The task.
+        task: String,
+    },
+    /// Two tasks whose rows nobody could tell apart.
+    #[error("task \"{task}\" is listed twice: remove one, or give its file another name")]
+    TaskTwice {
+        /// The task.
+        task: String,
+    },
+    /// Nothing to measure on.
+    #[error("there is nothing to evaluate on: set eval.prompts.path, add [[eval.tasks]], or give --tasks")]
+    NoTasks,
     /// A decoder cannot be made from its settings.
     #[error("decoder \"{name}\": {reason}")]
     Decoder {
@@ -61,7 +87,7 @@ pub enum EvalError {
     )]
     MissingAnswer {
         /// The task.
-        task: &'static str,
+        task: String,
         /// Prompts without an answer.
         missing: usize,
         /// Prompts in all.
@@ -75,7 +101,7 @@ pub enum EvalError {
     )]
     UnreadableAnswer {
         /// The task.
-        task: &'static str,
+        task: String,
         /// The prompt.
         sample_id: String,
         /// What stands in the answer column.

@@ -28,7 +28,7 @@ mod tuned;
 #[cfg(test)]
 mod fixtures;
 
-pub use config::{EvalConfig, EvalModel};
+pub use config::{EvalConfig, EvalModel, TaskConfig};
 pub use decoders::{DecoderConfig, DecoderName, FillerName, WindowName};
 pub use error::EvalError;
 pub use paired::paired_tests;

@@ -1,6 +1,6 @@
 //! Prompts with what the task expects of them.
 
-use jacobi_datasets::{BadRow, Prompt, PromptsConfig, read_prompts};
+use jacobi_datasets::{BadRow, Prompt, read_prompts};
 
 use crate::EvalError;
 use crate::tasks::Task;
@@ -12,11 +12,9 @@ pub(crate) struct Question {
     pub(crate) expected: Option<String>,
 }
 
-/// Reads the prompt file. Malformed rows come back apart.
-pub(crate) fn read(
-    config: &PromptsConfig,
-    task: &'static dyn Task,
-) -> Result<(Vec<Question>, Vec<BadRow>), EvalError> {
+/// Reads the prompt file of a task. Malformed rows come back apart.
+pub(crate) fn read(task: &Task) -> Result<(Vec<Question>, Vec<BadRow>), EvalError> {
+    let config = &task.prompts;
     let (mut prompts, mut bad_rows) = (Vec::new(), Vec::new());
     for row in read_prompts(config)? {
         match row {
@@ -55,11 +53,11 @@ pub(crate) fn check_room(
     Ok(())
 }
 
-fn with_answers(prompts: Vec<Prompt>, task: &'static dyn Task) -> Result<Vec<Question>, EvalError> {
+fn with_answers(prompts: Vec<Prompt>, task: &Task) -> Result<Vec<Question>, EvalError> {
     let without: Vec<&Prompt> = prompts.iter().filter(|prompt| prompt.answer.is_none()).collect();
     if let (true, Some(first)) = (task.scores(), without.first()) {
         return Err(EvalError::MissingAnswer {
-            task: task.name(),
+            task: task.name.clone(),
             missing: without.len(),
             prompts: prompts.len(),
             sample_id: first.id.clone(),
@@ -71,7 +69,7 @@ fn with_answers(prompts: Vec<Prompt>, task: &'static dyn Task) -> Result<Vec<Que
             let answer = prompt.answer.as_deref().filter(|_| task.scores());
             let expected = answer.map(|answer| {
                 task.expected(answer).ok_or_else(|| EvalError::UnreadableAnswer {
-                    task: task.name(),
+                    task: task.name.clone(),
                     sample_id: prompt.id.clone(),
                     answer: answer.to_owned(),
                 })
@@ -85,6 +83,7 @@ fn with_answers(prompts: Vec<Prompt>, task: &'static dyn Task) -> Result<Vec<Que
 mod tests {
     use super::*;
     use crate::tasks::find;
+    use jacobi_datasets::PromptsConfig;
 
     fn prompt(id: &str, answer: Option<&str>) -> Prompt {
         Prompt { id: id.to_owned(), messages: Vec::new(), answer: answer.map(str::to_owned), response: None }
@@ -92,7 +91,7 @@ mod tests {
 
     #[test]
     fn answers_are_normalised_or_named() {
-        let gsm8k = find("gsm8k").unwrap();
+        let gsm8k = &find("gsm8k").unwrap();
         let questions = with_answers(vec![prompt("a", Some("#### 1,000"))], gsm8k).unwrap();
         assert_eq!(questions[0].expected.as_deref(), Some("1000"));
 
@@ -107,7 +106,7 @@ mod tests {
     #[test]
     fn a_task_that_does_not_score_needs_no_answer() {
         let prompts = vec![prompt("a", None), prompt("b", Some("many"))];
-        let questions = with_answers(prompts, find("none").unwrap()).unwrap();
+        let questions = with_answers(prompts, &find("none").unwrap()).unwrap();
         assert!(questions.iter().all(|question| question.expected.is_none()));
     }
 
@@ -115,13 +114,14 @@ mod tests {
     fn malformed_rows_are_apart_and_a_file_of_nothing_else_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.jsonl");
-        let config = PromptsConfig { path: path.clone(), ..PromptsConfig::default() };
+        let mut task = find("none").unwrap();
+        task.prompts = PromptsConfig { path: path.clone(), ..PromptsConfig::default() };
         fs_err::write(&path, "{\"prompt\": \"hi\"}\n{oops\n").unwrap();
-        let (questions, bad) = read(&config, find("none").unwrap()).unwrap();
+        let (questions, bad) = read(&task).unwrap();
         assert_eq!((questions.len(), bad.len(), bad[0].line), (1, 1, 2));
 
-        let only_bad = PromptsConfig { offset: 1, ..config };
-        let message = read(&only_bad, find("none").unwrap()).unwrap_err().to_string();
+        task.prompts.offset = 1;
+        let message = read(&task).unwrap_err().to_string();
         assert!(message.contains("no usable prompt") && message.contains("line 2"), "{message}");
     }
 }

@@ -4,8 +4,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
+use jacobi_datasets::schema::eval_statistics::MemoryFloor;
 use jacobi_datasets::{BadRow, Tokenizer};
-use jacobi_decoder::{Generation, generate};
+use jacobi_decoder::{Generation, StopRules, generate};
 use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
 
 use crate::config::Contender;
@@ -14,7 +15,7 @@ use crate::floor::memory_floor;
 use crate::questions::{self, Question};
 use crate::ranks::count_rejections;
 use crate::score::{self, Record};
-use crate::tasks::{self, Task};
+use crate::tasks::Task;
 use crate::{EvalConfig, EvalError, EvalModel};
 
 /// An evaluation to run.
@@ -39,7 +40,7 @@ pub struct EvalProgress<'a> {
     pub model_role: ModelRole,
     /// Name of the decoder.
     pub decoder: &'a str,
-    /// Samples done, over all models and decoders; warm-up does not count.
+    /// Samples done, over all models, tasks and decoders; warm-up does not count.
     pub done: usize,
     /// Samples to do.
     pub total: usize,
@@ -52,11 +53,11 @@ pub struct EvalProgress<'a> {
 /// What an evaluation found.
 #[derive(Clone, Debug)]
 pub struct EvalOutcome {
-    /// One row per model and decoder, autoregressive first.
+    /// One row per model, task and decoder, in this order, autoregressive first.
     pub rows: Vec<EvalRow>,
-    /// Every sample: by model, then decoder, then prompt.
+    /// Every sample: by model, then task, then decoder, then prompt.
     pub samples: Vec<EvalSample>,
-    /// Malformed rows of the prompt file, left out.
+    /// Malformed rows of the prompt files, left out.
     pub bad_rows: Vec<BadRow>,
     /// Whether the stop flag ended it early. The rows then hold the prompts that every decoder had finished.
     pub interrupted: bool,
@@ -71,74 +72,111 @@ pub fn evaluate(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(&EvalProgress),
 ) -> Result<EvalOutcome, EvalError> {
-    let task = tasks::find(&job.config.task)?;
     if job.models.is_empty() {
         return Err(EvalError::NoModels);
     }
     // A decoder that cannot be made is refused before anything is loaded.
-    let decoders = |model| Ok(job.config.contenders_of(model, job.seed, &[])?.len());
+    let no_stop = StopRules { max_new_tokens: 1, eos_token_ids: Vec::new() };
+    let decoders = |model| Ok(job.config.contenders_of(model, job.seed, &no_stop)?.len());
     let decoders: Vec<usize> = job.models.iter().map(decoders).collect::<Result<_, EvalError>>()?;
-    let (questions, bad_rows) = questions::read(&job.config.prompts, task)?;
+    let (sets, bad_rows) = read_questions(job.config)?;
     // The first is measured at once; a flaw of the others must not wait until it was.
     for model in job.models.iter().skip(1) {
-        open_model(model, job.dtype, &questions)?;
+        open_model(model, job.dtype, &sets)?;
     }
-    let total = questions.len() * decoders.iter().sum::<usize>();
+    let questions: usize = sets.iter().map(|set| set.questions.len()).sum();
+    let total = questions * decoders.iter().sum::<usize>();
     let mut done = 0;
     let mut outcome = EvalOutcome { rows: Vec::new(), samples: Vec::new(), bad_rows, interrupted: false };
     for (model, decoders) in job.models.iter().zip(&decoders) {
-        let OpenModel { tokenizer, transformer, prompts } = open_model(model, job.dtype, &questions)?;
-        let bench = Bench {
-            model,
-            language_model: &transformer,
-            decode: &|ids| tokenizer.decode(ids),
-            task,
-            questions: &questions,
-            prompts,
-            contenders: &job.config.contenders_of(model, job.seed, tokenizer.eos_token_ids())?,
-        };
+        let OpenModel { tokenizer, transformer, prompts } = open_model(model, job.dtype, &sets)?;
         let floor = memory_floor(&transformer);
-        let mut measured = bench.measure(job.config.warmup, stop, &mut |p| {
-            progress(&EvalProgress { done: done + p.done, total, ..p.clone() });
-        });
-        done += questions.len() * decoders;
-        bench.weigh_divergences(&mut measured, stop);
-        bench.rank_rejections(job.config.rank_prompts, &mut measured, stop);
+        for (set, prompts) in sets.iter().zip(prompts) {
+            let stop_rules = set.stop_rules(tokenizer.eos_token_ids());
+            let bench = Bench {
+                model,
+                language_model: &transformer,
+                decode: &|ids| tokenizer.decode(ids),
+                task: &set.task,
+                questions: &set.questions,
+                prompts,
+                contenders: &job.config.contenders_of(model, job.seed, &stop_rules)?,
+            };
+            let mut measured = bench.measure(job.config.warmup, stop, &mut |p| {
+                progress(&EvalProgress { done: done + p.done, total, ..p.clone() });
+            });
+            done += set.questions.len() * decoders;
+            bench.weigh_divergences(&mut measured, stop);
+            bench.rank_rejections(job.config.rank_prompts, &mut measured, stop);
+            outcome.add(measured, &set.task, (dtype_name(transformer.kind()), floor), job.seed);
+            if outcome.interrupted {
+                return Ok(outcome);
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+impl EvalOutcome {
+    fn add(&mut self, measured: Measured, task: &Task, (dtype, floor): (&str, MemoryFloor), seed: u64) {
         for (records, rejection_ranks) in measured.records.iter().zip(measured.ranks) {
-            let dtype = dtype_name(transformer.kind());
-            let row = score::row(records, &measured.records[0], dtype, job.seed);
-            let with_floor = |row: EvalRow| EvalRow {
+            let row = score::row(records, &measured.records[0], dtype, seed);
+            let of_run = |row: EvalRow| EvalRow {
+                task_version: task.version,
                 rejection_ranks,
                 memory_floor: row.is_autoregressive().then_some(floor),
                 ..row
             };
-            outcome.rows.extend(row.map(with_floor));
-            outcome.samples.extend(records.iter().map(|record| record.sample.clone()));
+            self.rows.extend(row.map(of_run));
+            self.samples.extend(records.iter().map(|record| record.sample.clone()));
         }
-        outcome.interrupted = measured.interrupted;
-        if outcome.interrupted {
-            break;
-        }
+        self.interrupted = measured.interrupted;
     }
-    Ok(outcome)
+}
+
+/// A task with its questions.
+struct QuestionSet {
+    task: Task,
+    questions: Vec<Question>,
+}
+
+impl QuestionSet {
+    fn stop_rules(&self, eos_token_ids: &[u32]) -> StopRules {
+        let max_new_tokens = self.task.max_new_tokens.expect("tasks that are measured have a limit");
+        StopRules { max_new_tokens, eos_token_ids: eos_token_ids.to_vec() }
+    }
+}
+
+fn read_questions(config: &EvalConfig) -> Result<(Vec<QuestionSet>, Vec<BadRow>), EvalError> {
+    let (mut sets, mut bad_rows) = (Vec::new(), Vec::new());
+    for task in config.measured()? {
+        let (questions, bad) = questions::read(&task)?;
+        bad_rows.extend(bad);
+        sets.push(QuestionSet { task, questions });
+    }
+    Ok((sets, bad_rows))
 }
 
 /// A model that can be measured.
 struct OpenModel {
     tokenizer: Tokenizer,
     transformer: Transformer,
-    /// Token ids of each question.
-    prompts: Vec<Vec<u32>>,
+    /// Token ids of each question of each set.
+    prompts: Vec<Vec<Vec<u32>>>,
 }
 
-fn open_model(model: &EvalModel, dtype: Dtype, questions: &[Question]) -> Result<OpenModel, EvalError> {
+fn open_model(model: &EvalModel, dtype: Dtype, sets: &[QuestionSet]) -> Result<OpenModel, EvalError> {
     let tokenizer = Tokenizer::load(&model.dir)?;
     let loaded =
         load(&model.dir, dtype).map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
     let encode = |question: &Question| tokenizer.encode_chat(&question.prompt.messages);
-    let prompts = questions.iter().map(encode).collect::<Result<Vec<Vec<u32>>, _>>()?;
     let context = loaded.transformer.context_length();
-    questions::check_room(questions, &prompts, &model.name, context)?;
+    let mut prompts = Vec::with_capacity(sets.len());
+    for QuestionSet { questions, .. } in sets {
+        let encoded = questions.iter().map(encode).collect::<Result<Vec<Vec<u32>>, _>>()?;
+        questions::check_room(questions, &encoded, &model.name, context)?;
+        prompts.push(encoded);
+    }
     Ok(OpenModel { tokenizer, transformer: loaded.transformer, prompts })
 }
 
@@ -147,7 +185,7 @@ struct Bench<'a> {
     model: &'a EvalModel,
     language_model: &'a dyn LanguageModel,
     decode: &'a dyn Fn(&[u32]) -> String,
-    task: &'static dyn Task,
+    task: &'a Task,
     questions: &'a [Question],
     /// Token ids of each question.
     prompts: Vec<Vec<u32>>,
@@ -269,7 +307,7 @@ impl Bench<'_> {
         let sample = EvalSample {
             model: self.model.name.clone(),
             model_role: self.model.role,
-            task: self.task.name().to_owned(),
+            task: self.task.name.clone(),
             decoder: contender.name.as_str().to_owned(),
             decoder_settings: contender.shown.clone(),
             sample_id: question.prompt.id.clone(),

@@ -7,7 +7,7 @@ use jacobi_datasets::{FinishReason, Message, Prompt};
 use jacobi_model::{Predictions, Session, Work};
 
 use super::*;
-use crate::{DecoderConfig, DecoderName};
+use crate::{DecoderConfig, DecoderName, tasks};
 
 /// The token after position `at` is `1001 + at` whatever stands before, so a draft of fillers (earlier tokens) is never
 /// right by chance and always right after one pass. `flips`: wide forwards give another token at this position,
@@ -106,16 +106,17 @@ fn question(id: &str, expected: Option<&str>) -> Question {
 /// Prompt `a` has 3 tokens and reaches the EOS 1008 as its sixth token; `b` has 12 and runs into the limit of 9.
 fn with_bench<T>(model: &Counting, check: impl FnOnce(&Bench) -> T) -> T {
     let jacobi = DecoderConfig { name: DecoderName::Jacobi, block_size: Some(4), ..DecoderConfig::default() };
-    let config = EvalConfig { decoders: vec![jacobi], max_new_tokens: 9, ..EvalConfig::default() };
+    let config = EvalConfig { decoders: vec![jacobi], ..EvalConfig::default() };
+    let stop = StopRules { max_new_tokens: 9, eos_token_ids: vec![1008] };
     let eval_model = EvalModel { name: "m".to_owned(), role: ModelRole::Trained, dir: "d".into() };
     check(&Bench {
         model: &eval_model,
         language_model: model,
         decode: &decode,
-        task: tasks::find("gsm8k").unwrap(),
+        task: &tasks::find("gsm8k").unwrap(),
         questions: &[question("a", Some("1008")), question("b", Some("7"))],
         prompts: vec![vec![1; 3], vec![2; 12]],
-        contenders: &config.contenders(5, &[1008]).unwrap(),
+        contenders: &config.contenders(5, &stop).unwrap(),
     })
 }
 

@@ -37,6 +37,7 @@ pub fn row(records: &[Record], autoregressive: &[Record], dtype: &str, seed: u64
         model: first.model.clone(),
         model_role: first.model_role,
         task: first.task.clone(),
+        task_version: None,
         decoder: first.decoder.clone(),
         decoder_settings: first.decoder_settings.clone(),
         samples: records.len(),

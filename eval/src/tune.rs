@@ -16,7 +16,8 @@ use jacobi_decoder::{DecodeStats, StopRules, generate};
 use jacobi_model::{Dtype, LanguageModel, dtype_name, load};
 
 use crate::config::Contender;
-use crate::{EvalError, questions, tasks};
+use crate::tasks::{self, SPEED_ONLY, Task};
+use crate::{EvalError, questions};
 use halving::{Race, Tally, Turn};
 
 /// A search to run.
@@ -80,7 +81,8 @@ pub fn tune(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(&TuneProgress),
 ) -> Result<TuneOutcome, EvalError> {
-    let (questions, bad_rows) = questions::read(job.prompts, tasks::find("none")?)?;
+    let (questions, bad_rows) =
+        questions::read(&Task { prompts: job.prompts.clone(), ..tasks::find(SPEED_ONLY)? })?;
     let name = job.model.display().to_string();
     let loaded =
         load(job.model, job.dtype).map_err(|source| EvalError::Model { name: name.clone(), source })?;

@@ -29,6 +29,7 @@ fn row(role: ModelRole, decoder: &str, [tpf, tps, speedup, accuracy]: [f64; 4]) 
         model: "tiny".to_owned(),
         model_role: role,
         task: "gsm8k".to_owned(),
+        task_version: Some(1),
         decoder: decoder.to_owned(),
         decoder_settings: settings(decoder),
         samples: 64,

@@ -19,6 +19,8 @@ mod decoder_args;
 mod sampling_args;
 mod view_args;
 
+pub use decoder_args::DecoderName;
+
 use decoder_args::DecoderArgs;
 use sampling_args::SamplingArgs;
 use view_args::ViewArgs;

@@ -2,29 +2,52 @@
 
 use std::path::PathBuf;
 
+use jacobi_datasets::hub;
 use jacobi_datasets::schema::eval_row::ModelRole;
 use jacobi_eval::EvalModel;
 use jacobi_report::terminal_table;
 
+use super::decode::DecoderName;
+use crate::exit::UsageError;
 use crate::pipeline::{base_model, training_curves};
-use crate::recipe::RecipeArgs;
+use crate::recipe::{Recipe, RecipeArgs};
 use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
 use crate::{output, plan, stages};
 
+/// Where the report goes when no recipe says.
+const OUTPUT_DIR: &str = "runs/eval";
+
 /// Measure quality and speed of models under decoders, and write a report
 ///
-/// Without --trained, the exported model of the recipe's run is measured beside the base model if it is there.
+/// Give --model and --tasks, or a recipe. With a recipe and without --model, the exported model of its run is measured
+/// beside the base model if it is there.
 #[derive(Debug, clap::Args)]
 pub struct EvalArgs {
-    #[command(flatten)]
-    recipe: RecipeArgs,
-    /// The base model; by default model.path
+    /// The recipe, a TOML file; `jacobi config schema` describes it
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Overrides one setting of the recipe. May be given several times
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE", requires = "config")]
+    set: Vec<String>,
+    /// A model to measure; may be given several times
+    #[arg(long, visible_alias = "trained", value_name = "DIR")]
+    model: Vec<PathBuf>,
+    /// The model that the others were trained from; by default model.path
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
-    /// A trained model; may be given several times
-    #[arg(long, value_name = "DIR")]
-    trained: Vec<PathBuf>,
+    /// Tasks to measure on, and nothing else: names or TOML files, each with its questions where you have them
+    #[arg(long, value_delimiter = ',', value_name = "TASK[=FILE],..")]
+    tasks: Vec<String>,
+    /// Decoders to compare, and no others, as the recipe lists them or with their defaults
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "DECODER,..")]
+    decoders: Vec<DecoderName>,
+    /// Questions of each task at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Longest response; by default what the recipe or the task says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_new_tokens: Option<u32>,
     /// Where the report goes; by default the report directory in output_dir
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -38,28 +61,20 @@ pub struct EvalArgs {
 /// # Errors
 /// See [`stages::eval`].
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let mut recipe = args.recipe.load()?;
-    if let Some(base) = &args.base {
-        recipe.model.path.clone_from(base);
-    }
+    let recipe = recipe(args)?;
     let run = RunDir::new(&recipe.output_dir);
-    let mut models = vec![base_model(&recipe)?];
-    let named = |dir: &PathBuf| EvalModel {
-        name: dir.display().to_string(),
-        role: ModelRole::Trained,
-        dir: dir.clone(),
-    };
-    models.extend(args.trained.iter().map(named));
-    if args.trained.is_empty() && run.export().is_dir() {
-        models.push(EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export() });
-    }
+    let models = models(args, &recipe, &run)?;
     let target = args.output.clone().unwrap_or_else(|| run.report());
     if args.dry_run {
-        let prompts = plan::count(&recipe.eval.prompts)?;
+        let mut questions = Vec::new();
+        for task in recipe.eval.measured()? {
+            questions.push(plan::questions_of(&task, plan::count(&task.prompts)?));
+        }
         let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
         return Ok(output::result(&format!(
-            "evaluate {} on {prompts}, report into {}",
+            "evaluate {} on {}, report into {}",
             names.join(" and "),
+            questions.join(", "),
             target.display()
         ))?);
     }
@@ -67,4 +82,53 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let curves = training_curves(&run, recipe.rounds.len())?;
     let rows = stages::eval(&recipe, &models, &curves, &target, &Stop::listen()?)?;
     Ok(output::result(&terminal_table(&rows))?)
+}
+
+/// What is asked: the recipe if there is one, and the options over it.
+fn recipe(args: &EvalArgs) -> anyhow::Result<Recipe> {
+    let mut recipe = match &args.config {
+        Some(config) => RecipeArgs { config: config.clone(), set: args.set.clone() }.load()?,
+        None if args.model.is_empty() && args.base.is_none() => {
+            let message = "no model to evaluate: give --model DIR, or a recipe with --config";
+            return Err(UsageError(message.into()).into());
+        }
+        None => Recipe { output_dir: OUTPUT_DIR.into(), ..Recipe::default() },
+    };
+    if let Some(base) = &args.base {
+        recipe.model.path.clone_from(base);
+    }
+    let eval = &mut recipe.eval;
+    if !args.tasks.is_empty() {
+        eval.choose_tasks(&args.tasks);
+    }
+    if !args.decoders.is_empty() {
+        let names: Vec<jacobi_eval::DecoderName> = args.decoders.iter().map(|&name| name.into()).collect();
+        eval.choose_decoders(&names);
+    }
+    if let Some(limit) = args.limit {
+        eval.prompts.limit = Some(limit as usize);
+        eval.tasks.iter_mut().for_each(|task| task.limit = Some(limit as usize));
+    }
+    if let Some(tokens) = args.max_new_tokens {
+        eval.max_new_tokens = tokens as usize;
+        eval.tasks.iter_mut().for_each(|task| task.max_new_tokens = Some(tokens as usize));
+    }
+    eval.measured().map_err(|error| UsageError(format!("{:#}", anyhow::Error::from(error))))?;
+    Ok(recipe)
+}
+
+/// The base model first. Without one, the first model takes its place.
+fn models(args: &EvalArgs, recipe: &Recipe, run: &RunDir) -> anyhow::Result<Vec<EvalModel>> {
+    let mut models = Vec::new();
+    if args.config.is_some() || args.base.is_some() {
+        models.push(base_model(recipe)?);
+    }
+    for dir in &args.model {
+        let role = if models.is_empty() { ModelRole::Base } else { ModelRole::Trained };
+        models.push(EvalModel { name: dir.display().to_string(), role, dir: hub::model_dir(dir)? });
+    }
+    if args.config.is_some() && args.model.is_empty() && run.export().is_dir() {
+        models.push(EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export() });
+    }
+    Ok(models)
 }

@@ -34,7 +34,7 @@ pub struct TuneArgs {
     /// The model; by default the exported one of the recipe's run
     #[arg(long, short, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// The prompts; by default those of [eval.prompts], whose columns hold for this file too
+    /// The prompts; by default those of [eval.prompts], whose columns hold for this file too, or of the first task
     #[arg(long, short, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// Prompts to use at most
@@ -140,7 +140,8 @@ fn places(args: &TuneArgs, recipe: Option<&Recipe>) -> anyhow::Result<Places> {
         (None, None) => return Err(missing("model", "--model DIR").into()),
     };
     let mut prompts = match (recipe, &args.prompts) {
-        (Some(recipe), _) => recipe.eval.prompts.clone(),
+        (Some(recipe), Some(_)) => recipe.eval.prompts.clone(),
+        (Some(recipe), None) => recipe.eval.measured()?.swap_remove(0).prompts,
         (None, Some(_)) => PromptsConfig::default(),
         (None, None) => return Err(missing("prompts", "--prompts FILE").into()),
     };

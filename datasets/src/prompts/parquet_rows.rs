@@ -13,15 +13,15 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
 
-use super::row::{Row, Rows, wanted};
-use super::{BadRow, PromptsConfig};
+use super::BadRow;
+use super::row::{Row, Rows};
 use crate::error::DatasetError;
 
 /// Rows decoded at a time.
 const BATCH: usize = 256;
 
-/// Reads the columns that `config` wants, or all of them, row group by row group.
-pub(super) fn open(path: &Path, config: Option<&PromptsConfig>) -> Result<Rows, DatasetError> {
+/// Reads the columns that are wanted, each with the setting that wants it, or all of them, row group by row group.
+pub(super) fn open(path: &Path, wanted: Option<&[(&'static str, String)]>) -> Result<Rows, DatasetError> {
     let file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?.into_parts().0;
     if file.metadata().map_err(DatasetError::io("read", path))?.len() == 0 {
         return Ok(Box::new(std::iter::empty()));
@@ -29,14 +29,14 @@ pub(super) fn open(path: &Path, config: Option<&PromptsConfig>) -> Result<Rows, 
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
     let names: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
     let mut roots = Vec::new();
-    for (setting, column) in config.map(wanted).unwrap_or_default() {
+    for (setting, column) in wanted.unwrap_or_default() {
         let Some(root) = names.iter().position(|name| name == column) else {
-            let (path, column) = (path.to_path_buf(), column.to_owned());
+            let (path, column) = (path.to_path_buf(), column.clone());
             return Err(DatasetError::MissingColumn { path, column, setting, available: names });
         };
         roots.push(root);
     }
-    let mask = match config {
+    let mask = match wanted {
         Some(_) => ProjectionMask::roots(builder.parquet_schema(), roots),
         None => ProjectionMask::all(),
     };

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::wording::{Template, Wording};
 use super::{BadRow, Message, Prompt, PromptsConfig};
 use crate::error::DatasetError;
 
@@ -17,19 +18,26 @@ pub(super) struct Row {
 pub(super) type Rows = Box<dyn Iterator<Item = Result<Result<Row, BadRow>, DatasetError>>>;
 
 /// The configured columns, each with the setting that names it.
-pub(super) fn wanted(config: &PromptsConfig) -> Vec<(&'static str, &str)> {
-    let text = match &config.messages_column {
-        Some(column) => ("prompts.messages_column", column.as_str()),
-        None => ("prompts.prompt_column", config.prompt_column.as_str()),
+pub(super) fn wanted(config: &PromptsConfig, wording: &Wording) -> Vec<(&'static str, String)> {
+    let in_template = |template: &Template| {
+        let setting = template.setting;
+        template.columns().into_iter().map(|column| (setting, column)).collect::<Vec<_>>()
     };
+    let mut wanted = match (&config.messages_column, &wording.prompt) {
+        (Some(column), _) => vec![("prompts.messages_column", column.clone())],
+        (None, Some(template)) => in_template(template),
+        (None, None) => vec![("prompts.prompt_column", config.prompt_column.clone())],
+    };
+    let answer = if wording.answer.is_some() { &None } else { &config.answer_column };
     let optional = [
         ("prompts.id_column", &config.id_column),
-        ("prompts.answer_column", &config.answer_column),
+        ("prompts.answer_column", answer),
         ("prompts.response_column", &config.response_column),
         ("prompts.filter_column", &config.filter_column),
     ];
-    let optional = optional.into_iter().filter_map(|(setting, column)| Some((setting, column.as_deref()?)));
-    [text].into_iter().chain(optional).collect()
+    wanted.extend(wording.answer.iter().flat_map(in_template));
+    wanted.extend(optional.into_iter().filter_map(|(setting, column)| Some((setting, column.clone()?))));
+    wanted
 }
 
 /// Whether `filter_column` lets a row take part. A row without a readable value there takes part in nothing.
@@ -41,14 +49,15 @@ pub(super) fn takes_part(config: &PromptsConfig, row: &Row) -> bool {
 }
 
 /// Builds the prompt of a row, or says what is wrong with it.
-pub(super) fn to_prompt(config: &PromptsConfig, row: &Row) -> Result<Prompt, BadRow> {
-    convert(config, row).map_err(|reason| BadRow { line: row.line, reason })
+pub(super) fn to_prompt(config: &PromptsConfig, wording: &Wording, row: &Row) -> Result<Prompt, BadRow> {
+    convert(config, wording, row).map_err(|reason| BadRow { line: row.line, reason })
 }
 
-fn convert(config: &PromptsConfig, row: &Row) -> Result<Prompt, String> {
-    let mut messages = match &config.messages_column {
-        Some(column) => messages(row, column)?,
-        None => vec![Message::new("user", text(row, &config.prompt_column)?)],
+fn convert(config: &PromptsConfig, wording: &Wording, row: &Row) -> Result<Prompt, String> {
+    let mut messages = match (&config.messages_column, &wording.prompt) {
+        (Some(column), _) => messages(row, column)?,
+        (None, Some(template)) => vec![Message::new("user", template.render(&row.columns)?)],
+        (None, None) => vec![Message::new("user", text(row, &config.prompt_column)?)],
     };
     let last_turn = match messages.last() {
         Some(last) if last.role == "assistant" => messages.pop().map(|last| last.content),
@@ -63,9 +72,13 @@ fn convert(config: &PromptsConfig, row: &Row) -> Result<Prompt, String> {
         messages.insert(0, Message::new("system", system));
     }
     let optional = |column: &Option<String>| column.as_ref().map(|column| text(row, column)).transpose();
+    let answer = match &wording.answer {
+        Some(template) => Some(template.render(&row.columns)?),
+        None => optional(&config.answer_column)?,
+    };
     Ok(Prompt {
         id: optional(&config.id_column)?.unwrap_or_else(|| digest(&messages)),
-        answer: optional(&config.answer_column)?,
+        answer,
         response: optional(&config.response_column)?.or(last_turn),
         messages,
     })

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::files::Source;
 use super::row::{self, Row, Rows};
+use super::wording::Wording;
 use super::{BadRow, Prompt, PromptFormat, PromptsConfig, files, parquet_rows, text_rows};
 use crate::error::DatasetError;
 use crate::hub::Hub;
@@ -14,6 +15,9 @@ const LOOK_AHEAD: usize = 1000;
 /// The rows `offset .. offset + limit` of the configured file, good and bad, in order. An error ends it.
 pub struct PromptStream {
     config: PromptsConfig,
+    wording: Wording,
+    /// The columns to read, each with the setting that names it.
+    wanted: Vec<(&'static str, String)>,
     files: VecDeque<Source>,
     hub: Hub,
     /// Of the file being read.
@@ -30,7 +34,7 @@ pub struct PromptStream {
 ///
 /// # Errors
 /// `PromptFileMissing`, `PromptPathIsDirectory`, `PromptFormatUnknown`, `NoPrompts`, `MissingColumn`, `Json` (a JSON
-/// file that is no array), `Parquet`, `Io`, `HubPath`, `Hub`, `HubOffline`. The stream's own items can further be `NoPromptsSelected`.
+/// file that is no array), `Parquet`, `Io`, `HubPath`, `Hub`, `HubOffline`, `Template`. The stream's own items can further be `NoPromptsSelected`.
 pub fn stream_prompts(config: &PromptsConfig) -> Result<PromptStream, DatasetError> {
     stream_prompts_from(config, &Hub::from_environment())
 }
@@ -40,8 +44,11 @@ pub fn stream_prompts(config: &PromptsConfig) -> Result<PromptStream, DatasetErr
 /// # Errors
 /// As [`stream_prompts`].
 pub fn stream_prompts_from(config: &PromptsConfig, hub: &Hub) -> Result<PromptStream, DatasetError> {
+    let wording = Wording::of(config)?;
     let mut stream = PromptStream {
         config: config.clone(),
+        wanted: row::wanted(config, &wording),
+        wording,
         files: files::find(config, hub)?.into(),
         hub: hub.clone(),
         rows: None,
@@ -58,7 +65,7 @@ pub fn stream_prompts_from(config: &PromptsConfig, hub: &Hub) -> Result<PromptSt
                 if stream.ahead.is_empty() {
                     return Err(DatasetError::NoPrompts { path: config.path.clone() });
                 }
-                stream.columns.check(config)?;
+                stream.columns.check(config, &stream.wanted)?;
                 break;
             }
         }
@@ -85,7 +92,7 @@ impl PromptStream {
 
     fn open(&self, path: &std::path::Path) -> Result<Rows, DatasetError> {
         match files::format(self.config.format, path)? {
-            PromptFormat::Parquet => parquet_rows::open(path, Some(&self.config)),
+            PromptFormat::Parquet => parquet_rows::open(path, Some(&self.wanted)),
             PromptFormat::Json => text_rows::open_json(path),
             PromptFormat::Jsonl => text_rows::open_jsonl(path),
             PromptFormat::Auto => text_rows::open_json_or_jsonl(path),
@@ -129,7 +136,7 @@ impl PromptStream {
 
     /// What can only be said once all rows have been read.
     fn check_end(&self) -> Result<(), DatasetError> {
-        self.columns.check(&self.config)?;
+        self.columns.check(&self.config, &self.wanted)?;
         let PromptsConfig { path, offset, limit, .. } = &self.config;
         if self.given == 0 {
             let (path, offset, limit) = (path.clone(), *offset, *limit);
@@ -148,7 +155,8 @@ impl Iterator for PromptStream {
         }
         let row = self.next_selected();
         self.ended = !matches!(row, Some(Ok(_)));
-        let prompt = |row: Result<Row, BadRow>| row.and_then(|row| row::to_prompt(&self.config, &row));
+        let prompt =
+            |row: Result<Row, BadRow>| row.and_then(|row| row::to_prompt(&self.config, &self.wording, &row));
         Some(row?.map(prompt))
     }
 }
@@ -174,16 +182,16 @@ impl Columns {
     }
 
     /// A column that no readable row has is a mistake in the configuration, not in the rows.
-    fn check(&self, config: &PromptsConfig) -> Result<(), DatasetError> {
+    fn check(&self, config: &PromptsConfig, wanted: &[(&'static str, String)]) -> Result<(), DatasetError> {
         if self.first.is_empty() {
             return Ok(());
         }
-        let missing = row::wanted(config).into_iter().find(|(_, column)| !self.seen.contains(*column));
+        let missing = wanted.iter().find(|(_, column)| !self.seen.contains(column));
         match missing {
             None => Ok(()),
             Some((setting, column)) => Err(DatasetError::MissingColumn {
                 path: config.path.clone(),
-                column: column.to_owned(),
+                column: column.clone(),
                 setting,
                 available: self.first.clone(),
             }),

@@ -328,3 +328,20 @@ fn unknown_settings_are_errors() {
     let config: PromptsConfig = serde_json::from_str(r#"{"path": "a", "format": "jsonl"}"#).unwrap();
     assert_eq!((config.format, config.prompt_column.as_str()), (PromptFormat::Jsonl, "prompt"));
 }
+
+#[test]
+fn templates_word_prompts_and_answers_of_every_format() {
+    let lines = b"{\"q\": \"one?\", \"tests\": [\"a\", \"b\"], \"prompt\": \"unread\"}\n{\"tests\": []}";
+    let wording = |config: &mut PromptsConfig| {
+        config.template = Some("Q: {{ q }}".to_owned());
+        config.answer_template = Some("{{ tests | join('\n') }}\n".to_owned());
+        config.answer_column = Some("unread".to_owned());
+    };
+    let rows = read("a.jsonl", lines, wording);
+    let first = rows[0].as_ref().unwrap();
+    assert_eq!((first.messages[0].content.as_str(), first.answer.as_deref()), ("Q: one?", Some("a\nb\n")));
+    let reason = &rows[1].as_ref().unwrap_err().reason;
+    assert!(reason.contains("prompts.template"), "{reason}");
+    let message = error("a.jsonl", b"{\"x\": 1}", wording);
+    assert!(message.contains("no column `q`: set prompts.template to one of x"), "{message}");
+}

@@ -65,6 +65,9 @@ pub struct EvalRow {
     pub model_role: ModelRole,
     /// Name of the task.
     pub task: String,
+    /// Its version, which stands for data, wording, extraction and scoring. `None` where the prompts are a recipe's own.
+    #[serde(default)]
+    pub task_version: Option<u32>,
     /// Name of the decoder: `ar`, `jacobi`, `multi_block`.
     pub decoder: String,
     /// Settings of the decoder by name, for instance `{"block_size": 16}`.
@@ -280,7 +283,7 @@ mod tests {
 
     fn row_json() -> Value {
         json!({
-            "model": "m", "model_role": "trained", "task": "gsm8k", "decoder": "jacobi",
+            "model": "m", "model_role": "trained", "task": "gsm8k", "task_version": 1, "decoder": "jacobi",
             "decoder_settings": {"block_size": 16}, "samples": 2, "dtype": "float32", "tpf": 2.5, "tps": 90.0,
             "speedup_over_ar": 2.0, "accuracy": null, "exact_match_ar": 0.5, "divergences_per_1k_tokens": 20.0,
             "divergence_gap_median": 0.125, "divergence_gap_max": null,
@@ -322,6 +325,7 @@ mod tests {
         let mut json = row_json();
         let full: EvalRow = serde_json::from_value(json.clone()).unwrap();
         let since = [
+            "task_version",
             "divergence_gap_median",
             "divergence_gap_max",
             "accepted_from",
@@ -340,6 +344,7 @@ mod tests {
         }
         let row: EvalRow = serde_json::from_value(json).unwrap();
         let expected = EvalRow {
+            task_version: None,
             divergence_gap_median: None,
             accepted_from: BTreeMap::new(),
             widths: vec![],

@@ -1,38 +1,26 @@
-//! GSM8K: grade-school word problems with a numeric answer (arXiv 2110.14168). The gold answer stands after `####`.
+//! Numeric answers, as GSM8K asks for them (arXiv 2110.14168). The gold answer stands after `####`.
 //!
 //! A response is read in the order of how plainly it says its answer: the last `#### 18`, else the last `\boxed{18}`,
 //! else the last "answer is 18", else its last number. Numbers compare exactly after commas, currency, units
 //! and trailing zeros are gone.
 
-use super::Task;
 use super::latex::{boxed, rewritten};
 use super::number::{Found, Number, numbers};
 
-/// Grade-school math, exact numeric answer.
-pub struct Gsm8k;
+/// The right answer, from the text that has it.
+pub(super) fn gold(answer: &str) -> Option<String> {
+    let number = after_hashes(answer).or_else(|| last(answer));
+    number.map(|n| n.to_string())
+}
 
-impl Task for Gsm8k {
-    fn name(&self) -> &'static str {
-        "gsm8k"
-    }
-
-    fn scores(&self) -> bool {
-        true
-    }
-
-    fn expected(&self, answer: &str) -> Option<String> {
-        let number = after_hashes(answer).or_else(|| last(answer));
-        number.map(|n| n.to_string())
-    }
-
-    fn extract(&self, response: &str) -> Option<String> {
-        let response = plain_fractions(response);
-        let number = after_hashes(&response)
-            .or_else(|| boxed(&response).find_map(first_after_equals))
-            .or_else(|| after_answer_is(&response))
-            .or_else(|| last(&response));
-        number.map(|n| n.to_string())
-    }
+/// The answer of a response.
+pub(super) fn extract(response: &str) -> Option<String> {
+    let response = plain_fractions(response);
+    let number = after_hashes(&response)
+        .or_else(|| boxed(&response).find_map(first_after_equals))
+        .or_else(|| after_answer_is(&response))
+        .or_else(|| last(&response));
+    number.map(|n| n.to_string())
 }
 
 fn last(text: &str) -> Option<Number> {
@@ -121,7 +109,7 @@ mod tests {
             ("The answer is −4 °C", Some("-4")),
         ];
         for (response, expected) in rows {
-            assert_eq!(Gsm8k.extract(response).as_deref(), expected, "{response:?}");
+            assert_eq!(extract(response).as_deref(), expected, "{response:?}");
         }
     }
 
@@ -135,7 +123,7 @@ mod tests {
             ("none", None),
         ];
         for (gold, expected) in rows {
-            assert_eq!(Gsm8k.expected(gold).as_deref(), expected, "{gold:?}");
+            assert_eq!(super::gold(gold).as_deref(), expected, "{gold:?}");
         }
     }
 }

@@ -1,34 +1,21 @@
-//! MATH-500: competition problems (arXiv 2103.03874, the 500 of arXiv 2305.20050), prompted as Minerva and evalchemy do:
-//! the answer stands in `\boxed{..}`.
+//! Answers of competition mathematics, as MATH asks for them (arXiv 2103.03874): in `\boxed{..}`.
 //!
 //! A response's answer is its last closed box, else what follows its last "answer is". Answers are equal when their
 //! normal forms are: numbers as reduced fractions whatever their spelling, units, currency, percent and degree signs
 //! gone, fractions, roots and powers in one spelling, what stands after `x =` or `x \in`, lists sorted, tuples and
 //! intervals part by part. What this does not see: that two different expressions have one value.
 
-use super::Task;
 use super::latex::{balanced, boxed, rewritten};
 use super::number::Number;
 
-/// Competition mathematics, answers compared in a normal form.
-pub struct Math500;
+/// The right answer, normalised, from the text that has it.
+pub(super) fn gold(answer: &str) -> Option<String> {
+    normal(boxed(answer).next().unwrap_or(answer))
+}
 
-impl Task for Math500 {
-    fn name(&self) -> &'static str {
-        "math500"
-    }
-
-    fn scores(&self) -> bool {
-        true
-    }
-
-    fn expected(&self, answer: &str) -> Option<String> {
-        normal(boxed(answer).next().unwrap_or(answer))
-    }
-
-    fn extract(&self, response: &str) -> Option<String> {
-        boxed(response).next().map_or_else(|| normal(after_answer_is(response)?), normal)
-    }
+/// The answer of a response, as it stands there.
+pub(super) fn extract(response: &str) -> Option<String> {
+    boxed(response).next().or_else(|| after_answer_is(response)).map(str::to_owned)
 }
 
 /// What the last "answer is" says, up to the end of its sentence.
@@ -92,7 +79,7 @@ const SPELLINGS: [(&str, &str); 16] = [
 ];
 
 /// The normal form of an answer; `None` if nothing is left of it.
-fn normal(answer: &str) -> Option<String> {
+pub(super) fn normal(answer: &str) -> Option<String> {
     let mut text = answer.trim().trim_start_matches("\\[").trim_end_matches("\\]").trim().to_owned();
     // The end of a matrix row is no escaped space, and `\le` would make `\left` unreadable.
     text = text.replace("\\\\", "⏎");

@@ -98,12 +98,16 @@ impl DecoderArgs {
         if let Some(name) =
             (1..names.len()).map(|at| names[at]).zip(1..).find(|(name, at)| names[..*at].contains(name))
         {
-            return Err(UsageError(format!("--compare names {} twice", eval_name(name.0).as_str())).into());
+            return Err(UsageError(format!(
+                "--compare names {} twice",
+                jacobi_eval::DecoderName::from(name.0).as_str()
+            ))
+            .into());
         }
         let strategy = |&name: &DecoderName| {
             let strategy = self.config(name, names).strategy(seed);
             strategy
-                .map(|strategy| (eval_name(name), strategy))
+                .map(|strategy| (name.into(), strategy))
                 .map_err(|error| UsageError(error.to_string()).into())
         };
         names.iter().map(strategy).collect()
@@ -111,7 +115,7 @@ impl DecoderArgs {
 
     /// What was tuned for the model, if no decoder and no setting was asked for.
     fn tuned(&self, model: &Path) -> anyhow::Result<Option<DecoderConfig>> {
-        let bare = DecoderConfig { name: eval_name(DEFAULT), ..DecoderConfig::default() };
+        let bare = DecoderConfig { name: DEFAULT.into(), ..DecoderConfig::default() };
         if self.is_comparison() || self.decoder.is_some() || self.config(DEFAULT, &[DEFAULT]) != bare {
             return Ok(None);
         }
@@ -129,7 +133,7 @@ impl DecoderArgs {
             name == DecoderName::Ar && names.iter().any(|&other| other != DecoderName::Ar);
         let others_have_windows = name != DecoderName::MultiBlock && names.contains(&DecoderName::MultiBlock);
         let block_size = self.block_size.map(|size| size as usize).filter(|_| !others_have_blocks);
-        let config = DecoderConfig { name: eval_name(name), block_size, ..DecoderConfig::default() };
+        let config = DecoderConfig { name: name.into(), block_size, ..DecoderConfig::default() };
         if others_have_windows {
             return config;
         }
@@ -151,10 +155,12 @@ impl DecoderArgs {
     }
 }
 
-fn eval_name(name: DecoderName) -> jacobi_eval::DecoderName {
-    match name {
-        DecoderName::Ar => jacobi_eval::DecoderName::Ar,
-        DecoderName::Jacobi => jacobi_eval::DecoderName::Jacobi,
-        DecoderName::MultiBlock => jacobi_eval::DecoderName::MultiBlock,
+impl From<DecoderName> for jacobi_eval::DecoderName {
+    fn from(name: DecoderName) -> Self {
+        match name {
+            DecoderName::Ar => Self::Ar,
+            DecoderName::Jacobi => Self::Jacobi,
+            DecoderName::MultiBlock => Self::MultiBlock,
+        }
     }
 }

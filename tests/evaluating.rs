@@ -1,0 +1,83 @@
+//! `jacobi eval` on several tasks.
+
+use serde_json::Value;
+
+use super::{jacobi, root};
+
+/// A directory with a task of its own, `sums.toml`, its questions, and the model that ships here as `model`.
+fn fixture() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs_err::write(directory.path().join(name), text).unwrap();
+    let sums = "name = \"sums\"\nversion = 3\nfollows = \"mine\"\nextractor = \"number\"\nscorer = \"number\"\n\
+                max_new_tokens = 6\n[prompts]\npath = \"sums.jsonl\"\nid_column = \"id\"\n\
+                template = \"What is {{ a }} + {{ b }}?\"\nanswer_template = \"{{ a + b }}\"\n";
+    write("sums.toml", sums);
+    write("sums.jsonl", "{\"id\": \"x\", \"a\": 1, \"b\": 2}\n{\"id\": \"y\", \"a\": 3, \"b\": 4}\n");
+    write("turns.jsonl", "{\"turns\": [\"Hello\", \"And?\"]}\n{\"turns\": [\"Bye\"]}\n");
+    std::os::unix::fs::symlink(root().join("datasets/default/model"), directory.path().join("model"))
+        .unwrap();
+    directory
+}
+
+#[test]
+fn several_tasks_in_one_run_name_themselves_and_their_version() {
+    let directory = fixture();
+    let dir = directory.path();
+    let arguments = ["eval", "--model", "model", "--decoders", "jacobi", "-o", "report"];
+    let tasks = ["--tasks", "sums.toml,spec_bench=turns.jsonl"];
+    let output = jacobi(dir, &[&arguments[..], &tasks].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let results: Value =
+        serde_json::from_str(&fs_err::read_to_string(dir.join("report/results.json")).unwrap()).unwrap();
+    let rows: Vec<_> = results["rows"].as_array().unwrap().iter().collect();
+    let shown: Vec<String> = rows
+        .iter()
+        .map(|row| format!("{} {} {}", row["task"], row["task_version"], row["decoder"]))
+        .collect();
+    let names = [
+        "\"sums\" 3 \"ar\"",
+        "\"sums\" 3 \"jacobi\"",
+        "\"spec_bench\" 1 \"ar\"",
+        "\"spec_bench\" 1 \"jacobi\"",
+    ];
+    assert_eq!(shown, names);
+    assert!(rows[0]["accuracy"].is_number() && rows[2]["accuracy"].is_null());
+    let samples = fs_err::read_to_string(dir.join("report/samples.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(samples.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["prompt"], &first["expected"]), (&"What is 1 + 2?".into(), &"3".into()));
+    assert!(first["response_tokens"].as_u64().unwrap() <= 6);
+}
+
+#[test]
+fn what_cannot_be_evaluated_is_said_before_anything_is_loaded() {
+    let directory = fixture();
+    let rows: [(&[&str], &str); 6] = [
+        (&["eval"], "give --model DIR"),
+        (&["eval", "--model", "model"], "give --tasks"),
+        (&["eval", "--model", "model", "--tasks", "gsm9k"], "gsm8k, math500"),
+        (&["eval", "--model", "model", "--tasks", "spec_bench"], "--tasks spec_bench=FILE"),
+        (&["eval", "--model", "model", "--tasks", "sums.toml,sums.toml"], "listed twice"),
+        (&["eval", "--model", "model", "--tasks", "nowhere.toml"], "nowhere.toml"),
+    ];
+    for (arguments, part) in rows {
+        let output = jacobi(directory.path(), arguments);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert!(message.contains(part), "{arguments:?}: {message}");
+    }
+    let arguments = [
+        "eval",
+        "--model",
+        "model",
+        "--tasks",
+        "sums.toml",
+        "--limit",
+        "1",
+        "--max-new-tokens",
+        "4",
+        "--dry-run",
+    ];
+    let output = jacobi(directory.path(), &arguments);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("sums (1 prompts, at most 4 new tokens)"), "{text}");
+}
