@@ -216,21 +216,32 @@ fn packing_leaks_nothing() {
     }
 }
 
+/// How far `found` is off, as a share of the norm of all gradients.
+fn share_off(found: &Learnt, exact: &Learnt) -> f64 {
+    let each = found.gradients.iter().zip(&exact.gradients);
+    let (off, size) = each.fold((0.0, 0.0), |(off, size), ((_, found), (_, exact))| {
+        let square = |x: Tensor| x.square().sum(Kind::Double).double_value(&[]);
+        (off + square(found - exact), size + square(exact.shallow_clone()))
+    });
+    (off / size).sqrt()
+}
+
+/// Over several draws of the weights: in a single one either may be off by a third more than the other.
 #[test]
-fn in_bf16_both_stay_as_close_to_fp32() {
-    let bench = Bench::new();
+fn in_bf16_gradients_are_closer_to_fp32_than_those_of_autograd() {
+    const DRAWS: u64 = 8;
     let samples = samples();
-    let exact = plain(&bench.model(Dtype::Float32), None, &samples, &LOSS);
     let config = config(ActivationCheckpointing::Full, 100);
-    let off = |learnt: &Learnt| -> f64 {
-        let each = learnt.gradients.iter().zip(&exact.gradients);
-        let (off, size) = each.fold((0.0, 0.0), |(off, size), ((_, found), (_, exact))| {
-            let square = |x: Tensor| x.square().sum(Kind::Double).double_value(&[]);
-            (off + square(found - exact), size + square(exact.shallow_clone()))
-        });
-        (off / size).sqrt()
-    };
-    let ours = off(&fast(bench.model(Dtype::Bfloat16), None, &samples, &config, &LOSS));
-    let theirs = off(&plain(&bench.model(Dtype::Bfloat16), None, &samples, &LOSS));
-    assert!(ours < 1.25 * theirs, "{ours} of the gradient's norm, autograd {theirs}");
+    let mut ratios = vec![];
+    for draw in 0..DRAWS {
+        let dir = scratch();
+        tiny_model(dir.path(), 10 + draw);
+        let model = |dtype| load(dir.path(), dtype).unwrap().transformer;
+        let exact = plain(&model(Dtype::Float32), None, &samples, &LOSS);
+        let ours = share_off(&fast(model(Dtype::Bfloat16), None, &samples, &config, &LOSS), &exact);
+        let theirs = share_off(&plain(&model(Dtype::Bfloat16), None, &samples, &LOSS), &exact);
+        ratios.push(ours / theirs);
+    }
+    let mean = ratios.iter().sum::<f64>() / DRAWS as f64;
+    assert!(mean < 1.0, "{mean} of autograd's distance on average: {ratios:?}");
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use jacobi_torch_ext::accumulate;
+use jacobi_torch_ext::{accumulate, add_weight_gradient};
 use tch::{Kind, Tensor};
 
 /// One buffer, and where in it each parameter's gradient lies.
@@ -49,7 +49,7 @@ impl Gradients {
 
     /// Adds the gradient of `weight` `[o, i]` in x * weight^T, for `x` `[n, i]` and the gradient `grad` `[n, o]`.
     pub(crate) fn add_product(&self, weight: &Tensor, grad: &Tensor, x: &Tensor) {
-        self.add(weight, &grad.tr().matmul(x));
+        add_weight_gradient(&mut self.of(weight), grad, x);
     }
 
     /// Adds the gradient of a bias, for the gradient `grad` `[n, o]`.

@@ -1,6 +1,6 @@
 //! The gated MLP of every supported family: down(silu(gate(x)) * up(x)).
 
-use jacobi_torch_ext::{linear, silu_gated, silu_gated_backward};
+use jacobi_torch_ext::{linear, product, product_input_gradient, silu_gated, silu_gated_backward};
 use tch::Tensor;
 
 use crate::{
@@ -39,12 +39,12 @@ impl Mlp {
 
     /// For training: gate and up in one, `[n, 2 * inner]`.
     pub(crate) fn gate_up(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.gate_up.whole, None::<&Tensor>)
+        product(x, &self.gate_up.whole, None)
     }
 
     /// The rest of it.
     pub(crate) fn down(&self, gate_up: &Tensor) -> Tensor {
-        silu_gated(gate_up).linear(&self.down_proj, None::<&Tensor>)
+        product(&silu_gated(gate_up), &self.down_proj, None)
     }
 
     /// The gradient of `x` for the gradient `grad` of the output.
@@ -56,9 +56,9 @@ impl Mlp {
         gradients: &Gradients,
     ) -> Tensor {
         gradients.add_product(&self.down_proj, grad, &silu_gated(&gate_up));
-        let grad_gate_up = silu_gated_backward(&gate_up, &grad.matmul(&self.down_proj));
+        let grad_gate_up = silu_gated_backward(&gate_up, &product_input_gradient(grad, &self.down_proj));
         drop(gate_up);
         gradients.add_product(&self.gate_up.whole, &grad_gate_up, x);
-        grad_gate_up.matmul(&self.gate_up.whole)
+        product_input_gradient(&grad_gate_up, &self.gate_up.whole)
     }
 }

@@ -6,7 +6,8 @@
 //! | RMSNorm statistics, RoPE angles | fp32, result cast back |
 //! | products and softmax | fp32 accumulation inside the kernel |
 //! | logits in a loss | fp32 |
-//! | master weights, AdamW moments, gradient norm | fp32 |
+//! | gradients of parameters, summed over a step; their norm | fp32 |
+//! | master weights, AdamW moments | fp32 (moments: bf16 as an option) |
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};

@@ -3,6 +3,7 @@
 //!
 //! Legend: n rows, h hidden width, v vocabulary.
 
+use jacobi_torch_ext::{product, product_input_gradient};
 use tch::{Kind, Tensor};
 
 use crate::{
@@ -50,14 +51,14 @@ impl Transformer {
 
     /// Final norm and head over rows of the last layer's output: `[n, v]`.
     pub fn head(&self, x_nh: &Tensor) -> Tensor {
-        self.logits(&self.norm.forward(x_nh))
+        product(&self.norm.forward(x_nh), &self.lm_head, None)
     }
 
     /// The gradient of those rows for the gradient of their logits.
     pub fn head_backward(&self, x_nh: &Tensor, grad_nv: &Tensor, gradients: &Gradients) -> Tensor {
         gradients.add_product(&self.lm_head, grad_nv, &self.norm.forward(x_nh));
         let mut grad_nh = x_nh.zeros_like();
-        self.norm.backward(x_nh, &grad_nv.matmul(&self.lm_head), &mut grad_nh, gradients);
+        self.norm.backward(x_nh, &product_input_gradient(grad_nv, &self.lm_head), &mut grad_nh, gradients);
         grad_nh
     }
 

@@ -7,6 +7,7 @@
 
 mod accumulate;
 mod adamw;
+mod allocator;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512_dots;
@@ -20,6 +21,7 @@ mod norm;
 #[cfg(target_arch = "x86_64")]
 mod panels;
 mod predictions;
+mod products;
 mod rotary;
 mod runs;
 mod sink;
@@ -27,11 +29,13 @@ mod threads;
 
 pub use accumulate::accumulate;
 pub use adamw::{AdamWSlot, AdamWStep, adamw};
+pub use allocator::keep_freed_memory;
 pub use attention::{Span, SpanCache, attend};
 pub use cross_entropy::{HardTarget, SoftTarget, cross_entropy, probabilities, soft_cross_entropy};
 pub use gated::{silu_gated, silu_gated_backward};
 pub use linear::{linear, linear_argmax};
 pub use norm::{add_rms_norm, rms_norm, rms_norm_backward};
 pub use predictions::{argmax, top};
+pub use products::{PRODUCT_TILE, add_weight_gradient, product, product_input_gradient};
 pub use rotary::{HeadShape, rotate_and_store, rotate_in_place};
 pub use runs::{Attended, Run, attend_runs, attend_runs_backward};

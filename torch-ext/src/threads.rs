@@ -59,17 +59,20 @@ pub(crate) fn parallel(tasks: usize, run: &(dyn Fn(usize) + Sync)) {
 
 fn fork() -> Option<Fork> {
     static FORK: OnceLock<Option<Fork>> = OnceLock::new();
+    // SAFETY: what has this name has this type (see `Fork`).
     *FORK.get_or_init(|| {
-        const NAME: &CStr = c"GOMP_parallel";
-        if !cfg!(target_os = "linux") {
-            return None;
-        }
-        // SAFETY: a look-up by name; what has this name has this type (see `Fork`).
-        unsafe {
-            let found = dlsym(RTLD_DEFAULT, NAME.as_ptr());
-            (!found.is_null()).then(|| std::mem::transmute::<*mut c_void, Fork>(found))
-        }
+        look_up(c"GOMP_parallel").map(|found| unsafe { std::mem::transmute::<*mut c_void, Fork>(found) })
     })
+}
+
+/// What the process knows under `name`.
+pub(crate) fn look_up(name: &CStr) -> Option<*mut c_void> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    // SAFETY: a look-up by name.
+    let found = unsafe { dlsym(RTLD_DEFAULT, name.as_ptr()) };
+    (!found.is_null()).then_some(found)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::{
 
 use jacobi_datasets::{LossRow, PackedRow};
 use jacobi_model::Architecture;
+use jacobi_torch_ext::product;
 use tch::{Device, Kind, Tensor};
 
 /// FLOPs of forward and backward over one row: 6 per parameter that multiplies a token, the head only where a loss is
@@ -27,7 +28,7 @@ pub fn model_flops(shape: &Architecture, row: &PackedRow) -> f64 {
         + row.losses.iter().map(head_flops).sum::<f64>() * hidden * shape.vocab_size as f64
 }
 
-/// FLOP/s of a square matrix product in `kind`: the best within a third of a second, measured once per process.
+/// FLOP/s of a square matrix product in `kind`, by the kernel that training uses: the best within a third of a second, measured once per process.
 pub fn gemm_peak(kind: Kind, device: Device) -> f64 {
     static MEASURED: Mutex<Vec<((Kind, Device), f64)>> = Mutex::new(Vec::new());
     let mut measured = MEASURED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,7 +47,7 @@ fn measure_gemm(kind: Kind, device: Device) -> f64 {
     while begun.elapsed().as_secs_f64() < 0.3 || fastest.is_infinite() {
         let started = Instant::now();
         // Reading one element waits for the product.
-        let _ = tch::no_grad(|| a.matmul(&a)).double_value(&[0, 0]);
+        let _ = tch::no_grad(|| product(&a, &a, None)).double_value(&[0, 0]);
         fastest = fastest.min(started.elapsed().as_secs_f64());
     }
     2.0 * (SIZE as f64).powi(3) / fastest

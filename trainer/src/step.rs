@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::PackedSample;
 use jacobi_model::{RopeTable, Transformer};
+use jacobi_torch_ext::keep_freed_memory;
 
 use crate::{
     TrainConfig,
@@ -70,6 +71,8 @@ impl<'a> Stepper<'a> {
         config: &'a TrainConfig,
         longest_text: usize,
     ) -> Self {
+        // Every step takes what the one before it freed.
+        keep_freed_memory();
         let optimizer = AdamW::new(model.parameters(), config.adamw());
         Self { rope: model.rope_table(longest_text as i64), model, optimizer, base, config }
     }

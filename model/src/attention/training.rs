@@ -2,7 +2,9 @@
 //!
 //! Legend: n rows.
 
-use jacobi_torch_ext::{Attended, HeadShape, attend_runs, attend_runs_backward, rotate_in_place};
+use jacobi_torch_ext::{
+    Attended, HeadShape, attend_runs, attend_runs_backward, product, product_input_gradient, rotate_in_place,
+};
 use tch::Tensor;
 
 use super::{Attention, HeadNorms};
@@ -20,7 +22,7 @@ pub(crate) struct AttentionCache {
 impl Attention {
     /// The rows `x` attend to each other; the output projection is left to [`Attention::project`].
     pub(crate) fn cache(&self, x: &Tensor, row: &TrainingRow) -> AttentionCache {
-        let mut qkv = x.linear(&self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
+        let mut qkv = product(x, &self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
         let unnormed = self.head_norms.as_ref().map(|norms| {
             let width = (self.heads.queries + self.heads.keys) * self.heads.width;
             let unnormed = qkv.narrow(1, 0, width as i64).copy();
@@ -34,7 +36,7 @@ impl Attention {
     }
 
     pub(crate) fn project(&self, cache: &AttentionCache) -> Tensor {
-        cache.attended.out.linear(&self.output, self.output_bias.as_ref())
+        product(&cache.attended.out, &self.output, self.output_bias.as_ref())
     }
 
     /// The gradient of `x` for the gradient `grad` of the projected output.
@@ -50,7 +52,7 @@ impl Attention {
         if let Some(bias) = &self.output_bias {
             gradients.add_rows(bias, grad);
         }
-        let grad_out = grad.matmul(&self.output);
+        let grad_out = product_input_gradient(grad, &self.output);
         let mut grad_qkv = attend_runs_backward(&qkv, self.heads, &row.runs, &attended, &grad_out);
         let (cos, sin) = row.rope.angles();
         rotate_in_place(&mut grad_qkv, cos, sin, self.heads, true);
@@ -61,7 +63,7 @@ impl Attention {
         if let Some(bias) = &self.qkv_bias {
             gradients.add_rows(&bias.whole, &grad_qkv);
         }
-        grad_qkv.matmul(&self.qkv.whole)
+        product_input_gradient(&grad_qkv, &self.qkv.whole)
     }
 }
 
