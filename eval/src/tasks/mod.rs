@@ -1,7 +1,7 @@
 //! Tasks: what is asked, how an answer is read from a response, and when it is right. A task is data, a TOML file with
 //! a version: the built-in ones lie in `built_in/`, one's own anywhere. It never sees tokens or models.
 //!
-//! To add one: a file there, a line in [`BUILT_IN`], and hand-scored cases in the tests of its extractor.
+//! To add one: a file there, a line in `BUILT_IN`, and hand-scored cases in the tests of its extractor.
 
 use std::path::Path;
 
