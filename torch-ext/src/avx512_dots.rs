@@ -9,7 +9,7 @@
 
 use std::arch::x86_64::{
     __m512, __m512i, __mmask16, __mmask32, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
-    _mm512_castsi512_ps, _mm512_fmadd_ps, _mm512_loadu_epi16, _mm512_loadu_ps, _mm512_maskz_loadu_epi16,
+    _mm512_castps_si512, _mm512_castsi512_ps, _mm512_fmadd_ps, _mm512_loadu_epi16, _mm512_loadu_ps, _mm512_maskz_loadu_epi16,
     _mm512_maskz_loadu_ps, _mm512_maskz_mov_epi16, _mm512_setzero_ps, _mm512_shuffle_f32x4,
     _mm512_slli_epi32, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
     _mm512_unpacklo_ps,
@@ -54,6 +54,12 @@ pub(crate) trait Halves: Sized {
     /// # Safety
     /// They are readable at `from`, and the processor has the instructions.
     unsafe fn first(from: *const Self, count: usize) -> [__m512; 2];
+
+    /// The first `count` numbers of sixteen chunks, turned around: for each half and each of its lanes, those of all.
+    ///
+    /// # Safety
+    /// They are readable, and the processor has the instructions.
+    unsafe fn turned(from: &[*const Self; LANES], count: usize) -> [[__m512; LANES]; 2];
 }
 
 impl Halves for f32 {
@@ -70,6 +76,18 @@ impl Halves for f32 {
         // SAFETY: the caller's promise; masked numbers are not read.
         unsafe { [_mm512_maskz_loadu_ps(low, from), _mm512_maskz_loadu_ps(high, from.wrapping_add(LANES))] }
     }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn turned(from: &[*const Self; LANES], count: usize) -> [[__m512; LANES]; 2] {
+        let mut halves = [[_mm512_setzero_ps(); LANES]; 2];
+        for (n, from) in from.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            let [low, high] =
+                unsafe { if count == CHUNK { Self::halves(*from) } else { Self::first(*from, count) } };
+            (halves[0][n], halves[1][n]) = (low, high);
+        }
+        [transposed(&halves[0]), transposed(&halves[1])]
+    }
 }
 
 impl Halves for bf16 {
@@ -83,6 +101,22 @@ impl Halves for bf16 {
     unsafe fn first(from: *const Self, count: usize) -> [__m512; 2] {
         // SAFETY: the caller's promise; masked numbers are not read.
         apart(unsafe { _mm512_maskz_loadu_epi16((1 << count) - 1, from.cast()) })
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn turned(from: &[*const Self; LANES], count: usize) -> [[__m512; LANES]; 2] {
+        let readable = u32::MAX >> (CHUNK - count);
+        let mut pairs = [_mm512_setzero_ps(); LANES];
+        for (pairs, from) in pairs.iter_mut().zip(from) {
+            // SAFETY: the caller's promise; masked numbers are not read.
+            *pairs = _mm512_castsi512_ps(unsafe { _mm512_maskz_loadu_epi16(readable, from.cast()) });
+        }
+        // Taken apart after they are turned, so that half as much is turned.
+        let mut halves = [[_mm512_setzero_ps(); LANES]; 2];
+        for (lane, pairs) in transposed(&pairs).into_iter().enumerate() {
+            [halves[0][lane], halves[1][lane]] = apart(_mm512_castps_si512(pairs));
+        }
+        halves
     }
 }
 
@@ -117,16 +151,6 @@ impl Rows {
             }
         });
         Self { numbers, stride }
-    }
-
-    /// All of them, `stride` for each row.
-    pub(crate) fn numbers(&self) -> &[f32] {
-        &self.numbers
-    }
-
-    /// Numbers of a row with its zeros.
-    pub(crate) fn stride(&self) -> usize {
-        self.stride
     }
 }
 
@@ -319,4 +343,37 @@ fn quarters(a: __m512, b: __m512) -> __m512 {
     const EVEN: i32 = 0b10_00_10_00;
     const ODD: i32 = 0b11_01_11_01;
     _mm512_add_ps(_mm512_shuffle_f32x4::<EVEN>(a, b), _mm512_shuffle_f32x4::<ODD>(a, b))
+}
+
+/// Rows to columns.
+#[target_feature(enable = "avx512f")]
+fn transposed(rows: &[__m512; LANES]) -> [__m512; LANES] {
+    let mut pairs = [_mm512_setzero_ps(); LANES];
+    for at in (0..LANES).step_by(2) {
+        pairs[at] = _mm512_unpacklo_ps(rows[at], rows[at + 1]);
+        pairs[at + 1] = _mm512_unpackhi_ps(rows[at], rows[at + 1]);
+    }
+    // Fours of rows: `fours[4 * q + c]` has in its quarter i the columns 4 i + c of rows 4 q ..
+    let mut fours = [_mm512_setzero_ps(); LANES];
+    for q in 0..4 {
+        for half in 0..2 {
+            let a = _mm512_castps_pd(pairs[4 * q + half]);
+            let b = _mm512_castps_pd(pairs[4 * q + 2 + half]);
+            fours[4 * q + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            fours[4 * q + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    }
+    let mut columns = [_mm512_setzero_ps(); LANES];
+    for c in 0..4 {
+        let low = _mm512_shuffle_f32x4::<0x88>(fours[c], fours[4 + c]);
+        let high = _mm512_shuffle_f32x4::<0xdd>(fours[c], fours[4 + c]);
+        let low2 = _mm512_shuffle_f32x4::<0x88>(fours[8 + c], fours[12 + c]);
+        let high2 = _mm512_shuffle_f32x4::<0xdd>(fours[8 + c], fours[12 + c]);
+        // Quarters 0 and 2 of the first two, then of the last two; and 1 and 3.
+        columns[c] = _mm512_shuffle_f32x4::<0x88>(low, low2);
+        columns[8 + c] = _mm512_shuffle_f32x4::<0xdd>(low, low2);
+        columns[4 + c] = _mm512_shuffle_f32x4::<0x88>(high, high2);
+        columns[12 + c] = _mm512_shuffle_f32x4::<0xdd>(high, high2);
+    }
+    columns
 }

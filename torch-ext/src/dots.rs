@@ -53,10 +53,9 @@ impl<'a> Left<'a> {
     pub(crate) fn new<T: Element>(rows: &'a [T], k: usize, room: &'a mut Vec<f32>) -> Self {
         #[cfg(target_arch = "x86_64")]
         if avx512_dots::supported() {
-            let chunks = avx512_dots::Rows::new(rows, k);
             return match rows.len() / k {
-                panels::WORTH_IT.. => Self::Lanes(panels::Lanes::new(&chunks)),
-                _ => Self::Chunks(chunks),
+                panels::WORTH_IT.. => Self::Lanes(panels::Lanes::new(rows, k)),
+                _ => Self::Chunks(avx512_dots::Rows::new(rows, k)),
             };
         }
         Self::Wide(T::widened(rows, room))

@@ -101,7 +101,7 @@ fn shape(x: &Tensor, weight: &Tensor) -> (usize, usize, usize) {
 /// Outputs of a task, when all `o` of them take `work` multiply-adds: several tasks a thread, because cores are not
 /// equally fast at every moment.
 fn share(o: usize, work: usize) -> usize {
-    const TASKS: usize = 8;
+    const TASKS: usize = 24;
     let tasks = (work / WORTH_A_TASK).clamp(1, TASKS);
     o.div_ceil(tasks).next_multiple_of(GRAIN)
 }
