@@ -20,7 +20,8 @@ impl KvCache {
     /// Room for `capacity` tokens.
     pub fn new(shape: &Architecture, capacity: usize, kind: Kind, device: Device) -> Self {
         let size = [2 * shape.num_hidden_layers, shape.num_key_value_heads, capacity as i64, shape.head_dim];
-        let storage = Tensor::zeros(size, (kind, device));
+        // What nobody has written nobody reads: memory is taken as a sequence grows.
+        let storage = Tensor::empty(size, (kind, device));
         let parts = (0..size[0]).map(|part| storage.get(part)).collect();
         Self { storage, parts, len: 0 }
     }

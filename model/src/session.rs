@@ -148,8 +148,9 @@ fn span(start: usize, work: &Work, cached: usize) -> Span {
     }
 }
 
-/// Up to so many rows the logits are kept: whoever asks for the most probable tokens may ask for more of them.
-const KEPT_ROWS: usize = 96;
+/// Up to so many rows the logits are kept: whoever asks for the most probable tokens may ask for more of them. A decoder's
+/// own passes are narrower; those of many texts side by side, whose logits would take more memory than the weights, are not.
+const KEPT_ROWS: usize = 384;
 
 /// The hidden states of the wanted rows, and what is made of them when it is asked for.
 struct Outlook {

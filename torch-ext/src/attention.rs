@@ -11,18 +11,19 @@ use pulp::{Arch, Simd, WithSimd};
 use tch::{Kind, Tensor};
 
 use crate::{
-    dots::Dots,
-    exp::exp,
+    dots::Left,
     memory::{Element, Shared, elements, elements_mut, is_plain},
     rotary::HeadShape,
     threads::parallel,
 };
 
+mod average;
 mod span;
 
 pub(crate) use span::check_spans;
 pub use span::{Span, SpanCache};
 
+use average::Average;
 use span::Seen;
 
 /// Queries of a task.
@@ -186,8 +187,8 @@ impl<T: Element> Kernel<'_, T> {
         for (span, rows) in &group.members {
             let width = span.cached + span.own_reach(rows.end - 1);
             self.queries(span, rows, room);
-            self.scores(simd, room, wide_keys, (span, width), scores);
-            self.averages(span, rows, (scores, width), wide_values);
+            self.scores(room, wide_keys, (span, width), scores);
+            self.averages(simd, span, rows, (scores, width), wide_values);
         }
     }
 
@@ -228,14 +229,7 @@ impl<T: Element> Kernel<'_, T> {
 
     /// The products of queries with the first `width` keys that a span sees, `width` for each.
     #[inline(always)]
-    fn scores<S: Simd>(
-        &self,
-        simd: S,
-        queries: &[f32],
-        keys: &[f32],
-        (span, width): (&Seen, usize),
-        scores: &mut Vec<f32>,
-    ) {
+    fn scores(&self, queries: &[f32], keys: &[f32], (span, width): (&Seen, usize), scores: &mut Vec<f32>) {
         let d = self.heads.width;
         scores.resize(queries.len() / d * width, 0.0);
         let own = width - span.cached;
@@ -243,117 +237,43 @@ impl<T: Element> Kernel<'_, T> {
             true => [(0, 0, width), (0, 0, 0)],
             false => [(0, 0, span.cached), (span.cached, span.own, own)],
         };
+        let mut room = Vec::new();
+        let left = Left::new(queries, d, &mut room);
         for (offset, first, count) in parts {
-            let sink = |query: usize, key: usize, products: &[f32]| {
+            let mut sink = |query: usize, key: usize, products: &[f32]| {
                 scores[query * width + offset + key..][..products.len()].copy_from_slice(products);
             };
-            let right = &keys[first * d..(first + count) * d];
-            Dots { left: queries, right, k: d, scratch: &mut Vec::new(), sink }.with_simd(simd);
+            left.products(&keys[first * d..(first + count) * d], d, &mut sink);
         }
     }
 
     /// The averages of values under the scores of some rows.
     #[inline(always)]
-    fn averages(
+    fn averages<S: Simd>(
         &self,
+        simd: S,
         span: &Seen,
         rows: &Range<usize>,
         (scores, width): (&mut [f32], usize),
         values: &[f32],
     ) {
-        let (d, g, head) = (self.heads.width, self.heads.group(), self.task.head);
-        let count = rows.len() * g;
-        for (query, scores) in scores[..count * width].chunks_exact_mut(width).enumerate() {
-            let row = rows.start + query / g;
-            let seen = span.gather(row, scores);
-            let total = softmax(&mut scores[..seen]);
-            let at = (span.rows.start + row) * self.heads.queries * d + (head * g + query % g) * d;
-            // SAFETY: no other task has this row and head.
-            let out = unsafe { self.out.part(at..at + d) };
-            let weights = Weights { span: *span, row, weights: &scores[..seen], total };
-            let mut column = 0;
-            while column < d {
-                let out = &mut out[column..];
-                column += match d - column {
-                    64.. => weights.average::<T, 64>(&values[column..], d, out),
-                    32.. => weights.average::<T, 32>(&values[column..], d, out),
-                    8.. => weights.average::<T, 8>(&values[column..], d, out),
-                    _ => weights.average::<T, 1>(&values[column..], d, out),
+        let (d, g) = (self.heads.width, self.heads.group());
+        let scores = scores[..rows.len() * g * width].chunks_exact_mut(g * width);
+        for (row, scores) in rows.clone().zip(scores) {
+            let at = (span.rows.start + row) * self.heads.queries * d + self.task.head * g * d;
+            // SAFETY: no other task has this row and these heads.
+            let out = unsafe { self.out.part(at..at + g * d) };
+            let average = Average { span: *span, row, width, values, d };
+            let mut query = 0;
+            while query < g {
+                let (scores, out) = (&mut scores[query * width..], &mut out[query * d..]);
+                // The sums of all queries and a value, all in registers.
+                query += match g - query {
+                    3.. if S::REGISTER_COUNT >= 32 => average.of::<T, S, 3>(simd, scores, out),
+                    _ => average.of::<T, S, 1>(simd, scores, out),
                 };
             }
         }
-    }
-}
-
-/// e^(score - largest score) in place, and the sum of those.
-#[inline(always)]
-fn softmax(scores: &mut [f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut peaks = [f32::NEG_INFINITY; LANES];
-    for chunk in scores.chunks(LANES) {
-        for (peak, score) in peaks.iter_mut().zip(chunk) {
-            *peak = if *score > *peak { *score } else { *peak };
-        }
-    }
-    let peak = peaks.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let mut sums = [0.0f32; LANES];
-    let (chunks, rest) = scores.as_chunks_mut::<LANES>();
-    for chunk in chunks {
-        for (sum, score) in sums.iter_mut().zip(chunk) {
-            *score = exp(*score - peak);
-            *sum += *score;
-        }
-    }
-    for (sum, score) in sums.iter_mut().zip(rest) {
-        *score = exp(*score - peak);
-        *sum += *score;
-    }
-    sums.iter().sum()
-}
-
-/// One query's softmax over the keys it sees.
-struct Weights<'a> {
-    span: Seen<'a>,
-    row: usize,
-    weights: &'a [f32],
-    total: f32,
-}
-
-impl Weights<'_> {
-    /// Where the key at a position lies.
-    #[inline(always)]
-    fn key(&self, position: usize) -> usize {
-        let Seen { cached, .. } = self.span;
-        if position < cached { position } else { self.span.place(self.row, position - cached) }
-    }
-
-    /// The weighted average of `W` columns of `values`, whose rows are `d` apart.
-    #[inline(always)]
-    fn average<T: Element, const W: usize>(&self, values: &[f32], d: usize, out: &mut [T]) -> usize {
-        // Two sums by the parity of the position: one chain of additions would wait for itself.
-        let (mut sums, mut odd) = ([0.0f32; W], [0.0f32; W]);
-        let (pairs, last) = self.weights.as_chunks::<2>();
-        for (pair, [even_weight, odd_weight]) in pairs.iter().enumerate() {
-            add(&mut sums, *even_weight, &values[self.key(2 * pair) * d..]);
-            add(&mut odd, *odd_weight, &values[self.key(2 * pair + 1) * d..]);
-        }
-        if let [weight] = last {
-            add(&mut sums, *weight, &values[self.key(2 * pairs.len()) * d..]);
-        }
-        for (sum, odd) in sums.iter_mut().zip(odd) {
-            *sum += odd;
-        }
-        for (out, sum) in out.iter_mut().zip(sums) {
-            *out = T::from_f32(sum / self.total);
-        }
-        W
-    }
-}
-
-#[inline(always)]
-fn add<const W: usize>(sums: &mut [f32; W], weight: f32, value: &[f32]) {
-    for (sum, value) in sums.iter_mut().zip(&value[..W]) {
-        *sum = value.mul_add(weight, *sum);
     }
 }
 

@@ -156,12 +156,7 @@ fn block(left: &[f32], panel: &[f32], stride: usize, waiting: &mut [f32]) {
 /// The sums of one lane, which is number `at`, of `M` rows from `row` on with a panel, and those that waited for them added
 /// up, like the digits of a counter are carried.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn group<const M: usize>(
-    left: &[f32],
-    panel: &[f32],
-    (at, row): (usize, usize),
-    waiting: &mut [f32],
-) {
+fn group<const M: usize>(left: &[f32], panel: &[f32], (at, row): (usize, usize), waiting: &mut [f32]) {
     const WIDTH: usize = PANEL / LANES;
     assert_eq!(left.len() * PANEL, panel.len() * M, "{M} rows and a panel of one width");
     let mut sums = [[_mm512_setzero_ps(); WIDTH]; M];

@@ -5,7 +5,10 @@
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use crate::memory::{Element, elements, is_plain};
+use crate::{
+    memory::{Element, Shared, elements, is_plain},
+    threads::parallel,
+};
 
 /// Columns that are compared with the best so far at once.
 const CHUNK: usize = 64;
@@ -17,9 +20,27 @@ pub fn argmax(logits: &Tensor) -> Vec<u32> {
         return ids(&logits.argmax(-1, false));
     }
     match logits.kind() {
-        Kind::Float => elements::<f32>(logits).chunks_exact(v as usize).map(largest).collect(),
-        _ => elements::<bf16>(logits).chunks_exact(v as usize).map(largest).collect(),
+        Kind::Float => by_row(elements::<f32>(logits), v as usize, &|_, row| largest(row)),
+        _ => by_row(elements::<bf16>(logits), v as usize, &|_, row| largest(row)),
     }
+}
+
+/// What `find` makes of each row of `v` numbers.
+fn by_row<T: Sync, R: Send + Default>(
+    logits: &[T],
+    v: usize,
+    find: &(dyn Fn(usize, &[T]) -> R + Sync),
+) -> Vec<R> {
+    let mut found: Vec<R> = Vec::new();
+    found.resize_with(logits.len() / v, R::default);
+    let target = Shared::new(&mut found);
+    parallel(logits.len() / v, &|row| {
+        let answer = find(row, &logits[row * v..(row + 1) * v]);
+        // SAFETY: each task has a row of its own.
+        let place = unsafe { target.part(row..row + 1) };
+        place[0] = answer;
+    });
+    found
 }
 
 /// The `k` most probable columns of each row of `logits` `[n, v]` with their natural log-probabilities, best first.
@@ -30,8 +51,8 @@ pub fn top(logits: &Tensor, k: usize) -> Vec<Vec<(u32, f32)>> {
     }
     let logits = logits.to_kind(Kind::Float).to_device(tch::Device::Cpu).contiguous();
     let total = logits.logsumexp([-1i64].as_slice(), false);
-    let rows = elements::<f32>(&logits).chunks_exact(v as usize);
-    rows.zip(elements::<f32>(&total)).map(|(row, total)| best(row, k, *total)).collect()
+    let total = elements::<f32>(&total);
+    by_row(elements::<f32>(&logits), v as usize, &|at, row| best(row, k, total[at]))
 }
 
 fn largest<T: Element>(row: &[T]) -> u32 {
