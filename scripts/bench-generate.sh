@@ -6,8 +6,8 @@
 #
 # Prints a table and writes bench-results/generate.json. Shows which bars are missed and fails at none of them. The
 # first 64 questions of the file are asked, every fourth of them for blocks of 64. Sets up libtorch (scripts/setup.sh).
-# The default model is models/smollm2-135m-instruct. On 2 cores 32 tokens take two minutes a round, and more tokens more
-# than in proportion; nothing else should be running.
+# The default model is models/smollm2-135m-instruct. On 2 cores a round takes eight minutes with 128 tokens and two with
+# 32; nothing else should be running.
 set -euo pipefail
 
 fail() {

@@ -12,7 +12,7 @@ use crate::{
     threads::parallel,
 };
 
-/// Rows of a task when a whole training row is rotated.
+/// Rows of a task.
 const ROWS_OF_TASK: usize = 32;
 
 /// Heads of one projection row `[g * h queries | h keys | h values]`, each `d` wide.
@@ -110,28 +110,20 @@ fn fused<T: Element>(
     heads: HeadShape,
     spans: &mut [SpanCache],
 ) {
-    let (cos, sin) = (cos.contiguous(), sin.contiguous());
-    let (cos, sin): (&[T], &[T]) = (elements(&cos), elements(&sin));
+    rows_in_place::<T>(qkv, cos, sin, heads);
     let d = heads.width;
-    let row_len = heads.row_len();
-    let qkv: &mut [T] = elements_mut(qkv);
+    let qkv: &[T] = elements(qkv);
     for SpanCache { span, keys, values } in spans {
+        let Some(stored) = span.stored() else { continue };
         let capacity = keys.size()[1] as usize;
         let keys: &mut [T] = elements_mut(keys);
         let values: &mut [T] = elements_mut(values);
-        for (at, row) in span.rows.clone().enumerate() {
-            let angles = (&cos[row * d..(row + 1) * d], &sin[row * d..(row + 1) * d]);
-            let (queries, rest) = qkv[row * row_len..(row + 1) * row_len].split_at_mut(heads.queries * d);
-            for head in queries.chunks_exact_mut(d) {
-                rotate(head, angles);
-            }
-            let (new_keys, new_values) = rest.split_at_mut(heads.keys * d);
+        for (row, at) in span.rows.clone().zip(stored) {
+            let row = &qkv[row * heads.row_len()..(row + 1) * heads.row_len()];
+            let (new_keys, new_values) = row[heads.queries * d..].split_at(heads.keys * d);
             for head in 0..heads.keys {
-                let key = &mut new_keys[head * d..(head + 1) * d];
-                rotate(key, angles);
-                let Some(stored) = span.stored() else { continue };
-                let place = (head * capacity + stored.start + at) * d;
-                keys[place..place + d].copy_from_slice(key);
+                let place = (head * capacity + at) * d;
+                keys[place..place + d].copy_from_slice(&new_keys[head * d..(head + 1) * d]);
                 values[place..place + d].copy_from_slice(&new_values[head * d..(head + 1) * d]);
             }
         }
