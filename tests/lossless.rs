@@ -123,6 +123,20 @@ fn blocks_side_by_side_have_the_states_of_sequential_decoding_on_real_weights() 
     }
 }
 
+/// The longest blocks people ask for, with more than one of them in a response.
+#[test]
+fn long_blocks_have_the_states_of_sequential_decoding() {
+    for (dtype, block_size, max_new_tokens) in [(Dtype::Bfloat16, 128, 200), (Dtype::Float32, 256, 300)] {
+        let model = wide(dtype);
+        let prompts: Vec<Vec<u32>> = (1..4).map(|len| (0..len * 5).map(|i| i * 31 % 97).collect()).collect();
+        let stop = StopRules { max_new_tokens, eos_token_ids: vec![] };
+        let settings = Settings::greedy(Strategy::Autoregressive, stop);
+        let trajectories = Trajectories { block_size, seed: 7, states: States::All };
+        let room = Room { slots: 2, rows: 400, capacity: 16 + max_new_tokens + 1 };
+        check_states(&model, &prompts, &settings, &trajectories, room).unwrap();
+    }
+}
+
 fn check_states(
     model: &Transformer,
     prompts: &[Vec<u32>],
