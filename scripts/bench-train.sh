@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # The training benchmark: speed and memory of a step on a real model, beside plain autograd and PyTorch.
 #
-#   scripts/bench-train.sh [--model DIR] [--rows 512,2048,8192] [--tokens 2048] [--rounds 2] [--threads 2] [--output FILE]
+#   scripts/bench-train.sh [--model DIR] [--rows 512,2048,8192] [--tokens 2048] [--rounds 2] [--threads 2]
+#                          [--output FILE] [--resume]
 #
-# Prints a table and writes bench-results/train.json. Shows which bars are missed and fails at none of them. Sets up
-# libtorch (scripts/setup.sh), and transformers in .venv: about 5 GB, once. PYTHON, an interpreter that has torch and
+# Prints a table, writes bench-results/train.json, and draws the cost of a row by its tokens into train.svg. Shows which
+# bars are missed and fails at none of them. --resume keeps what earlier calls of the same build measured: a benchmark
+# that was stopped goes on, and one run size by size is told whole by a last call with every size. Sets up libtorch
+# (scripts/setup.sh), and transformers in .venv: about 5 GB, once. PYTHON, an interpreter that has torch and
 # transformers, is used instead where it is set. The default model is models/smollm2-135m-instruct. On 2 cores it
-# takes about half an hour and 16 GB of memory; nothing else should be running.
+# takes about half an hour and 19 GB of memory; nothing else should be running.
 set -euo pipefail
 
 say() { echo "bench-train: $*"; }
@@ -17,11 +20,11 @@ fail() {
 
 model=models/smollm2-135m-instruct
 output=bench-results/train.json
-rows=512,2048,8192 tokens=2048 rounds=2 threads=2
+rows=512,2048,8192 tokens=2048 rounds=2 threads=2 resume=
 while [[ $# -gt 0 ]]; do
   case "$1" in
     -h | --help)
-      sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit 0
       ;;
     --model | --output | --rows | --tokens | --rounds | --threads)
@@ -30,6 +33,10 @@ while [[ $# -gt 0 ]]; do
       # Made absolute before the directory changes.
       case "$1" in --model | --output) declare "${1#--}=$(realpath -m "$2")" ;; esac
       shift 2
+      ;;
+    --resume)
+      resume=yes
+      shift
       ;;
     *) fail "unknown argument '$1'; see scripts/bench-train.sh --help" ;;
   esac
@@ -51,7 +58,8 @@ ours() { cargo bench --locked --workspace --bench train -- --model "$model" --ro
 
 mkdir -p bench-results
 samples=bench-results/train-samples.json theirs=bench-results/train-pytorch.json
-rm -f "$theirs"
+measured=bench-results/train-measured.json
+[[ -n $resume ]] || rm -f "$theirs" "$measured"
 ours --samples "$samples"
 for row in ${rows//,/ }; do
   say "PyTorch, rows of $row tokens"
@@ -59,5 +67,5 @@ for row in ${rows//,/ }; do
     --rounds "$rounds" --threads "$threads"
 done
 say "ours"
-ours --pytorch "$theirs" --rounds "$rounds" --threads "$threads" --output "$output"
+ours --pytorch "$theirs" --measured "$measured" --rounds "$rounds" --threads "$threads" --output "$output"
 say "written to $output"

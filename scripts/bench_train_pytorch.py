@@ -2,7 +2,8 @@
 
 The model of transformers in bf16 with SDPA under a dense mask over the whole row, logits of every position, autograd,
 the fused AdamW of PyTorch. One size of row per process, so that its peak memory is its own; results are joined in one
-file: {"versions", "rows": {"<tokens per row>": {"tokens", "seconds": [..], "peak_bytes"}}}.
+file: {"versions", "settings", "rows": {"<tokens per row>": {"tokens", "seconds": [..], "peak_bytes"}}}. A size that
+is in the file, measured under the same settings, is not measured again.
 """
 
 import argparse
@@ -66,6 +67,17 @@ def main():
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
+    result = {
+        "versions": {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]},
+        "settings": {"model": str(arguments.model), "tokens": arguments.tokens, "threads": arguments.threads},
+        "rows": {},
+    }
+    if arguments.output.is_file():
+        found = json.loads(arguments.output.read_text(encoding="utf-8"))
+        if all(found.get(key) == result[key] for key in ("versions", "settings")):
+            result = found
+    if str(arguments.row) in result["rows"]:
+        return
     given = json.loads(arguments.samples.read_text(encoding="utf-8"))
     size = given["sample_tokens"]
     samples = given["samples"][: max(arguments.row, arguments.tokens) // size]
@@ -80,10 +92,6 @@ def main():
         start = time.perf_counter()
         step(model, optimizer, rows, counts)
         seconds.append(time.perf_counter() - start)
-    result = {"rows": {}}
-    if arguments.output.is_file():
-        result = json.loads(arguments.output.read_text(encoding="utf-8"))
-    result["versions"] = {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]}
     row = {"tokens": len(samples) * size, "seconds": seconds, "peak_bytes": peak_bytes()}
     result["rows"][str(arguments.row)] = row
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

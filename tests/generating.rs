@@ -251,8 +251,8 @@ fn recipes_of_published_sets_read_their_columns() {
     };
     let thoughts = [thought("codefeedback"), thought("automath")].join("\n");
     for (name, lines, id, text) in [
-        ("opencodeinstruct", code, Some("a1"), "Write f."),
-        ("openthoughts2-math", thoughts.as_str(), None, "2 + 2?"),
+        ("qwen2.5-coder-7b", code, Some("a1"), "Write f."),
+        ("qwen2.5-math-7b", thoughts.as_str(), None, "2 + 2?"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("rows.jsonl");

@@ -140,12 +140,22 @@ impl Bench {
         config: &TrainConfig,
         stop_after: usize,
     ) -> Result<Vec<TrainProgress>, TrainError> {
+        self.train_in(Dtype::Float32, name, config, stop_after)
+    }
+
+    fn train_in(
+        &self,
+        dtype: Dtype,
+        name: &str,
+        config: &TrainConfig,
+        stop_after: usize,
+    ) -> Result<Vec<TrainProgress>, TrainError> {
         let stop = AtomicBool::new(false);
         let mut log = vec![];
         let job = TrainJob {
             model_dir: &self.dir.path().join("model"),
             init: Init::Weights,
-            dtype: Dtype::Float32,
+            dtype,
             data: TrainData::Trajectories(self.dir.path().join("t")),
             output: &self.dir.path().join(name),
             config,
@@ -161,8 +171,13 @@ impl Bench {
     }
 
     fn weights(&self, name: &str) -> Vec<u8> {
+        self.latest(name, "model.safetensors")
+    }
+
+    /// A file of the newest checkpoint.
+    fn latest(&self, name: &str, file: &str) -> Vec<u8> {
         let latest: PathBuf = jacobi_trainer::latest_checkpoint(&self.dir.path().join(name)).unwrap();
-        fs_err::read(latest.join("model.safetensors")).unwrap()
+        fs_err::read(latest.join(file)).unwrap()
     }
 }
 
@@ -198,6 +213,23 @@ fn resumed_training_gives_the_weights_of_an_undisturbed_run_bit_for_bit() {
     let expected = "train.learning_rate: was 0.001, is 0.002\n";
     assert!(error.contains(expected) && error.contains("step-000009"), "{error}");
     assert_eq!(error.matches(": was ").count(), 1, "nothing else differs: {error}");
+}
+
+/// What is rounded on the way into a checkpoint is what the run goes on with, too.
+#[test]
+fn resumed_training_in_bf16_with_bf16_moments_is_bit_for_bit_the_same() {
+    let bench = Bench::new();
+    let config = TrainConfig { moments_dtype: MomentsDtype::Bfloat16, ..train_config() };
+    for dtype in [Dtype::Bfloat16, Dtype::Float32] {
+        let name = |part: &str| format!("{part}-{dtype:?}");
+        bench.train_in(dtype, &name("whole"), &config, usize::MAX).unwrap();
+        bench.train_in(dtype, &name("parts"), &config, 4).unwrap();
+        bench.train_in(dtype, &name("parts"), &config, usize::MAX).unwrap();
+        for file in ["model.safetensors", "optimizer-rank-0.safetensors"] {
+            let [whole, parts] = ["whole", "parts"].map(|part| bench.latest(&name(part), file));
+            assert!(whole == parts, "{file} of a run in {dtype:?}");
+        }
+    }
 }
 
 #[test]

@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use jacobi_datasets::read_all;
 use jacobi_trainer::latest_checkpoint;
@@ -130,47 +131,84 @@ fn another_run_is_refused_by_the_key_that_differs() {
     assert!(messages.contains("data: was ") && messages.matches(": was ").count() == 1, "{messages}");
 }
 
+/// `jacobi train` into `output`, for many steps.
+fn long_training(output: &str, steps: usize) -> Vec<String> {
+    let steps = format!("train.max_steps={steps}");
+    let arguments =
+        ["train", "-c", "small.toml", "--trajectories", "run/round-1/trajectories", "--set", &steps];
+    arguments.into_iter().chain(["--output", output]).map(str::to_owned).collect()
+}
+
+/// Starts a process that trains into `dir/output`, and waits until it has taken a few steps.
+fn start_training(dir: &Path, output: &str, arguments: &[String]) -> Child {
+    let mut child = Command::new(BINARY)
+        .current_dir(dir)
+        .args(arguments)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while metrics(&dir.join(output)).len() < 4 {
+        assert!(child.try_wait().unwrap().is_none(), "it trains until it is told to stop");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+fn send(signal: &str, child: &Child) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
 #[test]
 fn sigterm_saves_ends_with_143_and_the_same_command_goes_on() {
     let directory = fixture();
     let dir = directory.path();
     succeed(dir, &["generate", "-c", "small.toml"]);
-    let train = |output: &'static str| {
-        [
-            "train",
-            "-c",
-            "small.toml",
-            "--set",
-            "train.max_steps=60",
-            "--trajectories",
-            "run/round-1/trajectories",
-        ]
-        .into_iter()
-        .chain(["--output", output])
-        .collect::<Vec<_>>()
+    let train = |output: &str| {
+        let arguments = long_training(output, 60);
+        succeed(dir, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
     };
-    let mut child = Command::new(BINARY)
-        .current_dir(dir)
-        .args(train("stopped"))
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    while metrics(&dir.join("stopped")).len() < 4 {
-        assert!(child.try_wait().unwrap().is_none(), "it trains until it is told to stop");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let child = start_training(dir, "stopped", &long_training("stopped", 60));
+    send("-TERM", &child);
     let output = child.wait_with_output().unwrap();
     let messages = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(143), "{messages}");
     assert!(messages.contains("SIGTERM") && messages.contains("the same command resumes it"), "{messages}");
     let step = |dir: &str| latest_checkpoint(&directory.path().join(dir)).unwrap();
     assert!(!step("stopped").ends_with("step-000060"), "it had not ended");
-    succeed(dir, &train("stopped"));
-    succeed(dir, &train("whole"));
+    train("stopped");
+    train("whole");
     assert_eq!(weights(&step("stopped")), weights(&step("whole")));
     assert!(step("whole").ends_with("step-000060"));
+}
+
+#[test]
+fn a_second_ctrl_c_ends_training_at_once() {
+    const ATTEMPTS: usize = 6;
+    let directory = fixture();
+    let dir = directory.path();
+    succeed(dir, &["generate", "-c", "small.toml", "--set", "prompts.limit=60"]);
+    // One row for all: the first Ctrl-C waits for the end of a long pass, unless it comes just before it.
+    let settings = ["train.batch_size=58", "train.epochs=100000", "train.tokens_per_row=1000000"];
+    let ended_at_once = (0..ATTEMPTS).any(|attempt| {
+        let output = format!("stopped-{attempt}");
+        let mut arguments = long_training(&output, 100_000);
+        arguments.extend(settings.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]));
+        arguments.extend(["--set".to_owned(), "train.eval_steps=100000".to_owned()]);
+        let child = start_training(dir, &output, &arguments);
+        send("-INT", &child);
+        // Two of a kind that wait together would be one.
+        std::thread::sleep(Duration::from_millis(10));
+        // It may be gone by now.
+        let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).output();
+        let ended = child.wait_with_output().unwrap();
+        let messages = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(130), "{messages}");
+        // What was saved before is whole.
+        succeed(dir, &["inspect", &format!("{output}/checkpoints/latest")]);
+        !messages.contains("the same command resumes it")
+    });
+    assert!(ended_at_once, "{ATTEMPTS} times it saved and ended in the moment between two signals");
 }
 
 #[test]
@@ -194,14 +232,12 @@ fn a_damaged_model_is_found_before_anything_is_measured() {
 }
 
 /// Recipes and the config.json that each is for; the first two bring their model.
-const RECIPES: [(&str, Option<&str>); 7] = [
+const RECIPES: [(&str, Option<&str>); 5] = [
     ("default-model", None),
     ("quickstart", None),
     ("smollm2-gsm8k", Some("smollm2-135m-instruct")),
     ("qwen2.5-coder-7b", Some("qwen2.5-coder-7b-instruct")),
     ("qwen2.5-math-7b", Some("qwen2.5-math-7b-instruct")),
-    ("opencodeinstruct", Some("qwen2.5-coder-7b-instruct")),
-    ("openthoughts2-math", Some("qwen2.5-math-7b-instruct")),
 ];
 
 #[test]

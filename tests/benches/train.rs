@@ -1,8 +1,12 @@
 //! The training benchmark, on a real model: our passes beside the plain ones, the matrix products alone, and PyTorch with
 //! transformers. `scripts/bench-train.sh` sets it up and runs it. Each way is measured in a process of its own.
 
+#[path = "training/cost.rs"]
+mod cost;
 #[path = "training/measure.rs"]
 mod measure;
+#[path = "training/measured.rs"]
+mod measured;
 #[path = "training/options.rs"]
 mod options;
 #[path = "../oracle.rs"]
@@ -13,16 +17,21 @@ mod work;
 
 use std::{path::Path, process::Command};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use jacobi_datasets::PackedSample;
 use jacobi_model::{Architecture, environment};
 use serde_json::{Value, json};
 
+use cost::Line;
 use measure::Way;
+use measured::Measured;
 use options::Options;
 use sheet::{Bound, Sheet, median};
 
 const GIGABYTE: f64 = 1e9;
+
+/// From this many tokens per row on, the bars of long rows hold.
+const LONG_ROWS: usize = 8192;
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse(std::env::args().skip(1))?;
@@ -34,18 +43,27 @@ fn main() -> anyhow::Result<()> {
     if let Some(path) = &options.samples {
         return write_samples(&options, path);
     }
-    let theirs = options.pytorch.as_deref().map(read_pytorch).transpose()?;
+    let theirs = options.pytorch.as_deref().map(measured::read).transpose()?;
+    let settings = json!({ "model": options.model.display().to_string(), "tokens": options.tokens, "threads": options.threads });
+    let mut measured = Measured::open(options.measured.as_deref(), &settings)?;
     let mut sheet = Sheet::default();
-    let mut per_token = Vec::new();
-    for &rows in &options.rows {
-        per_token.push(rows_of(&mut sheet, &options, rows, theirs.as_ref())?);
+    let mut rows = Vec::new();
+    for &tokens in &options.rows {
+        let mut of = |way: Way| measured.of(tokens, way.name(), || run_child(&options, way, tokens));
+        let [oracle, fast, again] = Way::ALL.map(&mut of);
+        let theirs = theirs.as_ref().and_then(|theirs| theirs["rows"].get(tokens.to_string())).cloned();
+        rows.push(Row { tokens, oracle: oracle?, fast: fast?, again: again?, theirs });
     }
-    if let [first, .., last] = per_token[..] {
-        sheet.figure("fast: seconds per token, longest rows / shortest", "x", last / first);
+    for row in &rows {
+        row.tell(&mut sheet);
+    }
+    if let [first, .., last] = &rows[..] {
+        let ratio = Row::seconds_per_token(&last.fast) / Row::seconds_per_token(&first.fast);
+        sheet.bar("fast: seconds per token, longest rows / shortest", ratio, Bound::AtMost(1.1));
+        cost::draw(&options.output.with_extension("svg"), &lines(&rows))?;
     }
     let mut environment = environment();
-    environment["model"] = options.model.display().to_string().into();
-    environment["rounds"] = options.rounds.into();
+    environment["settings"] = settings;
     if let Some(theirs) = &theirs {
         environment["pytorch"] = theirs["versions"].clone();
     }
@@ -53,47 +71,86 @@ fn main() -> anyhow::Result<()> {
     sheet.write(&options.output, &options.command, &environment)
 }
 
-/// Measures every way at `rows` tokens per row; the seconds a token takes the fast way.
-fn rows_of(sheet: &mut Sheet, options: &Options, rows: usize, theirs: Option<&Value>) -> anyhow::Result<f64> {
-    let [oracle, fast, again] = Way::ALL.map(|way| run_child(options, way, rows));
-    let (oracle, fast, again) = (oracle?, fast?, again?);
-    let speed = |sheet: &mut Sheet, name: &str, of: &Value| {
-        let tokens = of["tokens"].as_f64().unwrap_or(0.0);
+/// What was measured at one size of row.
+struct Row {
+    tokens: usize,
+    oracle: Value,
+    fast: Value,
+    again: Value,
+    theirs: Option<Value>,
+}
+
+impl Row {
+    fn seconds_per_token(of: &Value) -> f64 {
+        median(&seconds(of, "seconds")) / number(of, "tokens")
+    }
+
+    fn tell(&self, sheet: &mut Sheet) {
+        let Self { tokens: rows, oracle, fast, again, .. } = self;
+        let plain = self.speed(sheet, "dense mask, autograd", oracle);
+        let ours = self.speed(sheet, "fast", fast);
+        let frugal = self.speed(sheet, "fast, recomputing", again);
+        let floor = median(&seconds(fast, "floor_seconds"));
+        let share = floor / median(&seconds(fast, "seconds"));
+        sheet.figure(format!("{rows}: matrix products alone"), "s", floor);
+        sheet.figure(format!("{rows}: fast / dense mask, autograd"), "x", ours / plain);
+        sheet.bar(format!("{rows}: matrix products' share of the fast step"), share, Bound::AtLeast(0.6));
+        sheet.bar(format!("{rows}: recomputing / fast"), frugal / ours, Bound::AtLeast(0.72));
+        self.tell_memory(sheet);
+        if let Some(theirs) = &self.theirs {
+            let pytorch = self.speed(sheet, "PyTorch, transformers", theirs);
+            sheet.figure(
+                format!("{rows}: PyTorch: peak memory"),
+                "GB",
+                number(theirs, "peak_bytes") / GIGABYTE,
+            );
+            let bound = if *rows >= LONG_ROWS { 2.5 } else { 1.4 };
+            sheet.bar(format!("{rows}: fast / PyTorch"), ours / pytorch, Bound::AtLeast(bound));
+        }
+    }
+
+    fn speed(&self, sheet: &mut Sheet, name: &str, of: &Value) -> f64 {
+        let tokens = number(of, "tokens");
         let speeds: Vec<f64> = seconds(of, "seconds").iter().map(|seconds| tokens / seconds).collect();
-        sheet.samples(format!("{rows}: {name}"), "tokens/s", &speeds)
+        sheet.samples(format!("{}: {name}", self.tokens), "tokens/s", &speeds)
+    }
+
+    fn tell_memory(&self, sheet: &mut Sheet) {
+        let Self { tokens: rows, oracle, fast, again, .. } = self;
+        let activations = |of: &Value| number(of, "peak_bytes") - number(of, "settled_bytes");
+        for (name, of) in [("dense mask, autograd", oracle), ("fast", fast), ("fast, recomputing", again)] {
+            sheet.figure(format!("{rows}: {name}: peak memory"), "GB", number(of, "peak_bytes") / GIGABYTE);
+            sheet.figure(format!("{rows}: {name}: of it for activations"), "GB", activations(of) / GIGABYTE);
+        }
+        for (name, of) in [("fast", fast), ("fast, recomputing", again)] {
+            let ratio = number(of, "predicted_bytes") / number(of, "peak_bytes");
+            sheet.bar(format!("{rows}: {name}: predicted / measured peak, above"), ratio, Bound::AtMost(1.1));
+            sheet.bar(
+                format!("{rows}: {name}: predicted / measured peak, below"),
+                ratio,
+                Bound::AtLeast(0.9),
+            );
+        }
+        if *rows >= LONG_ROWS {
+            let saved = activations(again) / activations(oracle);
+            sheet.bar(format!("{rows}: activations, recomputing / plain"), saved, Bound::AtMost(0.25));
+        }
+    }
+}
+
+/// What a row of each size costs, each way.
+fn lines(rows: &[Row]) -> Vec<Line> {
+    let line = |name, of: fn(&Row) -> Option<&Value>| {
+        let point =
+            |row: &Row| Some((row.tokens as f64, Row::seconds_per_token(of(row)?) * row.tokens as f64));
+        Line { name, points: rows.iter().filter_map(point).collect() }
     };
-    let plain = speed(sheet, "dense mask, autograd", &oracle);
-    let ours = speed(sheet, "fast", &fast);
-    let frugal = speed(sheet, "fast, recomputing", &again);
-    let floor = median(&seconds(&fast, "floor_seconds"));
-    let share = floor / median(&seconds(&fast, "seconds"));
-    sheet.figure(format!("{rows}: matrix products alone"), "s", floor);
-    sheet.figure(format!("{rows}: fast / dense mask, autograd"), "x", ours / plain);
-    sheet.bar(format!("{rows}: matrix products' share of the fast step"), share, Bound::AtLeast(0.6));
-    sheet.bar(format!("{rows}: recomputing / fast"), frugal / ours, Bound::AtLeast(0.72));
-    for (name, of) in [("dense mask, autograd", &oracle), ("fast", &fast), ("fast, recomputing", &again)] {
-        let bytes = |field: &str| of[field].as_f64().unwrap_or(0.0) / GIGABYTE;
-        sheet.figure(format!("{rows}: {name}: peak memory"), "GB", bytes("peak_bytes"));
-        let activations = bytes("peak_bytes") - bytes("settled_bytes");
-        sheet.figure(format!("{rows}: {name}: of it for activations"), "GB", activations);
-    }
-    for (name, of) in [("fast", &fast), ("fast, recomputing", &again)] {
-        let ratio = number(of, "predicted_bytes") / number(of, "peak_bytes");
-        sheet.bar(format!("{rows}: {name}: predicted / measured peak, above"), ratio, Bound::AtMost(1.1));
-        sheet.bar(format!("{rows}: {name}: predicted / measured peak, below"), ratio, Bound::AtLeast(0.9));
-    }
-    let activations = |of: &Value| number(of, "peak_bytes") - number(of, "settled_bytes");
-    let saved = activations(&again) / activations(&oracle);
-    if rows >= 8192 {
-        sheet.bar(format!("{rows}: activations, recomputing / plain"), saved, Bound::AtMost(0.25));
-    }
-    if let Some(theirs) = theirs.and_then(|theirs| theirs["rows"].get(rows.to_string())) {
-        let pytorch = speed(sheet, "PyTorch, transformers", theirs);
-        sheet.figure(format!("{rows}: PyTorch: peak memory"), "GB", number(theirs, "peak_bytes") / GIGABYTE);
-        let bound = if rows >= 8192 { 2.5 } else { 1.4 };
-        sheet.bar(format!("{rows}: fast / PyTorch"), ours / pytorch, Bound::AtLeast(bound));
-    }
-    Ok(1.0 / ours)
+    vec![
+        line("fast", |row| Some(&row.fast)),
+        line("fast, recomputing", |row| Some(&row.again)),
+        line("dense mask, autograd", |row| Some(&row.oracle)),
+        line("PyTorch, transformers", |row| row.theirs.as_ref()),
+    ]
 }
 
 fn run_child(options: &Options, way: Way, rows: usize) -> anyhow::Result<Value> {
@@ -123,11 +180,6 @@ fn seconds(of: &Value, field: &str) -> Vec<f64> {
 
 fn number(of: &Value, field: &str) -> f64 {
     of[field].as_f64().unwrap_or(f64::NAN)
-}
-
-fn read_pytorch(path: &Path) -> anyhow::Result<Value> {
-    let text = fs_err::read_to_string(path)?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
 }
 
 fn print(value: &Value) -> anyhow::Result<()> {

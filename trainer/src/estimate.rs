@@ -21,9 +21,9 @@ use crate::{
 /// Bytes of the process with libtorch loaded and its kernels made ready, before there is a model.
 const RUNTIME_BYTES: f64 = 0.19e9;
 
-/// What comes and goes within a step takes this times its size, since freed memory is kept, and what is kept between
-/// the passes lies in the midst of it (measured: docs/benchmarks.md).
-const HOLES: f64 = 2.0;
+/// Freed memory is kept, and what is kept between the passes comes to lie in the holes it leaves: activations take this
+/// times their size (measured: docs/benchmarks.md).
+const HOLES: f64 = 1.3;
 
 /// Share of the matrix-product peak that training reached where it was measured (docs/benchmarks.md).
 const EFFICIENCY: f64 = 0.6;
@@ -134,7 +134,7 @@ fn activations(shape: &Architecture, size: f64, keep: ActivationCheckpointing, r
     let mlp = tokens * (3.0 * hidden + 5.0 * inner) * size + widened(tokens, inner);
     // In fp32: the projections, the output, the gradients of both.
     let attention = tokens * (2.0 * hidden * size + 4.0 * (4.0 * queries + 6.0 * keys));
-    kept + HOLES * loss.max(mlp).max(attention)
+    HOLES * (kept + loss.max(mlp).max(attention))
 }
 
 /// What a run will take.

@@ -11,6 +11,8 @@ pub struct Options {
     pub model: PathBuf,
     /// What scripts/bench_train_pytorch.py wrote.
     pub pytorch: Option<PathBuf>,
+    /// Where measurements are kept and found again.
+    pub measured: Option<PathBuf>,
     /// Tokens per row, one measurement each.
     pub rows: Vec<usize>,
     /// Tokens of a step where a row has fewer.
@@ -29,7 +31,7 @@ pub struct Options {
     pub command: String,
 }
 
-const USAGE: &str = "cargo bench --workspace --bench train -- --model DIR [--pytorch JSON] [--rows 512,2048,8192] \
+const USAGE: &str = "cargo bench --workspace --bench train -- --model DIR [--pytorch JSON] [--measured JSON] [--rows 512,2048,8192] \
                      [--tokens 2048] [--rounds 2] [--threads 2] [--output bench-results/train.json] [--samples JSON]";
 
 impl Options {
@@ -41,6 +43,7 @@ impl Options {
         let mut options = Self {
             model: PathBuf::new(),
             pytorch: None,
+            measured: None,
             rows: vec![512, 2048, 8192],
             tokens: 2048,
             rounds: 2,
@@ -57,6 +60,7 @@ impl Options {
             match name.as_str() {
                 "--model" => options.model = root().join(value),
                 "--pytorch" => options.pytorch = Some(root().join(value)),
+                "--measured" => options.measured = Some(root().join(value)),
                 "--output" => options.output = root().join(value),
                 "--samples" => options.samples = Some(root().join(value)),
                 "--child" => options.child = Some(value.clone()),
