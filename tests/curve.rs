@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use jacobi_datasets::PromptsConfig;
 use jacobi_model::Dtype;
-use jacobi_trainer::{Init, TrainConfig, TrainData, TrainJob, train};
+use jacobi_trainer::{Init, Ranks, TrainConfig, TrainData, TrainJob, train};
 use jacobi_trajectory_gen::{GenerateConfig, GenerateJob, generate};
 use serde::de::DeserializeOwned;
 
@@ -65,6 +65,7 @@ fn the_quick_start_learns_as_recorded() {
         config: &config,
         seed,
         overwrite: false,
+        ranks: Ranks::alone(),
     };
     let mut losses = vec![];
     train(job, &AtomicBool::new(false), &mut |progress| losses.push(progress.loss)).unwrap();

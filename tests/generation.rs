@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use jacobi_datasets::{Manifest, PromptsConfig, Responses, Trajectory, read_all};
+use jacobi_datasets::{Manifest, PromptsConfig, Rank, Responses, Trajectory, read_all};
 use jacobi_trajectory_gen::{
-    BatchSize, Choice, GenerateConfig, GenerateError, GenerateJob, OnDisagreement, OutOfRange, Rank,
-    estimate, generate, merge,
+    BatchSize, Choice, GenerateConfig, GenerateError, GenerateJob, OnDisagreement, OutOfRange, estimate,
+    generate, merge,
 };
 
 use crate::support::{job, prompt_file, random_words, scratch, tiny_model};

@@ -8,7 +8,7 @@ use jacobi_decoder::{
     Filler, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy, generate,
 };
 use jacobi_model::{Dtype, MAX_SHARD_BYTES, load, save_model};
-use jacobi_trainer::{Init, TrainConfig, TrainData, TrainJob, train};
+use jacobi_trainer::{Init, Ranks, TrainConfig, TrainData, TrainJob, train};
 use jacobi_trajectory_gen::{Choice, GenerateConfig};
 
 use crate::support::{job, prompt_file, random_words, scratch, tiny_model};
@@ -57,6 +57,7 @@ fn a_sample_learned_by_heart_takes_hardly_a_pass_per_block() {
         config: &config,
         seed: 0,
         overwrite: false,
+        ranks: Ranks::alone(),
     };
     let checkpoint = train(training, &go, &mut |_| {}).unwrap().checkpoint;
     let trained = load(&checkpoint, Dtype::Float32).unwrap().transformer;

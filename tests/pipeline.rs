@@ -9,7 +9,7 @@ use jacobi_datasets::{NoiseContext, ScheduleKind, Trajectory, read_all};
 use jacobi_model::{AttentionMask, Dtype, load, token_tensor};
 use jacobi_trainer::{
     ActivationCheckpointing, Change, Course, Curve, Init, LrSchedule, MomentsDtype, PcNormalization,
-    PcPositionWeight, TeacherModel, TrainConfig, TrainData, TrainError, TrainJob, TrainProgress,
+    PcPositionWeight, Ranks, TeacherModel, TrainConfig, TrainData, TrainError, TrainJob, TrainProgress,
 };
 use jacobi_trajectory_gen::{GenerateConfig, generate};
 use tch::Tensor;
@@ -161,6 +161,7 @@ impl Bench {
             config,
             seed: 11,
             overwrite: false,
+            ranks: Ranks::alone(),
         };
         let outcome = jacobi_trainer::train(job, &stop, &mut |p| {
             log.push(p.clone());

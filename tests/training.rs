@@ -128,8 +128,7 @@ fn fast(
     let stepper = Stepper::new(model, base, config, 256);
     let report = stepper.accumulate(samples, loss, &AtomicBool::new(false)).unwrap();
     let parameters = stepper.model.parameters().iter();
-    let gradients =
-        parameters.map(|(name, p)| (name.clone(), stepper.optimizer.gradients().of(p).copy())).collect();
+    let gradients = parameters.map(|(name, p)| (name.clone(), stepper.gradients().of(p).copy())).collect();
     Learnt { ar: report.loss_ar, pc: report.loss_pc, gradients }
 }
 

@@ -1,7 +1,8 @@
 //! What an error means to the shell: 2 for what was typed, 128+n for signal n, 1 for the world.
 
+use jacobi_datasets::RankError;
 use jacobi_trainer::TrainError;
-use jacobi_trajectory_gen::{GenerateError, RankError};
+use jacobi_trajectory_gen::GenerateError;
 
 use crate::layers::ConfigError;
 
@@ -14,6 +15,11 @@ pub struct UsageError(pub String);
 #[derive(Debug, thiserror::Error)]
 #[error("stopped by {}; finished work is kept, and the same command resumes it", signal_name(*.0))]
 pub struct Interrupted(pub i32);
+
+/// Some of several ranks failed; they have said why, as far as they could.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; the same command, with any number of ranks, goes on from the last checkpoint")]
+pub struct RanksEnded(pub String);
 
 /// A response broken off by signal `.0`; what there was of it has been printed.
 #[derive(Debug, thiserror::Error)]

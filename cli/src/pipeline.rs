@@ -10,7 +10,7 @@ use jacobi_datasets::Manifest;
 use jacobi_datasets::schema::eval_row::ModelRole;
 use jacobi_eval::EvalModel;
 use jacobi_report::{TrainingCurve, terminal_table};
-use jacobi_trainer::{TrainData, result_checkpoint};
+use jacobi_trainer::{Ranks, TrainData, result_checkpoint};
 
 use crate::exit::UsageError;
 use crate::ledger::{Ledger, Status};
@@ -158,7 +158,8 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &St
             let model = model_of_round(recipe, run, round)?;
             let data = TrainData::Trajectories(run.trajectories(round));
             let output = &run.round(round);
-            let stage = stages::TrainStage { round, model_dir: &model, data, output, overwrite };
+            let ranks = Ranks::alone();
+            let stage = stages::TrainStage { round, model_dir: &model, data, output, overwrite, ranks };
             stages::train(recipe, stage, stop)?;
         }
         Work::Export => export::export(&checkpoint_of_round(run, recipe.rounds.len())?, &run.export())?,

@@ -54,6 +54,16 @@ impl Stop {
         Ok(stop)
     }
 
+    /// From here on the end of standard input asks to stop as SIGTERM does: so a launcher asks, and so its death does.
+    pub fn follow_launcher(&self) {
+        let (requested, signal) = (Arc::clone(&self.requested), Arc::clone(&self.signal));
+        std::thread::spawn(move || {
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            signal.store(SIGTERM.unsigned_abs() as usize, Ordering::SeqCst);
+            requested.store(true, Ordering::SeqCst);
+        });
+    }
+
     /// Does `wait`, during which already the first signal ends the process: where nothing can be lost.
     ///
     /// # Errors

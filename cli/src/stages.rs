@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use anyhow::Context;
 use jacobi_datasets::schema::eval_row::{EvalRow, Results};
-use jacobi_datasets::{BadRow, Manifest, Responses};
+use jacobi_datasets::{BadRow, Manifest, Rank, Responses};
 use jacobi_eval::{EvalJob, EvalModel, evaluate, paired_tests};
 use jacobi_report::{TrainingCurve, write_report};
-use jacobi_trainer::{Evaluation, Init, TrainData, TrainJob, TrainProgress};
-use jacobi_trajectory_gen::{ERRORS_FILE, GenerateJob, Rank};
+use jacobi_trainer::{Evaluation, Init, Ranks, TrainData, TrainJob, TrainProgress};
+use jacobi_trajectory_gen::{ERRORS_FILE, GenerateJob};
 
-use crate::exit::Unmeasured;
+use crate::exit::{Interrupted, Unmeasured};
 use crate::output;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -105,6 +105,8 @@ pub struct TrainStage<'a> {
     pub output: &'a Path,
     /// Whether what another run left there may be removed.
     pub overwrite: bool,
+    /// This process among those that train together.
+    pub ranks: Ranks,
 }
 
 /// Trains and returns the best checkpoint, or the last where no evaluation chose one.
@@ -122,10 +124,12 @@ pub fn train(recipe: &Recipe, stage: TrainStage, stop: &Stop) -> anyhow::Result<
         config: &recipe.rounds[stage.round - 1].train,
         seed: recipe.seed,
         overwrite: stage.overwrite,
+        ranks: stage.ranks.clone(),
     };
-    let mut progress = Progress::new("train");
+    let mut progress = stage.ranks.is_first().then(|| Progress::new("train"));
     let (mut last_loss, mut evaluated) = (None, None);
     let outcome = jacobi_trainer::train(job, stop.flag(), &mut |now| {
+        let Some(progress) = &mut progress else { return };
         last_loss = Some(now.loss);
         if let Some(evaluation) = now.evaluation
             && evaluated != Some(evaluation.step)
@@ -137,6 +141,8 @@ pub fn train(recipe: &Recipe, stage: TrainStage, stop: &Stop) -> anyhow::Result<
     })?;
     if !outcome.finished {
         stop.check()?;
+        // Another rank was asked to stop, which is as good as this one.
+        return Err(Interrupted(signal_hook::consts::SIGTERM).into());
     }
     let mut summary = format!("finished at {}", outcome.checkpoint.display());
     if let Some(loss) = last_loss {
@@ -145,7 +151,9 @@ pub fn train(recipe: &Recipe, stage: TrainStage, stop: &Stop) -> anyhow::Result<
     if outcome.skipped > 0 {
         summary += &format!(", {} samples longer than train.max_length left out", outcome.skipped);
     }
-    progress.finish(&summary);
+    if let Some(progress) = progress {
+        progress.finish(&summary);
+    }
     Ok(outcome.checkpoint)
 }
 

@@ -15,6 +15,7 @@ pub mod layout;
 pub mod noise;
 pub mod pack;
 pub mod prompts;
+pub mod ranks;
 pub mod repetition;
 pub mod responses;
 pub mod rng;
@@ -31,6 +32,7 @@ pub use pack::{ArTarget, PackConfig, PackError, PackedSample, PcPair, pack};
 pub use prompts::{
     BadRow, Message, Prompt, PromptFormat, PromptStream, PromptsConfig, read_prompts, stream_prompts,
 };
+pub use ranks::{Keeper, Membership, Rank, RankError};
 pub use repetition::repeats;
 pub use responses::{Matching, Responses};
 pub use rng::Rng;

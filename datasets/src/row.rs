@@ -59,6 +59,13 @@ impl PackedRow {
         row
     }
 
+    /// A row that teaches nothing: one token, for who has none while others have some.
+    pub fn idle() -> Self {
+        let runs = vec![CausalRun { prefix: 0..0, own: 0..1 }];
+        let clean = std::iter::once(0..1).collect();
+        Self { tokens: vec![0], positions: vec![0], runs, clean, ..Self::default() }
+    }
+
     fn push(&mut self, sample: &PackedSample) {
         let (layout, start) = (&sample.layout, self.tokens.len());
         // The row of each of the sample's tokens; of a token left out, nothing.

@@ -35,6 +35,11 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
+    /// Parameters above each other.
+    pub(crate) fn stacks(&self) -> impl Iterator<Item = &Stacked> {
+        [Some(&self.qkv), self.qkv_bias.as_ref()].into_iter().flatten()
+    }
+
     pub(crate) fn new(path: &mut WeightPath, shape: &Architecture) -> Result<Self, ModelError> {
         let (hidden, d) = (shape.hidden_size, shape.head_dim);
         let (q, kv) = (shape.num_attention_heads * d, shape.num_key_value_heads * d);

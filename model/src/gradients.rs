@@ -1,36 +1,40 @@
-//! fp32 gradients of every parameter in one buffer: summed over the passes of a step, measured and cleared at once.
+//! fp32 gradients, one buffer for each memory that parameters lie in: summed over the passes of a step, handed on as a
+//! whole.
 //!
 //! Legend: n rows, i inputs, o outputs.
 
-use std::collections::HashMap;
+use std::{cell::RefCell, collections::HashMap};
 
-use jacobi_torch_ext::{accumulate, add_weight_gradient};
-use tch::{Kind, Tensor};
+use jacobi_torch_ext::{accumulate, add_weight_gradient, storage_elements, storage_place};
+use tch::{Device, Kind, Tensor};
 
-/// One buffer, and where in it each parameter's gradient lies.
+/// Buffers, and which belongs to which parameter.
 pub struct Gradients {
-    flat: Tensor,
-    /// By the address of the parameter's first element: parameters and stacks of neighbouring ones are views of one
-    /// memory, and so are their gradients. A tied head has the address of the embedding.
-    places: HashMap<usize, i64>,
+    buffers: RefCell<Vec<Buffer>>,
+    /// By the memory: parameters and stacks of neighbouring ones are views of one, and so are their gradients. A tied
+    /// head has the memory of the embedding. Also while the memory is given back.
+    places: HashMap<usize, usize>,
+}
+
+struct Buffer {
+    elements: i64,
+    device: Device,
+    /// From the first gradient on.
+    tensor: Option<Tensor>,
 }
 
 impl Gradients {
-    /// Zeros for `parameters`, in their order.
+    /// Zeros for `parameters`; the buffers are in their order.
     pub fn new(parameters: &[(String, Tensor)]) -> Self {
-        let mut places = HashMap::new();
-        let mut size = 0;
+        let (mut places, mut buffers) = (HashMap::new(), Vec::new());
         for (_, parameter) in parameters {
-            places.insert(address(parameter), size);
-            size += parameter.numel() as i64;
+            places.entry(storage_place(parameter).storage).or_insert_with(|| {
+                let elements = storage_elements(parameter) as i64;
+                buffers.push(Buffer { elements, device: parameter.device(), tensor: None });
+                buffers.len() - 1
+            });
         }
-        let device = parameters.first().map_or(tch::Device::Cpu, |(_, parameter)| parameter.device());
-        Self { flat: Tensor::zeros([size], (Kind::Float, device)), places }
-    }
-
-    /// All of them, one parameter after the other.
-    pub fn flat(&self) -> &Tensor {
-        &self.flat
+        Self { buffers: RefCell::new(buffers), places }
     }
 
     /// The gradient of a parameter, or of a stack of parameters, as a view.
@@ -38,8 +42,23 @@ impl Gradients {
     /// # Panics
     /// If it is none of those this was made for.
     pub fn of(&self, parameter: &Tensor) -> Tensor {
-        let place = self.places.get(&address(parameter)).expect("a parameter of the model");
-        self.flat.narrow(0, *place, parameter.numel() as i64).view(parameter.size().as_slice())
+        let place = storage_place(parameter);
+        let buffer = *self.places.get(&place.storage).expect("a parameter of the model");
+        let length = parameter.numel() as i64;
+        self.buffer(buffer).narrow(0, place.offset, length).view(parameter.size().as_slice())
+    }
+
+    /// The buffer of the memory `index`, flat; zeros where there is no gradient yet.
+    pub fn buffer(&self, index: usize) -> Tensor {
+        let Buffer { elements, device, tensor } = &mut self.buffers.borrow_mut()[index];
+        tensor.get_or_insert_with(|| Tensor::zeros([*elements], (Kind::Float, *device))).shallow_clone()
+    }
+
+    /// The same, which is zeros from now on, in a buffer of its own.
+    pub fn take(&self, index: usize) -> Tensor {
+        let buffer = self.buffer(index);
+        self.buffers.borrow_mut()[index].tensor = None;
+        buffer
     }
 
     /// Adds to the gradient of a parameter.
@@ -56,8 +75,4 @@ impl Gradients {
     pub(crate) fn add_rows(&self, bias: &Tensor, grad: &Tensor) {
         self.add(bias, &grad.sum_dim_intlist([0i64].as_slice(), false, Kind::Float));
     }
-}
-
-fn address(parameter: &Tensor) -> usize {
-    parameter.data_ptr() as usize
 }

@@ -3,6 +3,7 @@
 
 mod architecture;
 mod attention;
+mod buckets;
 mod cache;
 mod environment;
 mod error;
@@ -23,6 +24,7 @@ mod transformer;
 mod weights;
 
 pub use architecture::{Architecture, Family};
+pub use buckets::{Bucket, PlacedParameter};
 pub use cache::KvCache;
 pub use environment::{environment, logits};
 pub use error::ModelError;

@@ -24,6 +24,11 @@ impl Mlp {
         })
     }
 
+    /// Parameters above each other.
+    pub(crate) fn stacks(&self) -> impl Iterator<Item = &Stacked> {
+        [&self.gate_up].into_iter()
+    }
+
     /// Under autograd: the parameters are multiplied one by one, so that each gets its gradient.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         const NO_BIAS: Option<&Tensor> = None;

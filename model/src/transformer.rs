@@ -22,6 +22,8 @@ pub struct Transformer {
     pub(crate) norm: RmsNorm,
     pub(crate) lm_head: Tensor,
     parameters: Vec<(String, Tensor)>,
+    /// Where among the parameters each bucket ends.
+    pub(crate) bucket_ends: Vec<usize>,
 }
 
 /// Token ids as an int64 tensor `[t]`.
@@ -68,16 +70,20 @@ impl Transformer {
         let mut root = source.root();
         let mut model = root.child("model");
         let embed_tokens = model.child("embed_tokens").take("weight", &vocabulary)?;
+        let mut bucket_ends = vec![model.taken()];
         let mut layers = Vec::new();
         for i in 0..shape.num_hidden_layers {
             layers.push(DecoderLayer::new(&mut model.child("layers").child(i), &shape)?);
+            bucket_ends.push(model.taken());
         }
         let norm = RmsNorm::new(&mut model.child("norm"), shape.hidden_size, shape.rms_norm_eps)?;
         let lm_head = match shape.tie_word_embeddings {
             true => embed_tokens.shallow_clone(),
             false => root.child("lm_head").take("weight", &vocabulary)?,
         };
-        Ok(Self { architecture: shape, kind, embed_tokens, layers, norm, lm_head, parameters: vec![] })
+        bucket_ends.push(root.taken());
+        let parameters = vec![];
+        Ok(Self { architecture: shape, kind, embed_tokens, layers, norm, lm_head, parameters, bucket_ends })
     }
 
     fn with_parameters(mut self, parameters: Vec<(String, Tensor)>) -> Self {

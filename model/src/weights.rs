@@ -119,6 +119,11 @@ impl WeightPath<'_> {
         WeightPath { source: self.source, prefix }
     }
 
+    /// Number of parameters taken so far, here and elsewhere.
+    pub(crate) fn taken(&self) -> usize {
+        self.source.taken.len()
+    }
+
     /// The parameter `name` here, of exactly this shape.
     pub(crate) fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
         self.source.take(&format!("{}.{name}", self.prefix), shape)

@@ -1,6 +1,6 @@
 //! AdamW (arXiv 1711.05101) with fp32 master weights and moments, all of which can be saved: libtorch's own
-//! optimizer exposes neither. Each kind of value lies in one buffer; a step is one pass over memory. Decay applies to
-//! matrices only.
+//! optimizer exposes neither. Each kind of value lies in one buffer; a step is one pass over memory. What is updated are
+//! pieces of parameters: where the state is shared among ranks, each has its own. Decay applies to matrices only.
 
 use jacobi_model::{Gradients, to_float32};
 use jacobi_torch_ext::{AdamWSlot, AdamWStep, adamw};
@@ -33,84 +33,104 @@ pub struct AdamWConfig {
     pub moments: MomentsDtype,
 }
 
-/// Master weights, moments and gradients of a list of parameters.
+/// A parameter, or the part of one that this process updates, flat.
+pub struct Piece {
+    /// The parameter's name.
+    pub name: String,
+    /// The first element, counted from the parameter's.
+    pub start: i64,
+    /// What the forward pass reads; fp32, or rounded.
+    pub parameter: Tensor,
+    /// fp32, summed over the passes of a step; zero after an update.
+    pub gradient: Tensor,
+    /// Whether the parameter is a matrix: only those decay.
+    pub is_matrix: bool,
+}
+
+impl Piece {
+    /// Whole parameters with their gradients.
+    pub fn whole(parameters: &[(String, Tensor)], gradients: &Gradients) -> Vec<Self> {
+        let piece = |(name, parameter): &(String, Tensor)| Self {
+            name: name.clone(),
+            start: 0,
+            parameter: parameter.detach().view([-1]),
+            gradient: gradients.of(parameter).view([-1]),
+            is_matrix: parameter.dim() > 1,
+        };
+        parameters.iter().map(piece).collect()
+    }
+}
+
+/// Master weights and moments of pieces of parameters.
 pub struct AdamW {
     config: AdamWConfig,
     slots: Vec<Slot>,
-    gradients: Gradients,
     /// Steps taken.
     pub step: usize,
 }
 
-/// One parameter; all but `parameter` are views of the buffers.
+/// What is kept for a piece.
 struct Slot {
-    name: String,
-    /// What the forward pass reads.
-    parameter: Tensor,
+    piece: Piece,
     /// fp32; the parameter itself when that is fp32.
     master: Tensor,
     first: Tensor,
     second: Tensor,
-    gradient: Tensor,
 }
 
-/// The names of what is kept per parameter, in the order of [`AdamW::state`].
-const PARTS: [&str; 3] = ["master", "exp_avg", "exp_avg_sq"];
+/// Something kept for a piece, to be saved.
+pub(crate) struct StatePart {
+    /// `master`, `exp_avg` or `exp_avg_sq`.
+    pub(crate) part: &'static str,
+    /// The parameter's name.
+    pub(crate) name: String,
+    /// The first element, counted from the parameter's.
+    pub(crate) start: i64,
+    /// Flat.
+    pub(crate) tensor: Tensor,
+}
+
+/// The names of what is kept for a piece.
+pub(crate) const PARTS: [&str; 3] = ["master", "exp_avg", "exp_avg_sq"];
 
 /// Gradients whose squares are summed in fp32 before they enter an f64.
 const NORM_CHUNK: i64 = 1 << 16;
 
 impl AdamW {
-    /// Fresh moments for `parameters`.
-    pub fn new(parameters: &[(String, Tensor)], config: AdamWConfig) -> Self {
-        let gradients = Gradients::new(parameters);
-        let count = gradients.flat().numel() as i64;
-        let device = gradients.flat().device();
+    /// Fresh moments for `pieces`.
+    pub fn new(pieces: Vec<Piece>, config: AdamWConfig) -> Self {
+        let device = pieces.first().map_or(tch::Device::Cpu, |piece| piece.gradient.device());
+        let count: i64 = pieces.iter().map(|piece| piece.parameter.numel() as i64).sum();
         let moments = match config.moments {
             MomentsDtype::Float32 => Kind::Float,
             MomentsDtype::Bfloat16 => Kind::BFloat16,
         };
         let [first, second] = [(); 2].map(|()| Tensor::zeros([count], (moments, device)));
-        let rounded = parameters.iter().any(|(_, parameter)| parameter.kind() != Kind::Float);
+        let rounded = pieces.iter().any(|piece| piece.parameter.kind() != Kind::Float);
         let masters = rounded.then(|| Tensor::empty([count], (Kind::Float, device)));
         let mut start = 0;
-        let slot = |(name, parameter): &(String, Tensor)| {
-            let (size, length) = (parameter.size(), parameter.numel() as i64);
-            let view = |buffer: &Tensor| buffer.narrow(0, start, length).view(size.as_slice());
+        let slot = |piece: Piece| {
+            let length = piece.parameter.numel() as i64;
+            let view = |buffer: &Tensor| buffer.narrow(0, start, length);
             let master = match &masters {
                 Some(masters) => {
                     let mut master = view(masters);
-                    master.copy_(&to_float32(&parameter.detach()));
+                    master.copy_(&to_float32(&piece.parameter));
                     master
                 }
-                None => parameter.detach(),
+                None => piece.parameter.shallow_clone(),
             };
             let (first, second) = (view(&first), view(&second));
             start += length;
-            let gradient = gradients.of(parameter);
-            Slot { name: name.clone(), parameter: parameter.detach(), master, first, second, gradient }
+            Slot { piece, master, first, second }
         };
-        let slots = parameters.iter().map(slot).collect();
-        Self { config, slots, gradients, step: 0 }
+        let slots = pieces.into_iter().map(slot).collect();
+        Self { config, slots, step: 0 }
     }
 
-    /// The gradients that the next update takes, summed over the passes of a step.
-    pub fn gradients(&self) -> &Gradients {
-        &self.gradients
-    }
-
-    /// L2 norm of the summed gradients.
-    pub fn gradient_norm(&self) -> f64 {
-        let flat = self.gradients.flat();
-        let whole = flat.size()[0] / NORM_CHUNK * NORM_CHUNK;
-        let squares = |part: &Tensor| part.square().sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
-        let mut sum = 0.0;
-        // In groups, so that the squares take little room.
-        for rows in flat.narrow(0, 0, whole).view([-1, NORM_CHUNK]).split(64, 0) {
-            sum += squares(&rows).sum(Kind::Double).double_value(&[]);
-        }
-        let rest = flat.narrow(0, whole, flat.size()[0] - whole);
-        (sum + squares(&rest).to_kind(Kind::Double).double_value(&[])).sqrt()
+    /// Sum of the squares of the gradients.
+    pub fn gradient_squares(&self) -> f64 {
+        self.slots.iter().map(|slot| squares(&slot.piece.gradient)).sum()
     }
 
     /// One update with the summed gradients times `scale`, then clears them.
@@ -119,53 +139,70 @@ impl AdamW {
         let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
         let step = AdamWStep { beta1, beta2, eps, step: self.step, learning_rate, scale };
         for slot in &mut self.slots {
-            let decay = if slot.master.dim() > 1 { weight_decay } else { 0.0 };
-            let rounded = slot.parameter.kind() != Kind::Float;
+            let Piece { parameter, gradient, is_matrix, .. } = &mut slot.piece;
+            let rounded = parameter.kind() != Kind::Float;
             let slot = AdamWSlot {
-                parameter: rounded.then_some(&mut slot.parameter),
+                parameter: rounded.then_some(parameter),
                 master: &mut slot.master,
                 first: &mut slot.first,
                 second: &mut slot.second,
-                gradient: &mut slot.gradient,
-                weight_decay: decay,
+                gradient,
+                weight_decay: if *is_matrix { weight_decay } else { 0.0 },
             };
             adamw(slot, &step);
         }
     }
 
-    /// Everything a resumed run needs, as `master.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`.
-    pub fn state(&self) -> Vec<(String, Tensor)> {
+    /// Everything a resumed run needs.
+    pub(crate) fn state(&self) -> Vec<StatePart> {
         let of = |slot: &Slot| {
             PARTS
                 .iter()
                 .zip([&slot.master, &slot.first, &slot.second])
-                .map(|(part, tensor)| (format!("{part}.{}", slot.name), tensor.shallow_clone()))
+                .map(|(part, tensor)| StatePart {
+                    part,
+                    name: slot.piece.name.clone(),
+                    start: slot.piece.start,
+                    tensor: tensor.shallow_clone(),
+                })
                 .collect::<Vec<_>>()
         };
         self.slots.iter().flat_map(of).collect()
     }
 
-    /// Takes back what [`AdamW::state`] gave. `find` returns a stored tensor.
+    /// What is kept for a parameter or a piece of it, under one of the names `master`, `exp_avg`, `exp_avg_sq`.
+    pub fn kept(&self, part: &str, name: &str) -> Option<Tensor> {
+        self.state().into_iter().find(|kept| kept.part == part && kept.name == name).map(|kept| kept.tensor)
+    }
+
+    /// Takes back what [`AdamW::state`] gave: `fill` puts what is stored into a part's tensor.
     ///
     /// # Errors
-    /// The name of the first tensor that is missing or of another shape.
-    pub fn restore(&mut self, step: usize, find: &dyn Fn(&str) -> Option<Tensor>) -> Result<(), String> {
+    /// Those of `fill`.
+    pub(crate) fn restore<E>(
+        &mut self,
+        step: usize,
+        fill: &mut dyn FnMut(&mut StatePart) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.step = step;
-        tch::no_grad(|| {
-            for slot in &mut self.slots {
-                for (part, target) in PARTS.iter().zip([&mut slot.master, &mut slot.first, &mut slot.second])
-                {
-                    let name = format!("{part}.{}", slot.name);
-                    match find(&name) {
-                        Some(stored) if stored.size() == target.size() => target.copy_(&stored),
-                        _ => return Err(name),
-                    }
-                }
-                slot.parameter.copy_(&slot.master);
-            }
-            Ok(())
-        })
+        self.state().iter_mut().try_for_each(fill)?;
+        for slot in &mut self.slots {
+            tch::no_grad(|| slot.piece.parameter.copy_(&slot.master));
+        }
+        Ok(())
     }
+}
+
+fn squares(flat: &Tensor) -> f64 {
+    let whole = flat.size()[0] / NORM_CHUNK * NORM_CHUNK;
+    let squares = |part: &Tensor| part.square().sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+    let mut sum = 0.0;
+    // In groups, so that the squares take little room.
+    for rows in flat.narrow(0, 0, whole).view([-1, NORM_CHUNK]).split(64, 0) {
+        sum += squares(&rows).sum(Kind::Double).double_value(&[]);
+    }
+    let rest = flat.narrow(0, whole, flat.size()[0] - whole);
+    sum + squares(&rest).to_kind(Kind::Double).double_value(&[])
 }
 
 /// The factor that brings a gradient of `norm` down to `max_norm`, as `clip_grad_norm_` of PyTorch computes it.

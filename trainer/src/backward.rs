@@ -1,6 +1,7 @@
 //! Forward and backward pass over one row: layers up, chunks of head and loss, layers down. There is no autograd graph:
 //! between the two passes each layer keeps what it needs or just its input, and gradients are final as soon as their
-//! layer is done.
+//! layer is done: there they are handed on to where they are summed over ranks, and there parameters that other ranks keep
+//! come and go.
 //!
 //! Legend: n tokens, h hidden width, v vocabulary.
 
@@ -13,6 +14,8 @@ use jacobi_datasets::PackedRow;
 use crate::{
     batch::Batch,
     loss::{Counts, Head, LossConfig, Losses, Teacher, dual_loss},
+    shards::Shards,
+    watch::RankFailure,
 };
 
 /// What a layer keeps from its forward to its backward pass.
@@ -35,7 +38,7 @@ pub(crate) struct Learner<'a> {
     /// The teacher, where it is not the model itself.
     pub(crate) base: Option<&'a Transformer>,
     pub(crate) rope: &'a RopeTable,
-    pub(crate) gradients: &'a Gradients,
+    pub(crate) shards: &'a Shards,
     pub(crate) checkpointing: ActivationCheckpointing,
 }
 
@@ -46,39 +49,60 @@ enum Kept {
 }
 
 impl Learner<'_> {
-    /// The losses of `row`, and, if they are finite, their gradients, added to the others.
-    pub(crate) fn learn(&self, row: &PackedRow, config: &LossConfig, counts: Counts) -> (f64, f64) {
+    /// The losses of `row`, and, if they are finite, their gradients, added to the others. `is_last` says whether it is the
+    /// last pass of the step.
+    ///
+    /// # Errors
+    /// A rank that is gone.
+    pub(crate) fn learn(
+        &self,
+        row: &PackedRow,
+        config: &LossConfig,
+        counts: Counts,
+        is_last: bool,
+    ) -> Result<(f64, f64), RankFailure> {
         tch::no_grad(|| {
             let batch = Batch::new(row, self.rope, self.model.device());
-            let (kept, output_nh) = self.forward(&batch);
+            let (kept, output_nh) = self.forward(&batch)?;
+            let head = self.model.buckets_of_head();
+            head.iter().try_for_each(|&bucket| self.shards.gather(bucket))?;
             let Losses { ar, pc, gradient_nh } = self.losses(row, &output_nh, config, counts);
+            head.iter().for_each(|&bucket| self.shards.release(bucket));
             drop(output_nh);
             if config.total(ar, pc).is_finite() {
-                self.backward(&batch, kept, gradient_nh);
+                self.backward(&batch, kept, gradient_nh, is_last)?;
             }
-            (ar, pc)
+            Ok((ar, pc))
         })
     }
 
-    fn forward(&self, batch: &Batch) -> (Vec<Kept>, Tensor) {
+    fn forward(&self, batch: &Batch) -> Result<(Vec<Kept>, Tensor), RankFailure> {
         let layers = self.model.num_layers();
         let mut kept = Vec::with_capacity(layers);
+        self.shards.gather(Transformer::EMBEDDING)?;
         let mut x_nh = self.model.embed(&batch.tokens_n);
+        self.shards.release(Transformer::EMBEDDING);
         for layer in 0..layers {
+            let bucket = self.model.bucket_of_layer(layer);
+            self.shards.gather(bucket)?;
+            if layer + 1 < layers {
+                self.shards.expect(bucket + 1)?;
+            }
             let cache = self.model.layer_cache(layer, &x_nh, &batch.row);
             let output = self.model.layer_output(layer, &cache);
             // The last layer's backward pass comes at once.
             let again = self.checkpointing == ActivationCheckpointing::Full && layer + 1 < layers;
             kept.push(if again { Kept::Input(x_nh) } else { Kept::Cache(cache) });
             x_nh = output;
+            self.shards.release(bucket);
         }
-        (kept, x_nh)
+        Ok((kept, x_nh))
     }
 
     fn losses(&self, row: &PackedRow, output_nh: &Tensor, config: &LossConfig, counts: Counts) -> Losses {
         let vocabulary = self.model.architecture().vocab_size as usize;
         let chunk_rows = CHUNK_BYTES / (vocabulary * self.model.kind().elt_size_in_bytes());
-        let mut head = ModelHead { model: self.model, gradients: self.gradients };
+        let mut head = ModelHead { model: self.model, gradients: self.shards.gradients() };
         let mut losses = |teacher: &Teacher| {
             dual_loss(output_nh, &mut head, teacher, &row.losses, (config, counts), chunk_rows.max(1))
         };
@@ -93,15 +117,34 @@ impl Learner<'_> {
         losses(&Teacher::Other(&logits))
     }
 
-    fn backward(&self, batch: &Batch, kept: Vec<Kept>, mut grad_nh: Tensor) {
+    fn backward(
+        &self,
+        batch: &Batch,
+        kept: Vec<Kept>,
+        mut grad_nh: Tensor,
+        is_last: bool,
+    ) -> Result<(), RankFailure> {
+        let gradients = self.shards.gradients();
+        let own_head =
+            self.model.buckets_of_head().into_iter().filter(|&bucket| bucket != Transformer::EMBEDDING);
+        own_head.into_iter().try_for_each(|bucket| self.shards.reduce(bucket, is_last))?;
         for (layer, kept) in kept.into_iter().enumerate().rev() {
+            let bucket = self.model.bucket_of_layer(layer);
+            self.shards.gather(bucket)?;
+            if layer > 0 {
+                self.shards.expect(bucket - 1)?;
+            }
             let cache = match kept {
                 Kept::Input(x_nh) => self.model.layer_cache(layer, &x_nh, &batch.row),
                 Kept::Cache(cache) => cache,
             };
-            grad_nh = self.model.layer_backward(layer, cache, grad_nh, &batch.row, self.gradients);
+            grad_nh = self.model.layer_backward(layer, cache, grad_nh, &batch.row, gradients);
+            self.shards.release(bucket);
+            self.shards.reduce(bucket, is_last)?;
         }
-        self.model.embed_backward(&batch.tokens_n, &grad_nh, self.gradients);
+        self.model.embed_backward(&batch.tokens_n, &grad_nh, gradients);
+        self.shards.reduce(Transformer::EMBEDDING, is_last)?;
+        self.shards.settle()
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Legend: n tokens of the row.
 
-use jacobi_datasets::{CausalRun, PackedRow, PackedSample, fill_rows, row_len};
+use jacobi_datasets::{CausalRun, PackedRow, PackedSample, row_len};
 use jacobi_model::{RopeTable, Run, TrainingRow, token_tensor};
 use tch::{Device, Tensor};
+
+use crate::division::divide;
 
 /// One forward pass.
 pub(crate) struct Batch {
@@ -26,9 +28,14 @@ impl Batch {
     }
 }
 
-/// The samples in rows of at most `tokens_per_row` tokens; a longer sample has a row of its own.
-pub(crate) fn rows(samples: &[PackedSample], tokens_per_row: usize) -> Vec<PackedRow> {
+/// The samples in rows of at most `tokens_per_row` tokens, as many for each of `ranks` ranks: `[rank][row]`. A longer sample
+/// has a row of its own.
+pub(crate) fn rows(samples: &[PackedSample], tokens_per_row: usize, ranks: usize) -> Vec<Vec<PackedRow>> {
     let lengths: Vec<usize> = samples.iter().map(row_len).collect();
-    let filled = fill_rows(&lengths, tokens_per_row);
-    filled.iter().map(|row| PackedRow::new(row.iter().map(|&at| &samples[at]))).collect()
+    let row = |row: &Vec<usize>| match row.is_empty() {
+        true => PackedRow::idle(),
+        false => PackedRow::new(row.iter().map(|&at| &samples[at])),
+    };
+    let divided = divide(&lengths, ranks, tokens_per_row);
+    divided.iter().map(|rows| rows.iter().map(row).collect()).collect()
 }

@@ -1,6 +1,9 @@
 //! Checkpoints: an ordinary Hugging Face directory plus what a resumed run needs. Written beside their final place and
 //! renamed, so that a directory named `step-N` is always whole. The links `latest` and `best` say nothing that the
 //! states in those directories do not say: whatever a killed save left is made right from them.
+//!
+//! Several ranks write at the same time, each its own files; the first makes the directory before and renames it after.
+//! They share a file system.
 
 use std::{
     collections::BTreeMap,
@@ -8,15 +11,20 @@ use std::{
 };
 
 use jacobi_datasets::TOKENIZER_FILES;
-use jacobi_model::{MAX_SHARD_BYTES, Transformer, model_files, save_tensors};
-use safetensors::{Dtype, SafeTensors};
+use jacobi_model::{MAX_SHARD_BYTES, Transformer, model_files};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
 
-use crate::{TrainError, adamw::AdamW, disk::Disk, error::Difference, evaluation::Evaluations};
+use crate::{
+    TrainError,
+    adamw::AdamW,
+    disk::Disk,
+    error::Difference,
+    evaluation::Evaluations,
+    shards::Shards,
+    state_files::{self, StateFiles},
+};
 
 const STATE_FILE: &str = "trainer_state.json";
-const OPTIMIZER_FILE: &str = "optimizer-rank-0.safetensors";
 const CHECKPOINTS: &str = "checkpoints";
 const LATEST: &str = "latest";
 const BEST: &str = "best";
@@ -33,6 +41,13 @@ pub struct TrainerState {
     /// What the decoder made of the held-out prompts so far.
     #[serde(default)]
     pub evaluations: Evaluations,
+    /// Ranks that wrote the optimizer's state, a file each. Any number may go on from there.
+    #[serde(default = "one")]
+    pub optimizer_files: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl TrainerState {
@@ -70,6 +85,15 @@ impl TrainerState {
     }
 }
 
+/// What is saved besides the state.
+pub(crate) struct Saved<'a> {
+    pub(crate) model: &'a Transformer,
+    /// Where the tokenizer's files are copied from.
+    pub(crate) tokenizer_dir: &'a Path,
+    pub(crate) optimizer: &'a AdamW,
+    pub(crate) shards: &'a Shards,
+}
+
 /// The `checkpoints/` directory of a run.
 pub(crate) struct Checkpoints<'a> {
     dir: PathBuf,
@@ -104,37 +128,52 @@ impl<'a> Checkpoints<'a> {
         self.dir.join(format!("partial-{step:06}"))
     }
 
-    /// Saves model, optimizer and state as `step-N`, points the links at it, removes the oldest beyond the limit.
-    pub(crate) fn save(
-        &self,
-        model: &Transformer,
-        tokenizer_dir: &Path,
-        optimizer: &AdamW,
-        state: &TrainerState,
-    ) -> Result<(), TrainError> {
-        let target = self.step_dir(state.step);
-        if target.exists() {
+    /// Saves model, optimizer and state as `step-N`, points the links at it, removes the oldest beyond the limit. All
+    /// ranks do that together.
+    pub(crate) fn save(&self, saved: &Saved, state: &TrainerState) -> Result<(), TrainError> {
+        let (target, partial) = (self.step_dir(state.step), self.partial_dir(state.step));
+        let ranks = saved.shards.ranks();
+        let is_there = ranks.any(ranks.is_first() && target.exists())?;
+        if ranks.is_first() && is_there {
             self.replace_state(&target, state)?;
-        } else {
-            let partial = self.partial_dir(state.step);
-            if partial.exists() {
-                self.disk.remove_dir(&partial)?;
-            }
-            self.disk.create_dir(&partial)?;
-            self.write_model(&partial, model, tokenizer_dir)?;
-            let write_optimizer = |path: &Path| Ok(save_tensors(path, &optimizer.state(), None)?);
-            self.disk.write(&partial.join(OPTIMIZER_FILE), &write_optimizer)?;
-            self.disk.write(&partial.join(STATE_FILE), &|path| write_state(path, state))?;
-            self.disk.rename(&partial, &target)?;
         }
-        self.link_both(state)?;
-        self.rotate(state)
+        if !is_there {
+            if ranks.is_first() {
+                if partial.exists() {
+                    self.disk.remove_dir(&partial)?;
+                }
+                self.disk.create_dir(&partial)?;
+            }
+            ranks.meet()?;
+            saved.shards.with_all(|| self.write_model(&partial, saved))??;
+            let (rank, holds_part) = (ranks.rank(), saved.shards.are_gradients_shared());
+            let place = (rank, ranks.world_size());
+            let write = |path: &Path| state_files::write(path, saved.optimizer, place, holds_part);
+            self.disk.write(&partial.join(state_files::file_name(rank)), &write)?;
+            ranks.meet()?;
+            if ranks.is_first() {
+                self.disk.write(&partial.join(STATE_FILE), &|path| write_state(path, state))?;
+                self.disk.rename(&partial, &target)?;
+            }
+        }
+        if ranks.is_first() {
+            self.link_both(state)?;
+            self.rotate(state)?;
+        }
+        Ok(ranks.meet()?)
     }
 
-    fn write_model(&self, dir: &Path, model: &Transformer, tokenizer_dir: &Path) -> Result<(), TrainError> {
+    /// Each rank writes every so manieth file.
+    fn write_model(&self, dir: &Path, saved: &Saved) -> Result<(), TrainError> {
+        let Saved { model, tokenizer_dir, shards, .. } = saved;
         let config = &model.architecture().config_json;
-        for file in model_files(config, model.parameters(), model.kind(), MAX_SHARD_BYTES) {
+        let files = model_files(config, model.parameters(), model.kind(), MAX_SHARD_BYTES);
+        let ranks = shards.ranks();
+        for file in files.iter().skip(ranks.rank()).step_by(ranks.world_size()) {
             self.disk.write(&dir.join(&file.name), &|path| Ok(file.write(path)?))?;
+        }
+        if !ranks.is_first() {
+            return Ok(());
         }
         for file in TOKENIZER_FILES {
             let source = tokenizer_dir.join(file);
@@ -212,19 +251,10 @@ impl<'a> Checkpoints<'a> {
         Ok(Some((dir, state)))
     }
 
-    /// Puts the stored masters and moments into `optimizer`, and so the weights into the model.
-    pub(crate) fn restore(dir: &Path, step: usize, optimizer: &mut AdamW) -> Result<(), TrainError> {
-        let path = dir.join(OPTIMIZER_FILE);
-        let bytes = fs_err::read(&path)?;
-        let bad = |reason: String| TrainError::BadCheckpoint { path: path.clone(), reason };
-        let stored = SafeTensors::deserialize(&bytes).map_err(|error| bad(error.to_string()))?;
-        let find = |name: &str| {
-            let view = stored.tensor(name).ok()?;
-            let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-            let kind = if view.dtype() == Dtype::BF16 { Kind::BFloat16 } else { Kind::Float };
-            Tensor::f_from_data_size(view.data(), &shape, kind).ok()
-        };
-        optimizer.restore(step, &find).map_err(|name| bad(format!("tensor `{name}` is missing or misshapen")))
+    /// Puts the stored masters and moments into `optimizer`, and so the weights into what it updates.
+    pub(crate) fn restore(dir: &Path, state: &TrainerState, optimizer: &mut AdamW) -> Result<(), TrainError> {
+        let files = StateFiles::open(dir, state.optimizer_files)?;
+        optimizer.restore(state.step, &mut |part| files.fill(part))
     }
 
     /// Removes every checkpoint: what a run with another identity made.

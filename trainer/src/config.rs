@@ -13,6 +13,7 @@ use crate::{
     course::Course,
     loss::{LossConfig, PcNormalization, PcPositionWeight},
     lr::{LrCurve, LrSchedule, Warmup},
+    shards::Sharding,
 };
 
 /// Whose clean logits the noisy stream learns from.
@@ -61,6 +62,10 @@ pub struct TrainConfig {
     pub adam_eps: f64,
     /// What AdamW's moments are kept in.
     pub moments_dtype: MomentsDtype,
+    /// What each of several ranks keeps a share of only.
+    pub sharding: Sharding,
+    /// Seconds after which ranks that wait for another give up.
+    pub dist_timeout: u64,
     /// Gradients are scaled down to this norm.
     pub max_grad_norm: f64,
     /// Weight of the autoregressive loss, lambda.
@@ -107,9 +112,11 @@ pub struct TrainConfig {
 
 /// Keys that decide memory, speed, what is kept and what is told of a run, and nothing of what it learns: it may go on
 /// under others.
-const FREE_KEYS: [&str; 7] = [
+const FREE_KEYS: [&str; 9] = [
     "tokens_per_row",
     "activation_checkpointing",
+    "sharding",
+    "dist_timeout",
     "save_steps",
     "save_total_limit",
     "logging_steps",
@@ -135,6 +142,8 @@ impl Default for TrainConfig {
             adam_beta2: 0.95,
             adam_eps: 1e-8,
             moments_dtype: MomentsDtype::Float32,
+            sharding: Sharding::None,
+            dist_timeout: 600,
             max_grad_norm: 1.0,
             ar_weight: Course::Constant(1.0),
             pc_weight: 1.0,
@@ -171,6 +180,7 @@ impl TrainConfig {
             ("max_steps", self.max_steps.unwrap_or(1)),
             ("batch_size", self.batch_size),
             ("tokens_per_row", self.tokens_per_row),
+            ("dist_timeout", self.dist_timeout as usize),
             ("window_size", self.window_size),
             ("save_steps", self.save_steps),
             ("save_total_limit", self.save_total_limit),

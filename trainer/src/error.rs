@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use jacobi_datasets::{DatasetError, PackError};
 use jacobi_model::ModelError;
 
+use crate::RankFailure;
+
 /// A failure of training. Nothing already written is lost by any of them.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -20,6 +22,11 @@ pub enum TrainError {
     /// Reading or writing the output; the source names the path.
     #[error("cannot access the training output")]
     Io(#[from] std::io::Error),
+    /// Ranks that cannot go on together.
+    #[error(
+        "training on several ranks ends; the same command, with any number of ranks, goes on from the last checkpoint"
+    )]
+    Ranks(#[from] RankFailure),
     /// A setting that no run can have.
     #[error("train.{field} = {value}: {rule}")]
     Setting {

@@ -183,7 +183,7 @@ pub fn forecast(
     for step in 0..looked_at {
         let samples = dataset.step(step, config.batch_size, config)?;
         tokens += samples.iter().map(|sample| sample.tokens.len()).sum::<usize>();
-        for row in rows(&samples, config.tokens_per_row) {
+        for row in rows(&samples, config.tokens_per_row, 1).concat() {
             flops += model_flops(shape, &row);
             let load = RowLoad::of(&row);
             if load.tokens > largest.tokens {

@@ -3,7 +3,7 @@
 //!
 //! A prompt is answered by Jacobi decoding and, as its measure, autoregressively. Their agreement is
 //! `eval/exact_match_ar`; `eval/loss_ar` is the cross-entropy of the responses as recorded, so it tells how far the model
-//! has moved from the answers it was to keep.
+//! has moved from the answers it was to keep. Several ranks share the prompts.
 
 use std::{
     collections::HashSet,
@@ -18,6 +18,8 @@ use jacobi_decoder::{
 };
 use jacobi_model::{LanguageModel, Place, Rows, Work};
 use serde::{Deserialize, Serialize};
+
+use crate::{RankFailure, Ranks};
 
 /// Prompts decoded side by side.
 const SLOTS: usize = 8;
@@ -97,30 +99,69 @@ pub(crate) struct HeldOut {
     pub(crate) seed: u64,
 }
 
+/// Sums over prompts, from which all figures follow.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    /// Tokens accepted and forward passes of Jacobi decoding.
+    accepted: f64,
+    forwards: f64,
+    /// Prompts answered alike by both decoders.
+    same: f64,
+    /// Negative log-probability of recorded tokens, and their number.
+    surprise: f64,
+    recorded: f64,
+    /// Runs that the same response held before, and all.
+    repeated: f64,
+    runs: f64,
+}
+
 impl HeldOut {
-    /// Decodes and scores with the weights as they are; `None` when asked to `stop`.
+    /// Decodes and scores with the weights as they are; `None` when this rank or another is asked to `stop`.
+    ///
+    /// # Errors
+    /// A rank that is gone.
     pub(crate) fn evaluate(
         &self,
         model: &dyn LanguageModel,
+        ranks: &Ranks,
         step: usize,
         stop: &AtomicBool,
-    ) -> Option<Evaluation> {
-        let jacobi = JacobiConfig { block_size: self.block_size, seed: self.seed };
-        let (drafted, stats) = self.respond(model, &Strategy::Jacobi(jacobi), stop)?;
-        let (plain, _) = self.respond(model, &Strategy::Autoregressive, stop)?;
-        let same = drafted.iter().zip(&plain).filter(|(drafted, plain)| drafted == plain).count();
-        let recorded: Vec<&[u32]> = self.rows.iter().map(|row| self.recorded(row)).collect();
-        let drafted: Vec<&[u32]> = drafted.iter().map(Vec::as_slice).collect();
-        let repetition = repetition(&drafted);
-        let degenerate = repetition > self::repetition(&recorded) + REPETITION_ROOM;
-        Some(Evaluation {
+    ) -> Result<Option<Evaluation>, RankFailure> {
+        let own: Vec<&Trajectory> = self.rows.iter().skip(ranks.rank()).step_by(ranks.world_size()).collect();
+        let sums = self.sums(model, &own, stop);
+        if ranks.any(sums.is_none())? {
+            return Ok(None);
+        }
+        let Sums { accepted, forwards, same, surprise, recorded, repeated, runs } = sums.unwrap_or_default();
+        let mut all = [accepted, forwards, same, surprise, recorded, repeated, runs];
+        ranks.sum(&mut all)?;
+        let [accepted, forwards, same, surprise, recorded, repeated, runs] = all;
+        let repetition = repeated / runs.max(1.0);
+        let rows: Vec<&[u32]> = self.rows.iter().map(|row| self.recorded(row)).collect();
+        let (before, of) = repetitions(&rows);
+        Ok(Some(Evaluation {
             step,
-            tpf: stats.tpf().unwrap_or(1.0),
-            exact_match_ar: same as f64 / self.rows.len() as f64,
-            loss_ar: self.loss_ar(model, stop)?,
+            tpf: if forwards > 0.0 { accepted / forwards } else { 1.0 },
+            exact_match_ar: same / self.rows.len() as f64,
+            loss_ar: surprise / recorded.max(1.0),
             repetition,
-            degenerate,
-        })
+            degenerate: repetition > before / of.max(1.0) + REPETITION_ROOM,
+        }))
+    }
+
+    fn sums(&self, model: &dyn LanguageModel, rows: &[&Trajectory], stop: &AtomicBool) -> Option<Sums> {
+        if rows.is_empty() {
+            return Some(Sums::default());
+        }
+        let jacobi = JacobiConfig { block_size: self.block_size, seed: self.seed };
+        let (drafted, stats) = self.respond(model, rows, &Strategy::Jacobi(jacobi), stop)?;
+        let (plain, _) = self.respond(model, rows, &Strategy::Autoregressive, stop)?;
+        let same = drafted.iter().zip(&plain).filter(|(drafted, plain)| drafted == plain).count();
+        let drafted: Vec<&[u32]> = drafted.iter().map(Vec::as_slice).collect();
+        let (repeated, runs) = repetitions(&drafted);
+        let (surprise, recorded) = self.surprise(model, rows, stop)?;
+        let (accepted, forwards) = (stats.tokens as f64, stats.forwards as f64);
+        Some(Sums { accepted, forwards, same: same as f64, surprise, recorded, repeated, runs })
     }
 
     /// The recorded response, as far as one is decoded.
@@ -131,18 +172,19 @@ impl HeldOut {
     fn respond(
         &self,
         model: &dyn LanguageModel,
+        rows: &[&Trajectory],
         strategy: &Strategy,
         stop: &AtomicBool,
     ) -> Option<(Vec<Vec<u32>>, DecodeStats)> {
         let settings = Settings::greedy(strategy.clone(), self.stop.clone());
-        let request = |row: &Trajectory| Request::new(row.prompt_tokens.clone(), settings.clone());
-        let longest = self.rows.iter().map(|row| row.prompt_tokens.len()).max().unwrap_or(0);
+        let request = |row: &&Trajectory| Request::new(row.prompt_tokens.clone(), settings.clone());
+        let longest = rows.iter().map(|row| row.prompt_tokens.len()).max().unwrap_or(0);
         let text = model.context_length().min(longest + self.stop.max_new_tokens);
         let capacity = text + strategy.max_rows();
-        let room = Room { slots: SLOTS.min(self.rows.len()), capacity, rows: ROWS_PER_PASS };
-        let mut responses = vec![Vec::new(); self.rows.len()];
+        let room = Room { slots: SLOTS.min(rows.len()), capacity, rows: ROWS_PER_PASS };
+        let mut responses = vec![Vec::new(); rows.len()];
         let mut stats = Vec::new();
-        let mut requests = self.rows.iter().map(request).enumerate();
+        let mut requests = rows.iter().map(request).enumerate();
         generate_batch(model, &mut requests, room, &mut |event| {
             if let BatchEvent::Done(at, Answer::Response(response)) = event {
                 responses[at] = response.generation.tokens;
@@ -150,12 +192,18 @@ impl HeldOut {
             }
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        (stats.len() == self.rows.len()).then(|| (responses, stats.iter().sum()))
+        (stats.len() == rows.len()).then(|| (responses, stats.iter().sum()))
     }
 
-    fn loss_ar(&self, model: &dyn LanguageModel, stop: &AtomicBool) -> Option<f64> {
+    /// Negative log-probabilities of the recorded tokens, and how many there are.
+    fn surprise(
+        &self,
+        model: &dyn LanguageModel,
+        rows: &[&Trajectory],
+        stop: &AtomicBool,
+    ) -> Option<(f64, f64)> {
         let (mut sum, mut count) = (0.0, 0);
-        for row in &self.rows {
+        for row in rows {
             if stop.load(Ordering::Relaxed) {
                 return None;
             }
@@ -163,7 +211,7 @@ impl HeldOut {
             sum += cross_entropy(model, &row.prompt_tokens, response);
             count += response.len();
         }
-        Some(sum / count.max(1) as f64)
+        Some((sum, count as f64))
     }
 }
 
@@ -195,8 +243,8 @@ fn log_probability(logits: &[f32], token: u32) -> f64 {
     f64::from(logits[token as usize]) - top - sum.ln()
 }
 
-/// Of all runs of [`REPEATED_RUN`] tokens, the share that occurred before in the same response.
-fn repetition(responses: &[&[u32]]) -> f64 {
+/// Runs of [`REPEATED_RUN`] tokens that occurred before in the same response, and all.
+fn repetitions(responses: &[&[u32]]) -> (f64, f64) {
     let (mut repeated, mut all) = (0u32, 0u32);
     for response in responses {
         let mut seen = HashSet::new();
@@ -205,7 +253,7 @@ fn repetition(responses: &[&[u32]]) -> f64 {
             repeated += u32::from(!seen.insert(run));
         }
     }
-    f64::from(repeated) / f64::from(all.max(1))
+    (f64::from(repeated), f64::from(all))
 }
 
 #[cfg(test)]
@@ -213,15 +261,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repetition_is_the_share_of_runs_seen_before() {
-        let rows: [(&[&[u32]], f64); 4] = [
-            (&[&[1, 2, 3, 4, 5]], 0.0),
-            (&[&[7; 8]], 0.8),
-            (&[&[1, 2, 3, 4], &[1, 2, 3, 4]], 0.0),
-            (&[&[], &[1, 2]], 0.0),
+    fn repetitions_are_the_runs_seen_before() {
+        let rows: [(&[&[u32]], f64, f64); 4] = [
+            (&[&[1, 2, 3, 4, 5]], 0.0, 2.0),
+            (&[&[7; 8]], 4.0, 5.0),
+            (&[&[1, 2, 3, 4], &[1, 2, 3, 4]], 0.0, 2.0),
+            (&[&[], &[1, 2]], 0.0, 0.0),
         ];
-        for (responses, expected) in rows {
-            assert!((repetition(responses) - expected).abs() < 1e-12, "{responses:?}");
+        for (responses, repeated, all) in rows {
+            assert_eq!(repetitions(responses), (repeated, all), "{responses:?}");
         }
     }
 

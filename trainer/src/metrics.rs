@@ -35,12 +35,42 @@ pub struct TrainProgress {
     pub mfu: f64,
     /// The newest evaluation, of this step or an earlier one.
     pub evaluation: Option<Evaluation>,
+    /// Of each rank, where there are several and the step is logged.
+    pub ranks: Vec<RankFigures>,
+}
+
+/// What one rank did in a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RankFigures {
+    /// Tokens it computed per second.
+    pub tokens_per_second: f64,
+    /// Seconds in which it waited for other ranks, or for what they sent.
+    pub communication_seconds: f64,
+    /// Bytes at its peak so far.
+    pub memory: f64,
+}
+
+impl RankFigures {
+    fn scalars(&self, rank: usize) -> [(String, f64); 3] {
+        [
+            (format!("rank/{rank}/tokens_per_second"), self.tokens_per_second),
+            (format!("rank/{rank}/communication_seconds"), self.communication_seconds),
+            (format!("rank/{rank}/memory_bytes"), self.memory),
+        ]
+    }
+}
+
+/// The most memory that this process has had, as far as the system tells; else 0.
+pub(crate) fn peak_memory() -> f64 {
+    let text = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB"));
+    kilobytes.and_then(|number| number.trim().parse::<f64>().ok()).unwrap_or(0.0) * 1024.0
 }
 
 impl TrainProgress {
     /// The metrics under their public names.
-    pub fn scalars(&self) -> [(&'static str, f64); 7] {
-        [
+    pub fn scalars(&self) -> Vec<(String, f64)> {
+        let all = [
             ("train/loss", self.loss),
             ("train/loss_ar", self.loss_ar),
             ("train/loss_pc", self.loss_pc),
@@ -48,7 +78,9 @@ impl TrainProgress {
             ("train/learning_rate", self.learning_rate),
             ("train/tokens_per_second", self.tokens_per_second),
             ("train/mfu", self.mfu),
-        ]
+        ];
+        let ranks = self.ranks.iter().enumerate().flat_map(|(rank, figures)| figures.scalars(rank));
+        all.into_iter().map(|(tag, value)| (tag.to_owned(), value)).chain(ranks).collect()
     }
 }
 
@@ -74,14 +106,14 @@ impl Metrics {
         &mut self,
         step: usize,
         epoch: f64,
-        scalars: &[(&'static str, f64)],
+        scalars: &[(String, f64)],
     ) -> Result<(), TrainError> {
         let mut line = Map::new();
         line.insert("step".into(), step.into());
         line.insert("epoch".into(), epoch.into());
-        for &(tag, value) in scalars {
-            line.insert(tag.into(), value.into());
-            self.events.scalar(tag, step as u64, value as f32)?;
+        for (tag, value) in scalars {
+            line.insert(tag.clone(), (*value).into());
+            self.events.scalar(tag, step as u64, *value as f32)?;
         }
         self.jsonl.write_all(format!("{}\n", Value::Object(line)).as_bytes())?;
         Ok(self.events.flush()?)

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::PackedSample;
-use jacobi_model::{RopeTable, Transformer};
+use jacobi_model::{Gradients, RopeTable, Transformer};
 use jacobi_torch_ext::keep_freed_memory;
 
 use crate::{
@@ -14,14 +14,18 @@ use crate::{
     batch::rows,
     flops::model_flops,
     loss::{Counts, LossConfig},
+    ranks::Ranks,
+    shards::Shards,
+    watch::RankFailure,
 };
 
 /// A model being trained, with all that a step changes.
 pub struct Stepper<'a> {
     /// The model.
     pub model: Transformer,
-    /// Its masters, moments and gradients.
+    /// Masters and moments of what this rank updates.
     pub optimizer: AdamW,
+    pub(crate) shards: Shards,
     /// The frozen teacher of `teacher = "base"`.
     base: Option<Transformer>,
     rope: RopeTable,
@@ -52,15 +56,25 @@ pub struct StepReport {
     pub flops: f64,
     /// Packed tokens.
     pub tokens: usize,
+    /// Tokens that this rank computed.
+    pub own_tokens: usize,
 }
 
 /// Why there was no update: neither weights nor moments were touched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoStep {
     /// This quantity was NaN or infinite.
     NotFinite(&'static str),
-    /// Asked to stop, between two rows.
+    /// This rank or another was asked to stop, between two rows.
     Stopped,
+    /// The ranks cannot go on.
+    Ranks(RankFailure),
+}
+
+impl From<RankFailure> for NoStep {
+    fn from(failure: RankFailure) -> Self {
+        Self::Ranks(failure)
+    }
 }
 
 impl<'a> Stepper<'a> {
@@ -71,13 +85,34 @@ impl<'a> Stepper<'a> {
         config: &'a TrainConfig,
         longest_text: usize,
     ) -> Self {
-        // Every step takes what the one before it freed.
-        keep_freed_memory();
-        let optimizer = AdamW::new(model.parameters(), config.adamw());
-        Self { rope: model.rope_table(longest_text as i64), model, optimizer, base, config }
+        Self::among(Ranks::alone(), (model, base), config, longest_text)
     }
 
-    /// One step over `samples`. Asked to `stop`, it gives up what it has summed so far.
+    /// The same on one of several ranks, each of which has the same `model`.
+    pub fn among(
+        ranks: Ranks,
+        (mut model, base): (Transformer, Option<Transformer>),
+        config: &'a TrainConfig,
+        longest_text: usize,
+    ) -> Self {
+        // Every step takes what the one before it freed.
+        keep_freed_memory();
+        let shards = Shards::new(&mut model, config.sharding, ranks);
+        let optimizer = AdamW::new(shards.pieces(), config.adamw());
+        Self { rope: model.rope_table(longest_text as i64), model, optimizer, shards, base, config }
+    }
+
+    /// Brings weights that were put into what this rank updates to the others.
+    pub(crate) fn publish(&self) -> Result<(), RankFailure> {
+        self.shards.publish()
+    }
+
+    /// The gradients that the next update takes, summed over the passes of a step.
+    pub fn gradients(&self) -> &Gradients {
+        self.shards.gradients()
+    }
+
+    /// One step over `samples`, which the ranks share. Asked to `stop`, it gives up what it has summed so far.
     ///
     /// # Errors
     /// A loss or gradient that is not finite, before the update; a wish to stop.
@@ -88,40 +123,52 @@ impl<'a> Stepper<'a> {
         stop: &AtomicBool,
     ) -> Result<StepReport, NoStep> {
         let mut report = self.accumulate(samples, &settings.loss, stop)?;
-        report.grad_norm = self.optimizer.gradient_norm();
+        let ranks = self.shards.ranks();
+        // Gradients that every rank has whole are counted once.
+        let counts = self.shards.are_gradients_shared() || ranks.is_first();
+        let squares = if counts { self.optimizer.gradient_squares() } else { 0.0 };
+        let mut sums = [report.loss_ar, report.loss_pc, report.flops, squares];
+        ranks.sum(&mut sums)?;
+        [report.loss_ar, report.loss_pc, report.flops, _] = sums;
+        report.loss = settings.loss.total(report.loss_ar, report.loss_pc);
+        report.grad_norm = sums[3].sqrt();
         finite("the gradient norm", report.grad_norm)?;
         let scale = clip_factor(report.grad_norm, self.config.max_grad_norm);
         self.optimizer.update(settings.learning_rate, scale);
+        self.shards.publish()?;
         Ok(report)
     }
 
-    /// The losses of `samples`, row by row, their gradients added to the optimizer's.
+    /// This rank's part of the losses of `samples`, row by row; gradients are added to those there are.
     ///
     /// # Errors
-    /// A loss that is not finite; a wish to stop.
+    /// A loss that is not finite; a wish to stop; a rank that is gone.
     pub fn accumulate(
         &self,
         samples: &[PackedSample],
         loss: &LossConfig,
         stop: &AtomicBool,
     ) -> Result<StepReport, NoStep> {
-        let rows = rows(samples, self.config.tokens_per_row);
-        let counts = rows.iter().map(|row| loss.counts(&row.losses));
+        let ranks = self.shards.ranks();
+        let all = rows(samples, self.config.tokens_per_row, ranks.world_size());
+        let counts = all.iter().flatten().map(|row| loss.counts(&row.losses));
+        let rows = &all[ranks.rank()];
         let counts = counts.fold(Counts::default(), |a, b| Counts { ar: a.ar + b.ar, pc: a.pc + b.pc });
         let mut report =
             StepReport { tokens: samples.iter().map(|s| s.tokens.len()).sum(), ..StepReport::default() };
+        report.own_tokens = rows.iter().map(|row| row.tokens.len()).sum();
         let learner = Learner {
             model: &self.model,
             base: self.base.as_ref(),
             rope: &self.rope,
-            gradients: self.optimizer.gradients(),
+            shards: &self.shards,
             checkpointing: self.config.activation_checkpointing,
         };
-        for row in &rows {
-            if stop.load(Ordering::Relaxed) {
+        for (at, row) in rows.iter().enumerate() {
+            if ranks.any(stop.load(Ordering::Relaxed))? {
                 return Err(NoStep::Stopped);
             }
-            let (ar, pc) = learner.learn(row, loss, counts);
+            let (ar, pc) = learner.learn(row, loss, counts, at + 1 == rows.len())?;
             report.loss_ar += ar;
             report.loss_pc += pc;
             report.loss = loss.total(report.loss_ar, report.loss_pc);

@@ -12,14 +12,15 @@ use jacobi_model::{Dtype, Transformer, dtype_name, load};
 
 use crate::{
     TrainConfig, TrainError,
-    checkpoint::{Checkpoints, TrainerState, result_checkpoint},
+    checkpoint::{Checkpoints, Saved, TrainerState, result_checkpoint},
     config::TeacherModel,
     data::{Dataset, TrainData},
     disk::{Disk, RealDisk},
     evaluation::{Evaluations, HeldOut},
     flops::gemm_peak,
-    metrics::{self, Metrics, TrainProgress},
+    metrics::{self, Metrics, RankFigures, TrainProgress, peak_memory},
     post_mortem,
+    ranks::Ranks,
     step::{NoStep, StepReport, StepSettings, Stepper},
 };
 
@@ -58,6 +59,8 @@ pub struct TrainJob<'a> {
     pub seed: u64,
     /// Whether what another run left in `output` may be removed.
     pub overwrite: bool,
+    /// This process among those that train together. All have the same job; they share a file system.
+    pub ranks: Ranks,
 }
 
 /// How a run ended.
@@ -93,19 +96,36 @@ fn train_on(
     progress: &mut dyn FnMut(&TrainProgress),
 ) -> Result<TrainOutcome, TrainError> {
     job.config.validate()?;
+    let ranks = job.ranks.clone();
+    let outcome = train_with_others(disk, job, stop, progress);
+    match &outcome {
+        Ok(_) => ranks.leave(),
+        // Who is told of a failure has nothing to tell.
+        Err(TrainError::Ranks(_)) => {}
+        Err(error) => ranks.give_up(&error.to_string()),
+    }
+    outcome
+}
+
+fn train_with_others(
+    disk: &dyn Disk,
+    job: TrainJob,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&TrainProgress),
+) -> Result<TrainOutcome, TrainError> {
     let mut run = Run::open(disk, job)?;
-    if run.evaluate_if_due(stop) {
+    if run.evaluate_if_due(stop)? {
         run.log(None)?;
     }
-    while !run.state.is_finished() && !stop.load(Ordering::Relaxed) {
+    while !run.state.is_finished() {
         let Some(report) = run.step(stop)? else { break };
-        let evaluated = run.evaluate_if_due(stop);
+        let evaluated = run.evaluate_if_due(stop)?;
         let report = TrainProgress { evaluation: run.state.evaluations.last, ..report };
         if evaluated || run.is_logged(report.step) {
             run.log(Some(&report))?;
         }
         progress(&report);
-        if run.is_saved_after(report.step) {
+        if run.is_saved_after(report.step)? {
             run.save()?;
         }
     }
@@ -126,7 +146,9 @@ struct Run<'a> {
     /// What is decoded between steps, if anything is.
     held_out: Option<HeldOut>,
     checkpoints: Checkpoints<'a>,
-    metrics: Metrics,
+    /// Written by the first rank.
+    metrics: Option<Metrics>,
+    ranks: Ranks,
     state: TrainerState,
     /// Whether the newest checkpoint holds `state`.
     is_saved: bool,
@@ -154,21 +176,40 @@ impl<'a> Run<'a> {
             .config
             .max_steps
             .unwrap_or_else(|| job.config.epochs * dataset.len().div_ceil(job.config.batch_size));
-        let mut state = TrainerState { step: 0, total_steps, identity, evaluations: Evaluations::default() };
+        let ranks = job.ranks;
+        let mut state = TrainerState {
+            step: 0,
+            total_steps,
+            identity,
+            evaluations: Evaluations::default(),
+            optimizer_files: ranks.world_size(),
+        };
         let gemm_peak = gemm_peak(model.kind(), model.device());
-        let mut stepper = Stepper::new(model, base, job.config, dataset.longest_text());
+        let mut stepper = Stepper::among(ranks.clone(), (model, base), job.config, dataset.longest_text());
         let checkpoints = Checkpoints::open(job.output, job.config.save_total_limit, disk)?;
-        let stored = resumed(&checkpoints, &state, job.overwrite, job.output)?;
-        checkpoints.mend(stored.as_ref().map(|(_, stored)| stored))?;
+        let mut stored = None;
+        // What a killed or another run left is for the first rank to put right; then the others look.
+        if ranks.is_first() {
+            stored = resumed(&checkpoints, &state, job.overwrite, job.output)?;
+            checkpoints.mend(stored.as_ref().map(|(_, stored)| stored))?;
+        }
+        ranks.meet()?;
+        if !ranks.is_first() {
+            stored = resumed(&checkpoints, &state, false, job.output)?;
+        }
         let is_saved = stored.is_some();
         if let Some((dir, stored)) = stored {
-            Checkpoints::restore(&dir, stored.step, &mut stepper.optimizer)?;
-            state = stored;
+            Checkpoints::restore(&dir, &stored, &mut stepper.optimizer)?;
+            stepper.publish()?;
+            state = TrainerState { optimizer_files: ranks.world_size(), ..stored };
         }
+        let known = is_saved.then_some(&state);
+        let metrics = ranks.is_first().then(|| Metrics::open(job.output, known)).transpose()?;
         Ok(Self {
             gemm_peak,
             stepper,
-            metrics: Metrics::open(job.output, is_saved.then_some(&state))?,
+            metrics,
+            ranks,
             model_dir: job.model_dir,
             output: job.output,
             config: job.config,
@@ -181,11 +222,12 @@ impl<'a> Run<'a> {
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
-        let Stepper { model, optimizer, .. } = &self.stepper;
-        self.checkpoints.save(model, self.model_dir, optimizer, &self.state)?;
+        let Stepper { model, optimizer, shards, .. } = &self.stepper;
+        let saved = Saved { model, tokenizer_dir: self.model_dir, optimizer, shards };
+        self.checkpoints.save(&saved, &self.state)?;
         self.is_saved = true;
         let request = self.output.join(SAVE_NOW);
-        if request.exists() {
+        if self.ranks.is_first() && request.exists() {
             fs_err::remove_file(request)?;
         }
         Ok(())
@@ -194,7 +236,7 @@ impl<'a> Run<'a> {
     /// One optimizer step over `batch_size` samples; `None` when asked to `stop` in the
     /// middle: what was summed is summed again by the run that goes on.
     fn step(&mut self, stop: &AtomicBool) -> Result<Option<TrainProgress>, TrainError> {
-        let (started, config) = (Instant::now(), self.config);
+        let (started, waited, config) = (Instant::now(), self.ranks.waited(), self.config);
         let samples = self.dataset.step(self.state.step, config.batch_size, config)?;
         let factor = config.lr_curve().factor(self.state.step, self.state.total_steps);
         let settings = StepSettings {
@@ -205,14 +247,28 @@ impl<'a> Run<'a> {
             Ok(report) => report,
             Err(NoStep::Stopped) => return Ok(None),
             Err(NoStep::NotFinite(what)) => return Err(self.not_finite(what, &samples)),
+            Err(NoStep::Ranks(failure)) => return Err(failure.into()),
         };
         self.state.step += 1;
         self.is_saved = false;
-        Ok(Some(self.progress(&report, settings.learning_rate, started.elapsed().as_secs_f64())))
+        let seconds = started.elapsed().as_secs_f64();
+        let waited = (self.ranks.waited() - waited).as_secs_f64();
+        let mut progress = self.progress(&report, settings.learning_rate, seconds);
+        if self.ranks.world_size() > 1 && self.is_logged(self.state.step) {
+            let own = [report.own_tokens as f64 / seconds, waited, peak_memory()];
+            let figures = |[tokens_per_second, communication_seconds, memory]: [f64; 3]| RankFigures {
+                tokens_per_second,
+                communication_seconds,
+                memory,
+            };
+            progress.ranks = self.ranks.everyones(own)?.into_iter().map(figures).collect();
+        }
+        Ok(Some(progress))
     }
 
     fn progress(&self, report: &StepReport, learning_rate: f64, seconds: f64) -> TrainProgress {
         TrainProgress {
+            ranks: Vec::new(),
             step: self.state.step,
             total_steps: self.state.total_steps,
             epoch: self.epoch(),
@@ -222,7 +278,7 @@ impl<'a> Run<'a> {
             grad_norm: report.grad_norm,
             learning_rate,
             tokens_per_second: report.tokens as f64 / seconds,
-            mfu: report.flops / seconds / self.gemm_peak,
+            mfu: report.flops / seconds / (self.gemm_peak * self.ranks.world_size() as f64),
             evaluation: self.state.evaluations.last,
         }
     }
@@ -251,17 +307,17 @@ impl<'a> Run<'a> {
     }
 
     /// Decodes the held-out prompts if that is due, unless asked to `stop`; says whether it did.
-    fn evaluate_if_due(&mut self, stop: &AtomicBool) -> bool {
-        if !self.is_evaluation_due() || stop.load(Ordering::Relaxed) {
-            return false;
+    fn evaluate_if_due(&mut self, stop: &AtomicBool) -> Result<bool, TrainError> {
+        if !self.is_evaluation_due() || self.ranks.any(stop.load(Ordering::Relaxed))? {
+            return Ok(false);
         }
-        let Some(held_out) = &self.held_out else { return false };
-        let Some(evaluation) = held_out.evaluate(&self.stepper.model, self.state.step, stop) else {
-            return false;
-        };
+        let Some(held_out) = &self.held_out else { return Ok(false) };
+        let Stepper { model, shards, .. } = &self.stepper;
+        let evaluate = || held_out.evaluate(model, &self.ranks, self.state.step, stop);
+        let Some(evaluation) = shards.with_all(evaluate)?? else { return Ok(false) };
         self.state.evaluations.add(evaluation, self.config.best_ar_tolerance);
         self.is_saved = false;
-        true
+        Ok(true)
     }
 
     fn is_logged(&self, step: usize) -> bool {
@@ -270,21 +326,21 @@ impl<'a> Run<'a> {
 
     /// A line for this step: what `report` says, if there was a step, and the evaluation, if it is of this step.
     fn log(&mut self, report: Option<&TrainProgress>) -> Result<(), TrainError> {
-        let step = self.state.step;
-        let mut scalars = report.map_or_else(Vec::new, |report| report.scalars().to_vec());
+        let (step, epoch) = (self.state.step, self.epoch());
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        let mut scalars = report.map_or_else(Vec::new, TrainProgress::scalars);
         if let Some(evaluation) = self.state.evaluations.last.filter(|evaluation| evaluation.step == step) {
-            scalars.extend(evaluation.scalars());
+            scalars.extend(evaluation.scalars().map(|(tag, value)| (tag.to_owned(), value)));
         }
-        self.metrics.record(step, self.epoch(), &scalars)
+        metrics.record(step, epoch, &scalars)
     }
 
     /// The first step is saved to see early that it can be; a new best is saved because it is one.
-    fn is_saved_after(&self, step: usize) -> bool {
+    fn is_saved_after(&self, step: usize) -> Result<bool, TrainError> {
         let is_best = self.state.evaluations.best.is_some_and(|best| best.step == step);
-        step == 1
-            || step.is_multiple_of(self.config.save_steps)
-            || is_best
-            || self.output.join(SAVE_NOW).exists()
+        let is_due = step == 1 || step.is_multiple_of(self.config.save_steps) || is_best;
+        // Whether the file is there, one rank says for all.
+        Ok(is_due || self.ranks.any(self.ranks.is_first() && self.output.join(SAVE_NOW).exists())?)
     }
 }
 

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::{
-    Manifest, PackConfig, PromptsConfig, RankEntry, Responses, ShardWriter, Tokenizer, TrajectoryMetadata,
+    Manifest, PackConfig, PromptsConfig, Rank, RankEntry, Responses, ShardWriter, Tokenizer,
+    TrajectoryMetadata,
 };
 use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
 use serde_json::Value;
@@ -22,7 +23,7 @@ use crate::engine::{EngineSettings, Event, Sample, make};
 use crate::intake::{Candidate, Intake, IntakeRules};
 use crate::ledger::{ERRORS_FILE, Ledger};
 use crate::survey::{self, Done, Survey};
-use crate::{GenerateConfig, GenerateError, Rank, StatesKept};
+use crate::{GenerateConfig, GenerateError, StatesKept};
 
 /// Prompts read ahead and answered in the order of their length, so that neighbours in a batch are alike.
 const SORTED_AHEAD: usize = 256;

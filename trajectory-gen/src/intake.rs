@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use jacobi_datasets::{
-    BadRow, Matching, Message, Prompt, PromptStream, PromptsConfig, Responses, Rng, Tokenizer, stream_prompts,
+    BadRow, Matching, Message, Prompt, PromptStream, PromptsConfig, Rank, Responses, Rng, Tokenizer,
+    stream_prompts,
 };
 
 use crate::GenerateError;
@@ -11,7 +12,6 @@ use crate::config::{Choice, GenerateConfig, OutOfRange};
 use crate::engine::Sample;
 use crate::filters::Rule;
 use crate::ledger::Rejected;
-use crate::ranks::Rank;
 
 /// A prompt to be answered.
 pub(crate) struct Candidate {

@@ -11,7 +11,6 @@ mod import;
 mod intake;
 mod ledger;
 mod merge;
-mod ranks;
 mod survey;
 
 pub use config::{BatchSize, Choice, GenerateConfig, OnDisagreement, OutOfRange, StatesKept};
@@ -22,4 +21,3 @@ pub use generate::{GenerateJob, GenerateOutcome, GenerateProgress, generate};
 pub use import::{ImportJob, import};
 pub use ledger::{ERRORS_FILE, Rejected, RejectedKind};
 pub use merge::merge;
-pub use ranks::{Rank, RankError};

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use jacobi_datasets::schema::trajectory::{read_metadata, read_prompts_of_shard};
-use jacobi_datasets::{Manifest, ShardWriter, TrajectoryMetadata, write_atomic};
+use jacobi_datasets::{Manifest, Rank, ShardWriter, TrajectoryMetadata, write_atomic};
 
+use crate::GenerateError;
 use crate::intake::key_of;
 use crate::ledger::ERRORS_FILE;
-use crate::{GenerateError, Rank};
 
 /// One rank's directory.
 struct Part {

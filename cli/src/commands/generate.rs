@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use jacobi_datasets::Responses;
-use jacobi_trajectory_gen::{GenerateJob, Rank, estimate, merge};
+use jacobi_datasets::{Rank, Responses};
+use jacobi_trajectory_gen::{GenerateJob, estimate, merge};
 
 use crate::exit::UsageError;
 use crate::pipeline::model_of_round;

@@ -1,23 +1,27 @@
 //! `jacobi train`: trajectory shards, or plain prompts with responses, to checkpoints.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jacobi_datasets::Manifest;
 use jacobi_model::Architecture;
-use jacobi_trainer::{TrainData, forecast};
+use jacobi_trainer::{Cluster, Scaling, TrainData, forecast};
 
 use crate::commands::generate::check_round;
+use crate::exit::UsageError;
 use crate::pipeline::model_of_round;
 use crate::recipe::{Recipe, RecipeArgs};
 use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
-use crate::{output, plan, stages, supervised};
+use crate::{launch, output, plan, stages, supervised};
 
 /// Train a model on trajectory shards
 ///
 /// With prompts.response_column set and no --trajectories, trains on those responses instead, by the autoregressive
 /// loss alone. Resumable: run the same command again, and it goes on from the newest checkpoint. A file `save-now` in
 /// the output directory has a checkpoint saved at once.
+///
+/// Several processes can train together: started by torchrun, by srun, or by --nproc. They share a file system.
 #[derive(Debug, clap::Args)]
 pub struct TrainArgs {
     #[command(flatten)]
@@ -31,12 +35,28 @@ pub struct TrainArgs {
     /// Where checkpoints and metrics go; by default the place of the round in output_dir
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Start N ranks on this machine that train together; with torchrun or Slurm, start this command by them instead
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    nproc: Option<u16>,
     /// Remove what a run with other settings, data or weights left in the output, and start over
     #[arg(long)]
     overwrite: bool,
     /// Print what would be done, and stop
     #[arg(long)]
     dry_run: bool,
+    /// With --dry-run: what N ranks would send, hold and take
+    #[arg(long, value_name = "N", requires = "dry_run", requires = "link_gbps",
+        value_parser = clap::value_parser!(u32).range(2..))]
+    world_size: Option<u32>,
+    /// Gigabits per second that each of them sends
+    #[arg(long, value_name = "GBPS", requires = "world_size")]
+    link_gbps: Option<f64>,
+    /// 10^12 FLOP/s of each one's matrix products; by default as measured on this machine
+    #[arg(long, value_name = "TFLOPS", requires = "world_size")]
+    peak_tflops: Option<f64>,
+    /// Count traffic as NCCL sends it, not as Gloo does
+    #[arg(long, requires = "world_size")]
+    nccl: bool,
 }
 
 /// Trains, or with `--dry-run` says what would be trained.
@@ -54,36 +74,72 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         None if recipe.prompts.response_column.is_some() => None,
         None => Some(run.trajectories(args.round)),
     };
-    let data = |shards| -> anyhow::Result<TrainData> {
-        Ok(match shards {
-            Some(dir) => TrainData::Trajectories(dir),
-            None => supervised::load(&recipe.prompts, &model)?,
-        })
-    };
     if args.dry_run {
-        let known = shards.as_deref().map(Manifest::load).transpose()?;
-        if known.is_some_and(|manifest| manifest.is_none_or(|manifest| manifest.written == 0)) {
-            let text = describe(&recipe, args.round, &model, shards.as_deref())?;
-            return Ok(output::result(&format!(
-                "{text}\nmemory and time are known once there are trajectories"
-            ))?);
-        }
-        let train = &recipe.rounds[args.round - 1].train;
-        let (shape, from) = (Architecture::from_dir(&model)?, model.display());
-        let takes = forecast(&shape, recipe.model.dtype, data(shards)?, train, recipe.seed)?;
-        let text = format!("train {from} with a learning rate of {:e}\n{takes}", train.learning_rate);
-        return Ok(output::result(&text)?);
+        return Ok(output::result(&forecast_of(args, &recipe, &model, shards.as_deref())?)?);
     }
-    let _lock = DirLock::take(args.output.as_deref().unwrap_or(run.root()))?;
-    let stage = stages::TrainStage {
-        round: args.round,
-        model_dir: &model,
-        data: data(shards)?,
-        output: &target,
-        overwrite: args.overwrite,
+    if let Some(count) = args.nproc.filter(|&count| count > 1) {
+        return launch::train(usize::from(count), &Stop::quietly()?);
+    }
+    let ranks = launch::join(Duration::from_secs(recipe.rounds[args.round - 1].train.dist_timeout))?;
+    let train = || {
+        let place = args.output.as_deref().unwrap_or(run.root());
+        let _lock = ranks.is_first().then(|| DirLock::take(place)).transpose()?;
+        let stage = stages::TrainStage {
+            round: args.round,
+            model_dir: &model,
+            data: data(&recipe, &model, shards.as_deref())?,
+            output: &target,
+            overwrite: args.overwrite,
+            ranks: ranks.clone(),
+        };
+        stages::train(&recipe, stage, &launch::listen(&ranks)?)
     };
-    let checkpoint = stages::train(&recipe, stage, &Stop::listen()?)?;
-    Ok(output::result(&checkpoint.display().to_string())?)
+    let checkpoint = train().map_err(|error| launch::tell(&ranks, error))?;
+    if ranks.is_first() {
+        output::result(&checkpoint.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn data(recipe: &Recipe, model: &Path, shards: Option<&Path>) -> anyhow::Result<TrainData> {
+    Ok(match shards {
+        Some(dir) => TrainData::Trajectories(dir.to_path_buf()),
+        None => supervised::load(&recipe.prompts, model)?,
+    })
+}
+
+fn forecast_of(
+    args: &TrainArgs,
+    recipe: &Recipe,
+    model: &Path,
+    shards: Option<&Path>,
+) -> anyhow::Result<String> {
+    let known = shards.map(Manifest::load).transpose()?;
+    if known.is_some_and(|manifest| manifest.is_none_or(|manifest| manifest.written == 0)) {
+        let text = describe(recipe, args.round, model, shards)?;
+        return Ok(format!("{text}\nmemory and time are known once there are trajectories"));
+    }
+    let train = &recipe.rounds[args.round - 1].train;
+    let (shape, from) = (Architecture::from_dir(model)?, model.display());
+    let takes = forecast(&shape, recipe.model.dtype, data(recipe, model, shards)?, train, recipe.seed)?;
+    let mut text = format!("train {from} with a learning rate of {:e}\n{takes}", train.learning_rate);
+    if let Some(cluster) = cluster(args)? {
+        let kind = recipe.model.dtype.resolve(shape.stored_dtype.as_deref());
+        text += &format!("\n{}", Scaling::new(&shape, kind, train, &takes, cluster));
+    }
+    Ok(text)
+}
+
+/// The ranks that `--dry-run` is asked about.
+fn cluster(args: &TrainArgs) -> Result<Option<Cluster>, UsageError> {
+    let (Some(ranks), Some(gbps)) = (args.world_size, args.link_gbps) else { return Ok(None) };
+    for (name, value) in [("--link-gbps", Some(gbps)), ("--peak-tflops", args.peak_tflops)] {
+        if value.is_some_and(|value| value.is_nan() || value <= 0.0) {
+            return Err(UsageError(format!("{name} has to be a positive number")));
+        }
+    }
+    let peak = args.peak_tflops.map(|tflops| tflops * 1e12);
+    Ok(Some(Cluster { ranks: ranks as usize, link: gbps * 1e9, peak, gloo: !args.nccl }))
 }
 
 fn describe(recipe: &Recipe, round: usize, model: &Path, shards: Option<&Path>) -> anyhow::Result<String> {

@@ -74,6 +74,7 @@ pub fn child(options: &Options, way: Way, tokens_per_row: usize) -> anyhow::Resu
                 Ok(_) => {}
                 Err(NoStep::NotFinite(what)) => bail!("{what} is not finite"),
                 Err(NoStep::Stopped) => bail!("stopped by nobody"),
+                Err(NoStep::Ranks(failure)) => return Err(failure.into()),
             },
         }
         Ok(started.elapsed().as_secs_f64())
@@ -132,7 +133,7 @@ fn oracle_step(
         tch::no_grad(|| {
             for (_, parameter) in stepper.model.parameters() {
                 let mut gradient = parameter.grad();
-                stepper.optimizer.gradients().add(parameter, &gradient);
+                stepper.gradients().add(parameter, &gradient);
                 let _ = gradient.zero_();
             }
         });

@@ -1,0 +1,216 @@
+//! Ranks as processes. `jacobi train --nproc N` starts N of the same command on this machine, gives them a place to meet, and
+//! sees to it that they end together. The variables are those of torchrun, so that a process knows no difference: it joins
+//! the others by what the environment says.
+
+use std::ffi::OsString;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use jacobi_datasets::Membership;
+use jacobi_trainer::{MeetingPlace, RankFailure, Ranks};
+
+use crate::exit::{self, RanksEnded, UsageError, signal_name};
+use crate::output;
+use crate::signals::Stop;
+
+/// How long the others may take to end by themselves once a rank has failed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Set for processes started here: they stop when their standard input ends.
+const LAUNCHED: &str = "JACOBI_LAUNCHED";
+
+/// This process among those that the environment tells of, or alone.
+///
+/// # Errors
+/// [`jacobi_datasets::RankError`] for an environment that tells half; ranks that do not come within `timeout`.
+pub fn join(timeout: Duration) -> anyhow::Result<Ranks> {
+    Ok(match membership()? {
+        Some(member) => Ranks::join(&member, timeout, Box::new(abandon))?,
+        None => Ranks::alone(),
+    })
+}
+
+fn membership() -> anyhow::Result<Option<Membership>> {
+    Ok(Membership::from_environment(|name| std::env::var(name).ok())?)
+}
+
+/// Another rank has given up, and this one does not notice.
+#[expect(clippy::exit, reason = "the thread that should end the process is stuck")]
+fn abandon(failure: &RankFailure) {
+    output::error(&anyhow::Error::new(failure.clone()));
+    std::process::exit(1);
+}
+
+/// Listens for wishes to stop: signals, and the launcher's.
+///
+/// # Errors
+/// When the system refuses a handler.
+pub fn listen(ranks: &Ranks) -> std::io::Result<Stop> {
+    let stop = if ranks.is_first() { Stop::listen()? } else { Stop::quietly()? };
+    if std::env::var_os(LAUNCHED).is_some() {
+        stop.follow_launcher();
+    }
+    Ok(stop)
+}
+
+/// Tells the others of `error`, unless they have been told, and says which rank it is that fails.
+pub fn tell(ranks: &Ranks, error: anyhow::Error) -> anyhow::Error {
+    if ranks.world_size() == 1 || exit::signal(&error).is_some() {
+        return error;
+    }
+    ranks.give_up(&format!("{error:#}"));
+    error.context(format!("rank {} of {} fails", ranks.rank(), ranks.world_size()))
+}
+
+/// Runs `count` ranks of the command line as it was typed, but for `--nproc`.
+///
+/// # Errors
+/// [`RanksEnded`] when one failed; [`exit::Interrupted`] when a signal asked to stop; [`UsageError`] within a rank.
+pub fn train(count: usize, stop: &Stop) -> anyhow::Result<()> {
+    if membership()?.is_some() {
+        let text =
+            "--nproc starts ranks, but this process is one already, by RANK or a Slurm step: leave it out";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    let place = MeetingPlace::open()?;
+    let program = std::env::current_exe().context("cannot find the program to start")?;
+    let arguments = without_count(std::env::args_os().skip(1));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let start = |rank: usize| {
+        let mut command = Command::new(&program);
+        command.args(&arguments).stdin(Stdio::piped()).env(LAUNCHED, "1");
+        for (name, value) in place.variables(rank, count) {
+            command.env(name, value);
+        }
+        if std::env::var_os("OMP_NUM_THREADS").is_none() {
+            command.env("OMP_NUM_THREADS", (cores / count).max(1).to_string());
+        }
+        command.spawn().with_context(|| format!("cannot start rank {rank}"))
+    };
+    let mut ranks = Running { running: Vec::new(), ended: Vec::new() };
+    for rank in 0..count {
+        // Dropping those that run ends them.
+        ranks.running.push((rank, start(rank)?));
+    }
+    ranks.wait(stop)?;
+    stop.check()?;
+    if ranks.ended.iter().all(|(_, end)| *end == End::Done) {
+        return Ok(());
+    }
+    let told = ranks.ended.iter().filter(|(_, end)| *end != End::Done);
+    let told = told.map(|(rank, end)| format!("rank {rank} of {count} {}", end.describe()));
+    Err(RanksEnded(told.collect::<Vec<_>>().join(", ")).into())
+}
+
+/// The arguments but for `--nproc N`.
+fn without_count(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("--nproc") => drop(arguments.next()),
+            Some(text) if text.starts_with("--nproc=") => {}
+            _ => kept.push(argument),
+        }
+    }
+    kept
+}
+
+/// How a rank ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Done,
+    Failed(i32),
+    Signal(i32),
+    /// It had not ended some time after another had failed.
+    Removed,
+}
+
+impl End {
+    fn of(status: ExitStatus) -> Self {
+        match (status.code(), std::os::unix::process::ExitStatusExt::signal(&status)) {
+            (Some(0), _) => Self::Done,
+            (Some(code), _) => Self::Failed(code),
+            (None, signal) => Self::Signal(signal.unwrap_or(0)),
+        }
+    }
+
+    fn describe(self) -> String {
+        match self {
+            Self::Done => "was done".into(),
+            Self::Failed(code) => format!("ended with exit code {code}"),
+            Self::Signal(number) => format!("was ended by {}", signal_name(number)),
+            Self::Removed => "did not end by itself".into(),
+        }
+    }
+}
+
+struct Running {
+    running: Vec<(usize, Child)>,
+    /// In the order in which they ended.
+    ended: Vec<(usize, End)>,
+}
+
+impl Running {
+    /// Until none runs any more.
+    fn wait(&mut self, stop: &Stop) -> std::io::Result<()> {
+        let mut failed: Option<Instant> = None;
+        while !self.running.is_empty() {
+            self.collect()?;
+            if stop.check().is_err() {
+                // The end of its standard input asks a rank to stop at its next safe point.
+                self.running.iter_mut().for_each(|(_, child)| drop(child.stdin.take()));
+            } else if failed.is_none() && self.ended.iter().any(|(_, end)| *end != End::Done) {
+                failed = Some(Instant::now());
+            }
+            if failed.is_some_and(|since| since.elapsed() > GRACE) {
+                self.remove();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self) -> std::io::Result<()> {
+        let mut running = Vec::new();
+        for (rank, mut child) in std::mem::take(&mut self.running) {
+            match child.try_wait()? {
+                Some(status) => self.ended.push((rank, End::of(status))),
+                None => running.push((rank, child)),
+            }
+        }
+        self.running = running;
+        Ok(())
+    }
+
+    fn remove(&mut self) {
+        for (rank, mut child) in std::mem::take(&mut self.running) {
+            let _ = child.kill().and_then(|()| child.wait());
+            self.ended.push((rank, End::Removed));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_get_the_command_without_their_number() {
+        let rows: [(&[&str], &[&str]); 3] = [
+            (&["train", "--nproc", "2", "-c", "a"], &["train", "-c", "a"]),
+            (&["train", "-c", "a", "--nproc=4"], &["train", "-c", "a"]),
+            (&["train"], &["train"]),
+        ];
+        for (typed, expected) in rows {
+            assert_eq!(without_count(typed.iter().map(OsString::from)), expected);
+        }
+    }
+}

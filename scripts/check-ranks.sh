@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Do several ranks learn what one learns? Trains the small model that ships here on one rank and, in each mode of sharding,
+# on RANKS, and compares the losses of 20 steps. Exit code 0 if none is off by more than 1e-5.
+#
+#   scripts/check-ranks.sh [RANKS]         4 if not said; by --nproc
+#   scripts/check-ranks.sh RANKS torchrun  by torchrun, which TORCHRUN may name
+#
+# JACOBI, a built binary, is used where it is set.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+ranks=${1:-4}
+launcher=${2:-nproc}
+if [[ ! $ranks =~ ^[1-9][0-9]*$ || ($launcher != nproc && $launcher != torchrun) ]]; then
+  sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  exit 2
+fi
+jacobi=${JACOBI-target/release/jacobi}
+[[ -n ${JACOBI+set} ]] || cargo build --release --locked --bin jacobi
+export OMP_NUM_THREADS=1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+settings=(--config configs/quickstart.toml --set "output_dir=\"$work/run\"" --set prompts.limit=36
+  --set generate.max_new_tokens=24 --set train.max_steps=20 --set train.batch_size=8 --set train.tokens_per_row=200 --set train.logging_steps=1
+  --set 'model.dtype="float32"')
+quietly() { "$@" >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }; }
+quietly "$jacobi" generate "${settings[@]}"
+quietly "$jacobi" train "${settings[@]}" --output "$work/one"
+for sharding in none optimizer gradients parameters; do
+  arguments=(train "${settings[@]}" --set "train.sharding=\"$sharding\"" --output "$work/$sharding")
+  case $launcher in
+    nproc) quietly "$jacobi" "${arguments[@]}" --nproc "$ranks" ;;
+    torchrun) quietly "${TORCHRUN:-torchrun}" --no-python --standalone --nproc-per-node "$ranks" "$jacobi" "${arguments[@]}" ;;
+  esac
+  python3 - "$work/one/metrics.jsonl" "$work/$sharding/metrics.jsonl" "$ranks ranks, $sharding" <<'PY'
+import json, sys
+one, many = ([json.loads(line) for line in open(path)] for path in sys.argv[1:3])
+assert [line["step"] for line in one] == [line["step"] for line in many]
+off = max(abs(a["train/loss"] - b["train/loss"]) for a, b in zip(one, many) if "train/loss" in a)
+verdict = "PASS" if off <= 1e-5 else "FAIL"
+print(f"{verdict}  {sys.argv[3]}: losses of 20 steps differ by at most {off:.1e}")
+sys.exit(verdict == "FAIL")
+PY
+done

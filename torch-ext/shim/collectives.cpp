@@ -1,0 +1,182 @@
+// c10d's store and process groups behind plain C functions: handles in, an error text or null out. The safe side is
+// src/collectives.rs and src/store.rs.
+
+#include <cstdlib>
+#include <cstring>
+#include <sstream>
+
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#ifdef JACOBI_NCCL
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+#endif
+
+namespace {
+
+using Millis = std::chrono::milliseconds;
+
+struct StoreHandle {
+  c10::intrusive_ptr<c10d::TCPStore> tcp;
+  // The same, with a prefix before every key.
+  c10::intrusive_ptr<c10d::Store> keys;
+};
+
+struct GroupHandle {
+  c10::intrusive_ptr<c10d::Backend> backend;
+};
+
+struct WorkHandle {
+  c10::intrusive_ptr<c10d::Work> work;
+  // Kept until the work is done.
+  std::vector<at::Tensor> tensors;
+};
+
+template <typename Body>
+char* guarded(Body body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const c10::Error& error) {
+    return strdup(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return strdup(error.what());
+  } catch (...) {
+    return strdup("an exception of unknown kind");
+  }
+}
+
+// The network interfaces of GLOO_SOCKET_IFNAME, as in PyTorch, or the one that this machine's name leads to.
+std::vector<std::shared_ptr<gloo::transport::Device>> gloo_devices() {
+  using Gloo = c10d::ProcessGroupGloo;
+  std::vector<std::shared_ptr<gloo::transport::Device>> devices;
+  if (const char* names = std::getenv("GLOO_SOCKET_IFNAME"); names != nullptr && *names != '\0') {
+    std::stringstream list(names);
+    for (std::string name; std::getline(list, name, ',');) {
+      devices.push_back(Gloo::createDeviceForInterface(name));
+    }
+  } else {
+    devices.push_back(Gloo::createDefaultDevice());
+  }
+  return devices;
+}
+
+WorkHandle* started(c10::intrusive_ptr<c10d::Work> work, std::vector<at::Tensor> tensors) {
+  return new WorkHandle{std::move(work), std::move(tensors)};
+}
+
+} // namespace
+
+extern "C" {
+
+void jacobi_text_free(char* text) {
+  std::free(text);
+}
+
+char* jacobi_store_open(
+    const char* host, uint16_t port, bool serves, const char* prefix, int64_t timeout_ms, StoreHandle** out) {
+  return guarded([&] {
+    c10d::TCPStoreOptions options;
+    options.port = port;
+    options.isServer = serves;
+    options.waitWorkers = false;
+    options.timeout = Millis(timeout_ms);
+    auto tcp = c10::make_intrusive<c10d::TCPStore>(host, options);
+    tcp->setTimeout(options.timeout);
+    c10::intrusive_ptr<c10d::Store> keys = tcp;
+    if (*prefix != '\0') {
+      keys = c10::make_intrusive<c10d::PrefixStore>(prefix, keys);
+    }
+    *out = new StoreHandle{std::move(tcp), std::move(keys)};
+  });
+}
+
+uint16_t jacobi_store_port(const StoreHandle* store) {
+  return store->tcp->getPort();
+}
+
+char* jacobi_store_set(StoreHandle* store, const char* key, const uint8_t* value, size_t length) {
+  return guarded([&] { store->keys->set(key, std::vector<uint8_t>(value, value + length)); });
+}
+
+// Null in `out` where the key is not set.
+char* jacobi_store_get(StoreHandle* store, const char* key, char** out) {
+  return guarded([&] {
+    *out = nullptr;
+    if (!store->keys->check({key})) {
+      return;
+    }
+    const std::vector<uint8_t> value = store->keys->get(key);
+    *out = strndup(reinterpret_cast<const char*>(value.data()), value.size());
+  });
+}
+
+char* jacobi_store_add(StoreHandle* store, const char* key, int64_t amount, int64_t* sum) {
+  return guarded([&] { *sum = store->keys->add(key, amount); });
+}
+
+char* jacobi_store_wait(StoreHandle* store, const char* key, int64_t timeout_ms) {
+  return guarded([&] { store->keys->wait({key}, Millis(timeout_ms)); });
+}
+
+void jacobi_store_close(StoreHandle* store) {
+  delete store;
+}
+
+char* jacobi_group_gloo(StoreHandle* store, int rank, int size, int64_t timeout_ms, GroupHandle** out) {
+  return guarded([&] {
+    auto options = c10d::ProcessGroupGloo::Options::create(Millis(timeout_ms));
+    options->devices = gloo_devices();
+    auto keys = c10::make_intrusive<c10d::PrefixStore>("gloo", store->keys);
+    *out = new GroupHandle{c10::make_intrusive<c10d::ProcessGroupGloo>(keys, rank, size, options)};
+  });
+}
+
+#ifdef JACOBI_NCCL
+char* jacobi_group_nccl(StoreHandle* store, int rank, int size, int64_t timeout_ms, GroupHandle** out) {
+  return guarded([&] {
+    auto options = c10d::ProcessGroupNCCL::Options::create();
+    options->timeout = Millis(timeout_ms);
+    auto keys = c10::make_intrusive<c10d::PrefixStore>("nccl", store->keys);
+    *out = new GroupHandle{c10::make_intrusive<c10d::ProcessGroupNCCL>(keys, rank, size, options)};
+  });
+}
+#endif
+
+char* jacobi_group_all_reduce(GroupHandle* group, at::Tensor* tensor, WorkHandle** out) {
+  return guarded([&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    *out = started(group->backend->allreduce(tensors), tensors);
+  });
+}
+
+char* jacobi_group_reduce_scatter(GroupHandle* group, at::Tensor* share, at::Tensor* whole, WorkHandle** out) {
+  return guarded([&] { *out = started(group->backend->_reduce_scatter_base(*share, *whole), {*share, *whole}); });
+}
+
+char* jacobi_group_all_gather(GroupHandle* group, at::Tensor* whole, at::Tensor* share, WorkHandle** out) {
+  return guarded([&] { *out = started(group->backend->_allgather_base(*whole, *share), {*whole, *share}); });
+}
+
+char* jacobi_group_broadcast(GroupHandle* group, at::Tensor* tensor, int root, WorkHandle** out) {
+  return guarded([&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    *out = started(group->backend->broadcast(tensors, options), tensors);
+  });
+}
+
+void jacobi_group_leave(GroupHandle* group) {
+  delete group;
+}
+
+// Waits, and frees `work` whatever comes of it.
+char* jacobi_work_wait(WorkHandle* work) {
+  return guarded([&] {
+    std::unique_ptr<WorkHandle> owned(work);
+    owned->work->wait();
+  });
+}
+
+} // extern "C"

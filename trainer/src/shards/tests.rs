@@ -1,0 +1,68 @@
+//! Two ranks in two threads, over real sockets, on the model that ships with the project.
+
+use std::{path::Path, thread, time::Duration};
+
+use jacobi_datasets::{Keeper, Membership, Rank};
+use jacobi_model::{Dtype, load};
+
+use super::*;
+use crate::MeetingPlace;
+
+/// What `work` of each of two ranks gives.
+fn two_ranks<T: Send>(work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
+    let place = MeetingPlace::open().unwrap();
+    let port = place.variables(0, 2).into_iter().find(|(name, _)| *name == "MASTER_PORT").unwrap().1;
+    let rank = |rank| {
+        let member = Membership {
+            rank: Rank { rank, world_size: 2 },
+            local_rank: rank,
+            host: "127.0.0.1".into(),
+            port: port.parse().unwrap(),
+            keeper: Keeper::Launcher,
+            attempt: 0,
+        };
+        work(Ranks::join(&member, Duration::from_secs(60), Box::new(|_| {})).unwrap())
+    };
+    let rank = &rank;
+    thread::scope(|scope| {
+        let ranks = [0, 1].map(|number| scope.spawn(move || rank(number)));
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+fn model() -> Transformer {
+    load(Path::new("../datasets/default/model"), Dtype::Float32).unwrap().transformer
+}
+
+#[test]
+fn each_way_of_sharing_keeps_what_it_says_and_brings_sums_and_parameters_where_they_belong() {
+    let count = model().parameter_count();
+    for sharding in [Sharding::None, Sharding::Optimizer, Sharding::Gradients, Sharding::Parameters] {
+        let seen = two_ranks(|ranks| {
+            let (mut model, mine) = (model(), ranks.rank() as f64 + 1.0);
+            let shards = Shards::new(&mut model, sharding, ranks.clone());
+            let resident = shards.buckets.iter().filter(|bucket| !bucket.memory.is_released()).count();
+            let updated: usize = shards.pieces().iter().map(|piece| piece.parameter.numel()).sum();
+            for is_last in [false, true] {
+                for (_, parameter) in model.parameters() {
+                    let _ = shards.gradients().of(parameter).g_add_scalar_(mine);
+                }
+                (0..shards.buckets.len()).for_each(|bucket| shards.reduce(bucket, is_last).unwrap());
+                shards.settle().unwrap();
+            }
+            let sums = shards.pieces().iter().all(|piece| piece.gradient.eq(6.0).all().int64_value(&[]) == 1);
+            let plain = self::model();
+            let all = || model.parameters().iter().zip(plain.parameters()).all(|((_, a), (_, b))| a.equal(b));
+            let whole = shards.with_all(all).unwrap();
+            ranks.leave();
+            (resident > 0, updated, sums, whole)
+        });
+        let updated: usize = seen.iter().map(|seen| seen.1).sum();
+        assert_eq!(updated, if sharding == Sharding::None { 2 * count } else { count }, "{sharding:?}");
+        for (is_resident, _, sums, whole) in seen {
+            assert_eq!(is_resident, sharding != Sharding::Parameters, "{sharding:?}");
+            assert!(sums, "{sharding:?}: two passes of 1 and of 2 make 6");
+            assert!(whole, "{sharding:?}: the parameters are those of the file");
+        }
+    }
+}
