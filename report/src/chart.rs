@@ -19,7 +19,7 @@ use crate::text::number;
 mod frontier;
 pub(crate) mod tune;
 
-const WIDTH: u32 = 560;
+const WIDTH: u32 = 480;
 const FONT: &str = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif";
 
 const TEXT: RGBColor = RGBColor(0x1f, 0x29, 0x37);
@@ -52,10 +52,10 @@ pub(crate) fn charts(rows: &[EvalRow], training: &[TrainingCurve]) -> Result<Vec
         bars("speed.svg", "Tokens per second, decoding only", rows, |row| row.tps)?,
     ];
     charts.extend(frontier::frontiers(rows)?);
-    // The two rows that the headline compares: more bars at each number could not be told apart.
-    let compared = Compared::of(rows);
-    let (before, after) = (compared.base_parallel, compared.after_parallel);
-    let mut parallel: Vec<&EvalRow> = before.into_iter().chain(after).collect();
+    // The two rows that the headline of the first task compares: more lines and bars could not be told apart.
+    let compared = Compared::by_task(rows);
+    let mut parallel: Vec<&EvalRow> =
+        compared.iter().take(1).flat_map(|c| [c.base_parallel, c.after_parallel]).flatten().collect();
     parallel.dedup();
     parallel.retain(|row| row.acceptance.iter().any(|&count| count > 0));
     if !parallel.is_empty() {
@@ -94,39 +94,37 @@ fn write(area: &Area, text: &str, at: (i32, i32), color: RGBColor, anchor: HPos)
     Ok(area.draw(&Text::new(text.to_owned(), at, style))?)
 }
 
-/// Horizontal bars, one per row, the value written at the end of its bar; under the name of their task where there are
-/// several.
+/// Horizontal bars, one per row, each under its name with its value at the end; and under the name of their task where
+/// there are several.
 fn bars(
     file: &str,
     title: &str,
     rows: &[EvalRow],
     value: fn(&EvalRow) -> Option<f64>,
 ) -> Result<Chart, ReportError> {
-    const STEP: i32 = 34;
-    let label = |row: &EvalRow| format!("{}  {}", model_label(row, rows), row.decoder_label());
-    // Names are about 7.5 pixels a letter at this size; a long one may take half of the width.
-    let longest = rows.iter().map(|row| label(row).chars().count()).max().unwrap_or(0) as i32;
-    let left = (longest * 15 / 2 + 16).clamp(80, WIDTH as i32 / 2);
+    const STEP: i32 = 42;
+    const LEFT: i32 = 8;
     let right = WIDTH as i32 - 64;
     let largest = rows.iter().filter_map(value).fold(f64::MIN_POSITIVE, f64::max);
     let tasks = tasks(rows);
     let headings = if tasks.len() > 1 { tasks.len() } else { 0 };
-    let height = 16 + STEP * (rows.len() + headings).max(1) as i32;
+    let height = 8 + STEP * rows.len().max(1) as i32 + 24 * headings as i32;
     draw(file, title, height as u32, |area| {
-        let mut middle = 8 + STEP / 2;
+        let mut top = 4;
         for task in tasks {
             if headings > 0 {
-                write(area, task, (8, middle), FAINT, HPos::Left)?;
-                middle += STEP;
+                write(area, task, (LEFT, top + 12), FAINT, HPos::Left)?;
+                top += 24;
             }
             for row in rows.iter().filter(|row| row.task == task) {
-                write(area, &label(row), (left - 10, middle), TEXT, HPos::Right)?;
+                let name = format!("{}  {}", model_label(row, rows), row.decoder_label());
+                write(area, &name, (LEFT, top + 9), TEXT, HPos::Left)?;
                 let share = value(row).unwrap_or(0.0) / largest;
-                let end = left + (f64::from(right - left) * share).round() as i32;
-                let bar = Rectangle::new([(left, middle - 11), (end, middle + 11)], role_color(row).filled());
+                let end = LEFT + (f64::from(right - LEFT) * share).round() as i32;
+                let bar = Rectangle::new([(LEFT, top + 19), (end, top + 35)], role_color(row).filled());
                 area.draw(&bar)?;
-                write(area, &number(value(row)), (end + 8, middle), TEXT, HPos::Left)?;
-                middle += STEP;
+                write(area, &number(value(row)), (end + 8, top + 27), TEXT, HPos::Left)?;
+                top += STEP;
             }
         }
         Ok(())
@@ -135,7 +133,7 @@ fn bars(
 
 /// A row of coloured squares with names.
 fn legend(area: &Area, series: &[(String, RGBColor)]) -> DrawResult {
-    let mut x = 52;
+    let mut x = 12;
     for (name, color) in series {
         area.draw(&Rectangle::new([(x, 9), (x + 12, 21)], color.filled()))?;
         write(area, name, (x + 18, 15), TEXT, HPos::Left)?;

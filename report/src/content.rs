@@ -4,17 +4,19 @@ use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Results};
 use serde_json::{Map, Value};
 
 use crate::chart::Chart;
-use crate::figures::Compared;
+use crate::figures::{Compared, Figure};
 use crate::metrics::TrainingCurve;
 use crate::samples::{Pair, pairs};
-use crate::text::{number, times};
+use crate::table::tasks;
+use crate::text::{markdown_cell, number, times};
 
 /// Measurements with what is drawn and chosen from them.
 pub(crate) struct Content<'a> {
     pub(crate) results: &'a Results,
     pub(crate) training: &'a [TrainingCurve],
     pub(crate) charts: &'a [Chart],
-    pub(crate) compared: Compared<'a>,
+    /// By task.
+    pub(crate) compared: Vec<Compared<'a>>,
     pub(crate) pairs: Vec<Pair<'a>>,
 }
 
@@ -25,14 +27,38 @@ impl<'a> Content<'a> {
         training: &'a [TrainingCurve],
         charts: &'a [Chart],
     ) -> Self {
-        let compared = Compared::of(&results.rows);
-        let pairs = pairs(&compared, samples);
+        let compared = Compared::by_task(&results.rows);
+        let pairs = compared.iter().flat_map(|compared| pairs(compared, samples)).collect();
         Self { results, training, charts, compared, pairs }
+    }
+
+    /// The headline figures of each task, with its name where there are several.
+    pub(crate) fn headlines(&self) -> impl Iterator<Item = (Option<&'a str>, Vec<Figure>)> {
+        headlines(&self.compared)
     }
 
     /// The environment.
     pub(crate) fn environment(&self) -> impl Iterator<Item = (&'a str, String)> {
         listed(&self.results.environment)
+    }
+}
+
+/// As [`Content::headlines`].
+pub(crate) fn headlines<'a>(
+    compared: &[Compared<'a>],
+) -> impl Iterator<Item = (Option<&'a str>, Vec<Figure>)> {
+    let several = compared.len() > 1;
+    let task = move |of: &Compared<'a>| of.after_parallel.filter(|_| several).map(|row| row.task.as_str());
+    compared.iter().map(move |of| (task(of), of.figures())).filter(|(_, figures)| !figures.is_empty())
+}
+
+/// The figures of a headline as a Markdown list, under the name of their task if one is given.
+pub(crate) fn figure_list(task: Option<&str>, figures: &[Figure]) -> String {
+    let line = |figure: &Figure| format!("- **{}** {}: {}\n", figure.value, figure.label, figure.note);
+    let lines: String = figures.iter().map(line).collect();
+    match task {
+        Some(task) => format!("{}:\n\n{lines}\n", markdown_cell(task)),
+        None => lines,
     }
 }
 
@@ -44,14 +70,19 @@ pub(crate) fn listed(values: &Map<String, Value>) -> impl Iterator<Item = (&str,
 
 /// How the figures came about, in sentences.
 pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
-    let Some(first) = rows.first() else { return vec!["Nothing: there are no rows.".to_owned()] };
+    if rows.is_empty() {
+        return vec!["Nothing: there are no rows.".to_owned()];
+    }
     let mut dtypes: Vec<&str> = rows.iter().map(|row| row.dtype.as_str()).collect();
+    dtypes.sort_unstable();
     dtypes.dedup();
+    let prompts = |task: &str| rows.iter().find(|row| row.task == task).map_or(0, |row| row.samples);
+    let tasks: Vec<String> =
+        tasks(rows).into_iter().map(|task| format!("{} prompts of task {task}", prompts(task))).collect();
     let mut sentences = vec![
         format!(
-            "{} prompts of task {}, greedy, in {}, the same prompts for every model and decoder.",
-            first.samples,
-            first.task,
+            "{}, greedy, in {}, the same prompts for every model and decoder.",
+            tasks.join(", "),
             dtypes.join(" and ")
         ),
         "TPF is tokens per forward pass and tokens/s is tokens per second of decoding, each as sum over sum; the \
@@ -64,7 +95,11 @@ pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
         "Exact match is the share of samples whose token ids all equal those of ar.".to_owned(),
         "Intervals are 95 %: bootstrap over prompts for speed, Wilson for accuracy.".to_owned(),
     ];
-    sentences.extend(rows.iter().filter_map(floor));
+    for floor in rows.iter().filter_map(floor) {
+        if !sentences.contains(&floor) {
+            sentences.push(floor);
+        }
+    }
     if rows.iter().any(EvalRow::may_diverge) {
         sentences.push(
             "The logit gap of a divergence is the logit of ar's token less that of the other decoder's, as a pass \

@@ -1,10 +1,10 @@
 //! What stands behind the results: intervals and medians, where time went, how true outputs stayed, paired tests.
 
 use jacobi_datasets::schema::eval_row::{EvalRow, Results};
-use jacobi_datasets::schema::eval_statistics::{Answerer, Median};
+use jacobi_datasets::schema::eval_statistics::{Answerer, Median, PairedTest};
 
 use crate::passes::Statistic;
-use crate::table::{Table, model_label};
+use crate::table::{Table, model_label, tasks};
 use crate::text::{NOT_MEASURED, interval, number, percent, times};
 
 /// A column: its heading, and what stands under it.
@@ -79,31 +79,33 @@ pub(crate) fn details(results: &Results) -> Vec<Statistic> {
 }
 
 fn columns(rows: &[EvalRow], columns: &[Column]) -> Table {
-    let header: Vec<&str> = ["model", "decoder"].into_iter().chain(columns.iter().map(|c| c.0)).collect();
-    let line = |row: &EvalRow| {
-        let names = [model_label(row, rows), row.decoder_label()];
-        names.into_iter().chain(columns.iter().map(|(_, cell)| cell(row))).collect()
-    };
-    Table::of(&header, rows.iter().map(line).collect())
+    let header: Vec<&str> = columns.iter().map(|(heading, _)| *heading).collect();
+    Table::of_rows(rows, &header, |row| columns.iter().map(|(_, cell)| cell(row)).collect())
 }
 
 fn paired(results: &Results) -> Table {
-    let header = ["a", "b", "both right", "only a", "only b", "neither", "p"];
+    let several = tasks(&results.rows).len() > 1;
     let name = |of: &Answerer| {
         let is_of = |row: &&EvalRow| row.model == of.model && row.model_role == of.model_role;
-        let model = results
-            .rows
-            .iter()
-            .find(is_of)
-            .map_or_else(|| of.model_role.as_str().to_owned(), |row| model_label(row, &results.rows));
+        let row = results.rows.iter().find(is_of);
+        let model =
+            row.map_or_else(|| of.model_role.as_str().to_owned(), |row| model_label(row, &results.rows));
         format!("{model} {}", of.decoder_label())
     };
-    let line = |test: &jacobi_datasets::schema::eval_statistics::PairedTest| {
+    let line = |test: &PairedTest| {
         let counts = [test.both, test.only_a, test.only_b, test.neither].map(|count| count.to_string());
         let p = if test.p_value < 0.001 { "< 0.001".to_owned() } else { format!("{:.3}", test.p_value) };
-        [name(&test.a), name(&test.b)].into_iter().chain(counts).chain([p]).collect()
+        let task = several.then(|| test.task.clone());
+        [name(&test.a), name(&test.b)].into_iter().chain(task).chain(counts).chain([p]).collect()
     };
-    Table::of(&header, results.paired_tests.iter().map(line).collect())
+    let task = several.then_some("task");
+    let header: Vec<&str> = ["a", "b"]
+        .into_iter()
+        .chain(task)
+        .chain(["both right", "only a", "only b", "neither", "p"])
+        .collect();
+    let lines = results.paired_tests.iter().map(line).collect();
+    Table { left: 2 + usize::from(several), ..Table::of(&header, lines) }
 }
 
 /// `41.2 (40.1 to 42.3)`.

@@ -2,6 +2,7 @@
 
 use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
 
+use crate::table::tasks;
 use crate::text::{NOT_MEASURED, gaps, number, percent, times};
 
 /// One figure with what it is and what it is held against.
@@ -22,7 +23,14 @@ pub(crate) struct Compared<'a> {
 }
 
 impl<'a> Compared<'a> {
-    pub(crate) fn of(rows: &'a [EvalRow]) -> Self {
+    /// A comparison for each task, in their order.
+    pub(crate) fn by_task(rows: &'a [EvalRow]) -> Vec<Self> {
+        let of_task = |task: &str| rows.iter().filter(|row| row.task == task).collect::<Vec<_>>();
+        tasks(rows).into_iter().map(|task| Self::of(&of_task(task))).collect()
+    }
+
+    /// Of rows of one task.
+    fn of(rows: &[&'a EvalRow]) -> Self {
         let has_trained = rows.iter().any(|row| row.model_role == ModelRole::Trained);
         let after_role = if has_trained { ModelRole::Trained } else { ModelRole::Base };
         let after_parallel = fastest(rows, after_role);
@@ -32,7 +40,7 @@ impl<'a> Compared<'a> {
         };
         Self {
             base_ar: autoregressive(rows, ModelRole::Base, None),
-            base_parallel: rows.iter().find(same_settings),
+            base_parallel: rows.iter().copied().find(same_settings),
             after_ar: autoregressive(rows, after_role, after_name),
             after_parallel,
             has_trained,
@@ -98,16 +106,16 @@ fn exact_match(after: &EvalRow) -> Figure {
     Figure { value: percent(after.exact_match_ar), label: "exact match with ar".to_owned(), note }
 }
 
-fn autoregressive<'a>(rows: &'a [EvalRow], role: ModelRole, name: Option<&str>) -> Option<&'a EvalRow> {
+fn autoregressive<'a>(rows: &[&'a EvalRow], role: ModelRole, name: Option<&str>) -> Option<&'a EvalRow> {
     let wanted = |row: &&EvalRow| {
         row.model_role == role && row.is_autoregressive() && name.is_none_or(|name| name == row.model)
     };
-    rows.iter().find(wanted)
+    rows.iter().copied().find(wanted)
 }
 
 /// The parallel row of most tokens per second, which is what a user would choose.
-fn fastest(rows: &[EvalRow], role: ModelRole) -> Option<&EvalRow> {
-    let parallel = rows.iter().filter(|row| row.model_role == role && !row.is_autoregressive());
+fn fastest<'a>(rows: &[&'a EvalRow], role: ModelRole) -> Option<&'a EvalRow> {
+    let parallel = rows.iter().copied().filter(|row| row.model_role == role && !row.is_autoregressive());
     parallel.max_by(|a, b| a.tps.unwrap_or(0.0).total_cmp(&b.tps.unwrap_or(0.0)))
 }
 
@@ -117,7 +125,8 @@ mod tests {
     use crate::fixtures::rows;
 
     fn lines(rows: &[EvalRow]) -> Vec<String> {
-        let figures = Compared::of(rows).figures();
+        let compared = Compared::by_task(rows);
+        let figures: Vec<Figure> = compared.iter().flat_map(Compared::figures).collect();
         figures.iter().map(|f| format!("{} | {} | {}", f.value, f.label, f.note)).collect()
     }
 
@@ -131,6 +140,19 @@ mod tests {
                 "92.2 % | gsm8k accuracy | 93.8 % base model under ar (-1.6 points)",
                 "98.4 % | exact match with ar | 64 samples, token for token; logit gap where they part 0.031, at most 0.031",
             ]
+        );
+    }
+
+    #[test]
+    fn each_task_has_its_own_headline() {
+        let mut rows = rows();
+        let other =
+            |row: EvalRow| EvalRow { task: "math500".to_owned(), tpf: row.tpf.map(|tpf| tpf * 2.0), ..row };
+        rows.extend(rows.clone().into_iter().map(other));
+        let lines = lines(&rows);
+        assert_eq!(lines.len(), 8);
+        assert!(
+            lines[0].starts_with("2.71 |") && lines[4].starts_with("5.42 |") && lines[6].contains("math500")
         );
     }
 

@@ -9,7 +9,7 @@ use crate::figures::Figure;
 use crate::metrics::TrainingCurve;
 use crate::passes::{Statistic, statistics};
 use crate::samples::{Pair, caption};
-use crate::table::Table;
+use crate::table::{Table, tasks};
 use crate::text::escape_html;
 
 const STYLE: &str = include_str!("style.css");
@@ -17,9 +17,16 @@ const STYLE: &str = include_str!("style.css");
 /// The whole report as one HTML page.
 pub(crate) fn render(content: &Content) -> String {
     let rows = &content.results.rows;
-    let title = rows.first().map_or("Evaluation".to_owned(), |row| format!("{} on {}", row.model, row.task));
+    let title = rows
+        .last()
+        .map_or("Evaluation".to_owned(), |row| format!("{} on {}", row.model, tasks(rows).join(", ")));
     let mut body = format!("<header><p>Jacobi evaluation</p><h1>{}</h1></header>\n", escape_html(&title));
-    body += &tiles(&content.compared.figures());
+    for (task, figures) in content.headlines() {
+        if let Some(task) = task {
+            body += &format!("<h2>{}</h2>\n", escape_html(task));
+        }
+        body += &tiles(&figures);
+    }
     body += &section("Results", &table(&Table::results(rows)));
     body += &section("Charts", &figures(content.charts));
     let statistics: String = statistics(rows).iter().map(statistic).collect();
@@ -79,8 +86,8 @@ fn list(items: impl IntoIterator<Item = String>) -> String {
 
 fn table(table: &Table) -> String {
     let cell = |tag: &str, column: usize, text: &str| {
-        let class = if column < table.left { "" } else { " class=\"figure\"" };
-        format!("<{tag}{class}>{}</{tag}>", escape_html(text))
+        let class = if column < table.left { "name" } else { "figure" };
+        format!("<{tag} class=\"{class}\">{}</{tag}>", escape_html(text))
     };
     let row = |tag: &str, cells: &mut dyn Iterator<Item = &str>| {
         let cells: String = cells.enumerate().map(|(column, text)| cell(tag, column, text)).collect();

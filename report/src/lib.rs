@@ -9,6 +9,7 @@ mod details;
 mod error;
 mod figures;
 mod html;
+mod lm_eval;
 mod markdown;
 mod metrics;
 mod model_card;

@@ -1,6 +1,6 @@
 //! `report.md`: for a terminal, a pull request, a wiki.
 
-use crate::content::{Content, method};
+use crate::content::{Content, figure_list, method};
 use crate::details::details;
 use crate::passes::{Statistic, statistics};
 use crate::samples::{Pair, caption};
@@ -11,8 +11,8 @@ use crate::text::{code_block, markdown_cell};
 pub(crate) fn render(content: &Content) -> String {
     let rows = &content.results.rows;
     let mut text = String::from("# Evaluation\n\n");
-    for figure in content.compared.figures() {
-        text += &format!("- **{}** {}: {}\n", figure.value, figure.label, figure.note);
+    for (task, figures) in content.headlines() {
+        text += &figure_list(task, &figures);
     }
     text += &format!("\n{}\n", Table::results(rows).markdown());
     text += "## What was measured\n\n";

@@ -2,7 +2,7 @@
 
 use jacobi_datasets::schema::eval_row::EvalRow;
 
-use crate::content::method;
+use crate::content::{figure_list, headlines, method};
 use crate::figures::Compared;
 use crate::table::Table;
 use crate::text::{code_block, markdown_cell};
@@ -36,8 +36,8 @@ pub fn model_card(card: &ModelCard) -> String {
     );
     if !card.rows.is_empty() {
         text += "## Measured\n\n";
-        for figure in Compared::of(card.rows).figures() {
-            text += &format!("- **{}** {}: {}\n", figure.value, figure.label, figure.note);
+        for (task, figures) in headlines(&Compared::by_task(card.rows)) {
+            text += &figure_list(task, &figures);
         }
         text += &format!("\n{}\n", Table::results(card.rows).markdown());
         for sentence in method(card.rows) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jacobi_datasets::schema::eval_row::EvalRow;
 
-use crate::table::{Table, model_label};
+use crate::table::{Names, Table};
 use crate::text::{number, percent};
 
 /// One statistic of every decoder.
@@ -63,15 +63,15 @@ fn table<'a, K: Ord + Copy>(
     let found: Vec<(&EvalRow, BTreeMap<K, f64>)> = rows.iter().map(|row| (row, values(row))).collect();
     let keys: BTreeMap<K, String> =
         found.iter().flat_map(|(_, values)| values.keys()).map(|key| (*key, label(key))).collect();
+    let names = Names::of(rows);
     let line = |(row, values): &(&EvalRow, BTreeMap<K, f64>)| {
-        let names = [model_label(row, rows), row.decoder_label()];
         let cells =
             keys.keys().map(|key| values.get(key).map_or_else(String::new, |value| cell(*key, *value)));
-        names.into_iter().chain(cells).collect()
+        names.cells(row).into_iter().chain(cells).collect()
     };
     let lines = found.iter().filter(|(_, values)| !values.is_empty()).map(line).collect();
-    let names = ["model", "decoder"].map(str::to_owned);
-    Table { header: names.into_iter().chain(keys.into_values()).collect(), rows: lines, left: 2 }
+    let header = names.header().iter().map(|name| (*name).to_owned()).chain(keys.values().cloned()).collect();
+    Table { header, rows: lines, left: names.header().len() }
 }
 
 /// The smallest power of two that is not below `count`; 0 for none.

@@ -33,6 +33,7 @@ pub(crate) fn pairs<'a>(compared: &Compared, samples: &'a [EvalSample]) -> Vec<P
 
 fn belongs(sample: &EvalSample, row: &EvalRow) -> bool {
     sample.model == row.model
+        && sample.task == row.task
         && sample.model_role == row.model_role
         && sample.decoder == row.decoder
         && sample.decoder_settings == row.decoder_settings
@@ -73,7 +74,7 @@ mod tests {
             samples.push(sample(ModelRole::Trained, "jacobi", id, &["x"]));
             samples.push(sample(ModelRole::Base, "ar", id, &["x"]));
         }
-        let pairs = pairs(&Compared::of(&rows), &samples);
+        let pairs = pairs(&Compared::by_task(&rows)[0], &samples);
         let ids: Vec<&str> = pairs.iter().map(|pair| pair.after.sample_id.as_str()).collect();
         assert_eq!(ids, ["q1", "q2", "q3"]);
         assert!(pairs.iter().all(|pair| pair.before.decoder == "ar" && pair.after.decoder == "jacobi"));

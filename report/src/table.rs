@@ -19,16 +19,13 @@ pub fn terminal_table(rows: &[EvalRow]) -> String {
 impl Table {
     /// What the project exists for: speed and quality of each decoder. Where outputs may differ, how near a tie it was.
     pub(crate) fn results(rows: &[EvalRow]) -> Self {
-        let mut header =
-            vec!["model", "decoder", "TPF", "tokens/s", "speedup over ar", "accuracy", "exact match"];
+        let mut header = vec!["TPF", "tokens/s", "speedup over ar", "accuracy", "exact match"];
         let diverging = rows.iter().any(EvalRow::may_diverge);
         if diverging {
             header.push("divergence gap");
         }
-        let line = |row: &EvalRow| {
+        Self::of_rows(rows, &header, |row| {
             let mut cells = vec![
-                model_label(row, rows),
-                row.decoder_label(),
                 number(row.tpf),
                 number(row.tps),
                 times(row.speedup_over_ar),
@@ -39,8 +36,19 @@ impl Table {
                 cells.push(gaps(row.divergence_gap_median, row.divergence_gap_max));
             }
             cells
-        };
-        Self::of(&header, rows.iter().map(line).collect())
+        })
+    }
+
+    /// A line per row: its names, then `cells` under `header`.
+    pub(crate) fn of_rows(
+        rows: &[EvalRow],
+        header: &[&str],
+        cells: impl Fn(&EvalRow) -> Vec<String>,
+    ) -> Self {
+        let names = Names::of(rows);
+        let header: Vec<&str> = names.header().iter().chain(header).copied().collect();
+        let line = |row: &EvalRow| names.cells(row).into_iter().chain(cells(row)).collect();
+        Self { left: names.header().len(), ..Self::of(&header, rows.iter().map(line).collect()) }
     }
 
     /// Model and decoder, then figures.
@@ -81,6 +89,28 @@ impl Table {
             text += &line(row.iter().map(|cell| markdown_cell(cell)).collect());
         }
         text
+    }
+}
+
+/// What tells the rows of a table apart: the model, the task where there are several, the decoder.
+pub(crate) struct Names<'a> {
+    rows: &'a [EvalRow],
+    header: &'static [&'static str],
+}
+
+impl<'a> Names<'a> {
+    pub(crate) fn of(rows: &'a [EvalRow]) -> Self {
+        let several = tasks(rows).len() > 1;
+        Self { rows, header: if several { &["model", "task", "decoder"] } else { &["model", "decoder"] } }
+    }
+
+    pub(crate) fn header(&self) -> &'static [&'static str] {
+        self.header
+    }
+
+    pub(crate) fn cells(&self, row: &EvalRow) -> Vec<String> {
+        let task = (self.header.len() > 2).then(|| row.task.clone());
+        [model_label(row, self.rows)].into_iter().chain(task).chain([row.decoder_label()]).collect()
     }
 }
 
@@ -128,6 +158,17 @@ trained  jacobi n=16  2.71      95.2            2.32x    92.2 %       98.4 %  0.
 | base | ar | 1.00 | 41.2 | 1.00x | 93.8 % | – |
 ";
         assert_eq!(Table::results(&rows()[..1]).markdown(), expected);
+    }
+
+    #[test]
+    fn several_tasks_have_a_column() {
+        let mut rows = rows();
+        rows[1].task = "math500".to_owned();
+        let table = terminal_table(&rows[..2]);
+        assert!(
+            table.contains("\nbase   gsm8k    ar ") && table.contains("\nbase   math500  jacobi n=16 "),
+            "{table}"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use jacobi_datasets::schema::eval_row::{EvalSample, Results};
 
 use crate::chart::charts;
 use crate::content::Content;
-use crate::{ReportError, TrainingCurve, html, markdown};
+use crate::{ReportError, TrainingCurve, html, lm_eval, markdown};
 
 /// Writes `results.json`, `samples.jsonl`, the SVG charts, `report.md` and `report.html` into `dir`, which is made if
 /// missing. The measurements go first: if a drawing fails, they are kept.
@@ -24,8 +24,11 @@ pub fn write_report(
     let write = |name: &str, text: &str| write_atomic(&dir.join(name), |out| out.write_all(text.as_bytes()));
 
     let json = |file| move |source| ReportError::Json { file, source };
-    let rows = serde_json::to_string_pretty(results).map_err(json("results.json"))?;
-    write("results.json", &(rows + "\n"))?;
+    let mut file = serde_json::to_value(results).map_err(json("results.json"))?;
+    if let Some(fields) = file.as_object_mut() {
+        fields.extend(lm_eval::block(&results.rows));
+    }
+    write("results.json", &format!("{file:#}\n"))?;
     let mut lines = String::new();
     for sample in samples {
         lines += &serde_json::to_string(sample).map_err(json("samples.jsonl"))?;
@@ -75,6 +78,7 @@ mod tests {
         assert_eq!(names, expected);
         let text = fs_err::read_to_string(report.join("results.json")).unwrap();
         assert_eq!(serde_json::from_str::<Results>(&text).unwrap(), results());
+        assert!(text.contains("\n  \"results\": {\n    \"gsm8k\": {\n"), "{text}");
         let text = fs_err::read_to_string(report.join("samples.jsonl")).unwrap();
         let read: Vec<EvalSample> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(read, samples());

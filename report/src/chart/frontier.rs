@@ -63,7 +63,8 @@ fn frontier(file: &str, title: &str, places: &[Place]) -> Result<Chart, ReportEr
             y: low..high,
             x_title: "tokens per second, decoding only",
             x_ticks: 8,
-            y_label: percent_of,
+            // The room above is for the numbers of points; nothing is more than all.
+            y_label: |share| if share > 1.0 + 1e-9 { String::new() } else { percent_of(share) },
         };
         let mut chart = plot(&upper, axes)?;
         let steps = unbeaten(places);
@@ -117,7 +118,7 @@ fn names(area: &Area, places: &[Place]) -> DrawResult {
         area.draw(&Circle::new((22, y), 5, place.color.filled()))?;
         write(area, &(index + 1).to_string(), (46, y), TEXT, HPos::Right)?;
         write(area, &place.label, (58, y), TEXT, HPos::Left)?;
-        let figures = format!("{}, {}/s", percent(Some(place.accuracy)), number(Some(place.tps)));
+        let figures = format!("{}  {} tokens/s", percent(Some(place.accuracy)), number(Some(place.tps)));
         write(area, &figures, (right, y), FAINT, HPos::Right)?;
     }
     Ok(())
