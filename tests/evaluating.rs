@@ -81,3 +81,67 @@ fn what_cannot_be_evaluated_is_said_before_anything_is_loaded() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("sums (1 prompts, at most 4 new tokens)"), "{text}");
 }
+
+#[test]
+fn an_evaluation_goes_on_where_it_was_and_is_not_mixed_with_another() {
+    let directory = fixture();
+    let dir = directory.path();
+    let arguments =
+        ["eval", "--model", "model", "--decoders", "jacobi", "--tasks", "sums.toml", "-o", "report"];
+    let eval = |more: &[&str]| {
+        let output = jacobi(dir, &[&arguments[..], more].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let results = || -> Value {
+        serde_json::from_str(&fs_err::read_to_string(dir.join("report/results.json")).unwrap()).unwrap()
+    };
+    let figures = |results: &Value| -> Vec<Value> {
+        let row = |row: &Value| {
+            [&row["samples"], &row["tokens"], &row["forwards"], &row["accuracy"]].map(Value::clone)
+        };
+        results["rows"].as_array().unwrap().iter().flat_map(row).collect()
+    };
+    assert_eq!(eval(&[]).0, Some(0));
+    let whole = results();
+    assert!(whole["results"]["sums"]["exact_match,none"].is_number(), "{whole}");
+    // Killed while it wrote the last line of the second prompt.
+    let path = dir.join("report/samples.jsonl");
+    let samples = fs_err::read_to_string(&path).unwrap();
+    let mut lines: Vec<&str> = samples.split_inclusive('\n').collect();
+    lines.sort_by_key(|line| line.contains("\"sample_id\":\"y\""));
+    let text = lines.concat();
+    fs_err::write(&path, &text[..text.len() - 30]).unwrap();
+    fs_err::remove_file(dir.join("report/results.json")).unwrap();
+    assert_eq!(eval(&[]).0, Some(0));
+    let resumed = results();
+    assert_eq!((figures(&resumed), &resumed["rows"][0]["sittings"]), (figures(&whole), &2.into()));
+    // Finished: nothing is measured.
+    let (code, message) = eval(&[]);
+    assert!(code == Some(0) && message.contains("measured before"), "{message}");
+    assert_eq!(results(), resumed);
+    let (code, message) = eval(&["--max-new-tokens", "5"]);
+    assert_eq!(code, Some(2), "{message}");
+    assert!(message.contains("max_new_tokens: was") && message.contains("--overwrite"), "{message}");
+    assert_eq!(eval(&["--max-new-tokens", "5", "--overwrite"]).0, Some(0));
+    assert_eq!(results()["rows"][0]["sittings"], 1);
+}
+
+#[test]
+fn a_question_that_cannot_be_asked_is_named_and_stops_nothing() {
+    let directory = fixture();
+    let dir = directory.path();
+    let task = fs_err::read_to_string(dir.join("sums.toml")).unwrap();
+    let task = task.replace("What is {{ a }} + {{ b }}?", "{{ q }}").replace("{{ a + b }}", "{{ a }}");
+    fs_err::write(dir.join("sums.toml"), task).unwrap();
+    let long = "1 + ".repeat(5000);
+    let questions = format!(
+        "{{\"id\": \"long\", \"q\": \"{long}\", \"a\": 1}}\n{{\"id\": \"y\", \"q\": \"3 + 4?\", \"a\": 7}}\n"
+    );
+    fs_err::write(dir.join("sums.jsonl"), questions).unwrap();
+    let output = jacobi(dir, &["eval", "--model", "model", "--tasks", "sums.toml", "-o", "report"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    assert!(message.contains("2 samples failed") && message.contains("long under ar"), "{message}");
+    let report = fs_err::read_to_string(dir.join("report/report.md")).unwrap();
+    assert!(report.contains("1 of base ar on sums"), "{report}");
+}

@@ -18,6 +18,13 @@ pub fn describe() -> Value {
     all
 }
 
+/// What of it decides how fast things are.
+pub fn machine() -> Value {
+    const FASTNESS: [&str; 6] = ["build", "arch", "cpu", "cpus", "threads", "libtorch"];
+    let all = describe();
+    FASTNESS.iter().filter_map(|name| Some(((*name).to_owned(), all.get(*name)?.clone()))).collect()
+}
+
 fn cpu_model() -> Option<String> {
     let text = fs_err::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;

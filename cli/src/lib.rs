@@ -12,6 +12,7 @@ pub mod exit;
 pub mod export;
 pub mod fetching;
 pub mod inspect;
+pub mod kept_eval;
 pub mod launch;
 pub mod layers;
 pub mod ledger;

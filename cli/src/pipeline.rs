@@ -13,6 +13,7 @@ use jacobi_report::{TrainingCurve, terminal_table};
 use jacobi_trainer::{Ranks, TrainData, result_checkpoint};
 
 use crate::exit::UsageError;
+use crate::kept_eval::Replace;
 use crate::ledger::{Ledger, Status};
 use crate::plan::{Stage, Work, plan};
 use crate::recipe::Recipe;
@@ -168,7 +169,10 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &St
                 EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export() };
             let models = [base_model(recipe)?, trained];
             let curves = training_curves(run, recipe.rounds.len())?;
-            stages::eval(recipe, &models, &curves, &run.report(), stop)?;
+            let report = &run.report();
+            let replace = if overwrite { Replace::Others } else { Replace::Nothing };
+            let options = stages::EvalOptions { models: &models, training: &curves, report, replace };
+            stages::eval(recipe, options, stop)?;
         }
     }
     Ok(())

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_datasets::{PromptsConfig, Tokenizer, stream_prompts};
+use jacobi_eval::EvalModel;
 use jacobi_eval::tasks::Task;
 use jacobi_model::Architecture;
 use jacobi_trainer::{Init, TrainConfig};
 use serde_json::to_value;
 
+use crate::environment;
 use crate::exit::UsageError;
 use crate::ledger::{Settings, flatten};
 use crate::recipe::Recipe;
@@ -115,16 +117,12 @@ fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) ->
 }
 
 fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
-    let mut settings = Settings::new();
-    flatten("eval", &to_value(&recipe.eval)?, &mut settings);
     let mut questions = Vec::new();
     for task in recipe.eval.measured()? {
         let counted = count(&task.prompts).with_context(|| format!("in the prompts of {}", task.name))?;
         questions.push(questions_of(&task, counted));
-        let file = format!("eval.questions.{}", task.name);
-        flatten(&file, &digest(&task.prompts)?.into(), &mut settings);
-        flatten(&format!("{file}.version"), &to_value(task.version)?, &mut settings);
     }
+    let settings = question_settings(recipe)?;
     Ok(Stage {
         work: Work::Eval,
         name: "eval".into(),
@@ -132,6 +130,37 @@ fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
         outputs: vec![run.report()],
         summary: format!("base and trained model on {}", questions.join(", ")),
     })
+}
+
+/// What is asked and how.
+fn question_settings(recipe: &Recipe) -> anyhow::Result<Settings> {
+    let mut settings = Settings::new();
+    flatten("eval", &to_value(&recipe.eval)?, &mut settings);
+    for task in recipe.eval.measured()? {
+        let file = format!("eval.questions.{}", task.name);
+        flatten(&file, &digest(&task.prompts)?.into(), &mut settings);
+        flatten(&format!("{file}.version"), &to_value(task.version)?, &mut settings);
+    }
+    Ok(settings)
+}
+
+/// Everything that decides the samples of an evaluation, the machine included: figures of two machines are not of one
+/// evaluation.
+///
+/// # Errors
+/// A model directory or prompt file that cannot be read.
+pub fn eval_settings(recipe: &Recipe, models: &[EvalModel]) -> anyhow::Result<Settings> {
+    let mut settings = question_settings(recipe)?;
+    flatten("seed", &recipe.seed.into(), &mut settings);
+    flatten("model.dtype", &to_value(recipe.model.dtype)?, &mut settings);
+    for (index, model) in models.iter().enumerate() {
+        let key = format!("models.{}", index + 1);
+        flatten(&format!("{key}.name"), &model.name.as_str().into(), &mut settings);
+        flatten(&format!("{key}.role"), &model.role.as_str().into(), &mut settings);
+        flatten(&format!("{key}.files"), &digest_of_model(&model.dir)?.into(), &mut settings);
+    }
+    flatten("machine", &environment::machine(), &mut settings);
+    Ok(settings)
 }
 
 /// What a task asks, in words.

@@ -4,19 +4,20 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use jacobi_datasets::schema::eval_row::{EvalRow, Results};
+use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Results};
 use jacobi_datasets::{BadRow, Manifest, Rank, Responses};
-use jacobi_eval::{EvalJob, EvalModel, evaluate, paired_tests};
+use jacobi_eval::{EvalJob, EvalModel, EvalProgress, evaluate, paired_tests};
 use jacobi_report::{TrainingCurve, write_report};
 use jacobi_trainer::{Evaluation, Init, Ranks, TrainData, TrainJob, TrainProgress};
 use jacobi_trajectory_gen::{ERRORS_FILE, GenerateJob};
 
-use crate::exit::{Interrupted, Unmeasured};
-use crate::output;
+use crate::exit::Interrupted;
+use crate::kept_eval::{KeptEval, Replace};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::run_dir::command_line;
 use crate::signals::Stop;
+use crate::{output, plan};
 
 /// What `generate` is asked for beyond the recipe.
 #[derive(Clone, Copy, Debug, Default)]
@@ -177,33 +178,94 @@ fn describe_evaluation(evaluation: &Evaluation) -> String {
     }
 }
 
-/// Measures `models` and writes the report into `report`.
+/// What `eval` is asked for beyond the recipe.
+#[derive(Clone, Copy, Debug)]
+pub struct EvalOptions<'a> {
+    /// The models, the base model first.
+    pub models: &'a [EvalModel],
+    /// How they were trained.
+    pub training: &'a [TrainingCurve],
+    /// The report directory.
+    pub report: &'a Path,
+    /// What of an earlier evaluation there is removed.
+    pub replace: Replace,
+}
+
+/// Measures models and writes the report. What the report directory has of the same evaluation is kept: one that was
+/// killed goes on, and of one that is finished only the report is written anew.
 ///
 /// # Errors
-/// Those of evaluating and of writing; [`crate::exit::Interrupted`] when a signal asked to stop.
-pub fn eval(
-    recipe: &Recipe,
-    models: &[EvalModel],
-    training: &[TrainingCurve],
-    report: &Path,
-    stop: &Stop,
-) -> anyhow::Result<Vec<EvalRow>> {
-    let job = EvalJob { models, dtype: recipe.model.dtype, config: &recipe.eval, seed: recipe.seed };
+/// Those of evaluating and of writing; [`crate::exit::UsageError`] when other settings measured what is there and it may
+/// not be removed; [`crate::exit::Interrupted`] when a signal asked to stop.
+pub fn eval(recipe: &Recipe, options: EvalOptions, stop: &Stop) -> anyhow::Result<Vec<EvalRow>> {
+    let EvalOptions { models, training, report, replace } = options;
+    let mut kept = KeptEval::open(report, plan::eval_settings(recipe, models)?, replace)?;
+    if let Some((results, samples)) = kept.finished()? {
+        write_report(report, &results, &samples, training)?;
+        output::status(&format!(
+            "eval: measured before, the report in {} is written anew; --overwrite measures again",
+            report.display()
+        ));
+        return Ok(results.rows);
+    }
+    kept.start()?;
+    let job = EvalJob {
+        models,
+        dtype: recipe.model.dtype,
+        config: &recipe.eval,
+        seed: recipe.seed,
+        samples: &kept.samples(),
+    };
     let mut progress = Progress::new("eval");
     let outcome = evaluate(&job, stop.flag(), &mut |now| {
-        progress.update(now.done, now.total, &format!("{} {}", now.model, now.decoder));
+        progress.update(now.done, now.total, &describe_eval(now));
     })?;
     if outcome.interrupted {
-        stop.check().map_err(Unmeasured::from)?;
+        stop.check()?;
     }
     say_left_out("eval", &outcome.bad_rows);
+    say_failed(&outcome.samples);
     let environment = crate::environment::describe();
     let environment = environment.as_object().cloned().unwrap_or_default();
     let paired_tests = paired_tests(&outcome.samples);
-    let results = Results { paired_tests, ..Results::new(command_line(), environment, outcome.rows) };
+    let settings = kept.settings().clone();
+    let results =
+        Results { paired_tests, settings, ..Results::new(command_line(), environment, outcome.rows) };
     write_report(report, &results, &outcome.samples, training)?;
+    kept.finish()?;
     progress.finish(&format!("report in {}", report.display()));
     Ok(results.rows)
+}
+
+fn describe_eval(now: &EvalProgress) -> String {
+    let mut text = format!("{} {}", now.model, now.decoder);
+    if let Some(accuracy) = now.so_far.accuracy() {
+        text += &format!("  {:.1} % right", 100.0 * accuracy);
+    }
+    if let Some(tps) = now.so_far.tps() {
+        text += &format!("  {tps:.1} tokens/s");
+    }
+    if let Some(speedup) = now.so_far.speedup() {
+        text += &format!(" ({speedup:.2}x)");
+    }
+    if now.so_far.failed > 0 {
+        text += &format!("  {} failed", now.so_far.failed);
+    }
+    text
+}
+
+/// Says which samples have no response.
+fn say_failed(samples: &[EvalSample]) {
+    let failed: Vec<&EvalSample> = samples.iter().filter(|sample| sample.error.is_some()).collect();
+    if let Some(first) = failed.first() {
+        let reason = first.error.as_deref().unwrap_or_default();
+        output::status(&format!(
+            "eval: {} samples failed, counted as wrong; the first, {} under {}: {reason}",
+            failed.len(),
+            first.sample_id,
+            first.decoder_label()
+        ));
+    }
 }
 
 /// The measured rows of a report directory.

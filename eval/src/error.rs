@@ -131,6 +131,26 @@ pub enum EvalError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The file of samples cannot be read or written.
+    #[error("cannot keep samples in {}; free some space or give another --output, and run it again", path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A line of the file of samples is not one.
+    #[error("{}:{line}: not a sample of an evaluation; delete the line, or measure again with --overwrite", path.display())]
+    JournalLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
     /// A prompt is empty after the chat template.
     #[error("prompt {sample_id} has no tokens; remove it from the prompt file")]
     EmptyPrompt {

@@ -1,7 +1,7 @@
 //! Samples that the tests of this crate share.
 
 use jacobi_datasets::FinishReason;
-use jacobi_datasets::schema::eval_row::{EvalSample, ModelRole};
+use jacobi_datasets::schema::eval_row::{EvalSample, EvalWidth, ModelRole};
 use serde_json::Map;
 
 /// A sample of `tokens` response tokens, half a second of prefill over one prompt token.
@@ -29,5 +29,11 @@ pub(crate) fn sample(decoder: &str, tokens: usize, forwards: usize, seconds: f64
         matches_ar: (decoder != "ar").then_some(true),
         first_divergence: None,
         divergence_gap: None,
+        acceptance: vec![0, forwards],
+        accepted_from: [("own".to_owned(), (tokens - 1).saturating_sub(forwards))].into(),
+        widths: vec![EvalWidth { rows: 1, forwards, seconds }],
+        memory_floor: None,
+        sitting: 1,
+        error: None,
     }
 }

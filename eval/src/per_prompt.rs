@@ -1,21 +1,22 @@
 //! What one prompt takes and gives: medians over prompts, which a few long responses cannot carry away as they do sums.
 
+use jacobi_datasets::schema::eval_row::EvalSample;
 use jacobi_datasets::schema::eval_statistics::{Median, PerPrompt};
 
 use crate::interval::{bootstrap, median};
-use crate::score::{Record, tpf, tps};
+use crate::score::{tpf, tps};
 
-/// The medians of `records`; `autoregressive` holds the same prompts in the same order.
-pub(crate) fn per_prompt(records: &[Record], autoregressive: &[Record], seed: u64) -> PerPrompt {
-    let all = |figure: &dyn Fn(usize) -> Option<f64>| median_of((0..records.len()).map(figure), seed);
-    let seconds = |figure: fn(&Record) -> f64| all(&|i| Some(figure(&records[i])));
+/// The medians of `samples`; `autoregressive` holds the same prompts in the same order.
+pub(crate) fn per_prompt(samples: &[EvalSample], autoregressive: &[EvalSample], seed: u64) -> PerPrompt {
+    let all = |figure: &dyn Fn(usize) -> Option<f64>| median_of((0..samples.len()).map(figure), seed);
+    let seconds = |figure: fn(&EvalSample) -> f64| all(&|i| Some(figure(&samples[i])));
     PerPrompt {
-        prefill_seconds: seconds(|r| r.sample.prefill_seconds),
-        decode_seconds: seconds(|r| r.sample.decode_seconds),
-        end_to_end_seconds: seconds(|r| r.sample.prefill_seconds + r.sample.decode_seconds),
-        tpf: all(&|i| tpf(records, &[i])),
-        tps: all(&|i| tps(records, &[i])),
-        speedup_over_ar: all(&|i| Some(tps(records, &[i])? / tps(autoregressive, &[i])?)),
+        prefill_seconds: seconds(|s| s.prefill_seconds),
+        decode_seconds: seconds(|s| s.decode_seconds),
+        end_to_end_seconds: seconds(|s| s.prefill_seconds + s.decode_seconds),
+        tpf: all(&|i| tpf(samples, &[i])),
+        tps: all(&|i| tps(samples, &[i])),
+        speedup_over_ar: all(&|i| Some(tps(samples, &[i])? / tps(autoregressive, &[i])?)),
     }
 }
 

@@ -1,20 +1,25 @@
 //! The measuring loop. Models one after the other, each loaded once; for every prompt all decoders in turn, in
 //! alternating order, so that drift of the machine (clock, neighbours) falls on all of them alike.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use jacobi_datasets::BadRow;
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
 use jacobi_datasets::schema::eval_statistics::MemoryFloor;
-use jacobi_datasets::{BadRow, Tokenizer};
 use jacobi_decoder::{Generation, StopRules, generate};
-use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
+use jacobi_model::{Dtype, LanguageModel, dtype_name};
 
 use crate::config::Contender;
-use crate::divergence::{first_divergence, gap};
+use crate::divergence::gap;
 use crate::floor::memory_floor;
-use crate::questions::{self, Question};
+use crate::journal::Journal;
+use crate::opening::{OpenModel, Tokens, open_model, read_questions};
+use crate::questions::Question;
 use crate::ranks::count_rejections;
-use crate::score::{self, Record};
+use crate::running::Running;
+use crate::score;
 use crate::tasks::Task;
 use crate::{EvalConfig, EvalError, EvalModel};
 
@@ -29,6 +34,9 @@ pub struct EvalJob<'a> {
     pub config: &'a EvalConfig,
     /// Seed of the random drafts and of the bootstrap.
     pub seed: u64,
+    /// Where samples are kept as they are finished. What is there already is not measured again; whoever asks has to see to
+    /// it that it was made under the same settings.
+    pub samples: &'a Path,
 }
 
 /// One more sample is done.
@@ -48,6 +56,8 @@ pub struct EvalProgress<'a> {
     pub tokens: usize,
     /// Decode forwards of this sample.
     pub forwards: usize,
+    /// How the decoder has done on this task so far.
+    pub so_far: Running,
 }
 
 /// What an evaluation found.
@@ -80,6 +90,7 @@ pub fn evaluate(
     let decoders = |model| Ok(job.config.contenders_of(model, job.seed, &no_stop)?.len());
     let decoders: Vec<usize> = job.models.iter().map(decoders).collect::<Result<_, EvalError>>()?;
     let (sets, bad_rows) = read_questions(job.config)?;
+    let mut journal = Journal::open(job.samples)?;
     // The first is measured at once; a flaw of the others must not wait until it was.
     for model in job.models.iter().skip(1) {
         open_model(model, job.dtype, &sets)?;
@@ -101,14 +112,15 @@ pub fn evaluate(
                 questions: &set.questions,
                 prompts,
                 contenders: &job.config.contenders_of(model, job.seed, &stop_rules)?,
+                floor,
             };
-            let mut measured = bench.measure(job.config.warmup, stop, &mut |p| {
+            let mut measured = bench.measure(job.config.warmup, &mut journal, stop, &mut |p| {
                 progress(&EvalProgress { done: done + p.done, total, ..p.clone() });
-            });
+            })?;
             done += set.questions.len() * decoders;
             bench.weigh_divergences(&mut measured, stop);
             bench.rank_rejections(job.config.rank_prompts, &mut measured, stop);
-            outcome.add(measured, &set.task, (dtype_name(transformer.kind()), floor), job.seed);
+            outcome.add(measured, &set.task, dtype_name(transformer.kind()), job.seed);
             if outcome.interrupted {
                 return Ok(outcome);
             }
@@ -118,237 +130,187 @@ pub fn evaluate(
 }
 
 impl EvalOutcome {
-    fn add(&mut self, measured: Measured, task: &Task, (dtype, floor): (&str, MemoryFloor), seed: u64) {
-        for (records, rejection_ranks) in measured.records.iter().zip(measured.ranks) {
-            let row = score::row(records, &measured.records[0], dtype, seed);
-            let of_run = |row: EvalRow| EvalRow {
-                task_version: task.version,
-                rejection_ranks,
-                memory_floor: row.is_autoregressive().then_some(floor),
-                ..row
-            };
-            self.rows.extend(row.map(of_run));
-            self.samples.extend(records.iter().map(|record| record.sample.clone()));
+    fn add(&mut self, measured: Measured, task: &Task, dtype: &str, seed: u64) {
+        for (samples, rejection_ranks) in measured.samples.iter().zip(measured.ranks) {
+            let row = score::row(samples, &measured.samples[0], dtype, seed);
+            self.rows.extend(row.map(|row| EvalRow { task_version: task.version, rejection_ranks, ..row }));
         }
+        self.samples.extend(measured.samples.into_iter().flatten());
         self.interrupted = measured.interrupted;
     }
 }
 
-/// A task with its questions.
-struct QuestionSet {
-    task: Task,
-    questions: Vec<Question>,
-}
-
-impl QuestionSet {
-    fn stop_rules(&self, eos_token_ids: &[u32]) -> StopRules {
-        let max_new_tokens = self.task.max_new_tokens.expect("tasks that are measured have a limit");
-        StopRules { max_new_tokens, eos_token_ids: eos_token_ids.to_vec() }
-    }
-}
-
-fn read_questions(config: &EvalConfig) -> Result<(Vec<QuestionSet>, Vec<BadRow>), EvalError> {
-    let (mut sets, mut bad_rows) = (Vec::new(), Vec::new());
-    for task in config.measured()? {
-        let (questions, bad) = questions::read(&task)?;
-        bad_rows.extend(bad);
-        sets.push(QuestionSet { task, questions });
-    }
-    Ok((sets, bad_rows))
-}
-
-/// A model that can be measured.
-struct OpenModel {
-    tokenizer: Tokenizer,
-    transformer: Transformer,
-    /// Token ids of each question of each set.
-    prompts: Vec<Vec<Vec<u32>>>,
-}
-
-fn open_model(model: &EvalModel, dtype: Dtype, sets: &[QuestionSet]) -> Result<OpenModel, EvalError> {
-    let tokenizer = Tokenizer::load(&model.dir)?;
-    let loaded =
-        load(&model.dir, dtype).map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
-    let encode = |question: &Question| tokenizer.encode_chat(&question.prompt.messages);
-    let context = loaded.transformer.context_length();
-    let mut prompts = Vec::with_capacity(sets.len());
-    for QuestionSet { questions, .. } in sets {
-        let encoded = questions.iter().map(encode).collect::<Result<Vec<Vec<u32>>, _>>()?;
-        questions::check_room(questions, &encoded, &model.name, context)?;
-        prompts.push(encoded);
-    }
-    Ok(OpenModel { tokenizer, transformer: loaded.transformer, prompts })
-}
-
 /// One model with everything it is measured on.
-struct Bench<'a> {
-    model: &'a EvalModel,
-    language_model: &'a dyn LanguageModel,
-    decode: &'a dyn Fn(&[u32]) -> String,
-    task: &'a Task,
-    questions: &'a [Question],
+pub(crate) struct Bench<'a> {
+    pub(crate) model: &'a EvalModel,
+    pub(crate) language_model: &'a dyn LanguageModel,
+    pub(crate) decode: &'a dyn Fn(&[u32]) -> String,
+    pub(crate) task: &'a Task,
+    pub(crate) questions: &'a [Question],
     /// Token ids of each question.
-    prompts: Vec<Vec<u32>>,
+    pub(crate) prompts: Vec<Tokens>,
     /// Autoregressive first.
-    contenders: &'a [Contender],
+    pub(crate) contenders: &'a [Contender],
+    pub(crate) floor: MemoryFloor,
 }
 
 /// What was found, by decoder.
 struct Measured {
     /// In the order of the prompts.
-    records: Vec<Vec<Record>>,
+    samples: Vec<Vec<EvalSample>>,
     /// As [`EvalRow::rejection_ranks`].
     ranks: Vec<Vec<usize>>,
     interrupted: bool,
 }
 
 /// How many tokens each pass committed.
-type Passes = Vec<usize>;
+pub(crate) type Passes = Vec<usize>;
+
+/// A response, or why there is none.
+pub(crate) type Answered = Result<(Generation, Passes), String>;
 
 impl Bench<'_> {
-    fn measure(&self, warmup: usize, stop: &AtomicBool, progress: &mut dyn FnMut(&EvalProgress)) -> Measured {
+    /// Takes from the journal what is there, and measures and appends what is not.
+    fn measure(
+        &self,
+        warmup: usize,
+        journal: &mut Journal,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(&EvalProgress),
+    ) -> Result<Measured, EvalError> {
         let decoders = self.contenders.len();
-        let mut measured = Measured {
-            records: vec![Vec::new(); decoders],
-            ranks: vec![Vec::new(); decoders],
-            interrupted: false,
-        };
-        for prompt in self.prompts.iter().cycle().take(warmup) {
-            for contender in self.contenders {
-                if stop.load(Ordering::Relaxed) {
-                    measured.interrupted = true;
-                    return measured;
+        let samples = (0..decoders).map(|_| Vec::with_capacity(self.prompts.len())).collect();
+        let mut measured = Measured { samples, ranks: vec![Vec::new(); decoders], interrupted: false };
+        let mut running = vec![Running::default(); decoders];
+        let mut is_warm = false;
+        for index in 0..self.prompts.len() {
+            let blanks: Vec<EvalSample> = (0..decoders).map(|turn| self.blank(index, turn)).collect();
+            let samples = match journal.take(&blanks) {
+                Some(kept) => kept,
+                None => {
+                    is_warm = is_warm || self.warm_up(warmup, stop);
+                    let done = index * decoders;
+                    let answered = self.answer(index, stop, &mut |turn, in_turn, response| {
+                        progress(&self.progress(&running[turn], turn, done + in_turn, response));
+                    });
+                    let Some(answered) = answered.filter(|_| is_warm) else {
+                        measured.interrupted = true;
+                        return Ok(measured);
+                    };
+                    let samples = self.samples(index, &answered, journal.sitting);
+                    journal.append(&samples)?;
+                    samples
                 }
-                self.generate(prompt, contender);
+            };
+            Running::add_prompt(&mut running, &samples);
+            for (all, sample) in measured.samples.iter_mut().zip(samples) {
+                all.push(sample);
             }
         }
-        let total = self.prompts.len() * self.contenders.len();
-        let mut done = 0;
-        for (index, prompt) in self.prompts.iter().enumerate() {
-            let mut order: Vec<usize> = (0..self.contenders.len()).collect();
-            if index % 2 == 1 {
-                order.reverse();
-            }
-            let mut runs: Vec<Option<(Generation, Passes)>> = self.contenders.iter().map(|_| None).collect();
-            for turn in order {
-                if stop.load(Ordering::Relaxed) {
-                    measured.interrupted = true;
-                    return measured;
-                }
-                let contender = &self.contenders[turn];
-                let (generation, passes) = self.generate(prompt, contender);
-                done += 1;
-                progress(&EvalProgress {
-                    model: &self.model.name,
-                    model_role: self.model.role,
-                    decoder: contender.name.as_str(),
-                    done,
-                    total,
-                    tokens: generation.tokens.len(),
-                    forwards: generation.stats.forwards,
-                });
-                runs[turn] = Some((generation, passes));
-            }
-            let runs: Vec<(Generation, Passes)> = runs.into_iter().flatten().collect();
-            for (turn, run) in runs.iter().enumerate() {
-                let reference = (turn > 0).then_some(runs[0].0.tokens.as_slice());
-                measured.records[turn].push(self.record(index, turn, run, reference));
-            }
-        }
-        measured
+        Ok(measured)
     }
 
-    fn generate(&self, prompt: &[u32], contender: &Contender) -> (Generation, Passes) {
+    /// False if the stop flag ended it.
+    fn warm_up(&self, prompts: usize, stop: &AtomicBool) -> bool {
+        for prompt in self.prompts.iter().flatten().cycle().take(prompts) {
+            for contender in self.contenders {
+                if stop.load(Ordering::Relaxed) {
+                    return false;
+                }
+                // What goes wrong here will again where it counts.
+                let _ = self.generate(prompt, contender);
+            }
+        }
+        true
+    }
+
+    /// The responses of all decoders to one prompt; `None` if the stop flag ended it. `heard` is told whose response it
+    /// is and how many there are now.
+    fn answer(
+        &self,
+        index: usize,
+        stop: &AtomicBool,
+        heard: &mut dyn FnMut(usize, usize, &Answered),
+    ) -> Option<Vec<Answered>> {
+        let mut order: Vec<usize> = (0..self.contenders.len()).collect();
+        if index % 2 == 1 {
+            order.reverse();
+        }
+        let mut answers: Vec<Option<Answered>> = self.contenders.iter().map(|_| None).collect();
+        for (done, turn) in order.into_iter().enumerate() {
+            if stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            let answer = match &self.prompts[index] {
+                Ok(prompt) => self.generate(prompt, &self.contenders[turn]),
+                Err(reason) => Err(reason.clone()),
+            };
+            heard(turn, done + 1, &answer);
+            answers[turn] = Some(answer);
+        }
+        answers.into_iter().collect()
+    }
+
+    /// A response; an error of one is no reason to lose all others, whatever libtorch makes of it.
+    fn generate(&self, prompt: &[u32], contender: &Contender) -> Answered {
         let mut passes = Passes::new();
         let observe = &mut |pass: &jacobi_decoder::Pass| passes.push(pass.tokens.len());
-        (generate(self.language_model, prompt, &contender.settings, observe), passes)
+        let run = AssertUnwindSafe(|| generate(self.language_model, prompt, &contender.settings, observe));
+        match catch_unwind(run) {
+            Ok(generation) => Ok((generation, passes)),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                Err(text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned())
+            }
+        }
+    }
+
+    fn progress(&self, so_far: &Running, turn: usize, done: usize, response: &Answered) -> EvalProgress<'_> {
+        let generation = response.as_ref().ok().map(|(generation, _)| generation);
+        EvalProgress {
+            model: &self.model.name,
+            model_role: self.model.role,
+            decoder: self.contenders[turn].name.as_str(),
+            done,
+            total: self.prompts.len() * self.contenders.len(),
+            tokens: generation.map_or(0, |generation| generation.tokens.len()),
+            forwards: generation.map_or(0, |generation| generation.stats.forwards),
+            so_far: so_far.clone(),
+        }
     }
 
     /// Adds the logit gaps of all divergences; afterwards, so that no timed run has them for a neighbour.
     fn weigh_divergences(&self, measured: &mut Measured, stop: &AtomicBool) {
-        let [autoregressive, others @ ..] = &mut measured.records[..] else { return };
-        for records in others {
-            for ((record, reference), prompt) in records.iter_mut().zip(&*autoregressive).zip(&self.prompts) {
+        let [autoregressive, others @ ..] = &mut measured.samples[..] else { return };
+        for samples in others {
+            for ((sample, reference), prompt) in samples.iter_mut().zip(&*autoregressive).zip(&self.prompts) {
                 if stop.load(Ordering::Relaxed) {
                     measured.interrupted = true;
                     return;
                 }
-                let (tokens, reference) = (&record.sample.response_ids, &reference.sample.response_ids);
-                record.sample.divergence_gap = gap(self.language_model, prompt, tokens, reference);
+                if let (Some(_), Ok(prompt)) = (sample.first_divergence, prompt) {
+                    let (tokens, reference) = (&sample.response_ids, &reference.response_ids);
+                    sample.divergence_gap = gap(self.language_model, prompt, tokens, reference);
+                }
             }
         }
     }
 
     /// Adds what the first `count` prompts say about the rejected drafts of each decoder that drafts; untimed, too.
     fn rank_rejections(&self, count: usize, measured: &mut Measured, stop: &AtomicBool) {
-        for (contender, ranks) in self.contenders.iter().zip(&mut measured.ranks).skip(1) {
-            for prompt in self.prompts.iter().take(count) {
+        for ((contender, ranks), samples) in
+            self.contenders.iter().zip(&mut measured.ranks).zip(&measured.samples).skip(1)
+        {
+            for (prompt, sample) in self.prompts.iter().zip(samples).take(count) {
                 if stop.load(Ordering::Relaxed) {
                     measured.interrupted = true;
                     return;
                 }
-                count_rejections(self.language_model, prompt, &contender.settings, ranks);
+                if let (Ok(prompt), None) = (prompt, &sample.error) {
+                    count_rejections(self.language_model, prompt, &contender.settings, ranks);
+                }
             }
         }
-    }
-
-    /// `reference` is the autoregressive response, or `None` for that itself.
-    fn record(
-        &self,
-        index: usize,
-        turn: usize,
-        (generation, passes): &(Generation, Passes),
-        reference: Option<&[u32]>,
-    ) -> Record {
-        let (question, contender) = (&self.questions[index], &self.contenders[turn]);
-        let text = (self.decode)(&generation.tokens);
-        let answer = self.task.extract(&text);
-        let diverges = reference.and_then(|reference| first_divergence(&generation.tokens, reference));
-        let sample = EvalSample {
-            model: self.model.name.clone(),
-            model_role: self.model.role,
-            task: self.task.name.clone(),
-            decoder: contender.name.as_str().to_owned(),
-            decoder_settings: contender.shown.clone(),
-            sample_id: question.prompt.id.clone(),
-            prompt: question.prompt.messages.last().map_or_else(String::new, |m| m.content.clone()),
-            prompt_tokens: self.prompts[index].len(),
-            response_tokens: generation.tokens.len(),
-            response_ids: generation.tokens.clone(),
-            pieces: reference.map_or_else(Vec::new, |_| self.pieces(&generation.tokens, &text, passes)),
-            text,
-            finish_reason: generation.finish_reason,
-            correct: question.expected.as_ref().map(|expected| answer.as_ref() == Some(expected)),
-            answer,
-            expected: question.expected.clone(),
-            forwards: generation.stats.forwards,
-            decode_seconds: generation.stats.decode_seconds,
-            prefill_seconds: generation.stats.prefill_seconds,
-            matches_ar: reference.map(|_| diverges.is_none()),
-            first_divergence: diverges,
-            divergence_gap: None,
-        };
-        Record { sample, stats: generation.stats.clone() }
-    }
-
-    /// `text` cut where each pass ended, the prefill being the first. A pass that ends inside a character leaves that
-    /// character to the next one.
-    fn pieces(&self, tokens: &[u32], text: &str, passes: &Passes) -> Vec<String> {
-        let (mut end, mut cut) = (1, 0);
-        let mut pieces = Vec::with_capacity(passes.len() + 1);
-        for accepted in passes.iter().map(Some).chain([None]) {
-            let so_far = (self.decode)(&tokens[..end.min(tokens.len())]);
-            let known = so_far.trim_end_matches('\u{fffd}');
-            let next = match accepted {
-                None => text.len(),
-                Some(_) if text.starts_with(known) => known.len().max(cut),
-                Some(_) => cut,
-            };
-            pieces.push(text[cut..next].to_owned());
-            cut = next;
-            end += accepted.unwrap_or(&0);
-        }
-        pieces
     }
 }
 

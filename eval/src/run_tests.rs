@@ -7,16 +7,19 @@ use jacobi_datasets::{FinishReason, Message, Prompt};
 use jacobi_model::{Predictions, Session, Work};
 
 use super::*;
+use crate::questions;
 use crate::{DecoderConfig, DecoderName, tasks};
 
 /// The token after position `at` is `1001 + at` whatever stands before, so a draft of fillers (earlier tokens) is never
 /// right by chance and always right after one pass. `flips`: wide forwards give another token at this position,
 /// as bf16 near-ties do; its logit is 0.25 below the right one's. `slips`: so does every forward of which this position
-/// is not the first row, as a model does that the right tokens before it would have told better.
+/// is not the first row, as a model does that the right tokens before it would have told better. `panics_at`: a forward
+/// over so many cached tokens of so many rows goes wrong.
 struct Counting {
     context: usize,
     flips: Option<usize>,
     slips: Option<usize>,
+    panics_at: Option<(usize, usize)>,
     widths: RefCell<Vec<usize>>,
 }
 
@@ -59,6 +62,7 @@ impl Session for CountingSession<'_> {
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
         let [Work { rows, first_output, .. }] = work else { panic!("one sequence") };
         self.model.widths.borrow_mut().push(rows.len());
+        assert!(self.model.panics_at != Some((self.len, rows.len())), "no memory for {} rows", rows.len());
         let next = |row: usize| {
             let at = self.len + row;
             let flipped = rows.len() > 1 && self.model.flips == Some(at);
@@ -115,18 +119,41 @@ fn with_bench<T>(model: &Counting, check: impl FnOnce(&Bench) -> T) -> T {
         decode: &decode,
         task: &tasks::find("gsm8k").unwrap(),
         questions: &[question("a", Some("1008")), question("b", Some("7"))],
-        prompts: vec![vec![1; 3], vec![2; 12]],
+        prompts: vec![Ok(vec![1; 3]), Ok(vec![2; 12])],
+        floor: MemoryFloor { weight_bytes: 1, copy_bytes_per_second: 100.0, tokens_per_second: 100.0 },
         contenders: &config.contenders(5, &stop).unwrap(),
     })
 }
 
+/// Measures from the beginning.
+fn measure(
+    bench: &Bench,
+    warmup: usize,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&EvalProgress),
+) -> Measured {
+    let dir = tempfile::tempdir().unwrap();
+    measure_into(&dir.path().join("samples.jsonl"), bench, warmup, stop, progress)
+}
+
+/// Measures what is not in the file of samples.
+fn measure_into(
+    samples: &Path,
+    bench: &Bench,
+    warmup: usize,
+    stop: &AtomicBool,
+    progress: &mut dyn FnMut(&EvalProgress),
+) -> Measured {
+    bench.measure(warmup, &mut Journal::open(samples).unwrap(), stop, progress).unwrap()
+}
+
 fn counting() -> Counting {
-    Counting { context: 100, flips: None, slips: None, widths: RefCell::default() }
+    Counting { context: 100, flips: None, slips: None, panics_at: None, widths: RefCell::default() }
 }
 
 fn rows(measured: &Measured) -> Vec<EvalRow> {
-    let row = |records: &Vec<Record>| score::row(records, &measured.records[0], "float32", 5);
-    measured.records.iter().filter_map(row).collect()
+    let row = |samples: &Vec<EvalSample>| score::row(samples, &measured.samples[0], "float32", 5);
+    measured.samples.iter().filter_map(row).collect()
 }
 
 #[test]
@@ -135,7 +162,7 @@ fn figures_by_hand() {
     let go = AtomicBool::new(false);
     let mut seen = Vec::new();
     let measured = with_bench(&model, |bench| {
-        bench.measure(0, &go, &mut |p| seen.push(format!("{} {}/{}", p.decoder, p.done, p.total)))
+        measure(bench, 0, &go, &mut |p| seen.push(format!("{} {}/{}", p.decoder, p.done, p.total)))
     });
     // The order alternates.
     assert_eq!(seen, ["ar 1/4", "jacobi 2/4", "jacobi 3/4", "ar 4/4"]);
@@ -158,7 +185,7 @@ fn figures_by_hand() {
     assert_eq!((jacobi.exact_match_ar, jacobi.divergences_per_1k_tokens), (Some(1.0), Some(0.0)));
     assert_eq!((jacobi.accuracy, ar.accuracy), (Some(0.5), Some(0.5)));
     assert_eq!((jacobi.samples, jacobi.stopped_by_length), (2, 1));
-    let sample = &measured.records[1][0].sample;
+    let sample = &measured.samples[1][0];
     assert_eq!((sample.prompt.as_str(), sample.prompt_tokens, sample.response_tokens), ("text of a", 3, 6));
     assert_eq!(
         (sample.finish_reason, sample.correct, sample.matches_ar),
@@ -172,7 +199,7 @@ fn warm_up_runs_and_does_not_count() {
     let go = AtomicBool::new(false);
     let (cold, warm) = (counting(), counting());
     let measure =
-        |model: &Counting, warmup| with_bench(model, |bench| rows(&bench.measure(warmup, &go, &mut |_| ())));
+        |model: &Counting, warmup| with_bench(model, |bench| rows(&measure(bench, warmup, &go, &mut |_| ())));
     let (without, with) = (measure(&cold, 0), measure(&warm, 3));
     assert_eq!(without[1].forwards, with[1].forwards);
     // Three prompts, a b a: with prefill ar needs 6 + 9 + 6 forwards and jacobi 4 + 5 + 4.
@@ -185,16 +212,16 @@ fn a_flipped_near_tie_is_reported() {
     let model = Counting { flips: Some(4), ..counting() };
     let go = AtomicBool::new(false);
     let measured = with_bench(&model, |bench| {
-        let mut measured = bench.measure(0, &go, &mut |_| ());
+        let mut measured = measure(bench, 0, &go, &mut |_| ());
         let before = model.widths.borrow().len();
         bench.weigh_divergences(&mut measured, &go);
         // As autoregressive decoding came there: the prompt, then token by token.
         assert_eq!(model.widths.borrow()[before..], [3, 1, 1]);
         measured
     });
-    let sample = &measured.records[1][0].sample;
+    let sample = &measured.samples[1][0];
     assert_eq!((sample.matches_ar, sample.first_divergence), (Some(false), Some(2)));
-    assert_eq!((sample.divergence_gap, measured.records[0][0].sample.divergence_gap), (Some(0.25), None));
+    assert_eq!((sample.divergence_gap, measured.samples[0][0].divergence_gap), (Some(0.25), None));
     let row = &rows(&measured)[1];
     assert_eq!((row.divergence_gap_median, row.divergence_gap_max), (Some(0.25), Some(0.25)));
     assert_eq!(row.exact_match_ar, Some(0.5));
@@ -209,7 +236,7 @@ fn the_rank_of_the_right_token_is_asked_of_the_first_prompts() {
     let go = AtomicBool::new(false);
     let ranks = |count| {
         with_bench(&model, |bench| {
-            let mut measured = bench.measure(0, &go, &mut |_| ());
+            let mut measured = measure(bench, 0, &go, &mut |_| ());
             bench.rank_rejections(count, &mut measured, &go);
             measured.ranks
         })
@@ -225,13 +252,68 @@ fn stop_keeps_the_prompts_that_every_decoder_finished() {
     let model = counting();
     let stop = AtomicBool::new(false);
     let measured = with_bench(&model, |bench| {
-        bench.measure(0, &stop, &mut |p| stop.store(p.done == 3, Ordering::Relaxed))
+        measure(bench, 0, &stop, &mut |p| stop.store(p.done == 3, Ordering::Relaxed))
     });
     assert!(measured.interrupted);
-    assert_eq!(measured.records.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(measured.samples.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
     let at_once = AtomicBool::new(true);
-    let measured = with_bench(&model, |bench| bench.measure(1, &at_once, &mut |_| ()));
+    let measured = with_bench(&model, |bench| measure(bench, 1, &at_once, &mut |_| ()));
     assert!(measured.interrupted && rows(&measured).is_empty());
+}
+
+#[test]
+fn a_second_sitting_measures_what_the_first_did_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("samples.jsonl");
+    let (model, stop) = (counting(), AtomicBool::new(false));
+    let broken_off = with_bench(&model, |bench| {
+        measure_into(&path, bench, 0, &stop, &mut |p| stop.store(p.done == 3, Ordering::Relaxed))
+    });
+    assert!(broken_off.interrupted);
+    // Of b one decoder was through: both are measured again, after a warm-up of their own.
+    let (again, go) = (counting(), AtomicBool::new(false));
+    let mut seen = Vec::new();
+    let resumed = with_bench(&again, |bench| {
+        measure_into(&path, bench, 1, &go, &mut |p| {
+            seen.push(format!("{} {}/{}", p.decoder, p.done, p.total))
+        })
+    });
+    assert_eq!(seen, ["jacobi 3/4", "ar 4/4"]);
+    assert_eq!(again.widths.borrow().len(), (6 + 4) + (9 + 5));
+    let sittings: Vec<Vec<usize>> =
+        resumed.samples.iter().map(|samples| samples.iter().map(|s| s.sitting).collect()).collect();
+    assert_eq!(sittings, [[1, 2], [1, 2]]);
+    let whole = with_bench(&counting(), |bench| measure(bench, 0, &go, &mut |_| ()));
+    for (resumed, whole) in rows(&resumed).iter().zip(&rows(&whole)) {
+        let figures = |row: &EvalRow| (row.tokens, row.forwards, row.accuracy, row.acceptance.clone());
+        assert_eq!((figures(resumed), resumed.sittings, whole.sittings), (figures(whole), 2, 1));
+    }
+    // With everything there, no pass is run.
+    let third = counting();
+    with_bench(&third, |bench| measure_into(&path, bench, 1, &go, &mut |_| panic!("nothing to measure")));
+    assert!(third.widths.borrow().is_empty());
+}
+
+#[test]
+fn an_error_of_one_sample_is_counted_and_named_and_stops_nothing() {
+    // The first pass of jacobi over b panics.
+    let model = Counting { panics_at: Some((12, 4)), ..counting() };
+    let go = AtomicBool::new(false);
+    let measured = with_bench(&model, |bench| measure(bench, 1, &go, &mut |_| ()));
+    let [ar, jacobi] = &rows(&measured)[..] else { panic!("two rows") };
+    assert_eq!((ar.failed, jacobi.failed, jacobi.samples), (0, 1, 2));
+    assert_eq!(measured.samples[1][1].error.as_deref(), Some("no memory for 4 rows"));
+    // a alone: 5 tokens in 3 passes. b is wrong, and would have been.
+    assert_eq!((jacobi.tokens, jacobi.forwards, jacobi.accuracy), (5, 3, Some(0.5)));
+
+    let unasked = |bench: &Bench| {
+        let prompts = vec![Ok(vec![1; 3]), Err("no room".to_owned())];
+        measure(&Bench { prompts, ..*bench }, 3, &go, &mut |_| ())
+    };
+    let measured = with_bench(&counting(), unasked);
+    let [ar, jacobi] = &rows(&measured)[..] else { panic!("two rows") };
+    assert_eq!((ar.failed, jacobi.failed, ar.accuracy, ar.tokens), (1, 1, Some(0.5), 5));
+    assert_eq!(measured.samples[0][1].error.as_deref(), Some("no room"));
 }
 
 #[test]
@@ -240,8 +322,9 @@ fn a_prompt_without_room_is_named() {
     let run = |context| {
         let model = Counting { context, ..counting() };
         with_bench(&model, |bench| {
-            questions::check_room(bench.questions, &bench.prompts, &bench.model.name, context)?;
-            Ok::<_, EvalError>(rows(&bench.measure(0, &go, &mut |_| ()))[1].clone())
+            let prompts: Vec<Vec<u32>> = bench.prompts.iter().flatten().cloned().collect();
+            questions::check_room(bench.questions, &prompts, &bench.model.name, context)?;
+            Ok::<_, EvalError>(rows(&measure(bench, 0, &go, &mut |_| ()))[1].clone())
         })
     };
     let message = run(12).unwrap_err().to_string();

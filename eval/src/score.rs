@@ -1,125 +1,128 @@
 //! Samples to figures: agreement with the autoregressive decoder, means over all samples, intervals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, EvalWidth};
+use jacobi_datasets::schema::eval_statistics::MemoryFloor;
 use jacobi_datasets::{FinishReason, repeats};
-use jacobi_decoder::{DecodeStats, WidthStats};
 
 use crate::interval::{bootstrap, median, wilson};
 use crate::per_prompt::per_prompt;
 
-/// A sample with the statistics of its forwards.
-#[derive(Clone, Debug)]
-pub struct Record {
-    /// The sample.
-    pub sample: EvalSample,
-    /// What its decoder did.
-    pub stats: DecodeStats,
-}
-
-/// The row of one decoder. `records` and `autoregressive` hold the same prompts in the same order; for the
-/// autoregressive row itself they are the same records. `None` if there are no records.
-pub fn row(records: &[Record], autoregressive: &[Record], dtype: &str, seed: u64) -> Option<EvalRow> {
-    assert_eq!(records.len(), autoregressive.len(), "every decoder runs on every prompt");
-    let first = &records.first()?.sample;
-    let all: Vec<usize> = (0..records.len()).collect();
-    let baseline = first.matches_ar.is_none();
-    let divergence = (!baseline).then(|| divergence(records));
-    let gaps = sorted(records, |sample| sample.divergence_gap);
-    let divergences = sorted(records, |sample| sample.first_divergence.map(|at| at as f64));
-    let speedup = |drawn: &[usize]| Some(tps(records, drawn)? / tps(autoregressive, drawn)?);
-    let scored: Vec<bool> = records.iter().filter_map(|record| record.sample.correct).collect();
+/// The row of one decoder. `samples` and `autoregressive` hold the same prompts in the same order; for the
+/// autoregressive row itself they are the same samples. A prompt that either could not answer counts as answered wrongly
+/// and is in no figure of speed or fidelity. `None` if there are no samples.
+pub fn row(samples: &[EvalSample], autoregressive: &[EvalSample], dtype: &str, seed: u64) -> Option<EvalRow> {
+    assert_eq!(samples.len(), autoregressive.len(), "every decoder runs on every prompt");
+    let scored: Vec<bool> = samples.iter().filter_map(|sample| sample.correct).collect();
     let right = scored.iter().filter(|correct| **correct).count();
-    let stats: DecodeStats = records.iter().map(|record| &record.stats).sum();
-    let cut = |record: &&Record| record.sample.finish_reason == FinishReason::Length;
-    Some(EvalRow {
+    let answered = samples.iter().zip(autoregressive).filter(|(a, b)| a.error.is_none() && b.error.is_none());
+    let (own, reference): (Vec<EvalSample>, Vec<EvalSample>) =
+        answered.map(|(own, reference)| (own.clone(), reference.clone())).unzip();
+    let first = samples.first()?;
+    let row = EvalRow {
         model: first.model.clone(),
         model_role: first.model_role,
         task: first.task.clone(),
-        task_version: None,
         decoder: first.decoder.clone(),
         decoder_settings: first.decoder_settings.clone(),
-        samples: records.len(),
+        samples: samples.len(),
         dtype: dtype.to_owned(),
-        tpf: tpf(records, &all),
-        tps: tps(records, &all),
-        speedup_over_ar: speedup(&all),
         accuracy: ratio(right as f64, scored.len() as f64),
+        accuracy_interval: wilson(right, scored.len()),
+        failed: samples.iter().filter(|sample| sample.error.is_some()).count(),
+        sittings: samples.iter().map(|sample| sample.sitting).collect::<BTreeSet<_>>().len(),
+        ..answers(&own, &reference, seed)
+    };
+    Some(row)
+}
+
+/// The figures of samples that all have a response.
+fn answers(samples: &[EvalSample], autoregressive: &[EvalSample], seed: u64) -> EvalRow {
+    let all: Vec<usize> = (0..samples.len()).collect();
+    let baseline = samples.iter().all(|sample| sample.matches_ar.is_none());
+    let divergence = if baseline { None } else { divergence(samples) };
+    let gaps = sorted(samples, |sample| sample.divergence_gap);
+    let divergences = sorted(samples, |sample| sample.first_divergence.map(|at| at as f64));
+    let speedup = |drawn: &[usize]| Some(tps(samples, drawn)? / tps(autoregressive, drawn)?);
+    let circles = samples.iter().filter(|sample| is_degenerate(sample)).count();
+    EvalRow {
+        tpf: tpf(samples, &all),
+        tps: tps(samples, &all),
+        speedup_over_ar: speedup(&all),
         exact_match_ar: divergence.map(|d| d.exact_match),
         divergences_per_1k_tokens: divergence.and_then(|d| d.per_1k_tokens),
         divergence_gap_median: median(&gaps),
         divergence_gap_max: gaps.last().copied(),
-        tpf_macro: mean(records, tpf),
-        tps_macro: mean(records, tps),
-        tpf_interval: bootstrap(records.len(), seed, |drawn| tpf(records, drawn)),
-        speedup_interval: if baseline { None } else { bootstrap(records.len(), seed, speedup) },
-        accuracy_interval: wilson(right, scored.len()),
-        tokens: records.iter().map(decoded_tokens).sum(),
-        forwards: stats.forwards,
-        decode_seconds: stats.decode_seconds,
-        prefill_seconds: stats.prefill_seconds,
-        stopped_by_length: records.iter().filter(cut).count(),
-        accepted_from: by_name(&stats),
-        widths: widths(&stats),
-        acceptance: stats.acceptance,
-        rejection_ranks: Vec::new(),
-        tps_interval: bootstrap(records.len(), seed, |drawn| tps(records, drawn)),
-        tps_end_to_end: tps_end_to_end(records),
-        prefill_tps: ratio(sum(records, |s| s.prompt_tokens as f64), sum(records, |s| s.prefill_seconds)),
-        per_prompt: per_prompt(records, autoregressive, seed),
+        tpf_macro: mean(samples, tpf),
+        tps_macro: mean(samples, tps),
+        tpf_interval: bootstrap(samples.len(), seed, |drawn| tpf(samples, drawn)),
+        speedup_interval: if baseline { None } else { bootstrap(samples.len(), seed, speedup) },
+        tokens: samples.iter().map(decoded_tokens).sum(),
+        forwards: samples.iter().map(|sample| sample.forwards).sum(),
+        decode_seconds: sum(samples, |s| s.decode_seconds),
+        prefill_seconds: sum(samples, |s| s.prefill_seconds),
+        stopped_by_length: samples.iter().filter(|s| s.finish_reason == FinishReason::Length).count(),
+        accepted_from: sources(samples),
+        widths: widths(samples),
+        acceptance: acceptance(samples),
+        tps_interval: bootstrap(samples.len(), seed, |drawn| tps(samples, drawn)),
+        tps_end_to_end: tps_end_to_end(samples),
+        prefill_tps: ratio(sum(samples, |s| s.prompt_tokens as f64), sum(samples, |s| s.prefill_seconds)),
+        per_prompt: per_prompt(samples, autoregressive, seed),
         first_divergence_median: median(&divergences),
-        degenerate: ratio(records.iter().filter(|r| is_degenerate(r)).count() as f64, records.len() as f64),
-        memory_floor: None,
-    })
+        degenerate: ratio(circles as f64, samples.len() as f64),
+        memory_floor: memory_floor(samples),
+        ..EvalRow::default()
+    }
 }
 
 /// Most tokens of a run that repeats itself, how often it follows itself, and the tokens that makes at least.
 const CIRCLE: (usize, usize, usize) = (64, 4, 32);
 
 /// Whether a response goes in circles.
-fn is_degenerate(record: &Record) -> bool {
+fn is_degenerate(sample: &EvalSample) -> bool {
     let (longest, often, tokens) = CIRCLE;
-    let mut repeats = repeats(&record.sample.response_ids, longest);
+    let mut repeats = repeats(&sample.response_ids, longest);
     repeats.any(|(times, period)| times >= often && times * period >= tokens)
 }
 
-fn sum(records: &[Record], figure: fn(&EvalSample) -> f64) -> f64 {
-    records.iter().map(|record| figure(&record.sample)).sum()
+fn sum(samples: &[EvalSample], figure: fn(&EvalSample) -> f64) -> f64 {
+    samples.iter().map(figure).sum()
 }
 
-fn tps_end_to_end(records: &[Record]) -> Option<f64> {
-    let seconds = sum(records, |s| s.prefill_seconds + s.decode_seconds);
-    ratio(sum(records, |s| s.response_tokens as f64), seconds)
+fn tps_end_to_end(samples: &[EvalSample]) -> Option<f64> {
+    let seconds = sum(samples, |s| s.prefill_seconds + s.decode_seconds);
+    ratio(sum(samples, |s| s.response_tokens as f64), seconds)
 }
 
 /// Tokens made by decode forwards: the first one comes from the prefill.
-fn decoded_tokens(record: &Record) -> usize {
-    record.sample.response_tokens.saturating_sub(1)
+fn decoded_tokens(sample: &EvalSample) -> usize {
+    sample.response_tokens.saturating_sub(1)
 }
 
 fn ratio(numerator: f64, denominator: f64) -> Option<f64> {
     (denominator > 0.0).then(|| numerator / denominator)
 }
 
-pub(crate) fn tpf(records: &[Record], chosen: &[usize]) -> Option<f64> {
-    let forwards: usize = chosen.iter().map(|&i| records[i].sample.forwards).sum();
-    ratio(tokens(records, chosen), forwards as f64)
+pub(crate) fn tpf(samples: &[EvalSample], chosen: &[usize]) -> Option<f64> {
+    let forwards: usize = chosen.iter().map(|&i| samples[i].forwards).sum();
+    ratio(tokens(samples, chosen), forwards as f64)
 }
 
-pub(crate) fn tps(records: &[Record], chosen: &[usize]) -> Option<f64> {
-    let seconds = chosen.iter().map(|&i| records[i].sample.decode_seconds).sum();
-    let tokens = tokens(records, chosen);
+pub(crate) fn tps(samples: &[EvalSample], chosen: &[usize]) -> Option<f64> {
+    let seconds = chosen.iter().map(|&i| samples[i].decode_seconds).sum();
+    let tokens = tokens(samples, chosen);
     if tokens > 0.0 { ratio(tokens, seconds) } else { None }
 }
 
-fn tokens(records: &[Record], chosen: &[usize]) -> f64 {
-    chosen.iter().map(|&i| decoded_tokens(&records[i])).sum::<usize>() as f64
+fn tokens(samples: &[EvalSample], chosen: &[usize]) -> f64 {
+    chosen.iter().map(|&i| decoded_tokens(&samples[i])).sum::<usize>() as f64
 }
 
 /// Mean of a figure over the samples that have it: a response of one token has no decode forward.
-fn mean(records: &[Record], figure: fn(&[Record], &[usize]) -> Option<f64>) -> Option<f64> {
-    let values: Vec<f64> = (0..records.len()).filter_map(|i| figure(records, &[i])).collect();
+fn mean(samples: &[EvalSample], figure: fn(&[EvalSample], &[usize]) -> Option<f64>) -> Option<f64> {
+    let values: Vec<f64> = (0..samples.len()).filter_map(|i| figure(samples, &[i])).collect();
     ratio(values.iter().sum(), values.len() as f64)
 }
 
@@ -129,73 +132,77 @@ struct Divergence {
     per_1k_tokens: Option<f64>,
 }
 
-fn divergence(records: &[Record]) -> Divergence {
-    let diverged = records.iter().filter(|record| record.sample.first_divergence.is_some()).count();
-    let compared = |record: &Record| {
-        let sample = &record.sample;
-        sample.first_divergence.map_or(sample.response_tokens, |at| at + 1)
-    };
-    let compared: usize = records.iter().map(compared).sum();
-    Divergence {
-        exact_match: (records.len() - diverged) as f64 / records.len() as f64,
+fn divergence(samples: &[EvalSample]) -> Option<Divergence> {
+    let diverged = samples.iter().filter(|sample| sample.first_divergence.is_some()).count();
+    let compared = |sample: &EvalSample| sample.first_divergence.map_or(sample.response_tokens, |at| at + 1);
+    let compared: usize = samples.iter().map(compared).sum();
+    Some(Divergence {
+        exact_match: ratio((samples.len() - diverged) as f64, samples.len() as f64)?,
         per_1k_tokens: ratio(1000.0 * diverged as f64, compared as f64),
-    }
+    })
 }
 
 /// The values that samples have, ascending.
-fn sorted(records: &[Record], figure: fn(&EvalSample) -> Option<f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = records.iter().filter_map(|record| figure(&record.sample)).collect();
+fn sorted(samples: &[EvalSample], figure: fn(&EvalSample) -> Option<f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = samples.iter().filter_map(|sample| figure(sample)).collect();
     values.sort_by(f64::total_cmp);
     values
 }
 
-fn by_name(stats: &DecodeStats) -> BTreeMap<String, usize> {
-    stats.accepted_from.iter().map(|(source, &tokens)| (source.as_str().to_owned(), tokens)).collect()
+fn sources(samples: &[EvalSample]) -> BTreeMap<String, usize> {
+    let mut total = BTreeMap::new();
+    for (source, tokens) in samples.iter().flat_map(|sample| &sample.accepted_from) {
+        *total.entry(source.clone()).or_default() += tokens;
+    }
+    total
 }
 
-fn widths(stats: &DecodeStats) -> Vec<EvalWidth> {
-    let width = |(&rows, &WidthStats { forwards, seconds }): (&usize, &WidthStats)| EvalWidth {
-        rows,
-        forwards,
-        seconds,
-    };
-    stats.widths.iter().map(width).collect()
+fn acceptance(samples: &[EvalSample]) -> Vec<usize> {
+    let longest = samples.iter().map(|sample| sample.acceptance.len()).max().unwrap_or(0);
+    let at = |accepted| samples.iter().filter_map(|s| s.acceptance.get(accepted)).sum();
+    (0..longest).map(at).collect()
+}
+
+fn widths(samples: &[EvalSample]) -> Vec<EvalWidth> {
+    let mut total: BTreeMap<usize, EvalWidth> = BTreeMap::new();
+    for width in samples.iter().flat_map(|sample| &sample.widths) {
+        let of = total.entry(width.rows).or_insert(EvalWidth { rows: width.rows, forwards: 0, seconds: 0.0 });
+        of.forwards += width.forwards;
+        of.seconds += width.seconds;
+    }
+    total.into_values().collect()
+}
+
+/// The floor of all samples together: each sitting measured its own.
+fn memory_floor(samples: &[EvalSample]) -> Option<MemoryFloor> {
+    let floors: Vec<(f64, MemoryFloor)> =
+        samples.iter().filter_map(|s| Some((decoded_tokens(s) as f64, s.memory_floor?))).collect();
+    let weight_bytes = floors.first()?.1.weight_bytes;
+    let tokens: f64 = floors.iter().map(|(tokens, _)| tokens).sum();
+    let seconds: f64 = floors.iter().map(|(tokens, floor)| tokens / floor.tokens_per_second).sum();
+    let tokens_per_second = ratio(tokens, seconds)?;
+    let copy_bytes_per_second = tokens_per_second * weight_bytes as f64;
+    Some(MemoryFloor { weight_bytes, copy_bytes_per_second, tokens_per_second })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixtures::sample;
-    use jacobi_decoder::Source;
-
-    /// A sample of `tokens` response tokens.
-    fn record(decoder: &str, tokens: usize, forwards: usize, seconds: f64) -> Record {
-        let sample = sample(decoder, tokens, forwards, seconds);
-        let stats = DecodeStats {
-            forwards,
-            tokens: tokens - 1,
-            prefill_seconds: 0.5,
-            decode_seconds: seconds,
-            acceptance: vec![0, forwards],
-            accepted_from: [(Source::Own, tokens - 1 - forwards)].into(),
-            widths: [(1, WidthStats { forwards, seconds })].into(),
-        };
-        Record { sample, stats }
-    }
 
     #[test]
     fn micro_and_macro_by_hand() {
         // Decoded tokens 20 and 10; ar at 10 tokens/s each.
-        let ar = [record("ar", 21, 20, 2.0), record("ar", 11, 10, 1.0)];
-        let mut jacobi = [record("jacobi", 21, 5, 0.5), record("jacobi", 11, 10, 1.5)];
+        let ar = [sample("ar", 21, 20, 2.0), sample("ar", 11, 10, 1.0)];
+        let mut jacobi = [sample("jacobi", 21, 5, 0.5), sample("jacobi", 11, 10, 1.5)];
         // The second leaves ar at its fourth token: 1 divergence in 21 + 4 tokens compared.
-        jacobi[1].sample.first_divergence = Some(3);
-        jacobi[1].sample.matches_ar = Some(false);
-        jacobi[1].sample.finish_reason = FinishReason::Length;
-        jacobi[0].stats.acceptance = vec![0, 1, 2];
-        jacobi[0].stats.accepted_from = [(Source::Own, 10), (Source::Tree, 5)].into();
-        let width = |forwards, seconds| WidthStats { forwards, seconds };
-        jacobi[0].stats.widths = [(1, width(2, 0.125)), (8, width(3, 0.375))].into();
+        jacobi[1].first_divergence = Some(3);
+        jacobi[1].matches_ar = Some(false);
+        jacobi[1].finish_reason = FinishReason::Length;
+        jacobi[0].acceptance = vec![0, 1, 2];
+        jacobi[0].accepted_from = [("own".to_owned(), 10), ("tree".to_owned(), 5)].into();
+        let width = |rows, forwards, seconds| EvalWidth { rows, forwards, seconds };
+        jacobi[0].widths = vec![width(1, 2, 0.125), width(8, 3, 0.375)];
         let row = super::row(&jacobi, &ar, "float32", 1).unwrap();
         assert_eq!(row.tpf, Some(30.0 / 15.0));
         assert_eq!(row.tpf_macro, Some((4.0 + 1.0) / 2.0));
@@ -208,7 +215,6 @@ mod tests {
         assert_eq!((row.decode_seconds, row.prefill_seconds), (2.0, 1.0));
         assert_eq!(row.acceptance, [0, 11, 2]);
         assert_eq!(row.accepted_from, [("own".to_owned(), 10), ("tree".to_owned(), 5)].into());
-        let width = |rows, forwards, seconds| EvalWidth { rows, forwards, seconds };
         assert_eq!(row.widths, [width(1, 12, 1.625), width(8, 3, 0.375)]);
         assert_eq!((row.accuracy, row.accuracy_interval), (None, None));
         // Draws are {0, 0}, {0, 1}, {1, 1}: tpf 4, 2, 1; tps 40, 15, 10 / 1.5.
@@ -219,6 +225,36 @@ mod tests {
         // 21 + 11 tokens in 1 + 2 seconds; 2 prompt tokens in 1 second.
         assert_eq!((row.tps_end_to_end, row.prefill_tps), (Some(32.0 / 3.0), Some(2.0)));
         assert_eq!((row.first_divergence_median, row.memory_floor), (Some(3.0), None));
+    }
+
+    #[test]
+    fn a_prompt_that_one_could_not_answer_is_wrong_and_has_no_speed() {
+        let judged = |mut sample: EvalSample, correct| {
+            sample.correct = Some(correct);
+            sample
+        };
+        let ar = [judged(sample("ar", 21, 20, 2.0), true), judged(sample("ar", 11, 10, 1.0), true)];
+        let mut jacobi =
+            [judged(sample("jacobi", 21, 5, 0.5), true), judged(sample("jacobi", 1, 0, 9.0), false)];
+        (jacobi[1].error, jacobi[1].matches_ar) = (Some("out of memory".to_owned()), None);
+        let row = super::row(&jacobi, &ar, "float32", 1).unwrap();
+        assert_eq!((row.samples, row.failed, row.accuracy), (2, 1, Some(0.5)));
+        assert_eq!((row.tpf, row.speedup_over_ar, row.exact_match_ar), (Some(4.0), Some(4.0), Some(1.0)));
+        assert_eq!((row.decode_seconds, row.per_prompt.tps.unwrap().low), (0.5, None));
+    }
+
+    #[test]
+    fn each_sitting_has_its_own_memory_floor() {
+        let floor = |rate: f64| MemoryFloor {
+            weight_bytes: 100,
+            copy_bytes_per_second: 100.0 * rate,
+            tokens_per_second: rate,
+        };
+        let mut ar = [sample("ar", 21, 20, 2.0), sample("ar", 11, 10, 1.0)];
+        (ar[0].memory_floor, ar[1].memory_floor, ar[1].sitting) = (Some(floor(20.0)), Some(floor(5.0)), 2);
+        let row = super::row(&ar, &ar, "float32", 1).unwrap();
+        // 20 tokens at 20 per second and 10 at 5: 30 in 3 seconds, which is what they took.
+        assert_eq!((row.sittings, row.memory_floor, row.over_floor()), (2, Some(floor(10.0)), Some(1.0)));
     }
 
     #[test]
@@ -235,10 +271,10 @@ mod tests {
             (vec![], false),
         ];
         for (ids, expected) in rows {
-            let mut one = record("jacobi", 8, 4, 1.0);
-            one.sample.response_ids = ids;
-            assert_eq!(is_degenerate(&one), expected, "{:?}", one.sample.response_ids);
-            let row = super::row(&[one.clone(), record("jacobi", 8, 4, 1.0)], &[one.clone(), one], "", 1);
+            let mut one = sample("jacobi", 8, 4, 1.0);
+            one.response_ids = ids;
+            assert_eq!(is_degenerate(&one), expected, "{:?}", one.response_ids);
+            let row = super::row(&[one.clone(), sample("jacobi", 8, 4, 1.0)], &[one.clone(), one], "", 1);
             assert_eq!(row.unwrap().degenerate, Some(if expected { 0.5 } else { 0.0 }));
         }
     }
@@ -247,11 +283,11 @@ mod tests {
     fn gaps_are_those_of_the_samples_that_diverge() {
         let check = |gaps: &[Option<f64>], median, max| {
             let with_gap = |gap: &Option<f64>| {
-                let mut record = record("jacobi", 21, 5, 0.5);
-                record.sample.divergence_gap = *gap;
+                let mut record = sample("jacobi", 21, 5, 0.5);
+                record.divergence_gap = *gap;
                 record
             };
-            let records: Vec<Record> = gaps.iter().map(with_gap).collect();
+            let records: Vec<EvalSample> = gaps.iter().map(with_gap).collect();
             let row = super::row(&records, &records, "bfloat16", 1).unwrap();
             assert_eq!((row.divergence_gap_median, row.divergence_gap_max), (median, max), "{gaps:?}");
         };
@@ -263,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_baseline_is_not_compared_with_itself() {
-        let ar = [record("ar", 21, 20, 2.0)];
+        let ar = [sample("ar", 21, 20, 2.0)];
         let row = super::row(&ar, &ar, "float32", 1).unwrap();
         assert_eq!((row.tpf, row.speedup_over_ar), (Some(1.0), Some(1.0)));
         assert_eq!(
@@ -274,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_response_of_one_token_has_no_speed() {
-        let one = [record("jacobi", 1, 0, 0.0)];
+        let one = [sample("jacobi", 1, 0, 0.0)];
         let row = super::row(&one, &one, "float32", 1).unwrap();
         assert_eq!((row.tpf, row.tps, row.speedup_over_ar, row.tpf_macro), (None, None, None, None));
         assert_eq!(row.exact_match_ar, Some(1.0));

@@ -95,6 +95,8 @@ pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
         "Exact match is the share of samples whose token ids all equal those of ar.".to_owned(),
         "Intervals are 95 %: bootstrap over prompts for speed, Wilson for accuracy.".to_owned(),
     ];
+    sentences.extend(sittings(rows));
+    sentences.extend(failed(rows));
     for floor in rows.iter().filter_map(floor) {
         if !sentences.contains(&floor) {
             sentences.push(floor);
@@ -116,6 +118,32 @@ pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
         );
     }
     sentences
+}
+
+/// What an interruption does to the figures.
+fn sittings(rows: &[EvalRow]) -> Option<String> {
+    let most = rows.iter().map(|row| row.sittings).max().filter(|sittings| *sittings > 1)?;
+    Some(format!(
+        "Measured in up to {most} sittings: the evaluation was interrupted and resumed. Each prompt was measured by all \
+         decoders of a model in one sitting, after a warm-up of its own, so speedups compare like with like; tokens/s mix what \
+         the machine gave in each."
+    ))
+}
+
+/// What could not be measured.
+fn failed(rows: &[EvalRow]) -> Option<String> {
+    let of = |row: &EvalRow| {
+        let label = format!("{} {} on {}", row.model_role.as_str(), row.decoder_label(), row.task);
+        (row.failed > 0).then(|| format!("{} of {label}", row.failed))
+    };
+    let failed: Vec<String> = rows.iter().filter_map(of).collect();
+    (!failed.is_empty()).then(|| {
+        format!(
+            "Samples without a response, counted as wrong and in no figure of speed or fidelity: {}. samples.jsonl has \
+             the reason of each (error).",
+            failed.join(", ")
+        )
+    })
 }
 
 /// How good the baseline is.
@@ -159,6 +187,19 @@ mod tests {
         let expected = "The ar loop of the base model takes 1.13x the memory floor: 269 MB of weights read once per token at \
             12.5 GB/s, the copy bandwidth measured in the same process, would be 46.5 tokens/s.";
         assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn interruptions_and_failures_are_said() {
+        let mut rows = rows();
+        let text = method(&rows).join("\n");
+        assert!(!text.contains("sittings") && !text.contains("without a response"), "{text}");
+        (rows[1].sittings, rows[3].failed) = (3, 2);
+        let text = method(&rows).join("\n");
+        assert!(
+            text.contains("up to 3 sittings") && text.contains(": 2 of trained jacobi n=16 on gsm8k."),
+            "{text}"
+        );
     }
 
     #[test]

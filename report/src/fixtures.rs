@@ -77,6 +77,8 @@ fn row(role: ModelRole, decoder: &str, [tpf, tps, speedup, accuracy]: [f64; 4]) 
             copy_bytes_per_second: 12.5e9,
             tokens_per_second: 46.5,
         }),
+        failed: 0,
+        sittings: 1,
     }
 }
 
@@ -155,6 +157,12 @@ pub(crate) fn sample(role: ModelRole, decoder: &str, id: &str, pieces: &[&str]) 
         matches_ar: (decoder != "ar").then_some(true),
         first_divergence: None,
         divergence_gap: None,
+        acceptance: Vec::new(),
+        accepted_from: BTreeMap::new(),
+        widths: Vec::new(),
+        memory_floor: None,
+        sitting: 1,
+        error: None,
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn block(rows: &[EvalRow]) -> Map<String, Value> {
         }),
         "n-shot": by_task(&|_, _| json!(0)),
         "n-samples": by_task(&|row, _| json!({"original": row.samples, "effective": row.samples})),
-        "versions": by_task(&|_, _| Value::Null),
+        "versions": by_task(&|row, _| json!(row.task_version)),
         "configs": by_task(&|row, _| json!({
             "task": row.task,
             "output_type": "generate_until",

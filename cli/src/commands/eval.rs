@@ -9,6 +9,7 @@ use jacobi_report::terminal_table;
 
 use super::decode::DecoderName;
 use crate::exit::UsageError;
+use crate::kept_eval::Replace;
 use crate::pipeline::{base_model, training_curves};
 use crate::recipe::{Recipe, RecipeArgs};
 use crate::run_dir::{DirLock, RunDir};
@@ -21,7 +22,7 @@ const OUTPUT_DIR: &str = "runs/eval";
 /// Measure quality and speed of models under decoders, and write a report
 ///
 /// Give --model and --tasks, or a recipe. With a recipe and without --model, the exported model of its run is measured
-/// beside the base model if it is there.
+/// beside the base model if it is there. Killed and started again it goes on where it was.
 #[derive(Debug, clap::Args)]
 pub struct EvalArgs {
     /// The recipe, a TOML file; `jacobi config schema` describes it
@@ -51,6 +52,9 @@ pub struct EvalArgs {
     /// Where the report goes; by default the report directory in output_dir
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Measure again what is there, or was measured under other settings
+    #[arg(long)]
+    overwrite: bool,
     /// Print what would be done, and stop
     #[arg(long)]
     dry_run: bool,
@@ -80,7 +84,13 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     }
     let _lock = DirLock::take(args.output.as_deref().unwrap_or(run.root()))?;
     let curves = training_curves(&run, recipe.rounds.len())?;
-    let rows = stages::eval(&recipe, &models, &curves, &target, &Stop::listen()?)?;
+    let options = stages::EvalOptions {
+        models: &models,
+        training: &curves,
+        report: &target,
+        replace: if args.overwrite { Replace::Everything } else { Replace::Nothing },
+    };
+    let rows = stages::eval(&recipe, options, &Stop::listen()?)?;
     Ok(output::result(&terminal_table(&rows))?)
 }
 

@@ -17,10 +17,11 @@ pub const RESULTS_SCHEMA: &str = "jacobi-eval/1";
 pub const AUTOREGRESSIVE: &str = "ar";
 
 /// Whether a model is the one training started from or the one it made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelRole {
     /// The model before training.
+    #[default]
     Base,
     /// The model after training.
     Trained,
@@ -57,7 +58,7 @@ pub struct EvalWidth {
 }
 
 /// All samples of one (model, task, decoder). A figure that was not measured is `None` and `null` in JSON.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvalRow {
     /// Name of the model.
     pub model: String,
@@ -148,6 +149,17 @@ pub struct EvalRow {
     /// How fast one token at a time could be; of the autoregressive row alone.
     #[serde(default)]
     pub memory_floor: Option<MemoryFloor>,
+    /// Samples that have no response because something went wrong, [`EvalSample::error`]. They count as wrong answers,
+    /// and no figure of speed or fidelity has them.
+    #[serde(default)]
+    pub failed: usize,
+    /// In how many sittings the samples were made: one, and one more each time the evaluation was resumed.
+    #[serde(default = "one")]
+    pub sittings: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl EvalRow {
@@ -178,7 +190,7 @@ impl EvalRow {
 }
 
 /// One sample under one decoder: a line of `samples.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvalSample {
     /// Name of the model.
     pub model: String,
@@ -225,6 +237,24 @@ pub struct EvalSample {
     /// There, the logit of the autoregressive decoder's token less that of this decoder's, as a pass over one row gives
     /// them. Next to 0 the two were as good as tied.
     pub divergence_gap: Option<f64>,
+    /// `acceptance[a]` is the number of forwards that accepted `a` tokens.
+    #[serde(default)]
+    pub acceptance: Vec<usize>,
+    /// Draft tokens that were right, by source, as [`EvalRow::accepted_from`].
+    #[serde(default)]
+    pub accepted_from: BTreeMap<String, usize>,
+    /// Forwards and their seconds by rows fed, ascending.
+    #[serde(default)]
+    pub widths: Vec<EvalWidth>,
+    /// As [`EvalRow::memory_floor`], measured in the sitting that made the sample.
+    #[serde(default)]
+    pub memory_floor: Option<MemoryFloor>,
+    /// Which sitting made it, from 1.
+    #[serde(default = "one")]
+    pub sitting: usize,
+    /// Why there is no response.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 impl EvalSample {
@@ -253,12 +283,16 @@ pub struct Results {
     /// Decoders and models against each other, prompt by prompt.
     #[serde(default)]
     pub paired_tests: Vec<PairedTest>,
+    /// Everything that decided the samples, `section.key` to JSON text: recipe, questions, models, machine.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
 }
 
 impl Results {
     /// Results under the current schema.
     pub fn new(command: String, environment: Map<String, Value>, rows: Vec<EvalRow>) -> Self {
-        Self { schema: RESULTS_SCHEMA.to_owned(), command, environment, rows, paired_tests: Vec::new() }
+        let schema = RESULTS_SCHEMA.to_owned();
+        Self { schema, command, environment, rows, paired_tests: Vec::new(), settings: BTreeMap::new() }
     }
 }
 
@@ -299,7 +333,8 @@ mod tests {
                 "speedup_over_ar": null
             },
             "first_divergence_median": 7.0, "degenerate": 0.0,
-            "memory_floor": {"weight_bytes": 4000, "copy_bytes_per_second": 400000.0, "tokens_per_second": 100.0}
+            "memory_floor": {"weight_bytes": 4000, "copy_bytes_per_second": 400000.0, "tokens_per_second": 100.0},
+            "failed": 0, "sittings": 2
         })
     }
 
@@ -312,7 +347,8 @@ mod tests {
                 "a": {"model": "m", "model_role": "base", "decoder": "ar", "decoder_settings": {}},
                 "b": {"model": "m", "model_role": "trained", "decoder": "ar", "decoder_settings": {}},
                 "both": 1, "only_a": 0, "only_b": 1, "neither": 0, "p_value": 1.0
-            }]
+            }],
+            "settings": {"seed": "0"}
         }))
         .unwrap();
         let results: Results = serde_json::from_str(&text).unwrap();
@@ -338,6 +374,8 @@ mod tests {
             "first_divergence_median",
             "degenerate",
             "memory_floor",
+            "failed",
+            "sittings",
         ];
         for field in since {
             json.as_object_mut().unwrap().remove(field).unwrap();
@@ -356,6 +394,8 @@ mod tests {
             first_divergence_median: None,
             degenerate: None,
             memory_floor: None,
+            failed: 0,
+            sittings: 1,
             ..full
         };
         assert_eq!(row, expected);

@@ -32,10 +32,11 @@ pub const SCHEMA_VERSION: u32 = 1;
 const MAX_ID: u32 = i32::MAX as u32;
 
 /// Why a response ends where it ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FinishReason {
     /// Its last token is an end-of-sequence token.
+    #[default]
     Eos,
     /// The length limit cut it.
     Length,

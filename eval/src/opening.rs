@@ -1,0 +1,74 @@
+//! What an evaluation reads before it measures: questions, models, and the questions in a model's tokens.
+
+use std::slice::from_ref;
+
+use jacobi_datasets::{BadRow, Tokenizer};
+use jacobi_decoder::StopRules;
+use jacobi_model::{Dtype, LanguageModel, Transformer, load};
+
+use crate::questions::{self, Question};
+use crate::tasks::Task;
+use crate::{EvalConfig, EvalError, EvalModel};
+
+/// A task with its questions.
+pub(crate) struct QuestionSet {
+    pub(crate) task: Task,
+    pub(crate) questions: Vec<Question>,
+}
+
+impl QuestionSet {
+    pub(crate) fn stop_rules(&self, eos_token_ids: &[u32]) -> StopRules {
+        let max_new_tokens = self.task.max_new_tokens.expect("tasks that are measured have a limit");
+        StopRules { max_new_tokens, eos_token_ids: eos_token_ids.to_vec() }
+    }
+}
+
+/// The questions of every task. Malformed rows come back apart.
+pub(crate) fn read_questions(config: &EvalConfig) -> Result<(Vec<QuestionSet>, Vec<BadRow>), EvalError> {
+    let (mut sets, mut bad_rows) = (Vec::new(), Vec::new());
+    for task in config.measured()? {
+        let (questions, bad) = questions::read(&task)?;
+        bad_rows.extend(bad);
+        sets.push(QuestionSet { task, questions });
+    }
+    Ok((sets, bad_rows))
+}
+
+/// The token ids of a question, or why the model cannot be asked it.
+pub(crate) type Tokens = Result<Vec<u32>, String>;
+
+/// A model that can be measured.
+pub(crate) struct OpenModel {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) transformer: Transformer,
+    /// Each question of each set.
+    pub(crate) prompts: Vec<Vec<Tokens>>,
+}
+
+/// Loads a model and makes every question its own. One that it cannot be asked is left out; that it can be asked none of
+/// a set is an error.
+pub(crate) fn open_model(
+    model: &EvalModel,
+    dtype: Dtype,
+    sets: &[QuestionSet],
+) -> Result<OpenModel, EvalError> {
+    let tokenizer = Tokenizer::load(&model.dir)?;
+    let loaded =
+        load(&model.dir, dtype).map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
+    let context = loaded.transformer.context_length();
+    let encode = |question: &Question| -> Result<Vec<u32>, EvalError> {
+        let tokens = tokenizer.encode_chat(&question.prompt.messages)?;
+        questions::check_room(from_ref(question), from_ref(&tokens), &model.name, context)?;
+        Ok(tokens)
+    };
+    let mut prompts = Vec::with_capacity(sets.len());
+    for QuestionSet { questions, .. } in sets {
+        let encoded: Vec<Result<Vec<u32>, EvalError>> = questions.iter().map(encode).collect();
+        prompts.push(if encoded.iter().any(Result::is_ok) {
+            encoded.into_iter().map(|tokens| tokens.map_err(|error| error.to_string())).collect()
+        } else {
+            encoded.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().map(Ok).collect()
+        });
+    }
+    Ok(OpenModel { tokenizer, transformer: loaded.transformer, prompts })
+}

@@ -1,0 +1,104 @@
+//! A response with all that is kept of it: its text, the verdict on it, what its passes did.
+
+use jacobi_datasets::schema::eval_row::{EvalSample, EvalWidth};
+use jacobi_decoder::{DecodeStats, Generation, WidthStats};
+
+use crate::divergence::first_divergence;
+use crate::run::{Answered, Bench, Passes};
+
+impl Bench<'_> {
+    /// The samples of one prompt. Nothing is compared with an autoregressive response that there is not.
+    pub(crate) fn samples(&self, index: usize, answers: &[Answered], sitting: usize) -> Vec<EvalSample> {
+        let reference = answers[0].as_ref().ok().map(|(generation, _)| generation.tokens.as_slice());
+        let sample = |(turn, answer): (usize, &Answered)| {
+            let reference = reference.filter(|_| turn > 0);
+            let sample = match answer {
+                Ok(run) => self.sample(index, turn, run, reference),
+                Err(reason) => EvalSample {
+                    error: Some(reason.clone()),
+                    correct: self.questions[index].expected.as_ref().map(|_| false),
+                    ..self.blank(index, turn)
+                },
+            };
+            EvalSample { sitting, ..sample }
+        };
+        answers.iter().enumerate().map(sample).collect()
+    }
+
+    /// A sample before it has a response.
+    pub(crate) fn blank(&self, index: usize, turn: usize) -> EvalSample {
+        let (question, contender) = (&self.questions[index], &self.contenders[turn]);
+        EvalSample {
+            model: self.model.name.clone(),
+            model_role: self.model.role,
+            task: self.task.name.clone(),
+            decoder: contender.name.as_str().to_owned(),
+            decoder_settings: contender.shown.clone(),
+            sample_id: question.prompt.id.clone(),
+            prompt: question.prompt.messages.last().map_or_else(String::new, |m| m.content.clone()),
+            prompt_tokens: self.prompts[index].as_ref().map_or(0, Vec::len),
+            expected: question.expected.clone(),
+            memory_floor: (turn == 0).then_some(self.floor),
+            ..EvalSample::default()
+        }
+    }
+
+    /// `reference` is the autoregressive response, or `None` for that itself.
+    fn sample(
+        &self,
+        index: usize,
+        turn: usize,
+        (generation, passes): &(Generation, Passes),
+        reference: Option<&[u32]>,
+    ) -> EvalSample {
+        let expected = &self.questions[index].expected;
+        let text = (self.decode)(&generation.tokens);
+        let answer = self.task.extract(&text);
+        let diverges = reference.and_then(|reference| first_divergence(&generation.tokens, reference));
+        let DecodeStats { forwards, prefill_seconds, decode_seconds, ref acceptance, .. } = generation.stats;
+        let width = |(&rows, width): (&usize, &WidthStats)| EvalWidth {
+            rows,
+            forwards: width.forwards,
+            seconds: width.seconds,
+        };
+        let sources = generation.stats.accepted_from.iter();
+        EvalSample {
+            response_tokens: generation.tokens.len(),
+            response_ids: generation.tokens.clone(),
+            pieces: reference.map_or_else(Vec::new, |_| self.pieces(&generation.tokens, &text, passes)),
+            text,
+            finish_reason: generation.finish_reason,
+            correct: expected.as_ref().map(|expected| answer.as_ref() == Some(expected)),
+            answer,
+            forwards,
+            decode_seconds,
+            prefill_seconds,
+            matches_ar: reference.map(|_| diverges.is_none()),
+            first_divergence: diverges,
+            acceptance: acceptance.clone(),
+            accepted_from: sources.map(|(source, &tokens)| (source.as_str().to_owned(), tokens)).collect(),
+            widths: generation.stats.widths.iter().map(width).collect(),
+            ..self.blank(index, turn)
+        }
+    }
+
+    /// `text` cut where each pass ended, the prefill being the first. A pass that ends inside a character leaves that
+    /// character to the next one.
+    pub(crate) fn pieces(&self, tokens: &[u32], text: &str, passes: &Passes) -> Vec<String> {
+        let (mut end, mut cut) = (1, 0);
+        let mut pieces = Vec::with_capacity(passes.len() + 1);
+        for accepted in passes.iter().map(Some).chain([None]) {
+            let so_far = (self.decode)(&tokens[..end.min(tokens.len())]);
+            let known = so_far.trim_end_matches('\u{fffd}');
+            let next = match accepted {
+                None => text.len(),
+                Some(_) if text.starts_with(known) => known.len().max(cut),
+                Some(_) => cut,
+            };
+            pieces.push(text[cut..next].to_owned());
+            cut = next;
+            end += accepted.unwrap_or(&0);
+        }
+        pieces
+    }
+}
