@@ -292,6 +292,7 @@ fn what_tune_finds_is_what_decode_and_eval_use() {
     }
     let eval =
         ["eval", "-c", "good.toml", "--base", "model", "--set", "eval.max_new_tokens=4", "-o", "report"];
+    let eval = [&eval[..], &["--overwrite"]].concat();
     let (code, text, messages) = run(&eval);
     assert!(
         code == Some(0) && text.contains("jacobi n=16") && text.contains("jacobi n=5 "),

@@ -145,3 +145,32 @@ fn a_question_that_cannot_be_asked_is_named_and_stops_nothing() {
     let report = fs_err::read_to_string(dir.join("report/report.md")).unwrap();
     assert!(report.contains("1 of base ar on sums"), "{report}");
 }
+
+#[test]
+fn evaluations_are_compared_if_they_are_alike() {
+    let directory = fixture();
+    let dir = directory.path();
+    let eval = |report: &str, tokens: &str| {
+        let tasks = ["--tasks", "sums.toml", "--max-new-tokens", tokens, "-o", report];
+        assert!(jacobi(dir, &[&["eval", "--model", "model"][..], &tasks].concat()).status.success());
+    };
+    eval("a/report", "6");
+    eval("b", "6");
+    eval("c", "5");
+    let output = jacobi(dir, &["report", "a", "b", "-o", "both"]);
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("\nbase a  ar ") && table.contains("\nbase b  ar "), "{table}");
+    let page = fs_err::read_to_string(dir.join("both/report.html")).unwrap();
+    assert!(page.contains("<h1>a, b on sums</h1>"));
+
+    let output = jacobi(dir, &["report", "a", "c"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("max_new_tokens") && message.contains("--anyway"), "{message}");
+    assert!(jacobi(dir, &["report", "a", "c", "--anyway"]).status.success());
+    assert!(fs_err::read_to_string(dir.join("comparison/report.md")).unwrap().contains("compared although"));
+
+    let output = jacobi(dir, &["report", "nowhere"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && message.contains("run `jacobi eval` first"), "{message}");
+}

@@ -9,6 +9,7 @@ pub mod fetch;
 pub mod generate;
 pub mod import;
 pub mod inspect;
+pub mod report;
 pub mod run;
 pub mod train;
 pub mod tune;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub mod commands;
+pub mod comparing;
 pub mod decoding;
 pub mod environment;
 pub mod exit;
@@ -48,6 +49,7 @@ enum Verb {
     Train(train::TrainArgs),
     Export(commands::export::ExportArgs),
     Eval(eval::EvalArgs),
+    Report(commands::report::ReportArgs),
     Tune(tune::TuneArgs),
     Decode(decode::DecodeArgs),
     Inspect(look::InspectArgs),
@@ -92,6 +94,7 @@ fn perform(verb: &Verb) -> anyhow::Result<()> {
         Verb::Train(args) => train::run(args),
         Verb::Export(args) => commands::export::run(args),
         Verb::Eval(args) => eval::run(args),
+        Verb::Report(args) => commands::report::run(args),
         Verb::Tune(args) => tune::run(args),
         Verb::Decode(args) => decode::run(args),
         Verb::Inspect(args) => look::run(args),

@@ -52,15 +52,21 @@ impl Series<'_> {
 }
 
 /// Every pair worth a test, in the order of the samples: each decoder with the autoregressive one of its model, and each
-/// model with the first one under the same decoder. Samples without a verdict are left out.
+/// model with the first one, and with the first one of its role, under the same decoder. Samples without a verdict are
+/// left out.
 pub fn paired_tests(samples: &[EvalSample]) -> Vec<PairedTest> {
     let series = series(samples);
     let mut tests = Vec::new();
     for (index, b) in series.iter().enumerate() {
-        let mut earlier = series[..index].iter();
+        let earlier = || series[..index].iter();
         let baseline = |a: &&Series| a.answerer.decoder == AUTOREGRESSIVE && a.is_rival_of(b);
-        tests.extend(earlier.clone().find(baseline).map(|a| test(a, b)));
-        tests.extend(earlier.find(|a| a.is_peer_of(b)).map(|a| test(a, b)));
+        tests.extend(earlier().find(baseline).map(|a| test(a, b)));
+        let first = earlier().find(|a| a.is_peer_of(b));
+        tests.extend(first.map(|a| test(a, b)));
+        let role = b.answerer.model_role;
+        let first_of_role = earlier().find(|a| a.is_peer_of(b) && a.answerer.model_role == role);
+        let is_other = |a: &&Series| first.is_some_and(|first| first.answerer != a.answerer);
+        tests.extend(first_of_role.filter(is_other).map(|a| test(a, b)));
     }
     tests.retain(|test| test.both + test.only_a + test.only_b + test.neither > 0);
     tests

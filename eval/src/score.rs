@@ -144,7 +144,7 @@ fn divergence(samples: &[EvalSample]) -> Option<Divergence> {
 
 /// The values that samples have, ascending.
 fn sorted(samples: &[EvalSample], figure: fn(&EvalSample) -> Option<f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = samples.iter().filter_map(|sample| figure(sample)).collect();
+    let mut values: Vec<f64> = samples.iter().filter_map(figure).collect();
     values.sort_by(f64::total_cmp);
     values
 }

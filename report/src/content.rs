@@ -32,6 +32,21 @@ impl<'a> Content<'a> {
         Self { results, training, charts, compared, pairs }
     }
 
+    /// Which models on which tasks.
+    pub(crate) fn title(&self) -> String {
+        let rows = &self.results.rows;
+        let mut models: Vec<&str> = Vec::new();
+        for row in rows {
+            if !models.contains(&row.model.as_str()) {
+                models.push(&row.model);
+            }
+        }
+        match models.len() {
+            0 => "Evaluation".to_owned(),
+            _ => format!("{} on {}", models.join(", "), tasks(rows).join(", ")),
+        }
+    }
+
     /// The headline figures of each task, with its name where there are several.
     pub(crate) fn headlines(&self) -> impl Iterator<Item = (Option<&'a str>, Vec<Figure>)> {
         headlines(&self.compared)

@@ -9,7 +9,7 @@ use crate::figures::Figure;
 use crate::metrics::TrainingCurve;
 use crate::passes::{Statistic, statistics};
 use crate::samples::{Pair, caption};
-use crate::table::{Table, tasks};
+use crate::table::Table;
 use crate::text::escape_html;
 
 const STYLE: &str = include_str!("style.css");
@@ -17,9 +17,7 @@ const STYLE: &str = include_str!("style.css");
 /// The whole report as one HTML page.
 pub(crate) fn render(content: &Content) -> String {
     let rows = &content.results.rows;
-    let title = rows
-        .last()
-        .map_or("Evaluation".to_owned(), |row| format!("{} on {}", row.model, tasks(rows).join(", ")));
+    let title = content.title();
     let mut body = format!("<header><p>Jacobi evaluation</p><h1>{}</h1></header>\n", escape_html(&title));
     for (task, figures) in content.headlines() {
         if let Some(task) = task {

@@ -5,12 +5,10 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
 use super::{
-    Area, Axes, Chart, DrawResult, FAINT, GRID, TEXT, THIRD, WIDTH, draw, percent_of, plot, role_color, slug,
-    write,
+    Area, Axes, Chart, DrawResult, GRID, TEXT, THIRD, draw, percent_of, plot, role_color, slug, write,
 };
 use crate::ReportError;
 use crate::table::{model_label, tasks};
-use crate::text::{number, percent};
 
 const PLOT_HEIGHT: u32 = 280;
 const LINE: i32 = 22;
@@ -110,16 +108,13 @@ fn unbeaten(places: &[Place]) -> Vec<(f64, f64)> {
     steps
 }
 
-/// The numbers with their names and figures, a line each.
+/// The numbers with their names, a line each.
 fn names(area: &Area, places: &[Place]) -> DrawResult {
-    let right = WIDTH as i32 - 12;
     for (index, place) in places.iter().enumerate() {
         let y = PLOT_HEIGHT as i32 + LINE * index as i32 + LINE / 2;
         area.draw(&Circle::new((22, y), 5, place.color.filled()))?;
         write(area, &(index + 1).to_string(), (46, y), TEXT, HPos::Right)?;
         write(area, &place.label, (58, y), TEXT, HPos::Left)?;
-        let figures = format!("{}  {} tokens/s", percent(Some(place.accuracy)), number(Some(place.tps)));
-        write(area, &figures, (right, y), FAINT, HPos::Right)?;
     }
     Ok(())
 }
