@@ -96,6 +96,10 @@ fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
         }
     }
     assert_eq!(weights(&dir.join("run/export")), weights(&made(&round(2))));
+    // Of an export it is said how to decode it and what it was made from.
+    assert!(dir.join("run/export/jacobi.json").is_file());
+    let card = fs_err::read_to_string(dir.join("run/export/README.md")).unwrap();
+    assert!(card.contains("## Provenance") && card.contains("round 2: trained on"), "{card}");
     // Only what changed is refused, and only from there on.
     let messages = fail(dir, &["run", "-c", "small.toml", "--set", "rounds.2.train.learning_rate=2e-4"], 2);
     assert!(

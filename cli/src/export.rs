@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use jacobi_datasets::schema::eval_row::EvalRow;
-use jacobi_datasets::{TOKENIZER_FILES, Tokenizer};
+use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole, Results};
+use jacobi_datasets::schema::tuned::{Latency, Objective, TUNED_FILE, TUNED_SCHEMA, Trial, Tuned};
+use jacobi_datasets::{Manifest, TOKENIZER_FILES, Tokenizer};
 use jacobi_model::{Dtype, MAX_SHARD_BYTES, load, save_model};
 use jacobi_report::{ModelCard, model_card};
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::recipe::Recipe;
-use crate::run_dir::{RunDir, write_text};
+use crate::run_dir::{RunDir, command_line, write_text};
+use crate::{environment, plan};
 
 /// Exports `checkpoint` to `output`: weights, config.json, generation_config.json, tokenizer files. The directory
 /// appears whole or not at all, and replaces one that is there.
@@ -52,23 +54,108 @@ pub fn check_replaceable(output: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the model card of an exported model.
+/// Writes the model card of an exported model and, unless it was tuned, the `jacobi.json` that says how to decode it.
 ///
 /// # Errors
-/// When `export/README.md` cannot be written.
-pub fn write_card(recipe: &Recipe, run: &RunDir, rows: &[EvalRow], command: &str) -> anyhow::Result<()> {
+/// When a file of the export cannot be read or written.
+pub fn write_card(recipe: &Recipe, run: &RunDir, results: Option<&Results>) -> anyhow::Result<()> {
+    let base_dir = recipe.model_dir()?;
     let base_model = recipe.model.path.display().to_string();
-    let license = license_of(&recipe.model_dir()?);
-    let training = training_settings(recipe);
+    let license = license_of(&base_dir);
+    let (training, provenance) = (training_settings(recipe), provenance(recipe, run, &base_dir)?);
+    let decoding = decoding(recipe, run, results)?;
+    let command = results.map_or_else(command_line, |results| results.command.clone());
     let card = ModelCard {
         name: &recipe.name,
         base_model: &base_model,
         license: license.as_deref(),
         training: &training,
-        rows,
-        command,
+        provenance: &provenance,
+        decoding: &decoding,
+        rows: results.map_or(&[], |results| results.rows.as_slice()),
+        command: &command,
     };
     write_text(&run.export().join("README.md"), &model_card(&card))
+}
+
+/// What tuning found for the export; without it the fastest decoder of its evaluation, and without that the one it was
+/// trained for, written into `jacobi.json`.
+fn decoding(recipe: &Recipe, run: &RunDir, results: Option<&Results>) -> anyhow::Result<Tuned> {
+    let path = run.export().join(TUNED_FILE);
+    if let Ok(text) = fs_err::read_to_string(&path)
+        && let Ok(tuned) = serde_json::from_str::<Tuned>(&text)
+        && !tuned.latency.widths.is_empty()
+    {
+        return Ok(tuned);
+    }
+    // Of one task: speeds of two are not of one kind.
+    let rows = results.map_or(&[][..], |results| results.rows.as_slice());
+    let first = rows.first().map(|row| row.task.as_str());
+    let trained = |row: &&EvalRow| row.model_role == ModelRole::Trained && row.model == recipe.name;
+    let rows = rows.iter().filter(trained).filter(|row| Some(row.task.as_str()) == first);
+    let fastest = rows.max_by(|a, b| {
+        let speedup = |row: &EvalRow| row.speedup_over_ar.unwrap_or(0.0);
+        speedup(a).total_cmp(&speedup(b))
+    });
+    let best = fastest.map_or_else(|| untried(recipe), trial_of);
+    let here = || environment::describe().as_object().cloned().unwrap_or_default();
+    let tuned = Tuned {
+        schema: TUNED_SCHEMA.to_owned(),
+        best,
+        objective: Objective::Tps,
+        dtype: fastest.map_or_else(String::new, |row| row.dtype.clone()),
+        latency: Latency::default(),
+        command: results.map_or_else(command_line, |results| results.command.clone()),
+        environment: results.map_or_else(here, |results| results.environment.clone()),
+    };
+    write_text(&path, &(serde_json::to_string_pretty(&tuned)? + "\n"))?;
+    Ok(tuned)
+}
+
+/// Jacobi decoding with the blocks of the last round.
+fn untried(recipe: &Recipe) -> Trial {
+    let block_size =
+        recipe.rounds.last().map_or(recipe.generate.block_size, |round| round.generate.block_size);
+    trial_of(&EvalRow {
+        decoder: "jacobi".to_owned(),
+        decoder_settings: Map::from_iter([("block_size".to_owned(), block_size.into())]),
+        ..EvalRow::default()
+    })
+}
+
+fn trial_of(row: &EvalRow) -> Trial {
+    let mut decoder = row.decoder_settings.clone();
+    decoder.shift_insert(0, "name".to_owned(), row.decoder.as_str().into());
+    Trial {
+        decoder,
+        is_default: false,
+        prompts: row.samples,
+        tokens: row.tokens,
+        forwards: row.forwards,
+        rows: row.widths.iter().map(|width| width.rows * width.forwards).sum(),
+        decode_seconds: row.decode_seconds,
+        tpf: row.tpf,
+        tps: row.tps,
+        speedup_over_ar: row.speedup_over_ar,
+    }
+}
+
+/// What the model was made from and with.
+fn provenance(recipe: &Recipe, run: &RunDir, base_dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    let mut rows = vec![
+        ("base model, BLAKE3 of its files".to_owned(), plan::digest_of_model(base_dir)?),
+        ("prompts".to_owned(), recipe.prompts.path.display().to_string()),
+    ];
+    for round in 1..=recipe.rounds.len() {
+        if let Some(manifest) = Manifest::load(&run.trajectories(round))? {
+            let made = format!("{} trajectories of {} prompts", manifest.written, manifest.input);
+            rows.push((format!("round {round}: trained on"), made));
+        }
+    }
+    let machine = environment::describe();
+    let text = |name: &str| machine[name].as_str().unwrap_or_default().to_owned();
+    rows.push(("made with".to_owned(), format!("jacobi {}, libtorch {}", text("jacobi"), text("libtorch"))));
+    Ok(rows)
 }
 
 /// The settings that decide what was learned, round by round.
@@ -120,6 +207,42 @@ fn remove(dir: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn row(decoder: &str, speedup: f64) -> EvalRow {
+        EvalRow {
+            model: "mine".to_owned(),
+            model_role: ModelRole::Trained,
+            decoder: decoder.to_owned(),
+            samples: 5,
+            speedup_over_ar: Some(speedup),
+            ..EvalRow::default()
+        }
+    }
+
+    #[test]
+    fn how_to_decode_is_what_was_tuned_else_what_was_fastest_else_what_was_trained_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::new(dir.path());
+        fs_err::create_dir(run.export()).unwrap();
+        let recipe = Recipe { name: "mine".to_owned(), ..Recipe::default() };
+        let found = |rows: Vec<EvalRow>| {
+            let results = Results::new("jacobi eval".to_owned(), Map::new(), rows);
+            let results = Some(&results).filter(|results| !results.rows.is_empty());
+            let tuned = decoding(&recipe, &run, results).unwrap();
+            let read = jacobi_eval::tuned(&run.export()).unwrap().unwrap();
+            (tuned.best.label(), tuned.best.prompts, read.name.as_str())
+        };
+        assert_eq!(found(vec![]), ("jacobi n=16".to_owned(), 0, "jacobi"));
+        let base = EvalRow { model_role: ModelRole::Base, ..row("jacobi", 9.0) };
+        let rows = vec![base, row("ar", 1.0), row("multi_block", 2.0), row("jacobi", 1.5)];
+        assert_eq!(found(rows.clone()), ("multi_block".to_owned(), 5, "multi_block"));
+        // As `jacobi tune` leaves it.
+        let path = run.export().join(TUNED_FILE);
+        let text = fs_err::read_to_string(&path).unwrap().replace("multi_block", "ar");
+        fs_err::write(&path, text.replace("\"widths\": []", "\"widths\": [{\"rows\": 1, \"seconds\": 0.5}]"))
+            .unwrap();
+        assert_eq!(found(rows), ("ar".to_owned(), 5, "ar"));
+    }
 
     #[test]
     fn the_licence_of_the_base_is_found_in_its_card() {

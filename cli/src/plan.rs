@@ -228,7 +228,10 @@ fn digest(prompts: &PromptsConfig) -> anyhow::Result<String> {
 }
 
 /// One digest of all that a model directory says: shape, weights, tokenizer.
-fn digest_of_model(dir: &Path) -> anyhow::Result<String> {
+///
+/// # Errors
+/// When a file of it cannot be read.
+pub fn digest_of_model(dir: &Path) -> anyhow::Result<String> {
     let mut files = Vec::new();
     for entry in fs_err::read_dir(dir)? {
         let path = entry?.path();

@@ -1,11 +1,12 @@
 //! The README.md of an exported model, in the form the hub reads: front matter, then what, how and how good.
 
 use jacobi_datasets::schema::eval_row::EvalRow;
+use jacobi_datasets::schema::tuned::Tuned;
 
 use crate::content::{figure_list, headlines, method};
 use crate::figures::Compared;
 use crate::table::Table;
-use crate::text::{code_block, markdown_cell};
+use crate::text::{code_block, markdown_cell, number, times};
 
 /// What a model card says beside the measured rows.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,10 @@ pub struct ModelCard<'a> {
     pub license: Option<&'a str>,
     /// Training settings by name, in the order to print.
     pub training: &'a [(String, String)],
+    /// What it was made from and with, by name, in the order to print.
+    pub provenance: &'a [(String, String)],
+    /// The decoder in `jacobi.json`.
+    pub decoding: &'a Tuned,
     /// Measured rows; may be empty.
     pub rows: &'a [EvalRow],
     /// The command that made the model.
@@ -46,17 +51,14 @@ pub fn model_card(card: &ModelCard) -> String {
         text += "\n";
     }
     text += USE;
+    text += &decoding(card.decoding);
     text += "## Training\n\n\
         Progressive consistency distillation on the model's own Jacobi trajectories under a noise-aware causal mask, \
         with an autoregressive loss on the greedy responses, after \"Fast and Accurate Causal Parallel Decoding using \
         Jacobi Forcing\" ([arXiv 2512.14681](https://arxiv.org/abs/2512.14681)).\n\n";
-    if !card.training.is_empty() {
-        text += "| setting | value |\n| :--- | :--- |\n";
-        for (name, value) in card.training {
-            text += &format!("| {} | {} |\n", markdown_cell(name), markdown_cell(value));
-        }
-        text += "\n";
-    }
+    text += &pairs("setting", card.training);
+    text += "## Provenance\n\n";
+    text += &pairs("what", card.provenance);
     text += &code_block(card.command);
     text += "\n## Licence\n\n";
     text += &match card.license {
@@ -88,8 +90,6 @@ output = model.generate(**inputs, max_new_tokens=256, do_sample=False)
 print(tokenizer.decode(output[0, inputs[\"input_ids\"].shape[1] :], skip_special_tokens=True))
 ```
 
-Several tokens per forward pass with `jacobi decode`; `jacobi decode --help` says how.
-
 ";
 
 const CITATION: &str = "
@@ -103,6 +103,38 @@ const CITATION: &str = "
 }
 ```
 ";
+
+/// A table of names and values; nothing if there are none.
+fn pairs(heading: &str, pairs: &[(String, String)]) -> String {
+    if pairs.is_empty() {
+        return String::new();
+    }
+    let line = |(name, value): &(String, String)| {
+        format!("| {} | {} |\n", markdown_cell(name), markdown_cell(value))
+    };
+    format!("| {heading} | value |\n| :--- | :--- |\n{}\n", pairs.iter().map(line).collect::<String>())
+}
+
+/// How it is decoded, and how that was found.
+fn decoding(tuned: &Tuned) -> String {
+    let best = &tuned.best;
+    let found = match best.prompts {
+        0 => "what it was trained for, not measured; `jacobi tune` finds what is fastest on a machine"
+            .to_owned(),
+        prompts => format!(
+            "the fastest of those measured, over {prompts} prompts: TPF {}, {} tokens/s, {} that of one token at a time",
+            number(best.tpf),
+            number(best.tps),
+            times(best.speedup_over_ar)
+        ),
+    };
+    let settings: Vec<(String, String)> =
+        best.decoder.iter().map(|(name, value)| (name.clone(), value.to_string().replace('"', ""))).collect();
+    format!(
+        "Several tokens per forward pass with `jacobi decode --model DIR`, under the decoder in `jacobi.json`, {found}:\n\n{}",
+        pairs("decoder", &settings)
+    )
+}
 
 fn front_matter(card: &ModelCard) -> String {
     // JSON strings are YAML strings: a path with a colon or a quote stays one value.
@@ -122,7 +154,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::rows;
+    use crate::fixtures::{rows, trials};
 
     #[test]
     fn card_names_base_method_settings_figures_and_licence() {
@@ -133,6 +165,8 @@ mod tests {
             base_model: "org/tiny: v1",
             license: Some("apache-2.0"),
             training: &training,
+            provenance: &[("base files".to_owned(), "0123abcd".to_owned())],
+            decoding: &trials().best().unwrap(),
             rows: &rows,
             command: "jacobi run --config a.toml",
         };
@@ -144,7 +178,10 @@ mod tests {
             "| trained | jacobi n=16 |",
             "AutoModelForCausalLM",
             "arxiv.org/abs/2512.14681",
+            "under the decoder in `jacobi.json`, the fastest of those measured, over 4 prompts: TPF 3.00, 150.0 tokens/s, 1.50x",
+            "| name | jacobi |\n| block_size | 8 |\n",
             "| learning_rate | 1e-5 |\n",
+            "## Provenance\n\n| what | value |\n| :--- | :--- |\n| base files | 0123abcd |\n",
             "under its licence, apache-2.0.\n",
         ] {
             assert!(text.contains(part), "missing {part:?} in:\n{text}");
@@ -153,17 +190,24 @@ mod tests {
 
     #[test]
     fn unknown_licence_and_no_measurement_are_said_plainly() {
+        let mut unmeasured = trials().best().unwrap();
+        unmeasured.best.prompts = 0;
         let card = ModelCard {
             name: "m",
             base_model: "b",
             license: None,
             training: &[],
+            provenance: &[],
+            decoding: &unmeasured,
             rows: &[],
             command: "jacobi export",
         };
         let text = model_card(&card);
         assert!(
-            text.contains("look it up there") && !text.contains("license:") && !text.contains("## Measured")
+            text.contains("not measured; `jacobi tune`")
+                && text.contains("look it up there")
+                && !text.contains("license:")
+                && !text.contains("## Measured")
         );
     }
 }

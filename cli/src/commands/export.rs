@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use crate::exit::UsageError;
 use crate::export::{check_replaceable, export, write_card};
 use crate::pipeline::checkpoint_of_round;
-use crate::recipe::{Recipe, RecipeArgs};
-use crate::run_dir::{RunDir, command_line};
+use crate::recipe::RecipeArgs;
+use crate::run_dir::RunDir;
 use crate::{output, stages};
 
 /// Export a checkpoint as a Hugging Face model directory
@@ -53,16 +53,10 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     check_replaceable(&target)?;
     export(&checkpoint, &target)?;
     if let (Some(recipe), Some(run), None) = (&recipe, &run, &args.output) {
-        card(recipe, run)?;
+        // With the measured rows when there are some.
+        write_card(recipe, run, stages::read_results(&run.report()).ok().as_ref())?;
     }
     Ok(output::result(&target.display().to_string())?)
-}
-
-/// The card of a run's own export, with the measured rows when there are some.
-fn card(recipe: &Recipe, run: &RunDir) -> anyhow::Result<()> {
-    let results = stages::read_results(&run.report()).ok();
-    let command = results.as_ref().map_or_else(command_line, |results| results.command.clone());
-    write_card(recipe, run, results.as_ref().map_or(&[], |results| &results.rows), &command)
 }
 
 fn missing(option: &str) -> UsageError {
