@@ -26,7 +26,7 @@ const RUNTIME_BYTES: f64 = 0.19e9;
 const HOLES: f64 = 1.3;
 
 /// Share of the matrix-product peak that training reached where it was measured (docs/benchmarks.md).
-const EFFICIENCY: f64 = 0.6;
+const EFFICIENCY: f64 = 0.7;
 
 /// Optimizer steps whose samples are packed to see what a step takes.
 const STEPS_LOOKED_AT: usize = 8;
