@@ -1,4 +1,4 @@
-//! `jacobi eval` on several tasks.
+//! `jacobi eval` on several tasks, and what they judge right.
 
 use serde_json::Value;
 
@@ -173,4 +173,52 @@ fn evaluations_are_compared_if_they_are_alike() {
     let output = jacobi(dir, &["report", "nowhere"]);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && message.contains("run `jacobi eval` first"), "{message}");
+}
+
+#[test]
+fn reference_solutions_pass_their_own_tests_through_our_runner() {
+    let shipped = |file: &str| root().join("datasets/tasks").join(file).display().to_string();
+    let humaneval = format!("humaneval={}", shipped("humaneval.jsonl"));
+    let mbpp = format!("mbpp={}", shipped("mbpp-sample.jsonl"));
+    let directory = fixture();
+    let output = jacobi(directory.path(), &["tasks", "check", &humaneval, &mbpp]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("humaneval: 164 of 164 right") && text.contains("mbpp: 50 of 50 right"), "{text}");
+    let output = jacobi(directory.path(), &["tasks", "list"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("math500 1\n  follows evalchemy MATH500"), "{text}");
+}
+
+#[test]
+fn a_task_of_programs_is_judged_and_the_report_says_what_isolated_them() {
+    let directory = fixture();
+    let dir = directory.path();
+    let code = "name = \"code\"\nversion = 1\nfollows = \"mine\"\nextractor = \"whole\"\nscorer = \"python\"\n\
+                max_new_tokens = 4\n[prompts]\npath = \"code.jsonl\"\nanswer_column = \"tests\"\nresponse_column = \"right\"\n";
+    fs_err::write(dir.join("code.toml"), code).unwrap();
+    // Whatever a model says passes the first and never the second.
+    let rows = [
+        serde_json::json!({"prompt": "a", "tests": "x = r'''@answer@'''", "right": "y"}),
+        serde_json::json!({"prompt": "b", "tests": "x = r'''@answer@'''\nassert x == 'y'", "right": "y"}),
+    ];
+    fs_err::write(dir.join("code.jsonl"), format!("{}\n{}\n", rows[0], rows[1])).unwrap();
+    let output = jacobi(dir, &["tasks", "check", "code.toml"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("2 of 2 right"), "{output:?}");
+    let output = jacobi(dir, &["eval", "--model", "model", "--tasks", "code.toml", "-o", "report"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read = |name: &str| fs_err::read_to_string(dir.join("report").join(name)).unwrap();
+    let results: Value = serde_json::from_str(&read("results.json")).unwrap();
+    assert!(results["environment"]["generated_programs_isolated_by"].is_string());
+    assert_eq!(results["rows"][0]["accuracy"], 0.5);
+    let samples: Vec<Value> =
+        read("samples.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&samples[0]["correct"], &samples[0]["failure"]), (&true.into(), &Value::Null));
+    assert_eq!((&samples[1]["correct"], &samples[1]["failure"]), (&false.into(), &"AssertionError".into()));
+    // Without an interpreter nothing is decoded.
+    let config = "[model]\npath = \"model\"\n[eval.sandbox]\npython = \"/nowhere/python3\"\n";
+    fs_err::write(dir.join("r.toml"), config).unwrap();
+    let output = jacobi(dir, &["eval", "-c", "r.toml", "--tasks", "code.toml"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && message.contains("/nowhere/python3"), "{message}");
 }

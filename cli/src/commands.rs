@@ -11,5 +11,6 @@ pub mod import;
 pub mod inspect;
 pub mod report;
 pub mod run;
+pub mod tasks;
 pub mod train;
 pub mod tune;

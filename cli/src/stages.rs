@@ -226,7 +226,11 @@ pub fn eval(recipe: &Recipe, options: EvalOptions, stop: &Stop) -> anyhow::Resul
     say_left_out("eval", &outcome.bad_rows);
     say_failed(&outcome.samples);
     let environment = crate::environment::describe();
-    let environment = environment.as_object().cloned().unwrap_or_default();
+    let mut environment = environment.as_object().cloned().unwrap_or_default();
+    if let Some(isolation) = outcome.isolation {
+        environment.insert("generated_programs_isolated_by".to_owned(), isolation.to_string().into());
+        progress.say(&format!("generated programs were isolated by {isolation}"));
+    }
     let paired_tests = paired_tests(&outcome.samples);
     let settings = kept.settings().clone();
     let results =

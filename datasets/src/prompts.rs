@@ -55,6 +55,8 @@ pub struct PromptsConfig {
     pub answer_column: Option<String>,
     /// The reference answer as a Jinja template over the columns, in place of `answer_column`.
     pub answer_template: Option<String>,
+    /// The given response as a Jinja template over the columns, in place of `response_column`.
+    pub response_template: Option<String>,
     /// Column with a given response.
     pub response_column: Option<String>,
     /// System message put before conversations that bring none.
@@ -82,6 +84,7 @@ impl Default for PromptsConfig {
             id_column: None,
             answer_column: None,
             answer_template: None,
+            response_template: None,
             response_column: None,
             system: None,
             filter_column: None,

@@ -24,6 +24,8 @@ pub struct EvalConfig {
     pub max_new_tokens: usize,
     /// Tasks measured as they are defined, with their own questions, wording and length.
     pub tasks: Vec<TaskConfig>,
+    /// Where the programs of tasks that run code are run.
+    pub sandbox: SandboxConfig,
     /// Decoders to compare. The autoregressive one is added in front if it is not among them.
     pub decoders: Vec<DecoderConfig>,
     /// Whether a model with a `jacobi.json` beside it is also measured under what was tuned for it.
@@ -43,11 +45,32 @@ impl Default for EvalConfig {
             task: SPEED_ONLY.to_owned(),
             max_new_tokens: 256,
             tasks: Vec::new(),
+            sandbox: SandboxConfig::default(),
             decoders: vec![DecoderConfig::default(), jacobi],
             tuned: true,
             warmup: 1,
             rank_prompts: 8,
         }
+    }
+}
+
+/// `[eval.sandbox]`: where generated programs are run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SandboxConfig {
+    /// The interpreter: a name or a path.
+    pub python: PathBuf,
+    /// Seconds that a program may take, by the clock and of a core.
+    pub seconds: u64,
+    /// Megabytes that it may need, all its processes together.
+    pub memory_mb: u64,
+    /// Whether programs run with limits alone where nothing isolates them.
+    pub allow_unsafe_execution: bool,
+}
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        Self { python: "python3".into(), seconds: 10, memory_mb: 1024, allow_unsafe_execution: false }
     }
 }
 
@@ -68,6 +91,13 @@ pub struct TaskConfig {
 }
 
 impl TaskConfig {
+    /// `NAME` or `NAME=FILE`.
+    pub fn chosen(text: &str) -> Self {
+        let (name, path) =
+            text.split_once('=').map_or((text, None), |(name, path)| (name, Some(path.into())));
+        Self { name: name.to_owned(), path, ..Self::default() }
+    }
+
     /// The task with what is said here in place of what it says itself.
     ///
     /// # Errors
@@ -133,13 +163,12 @@ impl EvalConfig {
     /// this name holds.
     pub fn choose_tasks(&mut self, chosen: &[String]) {
         let config = |text: &String| {
-            let (name, path) =
-                text.split_once('=').map_or((text.as_str(), None), |(name, p)| (name, Some(p)));
-            let listed = self.tasks.iter().find(|task| task.name == name).cloned();
-            let mut config =
-                listed.unwrap_or_else(|| TaskConfig { name: name.to_owned(), ..TaskConfig::default() });
-            config.path = path.map(PathBuf::from).or(config.path);
-            config
+            let chosen = TaskConfig::chosen(text);
+            let listed = self.tasks.iter().find(|task| task.name == chosen.name).cloned();
+            match listed {
+                Some(listed) => TaskConfig { path: chosen.path.or(listed.path), ..listed },
+                None => chosen,
+            }
         };
         self.tasks = chosen.iter().map(config).collect();
         self.prompts.path = PathBuf::new();

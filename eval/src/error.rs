@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use jacobi_datasets::DatasetError;
 use jacobi_model::ModelError;
 
+use crate::sandbox::SandboxError;
+
 /// Why an evaluation could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
@@ -39,6 +41,17 @@ pub enum EvalError {
         /// The task.
         task: String,
     },
+    /// A task that brings no reference responses, so that nothing can be checked.
+    #[error(
+        "task \"{task}\" has no reference responses: set response_column or response_template in its [prompts]"
+    )]
+    NoReference {
+        /// The task.
+        task: String,
+    },
+    /// Programs cannot be run.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// Nothing to measure on.
     #[error("there is nothing to evaluate on: set eval.prompts.path, add [[eval.tasks]], or give --tasks")]
     NoTasks,

@@ -23,6 +23,7 @@ pub(crate) fn sample(decoder: &str, tokens: usize, forwards: usize, seconds: f64
         correct: None,
         answer: None,
         expected: None,
+        failure: None,
         forwards,
         decode_seconds: seconds,
         prefill_seconds: 0.5,

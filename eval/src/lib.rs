@@ -16,6 +16,7 @@ mod error;
 mod floor;
 mod interval;
 mod journal;
+mod judge;
 mod opening;
 mod paired;
 mod per_prompt;
@@ -24,6 +25,7 @@ mod ranks;
 mod recording;
 pub mod run;
 mod running;
+pub mod sandbox;
 pub mod score;
 pub mod tasks;
 mod tune;
@@ -32,10 +34,11 @@ mod tuned;
 #[cfg(test)]
 mod fixtures;
 
-pub use config::{EvalConfig, EvalModel, TaskConfig};
+pub use config::{EvalConfig, EvalModel, SandboxConfig, TaskConfig};
 pub use decoders::{DecoderConfig, DecoderName, FillerName, WindowName};
 pub use error::EvalError;
 pub use journal::read_samples;
+pub use judge::{TaskCheck, check_task};
 pub use paired::paired_tests;
 pub use run::{EvalJob, EvalOutcome, EvalProgress, evaluate};
 pub use running::Running;

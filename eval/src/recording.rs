@@ -5,6 +5,7 @@ use jacobi_decoder::{DecodeStats, Generation, WidthStats};
 
 use crate::divergence::first_divergence;
 use crate::run::{Answered, Bench, Passes};
+use crate::tasks::Scorer;
 
 impl Bench<'_> {
     /// The samples of one prompt. Nothing is compared with an autoregressive response that there is not.
@@ -37,7 +38,7 @@ impl Bench<'_> {
             sample_id: question.prompt.id.clone(),
             prompt: question.prompt.messages.last().map_or_else(String::new, |m| m.content.clone()),
             prompt_tokens: self.prompts[index].as_ref().map_or(0, Vec::len),
-            expected: question.expected.clone(),
+            expected: question.expected.clone().filter(|_| self.task.scorer != Scorer::Python),
             memory_floor: (turn == 0).then_some(self.floor),
             ..EvalSample::default()
         }
@@ -51,9 +52,8 @@ impl Bench<'_> {
         (generation, passes): &(Generation, Passes),
         reference: Option<&[u32]>,
     ) -> EvalSample {
-        let expected = &self.questions[index].expected;
         let text = (self.decode)(&generation.tokens);
-        let answer = self.task.extract(&text);
+        let verdict = self.judge.verdict(self.task, self.questions[index].expected.as_ref(), &text);
         let diverges = reference.and_then(|reference| first_divergence(&generation.tokens, reference));
         let DecodeStats { forwards, prefill_seconds, decode_seconds, ref acceptance, .. } = generation.stats;
         let width = |(&rows, width): (&usize, &WidthStats)| EvalWidth {
@@ -68,8 +68,9 @@ impl Bench<'_> {
             pieces: reference.map_or_else(Vec::new, |_| self.pieces(&generation.tokens, &text, passes)),
             text,
             finish_reason: generation.finish_reason,
-            correct: expected.as_ref().map(|expected| answer.as_ref() == Some(expected)),
-            answer,
+            correct: verdict.correct,
+            answer: verdict.answer,
+            failure: verdict.failure,
             forwards,
             decode_seconds,
             prefill_seconds,

@@ -15,10 +15,12 @@ use crate::config::Contender;
 use crate::divergence::gap;
 use crate::floor::memory_floor;
 use crate::journal::Journal;
+use crate::judge::Judge;
 use crate::opening::{OpenModel, Tokens, open_model, read_questions};
 use crate::questions::Question;
 use crate::ranks::count_rejections;
 use crate::running::Running;
+use crate::sandbox::Isolation;
 use crate::score;
 use crate::tasks::Task;
 use crate::{EvalConfig, EvalError, EvalModel};
@@ -69,6 +71,8 @@ pub struct EvalOutcome {
     pub samples: Vec<EvalSample>,
     /// Malformed rows of the prompt files, left out.
     pub bad_rows: Vec<BadRow>,
+    /// What isolated generated programs, where a task has any.
+    pub isolation: Option<Isolation>,
     /// Whether the stop flag ended it early. The rows then hold the prompts that every decoder had finished.
     pub interrupted: bool,
 }
@@ -91,6 +95,7 @@ pub fn evaluate(
     let decoders: Vec<usize> = job.models.iter().map(decoders).collect::<Result<_, EvalError>>()?;
     let (sets, bad_rows) = read_questions(job.config)?;
     let mut journal = Journal::open(job.samples)?;
+    let judge = Judge::open(sets.iter().map(|set| &set.task), &job.config.sandbox)?;
     // The first is measured at once; a flaw of the others must not wait until it was.
     for model in job.models.iter().skip(1) {
         open_model(model, job.dtype, &sets)?;
@@ -98,7 +103,7 @@ pub fn evaluate(
     let questions: usize = sets.iter().map(|set| set.questions.len()).sum();
     let total = questions * decoders.iter().sum::<usize>();
     let mut done = 0;
-    let mut outcome = EvalOutcome { rows: Vec::new(), samples: Vec::new(), bad_rows, interrupted: false };
+    let mut outcome = EvalOutcome { isolation: judge.isolation(), ..EvalOutcome::new(bad_rows) };
     for (model, decoders) in job.models.iter().zip(&decoders) {
         let OpenModel { tokenizer, transformer, prompts } = open_model(model, job.dtype, &sets)?;
         let floor = memory_floor(&transformer);
@@ -109,6 +114,7 @@ pub fn evaluate(
                 language_model: &transformer,
                 decode: &|ids| tokenizer.decode(ids),
                 task: &set.task,
+                judge: &judge,
                 questions: &set.questions,
                 prompts,
                 contenders: &job.config.contenders_of(model, job.seed, &stop_rules)?,
@@ -130,6 +136,10 @@ pub fn evaluate(
 }
 
 impl EvalOutcome {
+    fn new(bad_rows: Vec<BadRow>) -> Self {
+        Self { rows: Vec::new(), samples: Vec::new(), bad_rows, isolation: None, interrupted: false }
+    }
+
     fn add(&mut self, measured: Measured, task: &Task, dtype: &str, seed: u64) {
         for (samples, rejection_ranks) in measured.samples.iter().zip(measured.ranks) {
             let row = score::row(samples, &measured.samples[0], dtype, seed);
@@ -146,6 +156,7 @@ pub(crate) struct Bench<'a> {
     pub(crate) language_model: &'a dyn LanguageModel,
     pub(crate) decode: &'a dyn Fn(&[u32]) -> String,
     pub(crate) task: &'a Task,
+    pub(crate) judge: &'a Judge,
     pub(crate) questions: &'a [Question],
     /// Token ids of each question.
     pub(crate) prompts: Vec<Tokens>,

@@ -118,6 +118,7 @@ fn with_bench<T>(model: &Counting, check: impl FnOnce(&Bench) -> T) -> T {
         language_model: model,
         decode: &decode,
         task: &tasks::find("gsm8k").unwrap(),
+        judge: &Judge::open(std::iter::empty(), &crate::SandboxConfig::default()).unwrap(),
         questions: &[question("a", Some("1008")), question("b", Some("7"))],
         prompts: vec![Ok(vec![1; 3]), Ok(vec![2; 12])],
         floor: MemoryFloor { weight_bytes: 1, copy_bytes_per_second: 100.0, tokens_per_second: 100.0 },

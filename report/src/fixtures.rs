@@ -151,6 +151,7 @@ pub(crate) fn sample(role: ModelRole, decoder: &str, id: &str, pieces: &[&str]) 
         correct: Some(true),
         answer: Some("4".to_owned()),
         expected: Some("4".to_owned()),
+        failure: None,
         forwards: if decoder == "ar" { 8 } else { pieces.len() },
         decode_seconds: 0.25,
         prefill_seconds: 0.125,

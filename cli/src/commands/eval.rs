@@ -49,6 +49,9 @@ pub struct EvalArgs {
     /// Longest response; by default what the recipe or the task says
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
+    /// Run generated programs with limits alone where nothing isolates them
+    #[arg(long)]
+    allow_unsafe_execution: bool,
     /// Where the report goes; by default the report directory in output_dir
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -115,6 +118,7 @@ fn recipe(args: &EvalArgs) -> anyhow::Result<Recipe> {
         let names: Vec<jacobi_eval::DecoderName> = args.decoders.iter().map(|&name| name.into()).collect();
         eval.choose_decoders(&names);
     }
+    eval.sandbox.allow_unsafe_execution |= args.allow_unsafe_execution;
     if let Some(limit) = args.limit {
         eval.prompts.limit = Some(limit as usize);
         eval.tasks.iter_mut().for_each(|task| task.limit = Some(limit as usize));

@@ -28,15 +28,20 @@ pub(super) fn wanted(config: &PromptsConfig, wording: &Wording) -> Vec<(&'static
         (None, Some(template)) => in_template(template),
         (None, None) => vec![("prompts.prompt_column", config.prompt_column.clone())],
     };
-    let answer = if wording.answer.is_some() { &None } else { &config.answer_column };
+    let column = |column: &Option<String>, template: &Option<Template>| match template {
+        Some(_) => None,
+        None => column.clone(),
+    };
+    let answer = column(&config.answer_column, &wording.answer);
+    let response = column(&config.response_column, &wording.response);
     let optional = [
-        ("prompts.id_column", &config.id_column),
+        ("prompts.id_column", config.id_column.clone()),
         ("prompts.answer_column", answer),
-        ("prompts.response_column", &config.response_column),
-        ("prompts.filter_column", &config.filter_column),
+        ("prompts.response_column", response),
+        ("prompts.filter_column", config.filter_column.clone()),
     ];
-    wanted.extend(wording.answer.iter().flat_map(in_template));
-    wanted.extend(optional.into_iter().filter_map(|(setting, column)| Some((setting, column.clone()?))));
+    wanted.extend(wording.answer.iter().chain(&wording.response).flat_map(in_template));
+    wanted.extend(optional.into_iter().filter_map(|(setting, column)| Some((setting, column?))));
     wanted
 }
 
@@ -72,14 +77,14 @@ fn convert(config: &PromptsConfig, wording: &Wording, row: &Row) -> Result<Promp
         messages.insert(0, Message::new("system", system));
     }
     let optional = |column: &Option<String>| column.as_ref().map(|column| text(row, column)).transpose();
-    let answer = match &wording.answer {
-        Some(template) => Some(template.render(&row.columns)?),
-        None => optional(&config.answer_column)?,
+    let given = |template: &Option<Template>, column: &Option<String>| match template {
+        Some(template) => template.render(&row.columns).map(Some),
+        None => optional(column),
     };
     Ok(Prompt {
         id: optional(&config.id_column)?.unwrap_or_else(|| digest(&messages)),
-        answer,
-        response: optional(&config.response_column)?.or(last_turn),
+        answer: given(&wording.answer, &config.answer_column)?,
+        response: given(&wording.response, &config.response_column)?.or(last_turn),
         messages,
     })
 }

@@ -335,11 +335,14 @@ fn templates_word_prompts_and_answers_of_every_format() {
     let wording = |config: &mut PromptsConfig| {
         config.template = Some("Q: {{ q }}".to_owned());
         config.answer_template = Some("{{ tests | join('\n') }}\n".to_owned());
+        config.response_template = Some("{{ q }}{{ q }}".to_owned());
         config.answer_column = Some("unread".to_owned());
+        config.response_column = Some("unread".to_owned());
     };
     let rows = read("a.jsonl", lines, wording);
     let first = rows[0].as_ref().unwrap();
     assert_eq!((first.messages[0].content.as_str(), first.answer.as_deref()), ("Q: one?", Some("a\nb\n")));
+    assert_eq!(first.response.as_deref(), Some("one?one?"));
     let reason = &rows[1].as_ref().unwrap_err().reason;
     assert!(reason.contains("prompts.template"), "{reason}");
     let message = error("a.jsonl", b"{\"x\": 1}", wording);

@@ -17,6 +17,8 @@ pub(super) struct Wording {
     pub(super) prompt: Option<Template>,
     /// The reference answer, in place of a column.
     pub(super) answer: Option<Template>,
+    /// A given response, in place of a column.
+    pub(super) response: Option<Template>,
 }
 
 impl Wording {
@@ -29,6 +31,7 @@ impl Wording {
         Ok(Self {
             prompt: parse("prompts.template", &config.template)?,
             answer: parse("prompts.answer_template", &config.answer_template)?,
+            response: parse("prompts.response_template", &config.response_template)?,
         })
     }
 }

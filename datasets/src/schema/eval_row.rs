@@ -222,8 +222,11 @@ pub struct EvalSample {
     pub correct: Option<bool>,
     /// Answer read from the response, normalised.
     pub answer: Option<String>,
-    /// The right answer, normalised.
+    /// The right answer, normalised; `None` where a program decides.
     pub expected: Option<String>,
+    /// Why a program that was to decide did not pass, or could not be run.
+    #[serde(default)]
+    pub failure: Option<String>,
     /// Decode forwards.
     pub forwards: usize,
     /// Seconds of decoding.

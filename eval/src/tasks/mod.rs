@@ -6,10 +6,12 @@
 use std::path::Path;
 
 use jacobi_datasets::PromptsConfig;
+use regex::Regex;
 use serde::Deserialize;
 
 use crate::error::EvalError;
 
+mod code;
 mod gsm8k;
 mod latex;
 mod math500;
@@ -18,10 +20,12 @@ mod number;
 /// The task that scores nothing.
 pub const SPEED_ONLY: &str = "none";
 
-const BUILT_IN: [(&str, &str); 5] = [
+const BUILT_IN: [(&str, &str); 7] = [
     (SPEED_ONLY, include_str!("built_in/none.toml")),
     ("gsm8k", include_str!("built_in/gsm8k.toml")),
     ("math500", include_str!("built_in/math500.toml")),
+    ("humaneval", include_str!("built_in/humaneval.toml")),
+    ("mbpp", include_str!("built_in/mbpp.toml")),
     ("mt_bench", include_str!("built_in/mt_bench.toml")),
     ("spec_bench", include_str!("built_in/spec_bench.toml")),
 ];
@@ -48,7 +52,7 @@ pub struct Task {
 }
 
 /// How an answer is read from a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Extractor {
     /// Not at all.
@@ -57,6 +61,12 @@ pub enum Extractor {
     Number,
     /// The last `\boxed{..}`, else what follows the last "answer is".
     Boxed,
+    /// The Python code that it offers.
+    Code,
+    /// The last match of a regular expression: its first group, or all of it.
+    Pattern(String),
+    /// The whole response.
+    Whole,
 }
 
 /// When an answer is right.
@@ -69,6 +79,10 @@ pub enum Scorer {
     Number,
     /// The same in the normal form of competition mathematics.
     Math,
+    /// The same text, but for case and space around it.
+    Text,
+    /// The program that it stands in, at `@answer@`, runs to its end.
+    Python,
 }
 
 impl Task {
@@ -83,22 +97,44 @@ impl Task {
             Scorer::None => None,
             Scorer::Number => gsm8k::gold(answer),
             Scorer::Math => math500::gold(answer),
+            Scorer::Text => Some(normal_text(answer)),
+            Scorer::Python => answer.contains(code::PLACE).then(|| answer.to_owned()),
         }
     }
 
     /// The answer that a response gives, normalised so that equal answers are equal strings. `None` if it gives none.
     pub fn extract(&self, response: &str) -> Option<String> {
-        let answer = match self.extractor {
+        let answer = match &self.extractor {
             Extractor::None => None,
             Extractor::Number => gsm8k::extract(response),
             Extractor::Boxed => math500::extract(response),
+            Extractor::Code => code::extract(response),
+            Extractor::Pattern(pattern) => last_match(pattern, response),
+            Extractor::Whole => Some(response.to_owned()),
         }?;
         match self.scorer {
-            Scorer::None => Some(answer),
+            Scorer::None | Scorer::Python => Some(answer),
+            Scorer::Text => Some(normal_text(&answer)),
             Scorer::Number => gsm8k::gold(&answer),
             Scorer::Math => math500::normal(&answer),
         }
     }
+}
+
+/// The program that passes, and says `passed` at its end, if `code` is right by `tests`.
+pub(crate) fn test_program(tests: &str, code: &str, passed: &str) -> String {
+    code::program(tests, code, passed)
+}
+
+fn normal_text(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+fn last_match(pattern: &str, response: &str) -> Option<String> {
+    let regex = Regex::new(pattern).expect("a task's pattern is checked when it is read");
+    let captures = regex.captures_iter(response).last()?;
+    let found = captures.get(1).or_else(|| captures.get(0))?;
+    Some(found.as_str().to_owned())
 }
 
 /// The task of this name, or in this TOML file.
@@ -134,6 +170,9 @@ fn parse(path: &Path, text: &str) -> Result<Task, EvalError> {
         return Err(
             bad("it has no version: add version = 1, and raise it whenever you change it".to_owned()),
         );
+    }
+    if let Extractor::Pattern(pattern) = &task.extractor {
+        Regex::new(pattern).map_err(|error| bad(error.to_string()))?;
     }
     Ok(task)
 }

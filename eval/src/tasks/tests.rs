@@ -42,11 +42,45 @@ fn a_file_of_ones_own_is_a_task_and_a_bad_one_says_where() {
         assert!(message.contains("sums.toml") && message.contains(part), "{message}");
     }
     let message = find("nowhere/x.toml").unwrap_err();
-    assert!(format!("{:#}", anyhow_chain(&message)).contains("nowhere/x.toml"));
+    assert!(format!("{:#}", with_causes(&message)).contains("nowhere/x.toml"));
 }
 
 /// An error with its causes, as the command line prints it.
-fn anyhow_chain(error: &dyn std::error::Error) -> String {
+fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[test]
+fn extractors_and_scorers_of_ones_own_tasks() {
+    let task = |extractor, scorer| Task { extractor, scorer, ..find("gsm8k").unwrap() };
+    let letter = || Extractor::Pattern(r"(?i)answer is \(?([A-D])\b".to_owned());
+    let rows = [
+        (letter(), Scorer::Text, "B", "The answer is (B).", true),
+        (letter(), Scorer::Text, "b", "The answer is A. No, the answer is B", true),
+        (letter(), Scorer::Text, "B", "The answer is Be", false),
+        (letter(), Scorer::Text, "B", "B", false),
+        (Extractor::Pattern("[0-9]+".to_owned()), Scorer::Number, "12", "7 or 12", true),
+        (Extractor::Whole, Scorer::Text, "New  York", " new york\n", true),
+        (Extractor::Whole, Scorer::Text, "New York", "New York.", false),
+        (Extractor::Whole, Scorer::Math, "\\frac12", "0.5", true),
+        (Extractor::Number, Scorer::Number, "1/2", "so it is 0.50", true),
+    ];
+    for (extractor, scorer, gold, response, right) in rows {
+        let task = task(extractor, scorer);
+        let found = task.extract(response);
+        assert_eq!(task.expected(gold) == found, right, "{gold:?} {response:?}: {found:?}");
+    }
+    let program = task(Extractor::Code, Scorer::Python);
+    assert_eq!(
+        program.expected("assert f() == 1"),
+        None,
+        "without a place for the code nothing can be judged"
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bad.toml");
+    let text = "name = \"bad\"\nversion = 1\nfollows = \"mine\"\nextractor = { pattern = \"(\" }\nscorer = \"text\"\n";
+    fs_err::write(&path, text).unwrap();
+    let message = find(path.to_str().unwrap()).unwrap_err().to_string();
+    assert!(message.contains("bad.toml") && message.contains("unclosed group"), "{message}");
 }

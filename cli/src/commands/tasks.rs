@@ -1,0 +1,93 @@
+//! `jacobi tasks`: what models can be measured on, and whether a task judges its own reference right.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use jacobi_eval::{SandboxConfig, TaskConfig, check_task, tasks};
+
+use crate::output;
+use crate::progress::Progress;
+use crate::stages::say_left_out;
+
+/// What models can be measured on
+#[derive(Debug, clap::Args)]
+pub struct TasksArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// List the built-in tasks with their versions and whose settings they follow
+    List,
+    /// Judge the reference responses of tasks as if a model had given them: all should be right
+    Check(CheckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    /// Names or TOML files, each with its questions where you have them
+    #[arg(required = true, value_name = "TASK[=FILE]")]
+    tasks: Vec<String>,
+    /// Questions of each at most
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// The interpreter that programs run in
+    #[arg(long, default_value = "python3", value_name = "PYTHON")]
+    python: PathBuf,
+    /// Run programs with limits alone where nothing isolates them
+    #[arg(long)]
+    allow_unsafe_execution: bool,
+}
+
+/// Lists or checks.
+///
+/// # Errors
+/// A task that cannot be used; one that judges a reference response wrong.
+pub fn run(args: &TasksArgs) -> anyhow::Result<()> {
+    match &args.action {
+        Action::List => list(),
+        Action::Check(args) => check(args),
+    }
+}
+
+fn list() -> anyhow::Result<()> {
+    let mut text = String::new();
+    for name in tasks::names() {
+        let task = tasks::find(name)?;
+        let version = task.version.unwrap_or_default();
+        let path = task.prompts.path.display();
+        text += &format!("{name} {version}\n  follows {}\n", task.follows);
+        text += &if task.prompts.path.as_os_str().is_empty() { String::new() } else { format!("  {path}\n") };
+    }
+    Ok(output::result(text.trim_end())?)
+}
+
+fn check(args: &CheckArgs) -> anyhow::Result<()> {
+    let unsafely = args.allow_unsafe_execution;
+    let sandbox = SandboxConfig {
+        python: args.python.clone(),
+        allow_unsafe_execution: unsafely,
+        ..SandboxConfig::default()
+    };
+    let mut wrong = 0;
+    for chosen in &args.tasks {
+        let config = TaskConfig { limit: args.limit, ..TaskConfig::chosen(chosen) };
+        let mut progress = Progress::new("tasks");
+        let check =
+            check_task(&config, &sandbox, &mut |done, total| progress.update(done, total, &config.name))?;
+        say_left_out("tasks", &check.bad_rows);
+        let isolation =
+            check.isolation.map_or(String::new(), |isolation| format!(", programs isolated by {isolation}"));
+        progress.finish(&format!("{} checked", config.name));
+        let mut lines =
+            vec![format!("{}: {} of {} right{isolation}", config.name, check.right, check.judged)];
+        lines.extend(check.wrong.iter().map(|(id, why)| format!("  {id}: {why}")));
+        output::result(&lines.join("\n"))?;
+        wrong += check.wrong.len();
+    }
+    if wrong > 0 {
+        bail!("{wrong} reference responses are judged wrong");
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! Python programs: what a response offers as its code, and the program that tests it.
+//!
+//! Read in this order: behind the reasoning (`</think>`); the first fenced block that defines something, else the first
+//! fenced block, also one that is never closed; between `[BEGIN]` and `[DONE]`; else from the first line that is code
+//! to the last.
+
+/// Where in a test program the answer is put.
+pub(super) const PLACE: &str = "@answer@";
+
+/// The code of a response. `None` where there is none.
+pub(super) fn extract(response: &str) -> Option<String> {
+    let text = response.replace("\r\n", "\n").replace('\u{a0}', " ");
+    let text = text.rsplit("</think>").next().unwrap_or(&text);
+    let fenced = blocks(text);
+    let block = fenced.iter().find(|block| defines(block)).or(fenced.first());
+    let code = match block {
+        Some(block) => block.clone(),
+        None => between_marks(text).or_else(|| bare(text))?,
+    };
+    let code = as_lines(&without_prompts(&code));
+    if code.trim().is_empty() { None } else { Some(code) }
+}
+
+/// The program that passes if `code` is right: `tests` with the code in its place. What must come first in a file does,
+/// and the program has another name than `__main__`, so that no demonstration runs.
+pub(super) fn program(tests: &str, code: &str, passed: &str) -> String {
+    let whole = tests.replace(PLACE, code);
+    let (future, rest): (Vec<&str>, Vec<&str>) =
+        whole.lines().partition(|line| line.starts_with("from __future__ import"));
+    let (future, rest) = (future.join("\n"), rest.join("\n"));
+    format!(
+        "{future}\n__name__ = 'solution'\n{rest}\nimport os, sys\nsys.__stdout__.flush()\nos.write(1, b'\\n{passed}\\n')\n"
+    )
+}
+
+/// The contents of fenced blocks that can be Python, in order. The last may be open.
+fn blocks(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open: Option<(char, usize, bool, Vec<&str>)> = None;
+    for line in text.lines() {
+        let bare = line.trim_start();
+        let mark = bare.chars().next().filter(|c| matches!(c, '`' | '~'));
+        let length = mark.map_or(0, |mark| bare.chars().take_while(|&c| c == mark).count());
+        let info = bare[length..].trim();
+        match (&mut open, mark.filter(|_| length >= 3)) {
+            (Some((fence, width, python, lines)), Some(mark))
+                if mark == *fence && length >= *width && info.is_empty() =>
+            {
+                if *python {
+                    found.push(lines.join("\n"));
+                }
+                open = None;
+            }
+            (Some((.., lines)), _) => lines.push(line),
+            (None, Some(mark)) => open = Some((mark, length, is_python(info), Vec::new())),
+            (None, None) => {}
+        }
+    }
+    if let Some((_, _, true, lines)) = open {
+        found.push(lines.join("\n"));
+    }
+    found.retain(|block| !block.trim().is_empty());
+    found
+}
+
+/// Whether a block's info string lets it be Python: `python`, `py`, `python3`, `{.python}`, or nothing.
+fn is_python(info: &str) -> bool {
+    let word: String = info.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    word.is_empty() || word.starts_with("py")
+}
+
+fn defines(block: &str) -> bool {
+    block.lines().any(|line| {
+        let line = line.trim_start().trim_start_matches(">>> ");
+        ["def ", "class ", "async def "].iter().any(|word| line.starts_with(word))
+            || line.contains("= lambda")
+    })
+}
+
+fn between_marks(text: &str) -> Option<String> {
+    let inside = text.split_once("[BEGIN]")?.1;
+    Some(inside.split("[DONE]").next().unwrap_or(inside).to_owned())
+}
+
+/// Code without a fence: an indented start goes on a function that the prompt began, up to the first line that is not
+/// indented; else from the first line that opens a definition or an import, up to the first line that is prose.
+fn bare(text: &str) -> Option<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let first = lines.iter().position(|line| !line.trim().is_empty())?;
+    if lines[first].starts_with([' ', '\t']) && !defines(lines[first]) {
+        let body =
+            lines[first..].iter().take_while(|line| line.trim().is_empty() || line.starts_with([' ', '\t']));
+        return Some(body.copied().collect::<Vec<_>>().join("\n"));
+    }
+    let opens = |line: &&str| {
+        ["def ", "class ", "async def ", "import ", "from ", "@"].iter().any(|w| line.starts_with(w))
+    };
+    let start = lines.iter().position(|line| opens(line) && is_code(line))?;
+    let code = lines[start..].iter().take_while(|line| is_code(line));
+    Some(code.copied().collect::<Vec<_>>().join("\n"))
+}
+
+/// Whether a line can be Python: indented, empty, a comment, or without the look of a sentence.
+fn is_code(line: &str) -> bool {
+    let line = line.trim_end();
+    if line.is_empty() || line.starts_with([' ', '\t', '#', '@', ')', ']', '}', '"', '\'']) {
+        return true;
+    }
+    let word = line.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+    match word {
+        "def" | "class" | "if" | "elif" | "else" | "for" | "while" | "try" | "except" | "finally"
+        | "with" | "async" => line.contains(':'),
+        "import" | "assert" | "return" | "del" | "global" => true,
+        "from" => line.contains(" import "),
+        _ => {
+            let rest = line[word.len()..].trim_start();
+            !word.is_empty()
+                && rest.starts_with(['=', '(', '.', '[', '+', '-', '*', ','])
+                && !line.ends_with('.')
+        }
+    }
+}
+
+/// An interactive session without its prompts and answers.
+fn without_prompts(code: &str) -> String {
+    if !code.trim_start().starts_with(">>> ") {
+        return code.to_owned();
+    }
+    let typed = code.lines().map(str::trim_start).filter_map(|line| {
+        let rest = line.strip_prefix(">>>").or_else(|| line.strip_prefix("..."))?;
+        Some(rest.strip_prefix(' ').unwrap_or(rest))
+    });
+    typed.collect::<Vec<_>>().join("\n")
+}
+
+/// The indentation that the code needs: none where it defines something, the body's where it goes on a function.
+fn as_lines(code: &str) -> String {
+    let lines: Vec<&str> = code.lines().map(str::trim_end).collect();
+    let filled = || lines.iter().filter(|line| !line.is_empty());
+    let depth = filled().map(|line| line.len() - line.trim_start().len()).min().unwrap_or(0);
+    let first = filled().next().copied().unwrap_or_default();
+    let whole = defines(code)
+        && lines.iter().any(|line| line.len() - line.trim_start().len() == depth && defines(line));
+    if whole && depth > 0 {
+        return lines.iter().map(|line| line.get(depth..).unwrap_or_default()).collect::<Vec<_>>().join("\n");
+    }
+    let is_body = !whole && filled().any(|line| line.starts_with("return ") || *line == "return");
+    if is_body {
+        return lines.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n");
+    }
+    // Only the first line lost its indentation: what stood before it was the prompt's.
+    let rest = filled().nth(1).copied().unwrap_or_default();
+    if !whole && !first.starts_with(' ') && rest.starts_with(' ') && !first.ends_with(':') {
+        return format!("    {}", lines.join("\n").trim_start());
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests;
