@@ -5,6 +5,7 @@
 
 use std::{
     ffi::{c_char, c_int, c_void},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -193,6 +194,9 @@ impl Drop for Pending {
 }
 
 fn started(start: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Result<Pending, CollectiveError> {
+    // c10d's flight recorder is one for all groups of a process, and notes each start in a map before it takes its lock.
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut raw = std::ptr::null_mut();
     checked(start(&mut raw))?;
     Ok(Pending { raw })
