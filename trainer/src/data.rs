@@ -99,7 +99,7 @@ impl Dataset {
             Ok(pack(&self.rows[at], self.block_size.unwrap_or(usize::MAX), &noise, seed)?)
         });
         let mut samples: Vec<PackedSample> = packed.collect::<Result<_, TrainError>>()?;
-        // Within a step order is free: neighbours of like length leave little padding.
+        // Within a step order is free: by length, rows are filled alike whatever order the epoch has.
         samples.sort_by_key(|sample| sample.tokens.len());
         Ok(samples)
     }
