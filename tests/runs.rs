@@ -100,6 +100,24 @@ fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
     assert!(dir.join("run/export/jacobi.json").is_file());
     let card = fs_err::read_to_string(dir.join("run/export/README.md")).unwrap();
     assert!(card.contains("## Provenance") && card.contains("round 2: trained on"), "{card}");
+    // Its report draws what training gained, and so does that of a run that is not evaluated.
+    let report = fs_err::read_to_string(dir.join("run/report/report.md")).unwrap();
+    for part in [
+        "## Before and after training",
+        "- Training, round-2: 4 steps, 8 samples, ",
+        "training-tpf-samples.svg",
+    ] {
+        assert!(report.contains(part), "missing {part:?} in:\n{report}");
+    }
+    let inspected = String::from_utf8(jacobi(dir, &["inspect", "run"]).stdout).unwrap();
+    assert!(inspected.contains("run      steps  samples"), "{inspected}");
+    fs_err::rename(dir.join("run/report"), dir.join("report")).unwrap();
+    succeed(dir, &["report", "run"]);
+    assert!(dir.join("run/training/training-tpf-samples.svg").is_file());
+    fs_err::rename(dir.join("report"), dir.join("run/report")).unwrap();
+    succeed(dir, &["report", "run", "-o", "again"]);
+    let again = fs_err::read_to_string(dir.join("again/report.md")).unwrap();
+    assert!(again.contains("training-tpf-samples.svg"), "{again}");
     // Only what changed is refused, and only from there on.
     let messages = fail(dir, &["run", "-c", "small.toml", "--set", "rounds.2.train.learning_rate=2e-4"], 2);
     assert!(

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Results};
 use jacobi_eval::{paired_tests, read_samples};
+use jacobi_report::TrainingCurve;
 
+use crate::pipeline::training_curves;
+use crate::run_dir::RunDir;
 use crate::stages::read_results;
 
 /// A finished evaluation.
@@ -20,6 +23,8 @@ pub struct MeasuredRun {
     pub results: Results,
     /// Every sample.
     pub samples: Vec<EvalSample>,
+    /// How its model was trained, if it lies in the run that did.
+    pub training: Vec<TrainingCurve>,
 }
 
 impl MeasuredRun {
@@ -38,13 +43,17 @@ impl MeasuredRun {
     }
 
     fn read(dir: &Path, label: String) -> anyhow::Result<Self> {
-        let inner = dir.join("report");
-        let report = if inner.join("results.json").is_file() { inner } else { dir.to_owned() };
+        let inner = RunDir::new(dir).report();
+        let (run, report) = match inner.join("results.json").is_file() {
+            true => (dir, inner),
+            false => (dir.parent().unwrap_or(dir), dir.to_owned()),
+        };
         let results = read_results(&report).with_context(|| {
             format!("{} has no finished evaluation: run `jacobi eval` first", dir.display())
         })?;
         let samples = read_samples(&report.join("samples.jsonl"))?;
-        Ok(Self { label, report, results, samples })
+        let training = training_curves(&RunDir::new(run))?;
+        Ok(Self { label, report, results, samples, training })
     }
 
     /// What a model of this run is called beside those of others: by the run, unless it has several of one role.
@@ -106,6 +115,15 @@ pub fn differences(runs: &[MeasuredRun]) -> Vec<String> {
     found
 }
 
+/// How the models of `runs` were trained, under the names of their runs where there are several.
+pub fn training_of(runs: &[MeasuredRun]) -> Vec<TrainingCurve> {
+    let named = |run: &MeasuredRun, curve: &TrainingCurve| match runs.len() {
+        1 => curve.clone(),
+        _ => TrainingCurve { label: format!("{} {}", run.label, curve.label), ..curve.clone() },
+    };
+    runs.iter().flat_map(|run| run.training.iter().map(move |curve| named(run, curve))).collect()
+}
+
 /// All rows and samples under the names of their runs, tested against each other. The environment says where each was
 /// measured and in what they differ.
 pub fn merge(runs: &[MeasuredRun], command: String, unlike: &[String]) -> (Results, Vec<EvalSample>) {
@@ -165,6 +183,13 @@ mod tests {
             report: "r".into(),
             results: Results { settings, ..results },
             samples: models.iter().map(sample).collect(),
+            training: vec![TrainingCurve {
+                label: "round-1".to_owned(),
+                samples_per_step: 4,
+                points: Vec::new(),
+                evaluations: Vec::new(),
+                seconds: None,
+            }],
         }
     }
 
@@ -196,6 +221,15 @@ mod tests {
         assert_eq!(names, ["a", "b m", "b n"]);
         assert_eq!(samples.iter().map(|s| s.model.as_str()).collect::<Vec<_>>(), names);
         assert_eq!((results.paired_tests.len(), results.paired_tests[0].only_a), (2, 1));
+    }
+
+    #[test]
+    fn training_goes_by_its_run_where_there_are_several() {
+        let runs = [run("a", &[], &["m"]), run("b", &[], &["m"])];
+        let labels =
+            |runs: &[MeasuredRun]| training_of(runs).into_iter().map(|c| c.label).collect::<Vec<_>>();
+        assert_eq!(labels(&runs), ["a round-1", "b round-1"]);
+        assert_eq!(labels(&runs[..1]), ["round-1"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use jacobi_datasets::Manifest;
 use jacobi_datasets::schema::eval_row::ModelRole;
 use jacobi_eval::EvalModel;
 use jacobi_report::{TrainingCurve, terminal_table};
-use jacobi_trainer::{Ranks, TrainData, result_checkpoint};
+use jacobi_trainer::{Ranks, TrainData, TrainerState, latest_checkpoint, result_checkpoint};
 
 use crate::exit::UsageError;
 use crate::kept_eval::Replace;
@@ -168,7 +168,7 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &St
             let trained =
                 EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export() };
             let models = [base_model(recipe)?, trained];
-            let curves = training_curves(run, recipe.rounds.len())?;
+            let curves = training_curves(run)?;
             let report = &run.report();
             let replace = if overwrite { Replace::Others } else { Replace::Nothing };
             let options = stages::EvalOptions { models: &models, training: &curves, report, replace };
@@ -205,16 +205,22 @@ pub fn checkpoint_of_round(run: &RunDir, round: usize) -> anyhow::Result<PathBuf
         .with_context(|| format!("{} has no checkpoint: run `jacobi train` for it first", dir.display()))
 }
 
-/// The training curves of the rounds that have one.
+/// The training curves of the rounds of a run that have one and a checkpoint, which says how many samples a step had.
 ///
 /// # Errors
-/// When a `metrics.jsonl` is damaged.
-pub fn training_curves(run: &RunDir, rounds: usize) -> anyhow::Result<Vec<TrainingCurve>> {
-    let paths = (1..=rounds).map(|round| (format!("round-{round}"), run.round(round).join("metrics.jsonl")));
-    paths
-        .filter(|(_, path)| path.is_file())
-        .map(|(label, path)| Ok(TrainingCurve::read(&label, &path)?))
-        .collect()
+/// When a `metrics.jsonl` or a checkpoint is damaged.
+pub fn training_curves(run: &RunDir) -> anyhow::Result<Vec<TrainingCurve>> {
+    let mut curves = Vec::new();
+    for round in (1..).take_while(|&round| run.round(round).is_dir()) {
+        let dir = run.round(round);
+        let (metrics, checkpoint) = (dir.join("metrics.jsonl"), latest_checkpoint(&dir));
+        if let Some(checkpoint) = checkpoint.filter(|_| metrics.is_file())
+            && let Some(samples) = TrainerState::read(&checkpoint)?.samples_per_step()
+        {
+            curves.push(TrainingCurve::read(&format!("round-{round}"), &metrics, samples)?);
+        }
+    }
+    Ok(curves)
 }
 
 #[cfg(test)]

@@ -64,6 +64,11 @@ impl RunDir {
         self.root.join("report")
     }
 
+    /// A report of the training alone.
+    pub fn training(&self) -> PathBuf {
+        self.root.join("training")
+    }
+
     /// What tuning the exported model found.
     pub fn tune(&self) -> PathBuf {
         self.root.join("tune")

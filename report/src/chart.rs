@@ -10,17 +10,21 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::ReportError;
-use crate::figures::Compared;
-use crate::metrics::{TrainingCurve, TrainingPoint};
-use crate::passes;
-use crate::table::{model_label, tasks};
-use crate::text::number;
+use crate::table::tasks;
 
+mod bars;
 mod frontier;
+mod lines;
+mod passes;
+pub(crate) mod training;
 pub(crate) mod tune;
 
 const WIDTH: u32 = 480;
 const FONT: &str = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif";
+/// Of text in a list, legends and names of points.
+const LINE: i32 = 22;
+/// Of the axes with their titles.
+const PLOT_HEIGHT: i32 = 270;
 
 const TEXT: RGBColor = RGBColor(0x1f, 0x29, 0x37);
 const FAINT: RGBColor = RGBColor(0x6b, 0x72, 0x80);
@@ -28,6 +32,7 @@ const GRID: RGBColor = RGBColor(0xe5, 0xe7, 0xeb);
 const BASE: RGBColor = RGBColor(0x94, 0xa3, 0xb8);
 const TRAINED: RGBColor = RGBColor(0x25, 0x63, 0xeb);
 const THIRD: RGBColor = RGBColor(0xd9, 0x77, 0x06);
+const FOURTH: RGBColor = RGBColor(0x0d, 0x94, 0x88);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Plot<'a> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
@@ -40,49 +45,51 @@ pub(crate) struct Chart {
     pub(crate) file: String,
     /// What it shows, for a heading and for those who cannot see it.
     pub(crate) title: String,
+    /// The task it is about, where there are charts of several.
+    pub(crate) task: Option<String>,
     /// The drawing.
     pub(crate) svg: String,
 }
 
-/// Every chart the rows and curves give.
-pub(crate) fn charts(rows: &[EvalRow], training: &[TrainingCurve]) -> Result<Vec<Chart>, ReportError> {
-    let mut charts = vec![
-        bars("tpf.svg", "Tokens per forward pass", rows, |row| row.tpf)?,
-        bars("iterations.svg", "Forward passes per token", rows, |row| row.tpf.map(|tpf| 1.0 / tpf))?,
-        bars("speed.svg", "Tokens per second, decoding only", rows, |row| row.tps)?,
-    ];
-    charts.extend(frontier::frontiers(rows)?);
-    // The two rows that the headline of the first task compares: more lines and bars could not be told apart.
-    let compared = Compared::by_task(rows);
-    let mut parallel: Vec<&EvalRow> =
-        compared.iter().take(1).flat_map(|c| [c.base_parallel, c.after_parallel]).flatten().collect();
-    parallel.dedup();
-    parallel.retain(|row| row.acceptance.iter().any(|&count| count > 0));
-    if !parallel.is_empty() {
-        charts.push(acceptance(&parallel)?);
-        charts.extend(positions(&parallel)?);
-        charts.extend(widths(&parallel)?);
-        charts.extend(ranks(&parallel)?);
+/// Every chart that rows give: over all of them, then task by task.
+pub(crate) fn charts(rows: &[EvalRow]) -> Result<Vec<Chart>, ReportError> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
     }
-    for curve in training {
-        charts.extend(loss(curve)?);
+    let mut charts = bars::charts(rows)?;
+    let tasks = tasks(rows);
+    for &task in &tasks {
+        let of_task: Vec<&EvalRow> = rows.iter().filter(|row| row.task == task).collect();
+        let about = frontier::chart(rows, task)?.into_iter().chain(passes::charts(&of_task)?);
+        match tasks.len() {
+            1 => charts.extend(about),
+            _ => charts.extend(about.map(|chart| chart.about(task))),
+        }
     }
     Ok(charts)
+}
+
+impl Chart {
+    /// As one of several tasks.
+    fn about(self, task: &str) -> Self {
+        let stem = self.file.trim_end_matches(".svg");
+        Self { file: format!("{stem}-{}.svg", slug(task)), task: Some(task.to_owned()), ..self }
+    }
 }
 
 fn draw(
     file: &str,
     title: &str,
-    height: u32,
+    height: i32,
     paint: impl FnOnce(&Area) -> DrawResult,
 ) -> Result<Chart, ReportError> {
     let mut svg = String::new();
     let painted = {
-        let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, height.unsigned_abs())).into_drawing_area();
         area.fill(&WHITE).map_err(Into::into).and_then(|()| paint(&area)).and_then(|()| Ok(area.present()?))
     };
     painted.map_err(|source| ReportError::Chart { chart: file.to_owned(), source })?;
-    Ok(Chart { file: file.to_owned(), title: title.to_owned(), svg })
+    Ok(Chart { file: file.to_owned(), title: title.to_owned(), task: None, svg })
 }
 
 fn role_color(row: &EvalRow) -> RGBColor {
@@ -94,195 +101,34 @@ fn write(area: &Area, text: &str, at: (i32, i32), color: RGBColor, anchor: HPos)
     Ok(area.draw(&Text::new(text.to_owned(), at, style))?)
 }
 
-/// Horizontal bars, one per row, each under its name with its value at the end; and under the name of their task where
-/// there are several.
-fn bars(
-    file: &str,
-    title: &str,
-    rows: &[EvalRow],
-    value: fn(&EvalRow) -> Option<f64>,
-) -> Result<Chart, ReportError> {
-    const STEP: i32 = 42;
-    const LEFT: i32 = 8;
-    let right = WIDTH as i32 - 64;
-    let largest = rows.iter().filter_map(value).fold(f64::MIN_POSITIVE, f64::max);
-    let tasks = tasks(rows);
-    let headings = if tasks.len() > 1 { tasks.len() } else { 0 };
-    let height = 8 + STEP * rows.len().max(1) as i32 + 24 * headings as i32;
-    draw(file, title, height as u32, |area| {
-        let mut top = 4;
-        for task in tasks {
-            if headings > 0 {
-                write(area, task, (LEFT, top + 12), FAINT, HPos::Left)?;
-                top += 24;
-            }
-            for row in rows.iter().filter(|row| row.task == task) {
-                let name = format!("{}  {}", model_label(row, rows), row.decoder_label());
-                write(area, &name, (LEFT, top + 9), TEXT, HPos::Left)?;
-                let share = value(row).unwrap_or(0.0) / largest;
-                let end = LEFT + (f64::from(right - LEFT) * share).round() as i32;
-                let bar = Rectangle::new([(LEFT, top + 19), (end, top + 35)], role_color(row).filled());
-                area.draw(&bar)?;
-                write(area, &number(value(row)), (end + 8, top + 27), TEXT, HPos::Left)?;
-                top += STEP;
-            }
-        }
-        Ok(())
-    })
+/// Names with their colours, in as many lines as they take.
+struct Legend<'a> {
+    /// Where each square stands.
+    places: Vec<(i32, i32, &'a str, RGBColor)>,
+    height: i32,
 }
 
-/// A row of coloured squares with names.
-fn legend(area: &Area, series: &[(String, RGBColor)]) -> DrawResult {
-    let mut x = 12;
-    for (name, color) in series {
-        area.draw(&Rectangle::new([(x, 9), (x + 12, 21)], color.filled()))?;
-        write(area, name, (x + 18, 15), TEXT, HPos::Left)?;
-        x += 18 + (name.chars().count() as i32 * 15) / 2 + 24;
+impl<'a> Legend<'a> {
+    fn of(series: impl IntoIterator<Item = (&'a str, RGBColor)>) -> Self {
+        let (mut x, mut y) = (12, 15);
+        let mut places = Vec::new();
+        for (name, color) in series {
+            let width = 18 + name.chars().count() as i32 * 8 + 16;
+            if x > 12 && x + width > WIDTH as i32 {
+                (x, y) = (12, y + LINE);
+            }
+            places.push((x, y, name, color));
+            x += width;
+        }
+        Self { places, height: y + LINE / 2 + 2 }
     }
-    Ok(())
-}
 
-/// Share of forwards by the number of tokens they accepted, one bar per decoder at each number.
-fn acceptance(rows: &[&EvalRow]) -> Result<Chart, ReportError> {
-    let colored: Vec<(String, RGBColor)> =
-        rows.iter().map(|row| (decoder_name(row), role_color(row))).collect();
-    let shares: Vec<Vec<f64>> = rows
-        .iter()
-        .map(|row| {
-            let forwards = row.acceptance.iter().sum::<usize>() as f64;
-            row.acceptance.iter().map(|&count| count as f64 / forwards).collect()
-        })
-        .collect();
-    let used = |s: &Vec<f64>| s.iter().rposition(|&share| share > 0.0).unwrap_or(1);
-    let most = shares.iter().map(used).max().unwrap_or(1).max(1);
-    let top = shares.iter().flatten().copied().fold(0.0, f64::max) * 1.05;
-    draw("acceptance.svg", "Tokens accepted by one forward pass, share of passes", 300, |area| {
-        legend(area, &colored)?;
-        let axes = Axes {
-            x: 0.5..most as f64 + 0.5,
-            y: 0.0..top,
-            x_title: "tokens accepted",
-            x_ticks: most.min(16),
-            y_label: percent_of,
-        };
-        let mut chart = plot(area, axes)?;
-        let width = 0.8 / rows.len() as f64;
-        for (index, (share, (_, color))) in shares.iter().zip(&colored).enumerate() {
-            chart.draw_series(share.iter().enumerate().skip(1).filter(|(_, share)| **share > 0.0).map(
-                |(accepted, &share)| {
-                    let start = accepted as f64 - 0.4 + width * index as f64;
-                    Rectangle::new([(start, 0.0), (start + width, share)], color.filled())
-                },
-            ))?;
+    fn draw(&self, area: &Area) -> DrawResult {
+        for &(x, y, name, color) in &self.places {
+            area.draw(&Rectangle::new([(x, y - 6), (x + 12, y + 6)], color.filled()))?;
+            write(area, name, (x + 18, y), TEXT, HPos::Left)?;
         }
         Ok(())
-    })
-}
-
-/// How often a pass accepted a draft at least this far. The first token of a pass is right whatever was drafted.
-fn positions(rows: &[&EvalRow]) -> Result<Option<Chart>, ReportError> {
-    let points = |row: &EvalRow| (1..).map(f64::from).zip(passes::reached(row)).collect();
-    let chart = Lines {
-        file: "positions.svg",
-        title: "Draft right up to this position, share of passes",
-        x_title: "position in the draft",
-        y_label: percent_of,
-        lines: lines_of(rows, points),
-    };
-    chart.draw()
-}
-
-/// Time of a pass by the rows fed.
-fn widths(rows: &[&EvalRow]) -> Result<Option<Chart>, ReportError> {
-    let points = |row: &EvalRow| passes::widths(row).values().map(|w| (w.rows, w.milliseconds)).collect();
-    let chart = Lines {
-        file: "widths.svg",
-        title: "Milliseconds of one forward pass by the rows fed",
-        x_title: "rows",
-        y_label: |y| number(Some(y)),
-        lines: lines_of(rows, points),
-    };
-    chart.draw()
-}
-
-/// How often the right token was among the most probable ones where a draft was wrong.
-fn ranks(rows: &[&EvalRow]) -> Result<Option<Chart>, ReportError> {
-    let points = |row: &EvalRow| (1..).map(f64::from).zip(passes::cumulative_ranks(row)).collect();
-    let chart = Lines {
-        file: "ranks.svg",
-        title: "Right token among the k most probable, share of rejected drafts",
-        x_title: "k",
-        y_label: percent_of,
-        lines: lines_of(rows, points),
-    };
-    chart.draw()
-}
-
-/// The loss and its parts over steps.
-fn loss(curve: &TrainingCurve) -> Result<Option<Chart>, ReportError> {
-    type Get = fn(&TrainingPoint) -> Option<f64>;
-    const PARTS: [(&str, RGBColor, Get); 3] = [
-        ("loss", TRAINED, |p| p.loss),
-        ("autoregressive", THIRD, |p| p.loss_ar),
-        ("consistency", BASE, |p| p.loss_pc),
-    ];
-    let points = |get: Get| curve.points.iter().filter_map(|p| Some((p.step as f64, get(p)?))).collect();
-    let chart = Lines {
-        file: &format!("loss-{}.svg", slug(&curve.label)),
-        title: &format!("Training loss, {}", curve.label),
-        x_title: "step",
-        y_label: |y| number(Some(y)),
-        lines: PARTS
-            .iter()
-            .map(|&(name, color, get)| Line { name: name.to_owned(), color, points: points(get) })
-            .collect(),
-    };
-    chart.draw()
-}
-
-struct Line {
-    name: String,
-    color: RGBColor,
-    points: Vec<(f64, f64)>,
-}
-
-/// A line per decoder.
-fn lines_of(rows: &[&EvalRow], points: impl Fn(&EvalRow) -> Vec<(f64, f64)>) -> Vec<Line> {
-    let line = |row: &&EvalRow| Line { name: decoder_name(row), color: role_color(row), points: points(row) };
-    rows.iter().map(line).collect()
-}
-
-/// A line chart.
-struct Lines<'a> {
-    file: &'a str,
-    title: &'a str,
-    x_title: &'a str,
-    y_label: fn(f64) -> String,
-    lines: Vec<Line>,
-}
-
-impl Lines<'_> {
-    /// None if there is nothing to join.
-    fn draw(mut self) -> Result<Option<Chart>, ReportError> {
-        self.lines.retain(|line| !line.points.is_empty());
-        let points = || self.lines.iter().flat_map(|line| &line.points);
-        let (first, last) = points().fold((f64::MAX, f64::MIN), |(a, b), p| (a.min(p.0), b.max(p.0)));
-        if first >= last {
-            return Ok(None);
-        }
-        let top = points().map(|p| p.1).fold(f64::MIN_POSITIVE, f64::max);
-        let names: Vec<_> = self.lines.iter().map(|line| (line.name.clone(), line.color)).collect();
-        let chart = draw(self.file, self.title, 300, |area| {
-            legend(area, &names)?;
-            let (x, y) = (first..last, 0.0..top * 1.05);
-            let axes = Axes { x, y, x_title: self.x_title, x_ticks: 8, y_label: self.y_label };
-            let mut chart = plot(area, axes)?;
-            for line in self.lines {
-                chart.draw_series(LineSeries::new(line.points, line.color.stroke_width(2)))?;
-            }
-            Ok(())
-        })?;
-        Ok(Some(chart))
     }
 }
 
@@ -295,9 +141,9 @@ struct Axes<'a> {
     y_label: fn(f64) -> String,
 }
 
-/// The axes below the legend, ready to draw on.
-fn plot<'a>(area: &Area<'a>, axes: Axes) -> Result<Plot<'a>, Failure> {
-    let body = area.margin(28, 4, 4, 24);
+/// The axes below what takes up `top`, ready to draw on.
+fn plot<'a>(area: &Area<'a>, top: i32, axes: Axes) -> Result<Plot<'a>, Failure> {
+    let body = area.margin(top, 4, 4, 24);
     let mut chart = ChartBuilder::on(&body)
         .x_label_area_size(40)
         .y_label_area_size(48)
@@ -322,11 +168,6 @@ fn percent_of(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
 }
 
-/// The decoder with its model's role, for legends.
-fn decoder_name(row: &EvalRow) -> String {
-    format!("{} {}", row.model_role.as_str(), row.decoder_label())
-}
-
 /// A label as a part of a file name.
 fn slug(label: &str) -> String {
     label.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
@@ -337,35 +178,13 @@ mod tests {
     use super::*;
     use crate::fixtures::rows;
 
-    pub(crate) fn curve() -> TrainingCurve {
-        let point = |step: u64| TrainingPoint {
-            step,
-            loss: Some(3.0 / step as f64),
-            loss_ar: Some(1.0 / step as f64),
-            loss_pc: Some(2.0 / step as f64),
-            tokens_per_second: None,
-        };
-        TrainingCurve { label: "round 1/a".to_owned(), points: (1..=20).map(point).collect() }
-    }
-
     #[test]
     fn every_chart_is_one_svg_with_its_labels() {
-        let charts = charts(&rows(), &[curve()]).unwrap();
+        let charts = charts(&rows()).unwrap();
         let files: Vec<&str> = charts.iter().map(|chart| chart.file.as_str()).collect();
-        assert_eq!(
-            files,
-            [
-                "tpf.svg",
-                "iterations.svg",
-                "speed.svg",
-                "frontier.svg",
-                "acceptance.svg",
-                "positions.svg",
-                "widths.svg",
-                "ranks.svg",
-                "loss-round-1-a.svg"
-            ]
-        );
+        let expected =
+            ["tpf", "iterations", "speed", "frontier", "acceptance", "positions", "widths", "ranks"];
+        assert_eq!(files, expected.map(|name| format!("{name}.svg")));
         let svg = |file: &str| &charts.iter().find(|chart| chart.file == file).unwrap().svg;
         for chart in &charts {
             assert!(
@@ -376,12 +195,12 @@ mod tests {
         }
         assert!(svg("tpf.svg").contains("trained  jacobi n=16") && svg("tpf.svg").contains("2.71"));
         assert!(svg("iterations.svg").contains("0.37"));
+        assert!(svg("frontier.svg").contains("trained  jacobi n=16"));
         assert!(svg("acceptance.svg").contains("tokens accepted"));
         assert!(svg("positions.svg").contains("position in the draft"));
         assert!(svg("widths.svg").contains("rows") && svg("ranks.svg").contains("80 %"));
         // The base model's ranks were not asked for.
         assert!(!svg("ranks.svg").contains("base jacobi"));
-        assert!(svg("loss-round-1-a.svg").contains("consistency"));
     }
 
     #[test]
@@ -391,26 +210,47 @@ mod tests {
             (row.tpf, row.tps, row.acceptance) = (None, None, Vec::new());
             (row.widths, row.rejection_ranks) = (Vec::new(), Vec::new());
         }
-        let empty = TrainingCurve { label: "x".to_owned(), points: Vec::new() };
-        let left = charts(&rows, &[empty]).unwrap();
+        let left = charts(&rows).unwrap();
         let files: Vec<&str> = left.iter().map(|chart| chart.file.as_str()).collect();
         assert_eq!(files, ["tpf.svg", "iterations.svg", "speed.svg"]);
-        assert_eq!(charts(&[], &[]).unwrap().len(), 3);
+        assert!(charts(&[]).unwrap().is_empty());
     }
 
     #[test]
-    fn bars_of_several_tasks_stand_under_their_names() {
+    fn each_of_several_tasks_has_every_chart_of_its_own() {
         let mut rows = rows();
-        assert!(!charts(&rows, &[]).unwrap()[0].svg.contains("gsm8k"));
-        rows[0].task = "math500".to_owned();
-        let svg = &charts(&rows, &[]).unwrap()[0].svg;
-        assert!(svg.contains("gsm8k") && svg.contains("math500"));
+        assert!(!charts(&rows).unwrap()[0].svg.contains("gsm8k"));
+        let second = rows.clone().into_iter().map(|row| EvalRow { task: "Math 500".to_owned(), ..row });
+        rows.extend(second);
+        let charts = charts(&rows).unwrap();
+        assert!(charts[0].svg.contains("gsm8k") && charts[0].svg.contains("Math 500"));
+        let of = |task: Option<&str>| -> Vec<&str> {
+            charts.iter().filter(|c| c.task.as_deref() == task).map(|c| c.file.as_str()).collect()
+        };
+        assert_eq!(of(None), ["tpf.svg", "iterations.svg", "speed.svg"]);
+        let names = ["frontier", "acceptance", "positions", "widths", "ranks"];
+        assert_eq!(of(Some("gsm8k")), names.map(|name| format!("{name}-gsm8k.svg")));
+        assert_eq!(of(Some("Math 500")), names.map(|name| format!("{name}-math-500.svg")));
     }
 
     #[test]
     fn hostile_names_are_escaped_in_svg() {
         let mut rows = rows();
         rows[0].decoder = "<script>".to_owned();
-        assert!(!charts(&rows, &[]).unwrap()[0].svg.contains("<script>"));
+        assert!(!charts(&rows).unwrap()[0].svg.contains("<script>"));
+    }
+
+    #[test]
+    fn a_legend_takes_the_lines_it_needs_and_stays_within_the_chart() {
+        let long = "trained multi_block n=16 K=2 pool=4 tree=64";
+        let lines = |names: &[&'static str]| {
+            let legend = Legend::of(names.iter().map(|name| (*name, TEXT)));
+            let end = |&(x, _, name, _): &(i32, i32, &str, RGBColor)| x + 18 + name.len() as i32 * 8;
+            assert!(legend.places.iter().all(|place| end(place) <= WIDTH as i32));
+            let mut lines: Vec<i32> = legend.places.iter().map(|(_, y, ..)| *y).collect();
+            lines.dedup();
+            lines.len()
+        };
+        assert_eq!((lines(&["a", "b"]), lines(&[long, long]), lines(&["a", long, "b", "c"])), (1, 2, 2));
     }
 }

@@ -14,7 +14,9 @@ use crate::text::{markdown_cell, number, times};
 pub(crate) struct Content<'a> {
     pub(crate) results: &'a Results,
     pub(crate) training: &'a [TrainingCurve],
+    /// Of the rows, and of the training.
     pub(crate) charts: &'a [Chart],
+    pub(crate) training_charts: &'a [Chart],
     /// By task.
     pub(crate) compared: Vec<Compared<'a>>,
     pub(crate) pairs: Vec<Pair<'a>>,
@@ -25,11 +27,11 @@ impl<'a> Content<'a> {
         results: &'a Results,
         samples: &'a [EvalSample],
         training: &'a [TrainingCurve],
-        charts: &'a [Chart],
+        [charts, training_charts]: [&'a [Chart]; 2],
     ) -> Self {
         let compared = Compared::by_task(&results.rows);
         let pairs = compared.iter().flat_map(|compared| pairs(compared, samples)).collect();
-        Self { results, training, charts, compared, pairs }
+        Self { results, training, charts, training_charts, compared, pairs }
     }
 
     /// Which models on which tasks.
@@ -221,7 +223,7 @@ mod tests {
     fn nested_environment_is_json() {
         let mut results = results();
         results.environment.insert("gpu".to_owned(), serde_json::json!({"name": "x"}));
-        let content = Content::of(&results, &[], &[], &[]);
+        let content = Content::of(&results, &[], &[], [&[], &[]]);
         let found: Vec<(&str, String)> = content.environment().collect();
         assert!(
             found.contains(&("gpu", r#"{"name":"x"}"#.to_owned()))

@@ -30,7 +30,7 @@ impl<'a> Compared<'a> {
     }
 
     /// Of rows of one task.
-    fn of(rows: &[&'a EvalRow]) -> Self {
+    pub(crate) fn of(rows: &[&'a EvalRow]) -> Self {
         let has_trained = rows.iter().any(|row| row.model_role == ModelRole::Trained);
         let after_role = if has_trained { ModelRole::Trained } else { ModelRole::Base };
         let after_parallel = fastest(rows, after_role);

@@ -8,6 +8,8 @@ use jacobi_datasets::schema::trajectory::FinishReason;
 use jacobi_datasets::schema::tuned::{TRIALS_SCHEMA, Trials};
 use serde_json::{Map, Value, json};
 
+use crate::metrics::{EvaluationPoint, TrainingCurve, TrainingPoint};
+
 fn settings(decoder: &str) -> Map<String, Value> {
     let mut settings = Map::new();
     if decoder != "ar" {
@@ -173,6 +175,30 @@ pub(crate) fn samples() -> Vec<EvalSample> {
         sample(ModelRole::Base, "ar", "q1", &["Two & two", " make 4.", " #### 4"]),
         sample(ModelRole::Trained, "jacobi", "q1", &["Two & two", " make 4.", " #### 4"]),
     ]
+}
+
+/// A training run of `steps` steps of 8 samples, evaluated before and after.
+pub(crate) fn curve(label: &str, steps: u64) -> TrainingCurve {
+    let point = |step: u64| TrainingPoint {
+        step,
+        loss: Some(3.0 / step as f64),
+        loss_ar: Some(1.0 / step as f64),
+        loss_pc: Some(2.0 / step as f64),
+        tokens_per_second: None,
+    };
+    let evaluation = |step: u64| EvaluationPoint {
+        step,
+        tpf: 1.0 + step as f64 / steps as f64,
+        exact_match_ar: Some(1.0),
+        loss_ar: None,
+    };
+    TrainingCurve {
+        label: label.to_owned(),
+        samples_per_step: 8,
+        points: (1..=steps).map(point).collect(),
+        evaluations: [0, steps].map(evaluation).to_vec(),
+        seconds: Some(10_800.0),
+    }
 }
 
 /// Two candidates and two defaults; `jacobi` with 8 is best.

@@ -11,6 +11,7 @@ use crate::passes::{Statistic, statistics};
 use crate::samples::{Pair, caption};
 use crate::table::Table;
 use crate::text::escape_html;
+use crate::training::evaluations;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -25,6 +26,11 @@ pub(crate) fn render(content: &Content) -> String {
         }
         body += &tiles(&figures);
     }
+    let changes = Table::before_and_after(rows);
+    if !changes.rows.is_empty() {
+        let costs = content.training.iter().map(|curve| format!("Training, {}", curve.cost()));
+        body += &section("Before and after training", &(table(&changes) + &list(costs)));
+    }
     body += &section("Results", &table(&Table::results(rows)));
     body += &section("Charts", &figures(content.charts));
     let statistics: String = statistics(rows).iter().map(statistic).collect();
@@ -32,7 +38,7 @@ pub(crate) fn render(content: &Content) -> String {
         body += &section("What the passes did", &statistics);
     }
     if !content.training.is_empty() {
-        body += &section("Training", &list(content.training.iter().map(TrainingCurve::summary)));
+        body += &section("Training", &training(content.training, content.training_charts));
     }
     if !content.pairs.is_empty() {
         body += &section("Samples", &sample_pairs(&content.pairs));
@@ -77,9 +83,16 @@ pub(crate) fn tiles(figures: &[Figure]) -> String {
     format!("<div class=\"tiles\">\n{}</div>\n", figures.iter().map(tile).collect::<String>())
 }
 
+/// What training cost and gained, with its charts.
+pub(crate) fn training(curves: &[TrainingCurve], charts: &[Chart]) -> String {
+    let gained: String = evaluations(curves).iter().map(statistic).collect();
+    list(curves.iter().map(TrainingCurve::summary)) + &figures(charts) + &gained
+}
+
+/// Nothing if there are no items.
 fn list(items: impl IntoIterator<Item = String>) -> String {
     let items: String = items.into_iter().map(|item| format!("<li>{}</li>\n", escape_html(&item))).collect();
-    format!("<ul>\n{items}</ul>\n")
+    if items.is_empty() { items } else { format!("<ul>\n{items}</ul>\n") }
 }
 
 fn table(table: &Table) -> String {
@@ -104,6 +117,7 @@ fn statistic(statistic: &Statistic) -> String {
     format!("<h3>{}</h3>\n<p>{}</p>\n{}", statistic.heading, statistic.note, table(&statistic.table))
 }
 
+/// Charts side by side, those of each task under its name.
 fn figures(charts: &[Chart]) -> String {
     let figure = |chart: &Chart| {
         let title = escape_html(&chart.title);
@@ -112,7 +126,13 @@ fn figures(charts: &[Chart]) -> String {
             chart.svg
         )
     };
-    format!("<div class=\"charts\">\n{}</div>\n", charts.iter().map(figure).collect::<String>())
+    let of_task = |charts: &[Chart]| {
+        let task = charts[0].task.as_deref();
+        let heading = task.map_or_else(String::new, |task| format!("<h3>{}</h3>\n", escape_html(task)));
+        let figures: String = charts.iter().map(figure).collect();
+        format!("{heading}<div class=\"charts\">\n{figures}</div>\n")
+    };
+    charts.chunk_by(|a, b| a.task == b.task).map(of_task).collect()
 }
 
 fn sample_pairs(pairs: &[Pair]) -> String {
@@ -164,13 +184,15 @@ mod tests {
     #[test]
     fn page_is_self_contained_and_shows_the_samples() {
         let (results, samples) = (results(), samples());
-        let charts = crate::chart::charts(&results.rows, &[]).unwrap();
-        let page = render(&Content::of(&results, &samples, &[], &charts));
+        let charts = crate::chart::charts(&results.rows).unwrap();
+        let page = render(&Content::of(&results, &samples, &[], [&charts, &[]]));
         for part in [
             "<!doctype html>",
             "<title>tiny on gsm8k</title>",
             "<b>2.71</b><span>tokens per forward pass (jacobi n=16)</span>",
             "<td class=\"figure\">2.32x</td>",
+            "<h2>Before and after training</h2>",
+            "<td class=\"figure\">1.08 → 2.71</td>",
             "<h3>Milliseconds per pass</h3>",
             "<span class=\"even\">Two &amp; two</span><span class=\"odd\"> make 4.</span>",
             "What is &lt;b&gt;2&lt;/b&gt; + 2?",
@@ -183,6 +205,23 @@ mod tests {
         for fetched in ["<script", "src=", "href=", "url(", "@import"] {
             assert!(!page.contains(fetched), "{fetched:?} fetches something");
         }
+    }
+
+    #[test]
+    fn charts_of_several_tasks_stand_under_their_names() {
+        let chart = |task: Option<&str>| Chart {
+            file: String::new(),
+            title: "t".to_owned(),
+            task: task.map(str::to_owned),
+            svg: String::new(),
+        };
+        let page = figures(&[chart(None), chart(Some("a & b")), chart(Some("a & b")), chart(Some("c"))]);
+        assert_eq!(
+            (page.matches("<div class=\"charts\">").count(), page.matches("<figure>").count()),
+            (3, 4)
+        );
+        assert!(page.contains("<h3>a &amp; b</h3>") && page.contains("<h3>c</h3>"), "{page}");
+        assert_eq!(figures(&[]), "");
     }
 
     #[test]
@@ -200,8 +239,8 @@ mod tests {
             sample.text = hostile.to_owned();
             sample.pieces = vec![hostile.to_owned()];
         }
-        let charts = crate::chart::charts(&results.rows, &[]).unwrap();
-        let page = render(&Content::of(&results, &samples, &[], &charts));
+        let charts = crate::chart::charts(&results.rows).unwrap();
+        let page = render(&Content::of(&results, &samples, &[], [&charts, &[]]));
         assert!(!page.contains("<script") && !page.contains("<img"));
         assert_eq!(page.matches("</style>").count(), 1);
     }

@@ -1,11 +1,14 @@
 //! `report.md`: for a terminal, a pull request, a wiki.
 
+use crate::chart::Chart;
 use crate::content::{Content, figure_list, method};
 use crate::details::details;
+use crate::metrics::TrainingCurve;
 use crate::passes::{Statistic, statistics};
 use crate::samples::{Pair, caption};
 use crate::table::Table;
 use crate::text::{code_block, markdown_cell};
+use crate::training::evaluations;
 
 /// The whole report as Markdown.
 pub(crate) fn render(content: &Content) -> String {
@@ -14,7 +17,14 @@ pub(crate) fn render(content: &Content) -> String {
     for (task, figures) in content.headlines() {
         text += &figure_list(task, &figures);
     }
-    text += &format!("\n{}\n", Table::results(rows).markdown());
+    let changes = Table::before_and_after(rows);
+    if !changes.rows.is_empty() {
+        text += &format!("\n## Before and after training\n\n{}\n", changes.markdown());
+        for curve in content.training {
+            text += &format!("- Training, {}\n", curve.cost());
+        }
+    }
+    text += &format!("\n## Results\n\n{}\n", Table::results(rows).markdown());
     text += "## What was measured\n\n";
     for sentence in method(rows) {
         text += &format!("- {sentence}\n");
@@ -23,16 +33,9 @@ pub(crate) fn render(content: &Content) -> String {
     text += &statistics_section("In detail", &details(content.results));
     text += &statistics_section("What the passes did", &statistics(rows));
     if !content.training.is_empty() {
-        text += "## Training\n\n";
-        for curve in content.training {
-            text += &format!("- {}\n", curve.summary());
-        }
-        text += "\n";
+        text += &format!("## Training\n\n{}", training(content.training, content.training_charts));
     }
-    text += "## Charts\n\n";
-    for chart in content.charts {
-        text += &format!("![{}]({})\n\n", chart.title, chart.file);
-    }
+    text += &format!("## Charts\n\n{}", figures(content.charts));
     text += &samples_section(&content.pairs);
     text += "## Command\n\n";
     text += &code_block(&content.results.command);
@@ -41,6 +44,27 @@ pub(crate) fn render(content: &Content) -> String {
         text += &format!("| {} | {} |\n", markdown_cell(name), markdown_cell(&value));
     }
     text
+}
+
+/// What training cost and gained, with its charts.
+pub(crate) fn training(curves: &[TrainingCurve], charts: &[Chart]) -> String {
+    let mut text: String = curves.iter().map(|curve| format!("- {}\n", curve.summary())).collect();
+    text += &format!("\n{}", figures(charts));
+    if let Some(Statistic { heading, note, table }) = evaluations(curves) {
+        text += &format!("### {heading}\n\n{note}\n\n{}\n", table.markdown());
+    }
+    text
+}
+
+/// Charts one below the other, those of each task under its name.
+fn figures(charts: &[Chart]) -> String {
+    let figure = |chart: &Chart| format!("![{}]({})\n\n", chart.title, chart.file);
+    let of_task = |charts: &[Chart]| {
+        let task = charts[0].task.as_deref();
+        let heading = task.map_or_else(String::new, |task| format!("### {}\n\n", markdown_cell(task)));
+        heading + &charts.iter().map(figure).collect::<String>()
+    };
+    charts.chunk_by(|a, b| a.task == b.task).map(of_task).collect()
 }
 
 fn statistics_section(title: &str, statistics: &[Statistic]) -> String {
@@ -72,23 +96,31 @@ fn samples_section(pairs: &[Pair]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chart::Chart;
-    use crate::fixtures::{results, samples};
-    use crate::metrics::TrainingCurve;
+    use crate::fixtures::{curve, results, samples};
 
     #[test]
     fn report_says_what_how_and_shows_text() {
-        let curve = TrainingCurve { label: "round-1".to_owned(), points: Vec::new() };
-        let chart = Chart { file: "tpf.svg".to_owned(), title: "Tokens".to_owned(), svg: String::new() };
+        let chart = |file: &str, task: Option<&str>| Chart {
+            file: file.to_owned(),
+            title: "Tokens".to_owned(),
+            task: task.map(str::to_owned),
+            svg: String::new(),
+        };
         let (results, samples) = (results(), samples());
-        let text = render(&Content::of(&results, &samples, &[curve], &[chart]));
+        let charts = [chart("tpf.svg", None), chart("widths-a.svg", Some("a"))];
+        let curves = [curve("round-1", 20)];
+        let training = [chart("training-tpf-samples.svg", None)];
+        let text = render(&Content::of(&results, &samples, &curves, [&charts, &training]));
         let parts = [
             "# Evaluation\n\n- **2.71** tokens per forward pass (jacobi n=16): 1.08 before training, 2.51 times that\n",
             "| trained | jacobi n=16 | 2.71 | 95.2 | 2.32x | 92.2 % | 98.4 % | 0.031, at most 0.031 |\n",
             "- 64 prompts of task gsm8k, greedy, in float32,",
             "## What the passes did\n\n### Tokens accepted by one pass\n\nShare of passes.\n\n| model | decoder | 1 | 2 |",
-            "- round-1: no steps logged\n",
-            "![Tokens](tpf.svg)\n",
+            "- round-1: 20 steps, 160 samples, 3.0 h, loss 2.25 to 0.15 (",
+            "\n\n![Tokens](training-tpf-samples.svg)\n\n### The decoder in the loop\n",
+            "## Charts\n\n![Tokens](tpf.svg)\n\n### a\n\n![Tokens](widths-a.svg)\n",
+            "## Before and after training\n\n| decoder | TPF |",
+            "\n\n- Training, round-1: 20 steps, 160 samples, 3.0 h\n\n## Results\n",
             "### q1\n\n```text\nWhat is <b>2</b> + 2?\n```\n",
             "**trained model, jacobi n=16**: 8 tokens, 3 passes, 2.33 tokens per pass, 28.0 tokens/s, right\n",
             "```text\nTwo & two make 4. #### 4\n```\n",

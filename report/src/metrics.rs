@@ -1,4 +1,4 @@
-//! Training curves read from `metrics.jsonl`, one JSON object per logged step.
+//! Training curves read from `metrics.jsonl`, one JSON object per logged step or evaluation.
 
 use std::path::Path;
 
@@ -22,44 +22,78 @@ pub struct TrainingPoint {
     pub tokens_per_second: Option<f64>,
 }
 
-/// The logged steps of one training run.
+/// What the decoder in the loop measured at one step, on prompts that are held out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EvaluationPoint {
+    /// Optimizer steps taken; 0 is the model that training started from.
+    pub step: u64,
+    /// Accepted tokens per forward pass, `eval/tpf`.
+    pub tpf: f64,
+    /// `eval/exact_match_ar`.
+    pub exact_match_ar: Option<f64>,
+    /// `eval/loss_ar`.
+    pub loss_ar: Option<f64>,
+}
+
+/// What one training run logged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainingCurve {
     /// What to call it: `round-1`.
     pub label: String,
-    /// Points in the order logged.
+    /// Samples of one optimizer step.
+    pub samples_per_step: usize,
+    /// Steps in the order logged.
     pub points: Vec<TrainingPoint>,
+    /// Evaluations, likewise.
+    pub evaluations: Vec<EvaluationPoint>,
+    /// How long it took, evaluations included, over all sittings; if it was logged.
+    pub seconds: Option<f64>,
 }
 
 impl TrainingCurve {
-    /// Reads `metrics.jsonl`. A last line without its newline is a write cut short, and is left out; steps
-    /// logged again after a resume replace those of the first attempt.
+    /// Reads `metrics.jsonl` of a run whose steps had `samples_per_step` samples. A last line without its newline is a
+    /// write cut short, and is left out; steps logged again after a resume replace those of the first attempt.
     ///
     /// # Errors
     /// The file cannot be read, or a line is not a JSON object.
-    pub fn read(label: &str, path: &Path) -> Result<Self, ReportError> {
+    pub fn read(label: &str, path: &Path, samples_per_step: usize) -> Result<Self, ReportError> {
         let text = fs_err::read_to_string(path)
             .map_err(|source| ReportError::ReadMetrics { path: path.to_owned(), source })?;
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let mut points: Vec<TrainingPoint> = Vec::new();
+        let (mut points, mut evaluations, mut clock) = (Vec::new(), Vec::new(), Clock::default());
         for (index, line) in whole.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let object: Map<String, Value> = serde_json::from_str(line).map_err(|source| {
-                ReportError::MetricsLine { path: path.to_owned(), line: index + 1, source }
+            let line = serde_json::from_str(line).map(Logged).map_err(|source| ReportError::MetricsLine {
+                path: path.to_owned(),
+                line: index + 1,
+                source,
             })?;
-            if let Some(point) = TrainingPoint::of(&object) {
-                while points.last().is_some_and(|last| last.step >= point.step) {
-                    points.pop();
-                }
-                points.push(point);
-            }
+            clock.tick(&line);
+            replace(&mut points, line.step(), |point: &TrainingPoint| point.step);
+            replace(&mut evaluations, line.evaluation(), |point: &EvaluationPoint| point.step);
         }
-        Ok(Self { label: label.to_owned(), points })
+        Ok(Self { label: label.to_owned(), samples_per_step, points, evaluations, seconds: clock.seconds })
     }
 
-    /// `round-1: 240 steps, loss 2.31 to 1.02 (autoregressive 0.30 to 0.21, consistency 2.01 to 0.81), 512 tokens/s`.
-    /// Ends of a curve are means over a tenth of it, because single steps are noisy.
+    /// Samples trained on in so many steps; those of a second epoch count again.
+    pub(crate) fn samples(&self, steps: u64) -> u64 {
+        steps * self.samples_per_step as u64
+    }
+
+    fn last_step(&self) -> Option<u64> {
+        self.points.last().map(|last| last.step)
+    }
+
+    /// `round-1: 240 steps, 1920 samples, 3.2 h`.
+    pub(crate) fn cost(&self) -> String {
+        let Some(last) = self.last_step() else { return format!("{}: no steps logged", self.label) };
+        let time = self.seconds.map_or_else(String::new, |seconds| format!(", {}", duration(seconds)));
+        format!("{}: {last} steps, {} samples{time}", self.label, self.samples(last))
+    }
+
+    /// [`TrainingCurve::cost`], and `, loss 2.31 to 1.02 (autoregressive 0.30 to 0.21, consistency 2.01 to 0.81), 512
+    /// tokens/s, TPF 1.08 to 1.83`. Ends of a loss are means over a tenth of it, because single steps are noisy.
     pub(crate) fn summary(&self) -> String {
-        let Some(last) = self.points.last() else { return format!("{}: no steps logged", self.label) };
+        let mut text = self.cost();
         let ends = |get: fn(&TrainingPoint) -> Option<f64>| {
             let values: Vec<f64> = self.points.iter().filter_map(get).collect();
             let tenth = values.len().div_ceil(10);
@@ -68,7 +102,6 @@ impl TrainingCurve {
         let describe = |name: &str, ends: Option<(f64, f64)>| {
             ends.map(|(first, last)| format!("{name} {} to {}", number(Some(first)), number(Some(last))))
         };
-        let mut text = format!("{}: {} steps", self.label, last.step);
         if let Some(whole) = describe("loss", ends(|p| p.loss)) {
             text += &format!(", {whole}");
         }
@@ -82,22 +115,79 @@ impl TrainingCurve {
         if !speeds.is_empty() {
             text += &format!(", {} tokens/s", number(Some(mean(&speeds))));
         }
+        let evaluated = self.evaluations.first().zip(self.evaluations.last());
+        if let Some(tpf) = describe("TPF", evaluated.map(|(first, last)| (first.tpf, last.tpf))) {
+            text += &format!(", {tpf}");
+        }
         text
     }
 }
 
-impl TrainingPoint {
+/// Adds what a line has, in the place of all from its step on.
+fn replace<T>(points: &mut Vec<T>, point: Option<T>, step: fn(&T) -> u64) {
+    if let Some(point) = point {
+        points.retain(|earlier| step(earlier) < step(&point));
+        points.push(point);
+    }
+}
+
+/// A line of metrics.
+struct Logged(Map<String, Value>);
+
+impl Logged {
+    fn figure(&self, name: &str) -> Option<f64> {
+        self.0.get(name).and_then(Value::as_f64)
+    }
+
+    fn at(&self) -> Option<u64> {
+        self.0.get("step").and_then(Value::as_u64)
+    }
+
     /// `None` for a line that tells of no step, but of an evaluation.
-    fn of(object: &Map<String, Value>) -> Option<Self> {
-        object.keys().find(|key| key.starts_with("train/"))?;
-        let figure = |name: &str| object.get(name).and_then(Value::as_f64);
-        Some(Self {
-            step: object.get("step")?.as_u64()?,
-            loss: figure("train/loss"),
-            loss_ar: figure("train/loss_ar"),
-            loss_pc: figure("train/loss_pc"),
-            tokens_per_second: figure("train/tokens_per_second"),
+    fn step(&self) -> Option<TrainingPoint> {
+        self.0.keys().find(|key| key.starts_with("train/"))?;
+        Some(TrainingPoint {
+            step: self.at()?,
+            loss: self.figure("train/loss"),
+            loss_ar: self.figure("train/loss_ar"),
+            loss_pc: self.figure("train/loss_pc"),
+            tokens_per_second: self.figure("train/tokens_per_second"),
         })
+    }
+
+    fn evaluation(&self) -> Option<EvaluationPoint> {
+        Some(EvaluationPoint {
+            step: self.at()?,
+            tpf: self.figure("eval/tpf")?,
+            exact_match_ar: self.figure("eval/exact_match_ar"),
+            loss_ar: self.figure("eval/loss_ar"),
+        })
+    }
+}
+
+/// Adds up sittings. `seconds` of a line counts from when the sitting began, so that where it falls, another began.
+#[derive(Default)]
+struct Clock {
+    sitting: f64,
+    seconds: Option<f64>,
+}
+
+impl Clock {
+    fn tick(&mut self, line: &Logged) {
+        if let Some(now) = line.figure("seconds") {
+            let since = if now >= self.sitting { now - self.sitting } else { now };
+            self.seconds = Some(self.seconds.unwrap_or(0.0) + since);
+            self.sitting = now;
+        }
+    }
+}
+
+/// `42 s`, `12 min`, `3.2 h`.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
     }
 }
 
@@ -113,26 +203,43 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
         fs_err::write(&path, text).unwrap();
-        TrainingCurve::read("round-1", &path)
+        TrainingCurve::read("round-1", &path, 8)
     }
 
     #[test]
     fn reads_and_sums_up() {
         let curve = read(concat!(
+            "{\"step\": 0, \"eval/tpf\": 1.25}\n",
             "{\"step\": 1, \"train/loss\": 4.0, \"train/loss_ar\": 1.0, \"train/tokens_per_second\": 100}\n",
-            "{\"step\": 2, \"train/loss\": 9.0, \"train/tokens_per_second\": 200}\n",
+            "{\"step\": 2, \"train/loss\": 9.0, \"eval/tpf\": 9.0, \"train/tokens_per_second\": 200}\n",
             "{\"step\": 2, \"train/loss\": 2.0, \"train/tokens_per_second\": 300}\n",
             "{\"note\": \"no step\"}\n",
-            "{\"step\": 2, \"eval/tpf\": 1.5}\n",
+            "{\"step\": 2, \"eval/tpf\": 1.5, \"eval/loss_ar\": 0.5}\n",
             "{\"step\": 3, \"train/l"
         ))
         .unwrap();
         assert_eq!(curve.points.len(), 2);
+        let evaluation = |step, tpf, loss_ar| EvaluationPoint { step, tpf, exact_match_ar: None, loss_ar };
+        assert_eq!(curve.evaluations, [evaluation(0, 1.25, None), evaluation(2, 1.5, Some(0.5))]);
         assert_eq!(
             curve.summary(),
-            "round-1: 2 steps, loss 4.00 to 2.00 (autoregressive 1.00 to 1.00), 200.0 tokens/s"
+            "round-1: 2 steps, 16 samples, loss 4.00 to 2.00 (autoregressive 1.00 to 1.00), 200.0 tokens/s, \
+             TPF 1.25 to 1.50"
         );
         assert_eq!(read("").unwrap().summary(), "round-1: no steps logged");
+    }
+
+    #[test]
+    fn time_adds_up_over_sittings() {
+        let lines = [(1, 60.0), (2, 100.0), (3, 30.0), (4, 70.0)];
+        let text: String = lines
+            .map(|(step, seconds)| {
+                format!("{{\"step\": {step}, \"seconds\": {seconds}, \"train/loss\": 1}}\n")
+            })
+            .concat();
+        assert_eq!(read(&text).unwrap().cost(), "round-1: 4 steps, 32 samples, 3 min");
+        let rows = [(119.0, "119 s"), (7199.0, "120 min"), (7200.0, "2.0 h")];
+        assert!(rows.iter().all(|&(seconds, text)| duration(seconds) == text));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The result table: one line per model and decoder, the same cells on the terminal, in Markdown and in HTML.
 
-use jacobi_datasets::schema::eval_row::EvalRow;
+use std::collections::BTreeSet;
 
-use crate::text::{gaps, markdown_cell, number, percent, times};
+use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
+
+use crate::text::{NOT_MEASURED, gaps, markdown_cell, number, percent, times};
 
 /// Columns of text. The first `left` columns are names and align left, the others are figures and align right.
 pub(crate) struct Table {
@@ -37,6 +39,37 @@ impl Table {
             }
             cells
         })
+    }
+
+    /// What training changed: each row of a trained model beside the base model's under the same decoder on the same
+    /// task. No lines if only one of the two was measured.
+    pub(crate) fn before_and_after(rows: &[EvalRow]) -> Self {
+        let header =
+            ["TPF", "tokens/s", "over ar, decoding", "over ar, end to end", "accuracy", "exact match"];
+        let changes = |after: &EvalRow| {
+            let before = base_of(after, rows);
+            let change = |figure: &dyn Fn(&EvalRow) -> String| {
+                format!("{} → {}", before.map_or(NOT_MEASURED.to_owned(), figure), figure(after))
+            };
+            vec![
+                change(&|row| number(row.tpf)),
+                change(&|row| number(row.tps)),
+                change(&|row| times(row.speedup_over_ar)),
+                change(&|row| times(end_to_end_over_ar(row, rows))),
+                change(&|row| percent(row.accuracy)),
+                change(&|row| percent(row.exact_match_ar)),
+            ]
+        };
+        let names = Names::of(rows);
+        let are_both = rows.iter().any(|row| row.model_role == ModelRole::Base);
+        let trained = rows.iter().filter(|row| are_both && row.model_role == ModelRole::Trained);
+        // Of one trained model nobody needs to be told which.
+        let models = trained.clone().map(|row| row.model.as_str()).collect::<BTreeSet<_>>().len();
+        let skipped = usize::from(models < 2);
+        let lines =
+            trained.map(|row| names.cells(row).into_iter().skip(skipped).chain(changes(row)).collect());
+        let header: Vec<&str> = names.header().iter().skip(skipped).chain(&header).copied().collect();
+        Self { left: names.header().len() - skipped, ..Self::of(&header, lines.collect()) }
     }
 
     /// A line per row: its names, then `cells` under `header`.
@@ -90,6 +123,24 @@ impl Table {
         }
         text
     }
+}
+
+/// The base model's row that a trained one's is held against: of the same evaluation where several are compared.
+fn base_of<'a>(after: &EvalRow, rows: &'a [EvalRow]) -> Option<&'a EvalRow> {
+    let is_before = |row: &&EvalRow| {
+        row.model_role == ModelRole::Base && row.task == after.task && row.is_decoded_as(after)
+    };
+    let before = || rows.iter().filter(is_before);
+    before().find(|row| row.model == after.model).or_else(|| before().next())
+}
+
+/// Tokens per second with the prefill, over those of the same model's autoregressive row.
+fn end_to_end_over_ar(row: &EvalRow, rows: &[EvalRow]) -> Option<f64> {
+    let is_baseline = |ar: &&EvalRow| {
+        ar.is_autoregressive()
+            && (&ar.model, ar.model_role, &ar.task) == (&row.model, row.model_role, &row.task)
+    };
+    Some(row.tps_end_to_end? / rows.iter().find(is_baseline)?.tps_end_to_end?)
 }
 
 /// What tells the rows of a table apart: the model, the task where there are several, the decoder.
@@ -158,6 +209,43 @@ trained  jacobi n=16  2.71      95.2            2.32x    92.2 %       98.4 %  0.
 | base | ar | 1.00 | 41.2 | 1.00x | 93.8 % | – |
 ";
         assert_eq!(Table::results(&rows()[..1]).markdown(), expected);
+    }
+
+    #[test]
+    fn training_changed_what_stands_before_and_after_the_arrow() {
+        let expected = "\
+| decoder | TPF | tokens/s | over ar, decoding | over ar, end to end | accuracy | exact match |
+| :--- | ---: | ---: | ---: | ---: | ---: | ---: |
+| ar | 1.00 → 1.00 | 41.2 → 41.0 | 1.00x → 1.00x | 1.00x → 1.00x | 93.8 % → 92.2 % | – → – |
+| jacobi n=16 | 1.08 → 2.71 | 40.0 → 95.2 | 0.97x → 2.32x | 0.97x → 2.31x | 93.8 % → 92.2 % | 100 % → 98.4 % |
+";
+        assert_eq!(Table::before_and_after(&rows()).markdown(), expected);
+        assert!(Table::before_and_after(&rows()[..2]).rows.is_empty());
+        assert!(Table::before_and_after(&rows()[2..]).rows.is_empty());
+    }
+
+    #[test]
+    fn a_compared_model_is_held_against_the_base_of_its_own_evaluation() {
+        let mut rows = rows();
+        let other = rows.clone().into_iter().map(|row| EvalRow {
+            model: "other".to_owned(),
+            tpf: row.tpf.map(|tpf| tpf + 1.0),
+            ..row
+        });
+        rows.extend(other);
+        // A decoder that the base model was not measured under.
+        rows[7].decoder_settings.insert("block_size".to_owned(), 8.into());
+        let lines = Table::before_and_after(&rows).rows;
+        let starts: Vec<String> = lines.iter().map(|line| line[..3].join(", ")).collect();
+        assert_eq!(
+            starts,
+            [
+                "trained tiny, ar, 1.00 → 1.00",
+                "trained tiny, jacobi n=16, 1.08 → 2.71",
+                "trained other, ar, 2.00 → 2.00",
+                "trained other, jacobi n=8, – → 3.71"
+            ]
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use jacobi_datasets::atomic::write_atomic;
 use jacobi_datasets::schema::eval_row::{EvalSample, Results};
 
-use crate::chart::charts;
+use crate::chart::{charts, training};
 use crate::content::Content;
 use crate::{ReportError, TrainingCurve, html, lm_eval, markdown};
 
@@ -36,11 +36,11 @@ pub fn write_report(
     }
     write("samples.jsonl", &lines)?;
 
-    let charts = charts(&results.rows, training)?;
-    for chart in &charts {
+    let (charts, training_charts) = (charts(&results.rows)?, training::charts(training)?);
+    for chart in charts.iter().chain(&training_charts) {
         write(&chart.file, &chart.svg)?;
     }
-    let content = Content::of(results, samples, training, &charts);
+    let content = Content::of(results, samples, training, [&charts, &training_charts]);
     write("report.md", &markdown::render(&content))?;
     write("report.html", &html::render(&content))?;
     Ok(())

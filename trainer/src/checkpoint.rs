@@ -51,6 +51,22 @@ fn one() -> usize {
 }
 
 impl TrainerState {
+    /// Of the checkpoint in `dir`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged.
+    pub fn read(dir: &Path) -> Result<Self, TrainError> {
+        let path = dir.join(STATE_FILE);
+        let text = fs_err::read_to_string(&path)?;
+        serde_json::from_str(&text)
+            .map_err(|error| TrainError::BadCheckpoint { path, reason: error.to_string() })
+    }
+
+    /// `train.batch_size`, by which steps are samples.
+    pub fn samples_per_step(&self) -> Option<usize> {
+        self.identity.get("train.batch_size")?.parse().ok()
+    }
+
     /// Whether the run that wrote this is over.
     pub fn is_finished(&self) -> bool {
         self.step == self.total_steps
@@ -244,10 +260,7 @@ impl<'a> Checkpoints<'a> {
     pub(crate) fn newest(&self) -> Result<Option<(PathBuf, TrainerState)>, TrainError> {
         let Some(&step) = self.steps()?.last() else { return Ok(None) };
         let dir = self.step_dir(step);
-        let path = dir.join(STATE_FILE);
-        let text = fs_err::read_to_string(&path)?;
-        let state = serde_json::from_str(&text)
-            .map_err(|error| TrainError::BadCheckpoint { path, reason: error.to_string() })?;
+        let state = TrainerState::read(&dir)?;
         Ok(Some((dir, state)))
     }
 

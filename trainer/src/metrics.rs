@@ -1,6 +1,6 @@
 //! metrics.jsonl and TensorBoard events: one record per logged step, never two for the same one.
 
-use std::{io::Write, path::Path};
+use std::{io::Write, path::Path, time::Instant};
 
 use jacobi_datasets::write_atomic;
 use serde_json::{Map, Value};
@@ -88,6 +88,8 @@ impl TrainProgress {
 pub(crate) struct Metrics {
     jsonl: fs_err::File,
     events: EventWriter,
+    /// When this sitting began.
+    opened: Instant,
 }
 
 impl Metrics {
@@ -98,10 +100,10 @@ impl Metrics {
         let jsonl = fs_err::OpenOptions::new().create(true).append(true).open(path)?;
         let mut events = EventWriter::create(&output.join(EVENTS))?;
         events.restart(resumed.map_or(0, |state| state.step as u64 + 1))?;
-        Ok(Self { jsonl, events })
+        Ok(Self { jsonl, events, opened: Instant::now() })
     }
 
-    /// One line, and as many points, for `step`.
+    /// One line, and as many points, for `step`. The line also has the seconds since this sitting began.
     pub(crate) fn record(
         &mut self,
         step: usize,
@@ -111,6 +113,7 @@ impl Metrics {
         let mut line = Map::new();
         line.insert("step".into(), step.into());
         line.insert("epoch".into(), epoch.into());
+        line.insert("seconds".into(), self.opened.elapsed().as_secs_f64().into());
         for (tag, value) in scalars {
             line.insert(tag.clone(), (*value).into());
             self.events.scalar(tag, step as u64, *value as f32)?;

@@ -86,7 +86,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         ))?);
     }
     let _lock = DirLock::take(args.output.as_deref().unwrap_or(run.root()))?;
-    let curves = training_curves(&run, recipe.rounds.len())?;
+    let curves = training_curves(&run)?;
     let options = stages::EvalOptions {
         models: &models,
         training: &curves,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use jacobi_datasets::{Tokenizer, write_atomic};
 use jacobi_model::{Dtype, load, logits};
 use jacobi_trainer::TrainerState;
@@ -26,11 +26,8 @@ pub(super) fn describe(dir: &Path) -> anyhow::Result<String> {
     text += if shape.tie_word_embeddings { ", embedding and head tied\n" } else { "\n" };
     text += &format!("  context      {} tokens\n", shape.context_length());
     text += &describe_tokenizer(dir);
-    let state = dir.join("trainer_state.json");
-    if state.is_file() {
-        let json = fs_err::read_to_string(&state)?;
-        let state: TrainerState =
-            serde_json::from_str(&json).with_context(|| format!("{} is damaged", state.display()))?;
+    if dir.join("trainer_state.json").is_file() {
+        let state = TrainerState::read(dir)?;
         text += &format!("  checkpoint   step {} of {}\n", state.step, state.total_steps);
         for (name, value) in &state.identity {
             text += &format!("    {name}: {value}\n");

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use jacobi_datasets::Manifest;
-use jacobi_report::terminal_table;
+use jacobi_report::{terminal_table, training_table};
 use jacobi_trainer::latest_checkpoint;
 
 use crate::ledger::{Ledger, Status};
+use crate::pipeline::training_curves;
 use crate::run_dir::RunDir;
 use crate::stages::read_results;
 
@@ -31,6 +32,10 @@ pub(super) fn describe(root: &Path) -> anyhow::Result<String> {
     for stage in ledger.names() {
         let state = if ledger.status(stage) == Status::Finished { "finished" } else { "started" };
         text += &format!("stage {stage}: {state}\n");
+    }
+    let training = training_table(&training_curves(&run)?);
+    if !training.is_empty() {
+        text += &format!("\n{training}");
     }
     if run.report().join("results.json").is_file() {
         text += &format!("\n{}", terminal_table(&read_results(&run.report())?.rows));

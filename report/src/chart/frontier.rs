@@ -5,13 +5,14 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
 use super::{
-    Area, Axes, Chart, DrawResult, GRID, TEXT, THIRD, draw, percent_of, plot, role_color, slug, write,
+    Area, Axes, Chart, DrawResult, GRID, LINE, PLOT_HEIGHT, TEXT, THIRD, draw, percent_of, plot, role_color,
+    write,
 };
 use crate::ReportError;
-use crate::table::{model_label, tasks};
+use crate::table::model_label;
 
-const PLOT_HEIGHT: u32 = 280;
-const LINE: i32 = 22;
+/// Above the axes, for the numbers of points.
+const TOP: i32 = 12;
 
 struct Place {
     tps: f64,
@@ -20,22 +21,14 @@ struct Place {
     label: String,
 }
 
-/// Accuracy over tokens per second, a chart per task that has an accuracy. Points are numbered, their names stand below:
-/// at this size names beside points would lie on each other.
-pub(crate) fn frontiers(rows: &[EvalRow]) -> Result<Vec<Chart>, ReportError> {
-    let tasks = tasks(rows);
-    let mut charts: Vec<Chart> = Vec::new();
-    for task in &tasks {
-        let file = match tasks.len() {
-            1 => "frontier.svg".to_owned(),
-            _ => format!("frontier-{}.svg", slug(task)),
-        };
-        let places = places(rows, task);
-        if !places.is_empty() {
-            charts.push(frontier(&file, &format!("Accuracy over tokens per second, {task}"), &places)?);
-        }
+/// Accuracy over tokens per second on one task, if it has accuracies. Points are numbered, their names stand below: at
+/// this size names beside points would lie on each other.
+pub(super) fn chart(rows: &[EvalRow], task: &str) -> Result<Option<Chart>, ReportError> {
+    let places = places(rows, task);
+    if places.is_empty() {
+        return Ok(None);
     }
-    Ok(charts)
+    frontier(&format!("Accuracy over tokens per second, {task}"), &places).map(Some)
 }
 
 fn places(rows: &[EvalRow], task: &str) -> Vec<Place> {
@@ -46,16 +39,16 @@ fn places(rows: &[EvalRow], task: &str) -> Vec<Place> {
     rows.iter().filter(|row| row.task == task).filter_map(place).collect()
 }
 
-fn frontier(file: &str, title: &str, places: &[Place]) -> Result<Chart, ReportError> {
+fn frontier(title: &str, places: &[Place]) -> Result<Chart, ReportError> {
     let fastest = places.iter().map(|place| place.tps).fold(f64::MIN_POSITIVE, f64::max);
     let accuracies = || places.iter().map(|place| place.accuracy);
     // A tenth at least, so that a difference of one prompt does not look like a cliff.
     let (low, high) = (accuracies().fold(1.0, f64::min), accuracies().fold(0.0, f64::max));
     let room = ((high - low) * 0.2).max(0.05);
     let (low, high) = ((low - room).max(-0.02), high + room);
-    let height = PLOT_HEIGHT + (LINE * places.len() as i32) as u32 + 12;
-    draw(file, title, height, |area| {
-        let (upper, _) = area.split_vertically(PLOT_HEIGHT);
+    let names_at = TOP + PLOT_HEIGHT;
+    draw("frontier.svg", title, names_at + LINE * places.len() as i32 + 12, |area| {
+        let (upper, _) = area.split_vertically(names_at);
         let axes = Axes {
             x: 0.0..fastest * 1.08,
             y: low..high,
@@ -64,7 +57,7 @@ fn frontier(file: &str, title: &str, places: &[Place]) -> Result<Chart, ReportEr
             // The room above is for the numbers of points; nothing is more than all.
             y_label: |share| if share > 1.0 + 1e-9 { String::new() } else { percent_of(share) },
         };
-        let mut chart = plot(&upper, axes)?;
+        let mut chart = plot(&upper, TOP, axes)?;
         let steps = unbeaten(places);
         chart.draw_series(LineSeries::new(steps, THIRD.stroke_width(2)))?;
         let mut taken: Vec<(i32, i32)> = Vec::new();
@@ -79,7 +72,7 @@ fn frontier(file: &str, title: &str, places: &[Place]) -> Result<Chart, ReportEr
             }
             write(area, &(index + 1).to_string(), spot, TEXT, HPos::Center)?;
         }
-        names(area, places)
+        names(area, places, names_at)
     })
 }
 
@@ -109,9 +102,9 @@ fn unbeaten(places: &[Place]) -> Vec<(f64, f64)> {
 }
 
 /// The numbers with their names, a line each.
-fn names(area: &Area, places: &[Place]) -> DrawResult {
+fn names(area: &Area, places: &[Place], top: i32) -> DrawResult {
     for (index, place) in places.iter().enumerate() {
-        let y = PLOT_HEIGHT as i32 + LINE * index as i32 + LINE / 2;
+        let y = top + LINE * index as i32 + LINE / 2;
         area.draw(&Circle::new((22, y), 5, place.color.filled()))?;
         write(area, &(index + 1).to_string(), (46, y), TEXT, HPos::Right)?;
         write(area, &place.label, (58, y), TEXT, HPos::Left)?;
@@ -147,19 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_chart_for_each_task_that_has_an_accuracy() {
-        let names = |rows: &[EvalRow]| -> Vec<String> {
-            frontiers(rows).unwrap().into_iter().map(|chart| chart.file).collect()
-        };
+    fn a_task_without_accuracies_has_no_frontier() {
         let mut rows = rows();
-        assert_eq!(names(&rows), ["frontier.svg"]);
-        assert!(frontiers(&rows).unwrap()[0].svg.contains("trained  jacobi n=16"));
-        let second = rows.clone().into_iter().map(|row| EvalRow { task: "math500".to_owned(), ..row });
-        rows.extend(second);
-        assert_eq!(names(&rows), ["frontier-gsm8k.svg", "frontier-math500.svg"]);
+        assert!(chart(&rows, "gsm8k").unwrap().unwrap().title.ends_with("gsm8k"));
+        assert!(chart(&rows, "mbpp").unwrap().is_none());
         for row in &mut rows {
             row.accuracy = None;
         }
-        assert!(names(&rows).is_empty());
+        assert!(chart(&rows, "gsm8k").unwrap().is_none());
     }
 }

@@ -4,7 +4,7 @@ use jacobi_datasets::schema::tuned::{Latency, Objective, Trial, Trials};
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{Area, BASE, Chart, DrawResult, FAINT, FONT, GRID, TEXT, THIRD, TRAINED, draw, legend, write};
+use super::{Area, BASE, Chart, DrawResult, FAINT, FONT, GRID, Legend, TEXT, THIRD, TRAINED, draw, write};
 use crate::ReportError;
 use crate::text::number;
 
@@ -42,14 +42,12 @@ fn latency(latency: &Latency) -> Result<Chart, ReportError> {
     let height = |pick: fn(f64, f64) -> f64| points.iter().map(|p| p.1).fold(first.1, pick);
     let (low, high) = (height(f64::min).floor() - 0.2, height(f64::max).ceil() + 0.2);
     let knee = (latency.knee as f64).log2();
-    let series = [
-        ("a forward pass".to_owned(), TRAINED),
-        ("if width were free".to_owned(), BASE),
-        (format!("knee, width {}", latency.knee), THIRD),
-    ];
-    draw("tune-latency.svg", "Forward pass by width", HEIGHT as u32, |area| {
-        legend(area, &series)?;
-        let body = area.margin(28, 4, 4, 24);
+    let knee_label = format!("knee, width {}", latency.knee);
+    let series = [("a forward pass", TRAINED), ("if width were free", BASE), (&*knee_label, THIRD)];
+    let legend = Legend::of(series);
+    draw("tune-latency.svg", "Forward pass by width", HEIGHT, |area| {
+        legend.draw(area)?;
+        let body = area.margin(legend.height, 4, 4, 24);
         let mut chart = ChartBuilder::on(&body)
             .x_label_area_size(40)
             .y_label_area_size(60)
@@ -131,7 +129,7 @@ fn contour(places: &[Place], objective: Objective) -> Result<Chart, ReportError>
         let share = (score - worst) / (best - worst);
         ((share * BANDS.len() as f64) as usize).min(BANDS.len() - 1)
     };
-    draw("tune-contour.svg", title, HEIGHT as u32, |area| {
+    draw("tune-contour.svg", title, HEIGHT, |area| {
         scale(area, worst, best)?;
         let body = area.margin(12, 4, 4, 92);
         let mut chart = ChartBuilder::on(&body)
