@@ -8,6 +8,10 @@
 mod evaluating;
 #[path = "generating.rs"]
 mod generating;
+#[path = "hub_server.rs"]
+mod hub_server;
+#[path = "hub_tasks.rs"]
+mod hub_tasks;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -185,6 +189,13 @@ const BAD_INPUT: &[BadInput] = &[
     (&["tune", "-c", "good.toml"], 1, &["run has no exported model", "jacobi export", "--model DIR"]),
     (&["tune", "-c", "good.toml", "--model", "nowhere"], 1, &["nowhere", "jacobi fetch"]),
     (&["fetch", "nothing-known"], 2, &["nothing-known", "smollm2-135m-instruct"]),
+    (&["hub", "push", "foreign", "nonsense"], 2, &["nonsense is no repository", "ORG/NAME"]),
+    (
+        &["hub", "push", "foreign", "o/n"],
+        1,
+        &["foreign is no exported model", "it lacks README.md", "jacobi export"],
+    ),
+    (&["hub", "push", "nowhere", "o/n", "--upload"], 1, &["nowhere"]),
     (&["run", "-c", "no-model.toml"], 1, &["nowhere", "jacobi fetch"]),
     (&["run", "-c", "foreign-model.toml"], 1, &["config.json", "Mamba", "supported"]),
     (&["run", "-c", "no-prompts.toml"], 1, &["nowhere.jsonl", "prompts.path"]),

@@ -7,6 +7,7 @@ pub mod eval;
 pub mod export;
 pub mod fetch;
 pub mod generate;
+pub mod hub;
 pub mod import;
 pub mod inspect;
 pub mod report;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use jacobi_datasets::hub::HubRepo;
 use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole, Results};
 use jacobi_datasets::schema::tuned::{Latency, Objective, TUNED_FILE, TUNED_SCHEMA, Trial, Tuned};
 use jacobi_datasets::{Manifest, TOKENIZER_FILES, Tokenizer};
@@ -61,6 +62,7 @@ pub fn check_replaceable(output: &Path) -> anyhow::Result<()> {
 pub fn write_card(recipe: &Recipe, run: &RunDir, results: Option<&Results>) -> anyhow::Result<()> {
     let base_dir = recipe.model_dir()?;
     let base_model = recipe.model.path.display().to_string();
+    let on_hub = HubRepo::model(&recipe.model.path).filter(|_| !recipe.model.path.exists());
     let license = license_of(&base_dir);
     let (training, provenance) = (training_settings(recipe), provenance(recipe, run, &base_dir)?);
     let decoding = decoding(recipe, run, results)?;
@@ -68,6 +70,7 @@ pub fn write_card(recipe: &Recipe, run: &RunDir, results: Option<&Results>) -> a
     let card = ModelCard {
         name: &recipe.name,
         base_model: &base_model,
+        base_on_hub: on_hub.as_ref().map(HubRepo::name),
         license: license.as_deref(),
         training: &training,
         provenance: &provenance,

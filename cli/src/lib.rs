@@ -55,6 +55,7 @@ enum Verb {
     Decode(decode::DecodeArgs),
     Inspect(look::InspectArgs),
     Fetch(fetch::FetchArgs),
+    Hub(commands::hub::HubArgs),
     Config(config::ConfigArgs),
     Env(env::EnvArgs),
 }
@@ -101,6 +102,7 @@ fn perform(verb: &Verb) -> anyhow::Result<()> {
         Verb::Decode(args) => decode::run(args),
         Verb::Inspect(args) => look::run(args),
         Verb::Fetch(args) => fetch::run(args),
+        Verb::Hub(args) => commands::hub::run(args),
         Verb::Config(args) => config::run(args),
         Verb::Env(args) => env::run(args),
     }

@@ -153,6 +153,39 @@ pub enum DatasetError {
         cache: PathBuf,
     },
 
+    /// A directory that is to be pushed as an export and is none.
+    #[error("{} is no exported model: it lacks {lacks}; `jacobi export` makes one, `jacobi run` at its end", path.display())]
+    NotAnExport {
+        /// The directory.
+        path: PathBuf,
+        /// What of an export is not there.
+        lacks: String,
+    },
+
+    /// Nobody to push as.
+    #[error("no token for the hub: set HF_TOKEN, or write one that may write into {}", path.display())]
+    HubNoToken {
+        /// Where a token is looked for besides.
+        path: PathBuf,
+    },
+
+    /// A push without a network.
+    #[error("HF_HUB_OFFLINE is set, and a push needs the hub: unset it")]
+    HubPushOffline,
+
+    /// The hub did not do its part of a push.
+    #[error("cannot {what} at {repo} on {endpoint}: {reason}")]
+    HubPush {
+        /// What was asked of it.
+        what: String,
+        /// `ORG/NAME`.
+        repo: String,
+        /// Where.
+        endpoint: String,
+        /// What it said.
+        reason: String,
+    },
+
     /// A file that is no Parquet, or a truncated or damaged one.
     #[error("{} is not a readable Parquet file: it is truncated, damaged or of another format", path.display())]
     Parquet {

@@ -10,6 +10,12 @@ use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::DatasetError;
 
+mod export;
+mod push;
+
+pub use export::{ExportFile, export_files};
+pub use push::PushOptions;
+
 const SCHEME: &str = "hf://";
 const DATASET_FORM: &str = "hf://datasets/ORG/NAME[@REVISION]/FILE";
 
@@ -93,6 +99,11 @@ impl Hub {
         Ok(files)
     }
 
+    /// Where a token lies that `HF_TOKEN` does not give.
+    fn token_file(&self) -> PathBuf {
+        Cache::new(self.cache.clone()).token_path()
+    }
+
     fn api(&self, source: &HubRepo) -> Result<ApiRepo, ApiError> {
         // Its bar is shown on a terminal only: gigabytes without a sign of life would be worse than a second drawer.
         let api = ApiBuilder::from_cache(Cache::new(self.cache.clone()))
@@ -124,13 +135,24 @@ pub struct HubRepo {
 }
 
 impl HubRepo {
+    /// `ORG/NAME`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn repo(&self) -> Repo {
         Repo::with_revision(self.name.clone(), self.kind, self.revision.clone())
     }
 
-    /// `ORG/NAME[@REVISION]` as a model, if it can be one: two plain names, and no directory called ORG here.
+    /// `ORG/NAME[@REVISION]` as a model to read, if it can be one: two plain names, and no directory called ORG here.
     pub fn model(path: &Path) -> Option<Self> {
-        let text = path.to_str()?;
+        let named = Self::named(path.to_str()?)?;
+        let (org, _) = named.name.split_once('/')?;
+        (!Path::new(org).exists()).then_some(named)
+    }
+
+    /// `ORG/NAME[@REVISION]` as a model, whatever there is here.
+    pub fn named(text: &str) -> Option<Self> {
         let (name, revision) = text.split_once('@').unwrap_or((text, "main"));
         let (org, model) = name.split_once('/')?;
         let plain = |part: &str| {
@@ -138,7 +160,7 @@ impl HubRepo {
                 && !part.starts_with('.')
                 && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
         };
-        let is_name = plain(org) && plain(model) && !revision.is_empty() && !Path::new(org).exists();
+        let is_name = plain(org) && plain(model) && !revision.is_empty();
         let (name, revision) = (name.to_owned(), revision.to_owned());
         is_name.then_some(Self { kind: RepoType::Model, name, revision })
     }

@@ -15,6 +15,8 @@ pub struct ModelCard<'a> {
     pub name: &'a str,
     /// Name or path of the model training started from.
     pub base_model: &'a str,
+    /// Its name on the hub, if it came from there: the hub refuses a card that gives a path for it.
+    pub base_on_hub: Option<&'a str>,
     /// Licence identifier of the base model, if known; the trained weights derive from it.
     pub license: Option<&'a str>,
     /// Training settings by name, in the order to print.
@@ -140,7 +142,9 @@ fn front_matter(card: &ModelCard) -> String {
     // JSON strings are YAML strings: a path with a colon or a quote stays one value.
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let mut text = String::from("---\nlibrary_name: transformers\npipeline_tag: text-generation\n");
-    text += &format!("base_model: {}\n", quoted(card.base_model));
+    if let Some(base) = card.base_on_hub {
+        text += &format!("base_model: {}\n", quoted(base));
+    }
     if let Some(license) = card.license {
         text += &format!("license: {}\n", quoted(license));
     }
@@ -162,7 +166,8 @@ mod tests {
         let rows = rows();
         let card = ModelCard {
             name: "tiny-jacobi",
-            base_model: "org/tiny: v1",
+            base_model: "org/tiny@v1",
+            base_on_hub: Some("org/tiny"),
             license: Some("apache-2.0"),
             training: &training,
             provenance: &[("base files".to_owned(), "0123abcd".to_owned())],
@@ -172,7 +177,7 @@ mod tests {
         };
         let text = model_card(&card);
         for part in [
-            "---\nlibrary_name: transformers\npipeline_tag: text-generation\nbase_model: \"org/tiny: v1\"\nlicense: \"apache-2.0\"\n",
+            "---\nlibrary_name: transformers\npipeline_tag: text-generation\nbase_model: \"org/tiny\"\nlicense: \"apache-2.0\"\n",
             "\n# tiny-jacobi\n",
             "- **2.71** tokens per forward pass",
             "| trained | jacobi n=16 |",
@@ -195,6 +200,7 @@ mod tests {
         let card = ModelCard {
             name: "m",
             base_model: "b",
+            base_on_hub: None,
             license: None,
             training: &[],
             provenance: &[],

@@ -1,84 +1,23 @@
-//! Against a server on this machine that speaks the hub's protocol: ranges, redirects, commits, tokens, file lists.
-
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+//! Against a server on this machine that plays the hub.
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::prompts::{PromptsConfig, read_prompts};
 
-const COMMIT: &str = "0123456789012345678901234567890123456789";
+#[path = "../../../tests/hub_server.rs"]
+mod hub_server;
 
-/// What was asked: path and token.
-type Asked = Arc<Mutex<Vec<(String, Option<String>)>>>;
+use hub_server::{COMMIT, HubServer};
 
-struct Server {
-    endpoint: String,
-    asked: Asked,
+/// Serves `files` of `KIND/o/n`.
+fn serve(kind: &str, files: &[(&str, &str)]) -> HubServer {
+    let named: Vec<(String, &str)> =
+        files.iter().map(|(name, text)| (format!("{kind}/o/n/{name}"), *text)).collect();
+    HubServer::start(named.iter().map(|(name, text)| (name.as_str(), text.as_bytes())))
 }
 
-/// Serves `files` as `KIND/o/n`, through a redirect as the hub's large files come.
-fn serve(kind: &'static str, files: &[(&str, &str)]) -> Server {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let asked = Asked::default();
-    let files: BTreeMap<String, Vec<u8>> =
-        files.iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec())).collect();
-    let (log, at) = (Arc::clone(&asked), endpoint.clone());
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (log, at, files) = (Arc::clone(&log), at.clone(), files.clone());
-            std::thread::spawn(move || answer(stream.unwrap(), kind, &at, &files, &log));
-        }
-    });
-    Server { endpoint, asked }
-}
-
-fn answer(
-    mut stream: TcpStream,
-    kind: &str,
-    endpoint: &str,
-    files: &BTreeMap<String, Vec<u8>>,
-    asked: &Asked,
-) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-    let Some(path) = lines.next().and_then(|line| line.split(' ').nth(1).map(str::to_owned)) else { return };
-    let headers: BTreeMap<String, String> = lines
-        .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.split_once(": ").map(|(k, v)| (k.to_lowercase(), v.to_owned())))
-        .collect();
-    asked.lock().unwrap().push((path.clone(), headers.get("authorization").cloned()));
-    let prefix = if kind == "models" { "/o/n/resolve/".to_owned() } else { format!("/{kind}/o/n/resolve/") };
-    let resolved = path.strip_prefix(&prefix).and_then(|rest| rest.split_once('/'));
-    let mut head = "Connection: close\r\n".to_owned();
-    let (status, body) = if let Some((_, file)) = resolved.filter(|(_, file)| files.contains_key(*file)) {
-        head += &format!("x-repo-commit: {COMMIT}\r\nx-linked-etag: \"{}\"\r\n", file.replace('/', "-"));
-        head += &format!("Location: {endpoint}/cdn/{file}\r\n");
-        ("302 Found", Vec::new())
-    } else if let Some(bytes) = path.strip_prefix("/cdn/").and_then(|file| files.get(file)) {
-        let range = headers.get("range").and_then(|range| range.strip_prefix("bytes=")).unwrap_or("0-");
-        let (start, end) = range.split_once('-').unwrap();
-        let start: usize = start.parse().unwrap();
-        let end = end.parse().map_or(bytes.len(), |end: usize| (end + 1).min(bytes.len()));
-        head += &format!("Content-Range: bytes {start}-{}/{}\r\n", end.saturating_sub(1), bytes.len());
-        ("206 Partial Content", bytes[start..end].to_vec())
-    } else if path == format!("/api/{kind}/o/n/revision/main") {
-        let siblings: Vec<String> =
-            files.keys().map(|name| format!("{{\"rfilename\": \"{name}\"}}")).collect();
-        head += "Content-Type: application/json\r\n";
-        let text = format!("{{\"siblings\": [{}], \"sha\": \"{COMMIT}\"}}", siblings.join(", "));
-        ("200 OK", text.into_bytes())
-    } else {
-        ("404 Not Found", b"no such thing".to_vec())
-    };
-    let head = format!("HTTP/1.1 {status}\r\n{head}Content-Length: {}\r\n\r\n", body.len());
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
-}
-
-fn hub(server: &Server) -> (TempDir, Hub) {
+fn hub(server: &HubServer) -> (TempDir, Hub) {
     let dir = tempfile::tempdir().unwrap();
     let hub = Hub {
         endpoint: server.endpoint.clone(),
@@ -101,13 +40,13 @@ fn a_dataset_file_is_downloaded_once_and_then_needs_no_network() {
     let path = hub.fetch(&repo, &file).unwrap();
     assert_eq!(fs_err::read_to_string(&path).unwrap(), "{\"prompt\": \"one\"}\n");
     assert!(path.ends_with(format!("datasets--o--n/snapshots/{COMMIT}/data/a.jsonl")), "{}", path.display());
-    let asked = server.asked.lock().unwrap().clone();
+    let asked = server.asked();
     assert!(asked[0].0.contains("/resolve/main/"), "{asked:?}");
     assert_eq!(asked[0].1.as_deref(), Some("Bearer secret"));
     let offline = Hub { offline: true, ..hub.clone() };
     assert_eq!(offline.fetch(&repo, &file).unwrap(), path);
     assert_eq!(offline.list(&repo).unwrap(), ["data/a.jsonl"]);
-    assert_eq!(server.asked.lock().unwrap().len(), asked.len());
+    assert_eq!(server.asked().len(), asked.len());
     let message = offline.fetch(&repo, "data/b.jsonl").unwrap_err().to_string();
     for part in ["HF_HUB_OFFLINE", "data/b.jsonl", "o/n at main", "hub"] {
         assert!(message.contains(part), "{part:?} is missing: {message}");

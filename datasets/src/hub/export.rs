@@ -1,0 +1,111 @@
+//! An exported model as what goes to the hub: which files, and that it is one.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::DatasetError;
+use crate::schema::tuned::TUNED_FILE;
+
+/// What every export has beside its weights. A base model or a checkpoint lacks the card and [`TUNED_FILE`].
+const PARTS: [&str; 4] = ["config.json", "README.md", "tokenizer.json", TUNED_FILE];
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A file of an export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportFile {
+    /// Its name in the repository.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// The files of the exported model in `dir`, by name: those at its top that are not hidden.
+///
+/// # Errors
+/// `NotAnExport`, `Io`.
+pub fn export_files(dir: &Path) -> Result<Vec<ExportFile>, DatasetError> {
+    let mut files = Vec::new();
+    for entry in fs_err::read_dir(dir).map_err(DatasetError::io("read", dir))? {
+        let path = entry.map_err(DatasetError::io("read", dir))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let metadata = fs_err::metadata(&path).map_err(DatasetError::io("read", &path))?;
+        if metadata.is_file() && !name.starts_with('.') {
+            files.push(ExportFile { name, bytes: metadata.len(), path });
+        }
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    let lacks = lacks(&files)?;
+    match lacks.is_empty() {
+        true => Ok(files),
+        false => Err(DatasetError::NotAnExport { path: dir.to_owned(), lacks: lacks.join(", ") }),
+    }
+}
+
+/// What of an export is not among `files`.
+fn lacks(files: &[ExportFile]) -> Result<Vec<String>, DatasetError> {
+    let has = |name: &str| files.iter().any(|file| file.name == name);
+    let mut needed: BTreeSet<String> = PARTS.iter().map(|&name| name.to_owned()).collect();
+    match files.iter().find(|file| file.name == INDEX) {
+        Some(index) => needed.extend(weight_files(&index.path)?),
+        None => drop(needed.insert(WEIGHTS.to_owned())),
+    }
+    Ok(needed.into_iter().filter(|name| !has(name)).collect())
+}
+
+/// The files that an index of weights names.
+fn weight_files(index: &Path) -> Result<Vec<String>, DatasetError> {
+    let text = fs_err::read_to_string(index).map_err(DatasetError::io("read", index))?;
+    let value: Value = serde_json::from_str(&text).unwrap_or_default();
+    let names = value["weight_map"].as_object().map(|map| map.values().filter_map(Value::as_str));
+    let names: Vec<String> = names.into_iter().flatten().map(str::to_owned).collect();
+    Ok(if names.is_empty() { vec![format!("a weight_map in {INDEX}")] } else { names })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir_with(names: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            fs_err::write(dir.path().join(name), "{}").unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn an_export_goes_whole_without_what_is_hidden_or_below() {
+        let dir = dir_with(&[
+            ".lock",
+            "README.md",
+            "config.json",
+            "jacobi.json",
+            "model.safetensors",
+            "tokenizer.json",
+        ]);
+        fs_err::create_dir(dir.path().join("notes")).unwrap();
+        let names: Vec<String> =
+            export_files(dir.path()).unwrap().into_iter().map(|file| file.name).collect();
+        assert_eq!(names, ["README.md", "config.json", "jacobi.json", "model.safetensors", "tokenizer.json"]);
+    }
+
+    #[test]
+    fn what_is_no_export_is_refused_with_what_it_lacks() {
+        let checkpoint = dir_with(&["config.json", "model.safetensors", "tokenizer.json"]);
+        let message = export_files(checkpoint.path()).unwrap_err().to_string();
+        assert!(message.contains("README.md, jacobi.json") && message.contains("jacobi export"), "{message}");
+        let sharded = dir_with(&["README.md", "config.json", "jacobi.json", "tokenizer.json"]);
+        let index = sharded.path().join(INDEX);
+        fs_err::write(&index, r#"{"weight_map": {"a": "model-00001-of-00002.safetensors"}}"#).unwrap();
+        let message = export_files(sharded.path()).unwrap_err().to_string();
+        assert!(message.contains("lacks model-00001-of-00002.safetensors"), "{message}");
+        fs_err::write(&index, "{").unwrap();
+        assert!(export_files(sharded.path()).unwrap_err().to_string().contains("a weight_map in"));
+        assert!(export_files(&sharded.path().join("nowhere")).is_err());
+    }
+}
