@@ -82,20 +82,6 @@ pub fn paint(stream: Stream, color: Color, text: &str) -> String {
     if colors_wanted(stream) { paint_always(color, text) } else { text.to_owned() }
 }
 
-/// `text` without its colour codes unless they are wanted on `stream`.
-pub fn plain_unless_wanted(stream: Stream, text: String) -> String {
-    if colors_wanted(stream) { text } else { without_colors(&text) }
-}
-
-fn without_colors(text: &str) -> String {
-    let mut parts = text.split("\x1b[");
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        plain += part.split_once('m').map_or(part, |(_, rest)| rest);
-    }
-    plain
-}
-
 /// Whether a person looks at `stream`.
 pub fn is_terminal(stream: Stream) -> bool {
     match stream {
@@ -131,7 +117,6 @@ mod tests {
     #[test]
     fn nothing_is_painted_off_a_terminal() {
         assert_eq!(paint_always(Color::Green, "a"), "\x1b[32ma\x1b[0m");
-        assert_eq!(without_colors("b\x1b[32mmame\x1b[0m!"), "bmame!");
         if !io::stdout().is_terminal() {
             assert_eq!(paint(Stream::Stdout, Color::Green, "a"), "a");
         }

@@ -33,7 +33,7 @@ pub use pass_view::{Mark, PassRow, Span, bracket_legend, color_legend, pass_line
 pub use table::terminal_table;
 pub use text::visible;
 pub use training::{training_table, write_training};
-pub use trajectory_view::{trajectory_page, trajectory_view};
+pub use trajectory_view::{Marks, trajectory_page, trajectory_view};
 pub use tune::{tune_table, write_tune_report};
 pub use write::write_report;
 

@@ -80,16 +80,17 @@ impl Mark {
         }
     }
 
-    fn brackets(self) -> [&'static str; 2] {
+    /// What stands in the brackets before the text; the model's own tokens have none.
+    fn letter(self) -> Option<char> {
         match self {
-            Self::Model => ["", ""],
-            Self::Own => ["[", "]"],
-            Self::Pseudo => ["{", "}"],
-            Self::Recycled => ["<", ">"],
-            Self::Tree => ["(", ")"],
-            Self::Kept => ["=", "="],
-            Self::Refined => ["~", "~"],
-            Self::Rejected => ["-", "-"],
+            Self::Model => None,
+            Self::Own => Some('o'),
+            Self::Pseudo => Some('p'),
+            Self::Recycled => Some('r'),
+            Self::Tree => Some('t'),
+            Self::Kept => Some('k'),
+            Self::Refined => Some('f'),
+            Self::Rejected => Some('x'),
         }
     }
 
@@ -98,10 +99,11 @@ impl Mark {
         if text.is_empty() { String::new() } else { format!("\x1b[{}m{}{RESET}", self.code(), visible(text)) }
     }
 
-    /// `text` in the brackets of this mark, control characters and line breaks as visible signs.
+    /// `text` in brackets under the letter of this mark, control characters and line breaks as visible signs. Brackets that
+    /// text and formulas do not have: what a model writes is full of the others.
     fn bracketed(self, text: &str) -> String {
-        let [open, close] = self.brackets();
-        format!("{open}{}{close}", visible(text))
+        let text = visible(text);
+        self.letter().map_or(text.clone(), |letter| format!("⟨{letter}:{text}⟩"))
     }
 }
 
@@ -167,7 +169,7 @@ mod tests {
             draft: vec![span(Mark::Kept, "c"), span(Mark::Refined, "\x1b[2J")],
             rejected: vec![span(Mark::Rejected, "x")],
         };
-        assert_eq!(pass_line(7, &row), "   7    5   +3  [a⏎]b  =c=~·[2J~  -x-");
+        assert_eq!(pass_line(7, &row), "   7    5   +3  ⟨o:a⏎⟩b  ⟨k:c⟩⟨f:·[2J⟩  ⟨x:x⟩");
         assert_eq!(pass_line(0, &PassRow { rows: 1, ..PassRow::default() }), "   0    1   +0  ");
     }
 
@@ -177,7 +179,9 @@ mod tests {
         for mark in Mark::ALL {
             assert!(brackets.contains(mark.phrase()) && colors.contains(mark.phrase()), "{mark:?}");
         }
-        assert!(brackets.starts_with("model [own draft] {pseudo block}"), "{brackets}");
+        assert!(brackets.starts_with("model ⟨o:own draft⟩ ⟨p:pseudo block⟩"), "{brackets}");
+        let letters: std::collections::BTreeSet<_> = Mark::ALL.iter().map(|mark| mark.letter()).collect();
+        assert_eq!(letters.len(), Mark::ALL.len());
         assert_eq!(Mark::Own.painted("a\tb"), "\x1b[32ma→b\x1b[0m");
         assert_eq!(Mark::Own.painted(""), "");
     }

@@ -28,9 +28,39 @@ struct Line {
     runs: Vec<(Vec<u32>, Kind)>,
 }
 
-/// The states of `block` as coloured lines: tokens of the converged prefix green, tokens of the tail that are already
-/// right yellow, the rest dim; in front the iteration and how many tokens have converged. The last line is the clean
-/// block. Line breaks and control characters of the text are shown as visible signs, so that a sample cannot steer the
+/// How kinds of tokens are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marks {
+    /// The converged prefix green, tokens of the tail that are already right yellow, the rest dim.
+    Colors,
+    /// A bar behind the converged prefix, brackets around what is already right.
+    Signs,
+}
+
+impl Marks {
+    /// What the marks mean, in one line.
+    pub fn legend(self) -> String {
+        match self {
+            Self::Colors => {
+                [Kind::Converged, Kind::Early, Kind::Noisy].map(|k| painted(k, k.phrase())).join(", ")
+            }
+            Self::Signs => "converged│still wrong, ⟨right already, behind something wrong⟩".to_owned(),
+        }
+    }
+}
+
+impl Kind {
+    fn phrase(self) -> &'static str {
+        match self {
+            Self::Converged => "converged",
+            Self::Early => "right already, behind something wrong",
+            Self::Noisy => "still wrong",
+        }
+    }
+}
+
+/// The states of `block` as lines: in front the iteration and how many tokens have converged, then the text under
+/// `marks`. The last line is the clean block. Line breaks and control characters of the text are shown as visible signs, so that a sample cannot steer the
 /// terminal.
 ///
 /// `block_size` is the one the shard was made with and `decode` turns ids into text. A block the response does not
@@ -39,18 +69,17 @@ pub fn trajectory_view(
     trajectory: &Trajectory,
     block: usize,
     block_size: usize,
+    marks: Marks,
     decode: &dyn Fn(&[u32]) -> String,
 ) -> Vec<String> {
     let Some((lines, len)) = lines(trajectory, block, block_size) else { return Vec::new() };
-    let color = |kind| match kind {
-        Kind::Converged => CONVERGED,
-        Kind::Early => EARLY,
-        Kind::Noisy => NOISY,
+    let marked = match marks {
+        Marks::Colors => painted,
+        Marks::Signs => signed,
     };
     let text = |line: &Line| {
         let name = line.iteration.map_or_else(|| "clean".to_owned(), |iteration| iteration.to_string());
-        let runs: String =
-            line.runs.iter().map(|(tokens, kind)| painted(color(*kind), &decode(tokens))).collect();
+        let runs: String = line.runs.iter().map(|(tokens, kind)| marked(*kind, &decode(tokens))).collect();
         format!("{name:>5} {:>3}/{len:<3} {runs}", line.converged)
     };
     lines.iter().map(text).collect()
@@ -70,13 +99,8 @@ pub fn trajectory_page(
         Kind::Noisy => "refined",
     };
     let span = |kind, text: &str| format!("<span class=\"{}\">{}</span>", class(kind), escape_html(text));
-    let legend: String = [
-        (Kind::Converged, "converged"),
-        (Kind::Early, "right already, behind something wrong"),
-        (Kind::Noisy, "still wrong"),
-    ]
-    .map(|(kind, text)| span(kind, text) + " ")
-    .concat();
+    let legend =
+        [Kind::Converged, Kind::Early, Kind::Noisy].map(|kind| span(kind, kind.phrase()) + " ").concat();
     let (lines, len) = lines(trajectory, block, block_size).unwrap_or_default();
     let row = |line: &Line| {
         let name = line.iteration.map_or_else(|| "clean".to_owned(), |iteration| iteration.to_string());
@@ -118,8 +142,22 @@ fn lines(trajectory: &Trajectory, block: usize, block_size: usize) -> Option<(Ve
     Some((lines, clean.len()))
 }
 
-fn painted(color: &str, text: &str) -> String {
+fn painted(kind: Kind, text: &str) -> String {
+    let color = match kind {
+        Kind::Converged => CONVERGED,
+        Kind::Early => EARLY,
+        Kind::Noisy => NOISY,
+    };
     if text.is_empty() { String::new() } else { format!("{color}{}{RESET}", visible(text)) }
+}
+
+fn signed(kind: Kind, text: &str) -> String {
+    let text = visible(text);
+    match kind {
+        Kind::Converged => format!("{text}│"),
+        Kind::Early => format!("⟨{text}⟩"),
+        Kind::Noisy => text,
+    }
 }
 
 /// Runs of `tail` that agree with `clean` throughout, or nowhere.
@@ -164,7 +202,7 @@ mod tests {
     #[test]
     fn states_of_a_block() {
         assert_eq!(
-            trajectory_view(&trajectory(), 0, 4, &decode),
+            trajectory_view(&trajectory(), 0, 4, Marks::Colors, &decode),
             [
                 "    0   1/4   \x1b[32ma\x1b[0m\x1b[2mx\x1b[0m\x1b[33mc\x1b[0m\x1b[2my\x1b[0m",
                 "    1   3/4   \x1b[32mabc\x1b[0m\x1b[2m·\x1b[0m",
@@ -172,14 +210,20 @@ mod tests {
             ]
         );
         assert_eq!(
-            trajectory_view(&trajectory(), 1, 4, &decode),
+            trajectory_view(&trajectory(), 1, 4, Marks::Colors, &decode),
             ["    0   0/3   \x1b[33mef\x1b[0m\x1b[2m!\x1b[0m", "clean   3/3   \x1b[32mef⏎\x1b[0m"]
         );
+        assert_eq!(
+            trajectory_view(&trajectory(), 0, 4, Marks::Signs, &decode),
+            ["    0   1/4   a│x⟨c⟩y", "    1   3/4   abc│·", "clean   4/4   abcd│"]
+        );
+        assert!(Marks::Colors.legend().contains("\x1b[33mright already"));
+        assert!(Marks::Signs.legend().contains("⟨right already"));
     }
 
     #[test]
     fn a_block_outside_has_no_lines() {
-        assert!(trajectory_view(&trajectory(), 2, 4, &decode).is_empty());
+        assert!(trajectory_view(&trajectory(), 2, 4, Marks::Signs, &decode).is_empty());
         assert!(!trajectory_page(&trajectory(), 2, 4, "t", &decode).contains("class=\"figure\""));
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use jacobi_datasets::{
     Layout, PackConfig, PackedSample, Tokenizer, Trajectory, TrajectoryMetadata, pack, write_atomic,
 };
-use jacobi_report::{trajectory_page, trajectory_view};
+use jacobi_report::{Marks, trajectory_page, trajectory_view};
 
 use super::statistics::Schedule;
 use crate::output::{self, Color, Stream};
@@ -49,15 +49,15 @@ pub(super) fn show_sample(
     };
     let block_size = metadata.block_size;
     if let Some(block) = view.block {
-        let lines = trajectory_view(row, block, block_size, &decode);
+        let marks = if output::colors_wanted(Stream::Stdout) { Marks::Colors } else { Marks::Signs };
+        let lines = trajectory_view(row, block, block_size, marks, &decode);
         ensure!(!lines.is_empty(), "--block {block}: sample {wanted} has no such block");
         let title = format!("sample {wanted} ({}), block {block}", row.sample_id);
         if let Some(file) = view.html {
             let page = trajectory_page(row, block, block_size, &title, &decode);
             write_atomic(file, |out| out.write_all(page.as_bytes()))?;
         }
-        let text = format!("{title}\n{}\n", lines.join("\n"));
-        return Ok(output::plain_unless_wanted(Stream::Stdout, text));
+        return Ok(format!("{title}\n{}\n{}\n", marks.legend(), lines.join("\n")));
     }
     let config = PackConfig { window_size: view.window_size, ..PackConfig::default() };
     let packed = pack(row, block_size, &config, 0)?;
