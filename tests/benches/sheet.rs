@@ -39,11 +39,12 @@ pub struct Sheet {
     bars: Vec<Bar>,
 }
 
-/// The middle one; of an even number the upper middle one.
+/// The middle one; of an even number the mean of the middle two.
 pub fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    let half = sorted.len() / 2;
+    (sorted[(sorted.len() - 1) / 2] + sorted[half]) / 2.0
 }
 
 impl Sheet {
