@@ -9,41 +9,11 @@
 # takes about ten minutes; nothing else should be running.
 set -euo pipefail
 
-say() { echo "bench-decode: $*"; }
-fail() {
-  echo "bench-decode: $*" >&2
-  exit 1
-}
-
 model=models/smollm2-135m-instruct
 output=bench-results/decode.json
 tokens=64 rounds=5 threads=2
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    -h | --help)
-      sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-      exit 0
-      ;;
-    --model | --output | --tokens | --rounds | --threads)
-      [[ $# -ge 2 ]] || fail "$1 needs a value"
-      declare "${1#--}=$2"
-      # Made absolute before the directory changes.
-      case "$1" in --model | --output) declare "${1#--}=$(realpath -m "$2")" ;; esac
-      shift 2
-      ;;
-    *) fail "unknown argument '$1'; see scripts/bench-decode.sh --help" ;;
-  esac
-done
-# Symbolic links stay, since a venv's python is one.
-if [[ -n ${PYTHON+set} ]]; then
-  found=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON is no program"
-  PYTHON=$(realpath -s "$found")
-fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-[[ -f $model/config.json ]] ||
-  fail "$model holds no config.json: run 'jacobi fetch smollm2-135m-instruct', or give --model DIR"
-
-scripts/setup.sh
+paths='model output' values='tokens rounds threads'
+source "$(dirname "${BASH_SOURCE[0]}")/bench-env.sh"
 source scripts/transformers-env.sh
 # Built before anything is measured.
 cargo bench --locked --workspace --bench decode --no-run

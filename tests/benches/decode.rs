@@ -2,6 +2,7 @@
 //! and the decoders' bookkeeping add, what strictness costs, and transformers beside it. `scripts/bench-decode.sh`
 //! sets it up and runs it.
 
+mod arguments;
 mod metered;
 mod options;
 mod sheet;
@@ -16,9 +17,13 @@ use jacobi_model::{Dtype, LanguageModel, Place, Rows, Transformer, Work, dtype_n
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
+use arguments::Arguments;
 use metered::Metered;
 use options::Options;
 use sheet::{Bound, Sheet, median};
+
+const USAGE: &str = "cargo bench --workspace --bench decode -- --model DIR [--transformers JSON] [--tokens 64] \
+                     [--rounds 5] [--threads 2] [--output bench-results/decode.json]";
 
 /// The prompt: a question in SmolLM2's chat format, 54 ids.
 const PROMPTS: &str = "tests/golden/smollm2_greedy.json";
@@ -68,7 +73,7 @@ impl Subject {
 }
 
 fn main() -> anyhow::Result<()> {
-    let options = Options::parse("decode", std::env::args().skip(1))?;
+    let options = Options::take(Arguments::read("decode", USAGE)?, "--transformers")?;
     tch::set_num_threads(options.threads);
     let mut sheet = Sheet::default();
     let mut speeds = Vec::new();
@@ -87,7 +92,7 @@ fn main() -> anyhow::Result<()> {
     environment["model"] = options.model.display().to_string().into();
     environment["tokens"] = options.tokens.into();
     environment["rounds"] = options.rounds.into();
-    if let Some(path) = &options.transformers {
+    if let Some(path) = &options.input {
         environment["transformers"] = transformers(&mut sheet, &options, path, &speeds)?;
     }
     sheet.print()?;
@@ -309,7 +314,7 @@ fn settings(strategy: &Strategy, strict_gap: Option<f32>, tokens: usize) -> Sett
 }
 
 fn prompt_ids() -> anyhow::Result<Value> {
-    let path = options::root().join(PROMPTS);
+    let path = arguments::root().join(PROMPTS);
     let golden: Value = serde_json::from_str(&fs_err::read_to_string(path)?)?;
     Ok(golden["cases"][PROMPT_CASE]["prompt_ids"].clone())
 }

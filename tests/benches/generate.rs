@@ -2,12 +2,13 @@
 //! makes them (one sample, one block at a time) and as we do, against the model's matrix products alone.
 //! `scripts/bench-generate.sh` sets it up and runs it.
 
+mod arguments;
 mod options;
 mod sheet;
 
 use std::{ops::ControlFlow, time::Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use jacobi_datasets::{NoiseScheduleConfig, PromptsConfig, State, Tokenizer, read_prompts};
 use jacobi_decoder::{
     Answer, BatchEvent, JacobiConfig, Recorder, Request, Response, Room, Settings, States, StopRules,
@@ -17,8 +18,12 @@ use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, environment, l
 use jacobi_torch_ext::{linear, linear_argmax};
 use tch::{Device, Kind, Tensor};
 
+use arguments::Arguments;
 use options::Options;
 use sheet::{Bound, Sheet};
+
+const USAGE: &str = "cargo bench --workspace --bench generate -- --model DIR --prompts JSONL [--block-sizes 16,64] \
+                     [--tokens 64] [--rounds 5] [--threads 2] [--output bench-results/generate.json]";
 
 const QUESTIONS: usize = 64;
 const BLOCK_SIZES: [usize; 2] = [16, 64];
@@ -63,14 +68,16 @@ impl Run {
 }
 
 fn main() -> anyhow::Result<()> {
-    let options = Options::parse("generate", std::env::args().skip(1))?;
+    let mut given = Arguments::read("generate", USAGE)?;
+    let block_sizes = block_sizes(given.text("--block-sizes"))?;
+    let options = Options::take(given, "--prompts")?;
     tch::set_num_threads(options.threads);
     let subject = Subject::load(&options)?;
     let products = Products::of(&subject.model);
     let mut sheet = Sheet::default();
     sheet.figure("samples side by side", "samples", subject.room.slots as f64);
     sheet.figure("phase A alone", "tokens/s", subject.side_by_side(1, None).tokens_per_second());
-    for block_size in BLOCK_SIZES {
+    for block_size in block_sizes {
         measure(&mut sheet, &subject, &products, (block_size, options.rounds));
     }
     let peak = peak_memory().unwrap_or(f64::NAN);
@@ -88,12 +95,23 @@ fn main() -> anyhow::Result<()> {
     sheet.write(&options.output, &options.command, &environment)
 }
 
+/// Those to be measured: all, unless some were named.
+fn block_sizes(named: Option<String>) -> anyhow::Result<Vec<usize>> {
+    let Some(named) = named else { return Ok(BLOCK_SIZES.to_vec()) };
+    let known = |size: &str| BLOCK_SIZES.into_iter().find(|known| known.to_string() == size);
+    let sizes =
+        named.split(',').map(|size| known(size).with_context(|| format!("--block-sizes {size}: 16 or 64")));
+    sizes.collect()
+}
+
 impl Subject {
     fn load(options: &Options) -> anyhow::Result<Self> {
         let model = load(&options.model, Dtype::Bfloat16)?.transformer;
         let tokenizer = Tokenizer::load(&options.model)?;
+        let questions =
+            options.input.as_ref().context("--prompts is missing: questions, in a column of that name")?;
         let config = PromptsConfig {
-            path: options.prompts.clone(),
+            path: questions.clone(),
             prompt_column: "question".to_owned(),
             limit: Some(QUESTIONS),
             ..PromptsConfig::default()
@@ -102,7 +120,7 @@ impl Subject {
         for prompt in read_prompts(&config)?.into_iter().flatten() {
             prompts.push(tokenizer.encode_chat(&prompt.messages)?);
         }
-        ensure!(!prompts.is_empty(), "{} holds no question", options.prompts.display());
+        ensure!(!prompts.is_empty(), "{} holds no question", questions.display());
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let capacity = longest + options.tokens + 1;
         let slots = (MEMORY_BUDGET as usize / (model.cache_bytes_per_token() * capacity)).min(prompts.len());

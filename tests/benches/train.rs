@@ -1,6 +1,7 @@
 //! The training benchmark, on a real model: our passes beside the plain ones, the matrix products alone, and PyTorch with
 //! transformers. `scripts/bench-train.sh` sets it up and runs it. Each way is measured in a process of its own.
 
+mod arguments;
 #[path = "training/cost.rs"]
 mod cost;
 #[path = "training/measure.rs"]
@@ -34,7 +35,7 @@ const GIGABYTE: f64 = 1e9;
 const LONG_ROWS: usize = 8192;
 
 fn main() -> anyhow::Result<()> {
-    let options = Options::parse(std::env::args().skip(1))?;
+    let options = Options::read()?;
     tch::set_num_threads(options.threads);
     if let Some(way) = &options.child {
         let measured = measure::child(&options, Way::parse(way)?, options.rows[0])?;
