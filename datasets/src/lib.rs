@@ -27,7 +27,7 @@ pub mod tokenizer;
 pub use atomic::write_atomic;
 pub use error::DatasetError;
 pub use layout::{CausalRun, Layout, NoiseContext};
-pub use noise::{NoiseScheduleConfig, ScheduleKind, choose_state};
+pub use noise::{NoiseScheduleConfig, ScheduleKind, choose_state, is_settled, wants_fixed_point};
 pub use pack::{ArTarget, PackConfig, PackError, PackedSample, PcPair, pack};
 pub use prompts::{
     BadRow, Message, Prompt, PromptFormat, PromptStream, PromptsConfig, read_prompts, stream_prompts,

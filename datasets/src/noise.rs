@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Rng;
-use crate::schema::trajectory::State;
+use crate::schema::trajectory::{State, noise_ratio};
 
 /// How the target noise ratio moves over the blocks of a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,15 +73,29 @@ pub fn choose_state<'a>(
     block_len: usize,
     target: f64,
 ) -> Option<&'a State> {
-    let distance = |state: &State| (state.noise_ratio(block_len) - target).abs();
     let mut best: Option<(&State, f64)> = None;
     for state in states {
-        let candidate = distance(state);
+        let candidate = distance(state.converged as usize, block_len, target);
         if best.is_none_or(|(_, least)| candidate < least) {
             best = Some((state, candidate));
         }
     }
     best.map(|(state, _)| state)
+}
+
+/// Whether [`choose_state`] will choose the state with so many converged tokens or one before it, whatever comes after:
+/// every iteration makes at least one more token right.
+pub fn is_settled(converged: usize, block_len: usize, target: f64) -> bool {
+    distance(converged + 1, block_len, target) >= distance(converged, block_len, target)
+}
+
+/// Whether [`choose_state`] will choose the fixed point, whatever comes before.
+pub fn wants_fixed_point(block_len: usize, target: f64) -> bool {
+    block_len > 0 && distance(block_len, block_len, target) < distance(block_len - 1, block_len, target)
+}
+
+fn distance(converged: usize, block_len: usize, target: f64) -> f64 {
+    (noise_ratio(converged, block_len) - target).abs()
 }
 
 #[cfg(test)]
@@ -140,6 +154,29 @@ mod tests {
             assert_eq!(chosen, Some(expected), "target {target}");
         }
         assert_eq!(choose_state([].iter(), 4, 0.5), None);
+    }
+
+    #[test]
+    fn what_is_known_of_the_choice_beforehand_is_what_is_chosen() {
+        let state = |converged: usize, len: usize| State {
+            block: 0,
+            iteration: converged as u32,
+            converged: converged as u32,
+            tail: vec![9; len - converged],
+        };
+        for (len, target) in (1..9).flat_map(|len| (0..=48).map(move |t| (len, f64::from(t) / 48.0))) {
+            // Whatever states there are: all of them behind some, and the fixed point, or that one alone.
+            let of = |passed: &[usize]| {
+                let states: Vec<State> = passed.iter().map(|&converged| state(converged, len)).collect();
+                choose_state(states.iter(), len, target).unwrap().converged as usize
+            };
+            for right in 0..len {
+                let later: Vec<usize> = (right + 1..=len).filter(|&at| of(&[right, at]) == at).collect();
+                assert_eq!(is_settled(right, len, target), later.is_empty(), "{right} of {len}, {target}");
+            }
+            let never = (0..len).all(|right| of(&[right, len]) == len);
+            assert_eq!(wants_fixed_point(len, target), never, "{len}, {target}");
+        }
     }
 
     #[test]

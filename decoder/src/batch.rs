@@ -1,6 +1,7 @@
-//! Many requests side by side: continuous batching, in which every pass is filled with whatever rows there are. A slot
-//! that is done takes the next request at once; rows of sequences of any length and stage lie in one pass one behind the
-//! other, so that nothing is padded and nobody waits for a neighbour of another length.
+//! Many requests side by side: continuous batching, in which every pass is filled with whatever rows there are: prompts,
+//! the ends of responses that grow, the blocks of those that are complete so far. A slot that is done takes the next
+//! request at once; rows of sequences of any length and stage lie in one pass one behind the other, so that nothing is
+//! padded and nobody waits for a neighbour of another length.
 
 use std::{ops::ControlFlow, time::Instant};
 
@@ -9,7 +10,7 @@ use jacobi_model::{LanguageModel, Session, Work};
 
 use crate::{
     Generation, Pass, Settings, Trajectories,
-    lane::{Heard, Lane, Turn},
+    lane::{Heard, Lane, Part, Space, Turn},
     outputs::Outputs,
 };
 
@@ -181,32 +182,20 @@ impl Batch<'_> {
     }
 }
 
-/// Every response that grows, then blocks of responses that are complete, the oldest first, then new prompts, as far
-/// as the rows go.
+/// The most urgent parts first, of each those of the oldest request first, as far as the rows go.
 fn plan(lanes: &mut [Option<Admitted>], rows: usize) -> Vec<Planned<'_>> {
-    let mut waiting: Vec<(usize, &mut Admitted)> = Vec::new();
-    let mut turns: Vec<Planned> = Vec::new();
-    let mut left = rows;
-    for (slot, admitted) in lanes.iter_mut().enumerate() {
-        let Some(admitted) = admitted else { continue };
-        if admitted.lane.is_answering() {
-            let turn = admitted.lane.turn(left);
-            left = left.saturating_sub(turn.rows());
-            turns.push((slot, admitted, turn));
-        } else {
-            waiting.push((slot, admitted));
+    let admitted = lanes.iter_mut().enumerate().filter_map(|(slot, place)| Some((slot, place.as_mut()?)));
+    let mut planned: Vec<Planned> =
+        admitted.map(|(slot, admitted)| (slot, admitted, Turn::default())).collect();
+    planned.sort_by_key(|(_, admitted, _)| admitted.order);
+    let mut space = Space::new(rows);
+    for part in Part::ALL {
+        for (_, admitted, turn) in &mut planned {
+            admitted.lane.ask(part, &mut space, turn);
         }
     }
-    waiting.sort_by_key(|(_, admitted)| (admitted.lane.is_opening(), admitted.order));
-    for (slot, admitted) in waiting {
-        let turn = admitted.lane.turn(if turns.is_empty() { usize::MAX } else { left });
-        let fits = turn.rows() <= left || turns.is_empty();
-        if fits && turn.rows() > 0 {
-            left = left.saturating_sub(turn.rows());
-            turns.push((slot, admitted, turn));
-        }
-    }
-    turns
+    planned.retain(|(.., turn)| turn.rows() > 0);
+    planned
 }
 
 /// One forward pass over all turns; what each lane heard, by its key.

@@ -6,7 +6,7 @@
 //! a draft agrees with the response, the model's tokens are the response's, so a pass asks about the rows from the first
 //! wrong token on; and what follows a block's last token is the next block's business.
 
-use jacobi_datasets::{NoiseScheduleConfig, State};
+use jacobi_datasets::{NoiseScheduleConfig, State, is_settled, wants_fixed_point};
 use jacobi_model::{Place, Rows};
 
 use crate::Filler;
@@ -16,7 +16,8 @@ use crate::Filler;
 pub enum States {
     /// From the start to the fixed point.
     All,
-    /// From the start to the first whose noise ratio is not above the block's target.
+    /// From the start to the first that training will choose whatever comes after it; where it will choose the fixed
+    /// point in any case, that alone, as iteration 0.
     Scheduled {
         /// The targets; a random schedule has none that are known beforehand.
         noise: NoiseScheduleConfig,
@@ -26,12 +27,11 @@ pub enum States {
 }
 
 impl States {
-    /// The noise ratio at which a block need go no further.
-    fn target(&self, block: usize) -> f64 {
+    fn target(&self, block: usize) -> Option<f64> {
         match self {
-            Self::All => 0.0,
+            Self::All => None,
             // The seed matters to the random schedule alone.
-            Self::Scheduled { noise, window } => noise.target(block, *window, 0),
+            Self::Scheduled { noise, window } => Some(noise.target(block, *window, 0)),
         }
     }
 }
@@ -57,29 +57,44 @@ pub(crate) struct Block {
     /// Leading tokens of `draft` that are right.
     converged: usize,
     iteration: u32,
-    /// Where to stop.
-    target: f64,
+    /// The noise ratio that training will ask for, if that is known.
+    target: Option<f64>,
     states: Vec<State>,
     done: bool,
 }
 
 impl Block {
-    /// The blocks of the response that follows the first `prompt` tokens of `text`.
-    pub(crate) fn all(text: &[u32], prompt: usize, config: &Trajectories) -> Vec<Self> {
+    /// Adds to `blocks` those of the response behind the first `prompt` tokens of `text` that are complete: whole ones,
+    /// and the last once the response is not `open` any more.
+    pub(crate) fn add_complete(
+        blocks: &mut Vec<Self>,
+        text: &[u32],
+        (prompt, open): (usize, bool),
+        config: &Trajectories,
+    ) {
         assert!(config.block_size > 0, "block_size is at least 1");
-        let starts = (prompt..text.len()).step_by(config.block_size);
-        starts.enumerate().map(|(index, start)| Self::new(text, (index, start), config)).collect()
+        loop {
+            let start = prompt + blocks.len() * config.block_size;
+            let end = text.len().min(start + config.block_size);
+            let whole = end == start + config.block_size;
+            if start >= text.len() || (open && !whole) {
+                return;
+            }
+            let last = !open && end == text.len();
+            blocks.push(Self::new(&text[..end], (blocks.len(), start, last), config));
+        }
     }
 
-    fn new(text: &[u32], (index, start): (usize, usize), config: &Trajectories) -> Self {
-        let len = config.block_size.min(text.len() - start);
+    /// The block that `text` ends with, from `start` on.
+    fn new(text: &[u32], (index, start, last): (usize, usize, bool), config: &Trajectories) -> Self {
+        let len = text.len() - start;
         let filler = Filler::Random.fill(&text[..=start], &[], config.block_size - 1, config.seed, index);
         let mut draft = vec![text[start]];
         draft.extend(&filler[..len - 1]);
         let mut block = Self {
             index,
             start,
-            last: start + len == text.len(),
+            last,
             draft,
             converged: 0,
             iteration: 0,
@@ -87,14 +102,20 @@ impl Block {
             states: Vec::new(),
             done: false,
         };
-        if block.last && len == 1 {
-            // The end was known before any pass over this block.
-            block.converged = 1;
+        if block.is_free() {
+            block.converged = len;
             block.finish(0);
         } else {
             block.record(text);
         }
         block
+    }
+
+    /// Whether all that is wanted of it is known before any pass: its fixed point, which is the response.
+    fn is_free(&self) -> bool {
+        let len = self.draft.len();
+        let wanted = self.target.is_some_and(|target| wants_fixed_point(len, target));
+        wanted || (self.last && len == 1)
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -135,13 +156,13 @@ impl Block {
             self.converged = right.take_while(|(a, b)| a == b).count();
             if self.converged < len {
                 self.push(self.draft[self.converged..].to_vec());
+                if self.is_settled() {
+                    self.done = true;
+                    return;
+                }
             }
             if self.converged + usize::from(self.last) >= len {
                 return self.finish(self.iteration + 1);
-            }
-            if self.target > 0.0 && self.ratio() <= self.target {
-                self.done = true;
-                return;
             }
             if self.asked() > 0 {
                 return;
@@ -152,8 +173,9 @@ impl Block {
         }
     }
 
-    fn ratio(&self) -> f64 {
-        self.states.last().map_or(0.0, |state| state.noise_ratio(self.draft.len()))
+    /// Whether no later state will be chosen.
+    fn is_settled(&self) -> bool {
+        self.target.is_some_and(|target| is_settled(self.converged, self.draft.len(), target))
     }
 
     fn push(&mut self, tail: Vec<u32>) {
@@ -161,13 +183,10 @@ impl Block {
         self.states.push(State { block: self.index as u32, iteration: self.iteration, converged, tail });
     }
 
-    /// Notes the fixed point, unless the trajectory was to end before.
+    /// Notes the fixed point.
     fn finish(&mut self, iteration: u32) {
         self.done = true;
-        let reached = self.states.last().is_some_and(|_| self.target > 0.0 && self.ratio() <= self.target);
-        if !reached {
-            self.iteration = iteration;
-            self.push(Vec::new());
-        }
+        self.iteration = iteration;
+        self.push(Vec::new());
     }
 }

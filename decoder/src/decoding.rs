@@ -59,7 +59,7 @@ impl<'a> Decoding<'a> {
 
 impl Decoding<'_> {
     fn step(&mut self) -> Option<Pass> {
-        let turn = self.lane.turn(usize::MAX);
+        let turn = self.lane.turn();
         advance(&mut *self.session, &mut [(0, &mut self.lane)], vec![turn]).pop().flatten()
     }
 }

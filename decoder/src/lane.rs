@@ -1,5 +1,5 @@
-//! One request on its way through passes that it shares with others: the prompt, the response, then the blocks of the
-//! response.
+//! One request on its way through passes that it shares with others: the prompt, the response, and the blocks of the
+//! response, each from the moment it is complete on.
 
 use jacobi_model::{Place, Rows, Work};
 
@@ -15,49 +15,99 @@ pub(crate) struct Lane {
     /// Blocks in which a given response is not the model's.
     disagreeing_blocks: usize,
     stage: Stage,
+    /// Those of the response so far that are complete.
+    blocks: Vec<Block>,
 }
 
+#[derive(PartialEq)]
 enum Stage {
     /// The prompt, and a given response behind it, are to be run.
     Opening,
     /// The response grows.
     Answering,
-    /// Its blocks iterate.
-    Refining(Vec<Block>),
+    /// It is complete; blocks may still iterate.
+    Answered,
     /// The given response is not the model's.
     Refused,
 }
 
+/// What can be asked of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The next tokens of the response.
+    Answer,
+    /// An iteration of blocks.
+    Blocks,
+    /// The prompt.
+    Opening,
+}
+
+impl Part {
+    /// The most urgent first: what grows decides how many passes there are, and a new request makes more of all of it.
+    pub(crate) const ALL: [Self; 3] = [Self::Answer, Self::Blocks, Self::Opening];
+}
+
+/// Rows that a pass still has room for. Who comes first always finds room.
+pub(crate) struct Space {
+    rows: usize,
+    left: usize,
+}
+
+impl Space {
+    pub(crate) fn new(rows: usize) -> Self {
+        Self { rows, left: rows }
+    }
+
+    fn holds(&self, rows: usize) -> bool {
+        rows <= self.left || self.left == self.rows
+    }
+
+    fn take(&mut self, rows: usize) {
+        self.left = self.left.saturating_sub(rows);
+    }
+}
+
 /// What a lane wants of a pass.
-pub(crate) enum Turn {
-    Opening {
-        rows: Rows,
-        first_output: usize,
-    },
-    Answering(Draft),
+#[derive(Default)]
+pub(crate) struct Turn {
+    end: Option<End>,
     /// Some blocks, by their place among all.
-    Refining(Vec<(usize, Place, Rows)>),
+    blocks: Vec<(usize, Place, Rows)>,
+}
+
+/// Rows at the end of the text.
+enum End {
+    Opening { rows: Rows, first_output: usize },
+    Answering(Draft),
+}
+
+impl End {
+    fn rows(&self) -> &Rows {
+        match self {
+            Self::Opening { rows, .. } => rows,
+            Self::Answering(draft) => draft.rows(),
+        }
+    }
+
+    fn first_output(&self) -> usize {
+        match self {
+            Self::Opening { first_output, .. } => *first_output,
+            Self::Answering(_) => 0,
+        }
+    }
 }
 
 impl Turn {
     pub(crate) fn work(&self, slot: usize) -> Vec<Work<'_>> {
-        let at_end = |rows, first_output| vec![Work { slot, place: Place::End, rows, first_output }];
-        match self {
-            Self::Opening { rows, first_output } => at_end(rows, *first_output),
-            Self::Answering(draft) => at_end(draft.rows(), 0),
-            Self::Refining(blocks) => {
-                let work = blocks.iter().map(|(_, place, rows)| (*place, rows));
-                work.map(|(place, rows)| Work { slot, place, rows, first_output: 0 }).collect()
-            }
-        }
+        let end = self.end.iter().map(|end| (Place::End, end.rows(), end.first_output()));
+        let blocks = self.blocks.iter().map(|(_, place, rows)| (*place, rows, 0));
+        let work = end.chain(blocks);
+        work.map(|(place, rows, first_output)| Work { slot, place, rows, first_output }).collect()
     }
 
     pub(crate) fn rows(&self) -> usize {
-        match self {
-            Self::Opening { rows, .. } => rows.len(),
-            Self::Answering(draft) => draft.rows().len(),
-            Self::Refining(blocks) => blocks.iter().map(|(.., rows)| rows.len()).sum(),
-        }
+        let end = self.end.iter().map(End::rows);
+        end.chain(self.blocks.iter().map(|(.., rows)| rows)).map(Rows::len).sum()
     }
 }
 
@@ -81,6 +131,7 @@ impl Lane {
             on_disagreement,
             disagreeing_blocks: 0,
             stage: Stage::Opening,
+            blocks: Vec::new(),
         }
     }
 
@@ -92,71 +143,75 @@ impl Lane {
         &mut self.sequence
     }
 
-    pub(crate) fn is_opening(&self) -> bool {
-        matches!(self.stage, Stage::Opening)
-    }
-
-    pub(crate) fn is_answering(&self) -> bool {
-        matches!(self.stage, Stage::Answering)
-    }
-
     pub(crate) fn is_done(&self) -> bool {
         match &self.stage {
             Stage::Opening | Stage::Answering => false,
-            Stage::Refining(blocks) => blocks.iter().all(Block::is_done),
+            Stage::Answered => self.blocks.iter().all(Block::is_done),
             Stage::Refused => true,
         }
     }
 
-    /// What it wants of the next pass. Of its blocks as many as `room` rows hold; that may be none.
-    ///
-    /// # Panics
-    /// If it is done.
-    pub(crate) fn turn(&mut self, room: usize) -> Turn {
-        match &self.stage {
-            Stage::Opening => {
+    /// Everything it wants of the next pass.
+    pub(crate) fn turn(&mut self) -> Turn {
+        let mut turn = Turn::default();
+        for part in Part::ALL {
+            self.ask(part, &mut Space::new(usize::MAX), &mut turn);
+        }
+        turn
+    }
+
+    /// Adds to `turn` what it wants of one kind, as far as there is `space`.
+    pub(crate) fn ask(&mut self, part: Part, space: &mut Space, turn: &mut Turn) {
+        match (part, &self.stage) {
+            (Part::Answer, Stage::Answering) => {
+                let draft = self.sequence.draft();
+                space.take(draft.rows().len());
+                turn.end = Some(End::Answering(draft));
+            }
+            (Part::Opening, Stage::Opening) => {
                 let (rows, first_output) = self.sequence.opening();
-                Turn::Opening { rows, first_output }
-            }
-            Stage::Answering => Turn::Answering(self.sequence.draft()),
-            Stage::Refining(blocks) => {
-                let mut left = room;
-                let mut asked = Vec::new();
-                for (at, block) in blocks.iter().enumerate().filter(|(_, block)| !block.is_done()) {
-                    if block.asked() > left {
-                        break;
-                    }
-                    left -= block.asked();
-                    let (place, rows) = block.ask();
-                    asked.push((at, place, rows));
+                if space.holds(rows.len()) {
+                    space.take(rows.len());
+                    turn.end = Some(End::Opening { rows, first_output });
                 }
-                Turn::Refining(asked)
             }
-            Stage::Refused => panic!("a refused request has no turn"),
+            (Part::Blocks, Stage::Answering | Stage::Answered) => {
+                for (at, block) in self.blocks.iter().enumerate().filter(|(_, block)| !block.is_done()) {
+                    if !space.holds(block.asked()) {
+                        return;
+                    }
+                    space.take(block.asked());
+                    let (place, rows) = block.ask();
+                    turn.blocks.push((at, place, rows));
+                }
+            }
+            _ => {}
         }
     }
 
     /// Takes what the model said.
     pub(crate) fn absorb(&mut self, turn: Turn, mut outputs: Outputs) -> Heard {
-        match turn {
-            Turn::Opening { rows, first_output } => self.begin(&rows, first_output, &outputs),
-            Turn::Answering(draft) => {
+        let of_end = turn.end.as_ref().map_or(0, |end| end.rows().len() - end.first_output());
+        let heard = match turn.end {
+            Some(End::Opening { rows, first_output }) => self.begin(&rows, first_output, &outputs),
+            Some(End::Answering(draft)) => {
                 let pass = self.sequence.absorb(draft, &outputs);
-                self.answered();
                 Heard { keep: pass.path.clone(), pass: Some(pass) }
             }
-            Turn::Refining(asked) => {
-                let Stage::Refining(blocks) = &mut self.stage else { panic!("blocks were asked for") };
-                let text = self.sequence.text();
-                for (at, place, rows) in asked {
-                    let Place::After(prefix) = place else { panic!("blocks lie within their text") };
-                    let chosen = outputs.choose(self.sequence.sampling(), &rows, &text[..prefix]);
-                    blocks[at].absorb(text, &chosen);
-                    outputs.skip(rows.len());
-                }
-                Heard::default()
-            }
+            None => Heard::default(),
+        };
+        outputs.skip(of_end);
+        let text = self.sequence.text();
+        for (at, place, rows) in turn.blocks {
+            let Place::After(prefix) = place else { panic!("blocks lie within their text") };
+            let chosen = outputs.choose(self.sequence.sampling(), &rows, &text[..prefix]);
+            self.blocks[at].absorb(text, &chosen);
+            outputs.skip(rows.len());
         }
+        if self.stage == Stage::Answering {
+            self.grown();
+        }
+        heard
     }
 
     fn begin(&mut self, rows: &Rows, first_output: usize, outputs: &Outputs) -> Heard {
@@ -166,23 +221,22 @@ impl Lane {
         let mut blocks: Vec<usize> = wrong.iter().map(|at| at / block).collect();
         blocks.dedup();
         self.disagreeing_blocks = blocks.len();
-        if !blocks.is_empty() && self.on_disagreement == Disagreement::Refuse {
-            self.stage = Stage::Refused;
-        } else {
-            self.stage = Stage::Answering;
-            self.answered();
-        }
+        let refused = !blocks.is_empty() && self.on_disagreement == Disagreement::Refuse;
+        self.stage = if refused { Stage::Refused } else { Stage::Answering };
         let keep = self.sequence.text().len() - 1;
         assert!(first_output < keep + 1 && keep <= rows.len(), "{keep} of {} rows are right", rows.len());
         Heard { keep: (0..keep).collect(), pass: None }
     }
 
-    /// Sees whether the response is complete; its blocks are next.
-    fn answered(&mut self) {
-        if !self.sequence.is_open() {
-            let all =
-                |config: &Trajectories| Block::all(self.sequence.text(), self.sequence.prompt(), config);
-            self.stage = Stage::Refining(self.trajectories.as_ref().map(all).unwrap_or_default());
+    /// The response has grown: blocks that are complete with it may iterate.
+    fn grown(&mut self) {
+        let open = self.sequence.is_open();
+        if let Some(config) = &self.trajectories {
+            let response = (self.sequence.prompt(), open);
+            Block::add_complete(&mut self.blocks, self.sequence.text(), response, config);
+        }
+        if !open {
+            self.stage = Stage::Answered;
         }
     }
 
@@ -201,9 +255,9 @@ impl Lane {
     pub(crate) fn finish(self) -> Answer {
         let disagreeing_blocks = self.disagreeing_blocks;
         match self.stage {
-            Stage::Refining(blocks) => Answer::Response(Response {
+            Stage::Answered => Answer::Response(Response {
                 generation: self.sequence.finish(),
-                states: blocks.into_iter().flat_map(Block::into_states).collect(),
+                states: self.blocks.into_iter().flat_map(Block::into_states).collect(),
                 disagreeing_blocks,
             }),
             Stage::Refused => Answer::Refused { disagreeing_blocks },

@@ -84,51 +84,70 @@ struct Group<'a> {
     cache: usize,
     /// Keys of the cache that they see.
     reach: usize,
-    /// Some rows of each span.
-    members: Vec<(Seen<'a>, Range<usize>)>,
+    /// Some rows of each span; at most the first is not aside.
+    members: Vec<Member<'a>>,
     /// Keys that are not in the cache.
     aside: usize,
 }
 
-impl Group<'_> {
+/// Some rows of a span.
+struct Member<'a> {
+    span: Seen<'a>,
+    rows: Range<usize>,
+    aside: bool,
+}
+
+impl<'a> Group<'a> {
+    /// Rows whose keys are in the cache.
+    fn behind(cache: usize, span: &'a Span, rows: Range<usize>) -> Self {
+        let reach = if span.paths.is_some() { span.reach() } else { span.cached + rows.end };
+        let members = vec![Member { span: span.seen(), rows, aside: false }];
+        Self { cache, reach, members, aside: 0 }
+    }
+
+    fn rows(&self) -> usize {
+        self.members.iter().map(|member| member.rows.len()).sum()
+    }
+
+    /// Adds a whole span beside the cache.
+    fn add_aside(&mut self, span: &'a Span) {
+        let rows = span.rows.len();
+        self.reach = self.reach.max(span.reach());
+        self.members.push(Member {
+            span: Seen { own: self.aside, ..span.seen() },
+            rows: 0..rows,
+            aside: true,
+        });
+        self.aside += rows;
+    }
+
     /// Pairs of rows and keys.
     fn work(&self) -> usize {
-        self.members.iter().map(|(span, rows)| rows.len() * (span.cached + rows.end)).sum()
+        self.members.iter().map(|member| member.rows.len() * (member.span.cached + member.rows.end)).sum()
     }
 }
 
-/// Spans in shares of some rows: long ones in several, neighbours aside of one cache in one.
+/// Spans in shares of some rows: long ones in several, neighbours of one cache in one where they are aside.
 fn groups<'a>(spans: &'a [SpanCache], share: usize) -> Vec<Group<'a>> {
     let mut groups: Vec<Group> = Vec::new();
-    let mut shared = 0;
     for (at, SpanCache { span, keys, .. }) in spans.iter().enumerate() {
         let rows = span.rows.len();
-        let reach = span.reach();
-        if span.aside {
-            let fits = shared > 0
-                && shared + rows <= ASIDE_SHARE
-                && groups.last().is_some_and(|group| spans[group.cache].keys.data_ptr() == keys.data_ptr());
-            if !fits {
-                groups.push(Group { cache: at, reach: 0, members: Vec::new(), aside: 0 });
-                shared = 0;
-            }
-            let group = groups.last_mut().expect("one was added");
-            group.reach = group.reach.max(reach);
-            group.members.push((Seen { own: group.aside, ..span.seen() }, 0..rows));
-            group.aside += rows;
-            shared += rows;
+        if !span.aside {
+            let shares = (0..rows).step_by(share);
+            groups.extend(shares.map(|first| Group::behind(at, span, first..(first + share).min(rows))));
             continue;
         }
-        shared = 0;
-        groups.extend((0..rows).step_by(share).map(|first| {
-            let rows = first..(first + share).min(rows);
-            let reach = if span.paths.is_some() { reach } else { span.cached + rows.end };
-            Group { cache: at, reach, members: vec![(span.seen(), rows)], aside: 0 }
-        }));
+        let fits = groups.last().is_some_and(|group| {
+            spans[group.cache].keys.data_ptr() == keys.data_ptr() && group.rows() + rows <= ASIDE_SHARE
+        });
+        if !fits {
+            groups.push(Group { cache: at, reach: 0, members: Vec::new(), aside: 0 });
+        }
+        groups.last_mut().expect("there is one").add_aside(span);
     }
-    for group in groups.iter_mut().filter(|group| group.aside > 0) {
-        for (span, _) in &mut group.members {
-            span.own += group.reach;
+    for group in &mut groups {
+        for member in group.members.iter_mut().filter(|member| member.aside) {
+            member.span.own += group.reach;
         }
     }
     groups
@@ -184,7 +203,7 @@ impl<T: Element> Kernel<'_, T> {
         let Scratch { queries: room, scores, keys: wide_keys, values: wide_values } = scratch;
         self.widen(wide_keys, &keys[..reach], (queries + head) * d);
         self.widen(wide_values, &values[..reach], (queries + self.heads.keys + head) * d);
-        for (span, rows) in &group.members {
+        for Member { span, rows, .. } in &group.members {
             let width = span.cached + span.own_reach(rows.end - 1);
             self.queries(span, rows, room);
             self.scores(room, wide_keys, (span, width), scores);
@@ -204,7 +223,8 @@ impl<T: Element> Kernel<'_, T> {
         if group.aside == 0 {
             return;
         }
-        let rows = group.members.iter().flat_map(|(span, _)| span.rows.clone());
+        let members = group.members.iter().filter(|member| member.aside);
+        let rows = members.flat_map(|member| member.span.rows.clone());
         for (wide, row) in aside.chunks_exact_mut(d).zip(rows) {
             let from = row * self.heads.row_len() + offset;
             for (wide, value) in wide.iter_mut().zip(&self.qkv[from..from + d]) {

@@ -1,6 +1,6 @@
 //! Samples in, trajectories out: what a generation run does between reading prompts and writing shards. Knows token ids
-//! and the model; files, text and filters are the caller's. The work itself is the decoder's: responses and the blocks of
-//! those that are complete share its passes.
+//! and the model; files, text and filters are the caller's. The work itself is the decoder's: responses and the blocks
+//! they have grown past share its passes.
 
 use std::ops::ControlFlow;
 

@@ -62,7 +62,7 @@ impl FinishReason {
 pub struct State {
     /// Block index within the response.
     pub block: u32,
-    /// Jacobi iterations done: 0 is the random start.
+    /// Jacobi iterations done: 0 is the random start, or a fixed point that was known without any.
     pub iteration: u32,
     /// Length of the leading run that equals the clean block.
     pub converged: u32,
@@ -73,8 +73,13 @@ pub struct State {
 impl State {
     /// Noise ratio: share of a block of `block_len` tokens from the first divergence on; 0 at the fixed point.
     pub fn noise_ratio(&self, block_len: usize) -> f64 {
-        block_len.saturating_sub(self.converged as usize) as f64 / block_len.max(1) as f64
+        noise_ratio(self.converged as usize, block_len)
     }
+}
+
+/// Noise ratio of a block of which the first `converged` tokens are right.
+pub(crate) fn noise_ratio(converged: usize, block_len: usize) -> f64 {
+    block_len.saturating_sub(converged) as f64 / block_len.max(1) as f64
 }
 
 /// One sample: prompt, greedy response, and the recorded states of its blocks.

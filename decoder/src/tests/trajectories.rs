@@ -1,7 +1,7 @@
 //! Laws of trajectories, on a scripted model: blocks refined side by side have the states that sequential Jacobi
 //! decoding shows.
 
-use jacobi_datasets::{NoiseScheduleConfig, ScheduleKind, State};
+use jacobi_datasets::{NoiseScheduleConfig, ScheduleKind, State, choose_state};
 
 use super::*;
 use crate::{Disagreement, Recorder, Response, States, Trajectories};
@@ -22,19 +22,28 @@ fn sequential(
 }
 
 /// What of all `states` a schedule asks for.
-fn up_to_target(states: &[State], response: usize, config: &Trajectories) -> Vec<State> {
+fn asked_for(states: &[State], response: usize, config: &Trajectories) -> Vec<State> {
     let States::Scheduled { noise, window } = config.states else { return states.to_vec() };
-    let mut reached = None;
-    let wanted = |state: &&State| {
-        let block = state.block as usize;
+    let mut asked = Vec::new();
+    for states in states.chunk_by(|a, b| a.block == b.block) {
+        let block = states[0].block as usize;
         let len = config.block_size.min(response - block * config.block_size);
-        let wanted = reached != Some(block);
-        if state.noise_ratio(len) <= noise.target(block, window, 0) {
-            reached = Some(block);
+        let target = noise.target(block, window, 0);
+        // Nearest to the target whatever has been or will be: of these and the one before the fixed point, the latter.
+        let off = |right: usize| ((len - right) as f64 / len as f64 - target).abs();
+        if off(len) < off(len - 1) {
+            asked.push(State { block: block as u32, iteration: 0, converged: len as u32, tail: vec![] });
+            continue;
         }
-        wanted
-    };
-    states.iter().filter(wanted).cloned().collect()
+        let settled = |state: &State| {
+            (state.converged as usize..=len).all(|later| off(later) >= off(state.converged as usize))
+        };
+        let end = states.iter().position(settled).unwrap();
+        asked.extend_from_slice(&states[..=end]);
+        let chosen = |states: &[State]| choose_state(states.iter(), len, target).cloned();
+        assert_eq!(chosen(&states[..=end]), chosen(states));
+    }
+    asked
 }
 
 fn answers(model: &Scripted, requests: Vec<Request>, room: Room) -> Vec<Answer> {
@@ -101,7 +110,7 @@ proptest! {
             let found = response(found);
             prop_assert_eq!(&found.generation.tokens, &generation.tokens);
             prop_assert_eq!(found.generation.finish_reason, generation.finish_reason);
-            prop_assert_eq!(&found.states, &up_to_target(&states, generation.tokens.len(), &config));
+            prop_assert_eq!(&found.states, &asked_for(&states, generation.tokens.len(), &config));
         }
     }
 
@@ -137,7 +146,7 @@ proptest! {
         let kept = response(&found[0]);
         prop_assert_eq!(&kept.generation.tokens, &own.tokens);
         prop_assert_eq!(kept.generation.finish_reason, own.finish_reason);
-        prop_assert_eq!(&kept.states, &up_to_target(&states, own.tokens.len(), &config));
+        prop_assert_eq!(&kept.states, &asked_for(&states, own.tokens.len(), &config));
         match (wrong, &found[1]) {
             (None, Answer::Response(found)) => {
                 prop_assert_eq!(&found.states, &kept.states);
@@ -161,4 +170,29 @@ fn a_given_response_ends_where_it_ends() {
     let found = response(&found[0]);
     assert_eq!(found.generation.tokens, own[..7]);
     assert_eq!(found.generation.finish_reason, FinishReason::Length);
+}
+
+/// A block is refined as soon as it is complete, in the passes in which the response grows.
+#[test]
+fn blocks_iterate_while_their_response_grows() {
+    let model = Scripted { vocabulary: 9, context: 200, seed: 3, memory: 4 };
+    let (block_size, tokens) = (8, 80);
+    let stop = StopRules { max_new_tokens: tokens, eos_token_ids: vec![] };
+    let settings = Settings::greedy(Strategy::Autoregressive, stop);
+    let config = Trajectories { block_size, seed: 1, states: States::All };
+    let request = Request { trajectories: Some(config), ..Request::new(vec![1], settings) };
+    for rows in [1, 8, 1000] {
+        let (mut passes, mut widest) = (0, 0);
+        let room = Room { slots: 1, capacity: 90, rows };
+        generate_batch(&model, &mut [(0, request.clone())].into_iter(), room, &mut |event| {
+            if let BatchEvent::Forward(rows) = event {
+                passes += 1;
+                widest = rows.max(widest);
+            }
+            ControlFlow::Continue(())
+        });
+        // The response's own rows come first, whatever there is room for; the last block iterates behind its end.
+        assert!(rows == 1 || passes <= tokens + block_size, "{passes} passes with {rows} rows");
+        assert!(widest <= rows.max(block_size), "{widest} of {rows} rows");
+    }
 }

@@ -70,6 +70,41 @@ fn a_run_aside_sees_what_it_follows_and_itself() {
     }
 }
 
+fn behind<'a>((keys, values): &(Tensor, Tensor), span: &'a Span) -> SpanCache<'a> {
+    SpanCache { span, keys: keys.shallow_clone(), values: values.shallow_clone() }
+}
+
+/// A run at the end of a cache shares keys and values with runs beside it.
+#[test]
+fn a_run_at_the_end_sees_nothing_of_those_beside_it() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for heads in HEADS {
+            let shape = [heads.keys as i64, 40, heads.width as i64];
+            let qkv = random(&[14, heads.row_len() as i64], kind);
+            let caches = [0, 1].map(|_| (random(&shape, kind), random(&shape, kind)));
+            let spans = [
+                (0, Span::chain(0..1, 21)),
+                (0, Span::aside(1..5, 21)),
+                (0, Span::aside(5..8, 3)),
+                (1, Span::chain(8..10, 7)),
+                (1, Span::aside(10..14, 30)),
+            ];
+            let together: Vec<SpanCache> =
+                spans.iter().map(|(of, span)| behind(&caches[*of], span)).collect();
+            assert_eq!(groups(&together, 48).len(), 2);
+            let together = attend(&qkv, heads, &together);
+            for (of, span) in &spans {
+                let (start, rows) = (span.rows.start as i64, span.rows.len());
+                let mut alone = Span::chain(0..rows, span.cached);
+                alone.aside = span.aside;
+                let own = qkv.narrow(0, start, rows as i64).contiguous();
+                let alone = attend(&own, heads, &[behind(&caches[*of], &alone)]);
+                assert!(alone.equal(&together.narrow(0, start, rows as i64)), "{kind:?} {:?}", span.rows);
+            }
+        }
+    }
+}
+
 /// The same tokens as a branch among others, and as the only ones.
 #[test]
 fn a_row_sees_its_path_alone_and_nothing_of_where_it_lies() {
