@@ -183,6 +183,37 @@ const BAD_INPUT: &[BadInput] = &[
         2,
         &["--compare"],
     ),
+    (&["decode", "--model", "nowhere", "--prompt", "a", "--strict", "0"], 2, &["--strict", "above 0"]),
+    (
+        &["decode", "--model", "nowhere", "--prompt", "a", "--top-k", "-1"],
+        2,
+        &["--top-k", "a whole number, 0 or above"],
+    ),
+    (
+        &["decode", "--model", "nowhere", "--prompt", "a", "--seed", "-1"],
+        2,
+        &["--seed", "a whole number, 0 or above"],
+    ),
+    (
+        &["decode", "--model", "nowhere", "--prompt", "a", "--spawn-ratio", "-1"],
+        2,
+        &["--spawn-ratio", "from 0 to 1"],
+    ),
+    (
+        &["decode", "--model", "nowhere", "--prompt", "a", "--pool-size", "4"],
+        2,
+        &["add --decoder multi-block"],
+    ),
+    (
+        &["decode", "--model", "nowhere", "--prompt", "a", "--decoder", "ar", "--strict"],
+        2,
+        &["--strict", "drop it"],
+    ),
+    (
+        &["decode", "--model", "nowhere", "--prompt", "a", "--html", "no/such/page.html"],
+        1,
+        &["cannot write no/such/page.html", "make the directory no/such"],
+    ),
     (&["frobnicate"], 2, &["frobnicate"]),
     (&["tune"], 2, &["--model DIR", "--config"]),
     (&["tune", "--model", "nowhere"], 2, &["--prompts FILE", "--config"]),
@@ -353,12 +384,12 @@ fn decode(arguments: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn decode_output(arguments: &[&str], input: &str) -> Output {
+fn decode_output(arguments: &[&str], input: impl AsRef<[u8]>) -> Output {
     let mut command = Command::new(BINARY);
     command.args(["decode", "--model"]).arg(root().join("datasets/default/model")).args(arguments);
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(input.as_ref()).unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -441,10 +472,13 @@ fn a_chat_keeps_the_conversation_until_reset() {
     let texts: Vec<&str> = turns.iter().map(|turn| turn["text"].as_str().unwrap()).collect();
     assert_eq!(decode(&["--chat", "--max-new-tokens", "40"], &input), texts.join("\n") + "\n");
 
-    let full = decode_output(&["--chat"], &format!("{}\n", "many words ".repeat(300)));
+    let full = decode_output(&["--chat"], format!("{}\n", "many words ".repeat(300)));
     let message = String::from_utf8(full.stderr).unwrap();
     assert_eq!(full.status.code(), Some(1), "{message}");
     assert!(message.contains("context holds 512") && message.contains("/reset"), "{message}");
+    let unreadable = decode_output(&["--chat"], b"caf\xe9\n");
+    let message = String::from_utf8(unreadable.stderr).unwrap();
+    assert!(unreadable.status.code() == Some(1) && message.contains("is not UTF-8 text"), "{message}");
 }
 
 #[test]

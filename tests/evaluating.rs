@@ -181,7 +181,7 @@ fn reference_solutions_pass_their_own_tests_through_our_runner() {
     let humaneval = format!("humaneval={}", shipped("humaneval.jsonl"));
     let mbpp = format!("mbpp={}", shipped("mbpp-sample.jsonl"));
     let directory = fixture();
-    let output = jacobi(directory.path(), &["tasks", "check", &humaneval, &mbpp]);
+    let output = jacobi(directory.path(), &["tasks", "check", "--allow-unsafe-execution", &humaneval, &mbpp]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("humaneval: 164 of 164 right") && text.contains("mbpp: 50 of 50 right"), "{text}");
@@ -203,9 +203,11 @@ fn a_task_of_programs_is_judged_and_the_report_says_what_isolated_them() {
         serde_json::json!({"prompt": "b", "tests": "x = r'''@answer@'''\nassert x == 'y'", "right": "y"}),
     ];
     fs_err::write(dir.join("code.jsonl"), format!("{}\n{}\n", rows[0], rows[1])).unwrap();
-    let output = jacobi(dir, &["tasks", "check", "code.toml"]);
+    let output = jacobi(dir, &["tasks", "check", "--allow-unsafe-execution", "code.toml"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("2 of 2 right"), "{output:?}");
-    let output = jacobi(dir, &["eval", "--model", "model", "--tasks", "code.toml", "-o", "report"]);
+    let arguments =
+        ["eval", "--model", "model", "--tasks", "code.toml", "--allow-unsafe-execution", "-o", "report"];
+    let output = jacobi(dir, &arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let read = |name: &str| fs_err::read_to_string(dir.join("report").join(name)).unwrap();
     let results: Value = serde_json::from_str(&read("results.json")).unwrap();

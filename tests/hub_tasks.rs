@@ -116,3 +116,23 @@ fn a_model_is_asked_what_the_hub_has_in_the_wording_of_the_task() {
     assert!(jacobi(&hub, dir.path(), &[&arguments[..], &["--overwrite"]].concat()).status.success());
     assert_eq!(hub.asked().len(), before);
 }
+
+#[test]
+fn a_plan_that_cannot_have_its_questions_says_where_to_give_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = root().join("datasets/default");
+    let recipe = format!(
+        "[model]\npath = \"{0}/model\"\n[prompts]\npath = \"{0}/prompts-train.jsonl\"\n\
+         [[eval.tasks]]\nname = \"gsm8k\"\npath = \"q.jsonl\"\n[[eval.tasks]]\nname = \"math500\"\n",
+        data.display()
+    );
+    fs_err::write(dir.path().join("r.toml"), recipe).unwrap();
+    fs_err::write(dir.path().join("q.jsonl"), "{\"question\": \"One?\", \"answer\": \"#### 1\"}\n").unwrap();
+    let mut command = Command::new(BINARY);
+    command.current_dir(dir.path()).args(["run", "-c", "r.toml", "--dry-run"]).env("HF_HUB_OFFLINE", "1");
+    let output = command.env("HF_HOME", dir.path().join("home")).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    for part in ["math500", "--set eval.tasks.2.path=FILE", "--set eval.tasks=[]", "HF_HUB_OFFLINE is set"] {
+        assert!(output.status.code() == Some(1) && message.contains(part), "{part:?} is missing: {message}");
+    }
+}

@@ -131,6 +131,20 @@ fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
 }
 
 #[test]
+fn more_prompts_keep_the_trajectories_that_are_there() {
+    let directory = fixture();
+    let dir = directory.path();
+    succeed(dir, &["run", "-c", "small.toml", "--set", "prompts.limit=6"]);
+    let trajectories = dir.join("run/round-1/trajectories");
+    let first =
+        |of: &str| fs_err::read(trajectories.join(format!("trajectories-00000-of-{of}.parquet"))).unwrap();
+    let before = first("00001");
+    succeed(dir, &["run", "-c", "small.toml", "--overwrite"]);
+    assert!(first("00002") == before, "the rows that were there are made again");
+    assert_eq!(read_all(&trajectories).unwrap().1.len(), 8);
+}
+
+#[test]
 fn another_run_is_refused_by_the_key_that_differs() {
     let directory = fixture();
     let dir = directory.path();

@@ -129,8 +129,11 @@ fn changed(run: &RunDir, stage: &str, changes: &[String]) -> UsageError {
 }
 
 /// Removes what the stages `void` made, then their records: killed in between, the run still knows that they are void.
+/// Trajectories of the first are left to their stage, which keeps those rows that are of the new settings and prompts.
 fn discard(void: &[Stage], kept: &[Stage], ledger: &mut Ledger) -> anyhow::Result<()> {
-    for path in void.iter().flat_map(|stage| &stage.outputs) {
+    let sorts_out = |(at, stage): &(usize, &Stage)| *at == 0 && matches!(stage.work, Work::Generate(_));
+    let removed = void.iter().enumerate().filter(|stage| !sorts_out(stage));
+    for path in removed.flat_map(|(_, stage)| &stage.outputs) {
         if path.is_dir() {
             // Renamed first: half a directory under its own name could be taken for a whole one.
             let doomed = path.with_extension("discarded");
@@ -152,7 +155,8 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &St
         Work::Generate(round) => {
             let model = model_of_round(recipe, run, round)?;
             let target = run.trajectories(round);
-            let job = stages::generate_job(recipe, round, &model, &target, GenerateOptions::default());
+            let options = GenerateOptions { overwrite, ..GenerateOptions::default() };
+            let job = stages::generate_job(recipe, round, &model, &target, options);
             stages::generate(&job, stop)?;
         }
         Work::Train(round) => {

@@ -118,8 +118,17 @@ fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) ->
 
 fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
     let mut questions = Vec::new();
-    for task in recipe.eval.measured()? {
-        let counted = count(&task.prompts).with_context(|| format!("in the prompts of {}", task.name))?;
+    let before_tasks = usize::from(!recipe.eval.prompts.path.as_os_str().is_empty());
+    for (index, task) in (1..).zip(recipe.eval.measured()?) {
+        let counted = count(&task.prompts).with_context(|| match index > before_tasks {
+            true => format!(
+                "no questions for {}: where you have them give --set eval.tasks.{}.path=FILE, or measure on other prompts \
+                 with --set eval.tasks=[] --set eval.prompts.path=FILE",
+                task.name,
+                index - before_tasks
+            ),
+            false => format!("in the prompts of {}", task.name),
+        })?;
         questions.push(questions_of(&task, counted));
     }
     let settings = question_settings(recipe)?;

@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -102,6 +103,8 @@ pub fn write_text(path: &Path, text: &str) -> anyhow::Result<()> {
 /// The exclusive right to write into a directory, until dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub struct DirLock {
+    path: PathBuf,
+    /// Locked.
     _file: File,
 }
 
@@ -119,8 +122,21 @@ impl DirLock {
         };
         fs_err::create_dir_all(dir).with_context(refused)?;
         let path = dir.join(".lock");
+        loop {
+            let file = Self::lock(dir, &path, &refused)?;
+            // Who held it before may have removed the file that was waited for here: then this lock is on nothing.
+            let is_there = fs_err::metadata(&path).is_ok_and(|there| {
+                file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (there.dev(), there.ino()))
+            });
+            if is_there {
+                return Ok(Self { path, _file: file });
+            }
+        }
+    }
+
+    fn lock(dir: &Path, path: &Path, refused: &dyn Fn() -> String) -> anyhow::Result<File> {
         let mut options = fs_err::OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+        let file = options.read(true).write(true).create(true).truncate(false).open(path);
         let (mut file, _) = file.with_context(refused)?.into_parts();
         match file.try_lock() {
             Ok(()) => {}
@@ -136,7 +152,14 @@ impl DirLock {
         }
         file.set_len(0).with_context(refused)?;
         writeln!(file, "{}", std::process::id()).with_context(refused)?;
-        Ok(Self { _file: file })
+        Ok(file)
+    }
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // A file that cannot be removed is in nobody's way.
+        let _ = fs_err::remove_file(&self.path);
     }
 }
 
@@ -171,7 +194,8 @@ mod tests {
         let message = DirLock::take(&dir).unwrap_err().to_string();
         assert!(message.contains(&format!("in use by process {}", std::process::id())), "{message}");
         drop(first);
-        DirLock::take(&dir).unwrap();
+        drop(DirLock::take(&dir).unwrap());
+        assert_eq!(fs_err::read_dir(&dir).unwrap().count(), 0);
     }
 
     #[test]

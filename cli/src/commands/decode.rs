@@ -16,12 +16,14 @@ use crate::output::{self, Stream};
 use crate::signals::Stop;
 
 mod decoder_args;
+mod numbers;
 mod sampling_args;
 mod view_args;
 
 pub use decoder_args::DecoderName;
 
 use decoder_args::DecoderArgs;
+use numbers::whole;
 use sampling_args::SamplingArgs;
 use view_args::ViewArgs;
 
@@ -47,13 +49,14 @@ pub struct DecodeArgs {
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Longest response
-    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 256, value_name = "N", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: u32,
     /// The dtype to compute in
     #[arg(long, value_enum, default_value_t = DtypeName::Auto)]
     dtype: DtypeName,
     /// Seed of fillers and of sampling; changes the speed of greedy decoding, never its text
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u64>)]
     seed: u64,
     #[command(flatten)]
     view: ViewArgs,
@@ -85,10 +88,17 @@ impl From<DtypeName> for Dtype {
 /// # Errors
 /// Options that exclude each other; a model or prompt that cannot be used; a signal, once what is there is printed.
 pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
+    args.view.check()?;
     let prompt = args.prompt()?;
     let model = hub::model_dir(&args.model)?;
     let strategies = args.decoder.strategies(&model, args.seed)?;
     let sampling = args.sampling.sampling(args.seed)?;
+    if args.sampling.strict_gap().is_some() && strategies.iter().all(|(name, _)| is_ar(*name)) {
+        return Err(UsageError(
+            "--strict changes nothing for ar, which decides every token alone: drop it".into(),
+        )
+        .into());
+    }
     let engine = Engine::load(&model, args.dtype.into())?;
     let contender = |(name, strategy)| Contender {
         name,
@@ -96,7 +106,8 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
             strategy,
             sampling: sampling.clone(),
             stop: engine.stop_rules(args.max_new_tokens as usize),
-            strict_gap: args.sampling.strict_gap(),
+            // One token at a time is as strict as it gets.
+            strict_gap: args.sampling.strict_gap().filter(|_| !is_ar(name)),
         },
     };
     let contenders: Vec<Contender> = strategies.into_iter().map(contender).collect();
@@ -105,6 +116,10 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
         Some(prompt) if args.decoder.is_comparison() => args.compare(&engine, &prompt, contenders),
         Some(prompt) => args.one(&engine, &prompt, &contenders[0]),
     }
+}
+
+fn is_ar(name: jacobi_eval::DecoderName) -> bool {
+    name == jacobi_eval::DecoderName::Ar
 }
 
 impl DecodeArgs {

@@ -20,8 +20,8 @@ use crate::{environment, output, plan};
 
 /// Find the decoder and settings that are best for a model on this machine
 ///
-/// Times forward passes by their width, then searches block size, blocks in flight, spawn ratio, pool size and tree
-/// budget by successive halving on prompts. The best goes to jacobi.json beside the model, where `decode` and `eval`
+/// Times forward passes by their width, then searches decoder, window, block size, blocks in flight, spawn ratio, filler,
+/// pool size and tree budget by successive halving on prompts. The best goes to jacobi.json beside the model, where `decode` and `eval`
 /// find it. Give --model and --prompts, or a recipe: then its exported model is tuned on its evaluation prompts.
 #[derive(Debug, clap::Args)]
 pub struct TuneArgs {

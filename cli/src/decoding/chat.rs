@@ -65,12 +65,23 @@ pub fn chat(
     Ok(())
 }
 
-/// The next line of standard input; none at its end.
+/// The next line of standard input; none at its end. On a terminal one that is no text is asked for again.
 fn next_line(interactive: bool) -> io::Result<Option<String>> {
-    if interactive {
-        output::ask("> ");
+    loop {
+        if interactive {
+            output::ask("> ");
+        }
+        let mut line = Vec::new();
+        if io::stdin().lock().read_until(b'\n', &mut line)? == 0 {
+            return Ok(None);
+        }
+        match String::from_utf8(line) {
+            Ok(line) => return Ok(Some(line)),
+            Err(_) if interactive => output::status("that line is not UTF-8 text and was not sent"),
+            Err(error) => {
+                let message = format!("a line to answer is not UTF-8 text: {}", error.utf8_error());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+        }
     }
-    let mut line = Vec::new();
-    let read = io::stdin().lock().read_until(b'\n', &mut line)?;
-    Ok((read > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
 }

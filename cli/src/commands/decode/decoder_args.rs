@@ -6,6 +6,7 @@ use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_decoder::Strategy;
 use jacobi_eval::DecoderConfig;
 
+use super::numbers::{ratio, whole};
 use crate::exit::UsageError;
 use crate::output::{self, Color, Stream};
 
@@ -23,25 +24,25 @@ pub struct DecoderArgs {
         conflicts_with_all = ["chat", "decoder", "show_trajectory", "html"])]
     compare: Vec<DecoderName>,
     /// Tokens of a block, for jacobi and multi-block [default: 16]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     block_size: Option<u32>,
     /// How multi-block's window grows [default: blocks]
     #[arg(long, value_enum)]
     window: Option<WindowName>,
     /// Most blocks in flight of multi-block [default: 2]
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     max_blocks: Option<u32>,
     /// Share of a block that agrees with itself before multi-block starts the next [default: 0.85]
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = ratio)]
     spawn_ratio: Option<f64>,
     /// What multi-block's fresh tokens are [default: random]
     #[arg(long, value_enum)]
     filler: Option<FillerName>,
     /// Rejected drafts that multi-block tries again per pass [default: 4]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<usize>)]
     pool_size: Option<usize>,
     /// Rows of multi-block's token tree [default: 0]
-    #[arg(long, value_name = "ROWS")]
+    #[arg(long, value_name = "ROWS", allow_negative_numbers = true, value_parser = whole::<usize>)]
     tree_budget: Option<usize>,
 }
 
@@ -93,6 +94,14 @@ impl DecoderArgs {
         if let Some(tuned) = self.tuned(model)? {
             return Ok(vec![(tuned.name, tuned.strategy(seed)?)]);
         }
+        if let Some(option) =
+            self.of_multi_block().filter(|_| self.decoder.is_none() && !self.is_comparison())
+        {
+            return Err(UsageError(format!(
+                "{option} is a setting of multi-block: add --decoder multi-block"
+            ))
+            .into());
+        }
         let single = [self.decoder.unwrap_or(DEFAULT)];
         let names = if self.is_comparison() { &self.compare[..] } else { &single };
         if let Some(name) =
@@ -111,6 +120,19 @@ impl DecoderArgs {
                 .map_err(|error| UsageError(error.to_string()).into())
         };
         names.iter().map(strategy).collect()
+    }
+
+    /// The first option given that multi-block alone has.
+    fn of_multi_block(&self) -> Option<&'static str> {
+        let given = [
+            ("--window", self.window.is_some()),
+            ("--max-blocks", self.max_blocks.is_some()),
+            ("--spawn-ratio", self.spawn_ratio.is_some()),
+            ("--filler", self.filler.is_some()),
+            ("--pool-size", self.pool_size.is_some()),
+            ("--tree-budget", self.tree_budget.is_some()),
+        ];
+        given.into_iter().find_map(|(option, given)| given.then_some(option))
     }
 
     /// What was tuned for the model, if no decoder and no setting was asked for.

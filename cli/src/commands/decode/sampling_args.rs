@@ -2,6 +2,7 @@
 
 use jacobi_decoder::{RandomSampling, Sampling};
 
+use super::numbers::{above_zero, at_least_zero, share, whole};
 use crate::exit::UsageError;
 
 /// Greedy unless one of the first four is given.
@@ -11,7 +12,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = at_least_zero)]
     temperature: Option<f32>,
     /// Sample from the K most probable tokens; 0 from all
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = whole::<usize>)]
     top_k: Option<usize>,
     /// Sample from the most probable tokens that together reach probability P
     #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = share)]
@@ -22,7 +23,7 @@ pub struct SamplingArgs {
     /// Greedy: decide a token alone where a wide pass gives its two best tokens log-probabilities closer than GAP; for
     /// bfloat16 [default GAP: 0.5]
     #[arg(long, value_name = "GAP", num_args = 0..=1, default_missing_value = "0.5",
-        allow_negative_numbers = true, value_parser = at_least_zero)]
+        allow_negative_numbers = true, value_parser = above_zero)]
     strict: Option<f32>,
 }
 
@@ -62,21 +63,4 @@ impl SamplingArgs {
     pub fn strict_gap(&self) -> Option<f32> {
         self.strict
     }
-}
-
-fn number(text: &str, holds: fn(f32) -> bool, must: &str) -> Result<f32, String> {
-    let number = text.parse().ok().filter(|number: &f32| number.is_finite() && holds(*number));
-    number.ok_or_else(|| format!("it must be {must}"))
-}
-
-fn at_least_zero(text: &str) -> Result<f32, String> {
-    number(text, |number| number >= 0.0, "a number, 0 or above")
-}
-
-fn above_zero(text: &str) -> Result<f32, String> {
-    number(text, |number| number > 0.0, "a number above 0")
-}
-
-fn share(text: &str) -> Result<f32, String> {
-    number(text, |number| number > 0.0 && number <= 1.0, "a number above 0 and at most 1")
 }

@@ -1,7 +1,8 @@
 //! How a response is shown.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::ensure;
 use jacobi_report::DecodedPage;
 
 use crate::decoding::Engine;
@@ -27,6 +28,17 @@ pub struct ViewArgs {
 }
 
 impl ViewArgs {
+    /// Finds out whether the page can be written before anything is decoded.
+    ///
+    /// # Errors
+    /// When its directory is not there.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let Some(file) = &self.html else { return Ok(()) };
+        let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        ensure!(dir.is_dir(), "cannot write {}: make the directory {} first", file.display(), dir.display());
+        Ok(())
+    }
+
     /// What shows a response: one view on standard output, its statistics, and the page, whose `head` is known
     /// beforehand.
     pub fn views<'a>(&self, engine: &'a Engine, head: &DecodedPage) -> Vec<Box<dyn View + 'a>> {
