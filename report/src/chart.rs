@@ -51,7 +51,7 @@ pub(crate) struct Chart {
     pub(crate) svg: String,
 }
 
-/// Every chart that rows give: over all of them, then task by task.
+/// Every chart that rows give: what tasks are compared in, then task by task.
 pub(crate) fn charts(rows: &[EvalRow]) -> Result<Vec<Chart>, ReportError> {
     if rows.is_empty() {
         return Ok(Vec::new());
@@ -60,7 +60,8 @@ pub(crate) fn charts(rows: &[EvalRow]) -> Result<Vec<Chart>, ReportError> {
     let tasks = tasks(rows);
     for &task in &tasks {
         let of_task: Vec<&EvalRow> = rows.iter().filter(|row| row.task == task).collect();
-        let about = frontier::chart(rows, task)?.into_iter().chain(passes::charts(&of_task)?);
+        let about = [bars::speed(&of_task)?].into_iter().chain(frontier::chart(rows, task)?);
+        let about = about.chain(passes::charts(&of_task)?);
         match tasks.len() {
             1 => charts.extend(about),
             _ => charts.extend(about.map(|chart| chart.about(task))),
@@ -227,8 +228,8 @@ mod tests {
         let of = |task: Option<&str>| -> Vec<&str> {
             charts.iter().filter(|c| c.task.as_deref() == task).map(|c| c.file.as_str()).collect()
         };
-        assert_eq!(of(None), ["tpf.svg", "iterations.svg", "speed.svg"]);
-        let names = ["frontier", "acceptance", "positions", "widths", "ranks"];
+        assert_eq!(of(None), ["tpf.svg", "iterations.svg"]);
+        let names = ["speed", "frontier", "acceptance", "positions", "widths", "ranks"];
         assert_eq!(of(Some("gsm8k")), names.map(|name| format!("{name}-gsm8k.svg")));
         assert_eq!(of(Some("Math 500")), names.map(|name| format!("{name}-math-500.svg")));
     }

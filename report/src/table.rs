@@ -166,7 +166,7 @@ impl<'a> Names<'a> {
 }
 
 /// The tasks of `rows`, each once, in their order.
-pub(crate) fn tasks(rows: &[EvalRow]) -> Vec<&str> {
+pub(crate) fn tasks<'a>(rows: impl IntoIterator<Item = &'a EvalRow>) -> Vec<&'a str> {
     let mut tasks: Vec<&str> = Vec::new();
     for row in rows {
         if !tasks.contains(&row.task.as_str()) {
@@ -177,9 +177,10 @@ pub(crate) fn tasks(rows: &[EvalRow]) -> Vec<&str> {
 }
 
 /// The role, with the name where two models share a role.
-pub(crate) fn model_label(row: &EvalRow, rows: &[EvalRow]) -> String {
+pub(crate) fn model_label<'a>(row: &EvalRow, rows: impl IntoIterator<Item = &'a EvalRow>) -> String {
     let role = row.model_role.as_str();
-    let shared = rows.iter().any(|other| other.model_role == row.model_role && other.model != row.model);
+    let is_shared = |other: &EvalRow| other.model_role == row.model_role && other.model != row.model;
+    let shared = rows.into_iter().any(is_shared);
     if shared { format!("{role} {}", row.model) } else { role.to_owned() }
 }
 

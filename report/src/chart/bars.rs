@@ -13,13 +13,18 @@ const STEP: i32 = 42;
 const HEADING: i32 = 24;
 const LEFT: i32 = 8;
 
-/// The figures that every row has.
+/// The figures that can be compared between tasks.
 pub(super) fn charts(rows: &[EvalRow]) -> Result<Vec<Chart>, ReportError> {
+    let rows: Vec<&EvalRow> = rows.iter().collect();
     Ok(vec![
-        bars("tpf.svg", "Tokens per forward pass", rows, |row| row.tpf)?,
-        bars("iterations.svg", "Forward passes per token", rows, |row| row.tpf.map(|tpf| 1.0 / tpf))?,
-        bars("speed.svg", "Tokens per second, decoding only", rows, |row| row.tps)?,
+        bars("tpf.svg", "Tokens per forward pass", &rows, |row| row.tpf)?,
+        bars("iterations.svg", "Forward passes per token", &rows, |row| row.tpf.map(|tpf| 1.0 / tpf))?,
     ])
+}
+
+/// Tokens per second.
+pub(super) fn speed(rows: &[&EvalRow]) -> Result<Chart, ReportError> {
+    bars("speed.svg", "Tokens per second, decoding only", rows, |row| row.tps)
 }
 
 /// One bar per row, each under its name with its value at the end; and under the name of their task where there are
@@ -27,12 +32,12 @@ pub(super) fn charts(rows: &[EvalRow]) -> Result<Vec<Chart>, ReportError> {
 fn bars(
     file: &str,
     title: &str,
-    rows: &[EvalRow],
+    rows: &[&EvalRow],
     value: fn(&EvalRow) -> Option<f64>,
 ) -> Result<Chart, ReportError> {
     let right = WIDTH as i32 - 64;
-    let largest = rows.iter().filter_map(value).fold(f64::MIN_POSITIVE, f64::max);
-    let tasks = tasks(rows);
+    let largest = rows.iter().filter_map(|row| value(row)).fold(f64::MIN_POSITIVE, f64::max);
+    let tasks = tasks(rows.iter().copied());
     let headings = if tasks.len() > 1 { tasks.len() } else { 0 };
     let height = 8 + STEP * rows.len() as i32 + HEADING * headings as i32;
     draw(file, title, height, |area| {
@@ -43,7 +48,7 @@ fn bars(
                 top += HEADING;
             }
             for row in rows.iter().filter(|row| row.task == task) {
-                let name = format!("{}  {}", model_label(row, rows), row.decoder_label());
+                let name = format!("{}  {}", model_label(row, rows.iter().copied()), row.decoder_label());
                 write(area, &name, (LEFT, top + 9), TEXT, HPos::Left)?;
                 let share = value(row).unwrap_or(0.0) / largest;
                 let end = LEFT + (f64::from(right - LEFT) * share).round() as i32;

@@ -1,39 +1,62 @@
-//! What the passes of the two rows did that the headline of a task compares: more lines and bars could not be told apart.
+//! What the passes of the rows did that the headline of a task is about: more lines and bars could not be told apart.
 
-use jacobi_datasets::schema::eval_row::EvalRow;
+use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
 use plotters::prelude::*;
 
 use super::lines::{Line, Lines};
-use super::{Axes, Chart, Legend, PLOT_HEIGHT, draw, percent_of, plot, role_color};
+use super::{Axes, Chart, Legend, PLOT_HEIGHT, THIRD, draw, percent_of, plot, role_color};
 use crate::ReportError;
 use crate::figures::Compared;
 use crate::passes;
 use crate::text::number;
 
+/// A row and the colour of its lines.
+type Shown<'a> = (&'a EvalRow, RGBColor);
+
 /// The charts of one task, whose rows these are; none if no parallel decoder ran.
 pub(super) fn charts(rows: &[&EvalRow]) -> Result<Vec<Chart>, ReportError> {
-    let compared = Compared::of(rows);
-    let mut rows: Vec<&EvalRow> =
-        [compared.base_parallel, compared.after_parallel].into_iter().flatten().collect();
-    rows.dedup();
-    rows.retain(|row| row.acceptance.iter().any(|&count| count > 0));
-    if rows.is_empty() {
+    let mut shown = shown(rows);
+    shown.retain(|(row, _)| row.acceptance.iter().any(|&count| count > 0));
+    if shown.is_empty() {
         return Ok(Vec::new());
     }
-    let lines = [positions(&rows), widths(&rows), ranks(&rows)];
-    let mut charts = vec![acceptance(&rows)?];
+    let lines = [positions(&shown), widths(&shown), ranks(&shown)];
+    let mut charts = vec![acceptance(&shown)?];
     for chart in lines {
         charts.extend(chart.draw()?);
     }
     Ok(charts)
 }
 
+/// The fastest decoder of the trained model, and before and after training the fastest that both models were measured
+/// under: the same one, unless it was tuned for the trained model.
+fn shown<'a>(rows: &[&'a EvalRow]) -> Vec<Shown<'a>> {
+    let whole = Compared::of(rows);
+    let Some(fastest) = whole.after_parallel else { return Vec::new() };
+    if whole.base_parallel.is_some() {
+        let pair = whole.base_parallel.into_iter().chain([fastest]);
+        let mut shown: Vec<Shown> = pair.map(|row| (row, role_color(row))).collect();
+        shown.dedup_by(|a, b| std::ptr::eq(a.0, b.0));
+        return shown;
+    }
+    let of_both = |row: &&&EvalRow| {
+        let in_base = |base: &&&EvalRow| base.model_role == ModelRole::Base && base.is_decoded_as(row);
+        row.model_role == ModelRole::Base || rows.iter().any(|base| in_base(&base))
+    };
+    let of_both: Vec<&EvalRow> = rows.iter().filter(of_both).copied().collect();
+    let pair = Compared::of(&of_both);
+    let pair = [pair.base_parallel, pair.after_parallel].into_iter().flatten();
+    let mut shown: Vec<Shown> = pair.map(|row| (row, role_color(row))).collect();
+    shown.push((fastest, if shown.is_empty() { role_color(fastest) } else { THIRD }));
+    shown
+}
+
 /// Share of forwards by the number of tokens they accepted, one bar per decoder at each number.
-fn acceptance(rows: &[&EvalRow]) -> Result<Chart, ReportError> {
-    let colored: Vec<(String, RGBColor)> = rows.iter().map(|row| (name(row), role_color(row))).collect();
+fn acceptance(rows: &[Shown]) -> Result<Chart, ReportError> {
+    let colored: Vec<(String, RGBColor)> = rows.iter().map(|&(row, color)| (name(row), color)).collect();
     let shares: Vec<Vec<f64>> = rows
         .iter()
-        .map(|row| {
+        .map(|(row, _)| {
             let forwards = row.acceptance.iter().sum::<usize>() as f64;
             row.acceptance.iter().map(|&count| count as f64 / forwards).collect()
         })
@@ -67,7 +90,7 @@ fn acceptance(rows: &[&EvalRow]) -> Result<Chart, ReportError> {
 }
 
 /// How often a pass accepted a draft at least this far. The first token of a pass is right whatever was drafted.
-fn positions(rows: &[&EvalRow]) -> Lines<'static> {
+fn positions(rows: &[Shown]) -> Lines<'static> {
     Lines {
         file: "positions.svg",
         title: "Draft right up to this position, share of passes",
@@ -79,7 +102,7 @@ fn positions(rows: &[&EvalRow]) -> Lines<'static> {
 }
 
 /// Time of a pass by the rows fed.
-fn widths(rows: &[&EvalRow]) -> Lines<'static> {
+fn widths(rows: &[Shown]) -> Lines<'static> {
     let points = |row: &EvalRow| passes::widths(row).values().map(|w| (w.rows, w.milliseconds)).collect();
     Lines {
         file: "widths.svg",
@@ -92,7 +115,7 @@ fn widths(rows: &[&EvalRow]) -> Lines<'static> {
 }
 
 /// How often the right token was among the most probable ones where a draft was wrong.
-fn ranks(rows: &[&EvalRow]) -> Lines<'static> {
+fn ranks(rows: &[Shown]) -> Lines<'static> {
     Lines {
         file: "ranks.svg",
         title: "Right token among the k most probable, share of rejected drafts",
@@ -104,11 +127,34 @@ fn ranks(rows: &[&EvalRow]) -> Lines<'static> {
 }
 
 /// A line per row.
-fn lines(rows: &[&EvalRow], points: impl Fn(&EvalRow) -> Vec<(f64, f64)>) -> Vec<Line> {
-    rows.iter().map(|row| Line { name: name(row), color: role_color(row), points: points(row) }).collect()
+fn lines(rows: &[Shown], points: impl Fn(&EvalRow) -> Vec<(f64, f64)>) -> Vec<Line> {
+    rows.iter().map(|&(row, color)| Line { name: name(row), color, points: points(row) }).collect()
 }
 
 /// The decoder with its model's role.
 fn name(row: &EvalRow) -> String {
     format!("{} {}", row.model_role.as_str(), row.decoder_label())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::rows;
+
+    fn names(rows: &[EvalRow]) -> Vec<String> {
+        shown(&rows.iter().collect::<Vec<_>>()).into_iter().map(|(row, _)| name(row)).collect()
+    }
+
+    #[test]
+    fn what_is_shown_has_a_before_whatever_was_tuned() {
+        let mut rows = rows();
+        assert_eq!(names(&rows), ["base jacobi n=16", "trained jacobi n=16"]);
+        assert_eq!(names(&rows[..2]), ["base jacobi n=16"]);
+        assert_eq!(names(&rows[2..]), ["trained jacobi n=16"]);
+        let mut tuned = EvalRow { tps: Some(200.0), ..rows[3].clone() };
+        tuned.decoder_settings.insert("block_size".to_owned(), 8.into());
+        rows.push(tuned);
+        assert_eq!(names(&rows), ["base jacobi n=16", "trained jacobi n=16", "trained jacobi n=8"]);
+        assert!(names(&rows[..1]).is_empty());
+    }
 }
