@@ -35,13 +35,18 @@ impl<'a> Compared<'a> {
         let after_role = if has_trained { ModelRole::Trained } else { ModelRole::Base };
         let after_parallel = fastest(rows, after_role);
         let after_name = after_parallel.map(|row| row.model.as_str());
-        let same_settings = |row: &&EvalRow| {
-            row.model_role == ModelRole::Base && after_parallel.is_some_and(|after| after.is_decoded_as(row))
+        let base = || rows.iter().copied().filter(|row| row.model_role == ModelRole::Base);
+        let of_after = |row: &&EvalRow| after_name.is_none_or(|name| name == row.model);
+        let same_settings = |row: &&EvalRow| after_parallel.is_some_and(|after| after.is_decoded_as(row));
+        // Of the same evaluation where several are compared: there they go by one name.
+        let before = |wanted: &dyn Fn(&&'a EvalRow) -> bool| {
+            base().filter(of_after).find(wanted).or_else(|| base().find(wanted))
         };
+        let of_role = |row: &&EvalRow| row.model_role == after_role && row.is_autoregressive();
         Self {
-            base_ar: autoregressive(rows, ModelRole::Base, None),
-            base_parallel: rows.iter().copied().find(same_settings),
-            after_ar: autoregressive(rows, after_role, after_name),
+            base_ar: before(&|row| row.is_autoregressive()),
+            base_parallel: before(&same_settings),
+            after_ar: rows.iter().copied().filter(of_after).find(of_role),
             after_parallel,
             has_trained,
         }
@@ -106,13 +111,6 @@ fn exact_match(after: &EvalRow) -> Figure {
     Figure { value: percent(after.exact_match_ar), label: "exact match with ar".to_owned(), note }
 }
 
-fn autoregressive<'a>(rows: &[&'a EvalRow], role: ModelRole, name: Option<&str>) -> Option<&'a EvalRow> {
-    let wanted = |row: &&EvalRow| {
-        row.model_role == role && row.is_autoregressive() && name.is_none_or(|name| name == row.model)
-    };
-    rows.iter().copied().find(wanted)
-}
-
 /// The parallel row of most tokens per second, which is what a user would choose.
 fn fastest<'a>(rows: &[&'a EvalRow], role: ModelRole) -> Option<&'a EvalRow> {
     let parallel = rows.iter().copied().filter(|row| row.model_role == role && !row.is_autoregressive());
@@ -154,6 +152,20 @@ mod tests {
         assert!(
             lines[0].starts_with("2.71 |") && lines[4].starts_with("5.42 |") && lines[6].contains("math500")
         );
+    }
+
+    #[test]
+    fn before_is_the_base_of_the_same_evaluation() {
+        let named = |name: &'static str, tpf: f64| {
+            rows().into_iter().map(move |row| EvalRow {
+                model: name.to_owned(),
+                tpf: row.tpf.map(|t| t * tpf),
+                ..row
+            })
+        };
+        let mut rows: Vec<EvalRow> = named("slow", 2.0).chain(named("fast", 1.0)).collect();
+        rows[7].tps = Some(500.0);
+        assert!(lines(&rows)[0].ends_with("1.08 before training, 2.51 times that"), "{:?}", lines(&rows));
     }
 
     #[test]
