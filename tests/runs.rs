@@ -115,6 +115,15 @@ fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
     succeed(dir, &["report", "run"]);
     assert!(dir.join("run/training/training-tpf-samples.svg").is_file());
     fs_err::rename(dir.join("report"), dir.join("run/report")).unwrap();
+    // What training wrote is drawn wherever it lies, alone and beside an evaluation.
+    succeed(dir, &["report", "run/round-1", "run/round-2", "-o", "trainings"]);
+    let trainings = fs_err::read_to_string(dir.join("trainings/training.md")).unwrap();
+    assert!(
+        trainings.contains("| round-1 | 4 | 8 |") && trainings.contains("| round-2 | 4 | 8 |"),
+        "{trainings}"
+    );
+    succeed(dir, &["report", "run/report", "run/round-1", "-o", "beside"]);
+    assert!(fs_err::read_to_string(dir.join("beside/report.md")).unwrap().contains("- round-1: 4 steps"));
     succeed(dir, &["report", "run", "-o", "again"]);
     let again = fs_err::read_to_string(dir.join("again/report.md")).unwrap();
     assert!(again.contains("training-tpf-samples.svg"), "{again}");

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Results};
 use jacobi_eval::{paired_tests, read_samples};
 use jacobi_report::TrainingCurve;
 
-use crate::pipeline::training_curves;
+use crate::pipeline::{training_curve, training_curves};
 use crate::run_dir::RunDir;
 use crate::stages::read_results;
 
@@ -33,13 +33,7 @@ impl MeasuredRun {
     /// # Errors
     /// When one has no report, or one that cannot be read.
     pub fn read_all(dirs: &[PathBuf]) -> anyhow::Result<Vec<Self>> {
-        let names: Vec<String> = dirs.iter().map(|dir| short_name(dir)).collect();
-        let are_distinct = names.iter().collect::<BTreeSet<_>>().len() == names.len();
-        let label = |(dir, name): (&PathBuf, String)| {
-            if are_distinct { name } else { dir.display().to_string() }
-        };
-        let labels: Vec<String> = dirs.iter().zip(names).map(label).collect();
-        dirs.iter().zip(labels).map(|(dir, label)| Self::read(dir, label)).collect()
+        dirs.iter().zip(labels(dirs)).map(|(dir, label)| Self::read(dir, label)).collect()
     }
 
     fn read(dir: &Path, label: String) -> anyhow::Result<Self> {
@@ -65,6 +59,38 @@ impl MeasuredRun {
         };
         if rows.iter().any(shares_its_role) { format!("{} {model}", self.label) } else { self.label.clone() }
     }
+}
+
+/// What directories of training alone logged, under names that tell them apart: of each what training wrote into it, or of
+/// a run its rounds.
+///
+/// # Errors
+/// When there is nothing, or it cannot be read.
+pub fn training_in(dirs: &[PathBuf]) -> anyhow::Result<Vec<TrainingCurve>> {
+    let mut curves = Vec::new();
+    for (dir, label) in dirs.iter().zip(labels(dirs)) {
+        let rounds = training_curves(&RunDir::new(dir))?;
+        let named = |curve: TrainingCurve| match dirs.len() {
+            1 => curve,
+            _ => TrainingCurve { label: format!("{label} {}", curve.label), ..curve },
+        };
+        let before = curves.len();
+        curves.extend(training_curve(dir, &label)?.into_iter().chain(rounds.into_iter().map(named)));
+        ensure!(
+            curves.len() > before,
+            "{} has no checkpoint yet: training is drawn from its first one on",
+            dir.display()
+        );
+    }
+    Ok(curves)
+}
+
+/// A short name for each of `dirs`; their paths where short ones would be alike.
+fn labels(dirs: &[PathBuf]) -> Vec<String> {
+    let names: Vec<String> = dirs.iter().map(|dir| short_name(dir)).collect();
+    let are_distinct = names.iter().collect::<BTreeSet<_>>().len() == names.len();
+    let label = |(dir, name): (&PathBuf, String)| if are_distinct { name } else { dir.display().to_string() };
+    dirs.iter().zip(names).map(label).collect()
 }
 
 /// The last part of a path that says something.

@@ -3,7 +3,7 @@
 //! A stage's result follows from its settings and from the stages before it. So when the settings of a recorded stage
 //! have changed, it and all after it are void: the run refuses, or with `--overwrite` removes them and goes on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jacobi_datasets::Manifest;
@@ -209,22 +209,25 @@ pub fn checkpoint_of_round(run: &RunDir, round: usize) -> anyhow::Result<PathBuf
         .with_context(|| format!("{} has no checkpoint: run `jacobi train` for it first", dir.display()))
 }
 
-/// The training curves of the rounds of a run that have one and a checkpoint, which says how many samples a step had.
+/// The training curves of the rounds of a run that have one.
 ///
 /// # Errors
-/// When a `metrics.jsonl` or a checkpoint is damaged.
+/// As [`training_curve`].
 pub fn training_curves(run: &RunDir) -> anyhow::Result<Vec<TrainingCurve>> {
-    let mut curves = Vec::new();
-    for round in (1..).take_while(|&round| run.round(round).is_dir()) {
-        let dir = run.round(round);
-        let (metrics, checkpoint) = (dir.join("metrics.jsonl"), latest_checkpoint(&dir));
-        if let Some(checkpoint) = checkpoint.filter(|_| metrics.is_file())
-            && let Some(samples) = TrainerState::read(&checkpoint)?.samples_per_step()
-        {
-            curves.push(TrainingCurve::read(&format!("round-{round}"), &metrics, samples)?);
-        }
-    }
-    Ok(curves)
+    let rounds = (1..).take_while(|&round| run.round(round).is_dir());
+    let curves = rounds.map(|round| training_curve(&run.round(round), &format!("round-{round}")));
+    curves.filter_map(Result::transpose).collect()
+}
+
+/// The training curve in `dir`, if there is one and a checkpoint, which says how many samples a step had.
+///
+/// # Errors
+/// When `metrics.jsonl` or the checkpoint is damaged.
+pub fn training_curve(dir: &Path, label: &str) -> anyhow::Result<Option<TrainingCurve>> {
+    let (metrics, checkpoint) = (dir.join("metrics.jsonl"), latest_checkpoint(dir));
+    let Some(checkpoint) = checkpoint.filter(|_| metrics.is_file()) else { return Ok(None) };
+    let Some(samples) = TrainerState::read(&checkpoint)?.samples_per_step() else { return Ok(None) };
+    Ok(Some(TrainingCurve::read(label, &metrics, samples)?))
 }
 
 #[cfg(test)]
