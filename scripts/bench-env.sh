@@ -4,6 +4,7 @@
 #   paths    names of options whose value is a path, which is made absolute
 #   values   names of the other options that have a value
 #   flags    names of those that have none, and are set to yes
+#   own_libtorch   set where the script sees to libtorch itself
 # Prints the comment at the top of the script for --help, goes to the root of the checkout, looks for the model where there
 # is that option, sets up libtorch, and gives `say` and `fail`. PYTHON, where it is set, is made absolute.
 set -euo pipefail
@@ -43,4 +44,4 @@ fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [[ -z ${model+set} || -f $model/config.json ]] ||
   fail "$model holds no config.json: run 'jacobi fetch smollm2-135m-instruct', or give --model DIR"
-scripts/setup.sh
+[[ -n ${own_libtorch-} ]] || scripts/setup.sh

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Sets up what building needs and cargo cannot bring: libtorch 2.11, in .libtorch of this checkout.
+# Sets up what building needs and cargo cannot bring: libtorch 2.11, in a directory of this checkout.
 #
-#   scripts/setup.sh          libtorch for the CPU (about 0.7 GB on disk)
-#   scripts/setup.sh --cuda   the full set with the CUDA libraries (several GB)
+#   scripts/setup.sh          libtorch for the CPU, into .libtorch (about 0.7 GB on disk)
+#   scripts/setup.sh --cuda   the full set with the CUDA libraries and headers, into .libtorch-cuda (about 4 GB), beside
+#                             the other; to build against it: export LIBTORCH="$PWD/.libtorch-cuda/torch"
 #
 # LIBTORCH (a libtorch 2.11 directory) or LIBTORCH_USE_PYTORCH=1 (the torch of python3) are taken as they are:
 # then nothing is installed. Running this again does nothing and needs no network.
@@ -12,13 +13,19 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly TORCH=2.11.0
 # libtorch_cpu.so of this wheel needs these two of the CUDA packages, and only these, even without a GPU.
 readonly CPU_PACKAGES=("torch==$TORCH" "nvidia-cuda-runtime==13.0.*" "nvidia-cuda-cupti==13.0.*")
-readonly CUDA_PACKAGES=("torch==$TORCH")
+# What libtorch_cuda.so of this wheel loads, as the wheel pins it, and the headers that the CUDA side of torch-ext includes.
+# Triton and the Python packages of the wheel are of no use here.
+readonly CUDA_PACKAGES=(
+  "torch==$TORCH" "nvidia-cublas==13.1.0.3" "nvidia-cuda-cupti==13.0.85" "nvidia-cuda-nvrtc==13.0.88"
+  "nvidia-cuda-runtime==13.0.96" "nvidia-cudnn-cu13==9.19.0.56" "nvidia-cufft==12.0.0.61" "nvidia-cufile==1.15.1.6"
+  "nvidia-curand==10.4.0.35" "nvidia-cusolver==12.0.4.66" "nvidia-cusparse==12.6.3.3"
+  "nvidia-cusparselt-cu13==0.8.0" "nvidia-nccl-cu13==2.28.9" "nvidia-nvjitlink==13.0.88"
+  "nvidia-nvshmem-cu13==3.4.5" "nvidia-nvtx==13.0.85"
+  "nvidia-cuda-crt==13.0.*" "nvidia-cuda-cccl==13.0.*"
+)
 # Which Python the wheel was made for is of no interest here, since only its C++ part is used. Naming one lets
 # any python3 with pip fetch it.
 readonly WHEEL_PYTHON=3.12
-readonly HOME_DIR=.libtorch
-# Everything unfinished lives here, so that .libtorch is either absent or whole.
-readonly STAGING=.libtorch.partial
 
 say() { echo "setup: $*"; }
 fail() {
@@ -31,11 +38,17 @@ case "${1-}" in
   "") ;;
   --cuda) variant=cuda ;;
   -h | --help)
-    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 0
     ;;
   *) fail "unknown argument '$1'; usage: scripts/setup.sh [--cuda]" ;;
 esac
+
+home_dir=.libtorch
+[[ $variant == cpu ]] || home_dir=.libtorch-cuda
+readonly variant home_dir
+# Everything unfinished lives here, so that the directory is either absent or whole.
+readonly STAGING=$home_dir.partial
 
 command -v cargo >/dev/null || fail "cargo is missing: install Rust 1.95 or later from https://rustup.rs"
 command -v c++ >/dev/null || fail "c++ is missing: install a C++17 compiler, for instance 'apt install g++'"
@@ -51,12 +64,12 @@ if [[ -n ${LIBTORCH-} ]]; then
 fi
 
 is_done() {
-  [[ -d $HOME_DIR/torch-$TORCH.dist-info && -e $HOME_DIR/torch/lib/libtorch_cpu.so ]] || return 1
-  [[ $variant == cpu || -e $HOME_DIR/torch/lib/libtorch_cuda.so ]]
+  [[ -d $home_dir/torch-$TORCH.dist-info && -e $home_dir/torch/lib/libtorch_cpu.so ]] || return 1
+  [[ $variant == cpu || -e $home_dir/torch/lib/libtorch_cuda.so ]]
 }
 
 if is_done; then
-  say "libtorch $TORCH is in $HOME_DIR already"
+  say "libtorch $TORCH is in $home_dir already"
   exit 0
 fi
 
@@ -69,36 +82,34 @@ python3 -m pip --version >/dev/null 2>&1 || fail "pip is missing: install it, fo
 exec 9<scripts/setup.sh
 flock 9
 if is_done; then
-  say "libtorch $TORCH is in $HOME_DIR already"
+  say "libtorch $TORCH is in $home_dir already"
   exit 0
 fi
 
 packages=("${CPU_PACKAGES[@]}")
-options=(--no-deps)
-if [[ $variant == cuda ]]; then
-  packages=("${CUDA_PACKAGES[@]}")
-  options=()
-fi
+[[ $variant == cpu ]] || packages=("${CUDA_PACKAGES[@]}")
 
 # A set-up that was killed may have left one; ours goes whatever happens.
 rm -rf "$STAGING"
 trap 'rm -rf "$STAGING"' EXIT
 mkdir "$STAGING"
-say "installing libtorch $TORCH ($variant) into $HOME_DIR; the download takes a while, once"
+say "installing libtorch $TORCH ($variant) into $home_dir; the download takes a while, once"
 PIP_ROOT_USER_ACTION=ignore python3 -m pip install --disable-pip-version-check --no-compile --only-binary=:all: \
-  --python-version "$WHEEL_PYTHON" --target "$STAGING/libtorch" "${options[@]}" "${packages[@]}" ||
+  --python-version "$WHEEL_PYTHON" --target "$STAGING/libtorch" --no-deps --no-cache-dir "${packages[@]}" ||
   fail "pip could not install ${packages[*]}: see its message above; nothing was changed"
 
 if [[ $variant == cpu ]]; then
   # torch-sys links CUDA whenever these files are present, and they need gigabytes of other libraries.
   rm -f "$STAGING"/libtorch/torch/lib/libtorch_cuda*.so
 fi
-missing=$(ldd "$STAGING/libtorch/torch/lib/libtorch_cpu.so" | sed -n 's/ => not found//p' | xargs)
-[[ -z $missing ]] || fail "libtorch_cpu.so does not find $missing on this system; nothing was changed"
+library=libtorch_cpu.so
+[[ $variant == cpu ]] || library=libtorch_cuda.so
+missing=$(ldd "$STAGING/libtorch/torch/lib/$library" | sed -n 's/ => not found//p' | xargs)
+[[ -z $missing ]] || fail "$library does not find $missing on this system; nothing was changed"
 
-if [[ -e $HOME_DIR ]]; then
-  say "replacing the libtorch that was in $HOME_DIR"
-  mv "$HOME_DIR" "$STAGING/replaced"
+if [[ -e $home_dir ]]; then
+  say "replacing the libtorch that was in $home_dir"
+  mv "$home_dir" "$STAGING/replaced"
 fi
-mv "$STAGING/libtorch" "$HOME_DIR"
-say "libtorch $TORCH ($variant) is ready in $HOME_DIR"
+mv "$STAGING/libtorch" "$home_dir"
+say "libtorch $TORCH ($variant) is ready in $home_dir"

@@ -46,6 +46,7 @@ fn the_quick_start_learns_as_recorded() {
     let generation = GenerateJob {
         model_dir: &model,
         dtype: Dtype::Float32,
+        device: jacobi_model::Device::Cpu,
         prompts: &prompts,
         output: &shards,
         config: &section::<GenerateConfig>(&recipe, "generate"),
@@ -60,6 +61,7 @@ fn the_quick_start_learns_as_recorded() {
         model_dir: &model,
         init: Init::Weights,
         dtype: Dtype::Float32,
+        device: jacobi_model::Device::Cpu,
         data: TrainData::Trajectories(shards),
         output: &dir.path().join("run"),
         config: &config,

@@ -7,9 +7,10 @@ use jacobi_decoder::{
     Answer, BatchEvent, Filler, Generation, Growth, JacobiConfig, MultiBlockConfig, RandomSampling, Recorder,
     Request, Room, Sampling, Settings, States, StopRules, Strategy, Trajectories, generate, generate_batch,
 };
-use jacobi_model::{Dtype, LanguageModel, Transformer, load};
+use jacobi_model::{Dtype, LanguageModel, Shapes, Transformer, load};
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Arbitrary;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use crate::support::{golden, scratch};
 
@@ -88,6 +89,33 @@ proptest! {
         prop_assert_eq!(&found.tokens, &expected.tokens);
         prop_assert_eq!(found.finish_reason, expected.finish_reason);
         prop_assert!(found.stats.forwards <= expected.stats.forwards);
+    }
+}
+
+/// A GPU's passes, computed on a CPU: rounded up to a few widths, over a cache that outlives its sessions, with padding that
+/// nobody reads. Other kernels than the CPU's own, so the cases are the same in every run.
+#[test]
+fn passes_of_fixed_shape_decode_what_others_do() {
+    for case in CASES {
+        let model = load(&golden("models").join(case), Dtype::Float32).unwrap().transformer;
+        let mut fixed = load(&golden("models").join(case), Dtype::Float32).unwrap().transformer;
+        fixed.set_shapes(Shapes::Fixed);
+        let prompts = prop::collection::vec(0u32..97, 1..12);
+        let config = ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() };
+        let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+        let mut runner = TestRunner::new_with_rng(config, rng);
+        let outcome =
+            runner.run(&(prompts, strategies(), 1usize..48), |(prompt, strategy, max_new_tokens)| {
+                let stop = StopRules { max_new_tokens, eos_token_ids: vec![5] };
+                let expected = run(&model, &prompt, Strategy::Autoregressive, &stop).tokens;
+                prop_assert_eq!(
+                    run(&fixed, &prompt, Strategy::Autoregressive, &stop).tokens,
+                    expected.clone()
+                );
+                prop_assert_eq!(run(&fixed, &prompt, strategy, &stop).tokens, expected);
+                Ok(())
+            });
+        outcome.unwrap_or_else(|error| panic!("{case}: {error}"));
     }
 }
 

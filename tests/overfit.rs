@@ -52,6 +52,7 @@ fn a_sample_learned_by_heart_takes_hardly_a_pass_per_block() {
         model_dir: &base,
         init: Init::Weights,
         dtype: Dtype::Float32,
+        device: jacobi_model::Device::Cpu,
         data: TrainData::Trajectories(shards.clone()),
         output: &dir.path().join("run"),
         config: &config,

@@ -156,6 +156,7 @@ impl Bench {
             model_dir: &self.dir.path().join("model"),
             init: Init::Weights,
             dtype,
+            device: jacobi_model::Device::Cpu,
             data: TrainData::Trajectories(self.dir.path().join("t")),
             output: &self.dir.path().join(name),
             config,

@@ -91,6 +91,7 @@ pub fn job<'a>(
     GenerateJob {
         model_dir,
         dtype: jacobi_model::Dtype::Float32,
+        device: jacobi_model::Device::Cpu,
         prompts,
         output,
         config,

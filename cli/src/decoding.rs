@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::{Message, Tokenizer};
 use jacobi_decoder::{Decoding, Settings, StopRules};
-use jacobi_model::{Dtype, LanguageModel, Transformer, load};
+use jacobi_model::{Compute, LanguageModel, Transformer, load};
 
 use crate::exit::UsageError;
 
@@ -33,9 +33,9 @@ impl Engine {
     ///
     /// # Errors
     /// A model or tokenizer that does not load.
-    pub fn load(dir: &Path, dtype: Dtype) -> anyhow::Result<Self> {
+    pub fn load(dir: &Path, compute: impl Into<Compute>) -> anyhow::Result<Self> {
         // Before the tokenizer's: its message for a missing directory is the better one.
-        let model = load(dir, dtype)?.transformer;
+        let model = load(dir, compute)?.transformer;
         Ok(Self { model, tokenizer: Tokenizer::load(dir)? })
     }
 
@@ -138,6 +138,8 @@ pub fn respond(
 
 #[cfg(test)]
 mod tests {
+    use jacobi_model::Dtype;
+
     use super::*;
     use jacobi_decoder::{Pass, Strategy};
     use std::cell::RefCell;

@@ -20,7 +20,7 @@ pub fn describe() -> Value {
 
 /// What of it decides how fast things are.
 pub fn machine() -> Value {
-    const FASTNESS: [&str; 6] = ["build", "arch", "cpu", "cpus", "intra_op_threads", "libtorch"];
+    const FASTNESS: [&str; 7] = ["build", "arch", "cpu", "cpus", "intra_op_threads", "libtorch", "gpus"];
     let all = describe();
     FASTNESS.iter().filter_map(|name| Some(((*name).to_owned(), all.get(*name)?.clone()))).collect()
 }
@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn text_and_json_say_the_same() {
         let environment = json!({"jacobi": "1.0", "cpus": 2, "cuda_available": false});
-        assert_eq!(machine().as_object().map(Map::len), Some(6), "{}", machine());
+        assert_eq!(machine().as_object().map(Map::len), Some(7), "{}", machine());
         assert_eq!(as_text(&environment), "jacobi: 1.0\ncpus: 2\ncuda_available: false\n");
     }
 }

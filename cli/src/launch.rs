@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jacobi_datasets::Membership;
+use jacobi_model::{Device, DeviceChoice};
 use jacobi_trainer::{MeetingPlace, RankFailure, Ranks};
 
 use crate::exit::{self, RanksEnded, UsageError, signal_name};
@@ -23,12 +24,18 @@ const LAUNCHED: &str = "JACOBI_LAUNCHED";
 /// This process among those that the environment tells of, or alone.
 ///
 /// # Errors
-/// [`jacobi_datasets::RankError`] for an environment that tells half; ranks that do not come within `timeout`.
-pub fn join(timeout: Duration) -> anyhow::Result<Ranks> {
-    Ok(match membership()? {
-        Some(member) => Ranks::join(&member, timeout, Box::new(abandon))?,
-        None => Ranks::alone(),
-    })
+/// [`jacobi_datasets::RankError`] for an environment that tells half; ranks that do not come within `timeout`;
+/// [`UsageError`] for one GPU that all would share.
+pub fn join(choice: DeviceChoice, device: Device, timeout: Duration) -> anyhow::Result<Ranks> {
+    let Some(member) = membership()? else { return Ok(Ranks::alone()) };
+    if matches!(choice, DeviceChoice::NumberedGpu(_)) && member.rank.world_size > 1 {
+        let text = format!(
+            "model.device = \"{choice}\" is one GPU for {} ranks: \"cuda\" or \"auto\" gives each its own",
+            member.rank.world_size
+        );
+        return Err(UsageError(text).into());
+    }
+    Ok(Ranks::join(&member, device, timeout, Box::new(abandon))?)
 }
 
 fn membership() -> anyhow::Result<Option<Membership>> {

@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub mod commands;
 pub mod comparing;
 pub mod decoding;
+pub mod device;
 pub mod environment;
 pub mod exit;
 pub mod export;

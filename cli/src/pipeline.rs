@@ -20,7 +20,7 @@ use crate::recipe::Recipe;
 use crate::run_dir::{DirLock, RunDir, command_line};
 use crate::signals::Stop;
 use crate::stages::GenerateOptions;
-use crate::{export, output, stages};
+use crate::{device, export, output, stages};
 
 /// Carries out the recipe and returns the final table.
 ///
@@ -156,15 +156,16 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &St
             let model = model_of_round(recipe, run, round)?;
             let target = run.trajectories(round);
             let options = GenerateOptions { overwrite, ..GenerateOptions::default() };
-            let job = stages::generate_job(recipe, round, &model, &target, options);
+            let job = stages::generate_job(recipe, round, &model, &target, options)?;
             stages::generate(&job, stop)?;
         }
         Work::Train(round) => {
             let model = model_of_round(recipe, run, round)?;
             let data = TrainData::Trajectories(run.trajectories(round));
             let output = &run.round(round);
-            let ranks = Ranks::alone();
-            let stage = stages::TrainStage { round, model_dir: &model, data, output, overwrite, ranks };
+            let (device, ranks) = (device::choose(recipe.model.device)?, Ranks::alone());
+            let stage =
+                stages::TrainStage { round, model_dir: &model, data, output, overwrite, device, ranks };
             stages::train(recipe, stage, stop)?;
         }
         Work::Export => export::export(&checkpoint_of_round(run, recipe.rounds.len())?, &run.export())?,

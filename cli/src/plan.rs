@@ -162,6 +162,7 @@ pub fn eval_settings(recipe: &Recipe, models: &[EvalModel]) -> anyhow::Result<Se
     let mut settings = question_settings(recipe)?;
     flatten("seed", &recipe.seed.into(), &mut settings);
     flatten("model.dtype", &to_value(recipe.model.dtype)?, &mut settings);
+    flatten("model.device", &to_value(recipe.model.device)?, &mut settings);
     for (index, model) in models.iter().enumerate() {
         let key = format!("models.{}", index + 1);
         flatten(&format!("{key}.name"), &model.name.as_str().into(), &mut settings);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use jacobi_datasets::{PromptsConfig, hub};
 use jacobi_eval::{EvalConfig, EvalError, tasks};
-use jacobi_model::Dtype;
+use jacobi_model::{DeviceChoice, Dtype};
 use jacobi_trainer::{Init, TrainConfig};
 use jacobi_trajectory_gen::GenerateConfig;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,8 @@ pub struct ModelSection {
     pub path: PathBuf,
     /// The dtype to compute in.
     pub dtype: Dtype,
+    /// Where to compute.
+    pub device: DeviceChoice,
     /// Where the first weights come from.
     pub init: Init,
 }

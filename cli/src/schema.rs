@@ -28,6 +28,7 @@ enum Shape {
     Plain(&'static str),
     Count,
     CountOrAuto,
+    Device,
     Choice(&'static [&'static str]),
     List(Box<Shape>),
     Record(Vec<(&'static str, Shape)>),
@@ -45,6 +46,10 @@ fn describe(shape: &Shape, default: Option<&Value>) -> Map<String, Value> {
         Shape::CountOrAuto => {
             let choices = json!([{ "type": "integer", "minimum": 0 }, { "const": "auto" }]);
             schema.insert("anyOf".into(), choices);
+        }
+        Shape::Device => {
+            schema.insert("type".into(), "string".into());
+            schema.insert("pattern".into(), "^(auto|cpu|cuda(:[0-9]+)?)$".into());
         }
         Shape::Choice(names) => drop(schema.insert("enum".into(), json!(names))),
         Shape::List(item) => {
@@ -118,6 +123,10 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
         if name == "CountOrAuto" {
             *self.shape = Shape::CountOrAuto;
             return visitor.visit_u64(0);
+        }
+        if name == "DeviceName" {
+            *self.shape = Shape::Device;
+            return visitor.visit_str("auto");
         }
         visitor.visit_newtype_struct(self)
     }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Results};
 use jacobi_datasets::{BadRow, Manifest, Rank, Responses};
 use jacobi_eval::{EvalJob, EvalModel, EvalProgress, evaluate, paired_tests};
+use jacobi_model::Device;
 use jacobi_report::{TrainingCurve, write_report};
 use jacobi_trainer::{Evaluation, Init, Ranks, TrainData, TrainJob, TrainProgress};
 use jacobi_trajectory_gen::{ERRORS_FILE, GenerateJob};
@@ -17,7 +18,7 @@ use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::run_dir::command_line;
 use crate::signals::Stop;
-use crate::{output, plan};
+use crate::{device, output, plan};
 
 /// What `generate` is asked for beyond the recipe.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,10 +38,11 @@ pub fn generate_job<'a>(
     model_dir: &'a Path,
     output: &'a Path,
     options: GenerateOptions<'a>,
-) -> GenerateJob<'a> {
-    GenerateJob {
+) -> anyhow::Result<GenerateJob<'a>> {
+    Ok(GenerateJob {
         model_dir,
         dtype: recipe.model.dtype,
+        device: device::choose(recipe.model.device)?,
         prompts: &recipe.prompts,
         output,
         config: &recipe.rounds[round - 1].generate,
@@ -49,7 +51,7 @@ pub fn generate_job<'a>(
         rank: options.rank,
         overwrite: options.overwrite,
         responses: options.responses,
-    }
+    })
 }
 
 /// Makes the trajectories of `job`.
@@ -106,6 +108,8 @@ pub struct TrainStage<'a> {
     pub output: &'a Path,
     /// Whether what another run left there may be removed.
     pub overwrite: bool,
+    /// Where to compute.
+    pub device: Device,
     /// This process among those that train together.
     pub ranks: Ranks,
 }
@@ -120,6 +124,7 @@ pub fn train(recipe: &Recipe, stage: TrainStage, stop: &Stop) -> anyhow::Result<
         // Later rounds train on: only the first can start from nothing.
         init: if stage.round == 1 { recipe.model.init } else { Init::Weights },
         dtype: recipe.model.dtype,
+        device: stage.device,
         data: stage.data,
         output: stage.output,
         config: &recipe.rounds[stage.round - 1].train,
@@ -212,6 +217,7 @@ pub fn eval(recipe: &Recipe, options: EvalOptions, stop: &Stop) -> anyhow::Resul
     let job = EvalJob {
         models,
         dtype: recipe.model.dtype,
+        device: device::choose(recipe.model.device)?,
         config: &recipe.eval,
         seed: recipe.seed,
         samples: &kept.samples(),

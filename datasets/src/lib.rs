@@ -32,7 +32,7 @@ pub use pack::{ArTarget, PackConfig, PackError, PackedSample, PcPair, pack};
 pub use prompts::{
     BadRow, Message, Prompt, PromptFormat, PromptStream, PromptsConfig, read_prompts, stream_prompts,
 };
-pub use ranks::{Keeper, Membership, Rank, RankError};
+pub use ranks::{Keeper, Membership, Rank, RankError, local_rank};
 pub use repetition::repeats;
 pub use responses::{Matching, Responses};
 pub use rng::Rng;

@@ -112,6 +112,15 @@ impl Rank {
     }
 }
 
+/// Which of the processes on its machine this is, as torchrun or Slurm says: 0 where nobody does.
+///
+/// # Errors
+/// [`RankError::NoNumber`].
+pub fn local_rank(variable: impl Fn(&str) -> Option<String>) -> Result<usize, RankError> {
+    let variables = Variables(&variable);
+    Ok(variables.number("LOCAL_RANK")?.or(variables.number("SLURM_LOCALID")?).unwrap_or(0))
+}
+
 /// Variables that processes training together need, all of them.
 const MEMBERSHIP: [&str; 5] = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"];
 
@@ -224,6 +233,23 @@ fn are(names: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_knows_its_number_on_its_machine() {
+        type Case = (&'static [(&'static str, &'static str)], Result<usize, RankError>);
+        let rows: [Case; 4] = [
+            (&[], Ok(0)),
+            (&[("LOCAL_RANK", "3"), ("SLURM_LOCALID", "1")], Ok(3)),
+            (&[("SLURM_LOCALID", "1")], Ok(1)),
+            (&[("LOCAL_RANK", "x")], Err(RankError::NoNumber { name: "LOCAL_RANK", value: "x".into() })),
+        ];
+        for (variables, expected) in rows {
+            let lookup = |name: &str| {
+                variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            };
+            assert_eq!(local_rank(lookup), expected, "{variables:?}");
+        }
+    }
 
     #[test]
     fn the_environment_of_torchrun_and_slurm_is_understood_and_half_of_it_refused() {

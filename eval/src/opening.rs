@@ -4,7 +4,7 @@ use std::slice::from_ref;
 
 use jacobi_datasets::{BadRow, Tokenizer};
 use jacobi_decoder::StopRules;
-use jacobi_model::{Dtype, LanguageModel, Transformer, load};
+use jacobi_model::{Compute, LanguageModel, Transformer, load};
 
 use crate::questions::{self, Question};
 use crate::tasks::Task;
@@ -49,12 +49,12 @@ pub(crate) struct OpenModel {
 /// a set is an error.
 pub(crate) fn open_model(
     model: &EvalModel,
-    dtype: Dtype,
+    compute: Compute,
     sets: &[QuestionSet],
 ) -> Result<OpenModel, EvalError> {
     let tokenizer = Tokenizer::load(&model.dir)?;
     let loaded =
-        load(&model.dir, dtype).map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
+        load(&model.dir, compute).map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
     let context = loaded.transformer.context_length();
     let encode = |question: &Question| -> Result<Vec<u32>, EvalError> {
         let tokens = tokenizer.encode_chat(&question.prompt.messages)?;

@@ -9,7 +9,7 @@ use jacobi_datasets::BadRow;
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
 use jacobi_datasets::schema::eval_statistics::MemoryFloor;
 use jacobi_decoder::{Generation, StopRules, generate};
-use jacobi_model::{Dtype, LanguageModel, dtype_name};
+use jacobi_model::{Compute, Device, Dtype, LanguageModel, dtype_name};
 
 use crate::config::Contender;
 use crate::divergence::gap;
@@ -32,6 +32,8 @@ pub struct EvalJob<'a> {
     pub models: &'a [EvalModel],
     /// Compute dtype.
     pub dtype: Dtype,
+    /// Where to compute.
+    pub device: Device,
     /// Prompts, task and decoders.
     pub config: &'a EvalConfig,
     /// Seed of the random drafts and of the bootstrap.
@@ -39,6 +41,12 @@ pub struct EvalJob<'a> {
     /// Where samples are kept as they are finished. What is there already is not measured again; whoever asks has to see to
     /// it that it was made under the same settings.
     pub samples: &'a Path,
+}
+
+impl EvalJob<'_> {
+    fn compute(&self) -> Compute {
+        Compute { dtype: self.dtype, device: self.device }
+    }
 }
 
 /// One more sample is done.
@@ -98,14 +106,14 @@ pub fn evaluate(
     let judge = Judge::open(sets.iter().map(|set| &set.task), &job.config.sandbox)?;
     // The first is measured at once; a flaw of the others must not wait until it was.
     for model in job.models.iter().skip(1) {
-        open_model(model, job.dtype, &sets)?;
+        open_model(model, job.compute(), &sets)?;
     }
     let questions: usize = sets.iter().map(|set| set.questions.len()).sum();
     let total = questions * decoders.iter().sum::<usize>();
     let mut done = 0;
     let mut outcome = EvalOutcome { isolation: judge.isolation(), ..EvalOutcome::new(bad_rows) };
     for (model, decoders) in job.models.iter().zip(&decoders) {
-        let OpenModel { tokenizer, transformer, prompts } = open_model(model, job.dtype, &sets)?;
+        let OpenModel { tokenizer, transformer, prompts } = open_model(model, job.compute(), &sets)?;
         let floor = memory_floor(&transformer);
         for (set, prompts) in sets.iter().zip(prompts) {
             let stop_rules = set.stop_rules(tokenizer.eos_token_ids());

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use jacobi_datasets::schema::tuned::{Latency, Objective, Trial};
 use jacobi_datasets::{BadRow, PromptsConfig, Tokenizer};
 use jacobi_decoder::{DecodeStats, StopRules, generate};
-use jacobi_model::{Dtype, LanguageModel, dtype_name, load};
+use jacobi_model::{Compute, Device, Dtype, LanguageModel, dtype_name, load};
 
 use crate::config::Contender;
 use crate::tasks::{self, SPEED_ONLY, Task};
@@ -27,6 +27,8 @@ pub struct TuneJob<'a> {
     pub model: &'a Path,
     /// Compute dtype.
     pub dtype: Dtype,
+    /// Where to compute.
+    pub device: Device,
     /// What is decoded; all of it by those that come furthest.
     pub prompts: &'a PromptsConfig,
     /// Longest response, EOS included.
@@ -84,8 +86,9 @@ pub fn tune(
     let (questions, bad_rows) =
         questions::read(&Task { prompts: job.prompts.clone(), ..tasks::find(SPEED_ONLY)? })?;
     let name = job.model.display().to_string();
+    let compute = Compute { dtype: job.dtype, device: job.device };
     let loaded =
-        load(job.model, job.dtype).map_err(|source| EvalError::Model { name: name.clone(), source })?;
+        load(job.model, compute).map_err(|source| EvalError::Model { name: name.clone(), source })?;
     let tokenizer = Tokenizer::load(job.model)?;
     let prompts: Result<Vec<Vec<u32>>, _> =
         questions.iter().map(|question| tokenizer.encode_chat(&question.prompt.messages)).collect();

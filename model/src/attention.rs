@@ -2,7 +2,9 @@
 //!
 //! Legend: b batch, t new tokens, s keys, h key/value heads, g query heads per key/value head, d head width.
 
-use jacobi_torch_ext::{HeadShape, Span, SpanCache, attend as attend_cached, linear, rotate_and_store};
+use jacobi_torch_ext::{
+    FixedView, HeadShape, Span, SpanCache, attend as attend_cached, linear, rotate_and_store,
+};
 use tch::Tensor;
 
 use crate::{
@@ -99,21 +101,31 @@ impl Attention {
 
     /// Without gradients: the rows `x` `[t, hidden]` of several sequences, each behind its cache, into which their keys
     /// and values are written as layer `layer`.
-    pub(crate) fn infer(&self, x: &Tensor, rope: &Rope, spans: &[(Span, &KvCache)], layer: usize) -> Tensor {
+    pub(crate) fn infer(&self, x: &Tensor, rope: &Rope, behind: &Behind, layer: usize) -> Tensor {
         let mut qkv = linear(x, &self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
-        let mut caches: Vec<SpanCache> = spans
-            .iter()
-            .map(|(span, cache)| {
-                let (keys, values) = cache.layer(layer);
-                SpanCache { span, keys, values }
-            })
-            .collect();
         if let Some(norms) = &self.head_norms {
             norms.apply_to_rows(&mut qkv, self.heads);
         }
         let (cos, sin) = rope.angles();
-        rotate_and_store(&mut qkv, cos, sin, self.heads, &mut caches);
-        linear(&attend_cached(&qkv, self.heads, &caches), &self.output, self.output_bias.as_ref())
+        let attended = match behind {
+            Behind::Caches(spans) => {
+                let mut caches: Vec<SpanCache> = spans
+                    .iter()
+                    .map(|(span, cache)| {
+                        let (keys, values) = cache.layer(layer);
+                        SpanCache { span, keys, values }
+                    })
+                    .collect();
+                rotate_and_store(&mut qkv, cos, sin, self.heads, &mut caches);
+                attend_cached(&qkv, self.heads, &caches)
+            }
+            Behind::Fixed(view, cache) => {
+                let (keys, values) = cache.layer(layer);
+                view.rotate_and_store(&mut qkv, (cos, sin), self.heads, [&keys, &values]);
+                view.attend(&qkv, self.heads, [&keys, &values])
+            }
+        };
+        linear(&attended, &self.output, self.output_bias.as_ref())
     }
 
     fn group(&self) -> i64 {
@@ -140,6 +152,14 @@ impl HeadNorms {
             part.copy_(&norm.forward(&heads_thd).view([-1, count * d]));
         }
     }
+}
+
+/// What the rows of a pass follow.
+pub(crate) enum Behind<'a> {
+    /// Rows as they come, of any number of sequences.
+    Caches(&'a [(Span, &'a KvCache)]),
+    /// Rows of fixed shape, of one.
+    Fixed(FixedView<'a>, &'a KvCache),
 }
 
 /// A mask made ready once per forward pass for every layer.

@@ -21,9 +21,34 @@ impl KvCache {
     pub fn new(shape: &Architecture, capacity: usize, kind: Kind, device: Device) -> Self {
         let size = [2 * shape.num_hidden_layers, shape.num_key_value_heads, capacity as i64, shape.head_dim];
         // What nobody has written nobody reads: memory is taken as a sequence grows.
-        let storage = Tensor::empty(size, (kind, device));
-        let parts = (0..size[0]).map(|part| storage.get(part)).collect();
+        Self::over(Tensor::empty(size, (kind, device)))
+    }
+
+    fn over(storage: Tensor) -> Self {
+        let parts = (0..storage.size()[0]).map(|part| storage.get(part)).collect();
         Self { storage, parts, len: 0 }
+    }
+
+    /// Has all of it be zeros.
+    pub(crate) fn zero(&self) {
+        let _ = self.storage.shallow_clone().zero_();
+    }
+
+    /// Several of them, each with room for `capacity` tokens. On a GPU all lie in one memory, side by side, so that a kernel
+    /// reaches all of them.
+    pub(crate) fn several(
+        shape: &Architecture,
+        count: usize,
+        capacity: usize,
+        kind: Kind,
+        device: Device,
+    ) -> Vec<Self> {
+        if device == Device::Cpu {
+            return (0..count).map(|_| Self::new(shape, capacity, kind, device)).collect();
+        }
+        let all = Self::new(shape, count * capacity, kind, device).storage;
+        let part = |at: usize| Self::over(all.narrow(2, (at * capacity) as i64, capacity as i64));
+        (0..count).map(part).collect()
     }
 
     /// Tokens cached.

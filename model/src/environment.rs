@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use jacobi_torch_ext::{gpu_count, gpu_name};
 use serde_json::{Value, json};
 
 use crate::{AttentionMask, Dtype, ModelError, load, to_float32, token_tensor};
@@ -12,10 +13,19 @@ pub fn environment() -> Value {
         "libtorch": "2.11.0",
         "intra_op_threads": tch::get_num_threads(),
         "inter_op_threads": tch::get_num_interop_threads(),
-        "cuda_available": tch::Cuda::is_available(),
-        "cuda_devices": tch::Cuda::device_count(),
+        "gpus": gpus(),
         "cpu_bfloat16": cpu_has_bfloat16(),
     })
+}
+
+/// The names of the GPUs, or why there are none.
+fn gpus() -> Value {
+    match gpu_count() {
+        Ok(count) => {
+            (0..count).map(|index| gpu_name(index).unwrap_or_else(|error| error.to_string())).collect()
+        }
+        Err(reason) => reason.to_string().into(),
+    }
 }
 
 /// Hardware bf16 products (AVX512-BF16 or AMX), without which libtorch emulates bf16 on a CPU, and training is slow.

@@ -4,7 +4,7 @@
 //!
 //! Legend: n rows, h hidden width.
 
-use jacobi_torch_ext::Run;
+use jacobi_torch_ext::Runs;
 use tch::Tensor;
 
 use crate::{
@@ -28,7 +28,7 @@ pub struct TrainingRow {
     /// The angles of each row's position.
     pub rope: Rope,
     /// Who attends to whom.
-    pub runs: Vec<Run>,
+    pub runs: Runs,
 }
 
 /// What a layer's backward pass needs of its forward pass.

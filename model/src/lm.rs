@@ -22,7 +22,7 @@ pub trait Session {
     /// Forgets every token of `slot` from `len` on.
     fn truncate(&mut self, slot: usize, len: usize);
     /// One forward pass over all of `work`, no slot twice at its [`Place::End`]. Nothing counts as cached before
-    /// [`Session::keep`].
+    /// [`Session::keep`]. What is predicted is to be read before the next pass.
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions>;
     /// Caches some of the rows that `slot` had at its end in the last pass, ascending, each below the one before.
     fn keep(&mut self, slot: usize, rows: &[usize]);

@@ -169,6 +169,11 @@ impl RopeTable {
         Self { cos: angles_td.cos().to_kind(kind), sin: angles_td.sin().to_kind(kind) }
     }
 
+    /// Positions there are.
+    pub(crate) fn len(&self) -> i64 {
+        self.cos.size()[0]
+    }
+
     /// Positions `start..start + count`.
     pub fn range(&self, start: i64, count: i64) -> Rope {
         Rope { cos: self.cos.narrow(0, start, count), sin: self.sin.narrow(0, start, count) }

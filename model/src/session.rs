@@ -4,12 +4,12 @@
 
 use std::cell::OnceCell;
 
-use jacobi_torch_ext::{Span, argmax, linear, linear_argmax, top};
-use tch::{Kind, Tensor};
+use jacobi_torch_ext::{Span, argmax, column_ids, linear, linear_argmax, top};
+use tch::{Device, Kind, Tensor};
 
 use crate::{
-    KvCache, LanguageModel, Place, Predictions, RopeTable, Session, Transformer, Work, rope::Rope,
-    token_tensor,
+    KvCache, LanguageModel, Place, Predictions, RopeTable, Session, Shapes, Transformer, Work,
+    fixed::FixedPasses, rope::Rope, token_tensor,
 };
 
 impl LanguageModel for Transformer {
@@ -28,9 +28,14 @@ impl LanguageModel for Transformer {
     }
 
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
-        let cache = |_| KvCache::new(self.architecture(), capacity, self.kind(), self.device());
+        if self.shapes == Shapes::Fixed && slots == 1 {
+            let idle = self.idle.take().filter(|idle| idle.fits(self, capacity));
+            let mut passes = idle.unwrap_or_else(|| FixedPasses::new(self, capacity));
+            passes.cache.truncate(0);
+            return Box::new(FixedSession { model: self, passes: Some(passes) });
+        }
         Box::new(TransformerSession {
-            caches: (0..slots).map(cache).collect(),
+            caches: KvCache::several(self.architecture(), slots, capacity, self.kind(), self.device()),
             // Rows of a pass take room in the cache beyond the text, but no position beyond the context.
             rope: self.rope_table(capacity.min(self.context_length()) as i64),
             model: self,
@@ -59,40 +64,108 @@ impl Session for TransformerSession<'_> {
     }
 
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
-        tch::no_grad(|| {
-            let tokens: Vec<u32> = work.iter().flat_map(|work| work.rows.tokens()).copied().collect();
-            let tokens_t = token_tensor(&tokens).to_device(self.model.device());
-            let rope = self.angles(work);
-            let mut start = 0;
-            let mut spans = Vec::with_capacity(work.len());
-            for work in work {
-                let cache = &self.caches[work.slot];
-                check(work, cache);
-                spans.push((span(start, work, cache.len()), cache));
-                start += work.rows.len();
-            }
-            let hidden = self.model.infer(&tokens_t, &rope, &spans);
-            let predictions: Box<dyn Predictions> = Box::new(Outlook {
-                hidden_th: wanted(&hidden, work),
-                head_vh: self.model.head_weight(),
-                logits_tv: OnceCell::new(),
-            });
-            predictions
-        })
+        let caches: Vec<&KvCache> = self.caches.iter().collect();
+        rows_as_they_come(self.model, &caches, &self.rope, work)
     }
 }
 
-impl TransformerSession<'_> {
+/// A session of one sequence whose passes have fixed shapes, but for those that fit none: prompts.
+struct FixedSession<'a> {
+    model: &'a Transformer,
+    /// Until the session ends.
+    passes: Option<FixedPasses>,
+}
+
+impl FixedSession<'_> {
+    fn passes(&mut self) -> &mut FixedPasses {
+        self.passes.as_mut().expect("the session has not ended")
+    }
+}
+
+impl Session for FixedSession<'_> {
+    fn cached(&self, _: usize) -> usize {
+        self.passes.as_ref().map_or(0, |passes| passes.cache.len())
+    }
+
+    fn truncate(&mut self, _: usize, len: usize) {
+        self.passes().cache.truncate(len);
+    }
+
+    fn keep(&mut self, _: usize, rows: &[usize]) {
+        self.passes().cache.keep(rows);
+    }
+
+    fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
+        let model = self.model;
+        if let [Work { place: Place::End, rows, first_output, .. }] = work
+            && let Some(found) = tch::no_grad(|| self.passes().forward(model, rows))
+        {
+            let count = (rows.len() - first_output) as i64;
+            let wanted = |x: &Tensor| x.narrow(0, *first_output as i64, count);
+            return Box::new(Outlook {
+                hidden_th: wanted(&found.hidden_nh),
+                head_vh: model.head_weight(),
+                logits_tv: wanted(&found.logits_nv).into(),
+                greedy_t: Some(wanted(&found.greedy_n)),
+            });
+        }
+        let FixedPasses { cache, rope, .. } = self.passes();
+        rows_as_they_come(model, &[cache], rope, work)
+    }
+}
+
+impl Drop for FixedSession<'_> {
+    fn drop(&mut self) {
+        self.model.idle.replace(self.passes.take());
+    }
+}
+
+fn rows_as_they_come(
+    model: &Transformer,
+    caches: &[&KvCache],
+    rope: &RopeTable,
+    work: &[Work],
+) -> Box<dyn Predictions> {
+    tch::no_grad(|| {
+        let tokens: Vec<u32> = work.iter().flat_map(|work| work.rows.tokens()).copied().collect();
+        let tokens_t = token_tensor(&tokens).to_device(model.device());
+        let mut start = 0;
+        let mut spans = Vec::with_capacity(work.len());
+        for work in work {
+            let cache = caches[work.slot];
+            check(work, cache);
+            spans.push((span(start, work, cache.len()), cache));
+            start += work.rows.len();
+        }
+        let angles = Angles { caches, table: rope, device: model.device() }.of(work);
+        let hidden = model.infer(&tokens_t, &angles, &spans);
+        let predictions: Box<dyn Predictions> = Box::new(Outlook {
+            hidden_th: wanted(&hidden, work),
+            head_vh: model.head_weight(),
+            logits_tv: OnceCell::new(),
+            greedy_t: None,
+        });
+        predictions
+    })
+}
+
+struct Angles<'a> {
+    caches: &'a [&'a KvCache],
+    table: &'a RopeTable,
+    device: Device,
+}
+
+impl Angles<'_> {
     /// The rotary angles of every row, by its position in its sequence.
-    fn angles(&self, work: &[Work]) -> Rope {
+    fn of(&self, work: &[Work]) -> Rope {
         let before = |work: &Work| match work.place {
-            Place::End => self.cached(work.slot),
+            Place::End => self.caches[work.slot].len(),
             Place::After(prefix) => prefix,
         };
         if let [work] = work
             && work.rows.is_chain()
         {
-            return self.rope.range(before(work) as i64, work.rows.len() as i64);
+            return self.table.range(before(work) as i64, work.rows.len() as i64);
         }
         let positions: Vec<i64> = work
             .iter()
@@ -101,7 +174,7 @@ impl TransformerSession<'_> {
                 (0..work.rows.len()).map(move |row| (before + work.rows.depth(row)) as i64)
             })
             .collect();
-        self.rope.at(&Tensor::from_slice(&positions).to_device(self.model.device()))
+        self.table.at(&Tensor::from_slice(&positions).to_device(self.device))
     }
 }
 
@@ -157,6 +230,8 @@ struct Outlook {
     hidden_th: Tensor,
     head_vh: Tensor,
     logits_tv: OnceCell<Tensor>,
+    /// The most probable tokens, where they have been found with the pass.
+    greedy_t: Option<Tensor>,
 }
 
 impl Outlook {
@@ -167,6 +242,9 @@ impl Outlook {
 
 impl Predictions for Outlook {
     fn greedy(&self) -> Vec<u32> {
+        if let Some(greedy) = &self.greedy_t {
+            return column_ids(greedy);
+        }
         if self.logits_tv.get().is_none() && self.hidden_th.size()[0] > KEPT_ROWS as i64 {
             return tch::no_grad(|| linear_argmax(&self.hidden_th, &self.head_vh));
         }

@@ -3,14 +3,19 @@
 //!
 //! Legend: b batch, t tokens, v vocabulary.
 
-use std::path::Path;
+use std::{cell::RefCell, path::Path};
 
-use jacobi_torch_ext::Span;
+use jacobi_torch_ext::{FixedRows, Span};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    Architecture, AttentionMask, Dtype, ModelError, Rope, RopeTable, attention::FoldedMask, cache::KvCache,
-    layer::DecoderLayer, norm::RmsNorm, weights::WeightSource,
+    Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, Shapes,
+    attention::{Behind, FoldedMask},
+    cache::KvCache,
+    fixed::{FixedPasses, Found},
+    layer::DecoderLayer,
+    norm::RmsNorm,
+    weights::WeightSource,
 };
 
 /// A decoder-only Transformer of one of the supported families.
@@ -24,6 +29,16 @@ pub struct Transformer {
     parameters: Vec<(String, Tensor)>,
     /// Where among the parameters each bucket ends.
     pub(crate) bucket_ends: Vec<usize>,
+    pub(crate) shapes: Shapes,
+    /// Passes of fixed shape between two sessions.
+    pub(crate) idle: RefCell<Option<FixedPasses>>,
+}
+
+/// What a pass of fixed shape works on.
+pub(crate) struct Context<'a> {
+    pub(crate) model: &'a Transformer,
+    pub(crate) cache: &'a KvCache,
+    pub(crate) rope: &'a RopeTable,
 }
 
 /// Token ids as an int64 tensor `[t]`.
@@ -44,23 +59,23 @@ pub struct LoadedModel {
 ///
 /// # Errors
 /// Every way a directory can be wrong: see [`ModelError`].
-pub fn load(dir: &Path, dtype: Dtype) -> Result<LoadedModel, ModelError> {
-    let architecture = Architecture::from_dir(dir)?;
+pub fn load(dir: &Path, compute: impl Into<Compute>) -> Result<LoadedModel, ModelError> {
+    let (architecture, Compute { dtype, device }) = (Architecture::from_dir(dir)?, compute.into());
     let kind = dtype.resolve(architecture.stored_dtype.as_deref());
-    let (mut source, weight_hash) = WeightSource::read(dir, kind)?;
+    let (mut source, weight_hash) = WeightSource::read(dir, (kind, device))?;
     let transformer = Transformer::build(architecture, &mut source, kind)?;
     Ok(LoadedModel { transformer: transformer.with_parameters(source.finish()?), weight_hash })
 }
 
 impl Transformer {
-    /// Random parameters for `dir/config.json`, reproducible from `seed`.
+    /// Random parameters for `dir/config.json`, made where they are kept, reproducible there from `seed`.
     ///
     /// # Errors
     /// A missing or unsupported config.json.
-    pub fn random(dir: &Path, dtype: Dtype, seed: u64) -> Result<Self, ModelError> {
-        let architecture = Architecture::from_dir(dir)?;
+    pub fn random(dir: &Path, compute: impl Into<Compute>, seed: u64) -> Result<Self, ModelError> {
+        let (architecture, Compute { dtype, device }) = (Architecture::from_dir(dir)?, compute.into());
         let kind = dtype.resolve(architecture.stored_dtype.as_deref());
-        let mut source = WeightSource::random(architecture.initializer_range, seed, kind);
+        let mut source = WeightSource::random(architecture.initializer_range, seed, (kind, device));
         let transformer = Self::build(architecture, &mut source, kind)?;
         Ok(transformer.with_parameters(source.finish()?))
     }
@@ -82,13 +97,30 @@ impl Transformer {
             false => root.child("lm_head").take("weight", &vocabulary)?,
         };
         bucket_ends.push(root.taken());
-        let parameters = vec![];
-        Ok(Self { architecture: shape, kind, embed_tokens, layers, norm, lm_head, parameters, bucket_ends })
+        let shapes = if embed_tokens.device() == Device::Cpu { Shapes::AsTheyCome } else { Shapes::Fixed };
+        Ok(Self {
+            architecture: shape,
+            kind,
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            parameters: vec![],
+            bucket_ends,
+            shapes,
+            idle: RefCell::default(),
+        })
     }
 
     fn with_parameters(mut self, parameters: Vec<(String, Tensor)>) -> Self {
         self.parameters = parameters;
         self
+    }
+
+    /// Has the passes of sessions with one sequence have these shapes: fixed ones by default on a GPU, which repeats them, and
+    /// not on a CPU, whose kernels take what comes.
+    pub fn set_shapes(&mut self, shapes: Shapes) {
+        self.shapes = shapes;
     }
 
     /// Sizes and switches.
@@ -148,12 +180,16 @@ impl Transformer {
     /// The same for `tokens_t` of several sequences behind their caches, `[t, hidden]`, without gradients: the layers'
     /// equations with stacked projections, and every addition together with the norm that follows it.
     pub(crate) fn infer(&self, tokens_t: &Tensor, rope: &Rope, spans: &[(Span, &KvCache)]) -> Tensor {
+        self.infer_behind(tokens_t, rope, &Behind::Caches(spans))
+    }
+
+    fn infer_behind(&self, tokens_t: &Tensor, rope: &Rope, behind: &Behind) -> Tensor {
         let mut x = Tensor::embedding(&self.embed_tokens, tokens_t, -1, false, false);
         let norms = self.layers.iter().map(|layer| &layer.input_layernorm).chain([&self.norm]);
         let mut normed = None;
         for ((index, layer), next_norm) in self.layers.iter().enumerate().zip(norms.skip(1)) {
             let input = normed.unwrap_or_else(|| layer.input_layernorm.forward(&x));
-            let attended = layer.self_attn.infer(&input, rope, spans, index);
+            let attended = layer.self_attn.infer(&input, rope, behind, index);
             let between = layer.post_attention_layernorm.forward_added(&mut x, &attended);
             normed = Some(next_norm.forward_added(&mut x, &layer.mlp.infer(&between)));
         }
@@ -168,5 +204,22 @@ impl Transformer {
     /// The head's weight `[v, hidden]`.
     pub(crate) fn head_weight(&self) -> Tensor {
         self.lm_head.shallow_clone()
+    }
+}
+
+impl Context<'_> {
+    /// The pass over `rows` of which `asked` says tokens, depths and how many are cached. Waits for nothing, so that it can be
+    /// recorded.
+    pub(crate) fn fixed(&self, rows: &FixedRows, asked: &Tensor) -> Found {
+        let n = asked.size()[0] / 2;
+        let (tokens, depths, cached) =
+            (asked.narrow(0, 0, n), asked.narrow(0, n, n), asked.narrow(0, 2 * n, 1));
+        // Rows that nobody reads may lie beyond the last position.
+        let positions = (depths + &cached).clamp_max(self.rope.len() - 1);
+        let behind = Behind::Fixed(rows.behind(&cached), self.cache);
+        let hidden_nh = self.model.infer_behind(&tokens, &self.rope.at(&positions), &behind);
+        let logits_nv = self.model.logits(&hidden_nh);
+        let greedy_n = logits_nv.argmax(-1, false);
+        Found { hidden_nh, logits_nv, greedy_n }
     }
 }

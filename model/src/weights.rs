@@ -8,7 +8,7 @@ use std::{
 
 use safetensors::{Dtype as StoredDtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{ModelError, precision::to_kind};
 
@@ -23,7 +23,7 @@ const DERIVED: &str = "rotary_emb.inv_freq";
 /// Where parameters come from while a model is built.
 pub(crate) struct WeightSource {
     origin: Origin,
-    kind: Kind,
+    options: (Kind, Device),
     taken: Vec<(String, Tensor)>,
 }
 
@@ -47,16 +47,20 @@ pub(crate) struct WeightPath<'a> {
 }
 
 impl WeightSource {
-    /// Every tensor of a model directory, to be cast to `kind`. Also returns the hash of the weight files.
-    pub(crate) fn read(dir: &Path, kind: Kind) -> Result<(Self, String), ModelError> {
+    /// Every tensor of a model directory, to be brought to a dtype and a device. Also returns the hash of the weight files.
+    pub(crate) fn read(dir: &Path, options: (Kind, Device)) -> Result<(Self, String), ModelError> {
         let (tensors, hash) = read_tensors(dir)?;
-        Ok((Self { origin: Origin::Stored { dir: dir.to_path_buf(), tensors }, kind, taken: vec![] }, hash))
+        Ok((
+            Self { origin: Origin::Stored { dir: dir.to_path_buf(), tensors }, options, taken: vec![] },
+            hash,
+        ))
     }
 
     /// Fresh parameters: matrices normal with `deviation`, norms one, biases zero; from `seed`.
-    pub(crate) fn random(deviation: f64, seed: u64, kind: Kind) -> Self {
+    pub(crate) fn random(deviation: f64, seed: u64, options: (Kind, Device)) -> Self {
+        // Of every device.
         tch::manual_seed(seed.cast_signed());
-        Self { origin: Origin::Random { deviation }, kind, taken: vec![] }
+        Self { origin: Origin::Random { deviation }, options, taken: vec![] }
     }
 
     pub(crate) fn root(&mut self) -> WeightPath<'_> {
@@ -64,24 +68,31 @@ impl WeightSource {
     }
 
     fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
-        let tensor = to_kind(&self.fetch(name, shape)?, self.kind);
+        let fetched = self.fetched(name, shape)?;
+        let tensor = self.placed(&fetched);
         self.taken.push((name.to_owned(), tensor.shallow_clone()));
         Ok(tensor)
     }
 
     fn take_stacked(&mut self, names: &[String], shapes: &[Vec<i64>]) -> Result<Stacked, ModelError> {
-        let fetch = |(name, shape): (&String, &Vec<i64>)| self.fetch(name, shape);
+        let fetch = |(name, shape): (&String, &Vec<i64>)| self.fetched(name, shape);
         let parts: Vec<Tensor> = names.iter().zip(shapes).map(fetch).collect::<Result<_, _>>()?;
-        let whole = to_kind(&Tensor::cat(&parts, 0), self.kind);
+        let whole = self.placed(&Tensor::cat(&parts, 0));
         let sizes: Vec<i64> = shapes.iter().map(|shape| shape[0]).collect();
         let parts = whole.split_with_sizes(&sizes, 0);
         self.taken.extend(names.iter().cloned().zip(parts.iter().map(Tensor::shallow_clone)));
         Ok(Stacked { whole, parts })
     }
 
-    fn fetch(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
+    fn placed(&self, tensor: &Tensor) -> Tensor {
+        let (kind, device) = self.options;
+        to_kind(tensor, kind).to_device(device)
+    }
+
+    /// As it is stored, or drawn.
+    fn fetched(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
         Ok(match &mut self.origin {
-            Origin::Random { deviation } => initial(name, shape, *deviation),
+            Origin::Random { deviation } => initial(name, shape, *deviation, self.options.1),
             Origin::Stored { dir, tensors } => {
                 let tensor = tensors.remove(name).ok_or_else(|| ModelError::MissingTensor {
                     dir: dir.clone(),
@@ -96,10 +107,11 @@ impl WeightSource {
 
     /// Every parameter in the order the code took it; an error if a stored tensor is left over.
     pub(crate) fn finish(mut self) -> Result<Vec<(String, Tensor)>, ModelError> {
+        let (kind, device) = self.options;
         if let Origin::Stored { dir, tensors } = &mut self.origin {
             if let Some(head) = tensors.remove("lm_head.weight") {
                 let embedding = self.taken.iter().find(|(name, _)| name.ends_with("embed_tokens.weight"));
-                if !embedding.is_some_and(|(_, e)| to_kind(&head, e.kind()).equal(e)) {
+                if !embedding.is_some_and(|(_, e)| to_kind(&head, kind).to_device(device).equal(e)) {
                     return Err(ModelError::UntiedHead { dir: dir.clone() });
                 }
             }
@@ -143,8 +155,8 @@ impl WeightPath<'_> {
     }
 }
 
-fn initial(name: &str, shape: &[i64], deviation: f64) -> Tensor {
-    let options = (Kind::Float, tch::Device::Cpu);
+fn initial(name: &str, shape: &[i64], deviation: f64, device: Device) -> Tensor {
+    let options = (Kind::Float, device);
     match shape {
         [_] if name.ends_with("bias") => Tensor::zeros(shape, options),
         [_] => Tensor::ones(shape, options),

@@ -19,7 +19,6 @@ mod work;
 use std::{path::Path, process::Command};
 
 use anyhow::ensure;
-use jacobi_datasets::PackedSample;
 use jacobi_model::{Architecture, environment};
 use serde_json::{Value, json};
 
@@ -192,21 +191,7 @@ fn print(value: &Value) -> anyhow::Result<()> {
 fn write_samples(options: &Options, path: &Path) -> anyhow::Result<()> {
     let vocabulary = Architecture::from_dir(&options.model)?.vocab_size as u32;
     let longest = options.rows.iter().copied().max().unwrap_or(0).max(options.tokens);
-    let samples = work::samples(longest / work::SAMPLE_TOKENS, vocabulary)?;
-    let of = |sample: &PackedSample| {
-        let layout = &sample.layout;
-        let positions: Vec<usize> = (0..sample.tokens.len()).map(|t| layout.position(t)).collect();
-        let seen: Vec<_> =
-            (0..sample.tokens.len()).map(|q| layout.visible(q).map(|run| [run.start, run.end])).collect();
-        json!({
-            "tokens": sample.tokens,
-            "positions": positions,
-            "seen": seen,
-            "ar": sample.ar.iter().map(|target| (target.row, target.token)).collect::<Vec<_>>(),
-            "pc": sample.pc.iter().map(|pair| (pair.student, pair.teacher)).collect::<Vec<_>>(),
-        })
-    };
-    let json = json!({ "sample_tokens": work::SAMPLE_TOKENS, "samples": samples.iter().map(of).collect::<Vec<_>>() });
+    let json = work::as_json(&work::samples(longest / work::SAMPLE_TOKENS, vocabulary)?);
     if let Some(folder) = path.parent() {
         fs_err::create_dir_all(folder)?;
     }

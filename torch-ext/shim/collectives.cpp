@@ -2,7 +2,6 @@
 // src/collectives.rs and src/store.rs.
 
 #include <cstdlib>
-#include <cstring>
 #include <sstream>
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -11,6 +10,8 @@
 #ifdef JACOBI_NCCL
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 #endif
+
+#include "guarded.h"
 
 namespace {
 
@@ -31,20 +32,6 @@ struct WorkHandle {
   // Kept until the work is done.
   std::vector<at::Tensor> tensors;
 };
-
-template <typename Body>
-char* guarded(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("an exception of unknown kind");
-  }
-}
 
 // The network interfaces of GLOO_SOCKET_IFNAME, as in PyTorch, or the one that this machine's name leads to.
 std::vector<std::shared_ptr<gloo::transport::Device>> gloo_devices() {

@@ -1,17 +1,29 @@
 //! The AdamW update (arXiv 1711.05101) in one pass over memory: moments, decay, master weights, the rounded parameter,
 //! and the gradient back to zero.
 
+use std::ffi::{c_char, c_void};
+
 use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
+    GpuError,
     memory::{Element, Shared, elements_mut},
+    store::outcome,
     threads::parallel,
 };
 
 /// Elements of a task.
 const SHARE: usize = 65_536;
+
+unsafe extern "C" {
+    fn jacobi_fused_adamw(
+        state: *const *const c_void,
+        numbers: *const f64,
+        divisor: *const c_void,
+    ) -> *mut c_char;
+}
 
 /// One parameter and what is kept for it, all of one shape and contiguous.
 pub struct AdamWSlot<'a> {
@@ -54,7 +66,10 @@ pub fn adamw(slot: AdamWSlot, step: &AdamWStep) {
     }
     assert_eq!(slot.first.kind(), slot.second.kind(), "moments of one dtype");
     if slot.master.device() != Device::Cpu {
-        return composed(slot, step);
+        return match slot.first.kind() {
+            Kind::Float => libtorchs(slot, step).expect("AdamW on a GPU"),
+            _ => composed(slot, step),
+        };
     }
     match slot.first.kind() {
         Kind::Float => fused::<f32>(slot, step),
@@ -166,6 +181,26 @@ impl WithSimd for Round<'_> {
     }
 }
 
+/// libtorch's own kernel, for moments in fp32.
+fn libtorchs(slot: AdamWSlot, step: &AdamWStep) -> Result<(), GpuError> {
+    let device = slot.master.device();
+    let number = |value: f64| Tensor::full([], value, (Kind::Float, device));
+    let (steps, divisor) = (number(step.step as f64), number(1.0 / step.scale));
+    let state = [&*slot.master, &*slot.gradient, &*slot.first, &*slot.second, &steps];
+    let state = state.map(|tensor| tensor.as_ptr().cast::<c_void>());
+    let numbers = [step.learning_rate, step.beta1, step.beta2, slot.weight_decay, step.eps];
+    // SAFETY: five tensors that live, five numbers, and one more tensor.
+    let text = unsafe { jacobi_fused_adamw(state.as_ptr(), numbers.as_ptr(), divisor.as_ptr().cast()) };
+    outcome(text).map_err(GpuError)?;
+    tch::no_grad(|| {
+        if let Some(parameter) = slot.parameter {
+            parameter.copy_(slot.master);
+        }
+        let _ = slot.gradient.zero_();
+    });
+    Ok(())
+}
+
 fn composed(slot: AdamWSlot, step: &AdamWStep) {
     let bias = |beta: f64| 1.0 - beta.powi(step.step as i32);
     tch::no_grad(|| {
@@ -188,7 +223,50 @@ fn composed(slot: AdamWSlot, step: &AdamWStep) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::assert_close;
+    use crate::{memory::assert_close, testing::devices};
+
+    #[test]
+    fn libtorchs_kernel_equals_the_operations() {
+        for device in devices("libtorch's AdamW") {
+            let options = (Kind::Float, device);
+            let start = Tensor::randn([1000], options);
+            let fresh =
+                || [start.copy(), start.zeros_like(), start.zeros_like(), start.to_kind(Kind::BFloat16)];
+            let (mut a, mut b) = (fresh(), fresh());
+            for step in 1..4 {
+                let drawn = Tensor::randn([1000], options);
+                for (values, is_libtorchs) in [(&mut a, true), (&mut b, false)] {
+                    let [master, first, second, parameter] = values;
+                    let gradient = &mut drawn.copy();
+                    let slot = AdamWSlot {
+                        parameter: Some(parameter),
+                        master,
+                        first,
+                        second,
+                        gradient,
+                        weight_decay: 0.1,
+                    };
+                    let step = AdamWStep {
+                        beta1: 0.9,
+                        beta2: 0.95,
+                        eps: 1e-8,
+                        step,
+                        learning_rate: 0.01,
+                        scale: 0.5,
+                    };
+                    if is_libtorchs {
+                        libtorchs(slot, &step).unwrap()
+                    } else {
+                        composed(slot, &step)
+                    }
+                    assert_eq!(gradient.abs().max().double_value(&[]), 0.0);
+                }
+            }
+            for ((a, b), name) in a.iter().zip(&b).zip(["master", "first", "second", "parameter"]) {
+                assert_close(a, b, name);
+            }
+        }
+    }
 
     #[test]
     fn the_kernel_equals_the_operations() {

@@ -15,15 +15,19 @@ use crate::{
     memory::{Element, Shared, elements, elements_mut, is_plain},
     rotary::HeadShape,
     threads::parallel,
+    varlen::has_kernel,
 };
 
 mod average;
+mod packed;
 mod span;
 
+pub(crate) use packed::heads_of;
 pub(crate) use span::check_spans;
 pub use span::{Span, SpanCache};
 
 use average::Average;
+use packed::Packed;
 use span::Seen;
 
 /// Queries of a task.
@@ -40,7 +44,10 @@ pub fn attend(qkv: &Tensor, heads: HeadShape, spans: &[SpanCache]) -> Tensor {
     assert_eq!(row as usize, heads.row_len(), "{heads:?}");
     check_spans(spans, heads, n as usize);
     if !is_plain(qkv) {
-        return composed(qkv, heads, spans);
+        return match packed(qkv, spans) {
+            Some(packed) => packed.attend(qkv, heads, spans),
+            None => composed(qkv, heads, spans),
+        };
     }
     match qkv.kind() {
         Kind::Float => fused::<f32>(qkv, heads, spans),
@@ -295,6 +302,12 @@ impl<T: Element> Kernel<'_, T> {
             }
         }
     }
+}
+
+/// All spans of a pass together, where libtorch has a kernel for that.
+pub(crate) fn packed<'a>(qkv: &Tensor, spans: &'a [SpanCache]) -> Option<&'a Packed> {
+    let first = spans.first().filter(|_| has_kernel(qkv.kind(), qkv.device(), spans[0].keys.size()[2]))?;
+    first.span.of_pass.get_or_init(|| Packed::new(spans, qkv.device())).as_ref()
 }
 
 /// A key/value head is a batch of its query heads, so that the cache is read in place.

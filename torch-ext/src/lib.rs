@@ -15,7 +15,10 @@ mod collectives;
 mod cross_entropy;
 mod dots;
 mod exp;
+mod fixed;
 mod gated;
+mod gpu;
+mod graph;
 mod linear;
 mod memory;
 mod norm;
@@ -28,7 +31,10 @@ mod runs;
 mod sink;
 mod storage;
 mod store;
+#[cfg(test)]
+mod testing;
 mod threads;
+mod varlen;
 
 pub use accumulate::accumulate;
 pub use adamw::{AdamWSlot, AdamWStep, adamw};
@@ -36,12 +42,17 @@ pub use allocator::keep_freed_memory;
 pub use attention::{Span, SpanCache, attend};
 pub use collectives::{Group, Pending};
 pub use cross_entropy::{HardTarget, SoftTarget, cross_entropy, probabilities, soft_cross_entropy};
+pub use fixed::{FixedRows, FixedView, Shape};
 pub use gated::{silu_gated, silu_gated_backward};
+pub use gpu::{
+    GpuError, GpuMemory, Moment, NoGpu, forget_peak, gpu_count, gpu_memory, gpu_name, select, synchronize,
+};
+pub use graph::{Graph, GraphPool};
 pub use linear::{linear, linear_argmax};
 pub use norm::{add_rms_norm, rms_norm, rms_norm_backward};
-pub use predictions::{argmax, top};
+pub use predictions::{argmax, column_ids, top};
 pub use products::{PRODUCT_TILE, add_weight_gradient, product, product_input_gradient};
 pub use rotary::{HeadShape, rotate_and_store, rotate_in_place};
-pub use runs::{Attended, Run, attend_runs, attend_runs_backward};
+pub use runs::{Attended, Run, Runs, attend_runs, attend_runs_backward};
 pub use storage::{Releasable, StoragePlace, storage_elements, storage_place};
 pub use store::{CollectiveError, Store, StoreAddress};

@@ -4,7 +4,7 @@
 
 use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     memory::{Element, Shared, elements, elements_mut, is_plain},
@@ -187,6 +187,10 @@ fn sum_of_squares<T: Element>(x: &[T]) -> f32 {
 }
 
 fn composed(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
+    if let Device::Cuda(_) = x.device() {
+        // One kernel; the normalised value is not rounded before it is scaled.
+        return x.internal_fused_rms_norm(weight.size(), Some(weight), eps).0;
+    }
     let x32 = x.to_kind(Kind::Float);
     let mean_square = x32.square().mean_dim([-1i64].as_slice(), true, Kind::Float);
     (x32 * (mean_square + eps).rsqrt()).to_kind(x.kind()) * weight
@@ -194,7 +198,6 @@ fn composed(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
 
     use super::*;
     use crate::memory::assert_close;

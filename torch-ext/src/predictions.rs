@@ -3,7 +3,7 @@
 //! Legend: n rows, v vocabulary.
 
 use half::bf16;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     memory::{Element, Shared, elements, is_plain},
@@ -17,7 +17,7 @@ const CHUNK: usize = 64;
 pub fn argmax(logits: &Tensor) -> Vec<u32> {
     let (_, v) = logits.size2().expect("logits are [rows, vocabulary]");
     if !is_plain(logits) || !logits.is_contiguous() {
-        return ids(&logits.argmax(-1, false));
+        return column_ids(&logits.argmax(-1, false));
     }
     match logits.kind() {
         Kind::Float => by_row(elements::<f32>(logits), v as usize, &|_, row| largest(row)),
@@ -49,10 +49,24 @@ pub fn top(logits: &Tensor, k: usize) -> Vec<Vec<(u32, f32)>> {
     if n == 0 {
         return Vec::new();
     }
-    let logits = logits.to_kind(Kind::Float).to_device(tch::Device::Cpu).contiguous();
+    if logits.device() != Device::Cpu {
+        return top_there(logits, k.min(v as usize));
+    }
+    let logits = logits.to_kind(Kind::Float).contiguous();
     let total = logits.logsumexp([-1i64].as_slice(), false);
     let total = elements::<f32>(&total);
     by_row(elements::<f32>(&logits), v as usize, &|at, row| best(row, k, total[at]))
+}
+
+/// The same by libtorch's operations: only what is asked for leaves the device. Which of equal ones are taken is its own choice.
+fn top_there(logits: &Tensor, k: usize) -> Vec<Vec<(u32, f32)>> {
+    let logits = logits.to_kind(Kind::Float);
+    let (values, columns) = logits.topk(k as i64, -1, true, true);
+    let scores = values - logits.logsumexp([-1i64].as_slice(), true);
+    let scores = Vec::<f32>::try_from(&scores.view([-1])).expect("fp32 numbers in a row");
+    let tokens = column_ids(&columns.view([-1]));
+    let rows = tokens.chunks(k.max(1)).zip(scores.chunks(k.max(1)));
+    rows.map(|(tokens, scores)| tokens.iter().copied().zip(scores.iter().copied()).collect()).collect()
 }
 
 fn largest<T: Element>(row: &[T]) -> u32 {
@@ -99,7 +113,8 @@ fn peak<T: Element>(chunk: &[T]) -> f32 {
     rest.iter().map(|value| value.to_f32()).chain(peaks).fold(f32::NEG_INFINITY, f32::max)
 }
 
-fn ids(columns: &Tensor) -> Vec<u32> {
+/// Columns, int64 in a row, as numbers.
+pub fn column_ids(columns: &Tensor) -> Vec<u32> {
     let columns = columns.to_device(tch::Device::Cpu).contiguous();
     let columns = Vec::<i64>::try_from(&columns).expect("a one-dimensional int64 tensor");
     columns.into_iter().map(|id| u32::try_from(id).expect("columns are not negative")).collect()
@@ -107,9 +122,8 @@ fn ids(columns: &Tensor) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
-
     use super::*;
+    use crate::testing::devices;
 
     #[test]
     fn the_kernels_equal_the_operations() {
@@ -131,6 +145,21 @@ mod tests {
                     for (rank, (_, score)) in (0..).zip(tokens) {
                         assert!((values.double_value(&[row, rank]) - f64::from(score)).abs() < 1e-5);
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_best_of_each_row_are_found_where_the_logits_are() {
+        for device in devices("the best tokens") {
+            let logits = Tensor::randn([7, 1000], (Kind::Float, Device::Cpu));
+            for (found, expected) in top_there(&logits.to_device(device), 5).iter().zip(top(&logits, 5)) {
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert!(
+                        found.0 == expected.0 && (found.1 - expected.1).abs() < 1e-4,
+                        "{found:?} {expected:?}"
+                    );
                 }
             }
         }

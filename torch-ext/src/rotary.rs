@@ -7,7 +7,7 @@ use half::bf16;
 use tch::{Kind, Tensor};
 
 use crate::{
-    attention::{SpanCache, check_spans},
+    attention::{SpanCache, check_spans, packed},
     memory::{Element, Shared, elements, elements_mut, is_plain},
     threads::parallel,
 };
@@ -149,6 +149,9 @@ fn composed(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, span
     let part = |from: i64, count: i64| qkv.narrow(1, from * d, count * d).view([n, count, d]);
     let rotated = turned(&part(0, queries + keys), cos, sin);
     part(0, queries + keys).copy_(&rotated);
+    if let Some(packed) = packed(qkv, spans) {
+        return packed.store(qkv, heads, spans);
+    }
     let (k_hnd, v_hnd) = (part(queries, keys).transpose(0, 1), part(queries + keys, keys).transpose(0, 1));
     for SpanCache { span, keys, values } in spans {
         let Some(stored) = span.stored() else { continue };

@@ -1,10 +1,14 @@
 //! Attention over runs of a training row, and its gradient: the tokens of a run see a prefix of earlier rows wholly and
 //! each other causally. On a CPU by libtorch's flash kernel, prefix and own part apart: the two are joined by their
-//! log-sum-exps, so there is no mask and no masked product. Key/value heads are never repeated.
+//! log-sum-exps, so there is no mask and no masked product. Key/value heads are never repeated. Elsewhere all runs go into
+//! one call, and all prefixes into another.
 //!
 //! Legend: n rows, t queries and s keys of a part, h key/value heads, g query heads per key/value head, d head width.
 
-use std::ops::Range;
+use std::{
+    cell::OnceCell,
+    ops::{Deref, Range},
+};
 
 use tch::{Device, Kind, Tensor};
 
@@ -13,6 +17,10 @@ use crate::{
     memory::{Shared, elements, elements_mut},
     threads::parallel,
 };
+
+mod packed;
+
+use packed::Packed;
 
 /// Rows of a task when parts are joined.
 const ROWS_OF_TASK: usize = 32;
@@ -24,6 +32,34 @@ pub struct Run {
     pub prefix: Range<usize>,
     /// The run's rows, each of which sees those before it and itself.
     pub own: Range<usize>,
+}
+
+/// The runs of a row.
+#[derive(Default)]
+pub struct Runs {
+    runs: Vec<Run>,
+    /// On the device of the row, once for all layers.
+    packed: OnceCell<Packed>,
+}
+
+impl From<Vec<Run>> for Runs {
+    fn from(runs: Vec<Run>) -> Self {
+        Self { runs, packed: OnceCell::new() }
+    }
+}
+
+impl Deref for Runs {
+    type Target = [Run];
+
+    fn deref(&self) -> &[Run] {
+        &self.runs
+    }
+}
+
+impl Runs {
+    fn packed(&self, device: Device) -> &Packed {
+        self.packed.get_or_init(|| Packed::new(&self.runs, device))
+    }
 }
 
 /// What attention gives, and what its gradient needs.
@@ -38,9 +74,12 @@ pub struct Attended {
 ///
 /// # Panics
 /// If the runs do not cover the rows one after the other, or a prefix does not lie before its run.
-pub fn attend_runs(qkv: &Tensor, heads: HeadShape, runs: &[Run]) -> Attended {
+pub fn attend_runs(qkv: &Tensor, heads: HeadShape, runs: &Runs) -> Attended {
     check(qkv, heads, runs);
-    if is_narrow_on_cpu(qkv) {
+    if qkv.device() != Device::Cpu {
+        return runs.packed(qkv.device()).attend(qkv, heads);
+    }
+    if is_narrow(qkv) {
         let Attended { out, log_sums } = attend_runs(&qkv.to_kind(Kind::Float), heads, runs);
         return Attended { out: out.to_kind(qkv.kind()), log_sums };
     }
@@ -48,7 +87,7 @@ pub fn attend_runs(qkv: &Tensor, heads: HeadShape, runs: &[Run]) -> Attended {
     let mut out = Tensor::empty([n, width], (qkv.kind(), qkv.device()));
     let shape = [heads.keys as i64, heads.group() as i64, n];
     let log_sums = Tensor::empty(shape, (Kind::Float, qkv.device()));
-    for run in runs {
+    for run in runs.iter() {
         let [q, _, _] = split(qkv, heads, &run.own);
         let parts: Vec<(Tensor, Tensor)> = parts(run)
             .map(|(keys, causal)| {
@@ -79,11 +118,14 @@ pub fn attend_runs(qkv: &Tensor, heads: HeadShape, runs: &[Run]) -> Attended {
 pub fn attend_runs_backward(
     qkv: &Tensor,
     heads: HeadShape,
-    runs: &[Run],
+    runs: &Runs,
     attended: &Attended,
     grad: &Tensor,
 ) -> Tensor {
-    if is_narrow_on_cpu(qkv) {
+    if qkv.device() != Device::Cpu {
+        return runs.packed(qkv.device()).backward(qkv, heads, attended, grad);
+    }
+    if is_narrow(qkv) {
         let [wide, out, grad] = [qkv, &attended.out, grad].map(|x| x.to_kind(Kind::Float));
         let attended = Attended { out, log_sums: attended.log_sums.shallow_clone() };
         return attend_runs_backward(&wide, heads, runs, &attended, &grad).to_kind(qkv.kind());
@@ -93,7 +135,7 @@ pub fn attend_runs_backward(
     // Keys and values are seen by several runs: their gradients are summed in fp32.
     let sums = Tensor::zeros([2, h, n, d], (Kind::Float, qkv.device()));
     let grad_qkv = qkv.empty_like();
-    for run in runs {
+    for run in runs.iter() {
         let [q, _, _] = split(qkv, heads, &run.own);
         let [out] = split_queries(&attended.out, heads, &run.own);
         let [grad] = split_queries(grad, heads, &run.own);
@@ -120,8 +162,8 @@ pub fn attend_runs_backward(
 
 /// libtorch's flash kernel on a CPU is several times slower in bf16 than in fp32, its backward pass above all: its blocks are
 /// too small to pay for bf16 products.
-fn is_narrow_on_cpu(x: &Tensor) -> bool {
-    x.device() == Device::Cpu && x.kind() != Kind::Float
+fn is_narrow(x: &Tensor) -> bool {
+    x.kind() != Kind::Float
 }
 
 /// The keys of each part of a run, and whether they are its own.
@@ -167,7 +209,7 @@ fn join(out: &mut Tensor, heads: HeadShape, rows: &Range<usize>, parts: [(&Tenso
     let [target] = split_queries(out, heads, rows);
     // The flash kernel's order: [h, t, g, d].
     let [a, b] = parts.map(|(part, _)| part.transpose(1, 2));
-    if out.device() != Device::Cpu || !a.is_contiguous() || !b.is_contiguous() {
+    if !a.is_contiguous() || !b.is_contiguous() {
         let scaled = parts.map(|(part, weight)| part.to_kind(Kind::Float) * weight.unsqueeze(3));
         target.shallow_clone().copy_(&(&scaled[0] + &scaled[1]));
         return;
@@ -203,21 +245,7 @@ fn join_rows(out: &mut Tensor, heads: HeadShape, rows: &Range<usize>, parts: [(&
 
 /// Attention of one part and its log-sum-exps `[h, g, t]`, fp32.
 fn flash(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> (Tensor, Tensor) {
-    if q.device() == Device::Cpu {
-        return Tensor::internal_scaled_dot_product_flash_attention_for_cpu(
-            q,
-            k,
-            v,
-            0.0,
-            causal,
-            None::<&Tensor>,
-            None,
-        );
-    }
-    let scores = scores(q, k, causal);
-    let sums = scores.logsumexp([-1i64].as_slice(), false);
-    let out = scores.softmax(-1, Kind::Float).to_kind(v.kind()).matmul(v);
-    (out, sums)
+    Tensor::internal_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, None::<&Tensor>, None)
 }
 
 /// Gradients of queries, keys and values `[h, g, .., d]`: those that this part has in the attention whose result is
@@ -228,60 +256,25 @@ fn flash_backward(
     (out, log_sums): (&Tensor, &Tensor),
     causal: bool,
 ) -> [Tensor; 3] {
-    if q.device() == Device::Cpu {
-        let (dq, dk, dv) = Tensor::internal_scaled_dot_product_flash_attention_for_cpu_backward(
-            grad,
-            q,
-            k,
-            v,
-            out,
-            log_sums,
-            0.0,
-            causal,
-            None::<&Tensor>,
-            None,
-        );
-        return [dq, dk, dv];
-    }
-    composed_backward(grad, [q, k, v], (out, log_sums), causal)
-}
-
-/// The plain operations, for devices without a kernel here.
-fn composed_backward(
-    grad: &Tensor,
-    [q, k, v]: [&Tensor; 3],
-    (out, log_sums): (&Tensor, &Tensor),
-    causal: bool,
-) -> [Tensor; 3] {
-    let [grad, out, wide_q, wide_k, wide_v] = [grad, out, q, k, v].map(|x| x.to_kind(Kind::Float));
-    let weights = (scores(q, k, causal) - log_sums.unsqueeze(-1)).exp();
-    let shared = (&grad * out).sum_dim_intlist([-1i64].as_slice(), true, Kind::Float);
-    let grad_scores = &weights * (grad.matmul(&wide_v.transpose(-1, -2)) - shared) * scale(q);
-    let dq = grad_scores.matmul(&wide_k);
-    let dk = grad_scores.transpose(-1, -2).matmul(&wide_q);
-    let dv = weights.transpose(-1, -2).matmul(&grad);
-    [dq, dk, dv].map(|x| x.to_kind(q.kind()))
-}
-
-fn scale(q: &Tensor) -> f64 {
-    1.0 / (q.size()[3] as f64).sqrt()
-}
-
-/// fp32 `[h, g, t, s]`, -inf where not seen.
-fn scores(q: &Tensor, k: &Tensor, causal: bool) -> Tensor {
-    let scores = q.to_kind(Kind::Float).matmul(&k.to_kind(Kind::Float).transpose(-1, -2)) * scale(q);
-    if !causal {
-        return scores;
-    }
-    let t = q.size()[2];
-    let later = Tensor::ones([t, t], (Kind::Bool, q.device())).triu(1);
-    scores.masked_fill(&later, f64::NEG_INFINITY)
+    let (dq, dk, dv) = Tensor::internal_scaled_dot_product_flash_attention_for_cpu_backward(
+        grad,
+        q,
+        k,
+        v,
+        out,
+        log_sums,
+        0.0,
+        causal,
+        None::<&Tensor>,
+        None,
+    );
+    [dq, dk, dv]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::assert_close;
+    use crate::{memory::assert_close, testing::devices};
 
     /// Attention over a dense mask, by plain operations.
     fn dense(qkv: &Tensor, heads: HeadShape, runs: &[Run]) -> Tensor {
@@ -295,7 +288,7 @@ mod tests {
         }
         let hidden = Tensor::from_slice(&seen).view([n as i64, n as i64]).logical_not();
         let [q, k, v] = split(qkv, heads, &(0..n)).map(|x| x.to_kind(Kind::Float));
-        let scores = q.matmul(&k.transpose(-1, -2)) * scale(&q);
+        let scores = q.matmul(&k.transpose(-1, -2)) / (heads.width as f64).sqrt();
         let weights = scores.masked_fill(&hidden, f64::NEG_INFINITY).softmax(-1, Kind::Float);
         weights.matmul(&v).permute([2, 0, 1, 3]).reshape([n as i64, -1]).to_kind(qkv.kind())
     }
@@ -329,9 +322,10 @@ mod tests {
                     let leaf = qkv.copy().set_requires_grad(true);
                     let expected = dense(&leaf, heads, runs);
                     (&expected * &grad).sum(Kind::Float).backward();
-                    let found = attend_runs(&qkv, heads, runs);
+                    let runs = Runs::from(runs.clone());
+                    let found = attend_runs(&qkv, heads, &runs);
                     assert_close(&found.out, &expected.detach(), "attention");
-                    let gradient = attend_runs_backward(&qkv, heads, runs, &found, &grad);
+                    let gradient = attend_runs_backward(&qkv, heads, &runs, &found, &grad);
                     assert_close(&gradient, &leaf.grad(), "gradient");
                 }
             }
@@ -339,17 +333,41 @@ mod tests {
     }
 
     #[test]
-    fn the_plain_operations_equal_the_kernel() {
-        let heads = HeadShape { queries: 6, keys: 2, width: 8 };
-        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
-        let (qkv, grad) = (random(&[20, 80]), random(&[2, 3, 20, 8]));
-        let [q, k, v] = split(&qkv, heads, &(0..20));
-        for causal in [false, true] {
-            let (out, sums) = flash(&q, &k, &v, causal);
-            let found = flash_backward(&grad, [&q, &k, &v], (&out, &sums), causal);
-            let plain = composed_backward(&grad, [&q, &k, &v], (&out, &sums), causal);
-            for (found, plain) in found.iter().zip(&plain) {
-                assert_close(found, plain, "gradient of a part");
+    fn all_runs_in_one_call_equal_each_run_by_itself() {
+        let layouts = [
+            vec![run(0..0, 0..40), run(0..0, 40..41), run(0..41, 41..42)],
+            vec![
+                run(0..0, 0..70),
+                run(0..9, 70..90),
+                run(0..50, 90..97),
+                run(97..97, 97..150),
+                run(97..98, 150..151),
+            ],
+        ];
+        for device in devices("runs in one call") {
+            for kind in [Kind::Float, Kind::BFloat16] {
+                for (queries, keys) in [(2, 2), (6, 2)] {
+                    let heads = HeadShape { queries, keys, width: 16 };
+                    for layout in &layouts {
+                        let n = layout.last().unwrap().own.end as i64;
+                        let options = (Kind::Float, Device::Cpu);
+                        let qkv = Tensor::randn([n, heads.row_len() as i64], options).to_kind(kind);
+                        let grad = Tensor::randn([n, 16 * queries as i64], options).to_kind(kind);
+                        let runs = Runs::from(layout.clone());
+                        let expected = attend_runs(&qkv, heads, &runs);
+                        let expected_gradient = attend_runs_backward(&qkv, heads, &runs, &expected, &grad);
+                        let [qkv, grad] = [qkv, grad].map(|x| x.to_device(device));
+                        let packed = Packed::new(layout, device);
+                        let found = packed.attend(&qkv, heads);
+                        let gradient = packed.backward(&qkv, heads, &found, &grad);
+                        let here = |x: Tensor| x.to_device(Device::Cpu);
+                        assert_close(&here(found.out), &expected.out, "attention");
+                        let [sums, expected_sums] =
+                            [here(found.log_sums), expected.log_sums].map(|x| x.to_kind(kind));
+                        assert_close(&sums, &expected_sums, "log-sum-exps");
+                        assert_close(&here(gradient), &expected_gradient, "gradient");
+                    }
+                }
             }
         }
     }

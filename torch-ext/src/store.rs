@@ -142,12 +142,17 @@ impl Drop for Store {
 }
 
 /// An error text of the shim as a value.
-pub(crate) fn checked(error: *mut c_char) -> Result<(), CollectiveError> {
+pub(crate) fn outcome(error: *mut c_char) -> Result<(), String> {
     if error.is_null() {
         return Ok(());
     }
     // SAFETY: a text of the C library's.
-    Err(CollectiveError(unsafe { take(error) }))
+    Err(unsafe { take(error) })
+}
+
+/// The same, of a store or a group.
+pub(crate) fn checked(error: *mut c_char) -> Result<(), CollectiveError> {
+    outcome(error).map_err(CollectiveError)
 }
 
 pub(crate) fn millis(duration: Duration) -> i64 {
@@ -156,7 +161,7 @@ pub(crate) fn millis(duration: Duration) -> i64 {
 
 /// # Safety
 /// `raw` is a text that the C library allocated, used by nobody else.
-unsafe fn take(raw: *mut c_char) -> String {
+pub(crate) unsafe fn take(raw: *mut c_char) -> String {
     // SAFETY: the caller's promise.
     unsafe {
         let text = CStr::from_ptr(raw).to_string_lossy().into_owned();

@@ -23,7 +23,10 @@ impl Batch {
         let run = |run: &CausalRun| Run { prefix: run.prefix.clone(), own: run.own.clone() };
         Self {
             tokens_n: token_tensor(&row.tokens).to_device(device),
-            row: TrainingRow { rope: rope.at(&positions), runs: row.runs.iter().map(run).collect() },
+            row: TrainingRow {
+                rope: rope.at(&positions),
+                runs: row.runs.iter().map(run).collect::<Vec<_>>().into(),
+            },
         }
     }
 }

@@ -6,9 +6,9 @@
 use std::fmt;
 
 use jacobi_datasets::PackedRow;
-use jacobi_model::{Architecture, Dtype};
+use jacobi_model::{Architecture, Compute};
 use jacobi_torch_ext::PRODUCT_TILE;
-use tch::{Device, Kind};
+use tch::Kind;
 
 use crate::{
     ActivationCheckpointing, MomentsDtype, TeacherModel, TrainConfig, TrainData, TrainError,
@@ -158,6 +158,8 @@ pub struct Forecast {
     pub footprint: Footprint,
     /// Of all steps.
     pub seconds: f64,
+    /// FLOP/s of matrix products, as measured here.
+    pub peak: f64,
 }
 
 /// Works out what training on `data` takes, without loading weights: from config.json, the samples of the first steps, and
@@ -167,13 +169,14 @@ pub struct Forecast {
 /// A model directory or data that training would refuse.
 pub fn forecast(
     shape: &Architecture,
-    dtype: Dtype,
+    compute: impl Into<Compute>,
     data: TrainData,
     config: &TrainConfig,
     seed: u64,
 ) -> Result<Forecast, TrainError> {
     config.validate()?;
     let mut dataset = Dataset::open(data, config, seed, shape.context_length() as usize)?;
+    let Compute { dtype, device } = compute.into();
     let kind = dtype.resolve(shape.stored_dtype.as_deref());
     let epoch = dataset.len().div_ceil(config.batch_size);
     let steps = config.max_steps.unwrap_or(config.epochs * epoch);
@@ -196,7 +199,7 @@ pub fn forecast(
         // A forward pass more, without the last product of a layer.
         ActivationCheckpointing::Full => 1.25,
     };
-    let rate = EFFICIENCY * gemm_peak(kind, Device::Cpu);
+    let peak = gemm_peak(kind, device);
     Ok(Forecast {
         samples: dataset.len(),
         skipped: dataset.skipped,
@@ -206,7 +209,8 @@ pub fn forecast(
         footprint: footprint(shape, kind, config, &largest),
         row: largest,
         tokens_per_step: tokens as f64 / looked_at as f64,
-        seconds: again * flops / looked_at as f64 * steps as f64 / rate,
+        seconds: again * flops / looked_at as f64 * steps as f64 / (EFFICIENCY * peak),
+        peak,
     })
 }
 

@@ -41,8 +41,9 @@ pub fn gemm_peak(kind: Kind, device: Device) -> f64 {
 }
 
 fn measure_gemm(kind: Kind, device: Device) -> f64 {
-    const SIZE: i64 = 1024;
-    let a = Tensor::ones([SIZE, SIZE], (kind, device));
+    // Large enough for a GPU to reach its peak, small enough for a CPU to be done.
+    let size: i64 = if device == Device::Cpu { 1024 } else { 8192 };
+    let a = Tensor::ones([size, size], (kind, device));
     let (begun, mut fastest) = (Instant::now(), f64::INFINITY);
     while begun.elapsed().as_secs_f64() < 0.3 || fastest.is_infinite() {
         let started = Instant::now();
@@ -50,5 +51,5 @@ fn measure_gemm(kind: Kind, device: Device) -> f64 {
         let _ = tch::no_grad(|| product(&a, &a, None)).double_value(&[0, 0]);
         fastest = fastest.min(started.elapsed().as_secs_f64());
     }
-    2.0 * (SIZE as f64).powi(3) / fastest
+    2.0 * (size as f64).powi(3) / fastest
 }

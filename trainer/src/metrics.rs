@@ -3,7 +3,9 @@
 use std::{io::Write, path::Path, time::Instant};
 
 use jacobi_datasets::write_atomic;
+use jacobi_torch_ext::gpu_memory;
 use serde_json::{Map, Value};
+use tch::Device;
 
 use crate::{Evaluation, TrainError, TrainerState, tensorboard::EventWriter};
 
@@ -60,8 +62,11 @@ impl RankFigures {
     }
 }
 
-/// The most memory that this process has had, as far as the system tells; else 0.
-pub(crate) fn peak_memory() -> f64 {
+/// The most memory that this process has had on `device`, as far as the system tells; else 0.
+pub(crate) fn peak_memory(device: Device) -> f64 {
+    if let Some(memory) = gpu_memory(device) {
+        return memory.peak as f64;
+    }
     let text = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
     let kilobytes = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB"));
     kilobytes.and_then(|number| number.trim().parse::<f64>().ok()).unwrap_or(0.0) * 1024.0

@@ -29,7 +29,10 @@ struct Inner {
 
 /// Fields are dropped in this order: the store last, since the group needs it.
 struct Link {
+    /// For tensors of the model's device.
     group: Group,
+    /// For numbers, where those are not of the CPU.
+    control: Option<Group>,
     watch: Watch,
     _store: Store,
 }
@@ -73,17 +76,25 @@ impl Ranks {
     }
 
     /// Joins the others. Every operation together gives up after `timeout`; `abandon` is called if another rank gives up
-    /// while this one is stuck.
+    /// while this one is stuck. Tensors of `device` travel by its own means (NCCL between GPUs), numbers by the CPU's, so that
+    /// they do not wait for a GPU's work.
     ///
     /// # Errors
     /// Ranks that do not come in time.
-    pub fn join(member: &Membership, timeout: Duration, abandon: Abandon) -> Result<Self, RankFailure> {
+    pub fn join(
+        member: &Membership,
+        device: Device,
+        timeout: Duration,
+        abandon: Abandon,
+    ) -> Result<Self, RankFailure> {
         let unclear = RankFailure::Unclear;
         let store = Store::open(&address_of(member), timeout).map_err(unclear)?;
         let watch = Watch::start(member, timeout, abandon).map_err(unclear)?;
         let rank = (member.rank.rank, member.rank.world_size);
-        let group = Group::join(Device::Cpu, &store, rank, timeout).map_err(|error| watch.blame(error))?;
-        let link = Some(Link { group, watch, _store: store });
+        let join = |device| Group::join(device, &store, rank, timeout).map_err(|error| watch.blame(error));
+        let control = (device != Device::Cpu).then(|| join(Device::Cpu)).transpose()?;
+        let group = join(device)?;
+        let link = Some(Link { group, control, watch, _store: store });
         Ok(Self(Arc::new(Inner { link, waited: AtomicU64::new(0) })))
     }
 
@@ -139,7 +150,8 @@ impl Ranks {
             return Ok(());
         }
         let tensor = Tensor::from_slice(values);
-        self.finish(self.all_reduce(&tensor)?)?;
+        let underway = self.begin(|link| link.control.as_ref().unwrap_or(&link.group).all_reduce(&tensor))?;
+        self.finish(underway)?;
         tensor.copy_data(values, values.len());
         Ok(())
     }
@@ -182,9 +194,16 @@ impl Ranks {
         &self,
         operation: impl FnOnce(&Group) -> Result<Pending, CollectiveError>,
     ) -> Result<Underway, RankFailure> {
+        self.begin(|link| operation(&link.group))
+    }
+
+    fn begin(
+        &self,
+        operation: impl FnOnce(&Link) -> Result<Pending, CollectiveError>,
+    ) -> Result<Underway, RankFailure> {
         let Some(link) = &self.0.link else { return Ok(Underway(None)) };
         link.watch.begin();
-        match operation(&link.group) {
+        match operation(link) {
             Ok(pending) => Ok(Underway(Some(pending))),
             Err(error) => Err(link.watch.blame(error)),
         }

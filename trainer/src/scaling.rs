@@ -4,9 +4,9 @@
 use std::fmt;
 
 use jacobi_model::Architecture;
-use tch::{Device, Kind};
+use tch::Kind;
 
-use crate::{Footprint, Forecast, Sharding, TrainConfig, flops::gemm_peak};
+use crate::{Footprint, Forecast, Sharding, TrainConfig};
 
 /// Ranks and what is between them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,7 +57,7 @@ impl Scaling {
         cluster: Cluster,
     ) -> Self {
         let ranks = cluster.ranks as f64;
-        let faster = cluster.peak.map_or(1.0, |peak| gemm_peak(kind, Device::Cpu) / peak);
+        let faster = cluster.peak.map_or(1.0, |peak| forecast.peak / peak);
         let work = forecast.seconds / forecast.steps.max(1) as f64 / ranks * faster;
         let own_tokens = (forecast.tokens_per_step / ranks).ceil() as usize;
         let passes = own_tokens.div_ceil(config.tokens_per_row).max(1);

@@ -8,7 +8,7 @@ use std::{
 
 use jacobi_datasets::{PackedSample, Tokenizer};
 use jacobi_decoder::StopRules;
-use jacobi_model::{Dtype, Transformer, dtype_name, load};
+use jacobi_model::{Compute, Device, Dtype, Transformer, dtype_name, load};
 
 use crate::{
     TrainConfig, TrainError,
@@ -49,6 +49,8 @@ pub struct TrainJob<'a> {
     pub init: Init,
     /// Compute dtype.
     pub dtype: Dtype,
+    /// Where to compute.
+    pub device: Device,
     /// What to learn.
     pub data: TrainData,
     /// Receives `checkpoints/`, `metrics.jsonl`, `tensorboard/`.
@@ -255,7 +257,7 @@ impl<'a> Run<'a> {
         let waited = (self.ranks.waited() - waited).as_secs_f64();
         let mut progress = self.progress(&report, settings.learning_rate, seconds);
         if self.ranks.world_size() > 1 && self.is_logged(self.state.step) {
-            let own = [report.own_tokens as f64 / seconds, waited, peak_memory()];
+            let own = [report.own_tokens as f64 / seconds, waited, peak_memory(self.stepper.model.device())];
             let figures = |[tokens_per_second, communication_seconds, memory]: [f64; 3]| RankFigures {
                 tokens_per_second,
                 communication_seconds,
@@ -346,12 +348,13 @@ impl<'a> Run<'a> {
 
 /// The model that training starts from, and what identifies its weights.
 fn initial_model(job: &TrainJob) -> Result<(Transformer, String), TrainError> {
+    let compute = Compute { dtype: job.dtype, device: job.device };
     Ok(match job.init {
         Init::Weights => {
-            let loaded = load(job.model_dir, job.dtype)?;
+            let loaded = load(job.model_dir, compute)?;
             (loaded.transformer, loaded.weight_hash)
         }
-        Init::Random => (Transformer::random(job.model_dir, job.dtype, job.seed)?, "random".to_owned()),
+        Init::Random => (Transformer::random(job.model_dir, compute, job.seed)?, "random".to_owned()),
     })
 }
 

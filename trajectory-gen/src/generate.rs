@@ -14,7 +14,7 @@ use jacobi_datasets::{
     Manifest, PackConfig, PromptsConfig, Rank, RankEntry, Responses, ShardWriter, Tokenizer,
     TrajectoryMetadata,
 };
-use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, load};
+use jacobi_model::{Compute, Device, Dtype, LanguageModel, Transformer, dtype_name, load};
 use serde_json::Value;
 
 use crate::books::Books;
@@ -35,6 +35,8 @@ pub struct GenerateJob<'a> {
     pub model_dir: &'a Path,
     /// Compute dtype.
     pub dtype: Dtype,
+    /// Where to compute.
+    pub device: Device,
     /// Where the prompts are.
     pub prompts: &'a PromptsConfig,
     /// Receives shards, manifest.json, errors.jsonl; with ranks, a directory for each.
@@ -133,7 +135,7 @@ pub(crate) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(crate) fn open(job: &'a GenerateJob<'a>) -> Result<Self, GenerateError> {
         let tokenizer = Tokenizer::load(job.model_dir)?;
-        let loaded = load(job.model_dir, job.dtype)?;
+        let loaded = load(job.model_dir, Compute { dtype: job.dtype, device: job.device })?;
         let (model, weight_hash) = (loaded.transformer, loaded.weight_hash);
         let engine = job.config.engine(&model, tokenizer.eos_token_ids(), &job.train)?;
         Ok(Self { job, model, weight_hash, tokenizer, engine })

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use anyhow::Context;
 use jacobi_datasets::hub;
 use jacobi_decoder::Settings;
-use jacobi_model::Dtype;
+use jacobi_model::{Compute, DeviceChoice, Dtype};
 use jacobi_report::{DecodedPage, comparison_table};
 
 use crate::decoding::compare::{Contender, compare};
 use crate::decoding::{Engine, chat, respond};
+use crate::device;
 use crate::exit::{BrokenOff, UsageError};
 use crate::output::{self, Stream};
 use crate::signals::Stop;
@@ -55,6 +56,9 @@ pub struct DecodeArgs {
     /// The dtype to compute in
     #[arg(long, value_enum, default_value_t = DtypeName::Auto)]
     dtype: DtypeName,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value_t, value_name = "DEVICE")]
+    device: DeviceChoice,
     /// Seed of fillers and of sampling; changes the speed of greedy decoding, never its text
     #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u64>)]
     seed: u64,
@@ -99,7 +103,8 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
         )
         .into());
     }
-    let engine = Engine::load(&model, args.dtype.into())?;
+    let compute = Compute { dtype: args.dtype.into(), device: device::choose(args.device)? };
+    let engine = Engine::load(&model, compute)?;
     let contender = |(name, strategy)| Contender {
         name,
         settings: Settings {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use jacobi_datasets::hub;
 use jacobi_datasets::schema::eval_row::ModelRole;
 use jacobi_eval::EvalModel;
+use jacobi_model::DeviceChoice;
 use jacobi_report::terminal_table;
 
 use super::decode::DecoderName;
@@ -49,6 +50,9 @@ pub struct EvalArgs {
     /// Longest response; by default what the recipe or the task says
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
+    /// Where to compute: auto, cpu, cuda or cuda:N; by default the recipe's, else auto
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
     /// Run generated programs with limits alone where nothing isolates them
     #[arg(long)]
     allow_unsafe_execution: bool,
@@ -110,6 +114,7 @@ fn recipe(args: &EvalArgs) -> anyhow::Result<Recipe> {
     if let Some(base) = &args.base {
         recipe.model.path.clone_from(base);
     }
+    recipe.model.device = args.device.unwrap_or(recipe.model.device);
     let eval = &mut recipe.eval;
     if !args.tasks.is_empty() {
         eval.choose_tasks(&args.tasks);

@@ -73,7 +73,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     let responses = args.responses.as_deref().map(Responses::read).transpose()?;
     let options =
         GenerateOptions { rank: rank(args)?, overwrite: args.overwrite, responses: responses.as_ref() };
-    let job = stages::generate_job(&recipe, round, &model, &target, options);
+    let job = stages::generate_job(&recipe, round, &model, &target, options)?;
     if args.dry_run {
         return Ok(output::result(&describe(&job, args.calibrate)?)?);
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jacobi_datasets::Manifest;
-use jacobi_model::Architecture;
+use jacobi_model::{Architecture, Compute};
 use jacobi_trainer::{Cluster, Scaling, TrainData, forecast};
 
 use crate::commands::generate::check_round;
@@ -13,7 +13,7 @@ use crate::pipeline::model_of_round;
 use crate::recipe::{Recipe, RecipeArgs};
 use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
-use crate::{launch, output, plan, stages, supervised};
+use crate::{device, launch, output, plan, stages, supervised};
 
 /// Train a model on trajectory shards
 ///
@@ -80,7 +80,9 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     if let Some(count) = args.nproc.filter(|&count| count > 1) {
         return launch::train(usize::from(count), &Stop::quietly()?);
     }
-    let ranks = launch::join(Duration::from_secs(recipe.rounds[args.round - 1].train.dist_timeout))?;
+    let device = device::choose(recipe.model.device)?;
+    let timeout = Duration::from_secs(recipe.rounds[args.round - 1].train.dist_timeout);
+    let ranks = launch::join(recipe.model.device, device, timeout)?;
     let train = || {
         let place = args.output.as_deref().unwrap_or(run.root());
         let _lock = ranks.is_first().then(|| DirLock::take(place)).transpose()?;
@@ -90,6 +92,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
             data: data(&recipe, &model, shards.as_deref())?,
             output: &target,
             overwrite: args.overwrite,
+            device,
             ranks: ranks.clone(),
         };
         stages::train(&recipe, stage, &launch::listen(&ranks)?)
@@ -121,7 +124,8 @@ fn forecast_of(
     }
     let train = &recipe.rounds[args.round - 1].train;
     let (shape, from) = (Architecture::from_dir(model)?, model.display());
-    let takes = forecast(&shape, recipe.model.dtype, data(recipe, model, shards)?, train, recipe.seed)?;
+    let compute = Compute { dtype: recipe.model.dtype, device: device::choose(recipe.model.device)? };
+    let takes = forecast(&shape, compute, data(recipe, model, shards)?, train, recipe.seed)?;
     let mut text = format!("train {from} with a learning rate of {:e}\n{takes}", train.learning_rate);
     if let Some(cluster) = cluster(args)? {
         let kind = recipe.model.dtype.resolve(shape.stored_dtype.as_deref());

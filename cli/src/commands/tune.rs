@@ -6,7 +6,7 @@ use anyhow::Context;
 use jacobi_datasets::PromptsConfig;
 use jacobi_datasets::schema::tuned::{self, TRIALS_SCHEMA, TUNED_FILE, Trials};
 use jacobi_eval::{TuneJob, TuneProgress};
-use jacobi_model::Architecture;
+use jacobi_model::{Architecture, DeviceChoice};
 use jacobi_report::{tune_table, write_tune_report};
 
 use super::decode::DtypeName;
@@ -16,7 +16,7 @@ use crate::recipe::{Recipe, RecipeArgs};
 use crate::run_dir::{DirLock, RunDir, command_line, write_text};
 use crate::signals::Stop;
 use crate::stages::say_left_out;
-use crate::{environment, output, plan};
+use crate::{device, environment, output, plan};
 
 /// Find the decoder and settings that are best for a model on this machine
 ///
@@ -52,6 +52,9 @@ pub struct TuneArgs {
     /// The dtype to compute in; by default the recipe's, else auto
     #[arg(long, value_enum)]
     dtype: Option<DtypeName>,
+    /// Where to compute: auto, cpu, cuda or cuda:N; by default the recipe's, else auto
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
     /// Seed of the combinations that are tried; by default the recipe's, else 0
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -98,6 +101,7 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let job = TuneJob {
         model: &places.model,
         dtype: args.dtype.map_or(recipe.model.dtype, Into::into),
+        device: device::choose(args.device.unwrap_or(recipe.model.device))?,
         prompts: &places.prompts,
         max_new_tokens: args.max_new_tokens.map_or(recipe.eval.max_new_tokens, |n| n as usize),
         objective: match args.objective {

@@ -1,6 +1,7 @@
 //! What the training benchmark trains on: samples of 512 packed tokens, alike in shape, with tokens drawn by number.
 
 use jacobi_datasets::{FinishReason, PackConfig, PackedSample, Rng, State, Trajectory, pack};
+use serde_json::{Value, json};
 
 const PROMPT: usize = 112;
 const RESPONSE: usize = 200;
@@ -14,6 +15,24 @@ pub const SAMPLE_TOKENS: usize = PROMPT + 2 * RESPONSE;
 pub fn samples(count: usize, vocabulary: u32) -> anyhow::Result<Vec<PackedSample>> {
     let config = PackConfig { window_size: WINDOW, ..PackConfig::default() };
     (0..count).map(|index| Ok(pack(&trajectory(index, vocabulary), BLOCK, &config, 0)?)).collect()
+}
+
+/// As scripts/bench_train_pytorch.py reads them.
+pub fn as_json(samples: &[PackedSample]) -> Value {
+    let of = |sample: &PackedSample| {
+        let layout = &sample.layout;
+        let positions: Vec<usize> = (0..sample.tokens.len()).map(|t| layout.position(t)).collect();
+        let seen: Vec<_> =
+            (0..sample.tokens.len()).map(|q| layout.visible(q).map(|run| [run.start, run.end])).collect();
+        json!({
+            "tokens": sample.tokens,
+            "positions": positions,
+            "seen": seen,
+            "ar": sample.ar.iter().map(|target| (target.row, target.token)).collect::<Vec<_>>(),
+            "pc": sample.pc.iter().map(|pair| (pair.student, pair.teacher)).collect::<Vec<_>>(),
+        })
+    };
+    json!({ "sample_tokens": SAMPLE_TOKENS, "samples": samples.iter().map(of).collect::<Vec<_>>() })
 }
 
 fn trajectory(index: usize, vocabulary: u32) -> Trajectory {

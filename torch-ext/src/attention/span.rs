@@ -6,6 +6,7 @@ use std::{cell::OnceCell, ops::Range};
 
 use tch::{Device, Kind, Tensor};
 
+use super::packed::Packed;
 use crate::rotary::HeadShape;
 
 /// The rows of one sequence in a pass, and what each of them sees: what is cached, the rows it follows, itself.
@@ -18,6 +19,8 @@ pub struct Span {
     pub(super) paths: Option<Paths>,
     pub(super) aside: bool,
     mask: OnceCell<Tensor>,
+    /// Of the first span of a pass: all of them together, where that can be.
+    pub(super) of_pass: OnceCell<Option<Packed>>,
 }
 
 /// For each row the rows from the first one behind the cache down to itself.
@@ -39,7 +42,7 @@ pub struct SpanCache<'a> {
 impl Span {
     /// Every row follows the one before.
     pub fn chain(rows: Range<usize>, cached: usize) -> Self {
-        Self { rows, cached, paths: None, aside: false, mask: OnceCell::new() }
+        Self { rows, cached, paths: None, aside: false, mask: OnceCell::new(), of_pass: OnceCell::new() }
     }
 
     /// As a chain, but beside what the cache holds behind the first `cached` tokens: nothing is stored.

@@ -3,7 +3,7 @@
 use tch::Device;
 
 use super::*;
-use crate::memory::assert_close;
+use crate::{memory::assert_close, testing::devices};
 
 fn random(shape: &[i64], kind: Kind) -> Tensor {
     Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
@@ -132,6 +132,53 @@ fn a_row_sees_its_path_alone_and_nothing_of_where_it_lies() {
                 SpanCache { span: &alone, keys: keys.shallow_clone(), values: values.shallow_clone() };
             let found = attend(&qkv.narrow(0, row, 1).contiguous(), heads, &[cache]);
             assert!(found.equal(&together.narrow(0, row, 1)), "{kind:?} row {row}");
+        }
+    }
+}
+
+#[test]
+fn spans_in_one_call_equal_spans_by_themselves() {
+    let heads = HeadShape { queries: 6, keys: 2, width: 16 };
+    let capacity = 30i64;
+    for device in devices("spans in one call") {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            // Three caches in one memory, of which the last is asked first.
+            let [keys, values] = [(); 2].map(|()| random(&[2, 3 * capacity, 16], kind));
+            let qkv = random(&[9, heads.row_len() as i64], kind);
+            let passes = [
+                vec![(Span::chain(0..4, 7), 2), (Span::chain(4..5, 20), 0), (Span::chain(5..9, 0), 1)],
+                vec![(Span::aside(0..4, 7), 2), (Span::aside(4..6, 3), 2), (Span::aside(6..9, 11), 0)],
+            ];
+            for pass in passes {
+                let caches = |keys: &Tensor, values: &Tensor| -> Vec<[Tensor; 2]> {
+                    let of = |x: &Tensor, slot: i64| x.narrow(1, slot * capacity, capacity);
+                    pass.iter().map(|&(_, slot)| [of(keys, slot), of(values, slot)]).collect()
+                };
+                let spans = |caches: Vec<[Tensor; 2]>| -> Vec<SpanCache> {
+                    let pairs = pass.iter().zip(caches);
+                    pairs.map(|((span, _), [keys, values])| SpanCache { span, keys, values }).collect()
+                };
+                let apart = caches(&keys, &values).into_iter().map(|cache| cache.map(|x| x.contiguous()));
+                let expected = composed(&qkv, heads, &spans(apart.collect()));
+                let together = spans(caches(&keys.to_device(device), &values.to_device(device)));
+                let packed = Packed::new(&together, device).expect("no branches, one memory");
+                let found = packed.attend(&qkv.to_device(device), heads, &together);
+                assert_close(&found.to_device(Device::Cpu), &expected, "attention");
+                packed.store(&qkv.to_device(device), heads, &together);
+                let [_, own_keys, own_values] = heads_of(&qkv, heads);
+                for SpanCache { span, keys, values } in &together {
+                    let Some(stored) = span.stored() else { continue };
+                    for (cache, own) in [(keys, &own_keys), (values, &own_values)] {
+                        let written = cache.narrow(1, stored.start as i64, stored.len() as i64);
+                        let expected = own.narrow(0, span.rows.start as i64, span.rows.len() as i64);
+                        assert!(
+                            written.to_device(Device::Cpu).equal(&expected.transpose(0, 1)),
+                            "{:?}",
+                            span.rows
+                        );
+                    }
+                }
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ fn two_ranks<T: Send>(work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
             keeper: Keeper::Launcher,
             attempt: 0,
         };
-        work(Ranks::join(&member, Duration::from_secs(60), Box::new(|_| {})).unwrap())
+        work(Ranks::join(&member, tch::Device::Cpu, Duration::from_secs(60), Box::new(|_| {})).unwrap())
     };
     let rank = &rank;
     thread::scope(|scope| {

@@ -45,6 +45,7 @@ impl Bench {
             model_dir: model,
             init: Init::Weights,
             dtype: Dtype::Float32,
+            device: jacobi_model::Device::Cpu,
             data: TrainData::Samples { rows: rows(8), origin: "rows".into() },
             output,
             config: &self.config,

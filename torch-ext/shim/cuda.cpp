@@ -1,0 +1,140 @@
+// GPUs: which there are, what their memory holds, streams, events, and work recorded as a graph. Compiled with the feature
+// `cuda` alone. The safe side is src/gpu.rs and src/graph.rs.
+
+#include <ATen/cuda/CUDAEvent.h>
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "guarded.h"
+
+namespace {
+
+struct PoolHandle {
+  c10::MempoolId_t id;
+  // One for all that is recorded: libraries keep memory for each stream they have seen.
+  std::optional<c10::cuda::CUDAStream> stream;
+};
+
+} // namespace
+
+extern "C" {
+
+// Throws, with the reason, where there is none.
+char* jacobi_cuda_count(int* count) {
+  return guarded([&] { *count = c10::cuda::device_count_ensure_non_zero(); });
+}
+
+char* jacobi_cuda_select(int device) {
+  return guarded([&] { c10::cuda::set_device(static_cast<c10::DeviceIndex>(device)); });
+}
+
+char* jacobi_cuda_name(int device, char** name) {
+  return guarded([&] {
+    cudaDeviceProp properties{};
+    C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+    *name = strdup(properties.name);
+  });
+}
+
+// Bytes: held by tensors now, at most so far, held by the allocator, free on the device, of the device.
+char* jacobi_cuda_memory(int device, int64_t* bytes) {
+  return guarded([&] {
+    const auto index = static_cast<c10::DeviceIndex>(device);
+    const c10::cuda::CUDAGuard guard(index);
+    const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(index);
+    size_t free = 0, total = 0;
+    C10_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+    bytes[0] = stats.allocated_bytes[0].current;
+    bytes[1] = stats.allocated_bytes[0].peak;
+    bytes[2] = stats.reserved_bytes[0].current;
+    bytes[3] = static_cast<int64_t>(free);
+    bytes[4] = static_cast<int64_t>(total);
+  });
+}
+
+char* jacobi_cuda_forget_peak(int device) {
+  return guarded([&] { c10::cuda::CUDACachingAllocator::resetPeakStats(static_cast<c10::DeviceIndex>(device)); });
+}
+
+char* jacobi_cuda_wait(int device) {
+  return guarded([&] {
+    const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
+    c10::cuda::device_synchronize();
+  });
+}
+
+// A moment in the order of work of the current stream, with its time.
+char* jacobi_event_record(int device, at::cuda::CUDAEvent** out) {
+  return guarded([&] {
+    auto event = std::make_unique<at::cuda::CUDAEvent>(cudaEventDefault);
+    event->record(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)));
+    *out = event.release();
+  });
+}
+
+// Waits for the later of two moments; the time from one to the other.
+char* jacobi_event_since(at::cuda::CUDAEvent* earlier, at::cuda::CUDAEvent* later, double* milliseconds) {
+  return guarded([&] {
+    later->synchronize();
+    *milliseconds = earlier->elapsed_time(*later);
+  });
+}
+
+void jacobi_event_free(at::cuda::CUDAEvent* event) {
+  delete event;
+}
+
+PoolHandle* jacobi_pool_new() {
+  return new PoolHandle{at::cuda::graph_pool_handle(), std::nullopt};
+}
+
+void jacobi_pool_free(PoolHandle* pool) {
+  delete pool;
+}
+
+// Has `work` done once as it is, so that libraries are ready, and once more to record it: both on a stream of their own. A
+// `work` that gives false has failed, and nothing is recorded.
+char* jacobi_graph_capture(
+    int device, PoolHandle* pool, bool (*work)(void*), void* context, at::cuda::CUDAGraph** out) {
+  return guarded([&] {
+    const auto index = static_cast<c10::DeviceIndex>(device);
+    const c10::cuda::CUDAGuard guard(index);
+    c10::cuda::device_synchronize();
+    {
+      if (!pool->stream) {
+        pool->stream = c10::cuda::getStreamFromPool(false, index);
+      }
+      const c10::cuda::CUDAStreamGuard aside(*pool->stream);
+      TORCH_CHECK(work(context), "the work to be recorded failed");
+      c10::cuda::getCurrentCUDAStream(index).synchronize();
+      auto graph = std::make_unique<at::cuda::CUDAGraph>();
+      // Of this thread alone: others, that watch collectives, ask the driver things meanwhile.
+      graph->capture_begin(pool->id, cudaStreamCaptureModeThreadLocal);
+      bool done = false;
+      try {
+        done = work(context);
+      } catch (...) {
+        graph->capture_end();
+        throw;
+      }
+      graph->capture_end();
+      TORCH_CHECK(done, "the work to be recorded failed");
+      *out = graph.release();
+    }
+    c10::cuda::device_synchronize();
+  });
+}
+
+// Starts the recorded work, behind what the current stream has to do.
+char* jacobi_graph_replay(at::cuda::CUDAGraph* graph) {
+  return guarded([&] { graph->replay(); });
+}
+
+void jacobi_graph_free(at::cuda::CUDAGraph* graph) {
+  delete graph;
+}
+
+} // extern "C"
