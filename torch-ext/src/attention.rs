@@ -245,11 +245,11 @@ impl<T: Element> Kernel<'_, T> {
     fn queries(&self, span: &Seen, rows: &Range<usize>, queries: &mut Vec<f32>) {
         let (d, g) = (self.heads.width, self.heads.group());
         let scale = 1.0 / (d as f32).sqrt();
-        queries.clear();
-        for row in rows.clone() {
+        queries.resize(rows.len() * g * d, 0.0);
+        for (row, queries) in rows.clone().zip(queries.chunks_exact_mut(g * d)) {
             let from = (span.rows.start + row) * self.heads.row_len() + self.task.head * g * d;
-            for query in &self.qkv[from..from + g * d] {
-                queries.push(query.to_f32() * scale);
+            for (query, value) in queries.iter_mut().zip(&self.qkv[from..from + g * d]) {
+                *query = value.to_f32() * scale;
             }
         }
     }

@@ -69,14 +69,32 @@ fn rows<T: Element>(x_nw: &[T], weight_w: &[T], eps: f64, out_nw: &mut [T]) {
         let part = task * share * width..((task + 1) * share * width).min(x_nw.len());
         // SAFETY: these rows are this task's alone.
         let out = unsafe { target.part(part.clone()) };
-        for (x, out) in x_nw[part].chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            let scale = 1.0 / (sum_of_squares(x) / width as f32 + eps as f32).sqrt();
-            for ((out, x), weight) in out.iter_mut().zip(x).zip(weight_w) {
+        Arch::new().dispatch(Forward { x: &x_nw[part], weight: weight_w, eps: eps as f32, out });
+    });
+}
+
+struct Forward<'a, T> {
+    x: &'a [T],
+    weight: &'a [T],
+    eps: f32,
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for Forward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self { x, weight, eps, out } = self;
+        let width = weight.len();
+        for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            let scale = 1.0 / (sum_of_squares(x) / width as f32 + eps).sqrt();
+            for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
                 let normed = T::from_f32(x.to_f32() * scale);
                 *out = T::from_f32(normed.to_f32() * weight.to_f32());
             }
         }
-    });
+    }
 }
 
 fn backward_rows<T: Element>(

@@ -2,15 +2,16 @@
 //! are a vector, and nothing has to be folded. Turning costs about as much as multiplying with ten rows.
 //!
 //! The sums are those of [`crate::avx512_dots`], bit for bit. There lane j of a row's vectors is summed in ascending order,
-//! and the sixteen lanes are folded. Here the sum of one lane is computed after the other, and they are added up in the
-//! order of the fold.
+//! and the sixteen lanes are folded. Here the sums of one pair of lanes are computed after those of the other, and they are
+//! added up in the order of the fold.
 //!
 //! Legend: m rows on the left, n rows on the right, k their width, v vectors of a row.
 
 use std::{
     arch::x86_64::{
-        __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_set1_ps,
-        _mm512_setzero_ps, _mm512_storeu_ps,
+        __m512, __mmask16, _mm256_storeu_ps, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
+        _mm512_castps512_ps256, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_set1_ps,
+        _mm512_setzero_ps, _mm512_shuffle_f64x2, _mm512_storeu_ps,
     },
     cell::RefCell,
 };
@@ -25,18 +26,21 @@ use crate::{
 
 /// Rows on the right that are turned around together.
 const PANEL: usize = 3 * LANES;
-/// Rows on the left that meet a panel at once: with the panel's vectors and one more they fill the registers.
+/// Rows on the left that lie side by side.
 const GROUP: usize = 8;
-/// Rows on the left that meet one lane of a panel, which stays in the first cache, before the next.
-const BLOCK: usize = 8 * GROUP;
-/// Sums that wait for others: as many as a counter up to [`LANES`] has digits.
-const LEVELS: usize = LANES.ilog2() as usize;
+/// Those of them that meet two lanes of a panel at once: their sums, with a panel's vectors and one more, fill the
+/// registers. Half as many rows as would meet one lane, so that the sums of a pair are added before they leave.
+const HALF: usize = GROUP / 2;
+/// Rows on the left that meet a pair of lanes of a panel, which stays in the first cache, before the next.
+const BLOCK: usize = 4 * GROUP;
+/// Sums that wait for others: as many as a counter up to the number of pairs has digits.
+const LEVELS: usize = PAIRS.len().ilog2() as usize;
 /// Rows of a task that puts them into order.
 const SHARE: usize = 32;
 /// From so many rows on the left on a panel is faster than dot products.
 pub(crate) const WORTH_IT: usize = 56;
-/// The order in which the lanes' sums come, so that those are neighbours which the fold adds first.
-const ORDER: [usize; LANES] = [0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15];
+/// The lanes in the order in which the fold adds them.
+const PAIRS: [[usize; 2]; LANES / 2] = [[0, 2], [1, 3], [4, 6], [5, 7], [8, 10], [9, 11], [12, 14], [13, 15]];
 
 thread_local! {
     /// Where the last lanes lay.
@@ -88,6 +92,14 @@ impl Lanes {
         parallel(count.div_ceil(SHARE), &|task| {
             let mut row = task * SHARE;
             let end = (row + SHARE).min(count);
+            while row + 2 * GROUP <= end {
+                // SAFETY: as below.
+                unsafe {
+                    let groups = target.part(row * stride..(row + 2 * GROUP) * stride);
+                    turn_groups(&rows[row * k..(row + 2 * GROUP) * k], k, groups);
+                }
+                row += 2 * GROUP;
+            }
             while row < end {
                 let of_group = group_of(end - row);
                 // SAFETY: these rows are this task's alone, and the processor has the instructions.
@@ -112,9 +124,8 @@ impl Lanes {
 
     #[target_feature(enable = "avx512f,avx512bw")]
     fn by_panels<T: Halves>(&self, right: &[T], k: usize, room: &mut Room, sink: &mut impl Sink) {
-        let Room { panel, waiting } = room;
-        panel.resize(self.stride * PANEL, 0.0);
-        waiting.resize(LEVELS * BLOCK * PANEL, 0.0);
+        let panel = aligned(&mut room.panel, self.stride * PANEL);
+        let waiting = aligned(&mut room.waiting, LEVELS * BLOCK * PANEL);
         for (columns, first) in right.chunks(PANEL * k).zip((0..).step_by(PANEL)) {
             for (rows, at) in columns.chunks(LANES * k).zip((0..).step_by(LANES)) {
                 turn(rows, k, panel, (PANEL, at));
@@ -130,49 +141,100 @@ impl Lanes {
     }
 }
 
-/// The products of some rows with a panel, the sums of one lane after the other; in the end they are the last level of
-/// `waiting`.
+/// `len` numbers of `room` from the start of a line of the cache on, so that no vector lies in two.
+fn aligned(room: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    const LINE: usize = 64;
+    room.resize(len + LINE / size_of::<f32>(), 0.0);
+    // No offset is known only when a program is interpreted.
+    let start = room.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
+    &mut room[start..start + len]
+}
+
+/// The products of some rows with a panel, the sums of one pair of lanes after the other; in the end they are the last
+/// level of `waiting`.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn block(left: &[f32], panel: &[f32], stride: usize, waiting: &mut [f32]) {
     let (vectors, rows) = (stride / LANES, left.len() / stride);
-    for (at, lane) in ORDER.into_iter().enumerate() {
-        let lane = lane * vectors..(lane + 1) * vectors;
-        let panel = &panel[lane.start * PANEL..lane.end * PANEL];
+    for (at, pair) in PAIRS.into_iter().enumerate() {
         let mut row = 0;
         while row < rows {
             let count = group_of(rows - row);
-            let left = &left[row * stride + lane.start * count..row * stride + lane.end * count];
+            let mut lanes = [Lane { left: &[], panel: &[] }; 2];
+            for (of_pair, lane) in lanes.iter_mut().zip(pair) {
+                let (start, end) = (lane * vectors, (lane + 1) * vectors);
+                let left = &left[row * stride + start * count..row * stride + end * count];
+                *of_pair = Lane { left, panel: &panel[start * PANEL..end * PANEL] };
+            }
             match count {
-                GROUP => group::<GROUP>(left, panel, (at, row), waiting),
-                4 => group::<4>(left, panel, (at, row), waiting),
-                2 => group::<2>(left, panel, (at, row), waiting),
-                _ => group::<1>(left, panel, (at, row), waiting),
+                GROUP => {
+                    sums::<HALF, GROUP>(lanes, 0, (at, row), waiting);
+                    sums::<HALF, GROUP>(lanes, HALF, (at, row + HALF), waiting);
+                }
+                4 => sums::<4, 4>(lanes, 0, (at, row), waiting),
+                2 => sums::<2, 2>(lanes, 0, (at, row), waiting),
+                _ => sums::<1, 1>(lanes, 0, (at, row), waiting),
             }
             row += count;
         }
     }
 }
 
-/// The sums of one lane, which is number `at`, of `M` rows from `row` on with a panel, and those that waited for them added
-/// up, like the digits of a counter are carried.
+/// One lane of some rows and of a panel.
+#[derive(Clone, Copy)]
+struct Lane<'a> {
+    left: &'a [f32],
+    panel: &'a [f32],
+}
+
+/// Vectors of a panel's row.
+const WIDTH: usize = PANEL / LANES;
+
+/// The sums of a pair of lanes, which is number `at`, of `M` rows with a panel, those from `first` on of the `G` that lie side
+/// by side, which are those from `row` on of the block; and those that waited for them added up, like the digits of a
+/// counter are carried.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn group<const M: usize>(left: &[f32], panel: &[f32], (at, row): (usize, usize), waiting: &mut [f32]) {
-    const WIDTH: usize = PANEL / LANES;
-    assert_eq!(left.len() * PANEL, panel.len() * M, "{M} rows and a panel of one width");
-    let mut sums = [[_mm512_setzero_ps(); WIDTH]; M];
-    for (left, panel) in left.as_chunks::<M>().0.iter().zip(panel.as_chunks::<PANEL>().0) {
-        let mut right = [_mm512_setzero_ps(); WIDTH];
-        for (n, right) in right.iter_mut().enumerate() {
-            // SAFETY: there are `PANEL` numbers.
-            *right = unsafe { _mm512_loadu_ps(panel.as_ptr().add(n * LANES)) };
-        }
-        for (left, sums) in left.iter().zip(&mut sums) {
-            let left = _mm512_set1_ps(*left);
-            for (sum, right) in sums.iter_mut().zip(right) {
-                *sum = _mm512_fmadd_ps(left, right, *sum);
+fn sums<const M: usize, const G: usize>(
+    lanes: [Lane; 2],
+    first: usize,
+    (at, row): (usize, usize),
+    waiting: &mut [f32],
+) {
+    let [even, odd] = lanes;
+    let steps = even.left.len() / G;
+    assert!(first + M <= G && odd.left.len() == steps * G, "{M} rows of {G}");
+    assert!([even.panel.len(), odd.panel.len()] == [steps * PANEL; 2], "rows and a panel of one width");
+    let mut sums = [[[_mm512_setzero_ps(); WIDTH]; M]; 2];
+    for step in 0..steps {
+        for (sums, lane) in sums.iter_mut().zip([&even, &odd]) {
+            // SAFETY: both have as many steps.
+            let (left, panel) =
+                unsafe { (lane.left.as_ptr().add(step * G + first), lane.panel.as_ptr().add(step * PANEL)) };
+            let mut right = [_mm512_setzero_ps(); WIDTH];
+            for (n, right) in right.iter_mut().enumerate() {
+                // SAFETY: a step of the panel has so many vectors.
+                *right = unsafe { _mm512_loadu_ps(panel.add(n * LANES)) };
+            }
+            for (m, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: a step has so many rows.
+                let left = _mm512_set1_ps(unsafe { *left.add(m) });
+                for (sum, right) in sums.iter_mut().zip(right) {
+                    *sum = _mm512_fmadd_ps(left, right, *sum);
+                }
             }
         }
     }
+    let [even, odd] = sums;
+    let mut sums = even;
+    for (sum, odd) in sums.as_flattened_mut().iter_mut().zip(odd.as_flattened()) {
+        *sum = _mm512_add_ps(*sum, *odd);
+    }
+    carry(&mut sums, (at, row), waiting);
+}
+
+/// Adds what waited for the sums of pair number `at`, and lets the result wait.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn carry<const M: usize>(sums: &mut [[__m512; WIDTH]; M], (at, row): (usize, usize), waiting: &mut [f32]) {
     let carries = at.trailing_ones() as usize;
     let level = |level: usize| (level * BLOCK + row) * PANEL..(level * BLOCK + row + M) * PANEL;
     for carried in 0..carries {
@@ -186,6 +248,36 @@ fn group<const M: usize>(left: &[f32], panel: &[f32], (at, row): (usize, usize),
     for (sum, waiting) in sums.as_flattened().iter().zip(waiting) {
         // SAFETY: as above.
         unsafe { _mm512_storeu_ps(waiting.as_mut_ptr(), *sum) };
+    }
+}
+
+/// As many rows as two groups have, turned around into these.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn turn_groups<T: Halves>(rows: &[T], k: usize, target: &mut [f32]) {
+    let stride = k.next_multiple_of(CHUNK);
+    let vectors = stride / LANES;
+    assert!(rows.len() == LANES * k && LANES == 2 * GROUP && target.len() == LANES * stride);
+    let (low, high) = target.split_at_mut(GROUP * stride);
+    for at in (0..k).step_by(CHUNK) {
+        let mut addresses = [rows.as_ptr(); LANES];
+        for (address, row) in addresses.iter_mut().zip(rows.chunks_exact(k)) {
+            *address = row[at..].as_ptr();
+        }
+        // SAFETY: each row has as many numbers left as are read, and the processor has the instructions.
+        let halves = unsafe { T::turned(&addresses, CHUNK.min(k - at)) };
+        for (half, columns) in halves.iter().enumerate() {
+            for (lane, numbers) in columns.iter().enumerate() {
+                let place = (lane * vectors + at / LANES + half) * GROUP;
+                let numbers = _mm512_castps_pd(*numbers);
+                let swapped = _mm512_castpd_ps(_mm512_shuffle_f64x2::<0b01_00_11_10>(numbers, numbers));
+                // SAFETY: both groups have that place and `GROUP` numbers from it on.
+                unsafe {
+                    let numbers = _mm512_castpd_ps(numbers);
+                    _mm256_storeu_ps(low.as_mut_ptr().add(place), _mm512_castps512_ps256(numbers));
+                    _mm256_storeu_ps(high.as_mut_ptr().add(place), _mm512_castps512_ps256(swapped));
+                }
+            }
+        }
     }
 }
 

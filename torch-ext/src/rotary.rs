@@ -4,6 +4,7 @@
 //! Legend: n rows, h key/value heads, g query heads per key/value head, d head width, c cache capacity.
 
 use half::bf16;
+use pulp::{Arch, Simd, WithSimd};
 use tch::{Kind, Tensor};
 
 use crate::{
@@ -86,14 +87,35 @@ fn rows_in_place<T: Element>(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads
     let rows = qkv.size()[0] as usize;
     let target = Shared::new(elements_mut::<T>(qkv));
     parallel(rows.div_ceil(ROWS_OF_TASK), &|task| {
-        for row in task * ROWS_OF_TASK..((task + 1) * ROWS_OF_TASK).min(rows) {
-            let start = row * row_len;
-            // SAFETY: this row is this task's alone.
-            let turning = unsafe { target.part(start..start + (heads.queries + heads.keys) * d) };
-            let angles = (&cos[row * d..(row + 1) * d], &sin[row * d..(row + 1) * d]);
-            turning.chunks_exact_mut(d).for_each(|head| rotate(head, angles));
-        }
+        let rows = task * ROWS_OF_TASK..((task + 1) * ROWS_OF_TASK).min(rows);
+        // SAFETY: these rows are this task's alone.
+        let turning = unsafe { target.part(rows.start * row_len..rows.end * row_len) };
+        let angles = (&cos[rows.start * d..rows.end * d], &sin[rows.start * d..rows.end * d]);
+        Arch::new().dispatch(Rotation { rows: turning, angles, heads });
     });
+}
+
+/// Some rows of a projection, and the cosines and sines of each.
+struct Rotation<'a, T> {
+    rows: &'a mut [T],
+    angles: (&'a [T], &'a [T]),
+    heads: HeadShape,
+}
+
+impl<T: Element> WithSimd for Rotation<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self { rows, angles: (cos, sin), heads } = self;
+        let d = heads.width;
+        let angles = cos.chunks_exact(d).zip(sin.chunks_exact(d));
+        for (row, angles) in rows.chunks_exact_mut(heads.row_len()).zip(angles) {
+            for head in row[..(heads.queries + heads.keys) * d].chunks_exact_mut(d) {
+                rotate(head, angles);
+            }
+        }
+    }
 }
 
 /// `x` `[n, heads, d]` rotated.

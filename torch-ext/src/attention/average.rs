@@ -119,10 +119,14 @@ impl Average<'_> {
 fn softmax(scores: &mut [f32]) -> f32 {
     const LANES: usize = 16;
     let mut peaks = [f32::NEG_INFINITY; LANES];
-    for chunk in scores.chunks(LANES) {
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    for chunk in chunks {
         for (peak, score) in peaks.iter_mut().zip(chunk) {
             *peak = if *score > *peak { *score } else { *peak };
         }
+    }
+    for (peak, score) in peaks.iter_mut().zip(rest) {
+        *peak = if *score > *peak { *score } else { *peak };
     }
     let peak = peaks.into_iter().fold(f32::NEG_INFINITY, f32::max);
     let mut sums = [0.0f32; LANES];
