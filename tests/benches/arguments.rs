@@ -29,7 +29,8 @@ impl Arguments {
             let [name, value] = pair else { bail!("{} needs a value; usage: {usage}", pair[0]) };
             values.insert(name.clone(), value.clone());
         }
-        let command = format!("cargo bench --workspace --bench {bench} -- {}", arguments.join(" "));
+        let features = if cfg!(feature = "cuda") { " --features cuda" } else { "" };
+        let command = format!("cargo bench --workspace{features} --bench {bench} -- {}", arguments.join(" "));
         Ok(Self { bench, values, usage, command })
     }
 
