@@ -4,7 +4,7 @@
 
 use std::cell::OnceCell;
 
-use jacobi_torch_ext::{Span, argmax, column_ids, linear, linear_argmax, top};
+use jacobi_torch_ext::{Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -34,6 +34,8 @@ impl LanguageModel for Transformer {
             passes.cache.truncate(0);
             return Box::new(FixedSession { model: self, passes: Some(passes) });
         }
+        // Every pass takes what the one before it freed.
+        keep_freed_memory();
         Box::new(TransformerSession {
             caches: KvCache::several(self.architecture(), slots, capacity, self.kind(), self.device()),
             // Rows of a pass take room in the cache beyond the text, but no position beyond the context.

@@ -1,5 +1,5 @@
-//! What the C library does with freed memory. A training step takes and frees the same gigabytes again and again; given back
-//! to the kernel in between, every page would have to be cleared anew.
+//! What the C library does with freed memory. A training step takes and frees the same gigabytes again and again, and a pass
+//! of many rows the same megabytes; given back to the kernel in between, every page would have to be cleared anew.
 
 use std::ffi::{c_int, c_void};
 

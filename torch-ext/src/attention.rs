@@ -11,7 +11,7 @@ use pulp::{Arch, Simd, WithSimd};
 use tch::{Kind, Tensor};
 
 use crate::{
-    dots::Left,
+    dots::{Left, fetch},
     memory::{Element, Shared, elements, elements_mut, is_plain},
     rotary::HeadShape,
     threads::parallel,
@@ -34,6 +34,10 @@ use span::Seen;
 const SHARE: usize = 48;
 /// Rows beside one text that share its widened keys and values.
 const ASIDE_SHARE: usize = 64;
+/// Numbers of a cache that are widened for one request of memory.
+const LINE: usize = 32;
+/// How far ahead of them memory is asked for, in bytes: a head's keys are a few of these.
+const AHEAD: usize = 1 << 11;
 /// Multiply-adds below which one thread does everything.
 const WORTH_A_TEAM: usize = 200_000;
 
@@ -224,8 +228,11 @@ impl<T: Element> Kernel<'_, T> {
         let (d, group) = (self.heads.width, self.task.group);
         wide.resize(cached.len() + group.aside * d, 0.0);
         let (of_cache, aside) = wide.split_at_mut(cached.len());
-        for (wide, value) in of_cache.iter_mut().zip(cached) {
-            *wide = value.to_f32();
+        for (wide, cached) in of_cache.chunks_mut(LINE).zip(cached.chunks(LINE)) {
+            fetch(cached.as_ptr().wrapping_byte_add(AHEAD));
+            for (wide, value) in wide.iter_mut().zip(cached) {
+                *wide = value.to_f32();
+            }
         }
         if group.aside == 0 {
             return;

@@ -10,9 +10,9 @@
 use std::arch::x86_64::{
     __m512, __m512i, __mmask16, __mmask32, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
     _mm512_castps_si512, _mm512_castsi512_ps, _mm512_fmadd_ps, _mm512_loadu_epi16, _mm512_loadu_ps,
-    _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_maskz_mov_epi16, _mm512_setzero_ps,
-    _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
-    _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_maskz_mov_epi16,
+    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_unpackhi_pd,
+    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use half::bf16;
@@ -55,11 +55,11 @@ pub(crate) trait Halves: Sized {
     /// They are readable at `from`, and the processor has the instructions.
     unsafe fn first(from: *const Self, count: usize) -> [__m512; 2];
 
-    /// The first `count` numbers of sixteen chunks, turned around: for each half and each of its lanes, those of all.
+    /// Turns the first `count` numbers of sixteen chunks around: for each half and each of its lanes, those of all.
     ///
     /// # Safety
-    /// They are readable, and the processor has the instructions.
-    unsafe fn turned(from: &[*const Self; LANES], count: usize) -> [[__m512; LANES]; 2];
+    /// They are readable, `to` can be written, and the processor has the instructions.
+    unsafe fn turn(from: &[*const Self; LANES], count: usize, to: &Places);
 }
 
 impl Halves for f32 {
@@ -78,7 +78,7 @@ impl Halves for f32 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn turned(from: &[*const Self; LANES], count: usize) -> [[__m512; LANES]; 2] {
+    unsafe fn turn(from: &[*const Self; LANES], count: usize, to: &Places) {
         let mut halves = [[_mm512_setzero_ps(); LANES]; 2];
         for (n, from) in from.iter().enumerate() {
             // SAFETY: the caller's promise.
@@ -86,7 +86,12 @@ impl Halves for f32 {
                 unsafe { if count == CHUNK { Self::halves(*from) } else { Self::first(*from, count) } };
             (halves[0][n], halves[1][n]) = (low, high);
         }
-        [transposed(&halves[0]), transposed(&halves[1])]
+        for (half, rows) in halves.iter().enumerate() {
+            for (lane, numbers) in transposed(rows).into_iter().enumerate() {
+                // SAFETY: the caller's promise.
+                unsafe { to.store(half, lane, numbers) };
+            }
+        }
     }
 }
 
@@ -104,7 +109,7 @@ impl Halves for bf16 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn turned(from: &[*const Self; LANES], count: usize) -> [[__m512; LANES]; 2] {
+    unsafe fn turn(from: &[*const Self; LANES], count: usize, to: &Places) {
         let readable = u32::MAX >> (CHUNK - count);
         let mut pairs = [_mm512_setzero_ps(); LANES];
         for (pairs, from) in pairs.iter_mut().zip(from) {
@@ -112,15 +117,45 @@ impl Halves for bf16 {
             *pairs = _mm512_castsi512_ps(unsafe { _mm512_maskz_loadu_epi16(readable, from.cast()) });
         }
         // Taken apart after they are turned, so that half as much is turned.
-        let mut halves = [[_mm512_setzero_ps(); LANES]; 2];
         for (lane, pairs) in transposed(&pairs).into_iter().enumerate() {
-            [halves[0][lane], halves[1][lane]] = apart(_mm512_castps_si512(pairs));
+            let [even, odd] = apart(_mm512_castps_si512(pairs));
+            // SAFETY: the caller's promise.
+            unsafe {
+                to.store(0, lane, even);
+                to.store(1, lane, odd);
+            }
         }
-        halves
+    }
+}
+
+/// Where the numbers of a chunk go that is turned around.
+pub(crate) struct Places {
+    /// Those of the first lane of the first half.
+    pub(crate) first: *mut f32,
+    /// From one half to the other, in numbers.
+    pub(crate) half: usize,
+    /// From one lane to the next.
+    pub(crate) lane: usize,
+    /// Of which chunks there is a number.
+    pub(crate) present: __mmask16,
+}
+
+impl Places {
+    /// # Safety
+    /// There is such a place.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store(&self, half: usize, lane: usize, numbers: __m512) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let place = self.first.add(half * self.half + lane * self.lane);
+            _mm512_mask_storeu_ps(place, self.present, numbers);
+        }
     }
 }
 
 /// Even and odd bf16 numbers as fp32.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn apart(pairs: __m512i) -> [__m512; 2] {
     const ODD: __mmask32 = 0xaaaa_aaaa;
@@ -346,6 +381,7 @@ fn quarters(a: __m512, b: __m512) -> __m512 {
 }
 
 /// Rows to columns.
+#[inline]
 #[target_feature(enable = "avx512f")]
 fn transposed(rows: &[__m512; LANES]) -> [__m512; LANES] {
     let mut pairs = [_mm512_setzero_ps(); LANES];

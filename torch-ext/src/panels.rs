@@ -9,15 +9,14 @@
 
 use std::{
     arch::x86_64::{
-        __m512, __mmask16, _mm256_storeu_ps, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
-        _mm512_castps512_ps256, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_set1_ps,
-        _mm512_setzero_ps, _mm512_shuffle_f64x2, _mm512_storeu_ps,
+        __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps,
+        _mm512_setzero_ps, _mm512_storeu_ps,
     },
     cell::RefCell,
 };
 
 use crate::{
-    avx512_dots::{CHUNK, Halves, LANES, supported},
+    avx512_dots::{CHUNK, Halves, LANES, Places, supported},
     dots::fetch,
     memory::{Element, Shared},
     sink::Sink,
@@ -27,12 +26,12 @@ use crate::{
 /// Rows on the right that are turned around together.
 const PANEL: usize = 3 * LANES;
 /// Rows on the left that lie side by side.
-const GROUP: usize = 8;
+const GROUP: usize = LANES;
 /// Those of them that meet two lanes of a panel at once: their sums, with a panel's vectors and one more, fill the
 /// registers. Half as many rows as would meet one lane, so that the sums of a pair are added before they leave.
-const HALF: usize = GROUP / 2;
+const AT_ONCE: usize = 4;
 /// Rows on the left that meet a pair of lanes of a panel, which stays in the first cache, before the next.
-const BLOCK: usize = 4 * GROUP;
+const BLOCK: usize = 2 * GROUP;
 /// Sums that wait for others: as many as a counter up to the number of pairs has digits.
 const LEVELS: usize = PAIRS.len().ilog2() as usize;
 /// Rows of a task that puts them into order.
@@ -73,7 +72,7 @@ impl Drop for Lanes {
 const fn group_of(left: usize) -> usize {
     match left {
         GROUP.. => GROUP,
-        4.. => 4,
+        AT_ONCE.. => AT_ONCE,
         2.. => 2,
         _ => 1,
     }
@@ -92,14 +91,6 @@ impl Lanes {
         parallel(count.div_ceil(SHARE), &|task| {
             let mut row = task * SHARE;
             let end = (row + SHARE).min(count);
-            while row + 2 * GROUP <= end {
-                // SAFETY: as below.
-                unsafe {
-                    let groups = target.part(row * stride..(row + 2 * GROUP) * stride);
-                    turn_groups(&rows[row * k..(row + 2 * GROUP) * k], k, groups);
-                }
-                row += 2 * GROUP;
-            }
             while row < end {
                 let of_group = group_of(end - row);
                 // SAFETY: these rows are this task's alone, and the processor has the instructions.
@@ -167,10 +158,11 @@ fn block(left: &[f32], panel: &[f32], stride: usize, waiting: &mut [f32]) {
             }
             match count {
                 GROUP => {
-                    sums::<HALF, GROUP>(lanes, 0, (at, row), waiting);
-                    sums::<HALF, GROUP>(lanes, HALF, (at, row + HALF), waiting);
+                    for first in (0..GROUP).step_by(AT_ONCE) {
+                        sums::<AT_ONCE, GROUP>(lanes, first, (at, row + first), waiting);
+                    }
                 }
-                4 => sums::<4, 4>(lanes, 0, (at, row), waiting),
+                AT_ONCE => sums::<AT_ONCE, AT_ONCE>(lanes, 0, (at, row), waiting),
                 2 => sums::<2, 2>(lanes, 0, (at, row), waiting),
                 _ => sums::<1, 1>(lanes, 0, (at, row), waiting),
             }
@@ -251,36 +243,6 @@ fn carry<const M: usize>(sums: &mut [[__m512; WIDTH]; M], (at, row): (usize, usi
     }
 }
 
-/// As many rows as two groups have, turned around into these.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn turn_groups<T: Halves>(rows: &[T], k: usize, target: &mut [f32]) {
-    let stride = k.next_multiple_of(CHUNK);
-    let vectors = stride / LANES;
-    assert!(rows.len() == LANES * k && LANES == 2 * GROUP && target.len() == LANES * stride);
-    let (low, high) = target.split_at_mut(GROUP * stride);
-    for at in (0..k).step_by(CHUNK) {
-        let mut addresses = [rows.as_ptr(); LANES];
-        for (address, row) in addresses.iter_mut().zip(rows.chunks_exact(k)) {
-            *address = row[at..].as_ptr();
-        }
-        // SAFETY: each row has as many numbers left as are read, and the processor has the instructions.
-        let halves = unsafe { T::turned(&addresses, CHUNK.min(k - at)) };
-        for (half, columns) in halves.iter().enumerate() {
-            for (lane, numbers) in columns.iter().enumerate() {
-                let place = (lane * vectors + at / LANES + half) * GROUP;
-                let numbers = _mm512_castps_pd(*numbers);
-                let swapped = _mm512_castpd_ps(_mm512_shuffle_f64x2::<0b01_00_11_10>(numbers, numbers));
-                // SAFETY: both groups have that place and `GROUP` numbers from it on.
-                unsafe {
-                    let numbers = _mm512_castpd_ps(numbers);
-                    _mm256_storeu_ps(low.as_mut_ptr().add(place), _mm512_castps512_ps256(numbers));
-                    _mm256_storeu_ps(high.as_mut_ptr().add(place), _mm512_castps512_ps256(swapped));
-                }
-            }
-        }
-    }
-}
-
 /// Up to [`LANES`] rows turned around: lane by lane, vector by vector, their numbers side by side, from `first` on among
 /// `width`.
 #[target_feature(enable = "avx512f,avx512bw")]
@@ -289,22 +251,23 @@ fn turn<T: Halves>(rows: &[T], k: usize, target: &mut [f32], (width, first): (us
     let count = rows.len() / k;
     assert!(count <= LANES && first + count <= width && target.len() == vectors * LANES * width);
     let present: __mmask16 = ((1u32 << count) - 1) as __mmask16;
+    let mut starts = [rows.as_ptr(); LANES];
+    for (start, row) in starts.iter_mut().zip(rows.chunks_exact(k)) {
+        *start = row.as_ptr();
+    }
     for at in (0..k).step_by(CHUNK) {
-        let mut addresses = [rows.as_ptr(); LANES];
-        for (address, row) in addresses.iter_mut().zip(rows.chunks_exact(k)) {
-            *address = row[at..].as_ptr();
+        let mut from = starts;
+        for from in &mut from {
+            *from = from.wrapping_add(at);
             // What is turned around next.
-            fetch(address.wrapping_add(LANES * k));
+            fetch(from.wrapping_add(LANES * k));
         }
-        // SAFETY: each row has as many numbers left as are read, and the processor has the instructions.
-        let halves = unsafe { T::turned(&addresses, CHUNK.min(k - at)) };
-        for (half, columns) in halves.iter().enumerate() {
-            let vector = at / LANES + half;
-            for (lane, numbers) in columns.iter().enumerate() {
-                let place = (lane * vectors + vector) * width + first;
-                // SAFETY: the target has that place, and `count` numbers from it on.
-                unsafe { _mm512_mask_storeu_ps(target.as_mut_ptr().add(place), present, *numbers) };
-            }
+        let vector = at / LANES;
+        // SAFETY: each row has as many numbers left as are read; the target has `width` places for each vector of each lane,
+        // which number `first` and those behind it go into; the processor has the instructions.
+        unsafe {
+            let first = target.as_mut_ptr().add(vector * width + first);
+            T::turn(&from, CHUNK.min(k - at), &Places { first, half: width, lane: vectors * width, present });
         }
     }
 }
