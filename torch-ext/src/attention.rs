@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 
 use crate::{
     dots::{Left, fetch},
-    memory::{Element, Shared, elements, elements_mut, is_plain},
+    memory::{Element, Lined, Shared, elements, elements_mut, is_plain},
     rotary::HeadShape,
     threads::parallel,
     varlen::has_kernel,
@@ -183,10 +183,10 @@ struct Kernel<'a, T> {
 /// Buffers of a thread, kept from one task to the next.
 #[derive(Default)]
 struct Scratch {
-    queries: Vec<f32>,
-    scores: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    queries: Lined,
+    scores: Lined,
+    keys: Lined,
+    values: Lined,
 }
 
 thread_local! {
@@ -224,9 +224,9 @@ impl<T: Element> Kernel<'_, T> {
 
     /// Keys or values of the cache as f32, and behind them those of rows aside, which are `offset` into a row of `qkv`.
     #[inline(always)]
-    fn widen(&self, wide: &mut Vec<f32>, cached: &[T], offset: usize) {
+    fn widen(&self, wide: &mut Lined, cached: &[T], offset: usize) {
         let (d, group) = (self.heads.width, self.task.group);
-        wide.resize(cached.len() + group.aside * d, 0.0);
+        wide.resize(cached.len() + group.aside * d);
         let (of_cache, aside) = wide.split_at_mut(cached.len());
         for (wide, cached) in of_cache.chunks_mut(LINE).zip(cached.chunks(LINE)) {
             fetch(cached.as_ptr().wrapping_byte_add(AHEAD));
@@ -249,10 +249,10 @@ impl<T: Element> Kernel<'_, T> {
 
     /// The scaled queries of some rows.
     #[inline(always)]
-    fn queries(&self, span: &Seen, rows: &Range<usize>, queries: &mut Vec<f32>) {
+    fn queries(&self, span: &Seen, rows: &Range<usize>, queries: &mut Lined) {
         let (d, g) = (self.heads.width, self.heads.group());
         let scale = 1.0 / (d as f32).sqrt();
-        queries.resize(rows.len() * g * d, 0.0);
+        queries.resize(rows.len() * g * d);
         for (row, queries) in rows.clone().zip(queries.chunks_exact_mut(g * d)) {
             let from = (span.rows.start + row) * self.heads.row_len() + self.task.head * g * d;
             for (query, value) in queries.iter_mut().zip(&self.qkv[from..from + g * d]) {
@@ -263,9 +263,9 @@ impl<T: Element> Kernel<'_, T> {
 
     /// The products of queries with the first `width` keys that a span sees, `width` for each.
     #[inline(always)]
-    fn scores(&self, queries: &[f32], keys: &[f32], (span, width): (&Seen, usize), scores: &mut Vec<f32>) {
+    fn scores(&self, queries: &[f32], keys: &[f32], (span, width): (&Seen, usize), scores: &mut Lined) {
         let d = self.heads.width;
-        scores.resize(queries.len() / d * width, 0.0);
+        scores.resize(queries.len() / d * width);
         let own = width - span.cached;
         let parts = match span.own == span.cached {
             true => [(0, 0, width), (0, 0, 0)],

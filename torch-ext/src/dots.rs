@@ -9,7 +9,7 @@ use std::array::from_fn;
 use pulp::{Arch, Simd, WithSimd, bytemuck::cast_slice};
 
 #[cfg(target_arch = "x86_64")]
-use crate::{avx512_dots, panels};
+use crate::{avx512_dots, halves, panels};
 use crate::{memory::Element, sink::Sink};
 
 /// Bytes of left rows that stay in a core's cache while the right ones pass by.
@@ -52,7 +52,7 @@ impl<'a> Left<'a> {
     /// `room` is for rows that have to be widened.
     pub(crate) fn new<T: Element>(rows: &'a [T], k: usize, room: &'a mut Vec<f32>) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if avx512_dots::supported() {
+        if halves::supported() {
             return match rows.len() / k {
                 panels::WORTH_IT.. => Self::Lanes(panels::Lanes::new(rows, k)),
                 _ => Self::Chunks(avx512_dots::Rows::new(rows, k)),

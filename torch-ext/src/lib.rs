@@ -19,6 +19,8 @@ mod fixed;
 mod gated;
 mod gpu;
 mod graph;
+#[cfg(target_arch = "x86_64")]
+mod halves;
 mod linear;
 mod memory;
 mod norm;

@@ -1,12 +1,15 @@
 //! Tensor memory as slices: checked, CPU only.
 
-use std::{marker::PhantomData, ops::Range};
+use std::{
+    marker::PhantomData,
+    ops::{Deref, DerefMut, Range},
+};
 
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 
 #[cfg(target_arch = "x86_64")]
-use crate::avx512_dots::Halves;
+use crate::halves::Halves;
 
 /// Other processors have no kernels that read numbers in halves.
 #[cfg(not(target_arch = "x86_64"))]
@@ -94,6 +97,41 @@ impl<'a, T> Shared<'a, T> {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
         // SAFETY: in bounds; the caller keeps parts apart.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+/// Numbers from the start of a line of the cache on, so that no vector lies in two.
+#[derive(Default)]
+pub(crate) struct Lined {
+    room: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Lined {
+    /// Numbers in a line.
+    const LINE: usize = 16;
+
+    /// `len` arbitrary numbers.
+    pub(crate) fn resize(&mut self, len: usize) {
+        self.room.resize(len + Self::LINE, 0.0);
+        // No offset is known only when a program is interpreted.
+        self.start = self.room.as_ptr().align_offset(Self::LINE * size_of::<f32>()).min(Self::LINE);
+        self.len = len;
+    }
+}
+
+impl Deref for Lined {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.room[self.start..self.start + self.len]
+    }
+}
+
+impl DerefMut for Lined {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.room[self.start..self.start + self.len]
     }
 }
 

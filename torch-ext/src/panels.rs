@@ -16,9 +16,9 @@ use std::{
 };
 
 use crate::{
-    avx512_dots::{CHUNK, Halves, LANES, Places, supported},
     dots::fetch,
-    memory::{Element, Shared},
+    halves::{CHUNK, Halves, LANES, Places, supported},
+    memory::{Element, Lined, Shared},
     sink::Sink,
     threads::parallel,
 };
@@ -43,7 +43,7 @@ const PAIRS: [[usize; 2]; LANES / 2] = [[0, 2], [1, 3], [4, 6], [5, 7], [8, 10],
 
 thread_local! {
     /// Where the last lanes lay.
-    static NUMBERS: RefCell<Vec<f32>> = RefCell::default();
+    static NUMBERS: RefCell<Lined> = RefCell::default();
     /// A thread's room, kept from one task to the next.
     static ROOM: RefCell<Room> = RefCell::default();
 }
@@ -51,14 +51,14 @@ thread_local! {
 #[derive(Default)]
 struct Room {
     /// Turned around.
-    panel: Vec<f32>,
+    panel: Lined,
     /// By level, row of the block and column of the panel.
-    waiting: Vec<f32>,
+    waiting: Lined,
 }
 
 /// Rows on the left in groups, each lane by lane, vector by vector, the numbers of its rows side by side.
 pub(crate) struct Lanes {
-    numbers: Vec<f32>,
+    numbers: Lined,
     stride: usize,
 }
 
@@ -86,7 +86,7 @@ impl Lanes {
         assert!(k > 0 && rows.len().is_multiple_of(k), "rows of {k}");
         let (stride, count) = (k.next_multiple_of(CHUNK), rows.len() / k);
         let mut numbers = NUMBERS.take();
-        numbers.resize(count * stride, 0.0);
+        numbers.resize(count * stride);
         let target = Shared::new(&mut numbers);
         parallel(count.div_ceil(SHARE), &|task| {
             let mut row = task * SHARE;
@@ -115,8 +115,9 @@ impl Lanes {
 
     #[target_feature(enable = "avx512f,avx512bw")]
     fn by_panels<T: Halves>(&self, right: &[T], k: usize, room: &mut Room, sink: &mut impl Sink) {
-        let panel = aligned(&mut room.panel, self.stride * PANEL);
-        let waiting = aligned(&mut room.waiting, LEVELS * BLOCK * PANEL);
+        let Room { panel, waiting } = room;
+        panel.resize(self.stride * PANEL);
+        waiting.resize(LEVELS * BLOCK * PANEL);
         for (columns, first) in right.chunks(PANEL * k).zip((0..).step_by(PANEL)) {
             for (rows, at) in columns.chunks(LANES * k).zip((0..).step_by(LANES)) {
                 turn(rows, k, panel, (PANEL, at));
@@ -130,15 +131,6 @@ impl Lanes {
             }
         }
     }
-}
-
-/// `len` numbers of `room` from the start of a line of the cache on, so that no vector lies in two.
-fn aligned(room: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    const LINE: usize = 64;
-    room.resize(len + LINE / size_of::<f32>(), 0.0);
-    // No offset is known only when a program is interpreted.
-    let start = room.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
-    &mut room[start..start + len]
 }
 
 /// The products of some rows with a panel, the sums of one pair of lanes after the other; in the end they are the last

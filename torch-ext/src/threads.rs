@@ -20,19 +20,30 @@ unsafe extern "C" {
 const RTLD_DEFAULT: *mut c_void = std::ptr::null_mut();
 
 struct Job<'a> {
-    next: AtomicUsize,
-    tasks: usize,
+    members: AtomicUsize,
+    shares: &'a [Share],
     run: &'a (dyn Fn(usize) + Sync),
+}
+
+/// Tasks that follow each other. A thread has its own share first, because memory comes faster in its order, and then helps
+/// the others.
+struct Share {
+    next: AtomicUsize,
+    end: usize,
 }
 
 impl Job<'_> {
     fn work(&self) {
-        loop {
-            let task = self.next.fetch_add(1, Ordering::Relaxed);
-            if task >= self.tasks {
-                return;
+        let count = self.shares.len();
+        let first = self.members.fetch_add(1, Ordering::Relaxed) % count;
+        for share in (first..first + count).map(|share| &self.shares[share % count]) {
+            loop {
+                let task = share.next.fetch_add(1, Ordering::Relaxed);
+                if task >= share.end {
+                    break;
+                }
+                (self.run)(task);
             }
-            (self.run)(task);
         }
     }
 }
@@ -45,8 +56,11 @@ pub(crate) fn parallel(tasks: usize, run: &(dyn Fn(usize) + Sync)) {
         let job = unsafe { &*job.cast::<Job>().cast_const() };
         job.work();
     }
-    let job = Job { next: AtomicUsize::new(0), tasks, run };
-    let threads = tasks.min(usize::try_from(tch::get_num_threads()).unwrap_or(1));
+    let threads = tasks.min(usize::try_from(tch::get_num_threads()).unwrap_or(1)).max(1);
+    let start = |share: usize| share * tasks / threads;
+    let shares: Vec<Share> =
+        (0..threads).map(|share| Share { next: start(share).into(), end: start(share + 1) }).collect();
+    let job = Job { members: AtomicUsize::new(0), shares: &shares, run };
     match fork() {
         Some(fork) if threads > 1 => {
             let data = (&raw const job).cast_mut().cast::<c_void>();
