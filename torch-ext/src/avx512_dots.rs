@@ -11,10 +11,9 @@ use std::arch::x86_64::{
 
 use crate::{
     dots::{AHEAD, block, fetch},
-    halves::{CHUNK, Halves, LANES, supported},
-    memory::{Element, Lined, Shared},
+    halves::{CHUNK, Halves, LANES, group_of, in_groups},
+    memory::{Element, Lined},
     sink::Sink,
-    threads::parallel,
 };
 
 /// Products of a tile: as many as one fold takes. Also the columns of a panel, which stays in the first cache while the
@@ -36,37 +35,12 @@ impl Rows {
     /// # Panics
     /// If the processor lacks the instructions.
     pub(crate) fn new<T: Element>(rows: &[T], k: usize) -> Self {
-        assert!(supported(), "rows are for AVX-512");
-        assert!(k > 0 && rows.len().is_multiple_of(k), "rows of {k}");
-        let (stride, count) = (k.next_multiple_of(CHUNK), rows.len() / k);
-        let mut numbers = Lined::default();
-        numbers.resize(count * stride);
-        let target = Shared::new(&mut numbers);
-        let share = (WORTH_A_TEAM / k).next_multiple_of(TALL);
-        parallel(count.div_ceil(share), &|task| {
-            let mut row = task * share;
-            let end = (row + share).min(count);
-            while row < end {
-                let together = together(end - row);
-                // SAFETY: a row belongs to one task, and the processor has the instructions.
-                unsafe {
-                    let group = target.part(row * stride..(row + together) * stride);
-                    lay_out(&rows[row * k..(row + together) * k], k, group);
-                }
-                row += together;
-            }
+        let share = (WORTH_A_TEAM / k).max(1).next_multiple_of(TALL);
+        let numbers = in_groups(rows, k, (share, TALL), Lined::default(), &|rows, group| {
+            // SAFETY: `in_groups` has seen that the processor has the instructions.
+            unsafe { lay_out(rows, k, group) };
         });
-        Self { numbers, stride }
-    }
-}
-
-/// How many of so many rows that are left are multiplied together.
-const fn together(left: usize) -> usize {
-    match left {
-        TALL.. => TALL,
-        4.. => 4,
-        2.. => 2,
-        _ => 1,
+        Self { numbers, stride: k.next_multiple_of(CHUNK) }
     }
 }
 
@@ -108,7 +82,7 @@ fn all<T: Halves>(left: &Rows, right: &[T], k: usize, sink: &mut impl Sink) {
             let mut strip = Strip::new(panel, (k, stride), (m, n), left.len() / stride);
             let mut rest = left;
             while !rest.is_empty() {
-                let count = together(rest.len() / stride);
+                let count = group_of(rest.len() / stride, TALL);
                 let (group, after) = rest.split_at(count * stride);
                 match count {
                     TALL => strip.multiply::<TALL, { TILE / TALL }>(group, sink),

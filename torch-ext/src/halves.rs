@@ -14,6 +14,11 @@ use std::arch::x86_64::{
 
 use half::bf16;
 
+use crate::{
+    memory::{Element, Lined, Shared},
+    threads::parallel,
+};
+
 /// Numbers that are read at once: two vectors of fp32.
 pub(crate) const CHUNK: usize = 32;
 /// Numbers of a vector.
@@ -22,6 +27,45 @@ pub(crate) const LANES: usize = CHUNK / 2;
 /// Whether this processor has the instructions.
 pub(crate) fn supported() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+}
+
+/// Rows of the next group when so many are left.
+pub(crate) const fn group_of(left: usize, most: usize) -> usize {
+    match left {
+        _ if left >= most => most,
+        4.. => 4,
+        2.. => 2,
+        _ => 1,
+    }
+}
+
+/// Rows of `k` as fp32 in whole chunks, in `numbers`: `lay_out` writes groups of at most `most`, several threads `share` rows each.
+///
+/// # Panics
+/// If the processor lacks the instructions.
+pub(crate) fn in_groups<T: Element>(
+    rows: &[T],
+    k: usize,
+    (share, most): (usize, usize),
+    mut numbers: Lined,
+    lay_out: &(dyn Fn(&[T], &mut [f32]) + Sync),
+) -> Lined {
+    assert!(supported(), "vectors are for AVX-512");
+    assert!(k > 0 && rows.len().is_multiple_of(k), "rows of {k}");
+    let (stride, count) = (k.next_multiple_of(CHUNK), rows.len() / k);
+    numbers.resize(count * stride);
+    let target = Shared::new(&mut numbers);
+    parallel(count.div_ceil(share), &|task| {
+        let mut row = task * share;
+        let end = (row + share).min(count);
+        while row < end {
+            let next = row + group_of(end - row, most);
+            // SAFETY: these rows are this task's alone.
+            lay_out(&rows[row * k..next * k], unsafe { target.part(row * stride..next * stride) });
+            row = next;
+        }
+    });
+    numbers
 }
 
 /// Numbers that can be read as two vectors of fp32.

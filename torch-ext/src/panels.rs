@@ -17,10 +17,9 @@ use std::{
 
 use crate::{
     dots::fetch,
-    halves::{CHUNK, Halves, LANES, Places, supported},
-    memory::{Element, Lined, Shared},
+    halves::{CHUNK, Halves, LANES, Places, group_of, in_groups},
+    memory::{Element, Lined},
     sink::Sink,
-    threads::parallel,
 };
 
 /// Rows on the right that are turned around together.
@@ -68,40 +67,15 @@ impl Drop for Lanes {
     }
 }
 
-/// Rows of the next group when so many are left.
-const fn group_of(left: usize) -> usize {
-    match left {
-        GROUP.. => GROUP,
-        AT_ONCE.. => AT_ONCE,
-        2.. => 2,
-        _ => 1,
-    }
-}
-
 impl Lanes {
     /// # Panics
     /// If the processor lacks the instructions.
     pub(crate) fn new<T: Element>(rows: &[T], k: usize) -> Self {
-        assert!(supported(), "lanes are for AVX-512");
-        assert!(k > 0 && rows.len().is_multiple_of(k), "rows of {k}");
-        let (stride, count) = (k.next_multiple_of(CHUNK), rows.len() / k);
-        let mut numbers = NUMBERS.take();
-        numbers.resize(count * stride);
-        let target = Shared::new(&mut numbers);
-        parallel(count.div_ceil(SHARE), &|task| {
-            let mut row = task * SHARE;
-            let end = (row + SHARE).min(count);
-            while row < end {
-                let of_group = group_of(end - row);
-                // SAFETY: these rows are this task's alone, and the processor has the instructions.
-                unsafe {
-                    let group = target.part(row * stride..(row + of_group) * stride);
-                    turn(&rows[row * k..(row + of_group) * k], k, group, (of_group, 0));
-                }
-                row += of_group;
-            }
+        let numbers = in_groups(rows, k, (SHARE, GROUP), NUMBERS.take(), &|rows, group| {
+            // SAFETY: `in_groups` has seen that the processor has the instructions.
+            unsafe { turn(rows, k, group, (rows.len() / k, 0)) };
         });
-        Self { numbers, stride }
+        Self { numbers, stride: k.next_multiple_of(CHUNK) }
     }
 
     /// Tells `sink` the products of these rows with all rows of `right` `[n, k]`.
@@ -141,7 +115,7 @@ fn block(left: &[f32], panel: &[f32], stride: usize, waiting: &mut [f32]) {
     for (at, pair) in PAIRS.into_iter().enumerate() {
         let mut row = 0;
         while row < rows {
-            let count = group_of(rows - row);
+            let count = group_of(rows - row, GROUP);
             let mut lanes = [Lane { left: &[], panel: &[] }; 2];
             for (of_pair, lane) in lanes.iter_mut().zip(pair) {
                 let (start, end) = (lane * vectors, (lane + 1) * vectors);
