@@ -47,7 +47,7 @@ fn fixture() -> tempfile::TempDir {
          [generate]\nmax_new_tokens = 24\n\
          [train]\nmax_steps = 4\nbatch_size = 2\nlearning_rate = 1e-3\nlr_schedule = \"constant\"\nwarmup_ratio = 0.0\n\
          eval_steps = 2\neval_samples = 2\neval_max_new_tokens = 8\nbest_ar_tolerance = 9.0\n\
-         [[rounds]]\n[[rounds]]\n[rounds.generate]\nblock_size = 8\n[rounds.train]\nlearning_rate = 1e-4\n\
+         [[rounds]]\n[[rounds]]\n[rounds.prompts]\noffset = 8\n[rounds.generate]\nblock_size = 8\n[rounds.train]\nlearning_rate = 1e-4\n\
          [eval]\nmax_new_tokens = 8\n[eval.prompts]\npath = \"{0}/prompts-test.jsonl\"\nlimit = 1\n",
         data.display()
     );
@@ -78,12 +78,14 @@ fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
         if best.exists() { best } else { checkpoints.join("latest") }
     };
     let hash = |dir: &Path| blake3::hash(&weights(dir)).to_hex().to_string();
-    let (first, _) = read_all(&round(1).join("trajectories")).unwrap();
-    let (second, _) = read_all(&round(2).join("trajectories")).unwrap();
+    let (first, rows) = read_all(&round(1).join("trajectories")).unwrap();
+    let (second, later) = read_all(&round(2).join("trajectories")).unwrap();
     let base = root().join("datasets/default/model");
     assert_eq!((first.block_size, first.weight_hash), (16, hash(&base)));
     assert_eq!((second.block_size, second.weight_hash), (8, hash(&made(&round(1)))));
     assert_ne!(hash(&made(&round(1))), hash(&base));
+    assert!(!later.is_empty());
+    assert!(later.iter().all(|row| rows.iter().all(|earlier| earlier.prompt_tokens != row.prompt_tokens)));
     for (number, rate) in [(1, 1e-3), (2, 1e-4)] {
         let lines = metrics(&round(number));
         let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
@@ -305,6 +307,8 @@ fn every_recipe_plans_its_run_on_the_config_of_its_model() {
             vec!["--config".to_owned(), recipe.to_str().unwrap().to_owned(), "--dry-run".to_owned()];
         arguments.extend(set("model.path", model.to_str().unwrap()));
         arguments.extend(set("prompts.path", "rows.jsonl"));
+        // A later round of its own prompts would look for them behind the one row.
+        arguments.extend(set("prompts.offset", "0"));
         // Their questions are on the hub.
         arguments.extend(set("eval.tasks", "[]"));
         arguments.extend(set("eval.prompts.path", "rows.jsonl"));

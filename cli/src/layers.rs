@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 /// The sections that a round may override.
-const ROUND_SECTIONS: [&str; 2] = ["generate", "train"];
+const ROUND_SECTIONS: [&str; 3] = ["prompts", "generate", "train"];
 
 /// A configuration that cannot be used: always the user's to mend, so exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub enum ConfigError {
 /// Reads `file`, lays `assignments` over it and completes every round from the base sections.
 ///
 /// `T` is the recipe; it must refuse unknown keys. The table returned is one that `T` accepts, with at least one entry
-/// in `rounds`. A flag on `generate.*` or `train.*` wins over the rounds of the file; `rounds.2.train.*` names one round.
+/// in `rounds`. A flag on one of their sections wins over the rounds of the file; `rounds.2.train.*` names one round.
 ///
 /// # Errors
 /// See [`ConfigError`].
@@ -207,6 +207,7 @@ mod tests {
     struct Round {
         train: Train,
         generate: Table,
+        prompts: Table,
     }
 
     #[derive(Deserialize, Debug, Default, PartialEq)]

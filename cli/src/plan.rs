@@ -14,7 +14,7 @@ use serde_json::to_value;
 use crate::environment;
 use crate::exit::UsageError;
 use crate::ledger::{Settings, flatten};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Round};
 use crate::run_dir::RunDir;
 
 /// What a stage does.
@@ -58,9 +58,9 @@ pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
     Architecture::from_dir(&model)?;
     Tokenizer::load(&model)?;
     let run = RunDir::new(&recipe.output_dir);
-    let prompts = count(&recipe.prompts)?;
     let mut stages = Vec::new();
     for round in 1..=recipe.rounds.len() {
+        let prompts = count(&recipe.rounds[round - 1].prompts)?;
         stages.push(generate_stage(recipe, &run, round, prompts)?);
         stages.push(train_stage(recipe, &run, round, prompts)?);
     }
@@ -77,18 +77,18 @@ pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
     Ok(stages)
 }
 
-fn generate_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) -> anyhow::Result<Stage> {
-    let generate = &recipe.rounds[round - 1].generate;
+fn generate_stage(recipe: &Recipe, run: &RunDir, round: usize, counted: Counted) -> anyhow::Result<Stage> {
+    let Round { prompts, generate, .. } = &recipe.rounds[round - 1];
     let mut settings = Settings::new();
     flatten("seed", &recipe.seed.into(), &mut settings);
     flatten("model.path", &to_value(&recipe.model.path)?, &mut settings);
     flatten("model.dtype", &to_value(recipe.model.dtype)?, &mut settings);
     flatten("model.files", &digest_of_model(&recipe.model_dir()?)?.into(), &mut settings);
-    flatten("prompts", &to_value(&recipe.prompts)?, &mut settings);
-    flatten("prompts.file", &digest(&recipe.prompts)?.into(), &mut settings);
+    flatten("prompts", &to_value(prompts)?, &mut settings);
+    flatten("prompts.file", &digest(prompts)?.into(), &mut settings);
     flatten("generate", &to_value(generate)?, &mut settings);
     let summary = format!(
-        "{prompts}, block_size {}, at most {} new tokens each",
+        "{counted}, block_size {}, at most {} new tokens each",
         generate.block_size, generate.max_new_tokens
     );
     let outputs = vec![run.trajectories(round)];

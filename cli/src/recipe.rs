@@ -52,10 +52,12 @@ pub struct ModelSection {
     pub init: Init,
 }
 
-/// One round: what `[generate]` and `[train]` are in it.
+/// One round: what `[prompts]`, `[generate]` and `[train]` are in it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Round {
+    /// The prompts that its trajectories are made from.
+    pub prompts: PromptsConfig,
     /// How its trajectories are made.
     pub generate: GenerateConfig,
     /// How the model is trained on them.
@@ -137,8 +139,8 @@ impl Recipe {
     /// [`UsageError`] when it is of no use to any of them.
     pub fn lacks(&self) -> Result<Vec<String>, UsageError> {
         self.model_path()?;
-        let (train, eval) = (&self.prompts.path, &self.eval.prompts.path);
-        match (train.as_os_str().is_empty(), eval.as_os_str().is_empty() && self.eval.tasks.is_empty()) {
+        let no_prompts = self.rounds.iter().any(|round| round.prompts.path.as_os_str().is_empty());
+        match (no_prompts, self.eval.prompts.path.as_os_str().is_empty() && self.eval.tasks.is_empty()) {
             (true, true) => Err(UsageError(
                 "neither prompts.path nor eval.prompts.path is set: there is nothing to work on".into(),
             )),

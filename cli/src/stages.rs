@@ -43,7 +43,7 @@ pub fn generate_job<'a>(
         model_dir,
         dtype: recipe.model.dtype,
         device: device::choose(recipe.model.device)?,
-        prompts: &recipe.prompts,
+        prompts: &recipe.rounds[round - 1].prompts,
         output,
         config: &recipe.rounds[round - 1].generate,
         train: recipe.rounds[round - 1].train.pack(),

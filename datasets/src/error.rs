@@ -69,7 +69,11 @@ pub enum DatasetError {
     },
 
     /// `offset` and `limit` leave no row.
-    #[error("prompts.offset = {offset} and prompts.limit = {limit:?} select none of the {rows} rows of {}", path.display())]
+    #[error(
+        "prompts.offset = {offset} and prompts.limit = {} select none of the {rows} rows of {}",
+        limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string()),
+        path.display()
+    )]
     NoPromptsSelected {
         /// The file.
         path: PathBuf,

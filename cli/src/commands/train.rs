@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jacobi_datasets::Manifest;
+use jacobi_datasets::{Manifest, PromptsConfig};
 use jacobi_model::{Architecture, Compute};
 use jacobi_trainer::{Cluster, Scaling, TrainData, forecast};
 
 use crate::commands::generate::check_round;
 use crate::exit::UsageError;
 use crate::pipeline::model_of_round;
-use crate::recipe::{Recipe, RecipeArgs};
+use crate::recipe::{Recipe, RecipeArgs, Round};
 use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
 use crate::{device, launch, output, plan, stages, supervised};
@@ -71,7 +71,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let target = args.output.clone().unwrap_or_else(|| run.round(args.round));
     let shards = match &args.trajectories {
         Some(dir) => Some(dir.clone()),
-        None if recipe.prompts.response_column.is_some() => None,
+        None if recipe.rounds[args.round - 1].prompts.response_column.is_some() => None,
         None => Some(run.trajectories(args.round)),
     };
     if args.dry_run {
@@ -89,7 +89,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         let stage = stages::TrainStage {
             round: args.round,
             model_dir: &model,
-            data: data(&recipe, &model, shards.as_deref())?,
+            data: data(&recipe.rounds[args.round - 1].prompts, &model, shards.as_deref())?,
             output: &target,
             overwrite: args.overwrite,
             device,
@@ -104,10 +104,10 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn data(recipe: &Recipe, model: &Path, shards: Option<&Path>) -> anyhow::Result<TrainData> {
+fn data(prompts: &PromptsConfig, model: &Path, shards: Option<&Path>) -> anyhow::Result<TrainData> {
     Ok(match shards {
         Some(dir) => TrainData::Trajectories(dir.to_path_buf()),
-        None => supervised::load(&recipe.prompts, model)?,
+        None => supervised::load(prompts, model)?,
     })
 }
 
@@ -122,10 +122,10 @@ fn forecast_of(
         let text = describe(recipe, args.round, model, shards)?;
         return Ok(format!("{text}\nmemory and time are known once there are trajectories"));
     }
-    let train = &recipe.rounds[args.round - 1].train;
+    let Round { prompts, train, .. } = &recipe.rounds[args.round - 1];
     let (shape, from) = (Architecture::from_dir(model)?, model.display());
     let compute = Compute { dtype: recipe.model.dtype, device: device::choose(recipe.model.device)? };
-    let takes = forecast(&shape, compute, data(recipe, model, shards)?, train, recipe.seed)?;
+    let takes = forecast(&shape, compute, data(prompts, model, shards)?, train, recipe.seed)?;
     let mut text = format!("train {from} with a learning rate of {:e}\n{takes}", train.learning_rate);
     if let Some(cluster) = cluster(args)? {
         let kind = recipe.model.dtype.resolve(shape.stored_dtype.as_deref());
@@ -147,11 +147,11 @@ fn cluster(args: &TrainArgs) -> Result<Option<Cluster>, UsageError> {
 }
 
 fn describe(recipe: &Recipe, round: usize, model: &Path, shards: Option<&Path>) -> anyhow::Result<String> {
+    let Round { prompts, train, .. } = &recipe.rounds[round - 1];
     let (samples, origin) = match shards {
         Some(dir) => (Manifest::load(dir)?.map_or(0, |manifest| manifest.written), dir),
-        None => (plan::count(&recipe.prompts)?.usable, recipe.prompts.path.as_path()),
+        None => (plan::count(prompts)?.usable, prompts.path.as_path()),
     };
-    let train = &recipe.rounds[round - 1].train;
     Ok(format!(
         "train {} on {samples} samples of {}\n{} steps of {} samples, learning rate {:e}",
         model.display(),

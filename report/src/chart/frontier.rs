@@ -54,8 +54,11 @@ fn frontier(title: &str, places: &[Place]) -> Result<Chart, ReportError> {
             y: low..high,
             x_title: "tokens per second, decoding only",
             x_ticks: 8,
-            // The room above is for the numbers of points; nothing is more than all.
-            y_label: |share| if share > 1.0 + 1e-9 { String::new() } else { percent_of(share) },
+            // Room above is for the numbers of points, room below for their lower halves: neither is a share.
+            y_label: |share| match share {
+                -1e-9..1.000_000_001 => percent_of(share),
+                _ => String::new(),
+            },
         };
         let mut chart = plot(&upper, TOP, axes)?;
         let steps = unbeaten(places);
