@@ -11,7 +11,7 @@ use jacobi_model::{Dtype, MAX_SHARD_BYTES, load, save_model};
 use jacobi_report::{ModelCard, model_card};
 use serde_json::{Map, json};
 
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Round};
 use crate::run_dir::{RunDir, command_line, write_text};
 use crate::{environment, plan};
 
@@ -145,11 +145,9 @@ fn trial_of(row: &EvalRow) -> Trial {
 
 /// What the model was made from and with.
 fn provenance(recipe: &Recipe, run: &RunDir, base_dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
-    let mut rows = vec![
-        ("base model, BLAKE3 of its files".to_owned(), plan::digest_of_model(base_dir)?),
-        ("prompts".to_owned(), recipe.prompts.path.display().to_string()),
-    ];
-    for round in 1..=recipe.rounds.len() {
+    let mut rows = vec![("base model, BLAKE3 of its files".to_owned(), plan::digest_of_model(base_dir)?)];
+    for (round, Round { prompts, .. }) in (1..).zip(&recipe.rounds) {
+        rows.push((format!("round {round}: prompts"), prompts.path.display().to_string()));
         if let Some(manifest) = Manifest::load(&run.trajectories(round))? {
             let made = format!("{} trajectories of {} prompts", manifest.written, manifest.input);
             rows.push((format!("round {round}: trained on"), made));
