@@ -103,7 +103,7 @@ fn an_evaluation_goes_on_where_it_was_and_is_not_mixed_with_another() {
     };
     assert_eq!(eval(&[]).0, Some(0));
     let whole = results();
-    assert!(whole["results"]["sums"]["exact_match,none"].is_number(), "{whole}");
+    assert!(whole["results"]["jacobi_sums"]["exact_match,none"].is_number(), "{whole}");
     // Killed while it wrote the last line of the second prompt.
     let path = dir.join("report/samples.jsonl");
     let samples = fs_err::read_to_string(&path).unwrap();
@@ -124,6 +124,17 @@ fn an_evaluation_goes_on_where_it_was_and_is_not_mixed_with_another() {
     assert!(message.contains("max_new_tokens: was") && message.contains("--overwrite"), "{message}");
     assert_eq!(eval(&["--max-new-tokens", "5", "--overwrite"]).0, Some(0));
     assert_eq!(results()["rows"][0]["sittings"], 1);
+    // Another wording under the same version.
+    let task = fs_err::read_to_string(dir.join("sums.toml")).unwrap();
+    fs_err::write(dir.join("sums.toml"), task.replace("What is", "How much is")).unwrap();
+    let (code, message) = eval(&["--max-new-tokens", "5"]);
+    assert!(code == Some(2) && message.contains("eval.questions.sums.task: was"), "{message}");
+    // Results that another version wrote.
+    let text = fs_err::read_to_string(dir.join("report/results.json")).unwrap();
+    fs_err::write(dir.join("report/results.json"), text.replace("jacobi-eval/1", "jacobi-eval/0")).unwrap();
+    let output = jacobi(dir, &["report", "report"]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("its schema is \"jacobi-eval/0\""), "{message}");
 }
 
 #[test]
@@ -144,6 +155,17 @@ fn a_question_that_cannot_be_asked_is_named_and_stops_nothing() {
     assert!(message.contains("2 samples failed") && message.contains("long under ar"), "{message}");
     let report = fs_err::read_to_string(dir.join("report/report.md")).unwrap();
     assert!(report.contains("1 of base ar on sums"), "{report}");
+    // Beside rows that are no questions, and one that is there twice.
+    let questions =
+        "{\"id\": \"x\", \"q\": \"1?\", \"a\": 1}\n{oops\n{\"id\": \"x\", \"q\": \"2?\", \"a\": 2}\n";
+    fs_err::write(dir.join("sums.jsonl"), questions).unwrap();
+    let arguments = ["eval", "--model", "model", "--tasks", "sums.toml", "--overwrite", "-o", "report"];
+    let output = jacobi(dir, &arguments);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("1 of 3 rows of sums could not be read; the first, line 2"), "{message}");
+    let read = |name: &str| fs_err::read_to_string(dir.join("report").join(name)).unwrap();
+    assert!(read("report.md").contains("no samples: 1 of 3 rows of sums"), "{}", read("report.md"));
+    assert!(read("samples.jsonl").contains("\"sample_id\":\"x#2\""));
 }
 
 #[test]
@@ -159,7 +181,7 @@ fn evaluations_are_compared_if_they_are_alike() {
     eval("c", "5");
     let output = jacobi(dir, &["report", "a", "b", "-o", "both"]);
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(table.contains("\nbase a  ar ") && table.contains("\nbase b  ar "), "{table}");
+    assert!(table.contains("\na      ar ") && table.contains("\nb      ar "), "{table}");
     let page = fs_err::read_to_string(dir.join("both/report.html")).unwrap();
     assert!(page.contains("<h1>a, b on sums</h1>"));
 
@@ -187,7 +209,7 @@ fn reference_solutions_pass_their_own_tests_through_our_runner() {
     assert!(text.contains("humaneval: 164 of 164 right") && text.contains("mbpp: 50 of 50 right"), "{text}");
     let output = jacobi(directory.path(), &["tasks", "list"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("math500 1\n  follows evalchemy MATH500"), "{text}");
+    assert!(text.contains("math500 2\n  follows evalchemy MATH500"), "{text}");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::{Manifest, PromptsConfig, Rank, Responses, Trajectory, read_all};
 use jacobi_trajectory_gen::{
-    BatchSize, Choice, GenerateConfig, GenerateError, GenerateJob, OnDisagreement, OutOfRange, estimate,
-    generate, merge,
+    BatchSize, Choice, GenerateConfig, GenerateError, GenerateJob, GenerateProgress, OnDisagreement,
+    OutOfRange, estimate, generate, merge,
 };
 
 use crate::support::{job, prompt_file, random_words, scratch, tiny_model};
@@ -85,6 +85,22 @@ fn interrupted_generation_resumes_to_the_same_shards() {
     let before = fs_err::metadata(bench.path("parts/manifest.json")).unwrap().modified().unwrap();
     bench.run("parts").unwrap();
     assert_eq!(fs_err::metadata(bench.path("parts/manifest.json")).unwrap().modified().unwrap(), before);
+}
+
+#[test]
+fn progress_tells_tokens_and_iterations_of_what_is_done() {
+    let bench = Bench::new(3);
+    let (model, output) = (bench.path("model"), bench.path("t"));
+    let mut last = GenerateProgress::default();
+    let job = job(&model, &bench.prompts, &output, &bench.config);
+    generate(&job, &AtomicBool::new(false), &mut |now| last = *now).unwrap();
+    let rows = bench.rows("t");
+    let tokens: usize = rows.iter().map(|row| row.response_tokens.len()).sum();
+    // What each block took to its fixed point.
+    let states = rows.iter().flat_map(|row| &row.states);
+    let iterations: u32 = states.filter(|state| state.tail.is_empty()).map(|state| state.iteration).sum();
+    assert_eq!((last.done, last.tokens, last.iterations), (3, tokens, iterations as usize));
+    assert!(last.iterations > 0);
 }
 
 #[test]
@@ -176,6 +192,15 @@ fn a_file_without_a_usable_row_does_not_block_its_own_repair() {
 }
 
 #[test]
+fn what_other_settings_kept_out_is_asked_again() {
+    let mut bench = Bench::new(2);
+    (bench.config.max_new_tokens, bench.config.cut_responses) = (1, Choice::Drop);
+    bench.run("t").unwrap_err();
+    (bench.config.max_new_tokens, bench.config.cut_responses) = (2, Choice::Keep);
+    assert_eq!(counts(&bench.run("t").unwrap()), [2, 2, 0, 0]);
+}
+
+#[test]
 fn failures_in_a_row_end_the_run_and_what_was_finished_stays() {
     let mut bench = Bench::new(0);
     bench.config.max_consecutive_errors = 2;
@@ -252,6 +277,16 @@ fn out_of_range_can_end_the_run() {
     let message = bench.run("t").unwrap_err().to_string();
     for part in ["sample-0", "at most 5", "generate.prompts_out_of_range"] {
         assert!(message.contains(part), "{part:?} is missing: {message}");
+    }
+    // Next to nothing fits behind a prompt that fills the context.
+    bench.write_prompts(&[&line("long", &"many words ".repeat(400))]);
+    bench.config.prompts_out_of_range = OutOfRange::Truncate;
+    bench.config.responses_out_of_range = OutOfRange::Fail;
+    (bench.config.max_prompt_tokens, bench.config.min_response_tokens) = (1 << 20, 20);
+    let error = bench.run("short").unwrap_err();
+    assert!(error.is_usage());
+    for part in ["long", "at least 20", "generate.responses_out_of_range"] {
+        assert!(error.to_string().contains(part), "{part:?} is missing: {error}");
     }
 }
 
@@ -389,6 +424,7 @@ fn given_responses_are_taken_and_what_is_not_the_models_is_counted() {
     bench.config.on_disagreement = OnDisagreement::Drop;
     let manifest = run(&bench, "dropped").unwrap();
     assert_eq!((counts(&manifest), manifest.skipped_by["disagreement"]), ([5, 3, 1, 1], 1));
+    assert!(manifest.counts["disagreeing_blocks"] >= 1, "{:?}", manifest.counts);
     bench.config.on_disagreement = OnDisagreement::default();
     bench.config.max_new_tokens = 12;
     run(&bench, "too long").unwrap_err();

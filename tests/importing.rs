@@ -34,7 +34,10 @@ fn files(dir: &Path) -> [PathBuf; 2] {
     });
     let paths = [dir.join("recorded.json"), dir.join("packed.jsonl")];
     fs_err::write(&paths[0], recorded.to_string()).unwrap();
-    fs_err::write(&paths[1], format!("{packed}\n{{\"data_id\": \"broken\"}}\n")).unwrap();
+    let mut foreign = packed.clone();
+    (foreign["data_id"], foreign["complete_training_sequence_ids"][1]) = ("foreign".into(), 50_000.into());
+    let lines = format!("{packed}\n{{\"data_id\": \"broken\"}}\n{foreign}\n");
+    fs_err::write(&paths[1], lines).unwrap();
     paths
 }
 
@@ -43,7 +46,7 @@ fn reference_files_of_both_forms_become_shards_to_train_on() {
     let dir = scratch();
     let output = dir.path().join("t");
     let manifest = run(&files(dir.path()), &output, false).unwrap();
-    assert_eq!((manifest.input, manifest.written, manifest.failed, manifest.complete), (3, 2, 1, true));
+    assert_eq!((manifest.input, manifest.written, manifest.failed, manifest.complete), (4, 2, 2, true));
     let (metadata, rows) = read_all(&output).unwrap();
     assert_eq!((metadata.block_size, metadata.base_revision.as_str()), (4, "imported"));
     let names: Vec<&str> = rows.iter().map(|row| row.sample_id.as_str()).collect();
@@ -54,6 +57,7 @@ fn reference_files_of_both_forms_become_shards_to_train_on() {
     }
     let errors = fs_err::read_to_string(output.join("errors.jsonl")).unwrap();
     assert!(errors.contains("broken") && errors.contains("missing field"), "{errors}");
+    assert!(errors.contains("token id 50000 is not in the vocabulary"), "{errors}");
 }
 
 #[test]

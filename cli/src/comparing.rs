@@ -105,8 +105,8 @@ fn short_name(dir: &Path) -> String {
 }
 
 /// What may differ between evaluations that are compared: what is compared, and what decides no figure of it.
-const MAY_DIFFER: [&str; 6] =
-    ["seed", "eval.decoders", "eval.tuned", "eval.rank_prompts", "eval.warmup", "models."];
+const MAY_DIFFER: [&str; 7] =
+    ["seed", "jacobi", "eval.decoders", "eval.tuned", "eval.rank_prompts", "eval.warmup", "models."];
 
 /// In what the runs after the first differ from it that makes figures incomparable, a line each.
 pub fn differences(runs: &[MeasuredRun]) -> Vec<String> {
@@ -221,10 +221,15 @@ mod tests {
 
     #[test]
     fn what_is_compared_may_differ_and_nothing_else() {
-        let settings =
-            [("seed", "1"), ("models.1.name", "x"), ("machine.cpu", "a"), ("eval.prompts.path", "p")];
+        let settings = [
+            ("seed", "1"),
+            ("models.1.name", "x"),
+            ("machine.cpu", "a"),
+            ("eval.prompts.path", "p"),
+            ("jacobi", "1"),
+        ];
         let mut other = settings;
-        (other[0].1, other[1].1, other[3].1) = ("2", "y", "q");
+        (other[0].1, other[1].1, other[3].1, other[4].1) = ("2", "y", "q", "2");
         let like = [run("a", &settings, &["m"]), run("b", &other, &["m"])];
         assert!(differences(&like).is_empty());
         other[2].1 = "b";

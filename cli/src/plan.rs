@@ -149,12 +149,13 @@ fn question_settings(recipe: &Recipe) -> anyhow::Result<Settings> {
         let file = format!("eval.questions.{}", task.name);
         flatten(&file, &digest(&task.prompts)?.into(), &mut settings);
         flatten(&format!("{file}.version"), &to_value(task.version)?, &mut settings);
+        flatten(&format!("{file}.task"), &digest_of_task(&task)?.into(), &mut settings);
     }
     Ok(settings)
 }
 
-/// Everything that decides the samples of an evaluation, the machine included: figures of two machines are not of one
-/// evaluation.
+/// Everything that decides the samples of an evaluation, the machine and the version of jacobi included: figures of two
+/// machines, or of two versions, are not of one evaluation.
 ///
 /// # Errors
 /// A model directory or prompt file that cannot be read.
@@ -170,6 +171,7 @@ pub fn eval_settings(recipe: &Recipe, models: &[EvalModel]) -> anyhow::Result<Se
         flatten(&format!("{key}.files"), &digest_of_model(&model.dir)?.into(), &mut settings);
     }
     flatten("machine", &environment::machine(), &mut settings);
+    flatten("jacobi", &env!("CARGO_PKG_VERSION").into(), &mut settings);
     Ok(settings)
 }
 
@@ -237,6 +239,14 @@ fn digest(prompts: &PromptsConfig) -> anyhow::Result<String> {
     Ok(hasher.finalize().to_hex()[..16].to_owned())
 }
 
+/// The first 16 hex digits of the BLAKE3 of what a task says: who edits one may forget to raise its version. Where its
+/// questions lie is not part of it; what they are, [`digest`] says.
+fn digest_of_task(task: &Task) -> anyhow::Result<String> {
+    let prompts = PromptsConfig { path: PathBuf::new(), ..task.prompts.clone() };
+    let text = serde_json::to_string(&Task { prompts, ..task.clone() })?;
+    Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
+}
+
 /// One digest of all that a model directory says: shape, weights, tokenizer.
 ///
 /// # Errors
@@ -279,6 +289,29 @@ mod tests {
         {
             assert_eq!(bytes(count), expected);
         }
+    }
+
+    #[test]
+    fn a_task_digest_depends_on_all_that_a_task_says_but_where_its_questions_lie() {
+        let good = "name = \"sums\"\nversion = 1\nfollows = \"mine\"\nmax_new_tokens = 9\nextractor = { pattern = \"a\" }\n\
+                    scorer = \"text\"\n[prompts]\npath = \"a.jsonl\"\ntemplate = \"{{ q }}\"\nanswer_column = \"a\"\n";
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sums.toml");
+        let digest = |from: &str, to: &str| {
+            fs_err::write(&path, good.replace(from, to)).unwrap();
+            digest_of_task(&jacobi_eval::tasks::find(path.to_str().unwrap()).unwrap()).unwrap()
+        };
+        let mut seen = std::collections::BTreeSet::from([digest("", "")]);
+        let edits = [
+            ("{{ q }}", "{{ q }}?"),
+            ("pattern = \"a\"", "pattern = \"b\""),
+            ("\"text\"", "\"number\""),
+            ("= 9", "= 8"),
+        ];
+        for (from, to) in edits {
+            assert!(seen.insert(digest(from, to)), "{to}");
+        }
+        assert!(!seen.insert(digest("a.jsonl", "b.jsonl")));
     }
 
     #[test]

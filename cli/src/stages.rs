@@ -3,20 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context;
-use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Results};
+use anyhow::{Context, ensure};
+use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, RESULTS_SCHEMA, Results};
 use jacobi_datasets::{BadRow, Manifest, Rank, Responses};
-use jacobi_eval::{EvalJob, EvalModel, EvalProgress, evaluate, paired_tests};
+use jacobi_eval::{EvalJob, EvalModel, EvalOutcome, EvalProgress, evaluate, paired_tests};
 use jacobi_model::Device;
-use jacobi_report::{TrainingCurve, write_report};
+use jacobi_report::{ROWS_LEFT_OUT, TrainingCurve, write_report};
 use jacobi_trainer::{Evaluation, Init, Ranks, TrainData, TrainJob, TrainProgress};
 use jacobi_trajectory_gen::{ERRORS_FILE, GenerateJob};
+use serde_json::{Map, Value};
 
 use crate::exit::Interrupted;
 use crate::kept_eval::{KeptEval, Replace};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
-use crate::run_dir::command_line;
+use crate::run_dir::{DirLock, command_line};
 use crate::signals::Stop;
 use crate::{device, output, plan};
 
@@ -54,16 +55,19 @@ pub fn generate_job<'a>(
     })
 }
 
-/// Makes the trajectories of `job`.
+/// Makes the trajectories of `job`, and lets nobody else write where they go.
 ///
 /// # Errors
 /// Those of reading prompts and of generating; [`crate::exit::Interrupted`] when a signal asked to stop.
 pub fn generate(job: &GenerateJob, stop: &Stop) -> anyhow::Result<Manifest> {
+    let _lock = DirLock::take(&job.directory())?;
     let mut progress = Progress::new("generate");
-    let start = Instant::now();
+    // From the first report on: before it the model is loaded and the prompts are counted.
+    let mut start = None;
     let outcome = jacobi_trajectory_gen::generate(job, stop.flag(), &mut |now| {
-        let per_token = now.forwards as f64 / now.tokens.max(1) as f64;
-        let rate = now.tokens as f64 / start.elapsed().as_secs_f64();
+        let per_token = now.iterations as f64 / now.tokens.max(1) as f64;
+        let seconds = start.get_or_insert_with(Instant::now).elapsed().as_secs_f64();
+        let rate = now.tokens as f64 / seconds.max(f64::MIN_POSITIVE);
         let mut detail = format!("{rate:.0} tokens/s, {per_token:.2} iterations/token");
         if now.failed > 0 {
             detail += &format!(", {} failed", now.failed);
@@ -229,14 +233,14 @@ pub fn eval(recipe: &Recipe, options: EvalOptions, stop: &Stop) -> anyhow::Resul
     if outcome.interrupted {
         stop.check()?;
     }
-    say_left_out("eval", &outcome.bad_rows);
+    for line in outcome.left_out.iter().map(ToString::to_string).chain(outcome.warnings.iter().cloned()) {
+        output::status(&format!("eval: {line}"));
+    }
     say_failed(&outcome.samples);
-    let environment = crate::environment::describe();
-    let mut environment = environment.as_object().cloned().unwrap_or_default();
     if let Some(isolation) = outcome.isolation {
-        environment.insert("generated_programs_isolated_by".to_owned(), isolation.to_string().into());
         progress.say(&format!("generated programs were isolated by {isolation}"));
     }
+    let environment = environment_of(&outcome);
     let paired_tests = paired_tests(&outcome.samples);
     let settings = kept.settings().clone();
     let results =
@@ -245,6 +249,20 @@ pub fn eval(recipe: &Recipe, options: EvalOptions, stop: &Stop) -> anyhow::Resul
     kept.finish()?;
     progress.finish(&format!("report in {}", report.display()));
     Ok(results.rows)
+}
+
+/// The machine, and what of an evaluation no row says.
+fn environment_of(outcome: &EvalOutcome) -> Map<String, Value> {
+    let environment = crate::environment::describe();
+    let mut environment = environment.as_object().cloned().unwrap_or_default();
+    if let Some(isolation) = outcome.isolation {
+        environment.insert("generated_programs_isolated_by".to_owned(), isolation.to_string().into());
+    }
+    let left_out: Vec<String> = outcome.left_out.iter().map(ToString::to_string).collect();
+    if !left_out.is_empty() {
+        environment.insert(ROWS_LEFT_OUT.to_owned(), left_out.join(". ").into());
+    }
+    environment
 }
 
 fn describe_eval(now: &EvalProgress) -> String {
@@ -285,7 +303,15 @@ fn say_failed(samples: &[EvalSample]) {
 pub fn read_results(report: &Path) -> anyhow::Result<Results> {
     let path = report.join("results.json");
     let text = fs_err::read_to_string(&path)?;
-    serde_json::from_str(&text).with_context(|| format!("{} is not a jacobi-eval/1 file", path.display()))
+    let unusable = || format!("{} is not usable: measure again with --overwrite", path.display());
+    results_of(&text).with_context(unusable)
+}
+
+fn results_of(text: &str) -> anyhow::Result<Results> {
+    let value: Value = serde_json::from_str(text)?;
+    let schema = &value["schema"];
+    ensure!(schema == RESULTS_SCHEMA, "its schema is {schema}, not \"{RESULTS_SCHEMA}\"");
+    Ok(serde_json::from_value(value)?)
 }
 
 /// Says which rows of a prompt file could not be used.
@@ -295,5 +321,44 @@ pub fn say_left_out(verb: &str, bad_rows: &[BadRow]) {
         output::status(&format!(
             "{verb}: {count} malformed prompts left out; the first, line {line}: {reason}"
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jacobi_eval::LeftOut;
+
+    use super::*;
+
+    #[test]
+    fn results_of_another_schema_are_refused() {
+        let results = Results::new("jacobi eval".to_owned(), Map::new(), Vec::new());
+        let text = serde_json::to_string(&results).unwrap();
+        assert_eq!(results_of(&text).unwrap(), results);
+        let rows = [
+            (text.replace("eval/1", "eval/2"), "its schema is \"jacobi-eval/2\", not \"jacobi-eval/1\""),
+            (text.replace("schema", "scheme"), "its schema is null"),
+            ("[]".to_owned(), "its schema is null"),
+            (text.replace("rows", "lines"), "missing field `rows`"),
+            (String::new(), "EOF"),
+        ];
+        for (text, part) in rows {
+            let message = results_of(&text).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::write(dir.path().join("results.json"), "{}").unwrap();
+        let message = read_results(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("results.json is not usable"), "{message}");
+    }
+
+    #[test]
+    fn rows_that_could_not_be_read_are_in_the_environment() {
+        let bad_rows = vec![BadRow { line: 7, reason: "it has no column q".to_owned() }];
+        let left_out = LeftOut { task: "sums".to_owned(), rows: 9, bad_rows };
+        let environment = environment_of(&EvalOutcome { left_out: vec![left_out], ..EvalOutcome::default() });
+        let expected = "1 of 9 rows of sums could not be read; the first, line 7: it has no column q";
+        assert_eq!(environment[ROWS_LEFT_OUT], expected);
+        assert!(!environment_of(&EvalOutcome::default()).contains_key(ROWS_LEFT_OUT));
     }
 }

@@ -266,7 +266,7 @@ pub enum DatasetError {
     },
 
     /// A file whose content is not what was written.
-    #[error("{} has changed since it was written (digest {found}, recorded {expected}): delete it and run `jacobi generate` again, which makes its rows anew", path.display())]
+    #[error("{} has changed since it was written (digest {found}, recorded {expected}): delete it and run `jacobi generate` again, which makes its rows anew (what was imported, import again)", path.display())]
     Digest {
         /// The file.
         path: PathBuf,

@@ -53,6 +53,15 @@ pub enum RankError {
         /// What it holds.
         value: String,
     },
+    /// One task of a Slurm array that was queued alone: what it was to be a part of, nobody knows any more.
+    #[error(
+        "SLURM_ARRAY_TASK_ID is {id} and SLURM_ARRAY_TASK_COUNT is 1: a task queued again by itself is told which part it \
+         makes by --rank {id} and --world-size with the number of tasks the array had"
+    )]
+    LoneTask {
+        /// Its number.
+        id: usize,
+    },
     /// A rank that the job does not have.
     #[error("rank {rank} of {world_size}: ranks are counted from 0, there are {world_size}")]
     OutOfRange {
@@ -78,10 +87,11 @@ impl Rank {
 
     /// What the environment says: `RANK` and `WORLD_SIZE` as torchrun sets them, or else the task of a Slurm step of several;
     /// `SLURM_ARRAY_TASK_ID` and `SLURM_ARRAY_TASK_COUNT` (with `_MIN` and `_STEP` where the array does not count 0, 1, 2, ..).
-    /// An array of jobs of several processes has the product. `None` when none of them is set.
+    /// An array of jobs of several processes has the product. `None` when none of them is set, or where there is but one
+    /// process.
     ///
     /// # Errors
-    /// [`RankError`] for half a pair and for what is no number.
+    /// [`RankError`] for half a pair, for what is no number, and for a single task that is not the first.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, RankError> {
         let variables = Variables(&variable);
         let job = match variables.pair("RANK", "WORLD_SIZE")? {
@@ -91,13 +101,16 @@ impl Rank {
         let array = variables.pair("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")?;
         let first = variables.number("SLURM_ARRAY_TASK_MIN")?.unwrap_or(0);
         let step = variables.number("SLURM_ARRAY_TASK_STEP")?.unwrap_or(1).max(1);
+        if let Some((id @ 1.., 1)) = array {
+            return Err(RankError::LoneTask { id });
+        }
         let array = array.map(|(id, count)| (id.saturating_sub(first) / step, count));
         let (rank, world_size) = match (array, job) {
             (None, None) => return Ok(None),
             (Some(only), None) | (None, Some(only)) => only,
             (Some((task, tasks)), Some((rank, ranks))) => (task * ranks + rank, tasks * ranks),
         };
-        Self::new(rank, world_size).map(Some)
+        Self::new(rank, world_size).map(|rank| Some(rank).filter(|_| world_size > 1))
     }
 
     /// Whether a prompt of this content belongs to this rank: equal prompts always meet in one, so that a duplicate is
@@ -255,8 +268,18 @@ mod tests {
     fn the_environment_of_torchrun_and_slurm_is_understood_and_half_of_it_refused() {
         let rank = |rank, world_size| Ok(Some(Rank { rank, world_size }));
         type Expected = Result<Option<Rank>, RankError>;
-        let rows: [(&[(&str, &str)], Expected); 11] = [
+        let rows: [(&[(&str, &str)], Expected); 14] = [
             (&[], Ok(None)),
+            (&[("RANK", "0"), ("WORLD_SIZE", "1")], Ok(None)),
+            (&[("SLURM_ARRAY_TASK_ID", "0"), ("SLURM_ARRAY_TASK_COUNT", "1")], Ok(None)),
+            (
+                &[
+                    ("SLURM_ARRAY_TASK_ID", "5"),
+                    ("SLURM_ARRAY_TASK_COUNT", "1"),
+                    ("SLURM_ARRAY_TASK_MIN", "5"),
+                ],
+                Err(RankError::LoneTask { id: 5 }),
+            ),
             (&[("RANK", "1"), ("WORLD_SIZE", "4")], rank(1, 4)),
             (&[("SLURM_ARRAY_TASK_ID", "2"), ("SLURM_ARRAY_TASK_COUNT", "3")], rank(2, 3)),
             (

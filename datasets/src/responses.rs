@@ -42,6 +42,8 @@ pub struct Matching<'a> {
 struct Entry {
     given: Given,
     finish: Option<String>,
+    /// It says by tokens or messages what it answers: its id alone does not make it the answer to anything else.
+    says_prompt: bool,
 }
 
 #[derive(Debug)]
@@ -114,6 +116,7 @@ impl Responses {
         if let Some(hash) = find(&["messages"]).and_then(crate::prompts::hash_of_messages) {
             names.push(Name::Messages(hash));
         }
+        let says_prompt = !names.is_empty();
         names.extend(find(&["prompt"]).and_then(Value::as_str).map(|text| Name::PromptText(text.to_owned())));
         names.extend(find(IDS).and_then(text_of).map(Name::Id));
         if names.is_empty() {
@@ -122,7 +125,7 @@ impl Responses {
         for name in names {
             self.names.entry(name).or_default().push(self.entries.len());
         }
-        self.entries.push(Entry { given, finish });
+        self.entries.push(Entry { given, finish, says_prompt });
         Ok(())
     }
 }
@@ -146,14 +149,20 @@ impl Matching<'_> {
         ];
         names.extend(tokenizer.render_chat(&prompt.messages, true).ok().map(Name::PromptText));
         names.push(Name::Id(prompt.id.clone()));
+        let path = self.responses.path.display();
         for name in names {
             let known = self.responses.names.get(&name).into_iter().flatten();
-            if let Some(&index) = known.into_iter().find(|&&index| !self.taken[index]) {
-                self.taken[index] = true;
-                return tokens_of(&self.responses.entries[index], tokenizer);
+            let Some(&index) = known.into_iter().find(|&&index| !self.taken[index]) else { continue };
+            let entry = &self.responses.entries[index];
+            if entry.says_prompt && matches!(name, Name::Id(_)) {
+                return Err(format!(
+                    "the response under its id in {path} says that it answers another prompt"
+                ));
             }
+            self.taken[index] = true;
+            return tokens_of(entry, tokenizer);
         }
-        Err(format!("{} has no response to it", self.responses.path.display()))
+        Err(format!("{path} has no response to it"))
     }
 }
 

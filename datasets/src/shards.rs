@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::error::DatasetError;
-use crate::schema::manifest::{Manifest, ShardEntry, shard_file_name};
+use crate::schema::manifest::{MANIFEST_FILE, Manifest, ShardEntry, shard_file_name};
 use crate::schema::trajectory::{
     ShardDigest, Trajectory, TrajectoryMetadata, join_shards, read_prompts_of_shard, write_shard,
 };
@@ -18,14 +18,14 @@ const PART: &str = "part-";
 const UNNAMED: &str = "shard-";
 const NAMED: &str = "trajectories-";
 
-/// What became of the prompts that gave no row, and what was counted over those that did: saved with every change.
+/// What became of the prompts that gave no row, and what was counted over the answers: saved with every change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Prompts left out, by rule.
     pub skipped_by: BTreeMap<String, usize>,
     /// Prompts that could not be read or answered.
     pub failed: usize,
-    /// Over the rows written, by name.
+    /// Over the answers, by name.
     pub counts: BTreeMap<String, usize>,
 }
 
@@ -109,7 +109,7 @@ impl ShardWriter {
     /// # Errors
     /// `Io`.
     pub fn discard(dir: &Path) -> Result<(), DatasetError> {
-        let manifest = dir.join(crate::schema::manifest::MANIFEST_FILE);
+        let manifest = dir.join(MANIFEST_FILE);
         // First: without it, no one takes what is left for a whole.
         for path in std::iter::once(manifest).chain(our_files(dir)?.into_iter().map(|name| dir.join(name))) {
             match fs_err::remove_file(&path) {
@@ -266,6 +266,16 @@ fn entry(file: String, digest: ShardDigest) -> ShardEntry {
     ShardEntry { file, rows: digest.rows, bytes: digest.bytes, blake3: digest.blake3 }
 }
 
+/// Whether a writer of shards gives this name. Other programs name parts too (`part-00000-UUID.snappy.parquet`).
+fn is_shard(name: &str) -> bool {
+    let Some(stem) = name.strip_suffix(".parquet") else { return false };
+    let number = |text: &str| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    match stem.strip_prefix(NAMED) {
+        Some(numbers) => numbers.split_once("-of-").is_some_and(|(index, of)| number(index) && number(of)),
+        None => [PART, UNNAMED].iter().any(|kind| stem.strip_prefix(kind).is_some_and(number)),
+    }
+}
+
 /// A second name for a file; a copy where the file system has no links.
 pub(crate) fn link(from: &Path, to: &Path) -> std::io::Result<()> {
     match fs_err::remove_file(to) {
@@ -281,9 +291,10 @@ pub(crate) fn link(from: &Path, to: &Path) -> std::io::Result<()> {
 
 /// Names in `dir` that only a writer of shards gives: shards, parts, and temporary files of one that died.
 fn our_files(dir: &Path) -> Result<Vec<String>, DatasetError> {
-    let ours = |name: &String| {
-        let shard = [PART, UNNAMED, NAMED].iter().any(|kind| name.starts_with(kind));
-        (shard && name.ends_with(".parquet")) || (name.starts_with('.') && name.ends_with(".tmp"))
+    let ours = |name: &String| match name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")) {
+        // `.NAME.RANDOM.tmp`
+        Some(torn) => torn.rsplit_once('.').is_some_and(|(name, _)| is_shard(name) || name == MANIFEST_FILE),
+        None => is_shard(name),
     };
     if !dir.is_dir() {
         return Ok(Vec::new());

@@ -77,7 +77,7 @@ pub struct Room {
     pub slots: usize,
     /// Tokens each of them has room for: prompt, response, and the rows of a pass over its end.
     pub capacity: usize,
-    /// Rows of a pass to aim at. One with a longer prompt is wider, and so is one with more responses that grow.
+    /// Rows of a pass to aim at. One with a long prompt in it is wider, and so is one with more responses that grow.
     pub rows: usize,
 }
 

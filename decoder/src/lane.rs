@@ -47,15 +47,17 @@ impl Part {
     pub(crate) const ALL: [Self; 3] = [Self::Answer, Self::Blocks, Self::Opening];
 }
 
-/// Rows that a pass still has room for. Who comes first always finds room.
+/// Rows that a pass still has room for. Who comes first always finds room, and so does the first prompt: a lane that waits
+/// for rows that nobody else wants may wait for long, and one prompt can have more rows than a pass.
 pub(crate) struct Space {
     rows: usize,
     left: usize,
+    opened: bool,
 }
 
 impl Space {
     pub(crate) fn new(rows: usize) -> Self {
-        Self { rows, left: rows }
+        Self { rows, left: rows, opened: false }
     }
 
     fn holds(&self, rows: usize) -> bool {
@@ -170,7 +172,8 @@ impl Lane {
             }
             (Part::Opening, Stage::Opening) => {
                 let (rows, first_output) = self.sequence.opening();
-                if space.holds(rows.len()) {
+                if space.holds(rows.len()) || !space.opened {
+                    space.opened = true;
                     space.take(rows.len());
                     turn.end = Some(End::Opening { rows, first_output });
                 }

@@ -217,6 +217,22 @@ fn a_batch_can_be_broken_off() {
 }
 
 #[test]
+fn prompts_longer_than_a_pass_do_not_wait_for_each_others_responses() {
+    let model = Scripted { vocabulary: 9, context: 64, seed: 3, memory: 1 };
+    let stop = StopRules { max_new_tokens: 10, eos_token_ids: vec![] };
+    let settings = Settings::greedy(Strategy::Autoregressive, stop);
+    let room = Room { slots: 3, capacity: settings.capacity(&model, 20), rows: 8 };
+    let mut requests = vec![Request::new(vec![1; 20], settings); 3].into_iter().enumerate();
+    let mut passes = 0;
+    generate_batch(&model, &mut requests, room, &mut |event| {
+        passes += usize::from(matches!(event, BatchEvent::Forward(_)));
+        ControlFlow::Continue(())
+    });
+    // A prompt in each of the first three, whose last gives the first token of a response; nine more tokens after it.
+    assert_eq!(passes, 3 + 9);
+}
+
+#[test]
 fn eos_ends_the_response_at_every_offset_of_a_block() {
     // memory 0: the next token depends on the position alone, so a draft converges in one pass.
     let model = Scripted { vocabulary: 50, context: 64, seed: 3, memory: 0 };

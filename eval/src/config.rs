@@ -305,7 +305,7 @@ mod tests {
             let measured = config.measured().unwrap().into_iter();
             measured.map(|task| (task.name, task.version, task.max_new_tokens)).collect()
         };
-        let (math, school) = (("math500".into(), Some(1), Some(2048)), ("gsm8k".into(), Some(1), Some(512)));
+        let (math, school) = (("math500".into(), Some(2), Some(2048)), ("gsm8k".into(), Some(2), Some(512)));
         assert_eq!(names(&config), [math.clone(), school]);
         assert_eq!(config.measured().unwrap()[1].prompts.limit, Some(3));
         config.prompts.path = "own.jsonl".into();

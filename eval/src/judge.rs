@@ -8,7 +8,7 @@ use jacobi_datasets::BadRow;
 
 use crate::config::SandboxConfig;
 use crate::questions::{self, Question};
-use crate::sandbox::{Ended, Isolation, Sandbox};
+use crate::sandbox::{Ended, Isolation, Sandbox, SandboxError};
 use crate::tasks::{Scorer, Task, test_program};
 use crate::{EvalError, TaskConfig};
 
@@ -17,7 +17,7 @@ use crate::{EvalError, TaskConfig};
 pub(crate) struct Verdict {
     /// The answer read from it.
     pub(crate) answer: Option<String>,
-    /// Whether it is right; `None` if the task does not score or its program could not be run.
+    /// Whether it is right; `None` if the task does not score.
     pub(crate) correct: Option<bool>,
     /// Why a program did not pass.
     pub(crate) failure: Option<String>,
@@ -47,38 +47,45 @@ impl Judge {
         self.sandbox.as_ref().map(Sandbox::isolation)
     }
 
-    pub(crate) fn verdict(&self, task: &Task, expected: Option<&String>, response: &str) -> Verdict {
+    /// The verdict on a response.
+    ///
+    /// # Errors
+    /// [`SandboxError::Warden`]: its program could not be run, which says nothing about it. It may be asked again.
+    pub(crate) fn verdict(
+        &self,
+        task: &Task,
+        expected: Option<&String>,
+        response: &str,
+    ) -> Result<Verdict, SandboxError> {
         let answer = task.extract(response);
         let (Scorer::Python, Some(tests)) = (task.scorer, expected) else {
             let correct = expected.map(|expected| answer.as_ref() == Some(expected));
-            return Verdict { answer, correct, failure: None };
+            return Ok(Verdict { answer, correct, failure: None });
         };
         let Some(code) = &answer else {
             let failure = Some("there is no code in it".to_owned());
-            return Verdict { answer, correct: Some(false), failure };
+            return Ok(Verdict { answer, correct: Some(false), failure });
         };
         let key = test_program(tests, code, "");
         if let Some(known) = self.known.borrow().get(&key) {
-            return known.clone();
+            return Ok(known.clone());
         }
-        let verdict = Verdict { answer: answer.clone(), ..self.run(tests, code) };
+        let verdict = Verdict { answer: answer.clone(), ..self.run(tests, code)? };
         self.known.borrow_mut().insert(key, verdict.clone());
-        verdict
+        Ok(verdict)
     }
 
-    /// A program has passed when it says so in a word it cannot know, so that an early exit is none.
-    fn run(&self, tests: &str, code: &str) -> Verdict {
+    /// A program has passed when it says so in a random word, so that an early exit is none. The word stands in the program:
+    /// who looks for it there can say it too.
+    fn run(&self, tests: &str, code: &str) -> Result<Verdict, SandboxError> {
         let sandbox = self.sandbox.as_ref().expect("it is opened for tasks that run programs");
         let passed = format!("passed-{:016x}", RandomState::new().hash_one(code));
-        let judged = |correct, failure| Verdict { answer: None, correct, failure };
-        match sandbox.run(&test_program(tests, code, &passed)) {
-            Ok(Ended::Well { output }) if output.lines().any(|line| line == passed) => {
-                judged(Some(true), None)
-            }
-            Ok(Ended::Well { .. }) => judged(Some(false), Some("it ended before its tests did".to_owned())),
-            Ok(Ended::Badly { why }) => judged(Some(false), Some(why)),
-            Err(error) => judged(None, Some(error.to_string())),
-        }
+        let judged = |right, failure| Verdict { answer: None, correct: Some(right), failure };
+        Ok(match sandbox.run(&test_program(tests, code, &passed))? {
+            Ended::Well { output } if output.lines().any(|line| line == passed) => judged(true, None),
+            Ended::Well { .. } => judged(false, Some("it ended before its tests did".to_owned())),
+            Ended::Badly { why } => judged(false, Some(why)),
+        })
     }
 }
 
@@ -114,16 +121,52 @@ pub fn check_task(
         TaskCheck { judged: 0, right: 0, wrong: Vec::new(), bad_rows, isolation: judge.isolation() };
     for (done, Question { prompt, expected }) in questions.iter().enumerate() {
         if let Some(response) = prompt.response.as_ref().filter(|_| task.scores()) {
-            let verdict = judge.verdict(&task, expected.as_ref(), response);
             check.judged += 1;
-            if verdict.correct == Some(true) {
-                check.right += 1;
-            } else {
-                let compared = || format!("{:?} is not {:?}", verdict.answer, expected);
-                check.wrong.push((prompt.id.clone(), verdict.failure.clone().unwrap_or_else(compared)));
+            let why = match judge.verdict(&task, expected.as_ref(), response) {
+                Ok(Verdict { correct: Some(true), .. }) => None,
+                Ok(Verdict { failure: Some(why), .. }) => Some(why),
+                Ok(Verdict { answer, .. }) => Some(format!("{answer:?} is not {expected:?}")),
+                Err(error) => Some(error.to_string()),
+            };
+            match why {
+                None => check.right += 1,
+                Some(why) => check.wrong.push((prompt.id.clone(), why)),
             }
         }
         progress(done + 1, questions.len());
     }
     if check.judged == 0 { Err(EvalError::NoReference { task: task.name }) } else { Ok(check) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+
+    use super::*;
+    use crate::tasks::find;
+
+    #[test]
+    fn a_sandbox_that_fails_says_nothing_about_a_program_and_is_asked_again() {
+        let asked =
+            Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
+        let real = String::from_utf8(asked.stdout).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let python = dir.path().join("python3");
+        symlink(real.trim(), &python).unwrap();
+        let config = SandboxConfig {
+            python: python.clone(),
+            allow_unsafe_execution: true,
+            ..SandboxConfig::default()
+        };
+        let task = find("mbpp").unwrap();
+        let judge = Judge::open([&task].into_iter(), &config).unwrap();
+        let judged =
+            || judge.verdict(&task, Some(&"@answer@\nassert f() == 1".to_owned()), "def f(): return 1");
+        fs_err::remove_file(&python).unwrap();
+        let message = judged().unwrap_err().to_string();
+        assert!(message.contains("the sandbox failed"), "{message}");
+        symlink(real.trim(), &python).unwrap();
+        assert_eq!(judged().unwrap().correct, Some(true));
+    }
 }

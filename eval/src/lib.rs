@@ -39,6 +39,7 @@ pub use decoders::{DecoderConfig, DecoderName, FillerName, WindowName};
 pub use error::EvalError;
 pub use journal::read_samples;
 pub use judge::{TaskCheck, check_task};
+pub use opening::LeftOut;
 pub use paired::paired_tests;
 pub use run::{EvalJob, EvalOutcome, EvalProgress, evaluate};
 pub use running::Running;

@@ -1,5 +1,6 @@
 //! What an evaluation reads before it measures: questions, models, and the questions in a model's tokens.
 
+use std::fmt;
 use std::slice::from_ref;
 
 use jacobi_datasets::{BadRow, Tokenizer};
@@ -23,15 +24,37 @@ impl QuestionSet {
     }
 }
 
-/// The questions of every task. Malformed rows come back apart.
-pub(crate) fn read_questions(config: &EvalConfig) -> Result<(Vec<QuestionSet>, Vec<BadRow>), EvalError> {
-    let (mut sets, mut bad_rows) = (Vec::new(), Vec::new());
+/// What of a task's file is no question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Name of the task.
+    pub task: String,
+    /// Rows of the file, as far as it was asked for.
+    pub rows: usize,
+    /// Those of them that could not be read; at least one.
+    pub bad_rows: Vec<BadRow>,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { task, rows, bad_rows } = self;
+        write!(f, "{} of {rows} rows of {task} could not be read", bad_rows.len())?;
+        bad_rows.first().map_or(Ok(()), |bad| write!(f, "; the first, line {}: {}", bad.line, bad.reason))
+    }
+}
+
+/// The questions of every task. What malformed rows there are comes back apart.
+pub(crate) fn read_questions(config: &EvalConfig) -> Result<(Vec<QuestionSet>, Vec<LeftOut>), EvalError> {
+    let (mut sets, mut left_out) = (Vec::new(), Vec::new());
     for task in config.measured()? {
-        let (questions, bad) = questions::read(&task)?;
-        bad_rows.extend(bad);
+        let (questions, bad_rows) = questions::read(&task)?;
+        if !bad_rows.is_empty() {
+            let rows = questions.len() + bad_rows.len();
+            left_out.push(LeftOut { task: task.name.clone(), rows, bad_rows });
+        }
         sets.push(QuestionSet { task, questions });
     }
-    Ok((sets, bad_rows))
+    Ok((sets, left_out))
 }
 
 /// The token ids of a question, or why the model cannot be asked it.

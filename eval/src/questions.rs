@@ -1,5 +1,7 @@
 //! Prompts with what the task expects of them.
 
+use std::collections::HashMap;
+
 use jacobi_datasets::{BadRow, Prompt, read_prompts};
 
 use crate::EvalError;
@@ -30,7 +32,22 @@ pub(crate) fn read(task: &Task) -> Result<(Vec<Question>, Vec<BadRow>), EvalErro
             reason: first.reason.clone(),
         });
     }
+    distinguish(&mut prompts);
     Ok((with_answers(prompts, task)?, bad_rows))
+}
+
+/// Makes the second `a` an `a#2`: a question may stand in a file twice, and samples are known by its id, where an evaluation
+/// is resumed and where answers are held against each other.
+fn distinguish(prompts: &mut [Prompt]) {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for prompt in prompts {
+        let id = prompt.id.clone();
+        while let Some(times) = seen.get_mut(&prompt.id) {
+            *times += 1;
+            prompt.id = format!("{id}#{times}");
+        }
+        seen.insert(prompt.id.clone(), 1);
+    }
 }
 
 /// Every prompt has tokens, and room for a response.
@@ -104,6 +121,17 @@ mod tests {
     }
 
     #[test]
+    fn questions_of_one_id_are_told_apart() {
+        let distinct = |ids: &[&str]| {
+            let mut prompts: Vec<Prompt> = ids.iter().map(|id| prompt(id, None)).collect();
+            distinguish(&mut prompts);
+            prompts.into_iter().map(|prompt| prompt.id).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(distinct(&["a", "b", "a", "a", "b"]), "a b a#2 a#3 b#2");
+        assert_eq!(distinct(&["a#2", "a", "a", "a#2"]), "a#2 a a#3 a#2#4");
+    }
+
+    #[test]
     fn a_task_that_does_not_score_needs_no_answer() {
         let prompts = vec![prompt("a", None), prompt("b", Some("many"))];
         let questions = with_answers(prompts, &find("none").unwrap()).unwrap();
@@ -116,11 +144,12 @@ mod tests {
         let path = dir.path().join("p.jsonl");
         let mut task = find("none").unwrap();
         task.prompts = PromptsConfig { path: path.clone(), ..PromptsConfig::default() };
-        fs_err::write(&path, "{\"prompt\": \"hi\"}\n{oops\n").unwrap();
+        fs_err::write(&path, "{\"prompt\": \"hi\"}\n{oops\n{\"prompt\": \"hi\"}\n").unwrap();
         let (questions, bad) = read(&task).unwrap();
-        assert_eq!((questions.len(), bad.len(), bad[0].line), (1, 1, 2));
+        assert_eq!((questions.len(), bad.len(), bad[0].line), (2, 1, 2));
+        assert_ne!(questions[0].prompt.id, questions[1].prompt.id);
 
-        task.prompts.offset = 1;
+        (task.prompts.offset, task.prompts.limit) = (1, Some(1));
         let message = read(&task).unwrap_err().to_string();
         assert!(message.contains("no usable prompt") && message.contains("line 2"), "{message}");
     }

@@ -4,7 +4,7 @@ use jacobi_datasets::schema::eval_row::{EvalSample, EvalWidth};
 use jacobi_decoder::{DecodeStats, Generation, WidthStats};
 
 use crate::divergence::first_divergence;
-use crate::run::{Answered, Bench, Passes};
+use crate::run::{Answered, Bench, Passes, guarded};
 use crate::tasks::Scorer;
 
 impl Bench<'_> {
@@ -13,14 +13,15 @@ impl Bench<'_> {
         let reference = answers[0].as_ref().ok().map(|(generation, _)| generation.tokens.as_slice());
         let sample = |(turn, answer): (usize, &Answered)| {
             let reference = reference.filter(|_| turn > 0);
-            let sample = match answer {
-                Ok(run) => self.sample(index, turn, run, reference),
-                Err(reason) => EvalSample {
-                    error: Some(reason.clone()),
-                    correct: self.questions[index].expected.as_ref().map(|_| false),
-                    ..self.blank(index, turn)
-                },
-            };
+            let judged = answer
+                .as_ref()
+                .map_err(Clone::clone)
+                .and_then(|run| guarded(|| self.sample(index, turn, run, reference)).unwrap_or_else(Err));
+            let sample = judged.unwrap_or_else(|reason| EvalSample {
+                error: Some(reason),
+                correct: self.questions[index].expected.as_ref().map(|_| false),
+                ..self.blank(index, turn)
+            });
             EvalSample { sitting, ..sample }
         };
         answers.iter().enumerate().map(sample).collect()
@@ -39,21 +40,22 @@ impl Bench<'_> {
             prompt: question.prompt.messages.last().map_or_else(String::new, |m| m.content.clone()),
             prompt_tokens: self.prompts[index].as_ref().map_or(0, Vec::len),
             expected: question.expected.clone().filter(|_| self.task.scorer != Scorer::Python),
-            memory_floor: (turn == 0).then_some(self.floor),
+            memory_floor: self.floor.filter(|_| turn == 0),
             ..EvalSample::default()
         }
     }
 
-    /// `reference` is the autoregressive response, or `None` for that itself.
+    /// `reference` is the autoregressive response, or `None` for that itself. An error if it cannot be judged.
     fn sample(
         &self,
         index: usize,
         turn: usize,
         (generation, passes): &(Generation, Passes),
         reference: Option<&[u32]>,
-    ) -> EvalSample {
+    ) -> Result<EvalSample, String> {
         let text = (self.decode)(&generation.tokens);
         let verdict = self.judge.verdict(self.task, self.questions[index].expected.as_ref(), &text);
+        let verdict = verdict.map_err(|error| error.to_string())?;
         let diverges = reference.and_then(|reference| first_divergence(&generation.tokens, reference));
         let DecodeStats { forwards, prefill_seconds, decode_seconds, ref acceptance, .. } = generation.stats;
         let width = |(&rows, width): (&usize, &WidthStats)| EvalWidth {
@@ -62,7 +64,7 @@ impl Bench<'_> {
             seconds: width.seconds,
         };
         let sources = generation.stats.accepted_from.iter();
-        EvalSample {
+        Ok(EvalSample {
             response_tokens: generation.tokens.len(),
             response_ids: generation.tokens.clone(),
             pieces: reference.map_or_else(Vec::new, |_| self.pieces(&generation.tokens, &text, passes)),
@@ -80,7 +82,7 @@ impl Bench<'_> {
             accepted_from: sources.map(|(source, &tokens)| (source.as_str().to_owned(), tokens)).collect(),
             widths: generation.stats.widths.iter().map(width).collect(),
             ..self.blank(index, turn)
-        }
+        })
     }
 
     /// `text` cut where each pass ended, the prefill being the first. A pass that ends inside a character leaves that

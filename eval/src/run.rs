@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use jacobi_datasets::BadRow;
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
 use jacobi_datasets::schema::eval_statistics::MemoryFloor;
 use jacobi_decoder::{Generation, StopRules, generate};
@@ -16,7 +15,7 @@ use crate::divergence::gap;
 use crate::floor::memory_floor;
 use crate::journal::Journal;
 use crate::judge::Judge;
-use crate::opening::{OpenModel, Tokens, open_model, read_questions};
+use crate::opening::{LeftOut, OpenModel, Tokens, open_model, read_questions};
 use crate::questions::Question;
 use crate::ranks::count_rejections;
 use crate::running::Running;
@@ -71,14 +70,16 @@ pub struct EvalProgress<'a> {
 }
 
 /// What an evaluation found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct EvalOutcome {
     /// One row per model, task and decoder, in this order, autoregressive first.
     pub rows: Vec<EvalRow>,
     /// Every sample: by model, then task, then decoder, then prompt.
     pub samples: Vec<EvalSample>,
-    /// Malformed rows of the prompt files, left out.
-    pub bad_rows: Vec<BadRow>,
+    /// Malformed rows of the prompt files, by task.
+    pub left_out: Vec<LeftOut>,
+    /// Figures that could not be had, each with its reason; all others are there.
+    pub warnings: Vec<String>,
     /// What isolated generated programs, where a task has any.
     pub isolation: Option<Isolation>,
     /// Whether the stop flag ended it early. The rows then hold the prompts that every decoder had finished.
@@ -101,7 +102,7 @@ pub fn evaluate(
     let no_stop = StopRules { max_new_tokens: 1, eos_token_ids: Vec::new() };
     let decoders = |model| Ok(job.config.contenders_of(model, job.seed, &no_stop)?.len());
     let decoders: Vec<usize> = job.models.iter().map(decoders).collect::<Result<_, EvalError>>()?;
-    let (sets, bad_rows) = read_questions(job.config)?;
+    let (sets, left_out) = read_questions(job.config)?;
     let mut journal = Journal::open(job.samples)?;
     let judge = Judge::open(sets.iter().map(|set| &set.task), &job.config.sandbox)?;
     // The first is measured at once; a flaw of the others must not wait until it was.
@@ -111,10 +112,13 @@ pub fn evaluate(
     let questions: usize = sets.iter().map(|set| set.questions.len()).sum();
     let total = questions * decoders.iter().sum::<usize>();
     let mut done = 0;
-    let mut outcome = EvalOutcome { isolation: judge.isolation(), ..EvalOutcome::new(bad_rows) };
+    let mut outcome = EvalOutcome { isolation: judge.isolation(), left_out, ..EvalOutcome::default() };
     for (model, decoders) in job.models.iter().zip(&decoders) {
         let OpenModel { tokenizer, transformer, prompts } = open_model(model, job.compute(), &sets)?;
-        let floor = memory_floor(&transformer);
+        let floor = guarded(|| memory_floor(&transformer));
+        let missed =
+            |reason: String| outcome.warnings.push(format!("no memory floor of {}: {reason}", model.name));
+        let floor = floor.map_err(missed).ok();
         for (set, prompts) in sets.iter().zip(prompts) {
             let stop_rules = set.stop_rules(tokenizer.eos_token_ids());
             let bench = Bench {
@@ -144,16 +148,13 @@ pub fn evaluate(
 }
 
 impl EvalOutcome {
-    fn new(bad_rows: Vec<BadRow>) -> Self {
-        Self { rows: Vec::new(), samples: Vec::new(), bad_rows, isolation: None, interrupted: false }
-    }
-
     fn add(&mut self, measured: Measured, task: &Task, dtype: &str, seed: u64) {
         for (samples, rejection_ranks) in measured.samples.iter().zip(measured.ranks) {
             let row = score::row(samples, &measured.samples[0], dtype, seed);
             self.rows.extend(row.map(|row| EvalRow { task_version: task.version, rejection_ranks, ..row }));
         }
         self.samples.extend(measured.samples.into_iter().flatten());
+        self.warnings.extend(measured.warnings);
         self.interrupted = measured.interrupted;
     }
 }
@@ -170,7 +171,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) prompts: Vec<Tokens>,
     /// Autoregressive first.
     pub(crate) contenders: &'a [Contender],
-    pub(crate) floor: MemoryFloor,
+    /// If it could be measured.
+    pub(crate) floor: Option<MemoryFloor>,
 }
 
 /// What was found, by decoder.
@@ -179,6 +181,8 @@ struct Measured {
     samples: Vec<Vec<EvalSample>>,
     /// As [`EvalRow::rejection_ranks`].
     ranks: Vec<Vec<usize>>,
+    /// As [`EvalOutcome::warnings`].
+    warnings: Vec<String>,
     interrupted: bool,
 }
 
@@ -187,6 +191,15 @@ pub(crate) type Passes = Vec<usize>;
 
 /// A response, or why there is none.
 pub(crate) type Answered = Result<(Generation, Passes), String>;
+
+/// What `work` gives, or what it panicked with: an error of one sample or of one figure is no reason to lose all others,
+/// whatever libtorch makes of it.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+    })
+}
 
 impl Bench<'_> {
     /// Takes from the journal what is there, and measures and appends what is not.
@@ -199,7 +212,8 @@ impl Bench<'_> {
     ) -> Result<Measured, EvalError> {
         let decoders = self.contenders.len();
         let samples = (0..decoders).map(|_| Vec::with_capacity(self.prompts.len())).collect();
-        let mut measured = Measured { samples, ranks: vec![Vec::new(); decoders], interrupted: false };
+        let ranks = vec![Vec::new(); decoders];
+        let mut measured = Measured { samples, ranks, warnings: Vec::new(), interrupted: false };
         let mut running = vec![Running::default(); decoders];
         let mut is_warm = false;
         for index in 0..self.prompts.len() {
@@ -270,18 +284,11 @@ impl Bench<'_> {
         answers.into_iter().collect()
     }
 
-    /// A response; an error of one is no reason to lose all others, whatever libtorch makes of it.
     fn generate(&self, prompt: &[u32], contender: &Contender) -> Answered {
         let mut passes = Passes::new();
         let observe = &mut |pass: &jacobi_decoder::Pass| passes.push(pass.tokens.len());
-        let run = AssertUnwindSafe(|| generate(self.language_model, prompt, &contender.settings, observe));
-        match catch_unwind(run) {
-            Ok(generation) => Ok((generation, passes)),
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                Err(text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned())
-            }
-        }
+        let generation = guarded(|| generate(self.language_model, prompt, &contender.settings, observe))?;
+        Ok((generation, passes))
     }
 
     fn progress(&self, so_far: &Running, turn: usize, done: usize, response: &Answered) -> EvalProgress<'_> {
@@ -298,8 +305,10 @@ impl Bench<'_> {
         }
     }
 
-    /// Adds the logit gaps of all divergences; afterwards, so that no timed run has them for a neighbour.
+    /// Adds the logit gaps of all divergences; afterwards, so that no timed run has them for a neighbour. One that cannot be
+    /// had is left out, and the first of them is named.
     fn weigh_divergences(&self, measured: &mut Measured, stop: &AtomicBool) {
+        let mut failures = Vec::new();
         let [autoregressive, others @ ..] = &mut measured.samples[..] else { return };
         for samples in others {
             for ((sample, reference), prompt) in samples.iter_mut().zip(&*autoregressive).zip(&self.prompts) {
@@ -309,13 +318,20 @@ impl Bench<'_> {
                 }
                 if let (Some(_), Ok(prompt)) = (sample.first_divergence, prompt) {
                     let (tokens, reference) = (&sample.response_ids, &reference.response_ids);
-                    sample.divergence_gap = gap(self.language_model, prompt, tokens, reference);
+                    let gap = guarded(|| gap(self.language_model, prompt, tokens, reference));
+                    let missed = |reason: String| failures.push(format!("{}: {reason}", sample.sample_id));
+                    sample.divergence_gap = gap.map_err(missed).ok().flatten();
                 }
             }
         }
+        if let Some(first) = failures.first() {
+            let (count, name) = (failures.len(), &self.model.name);
+            measured.warnings.push(format!("{count} logit gaps of {name} are left out; the first, {first}"));
+        }
     }
 
-    /// Adds what the first `count` prompts say about the rejected drafts of each decoder that drafts; untimed, too.
+    /// Adds what the first `count` prompts say about the rejected drafts of each decoder that drafts; untimed, too. A decoder
+    /// that one of them is too much for has none.
     fn rank_rejections(&self, count: usize, measured: &mut Measured, stop: &AtomicBool) {
         for ((contender, ranks), samples) in
             self.contenders.iter().zip(&mut measured.ranks).zip(&measured.samples).skip(1)
@@ -325,8 +341,13 @@ impl Bench<'_> {
                     measured.interrupted = true;
                     return;
                 }
-                if let (Ok(prompt), None) = (prompt, &sample.error) {
-                    count_rejections(self.language_model, prompt, &contender.settings, ranks);
+                let (Ok(prompt), None) = (prompt, &sample.error) else { continue };
+                let add = || count_rejections(self.language_model, prompt, &contender.settings, ranks);
+                if let Err(reason) = guarded(add) {
+                    let (name, decoder) = (&self.model.name, contender.name.as_str());
+                    measured.warnings.push(format!("no ranks of {name} under {decoder}: {reason}"));
+                    ranks.clear();
+                    break;
                 }
             }
         }

@@ -121,7 +121,7 @@ fn with_bench<T>(model: &Counting, check: impl FnOnce(&Bench) -> T) -> T {
         judge: &Judge::open(std::iter::empty(), &crate::SandboxConfig::default()).unwrap(),
         questions: &[question("a", Some("1008")), question("b", Some("7"))],
         prompts: vec![Ok(vec![1; 3]), Ok(vec![2; 12])],
-        floor: MemoryFloor { weight_bytes: 1, copy_bytes_per_second: 100.0, tokens_per_second: 100.0 },
+        floor: Some(MemoryFloor { weight_bytes: 1, copy_bytes_per_second: 100.0, tokens_per_second: 100.0 }),
         contenders: &config.contenders(5, &stop).unwrap(),
     })
 }
@@ -315,6 +315,43 @@ fn an_error_of_one_sample_is_counted_and_named_and_stops_nothing() {
     let [ar, jacobi] = &rows(&measured)[..] else { panic!("two rows") };
     assert_eq!((ar.failed, jacobi.failed, ar.accuracy, ar.tokens), (1, 1, Some(0.5), 5));
     assert_eq!(measured.samples[0][1].error.as_deref(), Some("no room"));
+}
+
+#[test]
+fn a_response_that_cannot_be_judged_is_an_error_of_its_sample() {
+    let go = AtomicBool::new(false);
+    // The last token of a.
+    let broken =
+        |ids: &[u32]| if ids.ends_with(&[1008]) { panic!("no text of {ids:?}") } else { decode(ids) };
+    let measured = with_bench(&counting(), |bench| {
+        measure(&Bench { decode: &broken, prompts: bench.prompts.clone(), ..*bench }, 0, &go, &mut |_| ())
+    });
+    let [ar, jacobi] = &rows(&measured)[..] else { panic!("two rows") };
+    assert_eq!((ar.failed, jacobi.failed, jacobi.accuracy, jacobi.tokens), (1, 1, Some(0.0), 8));
+    let error = measured.samples[1][0].error.as_deref().unwrap();
+    assert!(error.contains("no text of [1003"), "{error}");
+}
+
+#[test]
+fn an_analysis_that_fails_leaves_out_its_figure_and_says_so() {
+    let model = Counting { flips: Some(4), ..counting() };
+    let go = AtomicBool::new(false);
+    let mut measured = with_bench(&model, |bench| measure(bench, 0, &go, &mut |_| ()));
+    // The prefill of a.
+    let broken = Counting { panics_at: Some((0, 3)), ..counting() };
+    with_bench(&broken, |bench| {
+        bench.weigh_divergences(&mut measured, &go);
+        bench.rank_rejections(8, &mut measured, &go);
+    });
+    assert_eq!((measured.samples[1][0].divergence_gap, measured.ranks[1].len()), (None, 0));
+    assert_eq!(
+        measured.warnings,
+        [
+            "1 logit gaps of m are left out; the first, a: no memory for 3 rows",
+            "no ranks of m under jacobi: no memory for 3 rows"
+        ]
+    );
+    assert!(!measured.interrupted && rows(&measured)[1].exact_match_ar == Some(0.5));
 }
 
 #[test]

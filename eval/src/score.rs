@@ -31,6 +31,7 @@ pub fn row(samples: &[EvalSample], autoregressive: &[EvalSample], dtype: &str, s
         accuracy: ratio(right as f64, scored.len() as f64),
         accuracy_interval: wilson(right, scored.len()),
         failed: samples.iter().filter(|sample| sample.error.is_some()).count(),
+        stopped_by_length: samples.iter().filter(|sample| is_cut(sample)).count(),
         sittings: samples.iter().map(|sample| sample.sitting).collect::<BTreeSet<_>>().len(),
         ..answers(&own, &reference, seed)
     };
@@ -62,7 +63,6 @@ fn answers(samples: &[EvalSample], autoregressive: &[EvalSample], seed: u64) -> 
         forwards: samples.iter().map(|sample| sample.forwards).sum(),
         decode_seconds: sum(samples, |s| s.decode_seconds),
         prefill_seconds: sum(samples, |s| s.prefill_seconds),
-        stopped_by_length: samples.iter().filter(|s| s.finish_reason == FinishReason::Length).count(),
         accepted_from: sources(samples),
         widths: widths(samples),
         acceptance: acceptance(samples),
@@ -75,6 +75,10 @@ fn answers(samples: &[EvalSample], autoregressive: &[EvalSample], seed: u64) -> 
         memory_floor: memory_floor(samples),
         ..EvalRow::default()
     }
+}
+
+fn is_cut(sample: &EvalSample) -> bool {
+    sample.error.is_none() && sample.finish_reason == FinishReason::Length
 }
 
 /// Most tokens of a run that repeats itself, how often it follows itself, and the tokens that makes at least.
@@ -237,6 +241,10 @@ mod tests {
         let mut jacobi =
             [judged(sample("jacobi", 21, 5, 0.5), true), judged(sample("jacobi", 1, 0, 9.0), false)];
         (jacobi[1].error, jacobi[1].matches_ar) = (Some("out of memory".to_owned()), None);
+        let mut ar = ar;
+        ar[1].finish_reason = FinishReason::Length;
+        // Cut at the limit is a figure of all samples of a decoder, whatever became of the others.
+        assert_eq!(super::row(&ar, &jacobi, "float32", 1).unwrap().stopped_by_length, 1);
         let row = super::row(&jacobi, &ar, "float32", 1).unwrap();
         assert_eq!((row.samples, row.failed, row.accuracy), (2, 1, Some(0.5)));
         assert_eq!((row.tpf, row.speedup_over_ar, row.exact_match_ar), (Some(4.0), Some(4.0), Some(1.0)));

@@ -7,8 +7,11 @@ use crate::chart::Chart;
 use crate::figures::{Compared, Figure};
 use crate::metrics::TrainingCurve;
 use crate::samples::{Pair, pairs};
-use crate::table::tasks;
+use crate::table::{model_label, tasks};
 use crate::text::{markdown_cell, number, times};
+
+/// What the environment of results calls the rows of question files that could not be read.
+pub const ROWS_LEFT_OUT: &str = "question_rows_left_out";
 
 /// Measurements with what is drawn and chosen from them.
 pub(crate) struct Content<'a> {
@@ -52,6 +55,13 @@ impl<'a> Content<'a> {
     /// The headline figures of each task, with its name where there are several.
     pub(crate) fn headlines(&self) -> impl Iterator<Item = (Option<&'a str>, Vec<Figure>)> {
         headlines(&self.compared)
+    }
+
+    /// As [`method`], and what of the question files was not measured.
+    pub(crate) fn method(&self) -> Vec<String> {
+        let left_out = self.results.environment.get(ROWS_LEFT_OUT).and_then(Value::as_str);
+        let sentence = |left_out| format!("Rows of the question files that are no samples: {left_out}.");
+        method(&self.results.rows).into_iter().chain(left_out.map(sentence)).collect()
     }
 
     /// The environment.
@@ -114,7 +124,7 @@ pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
     ];
     sentences.extend(sittings(rows));
     sentences.extend(failed(rows));
-    for floor in rows.iter().filter_map(floor) {
+    for floor in rows.iter().filter_map(|row| floor(row, rows)) {
         if !sentences.contains(&floor) {
             sentences.push(floor);
         }
@@ -150,7 +160,7 @@ fn sittings(rows: &[EvalRow]) -> Option<String> {
 /// What could not be measured.
 fn failed(rows: &[EvalRow]) -> Option<String> {
     let of = |row: &EvalRow| {
-        let label = format!("{} {} on {}", row.model_role.as_str(), row.decoder_label(), row.task);
+        let label = format!("{} {} on {}", model_label(row, rows), row.decoder_label(), row.task);
         (row.failed > 0).then(|| format!("{} of {label}", row.failed))
     };
     let failed: Vec<String> = rows.iter().filter_map(of).collect();
@@ -164,12 +174,12 @@ fn failed(rows: &[EvalRow]) -> Option<String> {
 }
 
 /// How good the baseline is.
-fn floor(row: &EvalRow) -> Option<String> {
+fn floor(row: &EvalRow, rows: &[EvalRow]) -> Option<String> {
     let (floor, over) = (row.memory_floor?, row.over_floor()?);
     Some(format!(
         "The ar loop of the {} model takes {} the memory floor: {:.0} MB of weights read once per token at {} GB/s, the \
          copy bandwidth measured in the same process, would be {} tokens/s.",
-        row.model_role.as_str(),
+        model_label(row, rows),
         times(Some(over)),
         floor.weight_bytes as f64 / 1e6,
         number(Some(floor.copy_bytes_per_second / 1e9)),
@@ -217,6 +227,15 @@ mod tests {
             text.contains("up to 3 sittings") && text.contains(": 2 of trained jacobi n=16 on gsm8k."),
             "{text}"
         );
+    }
+
+    #[test]
+    fn rows_that_could_not_be_read_are_said() {
+        let mut results = results();
+        let said = |results: &Results| Content::of(results, &[], &[], [&[], &[]]).method().join("\n");
+        assert!(!said(&results).contains("no samples"));
+        results.environment.insert(ROWS_LEFT_OUT.to_owned(), "1 of 9 rows of sums".into());
+        assert!(said(&results).ends_with("that are no samples: 1 of 9 rows of sums."), "{}", said(&results));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use jacobi_datasets::schema::eval_row::EvalSample;
 
 use crate::chart::Chart;
-use crate::content::{Content, method};
+use crate::content::Content;
 use crate::details::details;
 use crate::figures::Figure;
 use crate::metrics::TrainingCurve;
@@ -43,7 +43,7 @@ pub(crate) fn render(content: &Content) -> String {
     if !content.pairs.is_empty() {
         body += &section("Samples", &sample_pairs(&content.pairs));
     }
-    body += &section("What was measured", &list(method(rows)));
+    body += &section("What was measured", &list(content.method()));
     let details: String = details(content.results).iter().map(statistic).collect();
     if !details.is_empty() {
         body += &section("In detail", &details);

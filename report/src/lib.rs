@@ -25,6 +25,7 @@ mod tune;
 mod write;
 
 pub use comparison::{ComparisonRow, comparison_table};
+pub use content::ROWS_LEFT_OUT;
 pub use error::ReportError;
 pub use metrics::{EvaluationPoint, TrainingCurve, TrainingPoint};
 pub use model_card::{ModelCard, model_card};

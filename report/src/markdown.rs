@@ -1,7 +1,7 @@
 //! `report.md`: for a terminal, a pull request, a wiki.
 
 use crate::chart::Chart;
-use crate::content::{Content, figure_list, method};
+use crate::content::{Content, figure_list};
 use crate::details::details;
 use crate::metrics::TrainingCurve;
 use crate::passes::{Statistic, statistics};
@@ -26,7 +26,7 @@ pub(crate) fn render(content: &Content) -> String {
     }
     text += &format!("\n## Results\n\n{}\n", Table::results(rows).markdown());
     text += "## What was measured\n\n";
-    for sentence in method(rows) {
+    for sentence in content.method() {
         text += &format!("- {sentence}\n");
     }
     text += "\n";

@@ -14,14 +14,24 @@ pub(crate) struct Table {
 }
 
 /// The result table for a terminal: aligned, no colour, a newline at the end of each line.
+/// There the speedup has its 95 % interval beside it, which the other forms give in detail.
 pub fn terminal_table(rows: &[EvalRow]) -> String {
-    Table::results(rows).terminal()
+    Table::with_speedup(rows, "speedup, 95 %", speedup_and_interval).terminal()
+}
+
+fn speedup_and_interval(row: &EvalRow) -> String {
+    let speedup = times(row.speedup_over_ar);
+    row.speedup_interval.map_or(speedup.clone(), |of| format!("{speedup}, {:.2}–{:.2}", of.low, of.high))
 }
 
 impl Table {
     /// What the project exists for: speed and quality of each decoder. Where outputs may differ, how near a tie it was.
     pub(crate) fn results(rows: &[EvalRow]) -> Self {
-        let mut header = vec!["TPF", "tokens/s", "speedup over ar", "accuracy", "exact match"];
+        Self::with_speedup(rows, "speedup over ar", |row| times(row.speedup_over_ar))
+    }
+
+    fn with_speedup(rows: &[EvalRow], heading: &str, speedup: fn(&EvalRow) -> String) -> Self {
+        let mut header = vec!["TPF", "tokens/s", heading, "accuracy", "exact match"];
         let diverging = rows.iter().any(EvalRow::may_diverge);
         if diverging {
             header.push("divergence gap");
@@ -30,7 +40,7 @@ impl Table {
             let mut cells = vec![
                 number(row.tpf),
                 number(row.tps),
-                times(row.speedup_over_ar),
+                speedup(row),
                 percent(row.accuracy),
                 percent(row.exact_match_ar),
             ];
@@ -176,12 +186,20 @@ pub(crate) fn tasks<'a>(rows: impl IntoIterator<Item = &'a EvalRow>) -> Vec<&'a 
     tasks
 }
 
-/// The role, with the name where two models share a role.
+/// The role, with the name where two models share a role; the name alone where all do, since nothing was trained from
+/// another then.
 pub(crate) fn model_label<'a>(row: &EvalRow, rows: impl IntoIterator<Item = &'a EvalRow>) -> String {
     let role = row.model_role.as_str();
-    let is_shared = |other: &EvalRow| other.model_role == row.model_role && other.model != row.model;
-    let shared = rows.into_iter().any(is_shared);
-    if shared { format!("{role} {}", row.model) } else { role.to_owned() }
+    let (mut is_shared, mut is_only) = (false, true);
+    for other in rows {
+        is_shared |= other.model_role == row.model_role && other.model != row.model;
+        is_only &= other.model_role == row.model_role;
+    }
+    match (is_shared, is_only) {
+        (false, _) => role.to_owned(),
+        (true, false) => format!("{role} {}", row.model),
+        (true, true) => row.model.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -192,14 +210,15 @@ mod tests {
     #[test]
     fn terminal_table_is_aligned() {
         let expected = "\
-model    decoder       TPF  tokens/s  speedup over ar  accuracy  exact match        divergence gap
-───────  ───────────  ────  ────────  ───────────────  ────────  ───────────  ────────────────────
-base     ar           1.00      41.2            1.00x    93.8 %            –                     –
-base     jacobi n=16  1.08      40.0            0.97x    93.8 %        100 %                     –
-trained  ar           1.00      41.0            1.00x    92.2 %            –                     –
-trained  jacobi n=16  2.71      95.2            2.32x    92.2 %       98.4 %  0.031, at most 0.031
+model    decoder       TPF  tokens/s     speedup, 95 %  accuracy  exact match        divergence gap
+───────  ───────────  ────  ────────  ────────────────  ────────  ───────────  ────────────────────
+base     ar           1.00      41.2             1.00x    93.8 %            –                     –
+base     jacobi n=16  1.08      40.0  0.97x, 0.00–1.00    93.8 %        100 %                     –
+trained  ar           1.00      41.0             1.00x    92.2 %            –                     –
+trained  jacobi n=16  2.71      95.2  2.32x, 2.00–3.00    92.2 %       98.4 %  0.031, at most 0.031
 ";
         assert_eq!(terminal_table(&rows()), expected);
+        assert!(expected.lines().all(|line| line.chars().count() <= 100));
     }
 
     #[test]
@@ -266,6 +285,10 @@ trained  jacobi n=16  2.71      95.2            2.32x    92.2 %       98.4 %  0.
         rows[1].model = "other".to_owned();
         assert_eq!(model_label(&rows[0], &rows), "base tiny");
         assert_eq!(model_label(&rows[2], &rows), "trained");
+        assert_eq!(
+            (model_label(&rows[0], &rows[..2]), model_label(&rows[1], &rows[..2])),
+            ("tiny".into(), "other".into())
+        );
     }
 
     #[test]

@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(names, expected);
         let text = fs_err::read_to_string(report.join("results.json")).unwrap();
         assert_eq!(serde_json::from_str::<Results>(&text).unwrap(), results());
-        assert!(text.contains("\n  \"results\": {\n    \"gsm8k\": {\n"), "{text}");
+        assert!(text.contains("\n  \"results\": {\n    \"jacobi_gsm8k\": {\n"), "{text}");
         let text = fs_err::read_to_string(report.join("samples.jsonl")).unwrap();
         let read: Vec<EvalSample> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(read, samples());

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use jacobi_datasets::{PackedSample, Rng, Trajectory, pack, read_all};
+use jacobi_model::Architecture;
 
 use crate::{TrainConfig, TrainError};
 
@@ -40,13 +41,14 @@ pub(crate) struct Dataset {
 }
 
 impl Dataset {
-    /// `context`: the longest text that the model computes.
+    /// Rows for a model of this architecture.
     pub(crate) fn open(
         data: TrainData,
         config: &TrainConfig,
         seed: u64,
-        context: usize,
+        model: &Architecture,
     ) -> Result<Self, TrainError> {
+        let context = model.context_length() as usize;
         let (mut rows, block_size, origin) = match data {
             TrainData::Trajectories(dir) => {
                 let (metadata, rows) = read_all(&dir)?;
@@ -55,6 +57,7 @@ impl Dataset {
             }
             TrainData::Samples { rows, origin } => (rows, None, origin),
         };
+        check_vocabulary(&rows, model.vocab_size as u32, &origin)?;
         let read = rows.len();
         rows.retain(|row| packed_length(row) <= config.max_length && text_length(row) <= context);
         let (kept, skipped) = (rows.len(), read - rows.len());
@@ -125,6 +128,19 @@ fn hold_out(rows: &mut Vec<Trajectory>, count: usize, seed: u64) -> Vec<Trajecto
     });
     *rows = kept;
     held_out
+}
+
+/// A token beyond the embeddings would end the process where they are looked up.
+fn check_vocabulary(rows: &[Trajectory], vocabulary: u32, origin: &str) -> Result<(), TrainError> {
+    for row in rows {
+        let tails = row.states.iter().flat_map(|state| &state.tail);
+        let mut tokens = row.prompt_tokens.iter().chain(&row.response_tokens).chain(tails);
+        if let Some(&id) = tokens.find(|&&id| id >= vocabulary) {
+            let (origin, sample_id) = (origin.to_owned(), row.sample_id.clone());
+            return Err(TrainError::ForeignToken { origin, sample_id, id, vocabulary });
+        }
+    }
+    Ok(())
 }
 
 /// Tokens of prompt and response.

@@ -54,6 +54,21 @@ pub enum TrainError {
         /// The limit of prompt and response.
         context: usize,
     },
+    /// Rows of another tokenizer.
+    #[error(
+        "sample {sample_id} in {origin} has the token id {id}, and the model's vocabulary ends before {vocabulary}: it was \
+         made with another tokenizer; train the model it was made with"
+    )]
+    ForeignToken {
+        /// Where it came from.
+        origin: String,
+        /// The sample.
+        sample_id: String,
+        /// The token.
+        id: u32,
+        /// `vocab_size` of config.json.
+        vocabulary: u32,
+    },
     /// Nothing to learn from but what is not to be learned from.
     #[error(
         "all {rows} usable rows in {origin} are held out for evaluation: train.eval_samples = {held_out}; lower it, or \

@@ -175,7 +175,7 @@ pub fn forecast(
     seed: u64,
 ) -> Result<Forecast, TrainError> {
     config.validate()?;
-    let mut dataset = Dataset::open(data, config, seed, shape.context_length() as usize)?;
+    let mut dataset = Dataset::open(data, config, seed, shape)?;
     let Compute { dtype, device } = compute.into();
     let kind = dtype.resolve(shape.stored_dtype.as_deref());
     let epoch = dataset.len().div_ceil(config.batch_size);

@@ -164,8 +164,7 @@ impl<'a> Run<'a> {
             TeacherModel::Own => None,
             TeacherModel::Base => Some(initial_model(&job)?.0),
         };
-        let context = model.architecture().context_length() as usize;
-        let mut dataset = Dataset::open(job.data, job.config, job.seed, context)?;
+        let mut dataset = Dataset::open(job.data, job.config, job.seed, model.architecture())?;
         let held_out = held_out(&mut dataset, job.model_dir, job.config, job.seed)?;
         let mut identity = job.config.objective();
         identity.extend([

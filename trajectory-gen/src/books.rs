@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use jacobi_datasets::{ShardWriter, Tally, Tokenizer, Trajectory};
 
-use crate::config::GenerateConfig;
+use crate::config::{GenerateConfig, OutOfRange};
 use crate::engine::Made;
 use crate::filters::{self, Rule};
 use crate::intake::{Candidate, Judged};
@@ -104,6 +104,7 @@ impl<'a> Books<'a> {
     /// Books a prompt whose given response is not the model's in so many blocks.
     pub(crate) fn refuse(&mut self, number: usize, blocks: usize) -> ControlFlow<()> {
         let asked = self.asked.remove(&number).expect("the engine answers what it was asked, once");
+        self.count_disagreeing(blocks);
         let reason = format!("the given response is not the model's in {blocks} blocks");
         let rejected = Rejected::skipped(Rule::Disagreement, asked.sample_id, reason, Some(asked.key));
         let outcome = self.reject(rejected);
@@ -124,11 +125,13 @@ impl<'a> Books<'a> {
         let Made { response_tokens, finish_reason, states, disagreeing_blocks } = made;
         let text = || self.tokenizer.decode(&response_tokens);
         if let Some((rule, reason)) = filters::refuse(self.config, &response_tokens, finish_reason, text) {
+            if rule == Rule::ResponseTooShort && self.config.responses_out_of_range == OutOfRange::Fail {
+                let (sample_id, setting) = (asked.sample_id, "responses_out_of_range");
+                return Err(GenerateError::OutOfRange { sample_id, reason, setting });
+            }
             return self.reject(Rejected::skipped(rule, asked.sample_id, reason, Some(asked.key)));
         }
-        if disagreeing_blocks > 0 {
-            *self.tally.counts.entry("disagreeing_blocks".to_owned()).or_default() += disagreeing_blocks;
-        }
+        self.count_disagreeing(disagreeing_blocks);
         self.rows.push(Trajectory {
             sample_id: asked.sample_id,
             prompt_tokens: asked.prompt,
@@ -169,6 +172,12 @@ impl<'a> Books<'a> {
             reason: rejected.reason,
             errors: self.ledger.path().to_path_buf(),
         })
+    }
+
+    fn count_disagreeing(&mut self, blocks: usize) {
+        if blocks > 0 {
+            *self.tally.counts.entry("disagreeing_blocks".to_owned()).or_default() += blocks;
+        }
     }
 
     fn count_skipped(&mut self, rule: &str) {

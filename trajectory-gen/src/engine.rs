@@ -49,15 +49,13 @@ pub(crate) struct Made {
     pub(crate) disagreeing_blocks: usize,
 }
 
-/// How far the engine is, all samples so far together.
+/// What the samples that are done came to, all together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct EngineProgress {
-    /// Response tokens of the samples that are done.
+    /// Response tokens.
     pub(crate) tokens: usize,
-    /// Forward passes.
-    pub(crate) forwards: usize,
-    /// Rows of those.
-    pub(crate) rows: usize,
+    /// Jacobi iterations of the blocks, up to the last recorded state of each.
+    pub(crate) iterations: usize,
 }
 
 /// What the engine tells while it works.
@@ -83,16 +81,13 @@ pub(crate) fn make(
     let mut requests = samples.map(|(key, sample)| (key, request(settings, sample)));
     generate_batch(model, &mut requests, settings.room, &mut |event| match event {
         BatchEvent::Pass(..) => ControlFlow::Continue(()),
-        BatchEvent::Forward(rows) => {
-            progress.forwards += 1;
-            progress.rows += rows;
-            hear(progress, Event::Forward)
-        }
+        BatchEvent::Forward(_) => hear(progress, Event::Forward),
         BatchEvent::Done(key, Answer::Refused { disagreeing_blocks }) => {
             hear(progress, Event::Refused(key, disagreeing_blocks))
         }
         BatchEvent::Done(key, Answer::Response(Response { generation, states, disagreeing_blocks })) => {
             progress.tokens += generation.tokens.len();
+            progress.iterations += iterations(&states);
             let (response_tokens, finish_reason) = (generation.tokens, generation.finish_reason);
             hear(
                 progress,
@@ -100,6 +95,12 @@ pub(crate) fn make(
             )
         }
     });
+}
+
+/// What the blocks of `states` took together, in order of block, then iteration.
+fn iterations(states: &[State]) -> usize {
+    let blocks = states.chunk_by(|one, next| one.block == next.block);
+    blocks.filter_map(|block| block.last()).map(|last| last.iteration as usize).sum()
 }
 
 fn request(settings: &EngineSettings, sample: Sample) -> Request {

@@ -136,6 +136,9 @@ impl GenerateError {
             Self::Setting { .. }
             | Self::Range { .. }
             | Self::Mismatch { .. }
+            | Self::Number { .. }
+            | Self::NoSchedule
+            | Self::OutOfRange { .. }
             | Self::OutputTaken { .. }
             | Self::ForeignRows { .. } => true,
             Self::Data(error) => matches!(error, DatasetError::StrayShards { .. }),

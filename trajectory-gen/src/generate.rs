@@ -73,10 +73,10 @@ pub struct GenerateProgress {
     pub failed: usize,
     /// Prompts that a rule left out.
     pub skipped: usize,
-    /// Response tokens of this run.
+    /// Response tokens of this run's answers.
     pub tokens: usize,
-    /// Decode forwards of this run.
-    pub forwards: usize,
+    /// Jacobi iterations of their blocks, up to the last recorded state of each.
+    pub iterations: usize,
 }
 
 /// How a run ended.
@@ -162,14 +162,12 @@ impl<'a> Run<'a> {
             Ok(None) | Err(_) if overwrite => return discard(dir).map(|()| None),
             other => return Ok(other?),
         };
-        if manifest.shards.is_empty() {
-            return Ok(None);
-        }
         let changes = manifest.differences(&self.settings());
-        match (changes.is_empty(), overwrite) {
-            (true, _) => Ok(Some(manifest)),
-            (false, true) => discard(dir).map(|()| None),
-            (false, false) => Err(GenerateError::Mismatch { dir: dir.to_path_buf(), changes }),
+        match (changes.is_empty(), manifest.shards.is_empty()) {
+            (true, empty) => Ok(Some(manifest).filter(|_| !empty)),
+            // What other settings kept out, these may want.
+            (false, empty) if empty || overwrite => discard(dir).map(|()| None),
+            (false, _) => Err(GenerateError::Mismatch { dir: dir.to_path_buf(), changes }),
         }
     }
 
@@ -195,6 +193,7 @@ impl<'a> Run<'a> {
             ("dtype".to_owned(), dtype_name(self.model.kind()).to_owned()),
         ]);
         decoding.extend(engine.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        decoding.extend(self.job.responses.map(|given| ("responses".to_owned(), given.digest().to_owned())));
         TrajectoryMetadata {
             base_model: self.job.model_dir.display().to_string(),
             base_revision: "local".to_owned(),
@@ -251,7 +250,7 @@ impl<'a> Run<'a> {
         let mut samples = Samples { intake, books: &books, stop, sorted: Vec::new(), number: 0 };
         make(&self.model, &self.engine, &mut samples, &mut |now, event| {
             let mut books = books.borrow_mut();
-            (books.progress.tokens, books.progress.forwards) = (now.tokens, now.forwards);
+            (books.progress.tokens, books.progress.iterations) = (now.tokens, now.iterations);
             let flow = match event {
                 Event::Forward => ControlFlow::Continue(()),
                 Event::Made(number, made) => books.answer(number, made),

@@ -70,6 +70,10 @@ impl Taking<'_> {
             Ok(imported) => imported,
             Err(BadImport { name, reason }) => return self.refuse(name, reason),
         };
+        if let Some(id) = foreign_id(&trajectory, self.tokenizer) {
+            let reason = format!("token id {id} is not in the vocabulary of {}", self.tokenizer.vocab_size());
+            return self.refuse(trajectory.sample_id, reason);
+        }
         let (expected, writer) = match &mut self.writer {
             Some(open) => open,
             None => {
@@ -107,6 +111,13 @@ impl Taking<'_> {
         writer.finish(&self.tally)?;
         Ok(writer.manifest().clone())
     }
+}
+
+/// A token that the tokenizer does not know.
+fn foreign_id(row: &Trajectory, tokenizer: &Tokenizer) -> Option<u32> {
+    let tails = row.states.iter().flat_map(|state| &state.tail);
+    let greatest = row.prompt_tokens.iter().chain(&row.response_tokens).chain(tails).max();
+    greatest.copied().filter(|&id| tokenizer.id_to_token(id).is_none())
 }
 
 fn open(job: &ImportJob, tokenizer: &Tokenizer, block_size: usize) -> Result<ShardWriter, DatasetError> {

@@ -130,7 +130,7 @@ fn check_rows(
             let path = dir.join(&shard.file);
             let found = read_metadata(&path)?;
             let expected = metadata.get_or_insert_with(|| found.clone());
-            if *expected != found {
+            if !expected.agrees_with(&found) {
                 return Err(fail(format!(
                     "{} was made with another model or other settings",
                     path.display()

@@ -136,18 +136,56 @@ fn recipe(args: &EvalArgs) -> anyhow::Result<Recipe> {
     Ok(recipe)
 }
 
-/// The base model first. Without one, the first model takes its place.
+/// The base model first. Without one nothing says that a model was trained from another: they stand side by side.
 fn models(args: &EvalArgs, recipe: &Recipe, run: &RunDir) -> anyhow::Result<Vec<EvalModel>> {
     let mut models = Vec::new();
+    let mut role = ModelRole::Base;
     if args.config.is_some() || args.base.is_some() {
         models.push(base_model(recipe)?);
+        role = ModelRole::Trained;
     }
     for dir in &args.model {
-        let role = if models.is_empty() { ModelRole::Base } else { ModelRole::Trained };
         models.push(EvalModel { name: dir.display().to_string(), role, dir: hub::model_dir(dir)? });
     }
     if args.config.is_some() && args.model.is_empty() && run.export().is_dir() {
         models.push(EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export() });
     }
     Ok(models)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: EvalArgs,
+    }
+
+    #[test]
+    fn a_model_is_trained_where_there_is_a_base_for_it() {
+        use ModelRole::{Base, Trained};
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let [a, b] = ["a", "b"].map(path);
+        fs_err::create_dir(&a).unwrap();
+        fs_err::create_dir(&b).unwrap();
+        type Row<'a> = (&'a [&'a str], &'a [(&'a str, ModelRole)]);
+        let rows: [Row; 3] = [
+            (&["--model", &a], &[(&a, Base)]),
+            (&["--model", &a, "--model", &b], &[(&a, Base), (&b, Base)]),
+            (&["--base", &a, "--model", &b], &[(&a, Base), (&b, Trained)]),
+        ];
+        for (arguments, expected) in rows {
+            let common = ["eval", "--tasks", "gsm8k"];
+            let args = Command::parse_from(common.iter().chain(arguments)).args;
+            let found = models(&args, &recipe(&args).unwrap(), &RunDir::new(dir.path())).unwrap();
+            let found: Vec<(&str, ModelRole)> =
+                found.iter().map(|model| (model.name.as_str(), model.role)).collect();
+            assert_eq!(found, expected, "{arguments:?}");
+        }
+    }
 }

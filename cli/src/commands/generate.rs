@@ -1,6 +1,6 @@
 //! `jacobi generate`: prompts and a model to trajectory shards.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jacobi_datasets::{Rank, Responses};
 use jacobi_trajectory_gen::{GenerateJob, estimate, merge};
@@ -63,7 +63,8 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     check_round(round, recipe.rounds.len())?;
     let target = args.output.clone().unwrap_or_else(|| run.trajectories(round));
     if args.merge {
-        let _lock = DirLock::take(args.output.as_deref().unwrap_or(run.root()))?;
+        let _run = args.output.is_none().then(|| DirLock::take(run.root())).transpose()?;
+        let _lock = DirLock::take(&target)?;
         let manifest = merge(&target)?;
         let ranks = manifest.merged_ranks.unwrap_or_default();
         let text = format!("{} trajectories of {ranks} ranks in {}", manifest.written, target.display());
@@ -77,16 +78,11 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if args.dry_run {
         return Ok(output::result(&describe(&job, args.calibrate)?)?);
     }
-    // Ranks of one job write side by side, each into its own directory.
-    let place = job.directory();
-    let locked: &Path = match (&args.output, job.rank) {
-        (_, Some(_)) => &place,
-        (Some(output), None) => output,
-        (None, None) => run.root(),
-    };
-    let _lock = DirLock::take(locked)?;
+    // Ranks of one job write side by side, and what goes elsewhere is in no run's way.
+    let alone = args.output.is_none() && job.rank.is_none();
+    let _lock = alone.then(|| DirLock::take(run.root())).transpose()?;
     let manifest = stages::generate(&job, &Stop::listen()?)?;
-    output::result(&format!("{} trajectories in {}", manifest.written, place.display()))?;
+    output::result(&format!("{} trajectories in {}", manifest.written, job.directory().display()))?;
     Ok(())
 }
 
@@ -122,6 +118,8 @@ fn describe(job: &GenerateJob, calibrate: usize) -> anyhow::Result<String> {
             crate::progress::clock(std::time::Duration::from_secs_f64(seconds)),
             plan::bytes(bytes as u64)
         );
+    } else if found.calibration.is_some() {
+        text += "  estimated    nothing: no prompt was answered within a minute\n";
     }
     Ok(text)
 }

@@ -1,7 +1,8 @@
 //! Counts over samples, blocks and states, shard by shard.
 
 use jacobi_datasets::{
-    FinishReason, Layout, NoiseContext, NoiseScheduleConfig, State, Trajectory, choose_state,
+    FinishReason, Layout, NoiseContext, NoiseScheduleConfig, SCHEDULE_KEY, State, Trajectory,
+    TrajectoryMetadata, choose_state,
 };
 
 /// Width of the longest bar of a histogram.
@@ -35,6 +36,8 @@ pub(super) struct Statistics {
     iterations: Vec<usize>,
     /// Of the blocks recorded to their fixed point: tokens, and the passes they took.
     converged: (usize, usize),
+    /// The record of a block may end before: those that do not are the quick ones, and say nothing of all.
+    partial: bool,
 }
 
 /// Token counts.
@@ -59,9 +62,11 @@ impl Lengths {
 }
 
 impl Statistics {
-    pub(super) fn new(block_size: usize, schedule: Option<Schedule>) -> Self {
+    /// Of shards with this metadata.
+    pub(super) fn new(metadata: &TrajectoryMetadata, schedule: Option<Schedule>) -> Self {
         Self {
-            block_size,
+            block_size: metadata.block_size,
+            partial: metadata.decoding.contains_key(SCHEDULE_KEY),
             schedule,
             samples: 0,
             ended_by_eos: 0,
@@ -131,7 +136,9 @@ impl Statistics {
             self.states,
             total as f64 / blocks as f64
         );
-        if let (tokens, passes @ 1..) = self.converged {
+        if self.partial {
+            text += "  TPF          not known: states were kept up to the one that a schedule asks for\n";
+        } else if let (tokens, passes @ 1..) = self.converged {
             let tpf = tokens as f64 / passes as f64;
             text += &format!("  TPF          {tpf:.2} tokens per pass of the model that made them\n");
         }
@@ -198,9 +205,23 @@ mod tests {
     }
 
     fn of(rows: &[Trajectory], schedule: Option<Schedule>) -> Statistics {
-        let mut statistics = Statistics::new(4, schedule);
+        let mut statistics = Statistics::new(&metadata(&[]), schedule);
         statistics.add(rows);
         statistics
+    }
+
+    fn metadata(decoding: &[(&str, &str)]) -> TrajectoryMetadata {
+        let decoding = decoding.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        TrajectoryMetadata {
+            base_model: String::new(),
+            base_revision: String::new(),
+            weight_hash: String::new(),
+            tokenizer_hash: String::new(),
+            block_size: 4,
+            decoding: decoding.collect(),
+            seed: 0,
+            tool_version: String::new(),
+        }
     }
 
     #[test]
@@ -222,6 +243,9 @@ mod tests {
         for second in [(1, 0, 1, 1), (1, 0, 2, 0)] {
             let rows = [row(vec![(0, 0, 1, 3), (0, 3, 4, 0), second])];
             assert!(of(&rows, None).to_text().contains("TPF          1.33 tokens per pass"));
+            let mut scheduled = Statistics::new(&metadata(&[(SCHEDULE_KEY, "linear")]), None);
+            scheduled.add(&rows);
+            assert!(scheduled.to_text().contains("TPF          not known"));
         }
     }
 

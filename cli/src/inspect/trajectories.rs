@@ -13,7 +13,7 @@ pub(super) fn describe_shard(path: &Path, view: &SampleView) -> anyhow::Result<S
     let (metadata, rows) = read_shard(path)?;
     let size = fs_err::metadata(path)?.len();
     let mut text = format!("shard {}\n  size         {}\n", path.display(), bytes(size));
-    let mut statistics = Statistics::new(metadata.block_size, view.schedule);
+    let mut statistics = Statistics::new(&metadata, view.schedule);
     statistics.add(&rows);
     text += &(describe_metadata(&metadata) + &statistics.to_text());
     text += &show(&metadata, rows.get(view.sample), rows.len(), view)?;
@@ -32,7 +32,7 @@ pub(super) fn describe_directory(
     let (mut wanted, mut seen) = (None, 0);
     for shard in &manifest.shards {
         let (metadata, rows) = read_shard(&dir.join(&shard.file))?;
-        let fresh = || (metadata.clone(), Statistics::new(metadata.block_size, view.schedule));
+        let fresh = || (metadata.clone(), Statistics::new(&metadata, view.schedule));
         read.get_or_insert_with(fresh).1.add(&rows);
         if wanted.is_none() && view.sample < seen + rows.len() {
             wanted = rows.get(view.sample - seen).cloned();

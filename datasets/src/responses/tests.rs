@@ -85,6 +85,7 @@ fn every_form_is_read_and_ends_where_it_ended() {
 fn what_cannot_be_used_says_why() {
     let rows = [
         ("{\"id\": \"b\", \"response\": \"x\"}", "has no response to it"),
+        ("{\"id\": \"a\", \"prompt_token_ids\": [5], \"response\": \"x\"}", "answers another prompt"),
         ("{\"id\": \"a\", \"response_tokens\": [99999999]}", "token id 99999999 is not in the vocabulary"),
         ("{\"id\": \"a\", \"response_tokens\": [], \"finish_reason\": \"length\"}", "it is empty"),
         ("{\"id\": \"a\", \"response_tokens\": [-1]}", "line 1: -1 is no token id"),

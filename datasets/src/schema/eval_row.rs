@@ -224,7 +224,7 @@ pub struct EvalSample {
     pub answer: Option<String>,
     /// The right answer, normalised; `None` where a program decides.
     pub expected: Option<String>,
-    /// Why a program that was to decide did not pass, or could not be run.
+    /// Why a program that was to decide did not pass.
     #[serde(default)]
     pub failure: Option<String>,
     /// Decode forwards.

@@ -74,7 +74,7 @@ pub struct Manifest {
     /// How many of those skipped by which rule.
     #[serde(default)]
     pub skipped_by: BTreeMap<String, usize>,
-    /// What was counted over the rows written, by name.
+    /// What was counted over the answers, by name.
     #[serde(default)]
     pub counts: BTreeMap<String, usize>,
     /// Whether every prompt has been dealt with.
@@ -223,7 +223,9 @@ pub fn read_all(dir: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), Dat
         }
         match &mut all {
             None => all = Some((metadata, rows)),
-            Some((first, _)) if *first != metadata => return Err(DatasetError::MixedShards { path }),
+            Some((first, _)) if !first.agrees_with(&metadata) => {
+                return Err(DatasetError::MixedShards { path });
+            }
             Some((_, all)) => all.extend(rows),
         }
     }

@@ -122,6 +122,13 @@ pub struct TrajectoryMetadata {
 pub const SCHEDULE_KEY: &str = "scheduled_states";
 
 impl TrajectoryMetadata {
+    /// Whether rows of both are rows of one run: where the model lay and which version of the program ran decide nothing, and
+    /// may change between two sittings or differ between two machines.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let Self { base_model, base_revision, tool_version, .. } = self.clone();
+        self == &Self { base_model, base_revision, tool_version, ..other.clone() }
+    }
+
     /// Whether the shards in `path` have the states that packing under `config` asks for.
     ///
     /// # Errors

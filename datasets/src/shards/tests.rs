@@ -4,7 +4,6 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::read_all;
-use crate::schema::manifest::MANIFEST_FILE;
 use crate::schema::trajectory::{FinishReason, read_shard};
 
 fn metadata() -> TrajectoryMetadata {
@@ -174,11 +173,15 @@ fn books_that_do_not_add_up_are_an_error() {
 fn shards_without_a_manifest_are_left_alone_until_discarded() {
     let dir = filled();
     fs_err::remove_file(dir.path().join(MANIFEST_FILE)).unwrap();
-    fs_err::write(dir.path().join("notes.txt"), "mine").unwrap();
+    // Names that other programs give to their parts, and editors to their files.
+    let foreign = [".notes.txt.tmp", "notes.txt", "part-00000-0d4c.snappy.parquet", "part-1.parquet"];
+    for name in foreign {
+        fs_err::write(dir.path().join(name), "mine").unwrap();
+    }
     let error = ShardWriter::open(dir.path(), metadata(), Manifest::new(BTreeMap::new(), 12), 1).unwrap_err();
     assert!(error.to_string().contains("--overwrite"), "{error}");
     ShardWriter::discard(dir.path()).unwrap();
-    assert_eq!(names(dir.path()), ["notes.txt"]);
+    assert_eq!(names(dir.path()), foreign);
 }
 
 #[cfg(unix)]

@@ -22,14 +22,16 @@ pub(super) fn extract(response: &str) -> Option<String> {
 }
 
 /// The program that passes if `code` is right: `tests` with the code in its place. What must come first in a file does,
-/// and the program has another name than `__main__`, so that no demonstration runs.
+/// and the program has another name than `__main__`, so that no demonstration runs; it is found under that name, as
+/// dataclasses need.
 pub(super) fn program(tests: &str, code: &str, passed: &str) -> String {
     let whole = tests.replace(PLACE, code);
     let (future, rest): (Vec<&str>, Vec<&str>) =
         whole.lines().partition(|line| line.starts_with("from __future__ import"));
     let (future, rest) = (future.join("\n"), rest.join("\n"));
     format!(
-        "{future}\n__name__ = 'solution'\n{rest}\nimport os, sys\nsys.__stdout__.flush()\nos.write(1, b'\\n{passed}\\n')\n"
+        "{future}\n__name__ = 'solution'\n__import__('sys').modules[__name__] = __import__('sys').modules['__main__']\n\
+         {rest}\nimport os, sys\nsys.__stdout__.flush()\nos.write(1, b'\\n{passed}\\n')\n"
     )
 }
 
@@ -83,20 +85,22 @@ fn between_marks(text: &str) -> Option<String> {
 }
 
 /// Code without a fence: an indented start goes on a function that the prompt began, up to the first line that is not
-/// indented; else from the first line that opens a definition or an import, up to the first line that is prose.
+/// indented, unless it is prose before a definition; else from the first line that opens a definition or an import, up to
+/// the first line that is prose.
 fn bare(text: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().collect();
     let first = lines.iter().position(|line| !line.trim().is_empty())?;
-    if lines[first].starts_with([' ', '\t']) && !defines(lines[first]) {
+    let opens = |line: &&str| {
+        ["def ", "class ", "async def ", "import ", "from ", "@"].iter().any(|w| line.starts_with(w))
+    };
+    let start = lines.iter().position(|line| opens(line) && is_code(line));
+    let is_indented = lines[first].starts_with([' ', '\t']) && !defines(lines[first]);
+    if is_indented && (start.is_none() || is_code(lines[first].trim_start())) {
         let body =
             lines[first..].iter().take_while(|line| line.trim().is_empty() || line.starts_with([' ', '\t']));
         return Some(body.copied().collect::<Vec<_>>().join("\n"));
     }
-    let opens = |line: &&str| {
-        ["def ", "class ", "async def ", "import ", "from ", "@"].iter().any(|w| line.starts_with(w))
-    };
-    let start = lines.iter().position(|line| opens(line) && is_code(line))?;
-    let code = lines[start..].iter().take_while(|line| is_code(line));
+    let code = lines[start?..].iter().take_while(|line| is_code(line));
     Some(code.copied().collect::<Vec<_>>().join("\n"))
 }
 
@@ -110,7 +114,8 @@ fn is_code(line: &str) -> bool {
     match word {
         "def" | "class" | "if" | "elif" | "else" | "for" | "while" | "try" | "except" | "finally"
         | "with" | "async" => line.contains(':'),
-        "import" | "assert" | "return" | "del" | "global" => true,
+        "import" | "assert" | "return" | "del" | "global" | "pass" | "raise" | "yield" | "break"
+        | "continue" => true,
         "from" => line.contains(" import "),
         _ => {
             let rest = line[word.len()..].trim_start();
@@ -144,14 +149,22 @@ fn as_lines(code: &str) -> String {
     if whole && depth > 0 {
         return lines.iter().map(|line| line.get(depth..).unwrap_or_default()).collect::<Vec<_>>().join("\n");
     }
-    let is_body = !whole && filled().any(|line| line.starts_with("return ") || *line == "return");
+    let returns = |line: &str| line.starts_with("return ") || line == "return";
+    // Only the first line lost its indentation: what stood before it was the prompt's.
+    let mut others = filled().skip(1).peekable();
+    let is_lost = !whole && depth == 0 && !first.ends_with(':') && others.peek().is_some();
+    if is_lost && others.all(|line| line.starts_with(' ')) {
+        return format!("    {}", lines.join("\n").trim_start());
+    }
+    // It returns, from branches at least, and there is no function yet that it could return from.
+    let is_body = depth == 0
+        && if defines(code) {
+            !whole && filled().any(|line| returns(line))
+        } else {
+            filled().any(|line| returns(line.trim_start()))
+        };
     if is_body {
         return lines.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n");
-    }
-    // Only the first line lost its indentation: what stood before it was the prompt's.
-    let rest = filled().nth(1).copied().unwrap_or_default();
-    if !whole && !first.starts_with(' ') && rest.starts_with(' ') && !first.ends_with(':') {
-        return format!("    {}", lines.join("\n").trim_start());
     }
     lines.join("\n")
 }

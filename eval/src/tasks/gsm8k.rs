@@ -5,7 +5,7 @@
 //! and trailing zeros are gone.
 
 use super::latex::{boxed, rewritten};
-use super::number::{Found, Number, numbers};
+use super::number::{Found, INVISIBLE_PLUS, Number, numbers};
 
 /// The right answer, from the text that has it.
 pub(super) fn gold(answer: &str) -> Option<String> {
@@ -27,18 +27,23 @@ fn last(text: &str) -> Option<Number> {
     numbers(text).last().map(|found| found.value)
 }
 
-/// The last `####` that a number follows directly; a Markdown heading such as `#### Step 1` is not one.
+/// The last `####` that a number follows directly; Markdown headings such as `#### Step 1` and `#### 1. Add` are none.
 fn after_hashes(text: &str) -> Option<Number> {
     text.rmatch_indices("####").find_map(|(at, marker)| {
         let rest = &text[at + marker.len()..];
         let line = rest.lines().next().unwrap_or("");
         let first = *numbers(line).first()?;
         let direct = line[..first.start].chars().all(|c| !c.is_alphanumeric());
-        direct.then_some(first.value)
+        let behind = line[first.end..].trim_start_matches('*');
+        let counts = behind.starts_with(['.', ')', ':']) && behind.contains(char::is_alphanumeric);
+        (direct && !counts).then_some(first.value)
     })
 }
 
-/// The last "answer is" or "answer:" of any case that has a number in its sentence.
+/// What parts an answer from the reasons for it, in one sentence.
+const BREAKS: [&str; 5] = [", ", "; ", " (", " because ", " since "];
+
+/// The last "answer is" or "answer:" of any case that has a number in its sentence: in the first clause with one.
 fn after_answer_is(text: &str) -> Option<Number> {
     let lower = text.to_ascii_lowercase();
     let mut starts: Vec<usize> = ["answer is", "answer:", "answer**:", "answer:**"]
@@ -49,7 +54,11 @@ fn after_answer_is(text: &str) -> Option<Number> {
     starts.into_iter().rev().find_map(|start| {
         let rest = text[start..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*'));
         let end = [". ", ".\n", "\n"].into_iter().filter_map(|stop| rest.find(stop)).min();
-        first_after_equals(&rest[..end.unwrap_or(rest.len())])
+        let mut clauses = vec![&rest[..end.unwrap_or(rest.len())]];
+        for part in BREAKS {
+            clauses = clauses.into_iter().flat_map(|clause| clause.split(part)).collect();
+        }
+        clauses.into_iter().find_map(first_after_equals)
     })
 }
 
@@ -59,10 +68,10 @@ fn first_after_equals(text: &str) -> Option<Number> {
     first(after).or_else(|| first(text))
 }
 
-/// `\frac{3}{4}`, `\dfrac{3}{4}`, `\tfrac{3}{4}` as `3/4`.
+/// `\frac{3}{4}`, `\dfrac{3}{4}`, `\tfrac{3}{4}` as `3/4`, parted from a number before it.
 fn plain_fractions(text: &str) -> String {
     let plain = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac");
-    rewritten(&plain, "\\frac", |[above, below]: [&str; 2]| format!("{above}/{below}"))
+    rewritten(&plain, "\\frac", |[above, below]: [&str; 2]| format!("{INVISIBLE_PLUS}{above}/{below}"))
 }
 
 #[cfg(test)]
@@ -84,6 +93,10 @@ mod tests {
             ("#### **18**\nLet me know if 3 more examples help.", Some("18")),
             ("#### Step 1: add 2 and 3\n#### Step 2: the answer is 5", Some("5")),
             ("#### 12\nWait, that is wrong.\n#### 13", Some("13")),
+            ("#### 1. Find the cost\n#### 2. Compute the rest\n\\boxed{42}", Some("42")),
+            ("#### **1. Add**\n#### 2) Double\n#### 3: Check\nSo 10 are left", Some("10")),
+            ("#### 1. Add\n2 + 3 = 5\n#### $42.", Some("42")),
+            ("#### 1.5 hours", Some("1.5")),
             ("Therefore \\boxed{18}.", Some("18")),
             ("\\[ \\boxed{\\$1,800} \\] after 3 weeks", Some("1800")),
             ("\\boxed{x = 18\\text{ m}^2}", Some("18")),
@@ -92,6 +105,14 @@ mod tests {
             ("\\boxed{\\frac{3}{4}} of 100", Some("0.75")),
             ("\\boxed{unfinished 7", Some("7")),
             ("The answer is 18. Note that 2 + 2 = 4.", Some("18")),
+            ("The answer is 5, because 5 x 3 = 15.", Some("5")),
+            ("The answer is 5 since 5 * 3 = 15", Some("5")),
+            ("The answer is 5 (5 * 3 = 15).", Some("5")),
+            ("The answer is, then, 2 + 3 = 5; 5 + 1 = 6", Some("5")),
+            ("The answer is 3\\frac12.", Some("3.5")),
+            ("So \\boxed{-3 \\frac{1}{2}}", Some("-3.5")),
+            ("He needs 3 1/2 cups", Some("3.5")),
+            ("\\boxed{-\\frac{3}{4}}", Some("-0.75")),
             ("The answer is $18.50.", Some("18.5")),
             ("The final ANSWER IS: **42** apples", Some("42")),
             ("So the answer is 5 + 6 = 11 eggs.", Some("11")),

@@ -1,4 +1,4 @@
-//! What tasks read of LaTeX: arguments in braces, boxed answers, fractions.
+//! What tasks read of LaTeX: arguments in braces, boxed answers, commands and their other spellings.
 
 /// The text up to the brace that closes the one before it.
 pub(super) fn balanced(text: &str) -> Option<&str> {
@@ -77,6 +77,43 @@ pub(super) fn rewritten<const N: usize>(
     text
 }
 
+/// `text` with `plain` for each `spelling`; the command `\in` does not stand in `\infty`.
+pub(super) fn respelled(text: &str, spelling: &str, plain: &str) -> String {
+    let is_letter = |c: char| c.is_ascii_alphabetic();
+    let mut pieces = text.split(spelling);
+    let mut written = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let is_longer = spelling.ends_with(is_letter) && piece.starts_with(is_letter);
+        written += if is_longer { spelling } else { plain };
+        written += piece;
+    }
+    written
+}
+
+/// `x^{2}` as `x^2`, `a_{1}` as `a_1`, `{x}` as `x`: braces around single characters, and around whole powers and indices.
+pub(super) fn unbraced(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let is_raised = plain.ends_with(['^', '_']);
+        let is_plain = |inner: &&str| {
+            inner.chars().count() == 1
+                || (is_raised && !inner.is_empty() && inner.bytes().all(|b| b.is_ascii_digit()))
+        };
+        match rest.strip_prefix('{').and_then(balanced).filter(is_plain) {
+            Some(inner) => {
+                plain.push_str(inner);
+                rest = &rest[inner.len() + 2..];
+            }
+            None => {
+                plain.push(c);
+                rest = &rest[c.len_utf8()..];
+            }
+        }
+    }
+    plain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +132,34 @@ mod tests {
         ];
         for (text, expected) in rows {
             assert_eq!(argument(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_spelling_is_no_part_of_a_longer_command() {
+        let rows = [
+            ("x\\in\\infty", "x∈\\infty"),
+            ("\\in(0,1),\\int_0^1", "∈(0,1),\\int_0^1"),
+            ("\\in \\in2\\in", "∈ ∈2∈"),
+            ("none", "none"),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(respelled(text, "\\in", "∈"), expected, "{text:?}");
+        }
+        assert_eq!(respelled("50\\%a", "\\%", ""), "50a");
+    }
+
+    #[test]
+    fn braces_go_where_they_bind_nothing() {
+        let rows = [
+            ("x^{2}+{y}", "x^2+y"),
+            ("2^{10}a_{12}", "2^10a_12"),
+            ("{10}", "{10}"),
+            ("x^{-1}", "x^{-1}"),
+            ("{", "{"),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(unbraced(text), expected, "{text:?}");
         }
     }
 

@@ -1,21 +1,29 @@
 //! Answers of competition mathematics, as MATH asks for them (arXiv 2103.03874): in `\boxed{..}`.
 //!
-//! A response's answer is its last closed box, else what follows its last "answer is". Answers are equal when their
-//! normal forms are: numbers as reduced fractions whatever their spelling, units, currency, percent and degree signs
-//! gone, fractions, roots and powers in one spelling, what stands after `x =` or `x \in`, lists sorted, tuples and
-//! intervals part by part. What this does not see: that two different expressions have one value.
+//! A response's answer is its last closed box with something in it, else what follows its last "answer is". Answers are
+//! equal when their normal forms are: numbers as reduced fractions whatever their spelling, units, currency, percent and
+//! degree signs gone, fractions, roots and powers in one spelling, words in one case, what stands after `x =` or `x \in`,
+//! lists sorted, tuples and intervals part by part. What this does not see: that two different expressions have one value.
 
-use super::latex::{balanced, boxed, rewritten};
+use super::latex::{balanced, boxed, respelled, rewritten, unbraced};
 use super::number::Number;
+
+/// Bytes of an answer. No right one comes near; what a model writes without end is none, and costs neither time nor stack.
+const LONGEST: usize = 2000;
 
 /// The right answer, normalised, from the text that has it.
 pub(super) fn gold(answer: &str) -> Option<String> {
-    normal(boxed(answer).next().unwrap_or(answer))
+    normal(last_box(answer).unwrap_or(answer))
 }
 
 /// The answer of a response, as it stands there.
 pub(super) fn extract(response: &str) -> Option<String> {
-    boxed(response).next().or_else(|| after_answer_is(response)).map(str::to_owned)
+    last_box(response).or_else(|| after_answer_is(response)).map(str::to_owned)
+}
+
+/// The last box with something in it: behind it the empty `\boxed{}` may be talked about.
+fn last_box(text: &str) -> Option<&str> {
+    boxed(text).find(|inner| normal(inner).is_some())
 }
 
 /// What the last "answer is" says, up to the end of its sentence.
@@ -30,8 +38,8 @@ fn after_answer_is(text: &str) -> Option<&str> {
     Some(&rest[..end.unwrap_or(rest.len())])
 }
 
-/// Spacing, sizes and signs that say nothing about the value.
-const NOISE: [&str; 24] = [
+/// Sizes and signs that say nothing about the value.
+const NOISE: [&str; 18] = [
     "\\left",
     "\\right",
     "\\bigl",
@@ -42,12 +50,6 @@ const NOISE: [&str; 24] = [
     "\\displaystyle",
     "\\!",
     "\\,",
-    "\\;",
-    "\\:",
-    "\\ ",
-    "~",
-    "\\qquad",
-    "\\quad",
     "^\\circ",
     "^{\\circ}",
     "\\degree",
@@ -59,7 +61,13 @@ const NOISE: [&str; 24] = [
 ];
 
 /// Other spellings of the same.
-const SPELLINGS: [(&str, &str); 16] = [
+const SPELLINGS: [(&str, &str); 23] = [
+    ("\\;", " "),
+    ("\\:", " "),
+    ("\\ ", " "),
+    ("~", " "),
+    ("\\qquad", " "),
+    ("\\quad", " "),
     ("\\dfrac", "\\frac"),
     ("\\tfrac", "\\frac"),
     ("\\cfrac", "\\frac"),
@@ -76,25 +84,26 @@ const SPELLINGS: [(&str, &str); 16] = [
     ("\\(", ""),
     ("\\)", ""),
     ("\\cup", "∪"),
+    ("\\in", "∈"),
 ];
 
 /// The normal form of an answer; `None` if nothing is left of it.
 pub(super) fn normal(answer: &str) -> Option<String> {
-    let mut text = answer.trim().trim_start_matches("\\[").trim_end_matches("\\]").trim().to_owned();
-    // The end of a matrix row is no escaped space, and `\le` would make `\left` unreadable.
-    text = text.replace("\\\\", "⏎");
-    for noise in NOISE {
-        text = text.replace(noise, "");
+    let answer = answer.trim();
+    if answer.len() > LONGEST {
+        return None;
     }
-    for (spelling, plain) in SPELLINGS {
-        text = text.replace(spelling, plain);
+    // The end of a matrix row is no escaped space.
+    let mut text = answer.trim_start_matches("\\[").trim_end_matches("\\]").trim().replace("\\\\", "⏎");
+    let noise = NOISE.map(|noise| (noise, ""));
+    for (spelling, plain) in noise.into_iter().chain(SPELLINGS) {
+        text = respelled(&text, spelling, plain);
     }
     text = without_words(text.trim().trim_end_matches(['.', ',', ';', ':']));
     text = rewritten(&text, "\\sqrt", |[of]| format!("√({})", of.trim()));
     text = rewritten(&text, "\\frac", |[a, b]: [&str; 2]| format!("({})/({})", a.trim(), b.trim()));
-    let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    let text = unbraced(&right_side(&text));
-    if text.is_empty() { None } else { Some(parts(&text)) }
+    let text = parts(right_side(&unbraced(&unspaced(&text))));
+    if text.is_empty() { None } else { Some(text) }
 }
 
 /// Text in a formula: a unit behind a number goes, with its power; "or" and "and" part a list; text alone is the answer.
@@ -102,7 +111,9 @@ fn without_words(answer: &str) -> String {
     let mut text = answer.to_owned();
     for command in ["\\textbf", "\\textit", "\\text", "\\mbox", "\\mathrm", "\\mathbf"] {
         text = rewritten(&text, command, |[words]| match words.trim() {
-            "or" | "and" => ",".to_owned(),
+            "or" | "and" => ";".to_owned(),
+            // Numbers, not units.
+            number @ ("i" | "e") => number.to_owned(),
             words => format!("⟨{words}⟩"),
         });
     }
@@ -120,58 +131,75 @@ fn without_words(answer: &str) -> String {
         }
     }
     plain.push_str(rest);
-    if plain.trim().is_empty() { words.trim().trim_matches(['(', ')']).to_lowercase() } else { plain }
+    if plain.trim().is_empty() { word(words.trim().trim_matches(['(', ')'])) } else { plain }
 }
 
-/// What stands after `x =`, `f(x) =` or `x \in`, where that is all there is on the left.
-fn right_side(text: &str) -> String {
-    let text = text.replace("\\in", "∈");
-    let is_name = |left: &str| {
-        let mut letters = left.chars();
-        letters.next().is_some_and(|c| c.is_alphabetic() || c == '\\')
-            && letters.all(|c| c.is_alphanumeric() || matches!(c, '(' | ')' | '_' | ','))
-    };
-    match text.split_once(['=', '∈']) {
-        Some((left, right)) if is_name(left) && !right.contains('=') => right.to_owned(),
-        _ => text.replace('∈', "\\in"),
-    }
+/// A word in one case. A single letter keeps its own: it is a variable.
+fn word(text: &str) -> String {
+    if text.chars().count() > 1 { text.to_lowercase() } else { text.to_owned() }
 }
 
-/// `x^{2}` as `x^2`, `a_{1}` as `a_1`, `{x}` as `x`: braces around single characters.
-fn unbraced(text: &str) -> String {
+/// Without spaces. A comma before one parts a list for certain and becomes a semicolon.
+fn unspaced(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let single = rest.strip_prefix('{').and_then(balanced).filter(|inner| inner.chars().count() == 1);
-        match single {
-            Some(inner) => {
-                plain.push_str(inner);
-                rest = &rest[inner.len() + 2..];
-            }
-            None => {
-                plain.push(c);
-                rest = &rest[c.len_utf8()..];
-            }
+    for c in text.chars() {
+        if !c.is_whitespace() {
+            plain.push(c);
+        } else if plain.ends_with(',') {
+            plain.pop();
+            plain.push(';');
         }
     }
     plain
+}
+
+/// What stands after `x =`, `f(x) =`, `(x, y) =` or `x \in`, where that is all there is on the left.
+fn right_side(text: &str) -> &str {
+    match text.split_once(['=', '∈']) {
+        Some((left, right)) if is_name(left) && !right.contains('=') => right,
+        _ => text,
+    }
+}
+
+fn is_name(left: &str) -> bool {
+    left.trim_start_matches('(').starts_with(|c: char| c.is_alphabetic() || c == '\\')
+        && left.chars().all(|c| c.is_alphanumeric() || matches!(c, '(' | ')' | '_' | ',' | ';' | '\\'))
+        && commas(left).len() == 1
 }
 
 /// A tuple, interval or matrix row part by part in its order; a set or a bare list sorted.
 fn parts(text: &str) -> String {
     let set = text.strip_prefix("\\{").and_then(|inner| inner.strip_suffix("\\}"));
     let inside = set.unwrap_or(text);
-    if is_grouped(inside) {
-        return element(&inside.replace(',', ""));
-    }
-    if let Some(inner) = enclosed(inside).filter(|inner| split(inner).len() > 1) {
-        let inner: Vec<String> = split(inner).into_iter().map(parts).collect();
+    if let Some(inner) = enclosed(inside).map(commas).filter(|inner| inner.len() > 1) {
+        let inner: Vec<String> = inner.into_iter().map(parts).collect();
         let (open, close) = (&inside[..1], &inside[inside.len() - 1..]);
         return format!("{open}{}{close}", inner.join(","));
     }
-    let mut elements: Vec<String> = split(inside).into_iter().map(element).collect();
+    let elements = set.map_or_else(|| listed(text), commas);
+    let elements = values_of_one_name(&elements).unwrap_or(elements);
+    let mut elements: Vec<String> = elements.into_iter().map(element).collect();
     elements.sort_unstable();
     elements.join(",")
+}
+
+/// The elements of a bare list. A comma with no space behind it parts thousands where it can: `100,200` is a number as
+/// `1,234` is, and `100, 200` are two. Who means two and writes no space is read wrongly, as seldom as can be.
+fn listed(text: &str) -> Vec<&str> {
+    let elements = split(text, &[';']).into_iter().flat_map(|part| match is_grouped(without_unit(part)) {
+        true => vec![part],
+        false => split(part, &[',']),
+    });
+    elements.filter(|element| !element.is_empty()).collect()
+}
+
+/// `1` and `-2` of `x=1` and `x=-2`. Values of several names are not the same list in another order.
+fn values_of_one_name<'a>(elements: &[&'a str]) -> Option<Vec<&'a str>> {
+    let sides: Vec<(&str, &str)> =
+        elements.iter().map(|element| element.split_once('=')).collect::<Option<_>>()?;
+    let (name, _) = *sides.first()?;
+    let is_one = is_name(name) && sides.iter().all(|(left, right)| *left == name && !right.contains('='));
+    is_one.then(|| sides.into_iter().map(|(_, right)| right).collect())
 }
 
 /// Whether commas part thousands: `1,234,567`.
@@ -205,27 +233,37 @@ fn step(c: char) -> i32 {
     }
 }
 
-/// Parts between commas that no bracket holds.
-fn split(text: &str) -> Vec<&str> {
+/// Parts between commas, whatever stands behind them.
+fn commas(text: &str) -> Vec<&str> {
+    split(text, &[',', ';'])
+}
+
+/// Parts between `separators` that no bracket holds.
+fn split<'a>(text: &'a str, separators: &[char]) -> Vec<&'a str> {
     let (mut depth, mut start, mut parts) = (0, 0, Vec::new());
     for (at, c) in text.char_indices() {
         depth += step(c);
-        if c == ',' && depth == 0 {
+        if depth == 0 && separators.contains(&c) {
             parts.push(&text[start..at]);
-            start = at + 1;
+            start = at + c.len_utf8();
         }
     }
     parts.push(&text[start..]);
     parts
 }
 
-/// One expression: a number if it is one, else its text with signs and quotients in one spelling.
+/// One expression: a number if it is one, a word, else its text with signs and quotients in one spelling.
 fn element(text: &str) -> String {
     let text = without_unit(text);
     if let Some(number) = number(text) {
         return number.to_string();
     }
-    let (sign, text) = text.strip_prefix('-').map_or(("", text), |rest| ("-", rest));
+    let bare = enclosed(text).unwrap_or(text);
+    if bare.chars().all(char::is_alphabetic) {
+        return word(bare);
+    }
+    let text = text.replace(';', ",");
+    let (sign, text) = text.strip_prefix('-').map_or(("", text.as_str()), |rest| ("-", rest));
     let Some((above, below)) = quotient(text) else { return format!("{sign}{text}") };
     let (sign, above) = match (sign, above.strip_prefix('-')) {
         ("-", Some(above)) => ("", above),
@@ -235,7 +273,8 @@ fn element(text: &str) -> String {
     format!("{sign}{above}/{below}")
 }
 
-/// Both sides of the one quotient that `text` is, without brackets around them.
+/// Both sides of the one quotient that `text` is, without those brackets around them that decide nothing: `(x+1)/2` is not
+/// `x+1/2`, and `1/(2x)` not `1/2x`.
 fn quotient(text: &str) -> Option<(&str, &str)> {
     let mut depth = 0;
     let mut slashes = text.char_indices().filter(|&(_, c)| {
@@ -246,35 +285,80 @@ fn quotient(text: &str) -> Option<(&str, &str)> {
     if slashes.next().is_some() {
         return None;
     }
-    let bare = |side| enclosed(side).unwrap_or(side);
-    Some((bare(&text[..at]), bare(&text[at + 1..])))
+    let (above, below) = (&text[..at], &text[at + 1..]);
+    let bare = |side, may: fn(&str) -> bool| enclosed(side).filter(|inner| may(inner)).unwrap_or(side);
+    Some((bare(above, is_product), bare(below, is_factor)))
 }
 
-/// `5cm` as `5`: letters behind a number, but not a variable of one letter.
+/// Whether nothing is added in `text`, outside of brackets; a sign in front is allowed.
+fn is_product(text: &str) -> bool {
+    let mut depth = 0;
+    let adds = text.char_indices().any(|(at, c)| {
+        depth += step(c);
+        depth == 0 && at > 0 && matches!(c, '+' | '-' | '±')
+    });
+    !adds && !text.contains("\\pm") && !text.contains("\\mp")
+}
+
+/// Whether `text` is a number, a letter, a command, a root or something in brackets, or a power of one.
+fn is_factor(text: &str) -> bool {
+    let is_base = |text: &str| {
+        let command = text.strip_prefix('\\').unwrap_or_default();
+        Number::read(text).is_some()
+            || text.chars().count() == 1
+            || (!command.is_empty() && command.bytes().all(|b| b.is_ascii_alphabetic()))
+            || enclosed(text.strip_prefix('√').unwrap_or(text)).is_some()
+    };
+    let is_exponent = |text: &str| is_base(text) || (text.starts_with('{') && text.ends_with('}'));
+    let power = text.rsplit_once('^');
+    is_base(text) || power.is_some_and(|(base, exponent)| is_base(base) && is_exponent(exponent))
+}
+
+/// Units of two and three letters; two letters alone could be two variables.
+const UNITS: [&str; 20] = [
+    "cm", "mm", "km", "ft", "in", "yd", "mi", "kg", "mg", "lb", "oz", "ml", "hr", "min", "sec", "day", "mph",
+    "kph", "lbs", "deg",
+];
+
+/// `5cm` and `5cm^2` as `5`: a unit behind a number, or any word of four letters.
 fn without_unit(text: &str) -> &str {
-    let letters = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let is_number = letters.chars().next_back().is_some_and(|c| c.is_ascii_digit() || c == ')');
-    if is_number && text.len() - letters.len() >= 2 && number(letters).is_some() { letters } else { text }
+    let unit = text.trim_end_matches(['²', '³']);
+    let unit = unit.strip_suffix("^2").or_else(|| unit.strip_suffix("^3")).unwrap_or(unit);
+    let value = unit.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = &unit[value.len()..];
+    let is_unit = unit.len() > 3 || UNITS.contains(&unit);
+    if is_unit && number(value).is_some() { value } else { text }
 }
 
-/// A decimal, a fraction of two, or a whole number with a fraction behind it, signs in front.
+/// A decimal, a fraction of two, or a whole number with a fraction behind it, signs and brackets around it. A model can
+/// write any number of them, so they are taken off one after the other.
 fn number(text: &str) -> Option<Number> {
-    if let Some(rest) = text.strip_prefix('-') {
-        return number(rest).map(Number::negated);
-    }
-    if let Some(inner) = enclosed(text) {
-        return number(inner);
-    }
-    if let Some((above, below)) = quotient(text) {
-        if let Some((above, below)) = number(above).zip(number(below)) {
-            return above.divided_by(below);
+    let (mut text, mut is_negative) = (text, false);
+    loop {
+        if let Some(rest) = text.strip_prefix('-') {
+            (text, is_negative) = (rest, !is_negative);
+        } else if let Some(inner) = enclosed(text) {
+            text = inner;
+        } else {
+            break;
         }
-        // `3(1)/(2)` is a mixed number.
-        let (whole, above) = above.split_once('(')?;
-        let fraction = number(above.strip_suffix(')').unwrap_or(above))?.divided_by(number(below)?)?;
-        return number(whole)?.plus(fraction);
     }
-    Number::read(text)
+    let value = match quotient(text) {
+        Some((above, below)) => fraction(above, below)?,
+        None => Number::read(text)?,
+    };
+    Some(if is_negative { value.negated() } else { value })
+}
+
+/// `above` over `below`; `3(1)` over `2` is a mixed number.
+fn fraction(above: &str, below: &str) -> Option<Number> {
+    let below = number(below)?;
+    if let Some(above) = number(above) {
+        return above.divided_by(below);
+    }
+    let (whole, above) = above.split_once('(')?;
+    let above = number(above.strip_suffix(')').unwrap_or(above))?;
+    number(whole)?.plus(above.divided_by(below)?)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use jacobi_datasets::PromptsConfig;
 use regex::Regex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::EvalError;
 
@@ -31,7 +31,7 @@ const BUILT_IN: [(&str, &str); 7] = [
 ];
 
 /// What is asked and how it is scored.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
     /// What rows call it.
@@ -52,7 +52,7 @@ pub struct Task {
 }
 
 /// How an answer is read from a response.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Extractor {
     /// Not at all.
@@ -70,7 +70,7 @@ pub enum Extractor {
 }
 
 /// When an answer is right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scorer {
     /// Never said: for speed alone.

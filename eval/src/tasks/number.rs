@@ -1,5 +1,5 @@
-//! Exact numbers read from running text: `$1,234.50`, `-5`, `3/4`, `\frac{3}{4}`. Values are reduced fractions, so
-//! `18`, `18.00` and `36/2` are equal without any tolerance.
+//! Exact numbers read from running text: `$1,234.50`, `-5`, `3/4`, `3 1/2`. Values are reduced fractions, so `18`, `18.00`
+//! and `36/2` are equal without any tolerance.
 
 use std::fmt;
 
@@ -15,9 +15,14 @@ pub struct Number {
 pub struct Found {
     /// First byte, the sign included.
     pub start: usize,
+    /// The byte behind it.
+    pub end: usize,
     /// The value.
     pub value: Number,
 }
+
+/// What stands before the fraction of a mixed number, so that `3\frac12` is not read as `31/2`.
+pub(super) const INVISIBLE_PLUS: char = '\u{2064}';
 
 /// Every number of `text`, in order. Numbers too long for 128 bits are left out.
 pub fn numbers(text: &str) -> Vec<Found> {
@@ -34,15 +39,34 @@ pub fn numbers(text: &str) -> Vec<Found> {
             let (denominator, after) = decimal(bytes, end + 1);
             value = value.zip(denominator).and_then(|(n, d)| n.divided_by(d));
             end = after;
+        } else if let Some((fraction, after)) = fraction_behind(text, end)
+            && !text[at..end].contains('.')
+        {
+            value = value.and_then(|whole| whole.plus(fraction));
+            end = after;
         }
         let (negative, start) = sign_before(text, at);
         if let Some(value) = value {
             let value = if negative { value.negated() } else { value };
-            found.push(Found { start, value });
+            found.push(Found { start, end, value });
         }
         at = end;
     }
     found
+}
+
+/// The proper fraction of a mixed number whose whole ends at `at`, and where it ends: the `1/2` of `3 1/2`.
+fn fraction_behind(text: &str, at: usize) -> Option<(Number, usize)> {
+    let rest = &text[at..];
+    let behind = rest.strip_prefix(' ').unwrap_or(rest);
+    let behind = behind.strip_prefix(INVISIBLE_PLUS).unwrap_or(behind);
+    let (above, slash) = decimal(behind.as_bytes(), 0);
+    let below = behind.get(slash..)?.strip_prefix('/')?;
+    let (below, end) = decimal(below.as_bytes(), 0);
+    let (above, below) = above.filter(|_| behind.len() < rest.len()).zip(below)?;
+    let is_proper = above.denominator == 1 && below.denominator == 1 && above.numerator < below.numerator;
+    let fraction = above.divided_by(below).filter(|_| is_proper)?;
+    Some((fraction, text.len() - behind.len() + slash + 1 + end))
 }
 
 fn starts_number(bytes: &[u8], at: usize) -> bool {
@@ -80,7 +104,7 @@ fn is_group(bytes: &[u8], at: usize) -> bool {
 
 /// Looks left of a number over currency and markup for a minus that is a sign: not one between two operands.
 fn sign_before(text: &str, start: usize) -> (bool, usize) {
-    let markup = |c: char| matches!(c, '$' | '€' | '£' | '\\' | '*' | '{' | '(');
+    let markup = |c: char| matches!(c, '$' | '€' | '£' | '\\' | '*' | '{' | '(' | INVISIBLE_PLUS);
     let before = text[..start].trim_end_matches(markup);
     let Some(rest) = before.strip_suffix('-').or_else(|| before.strip_suffix('−')) else {
         return (false, start);
@@ -181,6 +205,13 @@ mod tests {
             ("a range 5 -7", "5 -7"),
             ("3/4 of 1/3", "0.75 1/3"),
             ("36/2", "18"),
+            ("3 1/2 cups, 1 3/4", "3.5 1.75"),
+            ("-3 1/2", "-3.5"),
+            ("3 5/2", "3 2.5"),
+            ("3.5 1/2", "3.5 0.5"),
+            ("3, 1/2", "3 0.5"),
+            ("3  1/2", "3 0.5"),
+            ("3 1 / 2", "3 1 2"),
             ("5/0", ""),
             ("v1.2.3", "1.2 0.3"),
             ("-0", "0"),

@@ -289,8 +289,10 @@ fn an_evaluation_decodes_with_the_weights_of_its_step_and_rows_it_never_trains_o
     assert!(seen.iter().all(|e| e.exact_match_ar == 1.0 && e.tpf >= 1.0), "{seen:?}");
     assert!(seen[0].loss_ar != seen[3].loss_ar, "the weights moved: {seen:?}");
 
+    let base = load(&bench.model(), Dtype::Float32).unwrap().transformer;
+    let shape = base.architecture();
     let data = TrainData::Samples { rows: rows(8), origin: String::new() };
-    let mut dataset = Dataset::open(data, &bench.config, 3, 512).unwrap();
+    let mut dataset = Dataset::open(data, &bench.config, 3, shape).unwrap();
     let held_out = held_out(&mut dataset, &bench.model(), &bench.config, 3).unwrap().unwrap();
     let stop = AtomicBool::new(false);
     for (dir, expected) in [(bench.model(), seen[0]), (bench.output("run/checkpoints/latest"), seen[3])] {
@@ -306,8 +308,13 @@ fn an_evaluation_decodes_with_the_weights_of_its_step_and_rows_it_never_trains_o
     assert!(held_out.rows.iter().all(|row| !visited.contains(&row.sample_id)));
     let all = TrainConfig { eval_samples: 8, ..config() };
     let data = TrainData::Samples { rows: rows(8), origin: "rows".into() };
-    let error = Dataset::open(data, &all, 3, 512).err().unwrap().to_string();
+    let error = Dataset::open(data, &all, 3, shape).err().unwrap().to_string();
     assert!(error.contains("train.eval_samples = 8"), "{error}");
+    let mut foreign = rows(2);
+    foreign[1].response_tokens[0] = shape.vocab_size as u32;
+    let data = TrainData::Samples { rows: foreign, origin: "rows".into() };
+    let error = Dataset::open(data, &all, 3, shape).err().unwrap().to_string();
+    assert!(error.contains("in rows has the token id") && error.contains("another tokenizer"), "{error}");
 }
 
 #[test]

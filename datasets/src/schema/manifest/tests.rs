@@ -132,6 +132,22 @@ fn shards_of_two_runs_do_not_mix() {
 }
 
 #[test]
+fn a_run_goes_on_where_the_model_has_moved_and_the_program_is_newer() {
+    let (dir, mut manifest) = finished();
+    let path = dir.path().join(&manifest.shards[1].file);
+    let (moved, rows) = read_shard(&path).unwrap();
+    let moved = TrajectoryMetadata {
+        base_model: "/elsewhere".into(),
+        base_revision: "main".into(),
+        tool_version: "99.0.0".into(),
+        ..moved
+    };
+    manifest.shards[1].blake3 = write_shard(&path, &moved, &rows).unwrap().blake3;
+    manifest.save(dir.path()).unwrap();
+    assert_eq!(read_all(dir.path()).unwrap().1.len(), manifest.written);
+}
+
+#[test]
 fn a_directory_where_every_prompt_failed_is_empty() {
     let (dir, mut manifest) = finished();
     (manifest.written, manifest.failed, manifest.shards) = (0, 5, vec![]);

@@ -12,7 +12,7 @@ fn check(task: &str, tests: &str, rows: &[(&str, bool)]) {
         Judge::open([&task].into_iter(), &SandboxConfig { seconds: 3, ..SandboxConfig::default() }).unwrap();
     let expected = task.expected(tests).unwrap();
     for (response, right) in rows {
-        let verdict = judge.verdict(&task, Some(&expected), response);
+        let verdict = judge.verdict(&task, Some(&expected), response).unwrap();
         assert_eq!(verdict.correct, Some(*right), "{response:?}: {verdict:?}");
         assert_eq!(verdict.failure.is_none(), *right, "{response:?}: {verdict:?}");
     }
@@ -45,9 +45,12 @@ fn completions_of_a_function() {
         (fenced("python", body), true),
         (fenced("python", "if not xs:\n    return 0.0\nreturn sum(xs) / len(xs)\n"), true),
         ("```python\nreturn sum(xs) / len(xs) if xs else 0.0\n```".into(), true),
+        (fenced("python", "if not xs:\n    return 0.0\nelse:\n    return sum(xs) / len(xs)\n"), true),
+        (fenced("python", "total = sum(\n    xs)\nif xs:\n    return total / len(xs)\nelse:\n    return 0.0\n"), true),
         // Without a fence.
         (whole.to_owned(), true),
         (format!("Sure! This is my function.\n\n{whole}\nIt returns 0.0 for no numbers."), true),
+        (format!(" Here is the function:\n\n{whole}"), true),
         // Around the answer: other languages, helpers, demonstrations, reasoning.
         (format!("```bash\npip install numpy\n```\nThen:\n```python\n{whole}```"), true),
         (format!("```text\nmean([1, 3])\n```\n```\n{whole}```\n```python\nprint(mean([1, 3]) == 7)\nassert False\n```"), true),
@@ -56,6 +59,8 @@ fn completions_of_a_function() {
         (format!("1. Define it:\n   ```python\n{}   ```\n", whole.lines().map(|line| format!("   {line}\n")).collect::<String>()), true),
         (fenced("python", "from __future__ import annotations\n\nclass Adder:\n    def add(self, xs):\n        return sum(xs)\n\ndef mean(xs):\n    return Adder().add(xs) / len(xs) if xs else halve(0)\n"), true),
         (fenced("python", "mean = lambda xs: sum(xs) / len(xs) if xs else 0.0\n"), true),
+        (fenced("python", "from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\nclass Mean:\n    value: float\n\ndef mean(xs):\n    return Mean(sum(xs) / len(xs) if xs else 0.0).value\n"), true),
+        (fenced("python", "def mean(xs):\n    sys\n    return sum(xs) / len(xs) if xs else 0.0\n"), false),
         // Wrong, and never right by accident.
         (fenced("python", "def mean(xs):\n    return sum(xs) / len(xs)\n"), false),
         (fenced("python", "def average(xs):\n    return 2.0\n"), false),
@@ -123,6 +128,13 @@ fn what_is_read_is_what_stands_there() {
         ("import os\nos.getcwd()\n\nThat is all.", Some("import os\nos.getcwd()")),
         ("from what I know, no", None),
         ("    return 1\nx", Some("    return 1")),
+        (" Here it is:\n\ndef f():\n    return 1", Some("def f():\n    return 1")),
+        (
+            "```\nif n:\n    return 1\nelse:\n    return 2\n```",
+            Some("    if n:\n        return 1\n    else:\n        return 2"),
+        ),
+        ("```\nn = 1\n    return n\n```", Some("    n = 1\n    return n")),
+        ("```\nif n:\n    def f():\n        return 1\n```", Some("if n:\n    def f():\n        return 1")),
         ("```json\n{}\n```", None),
     ];
     for (response, expected) in rows {
