@@ -84,6 +84,23 @@ fn killed_at_any_moment_it_ends_with_the_same_rows() {
 }
 
 #[test]
+fn a_directory_that_another_process_writes_into_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    recipe(dir.path(), 2);
+    let place = dir.path().join("run/round-1/trajectories");
+    fs_err::create_dir_all(&place).unwrap();
+    // As `-o` of that process names it, or the whole run.
+    for locked in [place.as_path(), &dir.path().join("run")] {
+        let lock = fs_err::File::create(locked.join(".lock")).unwrap();
+        lock.file().lock().unwrap();
+        let output = finish(generate(dir.path(), &[]));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains("is in use by process"), "{message}");
+    }
+    assert!(finish(generate(dir.path(), &[])).status.success());
+}
+
+#[test]
 fn ranks_of_an_environment_merge_to_the_rows_of_one() {
     let dir = tempfile::tempdir().unwrap();
     recipe(dir.path(), 12);

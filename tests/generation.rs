@@ -413,7 +413,8 @@ fn given_responses_are_taken_and_what_is_not_the_models_is_counted() {
     let manifest = run(&bench, "kept").unwrap();
     assert_eq!(counts(&manifest), [5, 4, 0, 1]);
     assert!(manifest.counts["disagreeing_blocks"] >= 1, "{:?}", manifest.counts);
-    let kept = bench.rows("kept");
+    let (metadata, kept) = read_all(&bench.path("kept")).unwrap();
+    assert_eq!(metadata.decoding["responses"], responses.digest());
     assert_eq!((&kept[0], &kept[2], &kept[3]), (&ours[0], &ours[2], &ours[3]));
     let errors = fs_err::read_to_string(bench.path("kept/errors.jsonl")).unwrap();
     assert!(errors.contains("sample-4") && errors.contains("no response to it"), "{errors}");

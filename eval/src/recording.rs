@@ -16,7 +16,7 @@ impl Bench<'_> {
             let judged = answer
                 .as_ref()
                 .map_err(Clone::clone)
-                .and_then(|run| guarded(|| self.sample(index, turn, run, reference)).unwrap_or_else(Err));
+                .and_then(|run| guarded(|| self.sample(index, turn, run, reference)).flatten());
             let sample = judged.unwrap_or_else(|reason| EvalSample {
                 error: Some(reason),
                 correct: self.questions[index].expected.as_ref().map(|_| false),

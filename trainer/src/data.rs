@@ -133,9 +133,7 @@ fn hold_out(rows: &mut Vec<Trajectory>, count: usize, seed: u64) -> Vec<Trajecto
 /// A token beyond the embeddings would end the process where they are looked up.
 fn check_vocabulary(rows: &[Trajectory], vocabulary: u32, origin: &str) -> Result<(), TrainError> {
     for row in rows {
-        let tails = row.states.iter().flat_map(|state| &state.tail);
-        let mut tokens = row.prompt_tokens.iter().chain(&row.response_tokens).chain(tails);
-        if let Some(&id) = tokens.find(|&&id| id >= vocabulary) {
+        if let Some(id) = row.token_ids().find(|&id| id >= vocabulary) {
             let (origin, sample_id) = (origin.to_owned(), row.sample_id.clone());
             return Err(TrainError::ForeignToken { origin, sample_id, id, vocabulary });
         }

@@ -115,9 +115,7 @@ impl Taking<'_> {
 
 /// A token that the tokenizer does not know.
 fn foreign_id(row: &Trajectory, tokenizer: &Tokenizer) -> Option<u32> {
-    let tails = row.states.iter().flat_map(|state| &state.tail);
-    let greatest = row.prompt_tokens.iter().chain(&row.response_tokens).chain(tails).max();
-    greatest.copied().filter(|&id| tokenizer.id_to_token(id).is_none())
+    row.token_ids().max().filter(|&id| tokenizer.id_to_token(id).is_none())
 }
 
 fn open(job: &ImportJob, tokenizer: &Tokenizer, block_size: usize) -> Result<ShardWriter, DatasetError> {

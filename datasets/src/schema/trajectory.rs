@@ -18,18 +18,17 @@ use crate::atomic::write_atomic;
 use crate::error::DatasetError;
 use crate::pack::PackConfig;
 
+mod check;
 mod columns;
 mod seal;
 
+use check::check_rows;
 use columns::{check_columns, from_batch, names_and_prompts, schema, to_batch};
 
 /// Schema name in the file metadata.
 pub const SCHEMA_NAME: &str = "jacobi-trajectory";
 /// Schema version in the file metadata; any change of columns or of their meaning raises it.
 pub const SCHEMA_VERSION: u32 = 1;
-
-/// The greatest id that the `i32` columns can hold.
-const MAX_ID: u32 = i32::MAX as u32;
 
 /// Why a response ends where it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +94,14 @@ pub struct Trajectory {
     pub finish_reason: FinishReason,
     /// States in order of block, then iteration.
     pub states: Vec<State>,
+}
+
+impl Trajectory {
+    /// Every token id in it: those of the prompt, the response and the states.
+    pub fn token_ids(&self) -> impl Iterator<Item = u32> {
+        let tails = self.states.iter().flat_map(|state| &state.tail);
+        self.prompt_tokens.iter().chain(&self.response_tokens).chain(tails).copied()
+    }
 }
 
 /// What made the rows of a shard.
@@ -347,53 +354,6 @@ impl<'a> Entries<'a> {
             tool_version: self.parse("tool_version")?,
         })
     }
-}
-
-fn check_rows(path: &Path, metadata: &TrajectoryMetadata, rows: &[Trajectory]) -> Result<(), DatasetError> {
-    for (index, row) in rows.iter().enumerate() {
-        if let Err(reason) = check_row(row, metadata.block_size) {
-            let reason = format!("sample {}: {reason}", row.sample_id);
-            return Err(DatasetError::BadShardRow { path: path.to_path_buf(), row: index + 1, reason });
-        }
-    }
-    Ok(())
-}
-
-fn check_row(row: &Trajectory, block_size: usize) -> Result<(), String> {
-    if block_size == 0 {
-        return Err("the block size is 0".to_owned());
-    }
-    let len = row.response_tokens.len();
-    if row.finish_reason == FinishReason::Eos && len == 0 {
-        return Err("ends in EOS but has no response token".to_owned());
-    }
-    let tails = row.states.iter().flat_map(|state| &state.tail);
-    if let Some(id) =
-        row.prompt_tokens.iter().chain(&row.response_tokens).chain(tails).find(|&&id| id > MAX_ID)
-    {
-        return Err(format!("token id {id} is beyond {MAX_ID}"));
-    }
-    for state in &row.states {
-        let start = state.block as usize * block_size;
-        if start >= len {
-            return Err(format!(
-                "state of block {} but only {} blocks",
-                state.block,
-                len.div_ceil(block_size)
-            ));
-        }
-        let block_len = block_size.min(len - start);
-        if state.converged as usize + state.tail.len() != block_len {
-            return Err(format!(
-                "state {} of block {}: {} converged and {} more tokens in a block of {block_len}",
-                state.iteration,
-                state.block,
-                state.converged,
-                state.tail.len(),
-            ));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use arrow_array::{ArrayRef, Int32Array, RecordBatch, StringArray};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::check::MAX_ID;
 use super::*;
 use crate::schema::trajectory::columns::schema;
 
