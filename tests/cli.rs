@@ -354,6 +354,11 @@ fn what_tune_finds_is_what_decode_and_eval_use() {
         code == Some(0) && text.contains("jacobi n=16") && text.contains("jacobi n=5 "),
         "{text}{messages}"
     );
+    // What is tuned afterwards is not measured by asking again, which is said.
+    fs_err::write(&tuned, mine.to_string().replace("\"block_size\":5", "\"block_size\":6")).unwrap();
+    let (code, text, messages) = run(&eval[..eval.len() - 1]);
+    assert!(code == Some(0) && text.contains("jacobi n=5 "), "{text}{messages}");
+    assert!(messages.contains("jacobi n=6 of model is not among what was measured"), "{messages}");
     let (code, text, _) = run(&[&eval[..], &["--set", "eval.tuned=false"]].concat());
     assert!(code == Some(0) && text.contains("jacobi n=16") && !text.contains("jacobi n=5 "), "{text}");
 

@@ -154,7 +154,7 @@ fn a_question_that_cannot_be_asked_is_named_and_stops_nothing() {
     assert_eq!(output.status.code(), Some(0), "{message}");
     assert!(message.contains("2 samples failed") && message.contains("long under ar"), "{message}");
     let report = fs_err::read_to_string(dir.join("report/report.md")).unwrap();
-    assert!(report.contains("1 of base ar on sums"), "{report}");
+    assert!(report.contains("1 of model ar on sums"), "{report}");
     // Beside rows that are no questions, and one that is there twice.
     let questions =
         "{\"id\": \"x\", \"q\": \"1?\", \"a\": 1}\n{oops\n{\"id\": \"x\", \"q\": \"2?\", \"a\": 2}\n";

@@ -69,6 +69,16 @@ fn what_is_there_is_not_mixed_with_what_comes() {
     let error = run(&files, &output, false).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("--overwrite"), "{error}");
     assert_eq!(run(&files, &output, true).unwrap().written, 2);
+    // Killed half-way: the same import starts over, another one does not.
+    let half = |manifest: Manifest| {
+        Manifest { complete: false, ..manifest }.save(&output).unwrap();
+    };
+    half(Manifest::load(&output).unwrap().unwrap());
+    assert!(run(&files[..1], &output, false).unwrap_err().is_usage());
+    let manifest = run(&files, &output, false).unwrap();
+    assert_eq!((manifest.written, manifest.failed, manifest.complete), (2, 2, true));
+    let errors = fs_err::read_to_string(output.join("errors.jsonl")).unwrap();
+    assert_eq!(errors.lines().count(), 2, "{errors}");
     fs_err::write(&files[0], "[]").unwrap();
     let message = run(&files[..1], &dir.path().join("empty"), false).unwrap_err().to_string();
     assert!(message.contains("none of 0"), "{message}");

@@ -114,6 +114,27 @@ fn a_cached_forward_in_pieces_equals_one_forward() {
     }
 }
 
+/// The logits of a wide pass are not kept: what is said of its rows is what narrow passes say, bit for bit.
+#[test]
+fn a_wide_pass_predicts_what_narrow_ones_do() {
+    for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+        let model = load(&golden("models/tiny_llama"), dtype).unwrap().transformer;
+        let texts: Vec<Rows> = (1..=4)
+            .map(|step| Rows::chain(&(0..24).map(|i| i * 7 * step % 97).collect::<Vec<_>>()))
+            .collect();
+        let work = |slot: usize| Work { slot, place: Place::End, rows: &texts[slot], first_output: 0 };
+        let wide = model.session(4, 64).forward(&[work(0), work(1), work(2), work(3)]);
+        for (slot, text) in texts.iter().enumerate() {
+            let alone = Work { slot: 0, place: Place::End, rows: text, first_output: 0 };
+            let narrow = model.session(1, 64).forward(&[alone]);
+            assert_eq!(narrow.greedy(), wide.greedy()[24 * slot..][..24], "{dtype:?}");
+            let rows = [1, 5, 23];
+            assert_eq!(narrow.top(&rows, 3), wide.top(&rows.map(|row| 24 * slot + row), 3), "{dtype:?}");
+            assert!(wide.top(&[], 3).is_empty());
+        }
+    }
+}
+
 /// Every row of a token tree has the logits of its own path, several sequences in one pass do not touch each other, and
 /// a path that is kept counts as if it had been fed alone.
 #[test]

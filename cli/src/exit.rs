@@ -1,6 +1,7 @@
 //! What an error means to the shell: 2 for what was typed, 128+n for signal n, 1 for the world.
 
 use jacobi_datasets::RankError;
+use jacobi_eval::EvalError;
 use jacobi_trainer::TrainError;
 use jacobi_trajectory_gen::GenerateError;
 
@@ -70,7 +71,13 @@ pub fn code(error: &anyhow::Error) -> u8 {
     let usage = error.chain().any(|cause| {
         let generate = cause.downcast_ref().is_some_and(GenerateError::is_usage);
         let train = cause.downcast_ref().is_some_and(TrainError::is_usage);
-        generate || train || cause.is::<UsageError>() || cause.is::<ConfigError>() || cause.is::<RankError>()
+        let eval = cause.downcast_ref().is_some_and(EvalError::is_usage);
+        generate
+            || train
+            || eval
+            || cause.is::<UsageError>()
+            || cause.is::<ConfigError>()
+            || cause.is::<RankError>()
     });
     if usage { 2 } else { 1 }
 }
@@ -87,6 +94,7 @@ mod tests {
             (anyhow!("disk full"), 1),
             (UsageError("no such verb".into()).into(), 2),
             (config.into(), 2),
+            (EvalError::NoTasks.into(), 2),
             (Interrupted(2).into(), 130),
             (Interrupted(15).into(), 143),
             (BrokenOff(2).into(), 130),

@@ -45,27 +45,47 @@ pub fn export(checkpoint: &Path, output: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses an output that would be replaced although it is no earlier export: what is removed must be ours.
+/// Refuses an output that must not be replaced.
 ///
 /// # Errors
-/// When `output` is there and is not an exported model.
-pub fn check_replaceable(output: &Path) -> anyhow::Result<()> {
-    let ours = !output.exists() || output.join("config.json").is_file() || is_empty(output);
-    ensure!(ours, "{} is there and holds no model: give another --output", output.display());
+/// When something is in `output` that is no model, or one in which `checkpoint` lies, or any without `overwrite`.
+pub fn check_replaceable(output: &Path, checkpoint: &Path, overwrite: bool) -> anyhow::Result<()> {
+    if !output.exists() || is_empty(output) {
+        return Ok(());
+    }
+    let shown = output.display();
+    ensure!(
+        output.join("config.json").is_file(),
+        "{shown} is there and holds no model: give another --output"
+    );
+    // A checkpoint that is not there is another error's.
+    let within = fs_err::canonicalize(checkpoint).is_ok_and(|checkpoint| {
+        fs_err::canonicalize(output).is_ok_and(|output| checkpoint.starts_with(output))
+    });
+    ensure!(!within, "{shown} holds the checkpoint {}: give another --output", checkpoint.display());
+    ensure!(overwrite, "{shown} holds a model: give another --output, or --overwrite to replace it");
     Ok(())
 }
 
-/// Writes the model card of an exported model and, unless it was tuned, the `jacobi.json` that says how to decode it.
+/// Writes the model card of the model that `recipe` exported to `dir` and, unless it was tuned, the `jacobi.json` that says
+/// how to decode it: with what `results` measured, if it was this model.
 ///
 /// # Errors
 /// When a file of the export cannot be read or written.
-pub fn write_card(recipe: &Recipe, run: &RunDir, results: Option<&Results>) -> anyhow::Result<()> {
+pub fn write_card(
+    recipe: &Recipe,
+    run: &RunDir,
+    dir: &Path,
+    results: Option<&Results>,
+) -> anyhow::Result<()> {
+    let digest = plan::digest_of_model(dir)?;
+    let results = results.filter(|results| measures(results, &digest));
     let base_dir = recipe.model_dir()?;
     let base_model = recipe.model.path.display().to_string();
     let on_hub = HubRepo::model(&recipe.model.path).filter(|_| !recipe.model.path.exists());
     let license = license_of(&base_dir);
     let (training, provenance) = (training_settings(recipe), provenance(recipe, run, &base_dir)?);
-    let decoding = decoding(recipe, run, results)?;
+    let decoding = decoding(recipe, dir, results)?;
     let command = results.map_or_else(command_line, |results| results.command.clone());
     let card = ModelCard {
         name: &recipe.name,
@@ -78,13 +98,24 @@ pub fn write_card(recipe: &Recipe, run: &RunDir, results: Option<&Results>) -> a
         rows: results.map_or(&[], |results| results.rows.as_slice()),
         command: &command,
     };
-    write_text(&run.export().join("README.md"), &model_card(&card))
+    write_text(&dir.join("README.md"), &model_card(&card))
+}
+
+/// Whether a model with this digest is the trained one of `results`.
+fn measures(results: &Results, digest: &str) -> bool {
+    let says = |index: usize, name: &str, value: &str| {
+        results.settings.get(&format!("models.{index}.{name}")) == Some(&json!(value).to_string())
+    };
+    let models = (1..).take_while(|index| results.settings.contains_key(&format!("models.{index}.files")));
+    models
+        .into_iter()
+        .any(|index| says(index, "role", ModelRole::Trained.as_str()) && says(index, "files", digest))
 }
 
 /// What tuning found for the export; without it the fastest decoder of its evaluation, and without that the one it was
 /// trained for, written into `jacobi.json`.
-fn decoding(recipe: &Recipe, run: &RunDir, results: Option<&Results>) -> anyhow::Result<Tuned> {
-    let path = run.export().join(TUNED_FILE);
+fn decoding(recipe: &Recipe, dir: &Path, results: Option<&Results>) -> anyhow::Result<Tuned> {
+    let path = dir.join(TUNED_FILE);
     if let Ok(text) = fs_err::read_to_string(&path)
         && let Ok(tuned) = serde_json::from_str::<Tuned>(&text)
         && !tuned.latency.widths.is_empty()
@@ -223,14 +254,12 @@ mod tests {
     #[test]
     fn how_to_decode_is_what_was_tuned_else_what_was_fastest_else_what_was_trained_for() {
         let dir = tempfile::tempdir().unwrap();
-        let run = RunDir::new(dir.path());
-        fs_err::create_dir(run.export()).unwrap();
         let recipe = Recipe { name: "mine".to_owned(), ..Recipe::default() };
         let found = |rows: Vec<EvalRow>| {
             let results = Results::new("jacobi eval".to_owned(), Map::new(), rows);
             let results = Some(&results).filter(|results| !results.rows.is_empty());
-            let tuned = decoding(&recipe, &run, results).unwrap();
-            let read = jacobi_eval::tuned(&run.export()).unwrap().unwrap();
+            let tuned = decoding(&recipe, dir.path(), results).unwrap();
+            let read = jacobi_eval::tuned(dir.path()).unwrap().unwrap();
             (tuned.best.label(), tuned.best.prompts, read.name.as_str())
         };
         assert_eq!(found(vec![]), ("jacobi n=16".to_owned(), 0, "jacobi"));
@@ -238,7 +267,7 @@ mod tests {
         let rows = vec![base, row("ar", 1.0), row("multi_block", 2.0), row("jacobi", 1.5)];
         assert_eq!(found(rows.clone()), ("multi_block".to_owned(), 5, "multi_block"));
         // As `jacobi tune` leaves it.
-        let path = run.export().join(TUNED_FILE);
+        let path = dir.path().join(TUNED_FILE);
         let text = fs_err::read_to_string(&path).unwrap().replace("multi_block", "ar");
         fs_err::write(&path, text.replace("\"widths\": []", "\"widths\": [{\"rows\": 1, \"seconds\": 0.5}]"))
             .unwrap();
@@ -261,13 +290,36 @@ mod tests {
     }
 
     #[test]
-    fn only_models_and_empty_directories_are_replaced() {
+    fn only_models_are_replaced_and_only_when_told_to() {
         let dir = tempfile::tempdir().unwrap();
-        check_replaceable(&dir.path().join("missing")).unwrap();
-        check_replaceable(dir.path()).unwrap();
-        fs_err::write(dir.path().join("thesis.tex"), "").unwrap();
-        assert!(check_replaceable(dir.path()).unwrap_err().to_string().contains("--output"));
-        fs_err::write(dir.path().join("config.json"), "{}").unwrap();
-        check_replaceable(dir.path()).unwrap();
+        let checkpoint = dir.path().join("checkpoint");
+        let check = |output: &str, overwrite| {
+            let checked = check_replaceable(&dir.path().join(output), &checkpoint, overwrite);
+            checked.map_err(|error| error.to_string()).err().unwrap_or_default()
+        };
+        assert_eq!(check("missing", false), "");
+        fs_err::create_dir(&checkpoint).unwrap();
+        fs_err::create_dir(dir.path().join("output")).unwrap();
+        assert_eq!(check("output", false), "");
+        fs_err::write(dir.path().join("output/thesis.tex"), "").unwrap();
+        assert!(check("output", true).contains("holds no model"));
+        fs_err::write(dir.path().join("output/config.json"), "{}").unwrap();
+        assert!(check("output", false).contains("--overwrite to replace it"));
+        assert_eq!(check("output", true), "");
+        // Neither the checkpoint nor what it lies in.
+        for path in ["checkpoint", "checkpoint/../checkpoint", ""] {
+            fs_err::write(dir.path().join(path).join("config.json"), "{}").unwrap();
+            assert!(check(path, true).contains("holds the checkpoint"), "{path}");
+        }
+    }
+
+    #[test]
+    fn figures_of_another_model_are_not_this_ones() {
+        let mut results = Results::new("jacobi eval".to_owned(), Map::new(), Vec::new());
+        let settings = [("1.role", "base"), ("1.files", "a"), ("2.role", "trained"), ("2.files", "b")];
+        let setting = |(key, value): (&str, &str)| (format!("models.{key}"), json!(value).to_string());
+        assert!(!measures(&results, "b"));
+        results.settings = settings.into_iter().map(setting).collect();
+        assert_eq!(["a", "b", "c"].map(|digest| measures(&results, digest)), [false, true, false]);
     }
 }

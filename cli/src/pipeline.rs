@@ -53,7 +53,7 @@ pub fn run(recipe: &Recipe, overwrite: bool, stop: &Stop) -> anyhow::Result<Stri
         ledger.finish(&stage.name)?;
     }
     let results = stages::read_results(&run.report())?;
-    export::write_card(recipe, &run, Some(&results))?;
+    export::write_card(recipe, &run, &run.export(), Some(&results))?;
     Ok(terminal_table(&results.rows))
 }
 

@@ -215,6 +215,9 @@ pub fn eval(recipe: &Recipe, options: EvalOptions, stop: &Stop) -> anyhow::Resul
             "eval: measured before, the report in {} is written anew; --overwrite measures again",
             report.display()
         ));
+        for decoder in recipe.eval.unmeasured(models, &results.rows)? {
+            output::status(&format!("eval: {decoder} is not among what was measured"));
+        }
         return Ok(results.rows);
     }
     kept.start()?;
@@ -317,10 +320,8 @@ fn results_of(text: &str) -> anyhow::Result<Results> {
 /// Says which rows of a prompt file could not be used.
 pub fn say_left_out(verb: &str, bad_rows: &[BadRow]) {
     if let Some(bad) = bad_rows.first() {
-        let (count, line, reason) = (bad_rows.len(), bad.line, &bad.reason);
-        output::status(&format!(
-            "{verb}: {count} malformed prompts left out; the first, line {line}: {reason}"
-        ));
+        let count = bad_rows.len();
+        output::status(&format!("{verb}: {count} malformed prompts left out; the first, {bad}"));
     }
 }
 
@@ -354,7 +355,7 @@ mod tests {
 
     #[test]
     fn rows_that_could_not_be_read_are_in_the_environment() {
-        let bad_rows = vec![BadRow { line: 7, reason: "it has no column q".to_owned() }];
+        let bad_rows = vec![BadRow { file: None, line: 7, reason: "it has no column q".to_owned() }];
         let left_out = LeftOut { task: "sums".to_owned(), rows: 9, bad_rows };
         let environment = environment_of(&EvalOutcome { left_out: vec![left_out], ..EvalOutcome::default() });
         let expected = "1 of 9 rows of sums could not be read; the first, line 7: it has no column q";

@@ -22,7 +22,7 @@ pub fn load(config: &PromptsConfig, model_dir: &Path) -> anyhow::Result<TrainDat
     let mut first_reason = None;
     for prompt in prompts {
         let row = prompt
-            .map_err(|bad| format!("line {}: {}", bad.line, bad.reason))
+            .map_err(|bad| bad.to_string())
             .and_then(|prompt| to_row(prompt, &tokenizer).map_err(|error| format!("{error:#}")));
         match row {
             Ok(row) => rows.push(row),

@@ -70,15 +70,16 @@ pub enum DatasetError {
 
     /// `offset` and `limit` leave no row.
     #[error(
-        "prompts.offset = {offset} and prompts.limit = {} select none of the {rows} rows of {}",
-        limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string()),
-        path.display()
+        "prompts.offset = {offset} and prompts.limit = {} select none of the {rows} rows of {}{filter}",
+        limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string()), path.display()
     )]
     NoPromptsSelected {
         /// The file.
         path: PathBuf,
-        /// Rows in the file.
+        /// Rows in the file, those left out by a filter not counted.
         rows: usize,
+        /// That filter, in words.
+        filter: String,
         /// Rows skipped.
         offset: usize,
         /// Rows taken at most.
@@ -129,7 +130,7 @@ pub enum DatasetError {
 
     /// A file that the hub did not give.
     #[error(
-        "cannot fetch {file} of {repo} at {revision} from {endpoint}: check the name, the network (HF_ENDPOINT), and HF_TOKEN if access is restricted"
+        "cannot fetch {file} of {repo} at {revision} from {endpoint}: check the name, the network (HF_ENDPOINT), and HF_TOKEN if access is restricted; HF_HUB_OFFLINE=1 makes do with what is cached"
     )]
     Hub {
         /// Path within the repository.
@@ -158,7 +159,7 @@ pub enum DatasetError {
     },
 
     /// A directory that is to be pushed as an export and is none.
-    #[error("{} is no exported model: it lacks {lacks}; `jacobi export` makes one, `jacobi run` at its end", path.display())]
+    #[error("{} is no exported model: it lacks {lacks}; `jacobi export` with a recipe makes one, `jacobi run` at its end", path.display())]
     NotAnExport {
         /// The directory.
         path: PathBuf,
@@ -284,7 +285,7 @@ pub enum DatasetError {
     },
 
     /// A generation that has not come to its end.
-    #[error("the trajectories in {} are not complete ({done} of {input} prompts): run `jacobi generate` again, it resumes", dir.display())]
+    #[error("the trajectories in {} are not complete ({done} of {input} prompts): run `jacobi generate` again, which resumes, or `jacobi import`, which starts over", dir.display())]
     Incomplete {
         /// The directory.
         dir: PathBuf,

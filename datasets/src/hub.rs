@@ -17,6 +17,7 @@ pub use export::{ExportFile, export_files};
 pub use push::PushOptions;
 
 const SCHEME: &str = "hf://";
+const CONFIG: &str = "config.json";
 const DATASET_FORM: &str = "hf://datasets/ORG/NAME[@REVISION]/FILE";
 
 /// How the hub is reached.
@@ -207,12 +208,19 @@ pub fn model_dir(path: &Path) -> Result<PathBuf, DatasetError> {
 }
 
 fn fetch_model(hub: &Hub, source: &HubRepo) -> Result<PathBuf, DatasetError> {
-    let config = hub.fetch(source, "config.json")?;
-    let dir = config.parent().unwrap_or(Path::new(".")).to_path_buf();
-    for file in hub.list(source)?.iter().filter(|file| belongs_to_model(file)) {
-        hub.fetch(source, file)?;
+    let dir_of = |config: PathBuf| config.parent().unwrap_or(Path::new(".")).to_path_buf();
+    let cached = Cache::new(hub.cache.clone()).repo(source.repo()).get(CONFIG).map(dir_of);
+    if let Some(dir) = cached.filter(|dir| export::is_whole_model(dir)) {
+        return Ok(dir);
     }
-    Ok(dir)
+    let files = hub.list(source)?;
+    // The configuration last: where it is, nothing else is missing.
+    if files.iter().any(|file| file == CONFIG) {
+        for file in files.iter().filter(|file| belongs_to_model(file) && *file != CONFIG) {
+            hub.fetch(source, file)?;
+        }
+    }
+    hub.fetch(source, CONFIG).map(dir_of)
 }
 
 /// Weights, configuration and tokenizer, at the top of the repository.

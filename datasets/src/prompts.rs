@@ -146,10 +146,31 @@ impl Prompt {
 /// A row that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRow {
+    /// Name of its file, where the configured path stands for several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// 1-based line of a JSONL file, row of any other.
     pub line: usize,
     /// What is wrong with it.
     pub reason: String,
+}
+
+impl BadRow {
+    fn new(line: usize, reason: impl Into<String>) -> Self {
+        Self { file: None, line, reason: reason.into() }
+    }
+
+    /// Where it stands: `line 7`, or `train-1.jsonl, line 7`.
+    pub fn place(&self) -> String {
+        let file = self.file.as_ref().map_or_else(String::new, |file| format!("{file}, "));
+        format!("{file}line {}", self.line)
+    }
+}
+
+impl std::fmt::Display for BadRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.place(), self.reason)
+    }
 }
 
 /// Reads the rows `offset .. offset + limit` of the configured file, good and bad, in order, into memory.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use jacobi_datasets::PromptsConfig;
-use jacobi_datasets::schema::eval_row::ModelRole;
+use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
 use jacobi_decoder::{Settings, StopRules};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -174,9 +174,10 @@ impl EvalConfig {
         self.prompts.path = PathBuf::new();
     }
 
-    /// Compares these decoders and no others: as often and with the settings as the configuration lists them, or once
-    /// with their defaults.
+    /// Compares these decoders with the autoregressive one and with no others: as often and with the settings as the
+    /// configuration lists them, or once with their defaults.
     pub fn choose_decoders(&mut self, chosen: &[DecoderName]) {
+        self.tuned = false;
         let listed = std::mem::take(&mut self.decoders);
         for &name in chosen {
             let before = self.decoders.len();
@@ -222,6 +223,25 @@ impl EvalConfig {
             }
         }
         Ok(contenders)
+    }
+
+    /// Decoders of `models` that none of `rows` is of: such as one that was tuned after they were measured.
+    ///
+    /// # Errors
+    /// `Decoder`, and those of reading what was tuned.
+    pub fn unmeasured(&self, models: &[EvalModel], rows: &[EvalRow]) -> Result<Vec<String>, EvalError> {
+        let stop = StopRules { max_new_tokens: self.max_new_tokens.max(1), eos_token_ids: Vec::new() };
+        let mut unmeasured = Vec::new();
+        for model in models {
+            for Contender { name, shown, .. } in self.contenders_of(model, 0, &stop)? {
+                let (decoder, decoder_settings) = (name.as_str().to_owned(), shown);
+                let row = EvalRow { decoder, decoder_settings, ..EvalRow::default() };
+                if !rows.iter().any(|other| other.model == model.name && other.is_decoded_as(&row)) {
+                    unmeasured.push(format!("{} of {}", row.decoder_label(), model.name));
+                }
+            }
+        }
+        Ok(unmeasured)
     }
 }
 

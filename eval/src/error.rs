@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use jacobi_datasets::DatasetError;
+use jacobi_datasets::{BadRow, DatasetError};
 use jacobi_model::ModelError;
 
 use crate::sandbox::SandboxError;
@@ -69,6 +69,17 @@ pub enum EvalError {
     /// No models were given.
     #[error("there is no model to evaluate; name at least one")]
     NoModels,
+    /// The questions of a task; the cause names the file, and settings as `[prompts]` has them.
+    #[error(
+        "cannot read the questions of task \"{task}\": what is called prompts here is [eval.prompts], or the [prompts] of the task's file"
+    )]
+    Questions {
+        /// The task.
+        task: String,
+        /// The cause.
+        #[source]
+        source: DatasetError,
+    },
     /// Prompts or tokenizer; the cause names the file.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -82,16 +93,14 @@ pub enum EvalError {
         source: ModelError,
     },
     /// Every row of the prompt file is malformed.
-    #[error("{} has no usable prompt: {failed} rows are malformed, the first in line {line}: {reason}", path.display())]
+    #[error("{} has no usable prompt: {failed} rows are malformed; the first, {first}", path.display())]
     NoUsablePrompts {
         /// The prompt file.
         path: PathBuf,
         /// How many rows are malformed.
         failed: usize,
-        /// Where the first of them is, from 1.
-        line: usize,
-        /// What is wrong there.
-        reason: String,
+        /// The first of them.
+        first: BadRow,
     },
     /// The task scores, and a prompt has no answer to score against.
     #[error(
@@ -170,4 +179,24 @@ pub enum EvalError {
         /// The prompt.
         sample_id: String,
     },
+}
+
+impl EvalError {
+    /// Whether only the command line or a recipe can mend it.
+    pub fn is_usage(&self) -> bool {
+        use EvalError::{
+            Decoder, MaxNewTokens, NoModels, NoQuestions, NoReference, NoTasks, TaskTwice, UnknownTask,
+        };
+        matches!(
+            self,
+            UnknownTask { .. }
+                | NoQuestions { .. }
+                | TaskTwice { .. }
+                | NoReference { .. }
+                | NoTasks
+                | Decoder { .. }
+                | MaxNewTokens
+                | NoModels
+        )
+    }
 }

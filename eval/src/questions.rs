@@ -18,7 +18,8 @@ pub(crate) struct Question {
 pub(crate) fn read(task: &Task) -> Result<(Vec<Question>, Vec<BadRow>), EvalError> {
     let config = &task.prompts;
     let (mut prompts, mut bad_rows) = (Vec::new(), Vec::new());
-    for row in read_prompts(config)? {
+    let unread = |source| EvalError::Questions { task: task.name.clone(), source };
+    for row in read_prompts(config).map_err(unread)? {
         match row {
             Ok(prompt) => prompts.push(prompt),
             Err(bad) => bad_rows.push(bad),
@@ -28,8 +29,7 @@ pub(crate) fn read(task: &Task) -> Result<(Vec<Question>, Vec<BadRow>), EvalErro
         return Err(EvalError::NoUsablePrompts {
             path: config.path.clone(),
             failed: bad_rows.len(),
-            line: first.line,
-            reason: first.reason.clone(),
+            first: first.clone(),
         });
     }
     distinguish(&mut prompts);

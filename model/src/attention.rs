@@ -109,20 +109,20 @@ impl Attention {
         let (cos, sin) = rope.angles();
         let attended = match behind {
             Behind::Caches(spans) => {
-                let mut caches: Vec<SpanCache> = spans
+                let caches: Vec<SpanCache> = spans
                     .iter()
                     .map(|(span, cache)| {
                         let (keys, values) = cache.layer(layer);
                         SpanCache { span, keys, values }
                     })
                     .collect();
-                rotate_and_store(&mut qkv, cos, sin, self.heads, &mut caches);
+                rotate_and_store(&mut qkv, cos, sin, self.heads, &caches);
                 attend_cached(&qkv, self.heads, &caches)
             }
             Behind::Fixed(view, cache) => {
                 let (keys, values) = cache.layer(layer);
-                view.rotate_and_store(&mut qkv, (cos, sin), self.heads, [&keys, &values]);
-                view.attend(&qkv, self.heads, [&keys, &values])
+                view.rotate_and_store(&mut qkv, (cos, sin), self.heads, [keys, values]);
+                view.attend(&qkv, self.heads, [keys, values])
             }
         };
         linear(&attended, &self.output, self.output_bias.as_ref())

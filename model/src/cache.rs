@@ -66,9 +66,9 @@ impl KvCache {
         self.storage.size()[2] as usize
     }
 
-    /// Keys and values of one layer, each `[h, c, d]`: handles on the cache's own memory.
-    pub(crate) fn layer(&self, layer: usize) -> (Tensor, Tensor) {
-        (self.parts[2 * layer].shallow_clone(), self.parts[2 * layer + 1].shallow_clone())
+    /// Keys and values of one layer, each `[h, c, d]`: the cache's own memory.
+    pub(crate) fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
+        (&self.parts[2 * layer], &self.parts[2 * layer + 1])
     }
 
     /// Of the rows that the last pass wrote behind the cached tokens, keeps `rows` in this order and forgets the rest.

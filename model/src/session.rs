@@ -223,9 +223,12 @@ fn span(start: usize, work: &Work, cached: usize) -> Span {
     }
 }
 
-/// Up to so many rows the logits are kept: whoever asks for the most probable tokens may ask for more of them. A decoder's
-/// own passes are narrower; those of many texts side by side, whose logits would take more memory than the weights, are not.
-const KEPT_ROWS: usize = 384;
+/// Up to so many rows the logits are kept: whoever asks for the most probable tokens may ask for more of them. Those of
+/// many texts side by side would take more memory than the weights. On a CPU the most probable token is found without
+/// writing logits, and those of a few rows are soon computed again.
+fn kept_rows(device: Device) -> i64 {
+    if device == Device::Cpu { 64 } else { 384 }
+}
 
 /// The hidden states of the wanted rows, and what is made of them when it is asked for.
 struct Outlook {
@@ -237,6 +240,12 @@ struct Outlook {
 }
 
 impl Outlook {
+    /// Whether they are there or may be.
+    fn keeps_logits(&self) -> bool {
+        let rows = self.hidden_th.size()[0];
+        self.logits_tv.get().is_some() || rows <= kept_rows(self.hidden_th.device())
+    }
+
     fn logits(&self) -> &Tensor {
         self.logits_tv.get_or_init(|| tch::no_grad(|| linear(&self.hidden_th, &self.head_vh, None)))
     }
@@ -247,17 +256,25 @@ impl Predictions for Outlook {
         if let Some(greedy) = &self.greedy_t {
             return column_ids(greedy);
         }
-        if self.logits_tv.get().is_none() && self.hidden_th.size()[0] > KEPT_ROWS as i64 {
+        if !self.keeps_logits() {
             return tch::no_grad(|| linear_argmax(&self.hidden_th, &self.head_vh));
         }
         argmax(self.logits())
     }
 
     fn top(&self, rows: &[usize], k: usize) -> Vec<Vec<(u32, f32)>> {
-        let logits = self.logits();
+        if rows.is_empty() {
+            return Vec::new();
+        }
         let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-        let rows = Tensor::from_slice(&rows).to_device(logits.device());
-        tch::no_grad(|| top(&logits.index_select(0, &rows), k))
+        let rows = Tensor::from_slice(&rows).to_device(self.hidden_th.device());
+        tch::no_grad(|| {
+            let logits = match self.keeps_logits() {
+                true => self.logits().index_select(0, &rows),
+                false => linear(&self.hidden_th.index_select(0, &rows), &self.head_vh, None),
+            };
+            top(&logits, k)
+        })
     }
 
     fn logits(&self, row: usize) -> Vec<f32> {

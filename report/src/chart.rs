@@ -196,6 +196,14 @@ mod tests {
         }
         assert!(svg("tpf.svg").contains("trained  jacobi n=16") && svg("tpf.svg").contains("2.71"));
         assert!(svg("iterations.svg").contains("0.37"));
+        // A line and two ends over each bar, of those that have an interval.
+        let mut bare = rows();
+        bare.iter_mut().for_each(|row| row.tpf_interval = None);
+        let lines = |svg: &str| svg.matches("<polyline").count();
+        let bare = super::charts(&bare).unwrap();
+        for (with, without) in charts[..2].iter().zip(&bare) {
+            assert_eq!((lines(&with.svg), lines(&without.svg)), (12, 0), "{}", with.file);
+        }
         assert!(svg("frontier.svg").contains("trained  jacobi n=16"));
         assert!(svg("acceptance.svg").contains("tokens accepted"));
         assert!(svg("positions.svg").contains("position in the draft"));

@@ -186,8 +186,8 @@ pub(crate) fn tasks<'a>(rows: impl IntoIterator<Item = &'a EvalRow>) -> Vec<&'a 
     tasks
 }
 
-/// The role, with the name where two models share a role; the name alone where all do, since nothing was trained from
-/// another then.
+/// The role, with the name where two models share a role; the name alone where there is but one role, since nothing was
+/// trained from another then.
 pub(crate) fn model_label<'a>(row: &EvalRow, rows: impl IntoIterator<Item = &'a EvalRow>) -> String {
     let role = row.model_role.as_str();
     let (mut is_shared, mut is_only) = (false, true);
@@ -196,9 +196,9 @@ pub(crate) fn model_label<'a>(row: &EvalRow, rows: impl IntoIterator<Item = &'a 
         is_only &= other.model_role == row.model_role;
     }
     match (is_shared, is_only) {
-        (false, _) => role.to_owned(),
+        (false, false) => role.to_owned(),
         (true, false) => format!("{role} {}", row.model),
-        (true, true) => row.model.clone(),
+        (_, true) => row.model.clone(),
     }
 }
 
@@ -226,7 +226,7 @@ trained  jacobi n=16  2.71      95.2  2.32x, 2.00–3.00    92.2 %       98.4 % 
         let expected = "\
 | model | decoder | TPF | tokens/s | speedup over ar | accuracy | exact match |
 | :--- | :--- | ---: | ---: | ---: | ---: | ---: |
-| base | ar | 1.00 | 41.2 | 1.00x | 93.8 % | – |
+| tiny | ar | 1.00 | 41.2 | 1.00x | 93.8 % | – |
 ";
         assert_eq!(Table::results(&rows()[..1]).markdown(), expected);
     }
@@ -274,7 +274,7 @@ trained  jacobi n=16  2.71      95.2  2.32x, 2.00–3.00    92.2 %       98.4 % 
         rows[1].task = "math500".to_owned();
         let table = terminal_table(&rows[..2]);
         assert!(
-            table.contains("\nbase   gsm8k    ar ") && table.contains("\nbase   math500  jacobi n=16 "),
+            table.contains("\ntiny   gsm8k    ar ") && table.contains("\ntiny   math500  jacobi n=16 "),
             "{table}"
         );
     }
@@ -289,6 +289,8 @@ trained  jacobi n=16  2.71      95.2  2.32x, 2.00–3.00    92.2 %       98.4 % 
             (model_label(&rows[0], &rows[..2]), model_label(&rows[1], &rows[..2])),
             ("tiny".into(), "other".into())
         );
+        // One model alone was trained from nothing that is here.
+        assert_eq!(model_label(&rows[0], &rows[..1]), "tiny");
     }
 
     #[test]

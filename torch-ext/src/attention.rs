@@ -37,7 +37,7 @@ const ASIDE_SHARE: usize = 64;
 /// Numbers of a cache that are widened for one request of memory.
 const LINE: usize = 32;
 /// How far ahead of them memory is asked for, in bytes: a head's keys are a few of these.
-const AHEAD: usize = 1 << 11;
+const AHEAD: usize = 1 << 12;
 /// Multiply-adds below which one thread does everything.
 const WORTH_A_TEAM: usize = 200_000;
 
@@ -67,7 +67,7 @@ fn fused<T: Element>(qkv: &Tensor, heads: HeadShape, spans: &[SpanCache]) -> Ten
         .iter()
         .flat_map(|group| {
             let cache = &spans[group.cache];
-            let (keys, values): (&[T], &[T]) = (elements(&cache.keys), elements(&cache.values));
+            let (keys, values): (&[T], &[T]) = (elements(cache.keys), elements(cache.values));
             let len = keys.len() / heads.keys;
             (0..heads.keys).map(move |head| Task {
                 group,
@@ -141,7 +141,8 @@ impl<'a> Group<'a> {
 /// Spans in shares of some rows: long ones in several, neighbours of one cache in one where they are aside.
 fn groups<'a>(spans: &'a [SpanCache], share: usize) -> Vec<Group<'a>> {
     let mut groups: Vec<Group> = Vec::new();
-    for (at, SpanCache { span, keys, .. }) in spans.iter().enumerate() {
+    for (at, cache) in spans.iter().enumerate() {
+        let span = cache.span;
         let rows = span.rows.len();
         if !span.aside {
             let shares = (0..rows).step_by(share);
@@ -149,7 +150,7 @@ fn groups<'a>(spans: &'a [SpanCache], share: usize) -> Vec<Group<'a>> {
             continue;
         }
         let fits = groups.last().is_some_and(|group| {
-            spans[group.cache].keys.data_ptr() == keys.data_ptr() && group.rows() + rows <= ASIDE_SHARE
+            spans[group.cache].shares_cache(cache) && group.rows() + rows <= ASIDE_SHARE
         });
         if !fits {
             groups.push(Group { cache: at, reach: 0, members: Vec::new(), aside: 0 });
@@ -212,7 +213,10 @@ impl<T: Element> Kernel<'_, T> {
         let (d, queries) = (self.heads.width, self.heads.queries);
         let reach = group.reach * d;
         let Scratch { queries: room, scores, keys: wide_keys, values: wide_values } = scratch;
+        // The values while the keys are widened, and the next head's keys, which lie behind these, while the values are.
+        ask_for(values.as_ptr());
         self.widen(wide_keys, &keys[..reach], (queries + head) * d);
+        ask_for(keys.as_ptr_range().end);
         self.widen(wide_values, &values[..reach], (queries + self.heads.keys + head) * d);
         for Member { span, rows, .. } in &group.members {
             let width = span.cached + span.own_reach(rows.end - 1);
@@ -308,6 +312,14 @@ impl<T: Element> Kernel<'_, T> {
                 };
             }
         }
+    }
+}
+
+/// Asks for the first numbers at `start`, which need not exist.
+#[inline(always)]
+fn ask_for<T>(start: *const T) {
+    for line in (0..AHEAD).step_by(LINE * size_of::<bf16>()) {
+        fetch(start.wrapping_byte_add(line));
     }
 }
 

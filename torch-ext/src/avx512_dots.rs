@@ -11,8 +11,8 @@ use std::arch::x86_64::{
 
 use crate::{
     dots::{AHEAD, block, fetch},
-    halves::{CHUNK, Halves, LANES, group_of, in_groups},
-    memory::{Element, Lined},
+    halves::{CHUNK, Grouped, Halves, LANES, group_of, in_groups},
+    memory::Element,
     sink::Sink,
 };
 
@@ -26,21 +26,17 @@ const WORTH_A_TEAM: usize = 1 << 16;
 
 /// Rows on the left: fp32, in the order in which those on the right are read, zeros up to whole chunks. Rows that are
 /// multiplied together lie together, chunk by chunk, so that one address finds them all.
-pub(crate) struct Rows {
-    numbers: Lined,
-    stride: usize,
-}
+pub(crate) struct Rows(Grouped);
 
 impl Rows {
     /// # Panics
     /// If the processor lacks the instructions.
     pub(crate) fn new<T: Element>(rows: &[T], k: usize) -> Self {
         let share = (WORTH_A_TEAM / k).max(1).next_multiple_of(TALL);
-        let numbers = in_groups(rows, k, (share, TALL), Lined::default(), &|rows, group| {
+        Self(in_groups(rows, k, (share, TALL), &|rows, group| {
             // SAFETY: `in_groups` has seen that the processor has the instructions.
             unsafe { lay_out(rows, k, group) };
-        });
-        Self { numbers, stride: k.next_multiple_of(CHUNK) }
+        }))
     }
 }
 
@@ -68,16 +64,17 @@ fn lay_out<T: Halves>(rows: &[T], k: usize, target: &mut [f32]) {
 /// The dot products of all rows of `left` with all rows of `right` `[n, k]`. `sink` hears row m, the first row of `right`,
 /// and the products with that one and those after it.
 pub(crate) fn products<T: Element>(left: &Rows, right: &[T], k: usize, sink: &mut impl Sink) {
-    assert!(left.stride == k.next_multiple_of(CHUNK) && right.len().is_multiple_of(k), "rows of {k}");
+    assert!(left.0.stride == k.next_multiple_of(CHUNK) && right.len().is_multiple_of(k), "rows of {k}");
     // SAFETY: `left` exists, so the processor has the instructions.
     unsafe { all(left, right, k, sink) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
 fn all<T: Halves>(left: &Rows, right: &[T], k: usize, sink: &mut impl Sink) {
-    let stride = left.stride;
+    let Grouped { numbers, stride } = &left.0;
+    let stride = *stride;
     let block = block::<f32>(stride, TALL);
-    for (left, m) in left.numbers.chunks(block * stride).zip((0..).step_by(block)) {
+    for (left, m) in numbers.chunks(block * stride).zip((0..).step_by(block)) {
         for (panel, n) in right.chunks(TILE * k).zip((0..).step_by(TILE)) {
             let mut strip = Strip::new(panel, (k, stride), (m, n), left.len() / stride);
             let mut rest = left;

@@ -166,12 +166,12 @@ mod tests {
                             Shape::Tree => Span::tree(0..rows, cached, &parents),
                         };
                         let (mut expected, [keys, values]) = (qkv.copy(), [&keys, &values].map(Tensor::copy));
-                        let mut spans = [SpanCache { span: &span, keys, values }];
-                        rotate_and_store(&mut expected, &angles[0], &angles[1], heads, &mut spans);
+                        let spans = [SpanCache { span: &span, keys: &keys, values: &values }];
+                        rotate_and_store(&mut expected, &angles[0], &angles[1], heads, &spans);
                         let expected = attend(&expected, heads, &spans);
                         assert_close(&out.to_device(Device::Cpu), &expected, "attention");
-                        assert_close(&caches[0].to_device(Device::Cpu), &spans[0].keys, "keys");
-                        assert_close(&caches[1].to_device(Device::Cpu), &spans[0].values, "values");
+                        assert_close(&caches[0].to_device(Device::Cpu), &keys, "keys");
+                        assert_close(&caches[1].to_device(Device::Cpu), &values, "values");
                     }
                 }
             }

@@ -4,12 +4,15 @@
 //! both factors lie in the same order. The processor's own bf16 products (AVX512-BF16) are not used: they round otherwise, and
 //! on the Xeons at hand a core does one in the time of four multiply-adds of half its size.
 
-use std::arch::x86_64::{
-    __m512, __m512i, __mmask16, __mmask32, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps_si512,
-    _mm512_castsi512_ps, _mm512_loadu_epi16, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_maskz_mov_epi16, _mm512_setzero_ps,
-    _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
-    _mm512_unpacklo_ps,
+use std::{
+    arch::x86_64::{
+        __m512, __m512i, __mmask16, __mmask32, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps_si512,
+        _mm512_castsi512_ps, _mm512_loadu_epi16, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_maskz_mov_epi16, _mm512_setzero_ps,
+        _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+        _mm512_unpacklo_ps,
+    },
+    cell::RefCell,
 };
 
 use half::bf16;
@@ -39,7 +42,25 @@ pub(crate) const fn group_of(left: usize, most: usize) -> usize {
     }
 }
 
-/// Rows of `k` as fp32 in whole chunks, in `numbers`: `lay_out` writes groups of at most `most`, several threads `share` rows each.
+thread_local! {
+    /// Where this thread's last rows lay.
+    static NUMBERS: RefCell<Lined> = RefCell::default();
+}
+
+/// Rows as fp32 in whole chunks, those that are multiplied together in one group.
+pub(crate) struct Grouped {
+    pub(crate) numbers: Lined,
+    /// Numbers of a row.
+    pub(crate) stride: usize,
+}
+
+impl Drop for Grouped {
+    fn drop(&mut self) {
+        NUMBERS.set(std::mem::take(&mut self.numbers));
+    }
+}
+
+/// Rows of `k` in groups of at most `most`, as `lay_out` writes them, several threads `share` rows each.
 ///
 /// # Panics
 /// If the processor lacks the instructions.
@@ -47,12 +68,12 @@ pub(crate) fn in_groups<T: Element>(
     rows: &[T],
     k: usize,
     (share, most): (usize, usize),
-    mut numbers: Lined,
     lay_out: &(dyn Fn(&[T], &mut [f32]) + Sync),
-) -> Lined {
+) -> Grouped {
     assert!(supported(), "vectors are for AVX-512");
     assert!(k > 0 && rows.len().is_multiple_of(k), "rows of {k}");
     let (stride, count) = (k.next_multiple_of(CHUNK), rows.len() / k);
+    let mut numbers = NUMBERS.take();
     numbers.resize(count * stride);
     let target = Shared::new(&mut numbers);
     parallel(count.div_ceil(share), &|task| {
@@ -65,7 +86,7 @@ pub(crate) fn in_groups<T: Element>(
             row = next;
         }
     });
-    numbers
+    Grouped { numbers, stride }
 }
 
 /// Numbers that can be read as two vectors of fp32.

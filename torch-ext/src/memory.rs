@@ -114,7 +114,10 @@ impl Lined {
 
     /// `len` arbitrary numbers.
     pub(crate) fn resize(&mut self, len: usize) {
-        self.room.resize(len + Self::LINE, 0.0);
+        // Never fewer: those that came back would be written first.
+        if self.room.len() < len + Self::LINE {
+            self.room.resize(len + Self::LINE, 0.0);
+        }
         // No offset is known only when a program is interpreted.
         self.start = self.room.as_ptr().align_offset(Self::LINE * size_of::<f32>()).min(Self::LINE);
         self.len = len;

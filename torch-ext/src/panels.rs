@@ -17,7 +17,7 @@ use std::{
 
 use crate::{
     dots::fetch,
-    halves::{CHUNK, Halves, LANES, Places, group_of, in_groups},
+    halves::{CHUNK, Grouped, Halves, LANES, Places, group_of, in_groups},
     memory::{Element, Lined},
     sink::Sink,
 };
@@ -41,8 +41,6 @@ pub(crate) const WORTH_IT: usize = 56;
 const PAIRS: [[usize; 2]; LANES / 2] = [[0, 2], [1, 3], [4, 6], [5, 7], [8, 10], [9, 11], [12, 14], [13, 15]];
 
 thread_local! {
-    /// Where the last lanes lay.
-    static NUMBERS: RefCell<Lined> = RefCell::default();
     /// A thread's room, kept from one task to the next.
     static ROOM: RefCell<Room> = RefCell::default();
 }
@@ -56,31 +54,21 @@ struct Room {
 }
 
 /// Rows on the left in groups, each lane by lane, vector by vector, the numbers of its rows side by side.
-pub(crate) struct Lanes {
-    numbers: Lined,
-    stride: usize,
-}
-
-impl Drop for Lanes {
-    fn drop(&mut self) {
-        NUMBERS.set(std::mem::take(&mut self.numbers));
-    }
-}
+pub(crate) struct Lanes(Grouped);
 
 impl Lanes {
     /// # Panics
     /// If the processor lacks the instructions.
     pub(crate) fn new<T: Element>(rows: &[T], k: usize) -> Self {
-        let numbers = in_groups(rows, k, (SHARE, GROUP), NUMBERS.take(), &|rows, group| {
+        Self(in_groups(rows, k, (SHARE, GROUP), &|rows, group| {
             // SAFETY: `in_groups` has seen that the processor has the instructions.
             unsafe { turn(rows, k, group, (rows.len() / k, 0)) };
-        });
-        Self { numbers, stride: k.next_multiple_of(CHUNK) }
+        }))
     }
 
     /// Tells `sink` the products of these rows with all rows of `right` `[n, k]`.
     pub(crate) fn products<T: Halves>(&self, right: &[T], k: usize, sink: &mut impl Sink) {
-        assert!(self.stride == k.next_multiple_of(CHUNK) && right.len().is_multiple_of(k), "rows of {k}");
+        assert!(self.0.stride == k.next_multiple_of(CHUNK) && right.len().is_multiple_of(k), "rows of {k}");
         let mut room = ROOM.take();
         // SAFETY: these exist, so the processor has the instructions.
         unsafe { self.by_panels(right, k, &mut room, sink) };
@@ -89,17 +77,18 @@ impl Lanes {
 
     #[target_feature(enable = "avx512f,avx512bw")]
     fn by_panels<T: Halves>(&self, right: &[T], k: usize, room: &mut Room, sink: &mut impl Sink) {
+        let Grouped { numbers, stride } = &self.0;
         let Room { panel, waiting } = room;
-        panel.resize(self.stride * PANEL);
+        panel.resize(stride * PANEL);
         waiting.resize(LEVELS * BLOCK * PANEL);
         for (columns, first) in right.chunks(PANEL * k).zip((0..).step_by(PANEL)) {
             for (rows, at) in columns.chunks(LANES * k).zip((0..).step_by(LANES)) {
                 turn(rows, k, panel, (PANEL, at));
             }
-            for (left, row) in self.numbers.chunks(BLOCK * self.stride).zip((0..).step_by(BLOCK)) {
-                block(left, panel, self.stride, waiting);
+            for (left, row) in numbers.chunks(BLOCK * stride).zip((0..).step_by(BLOCK)) {
+                block(left, panel, *stride, waiting);
                 let products = waiting[(LEVELS - 1) * BLOCK * PANEL..].chunks_exact(PANEL);
-                for (products, row) in products.zip(row..row + left.len() / self.stride) {
+                for (products, row) in products.zip(row..row + left.len() / stride) {
                     sink.take(row, first, &products[..columns.len() / k]);
                 }
             }

@@ -41,13 +41,7 @@ impl HeadShape {
 
 /// Rotates the queries and keys of `qkv` `[n, (g * h + 2 * h) * d]` in place, and writes the rotated keys and the values of
 /// every row behind the cached ones of its span, unless that is aside. `cos` and `sin` are `[n, d]`; halves are paired, as in the Hugging Face layout.
-pub fn rotate_and_store(
-    qkv: &mut Tensor,
-    cos: &Tensor,
-    sin: &Tensor,
-    heads: HeadShape,
-    spans: &mut [SpanCache],
-) {
+pub fn rotate_and_store(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, spans: &[SpanCache]) {
     let (n, row) = qkv.size2().expect("qkv is [rows, heads]");
     assert_eq!(row as usize, heads.row_len(), "{heads:?}");
     assert_eq!(cos.size(), [n, heads.width as i64], "one angle per row");
@@ -125,21 +119,16 @@ fn turned(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
     x * cos.unsqueeze(1) + swapped * sin.unsqueeze(1)
 }
 
-fn fused<T: Element>(
-    qkv: &mut Tensor,
-    cos: &Tensor,
-    sin: &Tensor,
-    heads: HeadShape,
-    spans: &mut [SpanCache],
-) {
+fn fused<T: Element>(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, spans: &[SpanCache]) {
     rows_in_place::<T>(qkv, cos, sin, heads);
     let d = heads.width;
     let qkv: &[T] = elements(qkv);
     for SpanCache { span, keys, values } in spans {
         let Some(stored) = span.stored() else { continue };
-        let capacity = keys.size()[1] as usize;
-        let keys: &mut [T] = elements_mut(keys);
-        let values: &mut [T] = elements_mut(values);
+        let (mut keys, mut values) = (keys.shallow_clone(), values.shallow_clone());
+        let keys: &mut [T] = elements_mut(&mut keys);
+        let values: &mut [T] = elements_mut(&mut values);
+        let capacity = keys.len() / (heads.keys * d);
         for (row, at) in span.rows.clone().zip(stored) {
             let row = &qkv[row * heads.row_len()..(row + 1) * heads.row_len()];
             let (new_keys, new_values) = row[heads.queries * d..].split_at(heads.keys * d);
@@ -165,7 +154,7 @@ fn rotate<T: Element>(head: &mut [T], (cos, sin): (&[T], &[T])) {
     }
 }
 
-fn composed(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, spans: &mut [SpanCache]) {
+fn composed(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, spans: &[SpanCache]) {
     let (queries, keys, d) = (heads.queries as i64, heads.keys as i64, heads.width as i64);
     let n = qkv.size()[0];
     let part = |from: i64, count: i64| qkv.narrow(1, from * d, count * d).view([n, count, d]);
@@ -190,6 +179,12 @@ mod tests {
     use super::*;
     use crate::{Span, memory::assert_close};
 
+    /// Each span with two of the tensors.
+    fn behind<'a>(spans: &'a [Span; 2], caches: &'a [Tensor; 4]) -> Vec<SpanCache<'a>> {
+        let pairs = spans.iter().zip(caches.as_chunks::<2>().0);
+        pairs.map(|(span, [keys, values])| SpanCache { span, keys, values }).collect()
+    }
+
     #[test]
     fn the_kernel_equals_the_operations() {
         for kind in [Kind::Float, Kind::BFloat16] {
@@ -197,18 +192,15 @@ mod tests {
             let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind);
             let (qkv, cos, sin) = (random(&[5, 80]), random(&[5, 8]), random(&[5, 8]));
             let spans = [Span::chain(0..2, 3), Span::chain(2..5, 0)];
-            let caches = || {
-                let empty = || Tensor::zeros([2, 10, 8], (kind, Device::Cpu));
-                [0, 1].map(|at| SpanCache { span: &spans[at], keys: empty(), values: empty() })
-            };
+            // Keys and values of two caches.
+            let empty = || [(); 4].map(|()| Tensor::zeros([2, 10, 8], (kind, Device::Cpu)));
             let (mut a, mut b) = (qkv.copy(), qkv.copy());
-            let (mut caches_a, mut caches_b) = (caches(), caches());
-            rotate_and_store(&mut a, &cos, &sin, heads, &mut caches_a);
-            composed(&mut b, &cos, &sin, heads, &mut caches_b);
+            let (caches_a, caches_b) = (empty(), empty());
+            rotate_and_store(&mut a, &cos, &sin, heads, &behind(&spans, &caches_a));
+            composed(&mut b, &cos, &sin, heads, &behind(&spans, &caches_b));
             assert_close(&a.narrow(1, 0, 48), &b.narrow(1, 0, 48), "queries");
             for (a, b) in caches_a.iter().zip(&caches_b) {
-                assert_close(&a.keys, &b.keys, "keys");
-                assert_close(&a.values, &b.values, "values");
+                assert_close(a, b, "keys and values");
             }
         }
     }

@@ -2,6 +2,9 @@
 
 use crate::memory::{Element, Shared};
 
+/// Numbers of a wide vector.
+const LANES: usize = 16;
+
 /// Hears products.
 pub(crate) trait Sink {
     /// Of row `row` on the left with the row `first` on the right and those after it.
@@ -39,7 +42,12 @@ impl<T: Element> Sink for Rounded<'_, T> {
                 }
             }
             None => {
-                for (target, product) in target.iter_mut().zip(products) {
+                let (targets, rest) = target.as_chunks_mut::<LANES>();
+                let (chunks, last) = products.as_chunks::<LANES>();
+                for (target, products) in targets.iter_mut().zip(chunks) {
+                    *target = products.map(T::from_f32);
+                }
+                for (target, product) in rest.iter_mut().zip(last) {
                     *target = T::from_f32(*product);
                 }
             }
@@ -59,10 +67,18 @@ impl<T: Element> Sink for Largest<T> {
     #[inline(always)]
     fn take(&mut self, row: usize, first: usize, products: &[f32]) {
         let (least, _) = self.best[row];
-        let mut greatest = f32::NEG_INFINITY;
-        for product in products {
-            greatest = if *product > greatest { *product } else { greatest };
+        // One chain of comparisons would wait for itself.
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let (chunks, rest) = products.as_chunks::<LANES>();
+        for products in chunks {
+            for (greatest, product) in lanes.iter_mut().zip(products) {
+                *greatest = if *product > *greatest { *product } else { *greatest };
+            }
         }
+        for (greatest, product) in lanes.iter_mut().zip(rest) {
+            *greatest = if *product > *greatest { *product } else { *greatest };
+        }
+        let greatest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
         // Rounding keeps the order, so only a greater one can be greater when it is rounded.
         if T::from_f32(greatest).to_f32() > least.to_f32() {
             let column = products

@@ -101,13 +101,17 @@ pub fn generate(
     let run = Run::open(job)?;
     let dir = job.directory();
     let mut found = run.found(&dir)?;
-    let (done, survey) = match run.compare(&dir, found.as_ref()) {
+    let compared = match run.compare(&dir, found.as_ref(), stop) {
         Err(GenerateError::ForeignRows { .. }) if job.overwrite => {
             found = None;
             discard(&dir)?;
-            run.compare(&dir, None)?
+            run.compare(&dir, None, stop)?
         }
         outcome => outcome?,
+    };
+    let Some((done, survey)) = compared else {
+        let manifest = found.unwrap_or_else(|| Manifest::new(run.settings(), 0));
+        return Ok(GenerateOutcome { manifest, interrupted: true });
     };
     if let Some(manifest) = found
         && manifest.complete
@@ -171,12 +175,21 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What is on disk, held against the prompts.
-    fn compare(&self, dir: &Path, found: Option<&Manifest>) -> Result<(Done, Survey), GenerateError> {
-        let Some(manifest) = found else { return Ok((Done::new(), survey::count(self.rules())?)) };
+    /// What is on disk, held against the prompts. `None` when `stop` asked to end: with many prompts, or with files that
+    /// have yet to come from the hub, that takes its time.
+    fn compare(
+        &self,
+        dir: &Path,
+        found: Option<&Manifest>,
+        stop: &AtomicBool,
+    ) -> Result<Option<(Done, Survey)>, GenerateError> {
+        let Some(manifest) = found else {
+            let survey = survey::count(self.rules(), stop)?;
+            return Ok(survey.map(|survey| (Done::new(), survey)));
+        };
         let done = survey::rows_on_disk(dir, manifest)?;
-        let survey = survey::survey(self.rules(), dir, &done)?;
-        Ok((done, survey))
+        let survey = survey::survey(self.rules(), dir, &done, stop)?;
+        Ok(survey.map(|survey| (done, survey)))
     }
 
     fn rank_entry(&self, survey: &Survey) -> Option<RankEntry> {
@@ -283,7 +296,7 @@ impl<'a> Run<'a> {
 }
 
 /// Removes what a generation wrote into `dir`.
-fn discard(dir: &Path) -> Result<(), GenerateError> {
+pub(crate) fn discard(dir: &Path) -> Result<(), GenerateError> {
     ShardWriter::discard(dir)?;
     match fs_err::remove_file(dir.join(ERRORS_FILE)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),

@@ -8,6 +8,7 @@ use jacobi_datasets::{
     DatasetError, Manifest, ShardWriter, Tally, Tokenizer, Trajectory, TrajectoryMetadata,
 };
 
+use crate::generate::discard;
 use crate::ledger::{Ledger, Rejected};
 use crate::{GenerateConfig, GenerateError};
 
@@ -30,10 +31,15 @@ pub struct ImportJob<'a> {
 /// [`GenerateError::OutputTaken`]; [`GenerateError::NothingWritten`] when no sample could be taken over; files that cannot
 /// be read or written.
 pub fn import(job: &ImportJob) -> Result<Manifest, GenerateError> {
+    // An import that was broken off starts over: reading is quick, and shards of a half say nothing of the rest.
+    let is_half_of_this = |found: &Manifest| !found.complete && found.differences(&settings(job)).is_empty();
     if job.overwrite {
-        ShardWriter::discard(job.output)?;
-    } else if Manifest::load(job.output)?.is_some_and(|manifest| !manifest.shards.is_empty()) {
-        return Err(GenerateError::OutputTaken { dir: job.output.to_path_buf() });
+        discard(job.output)?;
+    } else if let Some(found) = Manifest::load(job.output)?.filter(|found| !found.shards.is_empty()) {
+        match is_half_of_this(&found) {
+            true => discard(job.output)?,
+            false => return Err(GenerateError::OutputTaken { dir: job.output.to_path_buf() }),
+        }
     }
     fs_err::create_dir_all(job.output)?;
     let tokenizer = Tokenizer::load(job.model_dir)?;
@@ -118,19 +124,26 @@ fn foreign_id(row: &Trajectory, tokenizer: &Tokenizer) -> Option<u32> {
     row.token_ids().max().filter(|&id| tokenizer.id_to_token(id).is_none())
 }
 
-fn open(job: &ImportJob, tokenizer: &Tokenizer, block_size: usize) -> Result<ShardWriter, DatasetError> {
+fn files_of(job: &ImportJob) -> String {
     let names: Vec<String> = job.files.iter().map(|file| file.display().to_string()).collect();
+    names.join(", ")
+}
+
+fn settings(job: &ImportJob) -> BTreeMap<String, String> {
+    BTreeMap::from([("import.files".to_owned(), files_of(job))])
+}
+
+fn open(job: &ImportJob, tokenizer: &Tokenizer, block_size: usize) -> Result<ShardWriter, DatasetError> {
     let metadata = TrajectoryMetadata {
         base_model: job.model_dir.display().to_string(),
         base_revision: "imported".to_owned(),
         weight_hash: String::new(),
         tokenizer_hash: tokenizer.hash().to_owned(),
         block_size,
-        decoding: BTreeMap::from([("imported_from".to_owned(), names.join(", "))]),
+        decoding: BTreeMap::from([("imported_from".to_owned(), files_of(job))]),
         seed: 0,
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let settings = BTreeMap::from([("import.files".to_owned(), names.join(", "))]);
-    let manifest = Manifest::new(settings, 0);
+    let manifest = Manifest::new(settings(job), 0);
     ShardWriter::open(job.output, metadata, manifest, GenerateConfig::default().shard_bytes)
 }

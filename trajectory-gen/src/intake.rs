@@ -65,7 +65,7 @@ impl<'a> Intake<'a> {
             Ok(prompt) => prompt,
             Err(bad) if !self.is_ours(bad.line as u128) => return Ok(Judged::NotOurs),
             Err(bad) => {
-                return Ok(Judged::Rejected(Rejected::failed(format!("line {}", bad.line), bad.reason)));
+                return Ok(Judged::Rejected(Rejected::failed(bad.place(), bad.reason)));
             }
         };
         let content = prompt.content_hash();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::schema::trajectory::read_prompts_of_shard;
 use jacobi_datasets::{Manifest, stream_prompts};
@@ -41,27 +42,38 @@ pub(crate) fn rows_on_disk(dir: &Path, manifest: &Manifest) -> Result<Done, Gene
     Ok(done)
 }
 
-/// Counts rows alone: what is needed of a directory that holds nothing yet.
-pub(crate) fn count(rules: IntakeRules) -> Result<Survey, GenerateError> {
+/// Counts rows alone: what is needed of a directory that holds nothing yet. `None` when `stop` asked to end.
+pub(crate) fn count(rules: IntakeRules, stop: &AtomicBool) -> Result<Option<Survey>, GenerateError> {
     let mut survey = Survey::default();
     for row in stream_prompts(rules.prompts)? {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let content = row?.map_or_else(|bad| bad.line as u128, |prompt| prompt.content_hash());
         survey.total_input += 1;
         survey.input += usize::from(rules.rank.is_none_or(|rank| rank.owns(content)));
     }
     survey.pending = survey.input;
-    Ok(survey)
+    Ok(Some(survey))
 }
 
-/// Judges every prompt and holds it against the rows in `dir`.
+/// Judges every prompt and holds it against the rows in `dir`. `None` when `stop` asked to end.
 ///
 /// # Errors
 /// `ForeignRows` when `dir` has rows that no prompt asks for.
-pub(crate) fn survey(rules: IntakeRules, dir: &Path, done: &Done) -> Result<Survey, GenerateError> {
+pub(crate) fn survey(
+    rules: IntakeRules,
+    dir: &Path,
+    done: &Done,
+    stop: &AtomicBool,
+) -> Result<Option<Survey>, GenerateError> {
     let mut answered = Ledger::read(dir)?;
     let mut left = done.clone();
     let mut survey = Survey::default();
     for judged in Intake::open(rules)? {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         survey.total_input += 1;
         match judged? {
             Judged::NotOurs => continue,
@@ -80,7 +92,7 @@ pub(crate) fn survey(rules: IntakeRules, dir: &Path, done: &Done) -> Result<Surv
         survey.input += 1;
     }
     match left.values().sum() {
-        0 => Ok(survey),
+        0 => Ok(Some(survey)),
         count => Err(foreign(rules, dir, &left, count)),
     }
 }

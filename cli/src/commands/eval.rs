@@ -41,7 +41,7 @@ pub struct EvalArgs {
     /// Tasks to measure on, and nothing else: names or TOML files, each with its questions where you have them
     #[arg(long, value_delimiter = ',', value_name = "TASK[=FILE],..")]
     tasks: Vec<String>,
-    /// Decoders to compare, and no others, as the recipe lists them or with their defaults
+    /// Decoders to compare with ar, and no others, as the recipe lists them or with their defaults
     #[arg(long, value_delimiter = ',', value_enum, value_name = "DECODER,..")]
     decoders: Vec<DecoderName>,
     /// Questions of each task at most

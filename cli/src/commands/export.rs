@@ -12,7 +12,7 @@ use crate::{output, stages};
 /// Export a checkpoint as a Hugging Face model directory
 ///
 /// Give --checkpoint and --output, or a recipe: then the best checkpoint of its last round, or the last one where
-/// train.eval_steps is not set, goes to its export directory, with a model card.
+/// train.eval_steps is not set, goes to its export directory. With a recipe there are a model card and a jacobi.json.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
     /// The recipe whose run is exported
@@ -27,6 +27,9 @@ pub struct ExportArgs {
     /// Where the model goes; by default the export directory of the recipe's run
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Replace a model that is in --output
+    #[arg(long)]
+    overwrite: bool,
 }
 
 /// Exports.
@@ -50,11 +53,12 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         (None, Some(run)) => run.export(),
         _ => return Err(missing("--output DIR").into()),
     };
-    check_replaceable(&target)?;
+    // What lies in a run's own export directory is its own.
+    check_replaceable(&target, &checkpoint, args.overwrite || args.output.is_none())?;
     export(&checkpoint, &target)?;
-    if let (Some(recipe), Some(run), None) = (&recipe, &run, &args.output) {
+    if let (Some(recipe), Some(run)) = (&recipe, &run) {
         // With the measured rows when there are some.
-        write_card(recipe, run, stages::read_results(&run.report()).ok().as_ref())?;
+        write_card(recipe, run, &target, stages::read_results(&run.report()).ok().as_ref())?;
     }
     Ok(output::result(&target.display().to_string())?)
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use jacobi_datasets::{NoiseScheduleConfig, ScheduleKind};
+use jacobi_datasets::{NoiseScheduleConfig, ScheduleKind, hub};
 
 use crate::exit::UsageError;
 use crate::inspect::{self, SampleView, Schedule};
@@ -73,10 +73,11 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let text = if let (Some(text), Some(target)) = (&args.logits, &args.output) {
         inspect::write_logits(&args.path, text, target)?
     } else {
+        let tokenizer = args.tokenizer.as_deref().map(hub::model_dir).transpose()?;
         let view = SampleView {
             sample: args.sample,
             block: args.block,
-            tokenizer: args.tokenizer.as_deref(),
+            tokenizer: tokenizer.as_deref(),
             window_size: args.window_size as usize,
             schedule: args.schedule.map(|schedule| args.noise(schedule)).transpose()?,
             html: args.html.as_deref(),

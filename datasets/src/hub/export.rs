@@ -57,6 +57,16 @@ fn lacks(files: &[ExportFile]) -> Result<Vec<String>, DatasetError> {
     Ok(needed.into_iter().filter(|name| !has(name)).collect())
 }
 
+/// Whether `dir` holds what a model cannot do without.
+pub(super) fn is_whole_model(dir: &Path) -> bool {
+    let has = |name: &str| dir.join(name).is_file();
+    let weights = match has(INDEX) {
+        true => weight_files(&dir.join(INDEX)).unwrap_or_default(),
+        false => vec![WEIGHTS.to_owned()],
+    };
+    has("config.json") && has("tokenizer.json") && !weights.is_empty() && weights.iter().all(|name| has(name))
+}
+
 /// The files that an index of weights names.
 fn weight_files(index: &Path) -> Result<Vec<String>, DatasetError> {
     let text = fs_err::read_to_string(index).map_err(DatasetError::io("read", index))?;

@@ -113,6 +113,13 @@ fn a_model_arrives_with_the_files_it_needs_and_no_others() {
         fs_err::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["config.json", "model.safetensors", "tokenizer.json"]);
+    // Whole as it is, nobody is asked for it again.
+    let nowhere = Hub { endpoint: "http://127.0.0.1:9".to_owned(), ..hub };
+    let source = HubRepo::model(Path::new("o/n")).unwrap();
+    let dir = fetch_model(&nowhere, &source).unwrap();
+    fs_err::remove_file(dir.join("model.safetensors")).unwrap();
+    let message = fetch_model(&nowhere, &source).unwrap_err().to_string();
+    assert!(message.contains("HF_HUB_OFFLINE=1"), "{message}");
 }
 
 #[test]

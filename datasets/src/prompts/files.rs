@@ -13,6 +13,13 @@ pub(super) enum Source {
 }
 
 impl Source {
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Local(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            Self::Hub(_, file) => file.clone(),
+        }
+    }
+
     /// Where it lies on this machine, which may mean downloading it.
     pub(super) fn locate(self, hub: &Hub) -> Result<PathBuf, DatasetError> {
         match self {

@@ -60,7 +60,7 @@ fn row(batch: &RecordBatch, index: usize, line: usize) -> Result<Row, BadRow> {
     let fields = batch.schema_ref().fields().iter().zip(batch.columns());
     let columns: Result<Map<_, _>, String> =
         fields.map(|(field, array)| Ok((field.name().clone(), value(array, index)?))).collect();
-    columns.map(|columns| Row { line, columns }).map_err(|reason| BadRow { line, reason })
+    columns.map(|columns| Row { file: None, line, columns }).map_err(|reason| BadRow::new(line, reason))
 }
 
 /// Entry `index` of a column; an error for types that no prompt is made of.

@@ -1,5 +1,7 @@
 //! One row of any format to a [`Prompt`].
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::wording::{Template, Wording};
@@ -8,6 +10,8 @@ use crate::error::DatasetError;
 
 /// A row of the file, whatever its format: its columns by name, and where it stands.
 pub(super) struct Row {
+    /// Name of its file, where there are several.
+    pub(super) file: Option<Arc<str>>,
     /// 1-based line or row.
     pub(super) line: usize,
     /// Columns by name, in the file's order.
@@ -45,17 +49,24 @@ pub(super) fn wanted(config: &PromptsConfig, wording: &Wording) -> Vec<(&'static
     wanted
 }
 
-/// Whether `filter_column` lets a row take part. A row without a readable value there takes part in nothing.
+/// Whether `filter_column` lets a row take part. A row without a value there, or with a list, takes part in nothing.
 pub(super) fn takes_part(config: &PromptsConfig, row: &Row) -> bool {
     let Some(column) = &config.filter_column else { return true };
-    let Ok(value) = text(row, column) else { return false };
+    let value = match row.columns.get(column) {
+        Some(Value::Bool(value)) => value.to_string(),
+        _ => match text(row, column) {
+            Ok(value) => value,
+            Err(_) => return false,
+        },
+    };
     let kept = config.filter_keep.is_empty() || config.filter_keep.contains(&value);
     kept && !config.filter_drop.contains(&value)
 }
 
 /// Builds the prompt of a row, or says what is wrong with it.
 pub(super) fn to_prompt(config: &PromptsConfig, wording: &Wording, row: &Row) -> Result<Prompt, BadRow> {
-    convert(config, wording, row).map_err(|reason| BadRow { line: row.line, reason })
+    let file = row.file.as_deref().map(str::to_owned);
+    convert(config, wording, row).map_err(|reason| BadRow { file, line: row.line, reason })
 }
 
 fn convert(config: &PromptsConfig, wording: &Wording, row: &Row) -> Result<Prompt, String> {

@@ -1,6 +1,7 @@
 //! Prompt files as a stream: only the rows at hand are in memory, however long the file is (a JSON array excepted).
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use super::files::Source;
 use super::row::{self, Row, Rows};
@@ -22,6 +23,9 @@ pub struct PromptStream {
     hub: Hub,
     /// Of the file being read.
     rows: Option<Rows>,
+    /// The name of that file, when there are several.
+    reading: Option<Arc<str>>,
+    several: bool,
     ahead: VecDeque<Result<Row, BadRow>>,
     columns: Columns,
     /// Rows that take part, read so far.
@@ -45,13 +49,16 @@ pub fn stream_prompts(config: &PromptsConfig) -> Result<PromptStream, DatasetErr
 /// As [`stream_prompts`].
 pub fn stream_prompts_from(config: &PromptsConfig, hub: &Hub) -> Result<PromptStream, DatasetError> {
     let wording = Wording::of(config)?;
+    let files: VecDeque<Source> = files::find(config, hub)?.into();
     let mut stream = PromptStream {
         config: config.clone(),
         wanted: row::wanted(config, &wording),
         wording,
-        files: files::find(config, hub)?.into(),
+        several: files.len() > 1,
+        files,
         hub: hub.clone(),
         rows: None,
+        reading: None,
         ahead: VecDeque::new(),
         columns: Columns::default(),
         read: 0,
@@ -76,13 +83,19 @@ pub fn stream_prompts_from(config: &PromptsConfig, hub: &Hub) -> Result<PromptSt
 impl PromptStream {
     fn next_of_files(&mut self) -> Option<Result<Result<Row, BadRow>, DatasetError>> {
         loop {
-            if let Some(row) = self.rows.as_mut().and_then(Iterator::next) {
-                if let Ok(Ok(row)) = &row {
-                    self.columns.see(row);
+            if let Some(mut row) = self.rows.as_mut().and_then(Iterator::next) {
+                match &mut row {
+                    Ok(Ok(row)) => {
+                        self.columns.see(row);
+                        row.file = self.reading.clone();
+                    }
+                    Ok(Err(bad)) => bad.file = self.reading.as_deref().map(str::to_owned),
+                    Err(_) => {}
                 }
                 return Some(row);
             }
             let source = self.files.pop_front()?;
+            self.reading = self.several.then(|| source.name().into());
             match source.locate(&self.hub).and_then(|path| self.open(&path)) {
                 Ok(rows) => self.rows = Some(rows),
                 Err(error) => return Some(Err(error)),
@@ -137,10 +150,12 @@ impl PromptStream {
     /// What can only be said once all rows have been read.
     fn check_end(&self) -> Result<(), DatasetError> {
         self.columns.check(&self.config, &self.wanted)?;
-        let PromptsConfig { path, offset, limit, .. } = &self.config;
+        let PromptsConfig { path, offset, limit, filter_column, .. } = &self.config;
         if self.given == 0 {
             let (path, offset, limit) = (path.clone(), *offset, *limit);
-            return Err(DatasetError::NoPromptsSelected { path, rows: self.read, offset, limit });
+            let let_through = |column| format!(" that prompts.filter_column = {column} lets through");
+            let filter = filter_column.as_ref().map_or_else(String::new, let_through);
+            return Err(DatasetError::NoPromptsSelected { path, rows: self.read, filter, offset, limit });
         }
         Ok(())
     }

@@ -35,7 +35,10 @@ fn error(name: &str, bytes: &[u8], change: impl FnOnce(&mut PromptsConfig)) -> S
 fn summary(rows: &[Result<Prompt, BadRow>]) -> Vec<String> {
     let of = |row: &Result<Prompt, BadRow>| match row {
         Ok(prompt) => prompt.messages.last().unwrap().content.clone(),
-        Err(bad) => format!("{}: {}", bad.line, bad.reason),
+        Err(bad) => match &bad.file {
+            Some(file) => format!("{file} {}: {}", bad.line, bad.reason),
+            None => format!("{}: {}", bad.line, bad.reason),
+        },
     };
     rows.iter().map(of).collect()
 }
@@ -207,6 +210,18 @@ fn a_column_can_decide_which_rows_take_part() {
 }
 
 #[test]
+fn truths_can_decide_and_a_filter_that_lets_nothing_through_is_named() {
+    let lines = b"{\"prompt\": \"a\", \"good\": true}\n{\"prompt\": \"b\", \"good\": false}\n{\"prompt\": \"c\", \"good\": null}\n";
+    let keep = |value: &str| {
+        let value = value.to_owned();
+        move |c: &mut PromptsConfig| (c.filter_column, c.filter_keep) = (Some("good".into()), vec![value])
+    };
+    assert_eq!(summary(&read("x.jsonl", lines, keep("true"))), ["a"]);
+    let message = error("x.jsonl", lines, keep("yes"));
+    assert!(message.contains("x.jsonl that prompts.filter_column = good lets through"), "{message}");
+}
+
+#[test]
 fn a_star_stands_for_all_files_that_fit_and_a_directory_is_called_one() {
     let (dir, mut config) = file("train-1.jsonl", b"{\"prompt\": \"second\"}");
     fs_err::write(dir.path().join("train-0.jsonl"), "{\"prompt\": \"first\"}\n{\"prompt\": \"too\"}")
@@ -214,6 +229,16 @@ fn a_star_stands_for_all_files_that_fit_and_a_directory_is_called_one() {
     fs_err::write(dir.path().join("test-0.jsonl"), "{\"prompt\": \"no\"}").unwrap();
     config.path = dir.path().join("train-*.jsonl");
     assert_eq!(summary(&read_prompts(&config).unwrap()), ["first", "too", "second"]);
+    // Lines are counted file by file, so a bad one needs its file; a row without its column is noticed later than one
+    // that is no JSON.
+    fs_err::write(dir.path().join("train-2.jsonl"), "{\"prompt\": \"third\"}\n[]\n{\"x\": 1}").unwrap();
+    let rows = read_prompts(&config).unwrap();
+    let expected =
+        ["third", "train-2.jsonl 2: not a JSON object", "train-2.jsonl 3: no column `prompt`, only x"];
+    assert_eq!(summary(&rows)[3..], expected);
+    let (bad, alone) = (rows[4].clone().unwrap_err(), BadRow::new(2, "not a JSON object"));
+    assert_eq!(bad.to_string(), "train-2.jsonl, line 2: not a JSON object");
+    assert_eq!(alone.to_string(), "line 2: not a JSON object");
     config.path = dir.path().join("dev-*.jsonl");
     assert!(read_prompts(&config).unwrap_err().to_string().contains("does not exist"));
     config.path = dir.path().to_path_buf();

@@ -81,7 +81,7 @@ impl Iterator for Lines {
 }
 
 fn parse(number: usize, line: &[u8]) -> Result<Row, BadRow> {
-    let bad = |reason: String| BadRow { line: number, reason };
+    let bad = |reason: String| BadRow::new(number, reason);
     let text = std::str::from_utf8(line).map_err(|err| bad(format!("invalid UTF-8: {err}")))?;
     let value = serde_json::from_str(text).map_err(|err| bad(format!("malformed JSON: {err}")))?;
     object(number, value)
@@ -89,7 +89,7 @@ fn parse(number: usize, line: &[u8]) -> Result<Row, BadRow> {
 
 fn object(line: usize, value: Value) -> Result<Row, BadRow> {
     match value {
-        Value::Object(columns) => Ok(Row { line, columns }),
-        _ => Err(BadRow { line, reason: "not a JSON object".to_owned() }),
+        Value::Object(columns) => Ok(Row { file: None, line, columns }),
+        _ => Err(BadRow::new(line, "not a JSON object")),
     }
 }

@@ -34,7 +34,7 @@ enum Sees {
 impl Packed {
     /// `None` where it cannot be: branches, and caches that do not lie in one memory.
     pub(super) fn new(spans: &[SpanCache], device: Device) -> Option<Self> {
-        let places: Vec<_> = spans.iter().map(|span| storage_place(&span.keys)).collect();
+        let places: Vec<_> = spans.iter().map(|span| storage_place(span.keys)).collect();
         let first = (0..places.len()).min_by_key(|&at| places[at].offset)?;
         let strides = |at: usize| spans[at].keys.stride();
         let alike = |at: usize| places[at].storage == places[first].storage && strides(at) == strides(first);

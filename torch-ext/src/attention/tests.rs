@@ -9,6 +9,10 @@ fn random(shape: &[i64], kind: Kind) -> Tensor {
     Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind)
 }
 
+fn behind<'a>((keys, values): &'a (Tensor, Tensor), span: &'a Span) -> SpanCache<'a> {
+    SpanCache { span, keys, values }
+}
+
 const HEADS: [HeadShape; 3] = [
     HeadShape { queries: 6, keys: 2, width: 8 },
     HeadShape { queries: 9, keys: 3, width: 64 },
@@ -28,8 +32,9 @@ fn the_kernel_equals_the_operation() {
             ];
             let qkv = random(&[63, heads.row_len() as i64], kind);
             let cache = || random(&[heads.keys as i64, 70, heads.width as i64], kind);
+            let caches = [(); 4].map(|()| (cache(), cache()));
             let spans: Vec<SpanCache> =
-                spans.iter().map(|span| SpanCache { span, keys: cache(), values: cache() }).collect();
+                spans.iter().zip(&caches).map(|(span, cache)| behind(cache, span)).collect();
             let found = attend(&qkv, heads, &spans);
             assert_close(&found, &composed(&qkv, heads, &spans), &format!("{heads:?}"));
         }
@@ -44,34 +49,28 @@ fn a_run_aside_sees_what_it_follows_and_itself() {
             let (h, d) = (heads.keys as i64, heads.width as i64);
             let (queries, row) = (heads.queries as i64, heads.row_len() as i64);
             let qkv = random(&[90, row], kind);
-            let (keys, values) = (random(&[h, 40, d], kind), random(&[h, 40, d], kind));
+            let cache = (random(&[h, 40, d], kind), random(&[h, 40, d], kind));
             let runs = [(0..3, 0), (3..30, 31), (30..80, 40), (80..81, 7), (81..90, 40)];
             let spans: Vec<Span> =
                 runs.iter().map(|(rows, cached)| Span::aside(rows.clone(), *cached)).collect();
-            let caches: Vec<SpanCache> = spans
-                .iter()
-                .map(|span| SpanCache { span, keys: keys.shallow_clone(), values: values.shallow_clone() })
-                .collect();
+            let caches: Vec<SpanCache> = spans.iter().map(|span| behind(&cache, span)).collect();
             let together = attend(&qkv, heads, &caches);
             assert_close(&together, &composed(&qkv, heads, &caches), &format!("{heads:?}"));
             for (rows, cached) in runs {
                 let (start, count) = (rows.start as i64, rows.len() as i64);
                 let own = qkv.narrow(0, start, count).contiguous();
-                let behind = |cache: &Tensor, first: i64| {
+                let followed_by_own = |cache: &Tensor, first: i64| {
                     let part = own.narrow(1, first * d, h * d).view([count, h, d]).transpose(0, 1);
                     Tensor::cat(&[cache.narrow(1, 0, cached as i64), part], 1).contiguous()
                 };
                 let span = Span::chain(0..rows.len(), cached);
-                let (keys, values) = (behind(&keys, queries), behind(&values, queries + h));
-                let alone = attend(&own, heads, &[SpanCache { span: &span, keys, values }]);
+                let (keys, values) = &cache;
+                let cache = (followed_by_own(keys, queries), followed_by_own(values, queries + h));
+                let alone = attend(&own, heads, &[behind(&cache, &span)]);
                 assert!(alone.equal(&together.narrow(0, start, count)), "{kind:?} {rows:?}");
             }
         }
     }
-}
-
-fn behind<'a>((keys, values): &(Tensor, Tensor), span: &'a Span) -> SpanCache<'a> {
-    SpanCache { span, keys: keys.shallow_clone(), values: values.shallow_clone() }
 }
 
 /// A run at the end of a cache shares keys and values with runs beside it.
@@ -112,11 +111,10 @@ fn a_row_sees_its_path_alone_and_nothing_of_where_it_lies() {
         let heads = HEADS[1];
         let (h, d) = (heads.keys as i64, heads.width as i64);
         let qkv = random(&[7, heads.row_len() as i64], kind);
-        let (keys, values) = (random(&[h, 40, d], kind), random(&[h, 40, d], kind));
+        let cache = (random(&[h, 40, d], kind), random(&[h, 40, d], kind));
         let parents: Vec<Option<usize>> = vec![None, Some(0), Some(1), Some(0), Some(3), Some(4), Some(1)];
         let tree = Span::tree(0..7, 20, &parents);
-        let together = SpanCache { span: &tree, keys: keys.copy(), values: values.copy() };
-        let together = attend(&qkv, heads, &[together]);
+        let together = attend(&qkv, heads, &[behind(&cache, &tree)]);
         let path = [0, 3, 4, 5];
         let moved = |x: &Tensor| {
             let x = x.copy();
@@ -125,15 +123,17 @@ fn a_row_sees_its_path_alone_and_nothing_of_where_it_lies() {
             }
             x
         };
-        let (keys, values) = (moved(&keys), moved(&values));
+        let cache = (moved(&cache.0), moved(&cache.1));
         for (depth, row) in path.into_iter().enumerate() {
             let alone = Span::chain(0..1, 20 + depth);
-            let cache =
-                SpanCache { span: &alone, keys: keys.shallow_clone(), values: values.shallow_clone() };
-            let found = attend(&qkv.narrow(0, row, 1).contiguous(), heads, &[cache]);
+            let found = attend(&qkv.narrow(0, row, 1).contiguous(), heads, &[behind(&cache, &alone)]);
             assert!(found.equal(&together.narrow(0, row, 1)), "{kind:?} row {row}");
         }
     }
+}
+
+fn all_behind<'a>(caches: &'a [(Tensor, Tensor)], pass: &'a [(Span, i64)]) -> Vec<SpanCache<'a>> {
+    caches.iter().zip(pass).map(|(cache, (span, _))| behind(cache, span)).collect()
 }
 
 #[test]
@@ -150,17 +150,16 @@ fn spans_in_one_call_equal_spans_by_themselves() {
                 vec![(Span::aside(0..4, 7), 2), (Span::aside(4..6, 3), 2), (Span::aside(6..9, 11), 0)],
             ];
             for pass in passes {
-                let caches = |keys: &Tensor, values: &Tensor| -> Vec<[Tensor; 2]> {
+                let caches = |keys: &Tensor, values: &Tensor| -> Vec<(Tensor, Tensor)> {
                     let of = |x: &Tensor, slot: i64| x.narrow(1, slot * capacity, capacity);
-                    pass.iter().map(|&(_, slot)| [of(keys, slot), of(values, slot)]).collect()
+                    pass.iter().map(|&(_, slot)| (of(keys, slot), of(values, slot))).collect()
                 };
-                let spans = |caches: Vec<[Tensor; 2]>| -> Vec<SpanCache> {
-                    let pairs = pass.iter().zip(caches);
-                    pairs.map(|((span, _), [keys, values])| SpanCache { span, keys, values }).collect()
-                };
-                let apart = caches(&keys, &values).into_iter().map(|cache| cache.map(|x| x.contiguous()));
-                let expected = composed(&qkv, heads, &spans(apart.collect()));
-                let together = spans(caches(&keys.to_device(device), &values.to_device(device)));
+                let apart = caches(&keys, &values);
+                let apart: Vec<_> =
+                    apart.iter().map(|(keys, values)| (keys.contiguous(), values.contiguous())).collect();
+                let expected = composed(&qkv, heads, &all_behind(&apart, &pass));
+                let caches = caches(&keys.to_device(device), &values.to_device(device));
+                let together = all_behind(&caches, &pass);
                 let packed = Packed::new(&together, device).expect("no branches, one memory");
                 let found = packed.attend(&qkv.to_device(device), heads, &together);
                 assert_close(&found.to_device(Device::Cpu), &expected, "attention");
