@@ -243,6 +243,19 @@ mod tests {
     }
 
     #[test]
+    fn every_colour_has_another_in_the_dark() {
+        let style = include_str!("style.css");
+        for chart in charts(&rows()).unwrap() {
+            for attribute in ["fill=\"#", "stroke=\"#"] {
+                for rest in chart.svg.split(attribute).skip(1) {
+                    let rule = format!("svg [{attribute}{}\"]", &rest[..6]);
+                    assert!(style.contains(&rule), "{rule} of {} is missing", chart.file);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn hostile_names_are_escaped_in_svg() {
         let mut rows = rows();
         rows[0].decoder = "<script>".to_owned();
