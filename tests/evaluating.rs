@@ -65,6 +65,17 @@ fn what_cannot_be_evaluated_is_said_before_anything_is_loaded() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
         assert!(message.contains(part), "{arguments:?}: {message}");
     }
+    // Whose questions cannot be read, too.
+    fs_err::write(directory.path().join("q.jsonl"), "{\"q\": \"1?\"}\n").unwrap();
+    for (questions, part) in [("nowhere.jsonl", "does not exist"), ("q.jsonl", "no column `question`")] {
+        let output =
+            jacobi(directory.path(), &["eval", "--model", "model", "--tasks", &format!("gsm8k={questions}")]);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        for part in ["questions of task \"gsm8k\"", questions, part] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
     let arguments = [
         "eval",
         "--model",

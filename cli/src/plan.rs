@@ -147,7 +147,8 @@ fn question_settings(recipe: &Recipe) -> anyhow::Result<Settings> {
     flatten("eval", &to_value(&recipe.eval)?, &mut settings);
     for task in recipe.eval.measured()? {
         let file = format!("eval.questions.{}", task.name);
-        flatten(&file, &digest(&task.prompts)?.into(), &mut settings);
+        let unread = || format!("cannot read the questions of task \"{}\"", task.name);
+        flatten(&file, &digest(&task.prompts).with_context(unread)?.into(), &mut settings);
         flatten(&format!("{file}.version"), &to_value(task.version)?, &mut settings);
         flatten(&format!("{file}.task"), &digest_of_task(&task)?.into(), &mut settings);
     }

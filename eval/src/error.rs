@@ -71,7 +71,7 @@ pub enum EvalError {
     NoModels,
     /// The questions of a task; the cause names the file, and settings as `[prompts]` has them.
     #[error(
-        "cannot read the questions of task \"{task}\": what is called prompts here is [eval.prompts], or the [prompts] of the task's file"
+        "cannot read the questions of task \"{task}\" (a setting of prompts is one of [eval.prompts], or of [prompts] in the task's file)"
     )]
     Questions {
         /// The task.
