@@ -119,11 +119,12 @@ fn a_cached_forward_in_pieces_equals_one_forward() {
 fn a_wide_pass_predicts_what_narrow_ones_do() {
     for dtype in [Dtype::Float32, Dtype::Bfloat16] {
         let model = load(&golden("models/tiny_llama"), dtype).unwrap().transformer;
-        let texts: Vec<Rows> = (1..=4)
+        let texts: Vec<Rows> = (1..=6)
             .map(|step| Rows::chain(&(0..24).map(|i| i * 7 * step % 97).collect::<Vec<_>>()))
             .collect();
         let work = |slot: usize| Work { slot, place: Place::End, rows: &texts[slot], first_output: 0 };
-        let wide = model.session(4, 64).forward(&[work(0), work(1), work(2), work(3)]);
+        let all: Vec<Work> = (0..texts.len()).map(work).collect();
+        let wide = model.session(texts.len(), 64).forward(&all);
         for (slot, text) in texts.iter().enumerate() {
             let alone = Work { slot: 0, place: Place::End, rows: text, first_output: 0 };
             let narrow = model.session(1, 64).forward(&[alone]);

@@ -224,10 +224,10 @@ fn span(start: usize, work: &Work, cached: usize) -> Span {
 }
 
 /// Up to so many rows the logits are kept: whoever asks for the most probable tokens may ask for more of them. Those of
-/// many texts side by side would take more memory than the weights. On a CPU the most probable token is found without
-/// writing logits, and those of a few rows are soon computed again.
+/// many texts side by side would take more memory than the weights. On a CPU, where the most probable token is found without
+/// writing logits, they are kept for the passes that a decoder makes for one text; those of a few rows can be computed again.
 fn kept_rows(device: Device) -> i64 {
-    if device == Device::Cpu { 64 } else { 384 }
+    if device == Device::Cpu { 128 } else { 384 }
 }
 
 /// The hidden states of the wanted rows, and what is made of them when it is asked for.

@@ -67,18 +67,7 @@ impl<T: Element> Sink for Largest<T> {
     #[inline(always)]
     fn take(&mut self, row: usize, first: usize, products: &[f32]) {
         let (least, _) = self.best[row];
-        // One chain of comparisons would wait for itself.
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        let (chunks, rest) = products.as_chunks::<LANES>();
-        for products in chunks {
-            for (greatest, product) in lanes.iter_mut().zip(products) {
-                *greatest = if *product > *greatest { *product } else { *greatest };
-            }
-        }
-        for (greatest, product) in lanes.iter_mut().zip(rest) {
-            *greatest = if *product > *greatest { *product } else { *greatest };
-        }
-        let greatest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        let greatest = greatest(products);
         // Rounding keeps the order, so only a greater one can be greater when it is rounded.
         if T::from_f32(greatest).to_f32() > least.to_f32() {
             let column = products
@@ -88,4 +77,20 @@ impl<T: Element> Sink for Largest<T> {
             self.best[row] = (T::from_f32(greatest), column as u32);
         }
     }
+}
+
+/// The greatest of `numbers`, less than all where there are none. One chain of comparisons would wait for itself.
+#[inline(always)]
+pub(crate) fn greatest(numbers: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = numbers.as_chunks::<LANES>();
+    for numbers in chunks {
+        for (greatest, number) in lanes.iter_mut().zip(numbers) {
+            *greatest = if *number > *greatest { *number } else { *greatest };
+        }
+    }
+    for (greatest, number) in lanes.iter_mut().zip(rest) {
+        *greatest = if *number > *greatest { *number } else { *greatest };
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }

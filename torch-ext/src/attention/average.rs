@@ -6,7 +6,7 @@
 use pulp::{Simd, bytemuck::cast_slice};
 
 use super::span::Seen;
-use crate::{exp::exp, memory::Element};
+use crate::{exp::exp, memory::Element, sink::greatest};
 
 /// Vectors of columns that are averaged at once.
 const MOST: usize = 4;
@@ -118,17 +118,7 @@ impl Average<'_> {
 #[inline(always)]
 fn softmax(scores: &mut [f32]) -> f32 {
     const LANES: usize = 16;
-    let mut peaks = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = scores.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (peak, score) in peaks.iter_mut().zip(chunk) {
-            *peak = if *score > *peak { *score } else { *peak };
-        }
-    }
-    for (peak, score) in peaks.iter_mut().zip(rest) {
-        *peak = if *score > *peak { *score } else { *peak };
-    }
-    let peak = peaks.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let peak = greatest(scores);
     let mut sums = [0.0f32; LANES];
     let (chunks, rest) = scores.as_chunks_mut::<LANES>();
     for chunk in chunks {
