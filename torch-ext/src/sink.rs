@@ -94,3 +94,20 @@ pub(crate) fn greatest(numbers: &[f32]) -> f32 {
     }
     lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greatest_is_found_wherever_it_is() {
+        assert_eq!(greatest(&[]), f32::NEG_INFINITY);
+        for count in 1..50 {
+            for at in 0..count {
+                let mut numbers = vec![-2.0; count];
+                numbers[at] = -1.0;
+                assert_eq!(greatest(&numbers), -1.0, "{at} of {count}");
+            }
+        }
+    }
+}
