@@ -6,9 +6,9 @@
 #                             [--rounds 1] [--threads 2] [--output FILE]
 #
 # Prints a table and writes bench-results/generate.json. Shows which bars are missed and fails at none of them. The
-# first 64 questions of the file are asked, every fourth of them for blocks of 64. Sets up libtorch (scripts/setup.sh).
-# The default model is models/smollm2-135m-instruct. On 2 cores a round takes seven minutes with 128 tokens; nothing
-# else should be running.
+# first 64 questions of the file are asked, every eighth of them by the loop. Sets up libtorch (scripts/setup.sh). The
+# default model is models/smollm2-135m-instruct. On 2 cores a round takes eleven minutes with 128 tokens; nothing else
+# should be running.
 set -euo pipefail
 
 model=models/smollm2-135m-instruct

@@ -2,9 +2,9 @@
 //!
 //! Legend: t rows of the pass, h hidden size, v vocabulary.
 
-use std::cell::OnceCell;
+use std::{cell::OnceCell, rc::Rc};
 
-use jacobi_torch_ext::{Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top};
+use jacobi_torch_ext::{Shortlist, Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -40,6 +40,7 @@ impl LanguageModel for Transformer {
             caches: KvCache::several(self.architecture(), slots, capacity, self.kind(), self.device()),
             // Rows of a pass take room in the cache beyond the text, but no position beyond the context.
             rope: self.rope_table(capacity.min(self.context_length()) as i64),
+            shortlist: Rc::default(),
             model: self,
         })
     }
@@ -50,6 +51,8 @@ struct TransformerSession<'a> {
     /// By slot.
     caches: Vec<KvCache>,
     rope: RopeTable,
+    /// Of the head: no longer kept than the caches, which are of the same weights.
+    shortlist: Rc<Shortlist>,
 }
 
 impl Session for TransformerSession<'_> {
@@ -67,7 +70,7 @@ impl Session for TransformerSession<'_> {
 
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
         let caches: Vec<&KvCache> = self.caches.iter().collect();
-        rows_as_they_come(self.model, &caches, &self.rope, work)
+        rows_as_they_come(self.model, &caches, (&self.rope, &self.shortlist), work)
     }
 }
 
@@ -107,12 +110,13 @@ impl Session for FixedSession<'_> {
             return Box::new(Outlook {
                 hidden_th: wanted(&found.hidden_nh),
                 head_vh: model.head_weight(),
+                shortlist: Rc::default(),
                 logits_tv: wanted(&found.logits_nv).into(),
                 greedy_t: Some(wanted(&found.greedy_n)),
             });
         }
         let FixedPasses { cache, rope, .. } = self.passes();
-        rows_as_they_come(model, &[cache], rope, work)
+        rows_as_they_come(model, &[cache], (rope, &Rc::default()), work)
     }
 }
 
@@ -125,7 +129,7 @@ impl Drop for FixedSession<'_> {
 fn rows_as_they_come(
     model: &Transformer,
     caches: &[&KvCache],
-    rope: &RopeTable,
+    (rope, shortlist): (&RopeTable, &Rc<Shortlist>),
     work: &[Work],
 ) -> Box<dyn Predictions> {
     tch::no_grad(|| {
@@ -144,6 +148,7 @@ fn rows_as_they_come(
         let predictions: Box<dyn Predictions> = Box::new(Outlook {
             hidden_th: wanted(&hidden, work),
             head_vh: model.head_weight(),
+            shortlist: Rc::clone(shortlist),
             logits_tv: OnceCell::new(),
             greedy_t: None,
         });
@@ -234,6 +239,8 @@ fn kept_rows(device: Device) -> i64 {
 struct Outlook {
     hidden_th: Tensor,
     head_vh: Tensor,
+    /// Of the head.
+    shortlist: Rc<Shortlist>,
     logits_tv: OnceCell<Tensor>,
     /// The most probable tokens, where they have been found with the pass.
     greedy_t: Option<Tensor>,
@@ -257,7 +264,7 @@ impl Predictions for Outlook {
             return column_ids(greedy);
         }
         if !self.keeps_logits() {
-            return tch::no_grad(|| linear_argmax(&self.hidden_th, &self.head_vh));
+            return tch::no_grad(|| linear_argmax(&self.hidden_th, &self.head_vh, &self.shortlist));
         }
         argmax(self.logits())
     }

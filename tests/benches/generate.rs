@@ -15,7 +15,7 @@ use jacobi_decoder::{
     Strategy, Trajectories, generate, generate_batch,
 };
 use jacobi_model::{Dtype, LanguageModel, Transformer, dtype_name, environment, load};
-use jacobi_torch_ext::{linear, linear_argmax};
+use jacobi_torch_ext::{Shortlist, linear, linear_argmax};
 use tch::{Device, Kind, Tensor};
 
 use arguments::Arguments;
@@ -30,8 +30,6 @@ const BLOCK_SIZES: [usize; 2] = [16, 64];
 /// Every so many of the questions are for the sequential loop, and for phase B alone: their speeds do not depend on how
 /// many there are.
 const FEW: usize = 8;
-/// Every so many are for the larger blocks, which are four times the work: still more than fill the passes.
-const OF_LARGER_BLOCKS: usize = 4;
 const SEED: u64 = 1;
 /// What `generate.memory_budget_gb` and `generate.pass_tokens` are by default.
 const MEMORY_BUDGET: f64 = 4e9;
@@ -76,7 +74,7 @@ fn main() -> anyhow::Result<()> {
     let products = Products::of(&subject.model);
     let mut sheet = Sheet::default();
     sheet.figure("samples side by side", "samples", subject.room.slots as f64);
-    sheet.figure("phase A alone", "tokens/s", subject.side_by_side(1, None).tokens_per_second());
+    sheet.figure("phase A alone", "tokens/s", subject.side_by_side(None).tokens_per_second());
     for block_size in block_sizes {
         measure(&mut sheet, &subject, &products, (block_size, options.rounds));
     }
@@ -90,7 +88,6 @@ fn main() -> anyhow::Result<()> {
     environment["model"] = options.model.display().to_string().into();
     environment["dtype"] = dtype_name(subject.model.kind()).into();
     environment["questions"] = subject.prompts.len().into();
-    environment["questions_of_larger_blocks"] = subject.prompts.len().div_ceil(OF_LARGER_BLOCKS).into();
     environment["response_tokens"] = options.tokens.into();
     sheet.write(&options.output, &options.command, &environment)
 }
@@ -171,9 +168,9 @@ impl Subject {
         Run { seconds, responses: responses.into_iter().flatten().collect(), passes }
     }
 
-    /// Every so many of the questions.
-    fn side_by_side(&self, every: usize, trajectories: Option<(usize, States)>) -> Run {
-        let requests = self.prompts.iter().enumerate().step_by(every).map(|(at, prompt)| Request {
+    /// All questions.
+    fn side_by_side(&self, trajectories: Option<(usize, States)>) -> Run {
+        let requests = self.prompts.iter().enumerate().map(|(at, prompt)| Request {
             trajectories: trajectories.map(|(block_size, states)| made(at, block_size, states)),
             ..Request::new(prompt.clone(), self.settings.clone())
         });
@@ -181,9 +178,9 @@ impl Subject {
     }
 
     /// Phase B alone: the responses of `run` are given.
-    fn given(&self, run: &Run, every: usize, block_size: usize) -> Run {
+    fn given(&self, run: &Run, block_size: usize) -> Run {
         let requests = self.few().into_iter().map(|(at, prompt)| Request {
-            given: Some(run.responses[at / every].generation.tokens.clone()),
+            given: Some(run.responses[at].generation.tokens.clone()),
             trajectories: Some(made(at, block_size, States::All)),
             ..Request::new(prompt.clone(), self.settings.clone())
         });
@@ -198,7 +195,6 @@ fn made(at: usize, block_size: usize, states: States) -> Trajectories {
 /// The ways take turns, so that drift of the machine falls on all.
 fn measure(sheet: &mut Sheet, subject: &Subject, products: &Products, (block_size, rounds): (usize, usize)) {
     let name = format!("n={block_size}");
-    let every = if block_size == BLOCK_SIZES[0] { 1 } else { OF_LARGER_BLOCKS };
     // One window per response, so that the schedule is met from end to end.
     let window = subject.settings.stop.max_new_tokens.div_ceil(block_size);
     let scheduled = States::Scheduled { noise: NoiseScheduleConfig::default(), window };
@@ -207,11 +203,11 @@ fn measure(sheet: &mut Sheet, subject: &Subject, products: &Products, (block_siz
     for round in 0..rounds {
         let (sequential, expected) = subject.sequential(block_size);
         base.push(sequential.tokens_per_second());
-        let runs = ways.map(|(_, states, _)| subject.side_by_side(every, Some((block_size, states))));
+        let runs = ways.map(|(_, states, _)| subject.side_by_side(Some((block_size, states))));
         for (speeds, run) in speeds.iter_mut().zip(&runs) {
             speeds.push(run.tokens_per_second());
         }
-        let given = subject.given(&runs[0], every, block_size);
+        let given = subject.given(&runs[0], block_size);
         alone.push(given.seconds);
         floor.push(products.floor(&given.passes));
         if round > 0 {
@@ -223,7 +219,7 @@ fn measure(sheet: &mut Sheet, subject: &Subject, products: &Products, (block_siz
         }
         rates(sheet, &format!("{name}: phase B alone"), products, &given);
         let mut few = subject.few().into_iter().zip(&expected);
-        let equal = few.all(|((at, _), states)| runs[0].responses[at / every].states == *states);
+        let equal = few.all(|((at, _), states)| runs[0].responses[at].states == *states);
         sheet.figure(
             format!("{name}: states are the sequential loop's"),
             "1 = yes",
@@ -252,6 +248,8 @@ fn rates(sheet: &mut Sheet, name: &str, products: &Products, run: &Run) {
 struct Products {
     /// In the order in which a pass multiplies with them; the head is the last.
     weights: Vec<Tensor>,
+    /// Of the head.
+    shortlist: Shortlist,
     /// Of a row.
     flops: f64,
 }
@@ -277,7 +275,7 @@ impl Products {
         let head = named("lm_head.weight").pop().or_else(|| named("embed_tokens.weight").pop());
         weights.push(head.expect("a model has an embedding"));
         let flops = weights.iter().map(|weight| 2.0 * weight.numel() as f64).sum();
-        Self { weights, flops }
+        Self { weights, shortlist: Shortlist::default(), flops }
     }
 
     /// Seconds that the products of passes over so many rows take, and nothing else.
@@ -296,7 +294,7 @@ impl Products {
             for (at, weight) in layers.iter().enumerate() {
                 drop(linear(&ready[at % 4], weight, None));
             }
-            linear_argmax(&ready[0], head);
+            linear_argmax(&ready[0], head, &self.shortlist);
             seconds += started.elapsed().as_secs_f64();
         }
         seconds

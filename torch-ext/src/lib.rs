@@ -10,7 +10,13 @@ mod adamw;
 mod allocator;
 mod attention;
 #[cfg(target_arch = "x86_64")]
+mod avx512_bytes;
+#[cfg(target_arch = "x86_64")]
 mod avx512_dots;
+#[cfg(target_arch = "x86_64")]
+mod bytes;
+#[cfg(target_arch = "x86_64")]
+mod candidates;
 mod collectives;
 mod cross_entropy;
 mod dots;
@@ -30,6 +36,7 @@ mod predictions;
 mod products;
 mod rotary;
 mod runs;
+mod shortlist;
 mod sink;
 mod storage;
 mod store;
@@ -56,5 +63,6 @@ pub use predictions::{argmax, column_ids, top};
 pub use products::{PRODUCT_TILE, add_weight_gradient, product, product_input_gradient};
 pub use rotary::{HeadShape, rotate_and_store, rotate_in_place};
 pub use runs::{Attended, Run, Runs, attend_runs, attend_runs_backward};
+pub use shortlist::Shortlist;
 pub use storage::{Releasable, StoragePlace, storage_elements, storage_place};
 pub use store::{CollectiveError, Store, StoreAddress};

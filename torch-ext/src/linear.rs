@@ -11,6 +11,7 @@ use crate::{
     dots::Left,
     memory::{Element, Shared, elements, elements_mut, is_plain},
     predictions::argmax,
+    shortlist::Shortlist,
     sink::{Largest, Rounded},
     threads::parallel,
 };
@@ -49,15 +50,31 @@ fn rows<T: Element>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tenso
 }
 
 /// The column of the largest output of each row of `linear(x, weight, None)`, the first of equal ones, without those
-/// outputs: they would be much more memory than the weights.
-pub fn linear_argmax(x: &Tensor, weight: &Tensor) -> Vec<u32> {
+/// outputs: they would be much more memory than the weights, and most need not be computed. `shortlist` is kept for one
+/// weight, which does not change.
+pub fn linear_argmax(x: &Tensor, weight: &Tensor, shortlist: &Shortlist) -> Vec<u32> {
     if !is_plain(x) || !x.is_contiguous() || !weight.is_contiguous() {
         return argmax(&linear(x, weight, None));
     }
     match x.kind() {
-        Kind::Float => largest::<f32>(x, weight),
-        _ => largest::<bf16>(x, weight),
+        Kind::Float => listed_or_largest::<f32>(x, weight, shortlist),
+        _ => listed_or_largest::<bf16>(x, weight, shortlist),
     }
+}
+
+fn listed_or_largest<T: Element>(x: &Tensor, weight: &Tensor, shortlist: &Shortlist) -> Vec<u32> {
+    let (_, i, _) = shape(x, weight);
+    let Some(listed) = shortlist.largest(elements::<T>(x), elements::<T>(weight), i) else {
+        return largest::<T>(x, weight);
+    };
+    let open: Vec<i64> =
+        (0..).zip(&listed).filter(|(_, found)| found.is_none()).map(|(row, _)| row).collect();
+    let mut computed = match open.is_empty() {
+        true => Vec::new(),
+        false => largest::<T>(&x.index_select(0, &Tensor::from_slice(&open)), weight),
+    }
+    .into_iter();
+    listed.into_iter().map(|found| found.or_else(|| computed.next()).expect("rows that are open")).collect()
 }
 
 fn largest<T: Element>(x: &Tensor, weight: &Tensor) -> Vec<u32> {
@@ -133,13 +150,30 @@ mod tests {
     #[test]
     fn the_largest_output_is_found_without_the_outputs() {
         for kind in [Kind::Float, Kind::BFloat16] {
-            for (t, i, o) in [(1, 1, 1), (3, 33, 100), (16, 64, 960), (50, 96, 5000)] {
+            for (t, i, o) in [(1, 1, 1), (3, 33, 100), (16, 64, 960), (50, 96, 5000), (67, 577, 3001)] {
                 let (x, weight) = (random(&[t, i], kind), random(&[o, i], kind));
-                assert_eq!(linear_argmax(&x, &weight), argmax(&linear(&x, &weight, None)), "{t} x {i} x {o}");
+                let found = |x: &Tensor| linear_argmax(x, &weight, &Shortlist::default());
+                assert_eq!(found(&x), argmax(&linear(&x, &weight, None)), "{t} x {i} x {o}");
                 // All equal: the first.
-                assert_eq!(linear_argmax(&x.zeros_like(), &weight), vec![0; t as usize]);
+                assert_eq!(found(&x.zeros_like()), vec![0; t as usize]);
+                // One number outweighs all others, as in some models; some rows have none that is a number.
+                let _ = x.narrow(1, i / 2, 1).g_mul_scalar_(1e4);
+                for (row, number) in [(0, f64::NAN), (t / 2, f64::INFINITY), (t - 1, 0.0)] {
+                    let _ = x.narrow(0, row, 1).fill_(number);
+                }
+                assert_eq!(found(&x), argmax(&linear(&x, &weight, None)), "{t} x {i} x {o}");
             }
         }
+    }
+
+    #[test]
+    fn the_first_of_outputs_that_are_equal_when_rounded_is_the_largest() {
+        let (t, i, o) = (40, 64, 2000);
+        let x = random(&[t, i], Kind::BFloat16);
+        // Copies of a few rows, each a little greater than the one before it.
+        let few = random(&[10, i], Kind::BFloat16).repeat([o / 10, 1]);
+        let weight = &few + (&few * 0.004) * Tensor::rand([o, 1], (Kind::BFloat16, Device::Cpu));
+        assert_eq!(linear_argmax(&x, &weight, &Shortlist::default()), argmax(&linear(&x, &weight, None)));
     }
 
     #[test]
