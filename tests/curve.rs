@@ -52,7 +52,6 @@ fn the_quick_start_learns_as_recorded() {
         config: &section::<GenerateConfig>(&recipe, "generate"),
         seed,
         train: config.pack(),
-        responses: None,
         rank: None,
         overwrite: false,
     };

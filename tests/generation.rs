@@ -404,34 +404,35 @@ fn given_responses_are_taken_and_what_is_not_the_models_is_counted() {
     let line =
         |(id, tokens): &(String, Vec<u32>)| format!("{{\"id\": \"{id}\", \"token_ids\": {tokens:?}}}\n");
     fs_err::write(&file, given.iter().map(line).collect::<String>()).unwrap();
-    let responses = Responses::read(&file).unwrap();
-    let run = |bench: &Bench, name: &str| {
-        let (model, output) = (bench.path("model"), bench.path(name));
-        let mut job = job(&model, &bench.prompts, &output, &bench.config);
-        job.responses = Some(&responses);
-        generate(&job, &AtomicBool::new(false), &mut |_| ()).map(|outcome| outcome.manifest)
-    };
-    let manifest = run(&bench, "kept").unwrap();
+    bench.config.responses = Some(file.clone());
+    let manifest = bench.run("kept").unwrap();
     assert_eq!(counts(&manifest), [5, 4, 0, 1]);
     assert!(manifest.counts["disagreeing_blocks"] >= 1, "{:?}", manifest.counts);
     let (metadata, kept) = read_all(&bench.path("kept")).unwrap();
-    assert_eq!(metadata.decoding["responses"], responses.digest());
+    assert_eq!(metadata.decoding["responses"], Responses::read(&file).unwrap().digest());
     assert_eq!((&kept[0], &kept[2], &kept[3]), (&ours[0], &ours[2], &ours[3]));
     let errors = fs_err::read_to_string(bench.path("kept/errors.jsonl")).unwrap();
     assert!(errors.contains("sample-4") && errors.contains("no response to it"), "{errors}");
-    // Another file is another setting.
+    // Other responses are another setting, another place of the same is none.
+    let elsewhere = bench.path("elsewhere.jsonl");
+    fs_err::rename(&file, &elsewhere).unwrap();
     let message = bench.run("kept").unwrap_err().to_string();
-    assert!(message.contains("responses: was"), "{message}");
+    assert!(message.contains("responses.jsonl"), "{message}");
+    bench.config.responses = None;
+    let message = bench.run("kept").unwrap_err().to_string();
+    assert!(message.contains("responses: was") && !message.contains("generate.responses"), "{message}");
+    bench.config.responses = Some(elsewhere);
+    assert_eq!(bench.run("kept").unwrap(), manifest);
 
     bench.config.on_disagreement = OnDisagreement::Drop;
-    let manifest = run(&bench, "dropped").unwrap();
+    let manifest = bench.run("dropped").unwrap();
     assert_eq!((counts(&manifest), manifest.skipped_by["disagreement"]), ([5, 3, 1, 1], 1));
     assert!(manifest.counts["disagreeing_blocks"] >= 1, "{:?}", manifest.counts);
     bench.config.on_disagreement = OnDisagreement::default();
     bench.config.max_new_tokens = 12;
-    run(&bench, "too long").unwrap_err();
+    bench.run("too long").unwrap_err();
     let manifest = Manifest::load(&bench.path("too long")).unwrap().unwrap();
     assert_eq!((manifest.skipped_by["response_too_long"], manifest.failed), (4, 1));
     bench.config.responses_out_of_range = OutOfRange::Truncate;
-    assert_eq!(counts(&run(&bench, "cut").unwrap()), [5, 4, 0, 1]);
+    assert_eq!(counts(&bench.run("cut").unwrap()), [5, 4, 0, 1]);
 }

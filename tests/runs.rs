@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use jacobi_datasets::read_all;
+use jacobi_datasets::{Trajectory, read_all};
 use jacobi_trainer::latest_checkpoint;
 use serde_json::Value;
 
@@ -153,6 +153,46 @@ fn more_prompts_keep_the_trajectories_that_are_there() {
     succeed(dir, &["run", "-c", "small.toml", "--overwrite"]);
     assert!(first("00002") == before, "the rows that were there are made again");
     assert_eq!(read_all(&trajectories).unwrap().1.len(), 8);
+}
+
+#[test]
+fn a_run_takes_responses_that_another_engine_made() {
+    let directory = fixture();
+    let dir = directory.path();
+    succeed(dir, &["generate", "-c", "small.toml", "-o", "ours"]);
+    let (_, ours) = read_all(&dir.join("ours")).unwrap();
+    let file = dir.join("responses.jsonl");
+    let write = |tokens: usize| {
+        let line = |row: &Trajectory| {
+            let tokens = &row.response_tokens[..tokens.min(row.response_tokens.len())];
+            format!("{{\"id\": \"{}\", \"token_ids\": {tokens:?}}}\n", row.sample_id)
+        };
+        fs_err::write(&file, ours.iter().map(line).collect::<String>()).unwrap();
+    };
+    write(10);
+    // The second round asks the model of the first, and has prompts that the file does not answer.
+    let given = ["--set", "rounds.1.generate.responses=responses.jsonl"];
+    let run = [&["run", "-c", "small.toml"][..], &given].concat();
+    succeed(dir, &run);
+    let lengths = |round: usize| {
+        let (metadata, rows) = read_all(&dir.join(format!("run/round-{round}/trajectories"))).unwrap();
+        let lengths: Vec<usize> = rows.iter().map(|row| row.response_tokens.len()).collect();
+        (metadata.decoding.contains_key("responses"), lengths)
+    };
+    let (responses, first) = lengths(1);
+    assert!(responses && first.iter().all(|length| *length <= 10), "{first:?}");
+    assert!(!lengths(2).0);
+    // The same command has nothing left to do; what the file says now is another run.
+    let digest = |path: &str| fs_err::read(dir.join(path)).unwrap();
+    let before = digest("run/round-1/trajectories/manifest.json");
+    succeed(dir, &run);
+    assert!(digest("run/round-1/trajectories/manifest.json") == before);
+    write(8);
+    let messages = fail(dir, &run, 2);
+    assert!(messages.contains("generate.responses.file: was"), "{messages}");
+    fs_err::remove_file(&file).unwrap();
+    let messages = fail(dir, &run, 1);
+    assert!(messages.contains("responses.jsonl"), "{messages}");
 }
 
 #[test]

@@ -99,6 +99,5 @@ pub fn job<'a>(
         seed: 5,
         rank: None,
         overwrite: false,
-        responses: None,
     }
 }

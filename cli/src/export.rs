@@ -106,10 +106,9 @@ fn measures(results: &Results, digest: &str) -> bool {
     let says = |index: usize, name: &str, value: &str| {
         results.settings.get(&format!("models.{index}.{name}")) == Some(&json!(value).to_string())
     };
-    let models = (1..).take_while(|index| results.settings.contains_key(&format!("models.{index}.files")));
-    models
-        .into_iter()
-        .any(|index| says(index, "role", ModelRole::Trained.as_str()) && says(index, "files", digest))
+    let mut models =
+        (1..).take_while(|index| results.settings.contains_key(&format!("models.{index}.files")));
+    models.any(|index| says(index, "role", ModelRole::Trained.as_str()) && says(index, "files", digest))
 }
 
 /// What tuning found for the export; without it the fastest decoder of its evaluation, and without that the one it was

@@ -86,6 +86,9 @@ fn generate_stage(recipe: &Recipe, run: &RunDir, round: usize, counted: Counted)
     flatten("model.files", &digest_of_model(&recipe.model_dir()?)?.into(), &mut settings);
     flatten("prompts", &to_value(prompts)?, &mut settings);
     flatten("prompts.file", &digest(prompts)?.into(), &mut settings);
+    if let Some(responses) = &generate.responses {
+        flatten("generate.responses.file", &digest_of([responses])?.into(), &mut settings);
+    }
     flatten("generate", &to_value(generate)?, &mut settings);
     let summary = format!(
         "{counted}, block_size {}, at most {} new tokens each",
@@ -233,8 +236,13 @@ pub fn bytes(count: u64) -> String {
 
 /// The first 16 hex digits of the BLAKE3 of the prompt files.
 fn digest(prompts: &PromptsConfig) -> anyhow::Result<String> {
+    digest_of(prompts.files()?)
+}
+
+/// The same of all that `files` hold.
+fn digest_of(files: impl IntoIterator<Item: Into<PathBuf>>) -> anyhow::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    for path in prompts.files()? {
+    for path in files {
         hasher.update_reader(fs_err::File::open(path)?)?;
     }
     Ok(hasher.finalize().to_hex()[..16].to_owned())

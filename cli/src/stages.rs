@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, RESULTS_SCHEMA, Results};
-use jacobi_datasets::{BadRow, Manifest, Rank, Responses};
+use jacobi_datasets::{BadRow, Manifest, Rank};
 use jacobi_eval::{EvalJob, EvalModel, EvalOutcome, EvalProgress, evaluate, paired_tests};
 use jacobi_model::Device;
 use jacobi_report::{ROWS_LEFT_OUT, TrainingCurve, write_report};
@@ -23,13 +23,11 @@ use crate::{device, output, plan};
 
 /// What `generate` is asked for beyond the recipe.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct GenerateOptions<'a> {
+pub struct GenerateOptions {
     /// Which part of the prompts.
     pub rank: Option<Rank>,
     /// Whether what another run left in the output is removed.
     pub overwrite: bool,
-    /// Responses that another engine made.
-    pub responses: Option<&'a Responses>,
 }
 
 /// The job of making the trajectories of round `round` (from 1) with the model in `model_dir`.
@@ -38,7 +36,7 @@ pub fn generate_job<'a>(
     round: usize,
     model_dir: &'a Path,
     output: &'a Path,
-    options: GenerateOptions<'a>,
+    options: GenerateOptions,
 ) -> anyhow::Result<GenerateJob<'a>> {
     Ok(GenerateJob {
         model_dir,
@@ -51,7 +49,6 @@ pub fn generate_job<'a>(
         seed: recipe.seed,
         rank: options.rank,
         overwrite: options.overwrite,
-        responses: options.responses,
     })
 }
 

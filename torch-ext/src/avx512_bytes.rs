@@ -1,11 +1,11 @@
-//! Products of rows in eight bits in AVX-512 VNNI, four times as fast as in fp32: between what and what those of the rows
-//! themselves lie (see [`crate::bytes`]).
+//! Bounds for products of rows, from products of what is held of them in eight bits (see [`crate::bytes`]), in AVX-512 VNNI: an
+//! instruction multiplies four times as many numbers as one in fp32.
 //!
 //! Legend: m rows on the left, n rows on the right, k their width.
 
 use std::{
     arch::x86_64::{
-        __m512, __m512i, __mmask16, _CMP_GE_OQ, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_ps,
+        __m512, __m512i, __mmask16, _CMP_GT_OQ, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_ps,
         _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_mul_ps,
         _mm512_set1_epi32, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
     },
@@ -35,7 +35,7 @@ pub(crate) struct Reach {
 
 /// Hears of products that may be great.
 pub(crate) trait Search {
-    /// Products of row `row` on the left that are less need not be told.
+    /// Products of row `row` on the left that are not greater need not be told.
     fn floor(&self, row: usize) -> f32;
     /// Of rows `row` on the left and `column` on the right.
     fn take(&mut self, row: usize, column: usize, reach: Reach);
@@ -105,7 +105,7 @@ impl Left {
                 let off = _mm512_fmadd_ps(norms, _mm512_set1_ps(known.off_by_norm), off);
                 let most = _mm512_add_ps(estimate, off);
                 let floor = _mm512_set1_ps(search.floor(row));
-                let great = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(most, floor);
+                let great = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(most, floor);
                 if great != 0 {
                     let first = panel * PANEL + w * LANES;
                     tell(great, (row, first), [_mm512_sub_ps(estimate, off), most], right.rows, search);
@@ -204,6 +204,16 @@ mod tests {
         (0..count).map(|i| T::from_f32(((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 0.5)).collect()
     }
 
+    /// How wide the widest of the bounds is.
+    fn widest<T: Element>(left: &[T], right: &[T], k: usize) -> f32 {
+        let (m, n) = (left.len() / k, right.len() / k);
+        let held = Right::new(right, left, k).expect("ordinary numbers");
+        let mut all = All { left, right, k, heard: vec![false; m * n], widest: 0.0 };
+        Left::new(left, k, &held).search(&held, 0..n.div_ceil(PANEL), &mut all);
+        assert!(all.heard.iter().all(|heard| *heard), "{m} x {n} x {k}");
+        all.widest
+    }
+
     fn every_product_lies_where_it_is_said_to<T: Element>() {
         // Panels that are full and not, groups of every size, several shares, steps that are full and not.
         for (m, n, k) in [(1, 1, 1), (15, 48, 64), (43, 101, 33), (70, 50, 130)] {
@@ -215,11 +225,8 @@ mod tests {
             for row in left.chunks_exact_mut(k).step_by(3) {
                 row[k / 2] = T::from_f32(100.0);
             }
-            let held = Right::new(&right, &left, k).expect("ordinary numbers");
-            let mut all = All { left: &left, right: &right, k, heard: vec![false; m * n], widest: 0.0 };
-            Left::new(&left, k, &held).search(&held, 0..n.div_ceil(PANEL), &mut all);
-            assert!(all.heard.iter().all(|heard| *heard), "{m} x {n} x {k}");
-            assert!(all.widest < 3.0 * (k as f32).sqrt(), "{m} x {n} x {k}: {}", all.widest);
+            let widest = widest(&left, &right, k);
+            assert!(widest < 3.0 * (k as f32).sqrt(), "{m} x {n} x {k}: {widest}");
         }
     }
 
@@ -231,5 +238,44 @@ mod tests {
     #[test]
     fn in_bf16() {
         every_product_lies_where_it_is_said_to::<bf16>();
+    }
+
+    /// Rows that meet what is lost of the others with all their length, on either side: the bounds are as narrow as can be.
+    #[test]
+    fn products_at_the_bounds_are_within() {
+        const K: usize = 32;
+        if !supported(K) {
+            return;
+        }
+        let sign = |at: usize| if at * 7 % K < K / 2 { 1.0 } else { -1.0 };
+        // Shifted, so that no column is greater than another, and with their opposites, so that they have nothing in common.
+        let shifted = |of: &dyn Fn(usize) -> f32| {
+            let rows = (0..K).flat_map(|by| (0..K).map(move |at| (at + by) % K));
+            rows.map(of).collect::<Vec<_>>()
+        };
+        let with_opposites = |rows: &[f32]| {
+            let both =
+                rows.chunks(K).flat_map(|row| [1.0, -1.0].map(|sign| row.iter().map(move |x| x * sign)));
+            both.flatten().collect::<Vec<_>>()
+        };
+        let even = shifted(&|at| 100.0 * sign(at));
+        let odd = shifted(&|at| if at == 0 { 127.0 } else { (at % 5) as f32 + 0.49 * sign(at) });
+        for (left, right) in [(&even, &odd), (&odd, &even)] {
+            widest(left, &with_opposites(right), K);
+        }
+    }
+
+    #[test]
+    fn the_widest_rows_have_sums() {
+        if !supported(WIDEST) {
+            return;
+        }
+        let of_signs = |count: usize| {
+            let signs = (0..count).map(|row| if row % 2 == 0 { 1.0f32 } else { -1.0 });
+            signs.flat_map(|sign| vec![sign; WIDEST]).collect::<Vec<_>>()
+        };
+        // More rows on the left than stay in the cache.
+        widest(&of_signs(40), &of_signs(2), WIDEST);
+        assert!(!supported(WIDEST + 1));
     }
 }

@@ -1,4 +1,4 @@
-//! Rows in eight bits, with what is lost by that, so that products of what is held can be told from those of the rows.
+//! Rows in eight bits, with what is lost by that, so that products of rows are bounded by those of what is held.
 //!
 //! A row w is held as s q, whole numbers q of eight bits and a scale s. For rows w and x and what is held of them, W and X,
 //!
@@ -61,7 +61,8 @@ fn hold(row: &[f32], numbers: &mut Vec<i8>) -> Held {
     const WHOLE: f32 = 12_582_912.0;
     let greatest = row.iter().fold(0.0, |greatest: f32, number| greatest.max(number.abs()));
     let scale = greatest / MOST;
-    let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+    // Of the least numbers it is infinite, and the norm no number.
+    let inverse = if greatest > 0.0 { scale.recip() } else { 0.0 };
     numbers.clear();
     // In units of the scale, so that squares are neither too great nor too small.
     let (mut norm, mut lost) = (0.0, 0.0);
@@ -222,13 +223,16 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    fn of(row: &[f32], held: Held, numbers: &[i8], centre: &[f32]) -> Self {
+    /// `common` is the norm of the centre.
+    fn of(row: &[f32], held: Held, numbers: &[i8], centre: &[f32], common: f32) -> Self {
+        // A rounding is half of EPSILON. The exact products have as many in a chain as the row has numbers, at most, the centre's
+        // as many; views, scales and bounds add a few, fewer than lanes.
         let in_sums = held.norm * (row.len() + LANES) as f32 * f32::EPSILON;
         let sum: i32 = numbers.iter().map(|number| i32::from(*number)).sum();
         Self {
             scale: held.scale,
             centre: dot(row, centre),
-            off: 2.0 * in_sums * SLACK * dot(centre, centre).sqrt(),
+            off: 2.0 * in_sums * common,
             off_by_norm: held.lost + in_sums,
             norm: held.norm + held.lost,
             excess: sum * OFFSET,
@@ -244,6 +248,7 @@ impl Left {
     /// To be multiplied with `right`.
     pub(crate) fn new<T: Element>(rows: &[T], k: usize, right: &Right) -> Self {
         let centre = right.view.seen_centre();
+        let common = hold(&centre, &mut Vec::new()).norm;
         let (count, steps) = (rows.len() / k, k.div_ceil(FOUR));
         let (mut numbers, mut known) = (vec![0; count * steps], vec![Known::default(); count]);
         let (places, of_rows) = (Shared::new(&mut numbers), Shared::new(&mut known));
@@ -259,7 +264,7 @@ impl Left {
                 for ((at, known), row) in of_rows.iter_mut().enumerate().zip(rows[row * k..].chunks_exact(k))
                 {
                     right.view.left(row, &mut seen);
-                    *known = Known::of(&seen, hold(&seen, &mut bytes), &bytes, &centre);
+                    *known = Known::of(&seen, hold(&seen, &mut bytes), &bytes, &centre, common);
                     let places = places.iter_mut().skip(at).step_by(group);
                     for (place, numbers) in places.zip(bytes.chunks(FOUR)) {
                         *place = four(numbers, 0);
@@ -292,6 +297,24 @@ mod tests {
             let right = Right::new(&good, &rows, 8).expect("ordinary numbers");
             let left = Left::new(&rows, 8, &right);
             assert_eq!(left.has_estimates().collect::<Vec<_>>(), [true, false, true], "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_row_is_within_what_is_lost_of_what_is_held() {
+        for scale in [1e-36, 1e-30, 1e-3, 1.0, 1e14] {
+            let row: Vec<f32> = (0..200).map(|i| (i * 7919 % 1009) as f32 / 504.5 * scale - scale).collect();
+            let mut numbers = Vec::new();
+            let held = hold(&row, &mut numbers);
+            let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
+            let exact = norm(&mut row.iter().map(|number| f64::from(*number)));
+            let lost = norm(&mut row.iter().zip(&numbers).map(|(number, held_number)| {
+                f64::from(*number) - f64::from(*held_number) * f64::from(held.scale)
+            }));
+            for (found, exact) in [(held.norm, exact), (held.lost, lost)] {
+                let share = f64::from(found) / exact;
+                assert!((1.0..1.02).contains(&share), "{scale}: {found} of {exact}");
+            }
         }
     }
 }

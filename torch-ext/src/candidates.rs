@@ -36,8 +36,8 @@ struct Lists {
 }
 
 struct Row {
-    /// Outputs that are at most less than this are not the largest, also when they are rounded. As a whole number of the same
-    /// order; infinite for a row that gets no list.
+    /// Outputs that are not greater are not the largest, also when they are rounded. As a whole number of the same order; infinite
+    /// for a row that gets no list.
     floor: AtomicI32,
     listed: AtomicUsize,
 }
@@ -91,7 +91,7 @@ impl Part<'_> {
         let Self { lists, mut found } = self;
         found.retain(|found| {
             let row = &lists.rows[found.row as usize];
-            let worth_it = found.most >= row.floor();
+            let worth_it = found.most > row.floor();
             if worth_it && row.listed.fetch_add(1, Ordering::Relaxed) >= lists.most {
                 row.raise(f32::INFINITY);
             }
@@ -120,7 +120,7 @@ impl Lists {
         let mut columns = vec![Vec::new(); rows.len()];
         for Found { row, column, most } in found.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let row = row as usize;
-            if most >= rows[row].floor() {
+            if most > rows[row].floor() {
                 columns[row].push(column);
             }
         }
@@ -182,11 +182,12 @@ mod tests {
     #[test]
     fn what_is_below_is_so_when_rounded() {
         for bits in 0..1u32 << 16 {
-            let bound = f32::from_bits(bits << 16 | 0x7fff);
-            if bound.is_finite() && bound.abs() < 1e38 {
-                let [below, bound] =
-                    [below_rounded(bound), bound].map(|number| <bf16 as Element>::from_f32(number).to_f32());
-                assert!(below < bound, "{below} {bound}");
+            for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let bound = f32::from_bits(bits << 16 | low);
+                if bound.is_finite() && bound.abs() < 1e38 {
+                    let rounded = |number| <bf16 as Element>::from_f32(number).to_f32();
+                    assert!(rounded(below_rounded(bound)) < rounded(bound), "{bound}");
+                }
             }
         }
     }

@@ -51,7 +51,7 @@ fn rows<T: Element>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tenso
 
 /// The column of the largest output of each row of `linear(x, weight, None)`, the first of equal ones, without those
 /// outputs: they would be much more memory than the weights, and most need not be computed. `shortlist` is kept for one
-/// weight, which does not change.
+/// weight, and for as long as that does not change: of another one's numbers it gives wrong columns.
 pub fn linear_argmax(x: &Tensor, weight: &Tensor, shortlist: &Shortlist) -> Vec<u32> {
     if !is_plain(x) || !x.is_contiguous() || !weight.is_contiguous() {
         return argmax(&linear(x, weight, None));
@@ -152,17 +152,44 @@ mod tests {
         for kind in [Kind::Float, Kind::BFloat16] {
             for (t, i, o) in [(1, 1, 1), (3, 33, 100), (16, 64, 960), (50, 96, 5000), (67, 577, 3001)] {
                 let (x, weight) = (random(&[t, i], kind), random(&[o, i], kind));
-                let found = |x: &Tensor| linear_argmax(x, &weight, &Shortlist::default());
-                assert_eq!(found(&x), argmax(&linear(&x, &weight, None)), "{t} x {i} x {o}");
+                let shortlist = Shortlist::default();
+                let is_right = |x: &Tensor| {
+                    let expected = argmax(&linear(x, &weight, None));
+                    for shortlist in [&shortlist, &Shortlist::default()] {
+                        assert_eq!(linear_argmax(x, &weight, shortlist), expected, "{t} x {i} x {o}");
+                    }
+                    expected
+                };
+                is_right(&x);
                 // All equal: the first.
-                assert_eq!(found(&x.zeros_like()), vec![0; t as usize]);
+                assert_eq!(is_right(&x.zeros_like()), vec![0; t as usize]);
                 // One number outweighs all others, as in some models; some rows have none that is a number.
                 let _ = x.narrow(1, i / 2, 1).g_mul_scalar_(1e4);
                 for (row, number) in [(0, f64::NAN), (t / 2, f64::INFINITY), (t - 1, 0.0)] {
                     let _ = x.narrow(0, row, 1).fill_(number);
                 }
-                assert_eq!(found(&x), argmax(&linear(&x, &weight, None)), "{t} x {i} x {o}");
+                is_right(&x);
+                let _ = weight.narrow(0, o / 2, 1).fill_(f64::NAN);
+                assert_eq!(
+                    linear_argmax(&x, &weight, &Shortlist::default()),
+                    argmax(&linear(&x, &weight, None))
+                );
             }
+        }
+    }
+
+    /// What outputs have in common is added to each of them, and what is left of them is less than the roundings of that.
+    #[test]
+    fn outputs_that_differ_by_roundings_alone_are_told_apart() {
+        let (i, o) = (96, 64);
+        for scale in [1.0, 2f64.powi(-80)] {
+            let weight = Tensor::full([o, i], scale, (Kind::Float, Device::Cpu));
+            let _ = weight.get(60).narrow(0, 0, 1).fill_(scale * (1.0 + 2f64.powi(-23)));
+            let _ = weight.get(61).narrow(0, i - 1, 1).fill_(scale * (1.0 - 2f64.powi(-24)));
+            let x = Tensor::ones([1, i], (Kind::Float, Device::Cpu));
+            let _ = x.narrow(1, i / 2, i / 2).fill_(-1.0);
+            let expected = argmax(&linear(&x, &weight, None));
+            assert_eq!(linear_argmax(&x, &weight, &Shortlist::default()), expected, "{scale}");
         }
     }
 

@@ -14,7 +14,15 @@ use crate::{avx512_bytes, bytes, candidates};
 #[derive(Default)]
 pub struct Shortlist {
     #[cfg(target_arch = "x86_64")]
-    weight: OnceCell<Option<bytes::Right>>,
+    weight: OnceCell<Made>,
+}
+
+#[cfg(target_arch = "x86_64")]
+struct Made {
+    /// None where the weight is not finite.
+    of: Option<bytes::Right>,
+    /// Where the weight lies, and its width.
+    place: (usize, usize),
 }
 
 impl Shortlist {
@@ -26,8 +34,10 @@ impl Shortlist {
         if !avx512_bytes::supported(i) {
             return None;
         }
-        let right = self.weight.get_or_init(|| bytes::Right::new(weight, x, i)).as_ref()?;
-        assert_eq!(right.rows, weight.len() / i, "the weight is another one");
+        let place = (weight.as_ptr().addr(), i);
+        let made = self.weight.get_or_init(|| Made { of: bytes::Right::new(weight, x, i), place });
+        assert_eq!(made.place, place, "a shortlist is of one weight");
+        let right = made.of.as_ref()?;
         Some(candidates::largest(x, weight, i, right))
     }
 

@@ -1,5 +1,7 @@
 //! The `[generate]` section.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::GenerateError;
@@ -16,6 +18,8 @@ pub struct GenerateConfig {
     pub block_size: usize,
     /// Longest response.
     pub max_new_tokens: usize,
+    /// Responses that another engine made, in a file: they are taken instead of made, and every prompt needs one.
+    pub responses: Option<PathBuf>,
     /// Shorter prompts are out of range.
     pub min_prompt_tokens: usize,
     /// Longer prompts are out of range.
@@ -81,8 +85,9 @@ pub enum Choice {
     Drop,
 }
 
-/// Keys that decide how the work is done, not what comes out.
+/// Keys that decide how the work is done, not what comes out. What given responses say does, not where they lie.
 pub(crate) const NEUTRAL_KEYS: &[&str] = &[
+    "responses",
     "rows_per_group",
     "shard_bytes",
     "batch_size",
@@ -96,6 +101,7 @@ impl Default for GenerateConfig {
         Self {
             block_size: 16,
             max_new_tokens: 512,
+            responses: None,
             min_prompt_tokens: 1,
             max_prompt_tokens: 2048,
             prompts_out_of_range: OutOfRange::Drop,

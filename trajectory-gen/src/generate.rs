@@ -51,8 +51,6 @@ pub struct GenerateJob<'a> {
     pub rank: Option<Rank>,
     /// Removes rows of other settings or other prompts from the output; those of this job stay.
     pub overwrite: bool,
-    /// Responses that are there already; the model then only makes their trajectories.
-    pub responses: Option<&'a Responses>,
 }
 
 impl GenerateJob<'_> {
@@ -134,15 +132,18 @@ pub(crate) struct Run<'a> {
     weight_hash: String,
     pub(crate) tokenizer: Tokenizer,
     engine: EngineSettings,
+    /// Responses that are there already; the model then only makes their trajectories.
+    responses: Option<Responses>,
 }
 
 impl<'a> Run<'a> {
     pub(crate) fn open(job: &'a GenerateJob<'a>) -> Result<Self, GenerateError> {
         let tokenizer = Tokenizer::load(job.model_dir)?;
+        let responses = job.config.responses.as_deref().map(Responses::read).transpose()?;
         let loaded = load(job.model_dir, Compute { dtype: job.dtype, device: job.device })?;
         let (model, weight_hash) = (loaded.transformer, loaded.weight_hash);
         let engine = job.config.engine(&model, tokenizer.eos_token_ids(), &job.train)?;
-        Ok(Self { job, model, weight_hash, tokenizer, engine })
+        Ok(Self { job, model, weight_hash, tokenizer, engine, responses })
     }
 
     pub(crate) fn rules(&self) -> IntakeRules<'_> {
@@ -153,7 +154,7 @@ impl<'a> Run<'a> {
             context_length: self.model.context_length(),
             rank: self.job.rank,
             seed: self.job.seed,
-            responses: self.job.responses,
+            responses: self.responses.as_ref(),
         }
     }
 
@@ -206,7 +207,7 @@ impl<'a> Run<'a> {
             ("dtype".to_owned(), dtype_name(self.model.kind()).to_owned()),
         ]);
         decoding.extend(engine.into_iter().map(|(key, value)| (key.to_owned(), value)));
-        decoding.extend(self.job.responses.map(|given| ("responses".to_owned(), given.digest().to_owned())));
+        decoding.extend(self.given_responses());
         TrajectoryMetadata {
             base_model: self.job.model_dir.display().to_string(),
             base_revision: "local".to_owned(),
@@ -238,8 +239,13 @@ impl<'a> Run<'a> {
         if self.job.config.states == StatesKept::Scheduled {
             settings.insert("train.schedule".to_owned(), self.job.train.schedule_text());
         }
-        settings.extend(self.job.responses.map(|given| ("responses".to_owned(), given.digest().to_owned())));
+        settings.extend(self.given_responses());
         settings
+    }
+
+    /// What given responses are, as a setting.
+    fn given_responses(&self) -> Option<(String, String)> {
+        self.responses.as_ref().map(|given| ("responses".to_owned(), given.digest().to_owned()))
     }
 
     pub(crate) fn engine_settings(&self) -> &EngineSettings {

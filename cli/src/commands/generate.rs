@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use jacobi_datasets::{Rank, Responses};
+use jacobi_datasets::Rank;
 use jacobi_trajectory_gen::{GenerateJob, estimate, merge};
 
 use crate::exit::UsageError;
@@ -35,7 +35,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", requires = "rank")]
     world_size: Option<usize>,
     /// Take responses from here instead of making them: JSONL or Parquet as vLLM or SGLang writes it, with token ids or
-    /// text; every prompt needs one, matched by its tokens, messages, text or id
+    /// text; every prompt needs one, matched by its tokens, messages, text or id. The same as generate.responses of the round
     #[arg(long, value_name = "FILE", conflicts_with = "merge")]
     responses: Option<PathBuf>,
     /// Join what all ranks made, after checking that it is the whole
@@ -57,7 +57,7 @@ pub struct GenerateArgs {
 /// # Errors
 /// See [`stages::generate`] and [`merge`].
 pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
-    let recipe = args.recipe.load()?;
+    let mut recipe = args.recipe.load()?;
     let run = RunDir::new(&recipe.output_dir);
     let round = args.round;
     check_round(round, recipe.rounds.len())?;
@@ -71,9 +71,10 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         return Ok(output::result(&text)?);
     }
     let model = model_of_round(&recipe, &run, round)?;
-    let responses = args.responses.as_deref().map(Responses::read).transpose()?;
-    let options =
-        GenerateOptions { rank: rank(args)?, overwrite: args.overwrite, responses: responses.as_ref() };
+    if let Some(responses) = &args.responses {
+        recipe.rounds[round - 1].generate.responses = Some(responses.clone());
+    }
+    let options = GenerateOptions { rank: rank(args)?, overwrite: args.overwrite };
     let job = stages::generate_job(&recipe, round, &model, &target, options)?;
     if args.dry_run {
         return Ok(output::result(&describe(&job, args.calibrate)?)?);
