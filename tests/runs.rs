@@ -187,12 +187,39 @@ fn a_run_takes_responses_that_another_engine_made() {
     let before = digest("run/round-1/trajectories/manifest.json");
     succeed(dir, &run);
     assert!(digest("run/round-1/trajectories/manifest.json") == before);
+    // Another model's are not silently taken for good.
+    let foreign = ours.iter().map(|row| {
+        let tokens = vec![row.response_tokens[0] + 1; 10];
+        format!("{{\"id\": \"{}\", \"token_ids\": {tokens:?}}}\n", row.sample_id)
+    });
+    fs_err::write(dir.join("foreign.jsonl"), foreign.collect::<String>()).unwrap();
+    let arguments = ["generate", "-c", "small.toml", "-o", "foreign", "--responses", "foreign.jsonl"];
+    let messages = succeed(dir, &arguments);
+    assert!(messages.contains("blocks of the given responses are not what the model gives"), "{messages}");
     write(8);
     let messages = fail(dir, &run, 2);
-    assert!(messages.contains("generate.responses.file: was"), "{messages}");
+    assert!(messages.contains("generate.responses: was"), "{messages}");
     fs_err::remove_file(&file).unwrap();
     let messages = fail(dir, &run, 1);
-    assert!(messages.contains("responses.jsonl"), "{messages}");
+    assert!(messages.contains("responses.jsonl does not exist: set generate.responses"), "{messages}");
+}
+
+/// As the message about a damaged shard says: deleted, its rows are made again.
+#[test]
+fn a_run_makes_the_rows_of_a_deleted_shard_again() {
+    let directory = fixture();
+    let dir = directory.path();
+    let run = ["run", "-c", "small.toml"];
+    succeed(dir, &run);
+    let trajectories = dir.join("run/round-2/trajectories");
+    let (_, before) = read_all(&trajectories).unwrap();
+    let shard = trajectories.join("trajectories-00000-of-00001.parquet");
+    fs_err::remove_file(&shard).unwrap();
+    let message = read_all(&trajectories).unwrap_err().to_string();
+    assert!(message.contains("does not exist: `jacobi generate` makes its rows anew"), "{message}");
+    succeed(dir, &run);
+    assert!(shard.is_file());
+    assert!(read_all(&trajectories).unwrap().1 == before, "other rows than before");
 }
 
 #[test]

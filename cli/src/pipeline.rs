@@ -96,7 +96,15 @@ fn open_ledger(run: &RunDir, overwrite: bool) -> anyhow::Result<Ledger> {
 }
 
 fn is_done(stage: &Stage, ledger: &Ledger) -> bool {
-    ledger.status(&stage.name) == Status::Finished && stage.outputs.iter().all(|output| output.exists())
+    let whole = |output: &PathBuf| match stage.work {
+        // A shard that was damaged is deleted, so that its rows are made anew.
+        Work::Generate(_) => matches!(
+            Manifest::load(output),
+            Ok(Some(manifest)) if manifest.shards.iter().all(|shard| output.join(&shard.file).exists())
+        ),
+        Work::Train(_) | Work::Export | Work::Eval => output.exists(),
+    };
+    ledger.status(&stage.name) == Status::Finished && stage.outputs.iter().all(whole)
 }
 
 /// The first stage that has made something under other settings, and how they differ.

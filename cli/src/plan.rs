@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jacobi_datasets::schema::tuned::TUNED_FILE;
-use jacobi_datasets::{PromptsConfig, Tokenizer, stream_prompts};
+use jacobi_datasets::{PromptsConfig, Responses, Tokenizer, stream_prompts};
 use jacobi_eval::EvalModel;
 use jacobi_eval::tasks::Task;
 use jacobi_model::Architecture;
@@ -86,10 +86,11 @@ fn generate_stage(recipe: &Recipe, run: &RunDir, round: usize, counted: Counted)
     flatten("model.files", &digest_of_model(&recipe.model_dir()?)?.into(), &mut settings);
     flatten("prompts", &to_value(prompts)?, &mut settings);
     flatten("prompts.file", &digest(prompts)?.into(), &mut settings);
-    if let Some(responses) = &generate.responses {
-        flatten("generate.responses.file", &digest_of([responses])?.into(), &mut settings);
-    }
     flatten("generate", &to_value(generate)?, &mut settings);
+    // What they say, not where they lie.
+    if let Some(path) = &generate.responses {
+        settings.insert("generate.responses".into(), Responses::read(path)?.digest().into());
+    }
     let summary = format!(
         "{counted}, block_size {}, at most {} new tokens each",
         generate.block_size, generate.max_new_tokens
@@ -236,13 +237,8 @@ pub fn bytes(count: u64) -> String {
 
 /// The first 16 hex digits of the BLAKE3 of the prompt files.
 fn digest(prompts: &PromptsConfig) -> anyhow::Result<String> {
-    digest_of(prompts.files()?)
-}
-
-/// The same of all that `files` hold.
-fn digest_of(files: impl IntoIterator<Item: Into<PathBuf>>) -> anyhow::Result<String> {
     let mut hasher = blake3::Hasher::new();
-    for path in files {
+    for path in prompts.files()? {
         hasher.update_reader(fs_err::File::open(path)?)?;
     }
     Ok(hasher.finalize().to_hex()[..16].to_owned())

@@ -94,6 +94,9 @@ fn outcome_of(manifest: &Manifest, dir: &Path) -> String {
             errors.display()
         );
     }
+    if let Some(blocks) = manifest.counts.get("disagreeing_blocks") {
+        summary += &format!("; {blocks} blocks of the given responses are not what the model gives");
+    }
     summary
 }
 

@@ -38,11 +38,13 @@ pub enum DatasetError {
         source: serde_json::Error,
     },
 
-    /// The prompt file is not there.
-    #[error("prompt file {} does not exist: set prompts.path (relative paths start at the working directory)", path.display())]
-    PromptFileMissing {
+    /// A file that somebody has to bring.
+    #[error("{} does not exist: {way_out}", path.display())]
+    Missing {
         /// The path as configured.
         path: PathBuf,
+        /// What to do.
+        way_out: &'static str,
     },
 
     /// A directory where a prompt file is wanted.
@@ -376,11 +378,7 @@ fn one_of(names: &[String]) -> String {
 
 impl DatasetError {
     /// For `map_err`: `Io` about `path`, or `DiskFull` when that is what it is.
-    pub fn of_io(action: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
-        Self::io(action, path)
-    }
-
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path, source },

@@ -100,7 +100,7 @@ impl PromptsConfig {
     /// The files that `path` stands for, in the order they are read; those of the hub are downloaded.
     ///
     /// # Errors
-    /// `PromptFileMissing`, `PromptPathIsDirectory`, `HubPath`, `Hub`, `HubOffline`.
+    /// `Missing`, `PromptPathIsDirectory`, `HubPath`, `Hub`, `HubOffline`.
     pub fn files(&self) -> Result<Vec<PathBuf>, DatasetError> {
         let hub = Hub::from_environment();
         files::find(self, &hub)?.into_iter().map(|source| source.locate(&hub)).collect()

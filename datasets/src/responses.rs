@@ -69,8 +69,13 @@ impl Responses {
     /// Reads a file of responses.
     ///
     /// # Errors
-    /// `Io`, `Parquet`, `PromptFormatUnknown`; `BadResponse` for a row that holds no response or names no prompt.
+    /// `Missing`, `Io`, `Parquet`, `PromptFormatUnknown`; `BadResponse` for a row that holds no response or names no prompt.
     pub fn read(path: &Path) -> Result<Self, DatasetError> {
+        if !path.exists() {
+            let way_out =
+                "set generate.responses, or give --responses (relative paths start at the working directory)";
+            return Err(DatasetError::Missing { path: path.to_path_buf(), way_out });
+        }
         let mut hasher = blake3::Hasher::new();
         let mut file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?;
         hasher.update_reader(&mut file).map_err(DatasetError::io("read", path))?;
@@ -162,7 +167,10 @@ impl Matching<'_> {
             self.taken[index] = true;
             return tokens_of(entry, tokenizer);
         }
-        Err(format!("{path} has no response to it"))
+        Err(format!(
+            "{path} has no response to it: none with its tokens, messages or text, nor with the id {}",
+            prompt.id
+        ))
     }
 }
 

@@ -207,7 +207,7 @@ impl<'a> Run<'a> {
             ("dtype".to_owned(), dtype_name(self.model.kind()).to_owned()),
         ]);
         decoding.extend(engine.into_iter().map(|(key, value)| (key.to_owned(), value)));
-        decoding.extend(self.given_responses());
+        decoding.extend(self.given_responses("responses"));
         TrajectoryMetadata {
             base_model: self.job.model_dir.display().to_string(),
             base_revision: "local".to_owned(),
@@ -239,13 +239,13 @@ impl<'a> Run<'a> {
         if self.job.config.states == StatesKept::Scheduled {
             settings.insert("train.schedule".to_owned(), self.job.train.schedule_text());
         }
-        settings.extend(self.given_responses());
+        settings.extend(self.given_responses("generate.responses"));
         settings
     }
 
-    /// What given responses are, as a setting.
-    fn given_responses(&self) -> Option<(String, String)> {
-        self.responses.as_ref().map(|given| ("responses".to_owned(), given.digest().to_owned()))
+    /// What given responses say, under a name.
+    fn given_responses(&self, name: &str) -> Option<(String, String)> {
+        self.responses.as_ref().map(|given| (name.to_owned(), given.digest().to_owned()))
     }
 
     pub(crate) fn engine_settings(&self) -> &EngineSettings {

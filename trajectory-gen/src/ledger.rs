@@ -116,7 +116,7 @@ fn kept_lines(dir: &Path) -> Result<Vec<(Rejected, u128)>, DatasetError> {
 }
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> DatasetError {
-    DatasetError::of_io(action, path)
+    DatasetError::io(action, path)
 }
 
 #[cfg(test)]

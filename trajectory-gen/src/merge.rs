@@ -28,7 +28,8 @@ pub fn merge(output: &Path) -> Result<Manifest, GenerateError> {
         && there.merged_ranks.is_none()
         && !there.shards.is_empty()
     {
-        return Err(fail("it holds shards of its own, that no rank made".to_owned()));
+        let reason = "it holds shards of its own, that no rank made: where they are those of a former merge, remove its manifest.json";
+        return Err(fail(reason.to_owned()));
     }
     let parts = parts(output, &fail)?;
     let metadata = check_rows(&parts, &fail)?;

@@ -32,7 +32,8 @@ impl Source {
 /// The files of `config.path`, in the order they are read; at least one.
 pub(super) fn find(config: &PromptsConfig, hub: &Hub) -> Result<Vec<Source>, DatasetError> {
     let path = &config.path;
-    let missing = || DatasetError::PromptFileMissing { path: path.clone() };
+    let way_out = "set prompts.path (relative paths start at the working directory)";
+    let missing = || DatasetError::Missing { path: path.clone(), way_out };
     if let Some((repo, file)) = dataset_file(path)? {
         if !file.contains('*') {
             return Ok(vec![Source::Hub(repo, file)]);

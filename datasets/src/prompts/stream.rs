@@ -37,7 +37,7 @@ pub struct PromptStream {
 /// Opens the configured file and reads a little ahead.
 ///
 /// # Errors
-/// `PromptFileMissing`, `PromptPathIsDirectory`, `PromptFormatUnknown`, `NoPrompts`, `MissingColumn`, `Json` (a JSON
+/// `Missing`, `PromptPathIsDirectory`, `PromptFormatUnknown`, `NoPrompts`, `MissingColumn`, `Json` (a JSON
 /// file that is no array), `Parquet`, `Io`, `HubPath`, `Hub`, `HubOffline`, `Template`. The stream's own items can further be `NoPromptsSelected`.
 pub fn stream_prompts(config: &PromptsConfig) -> Result<PromptStream, DatasetError> {
     stream_prompts_from(config, &Hub::from_environment())

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic::write_atomic;
 use crate::error::DatasetError;
-use crate::schema::trajectory::{Trajectory, TrajectoryMetadata, read_shard};
+use crate::schema::trajectory::{Trajectory, TrajectoryMetadata, open_shard, read_shard};
 
 /// Name of the manifest in a directory of shards.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -31,10 +31,10 @@ impl ShardEntry {
     /// Compares the digest of the file in `dir` with the recorded one.
     ///
     /// # Errors
-    /// `Io` when it is missing, `Digest` when it has changed.
+    /// `Missing` when it is not there, `Digest` when it has changed.
     pub fn verify(&self, dir: &Path) -> Result<(), DatasetError> {
         let path = dir.join(&self.file);
-        let mut file = fs_err::File::open(&path).map_err(DatasetError::io("read", &path))?;
+        let mut file = open_shard(&path)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(&mut file).map_err(DatasetError::io("read", &path))?;
         let found = hasher.finalize().to_hex().to_string();

@@ -193,13 +193,25 @@ pub fn join_shards(
     encoder.write()
 }
 
+/// Opens a shard.
+///
+/// # Errors
+/// `Missing`, `Io`.
+pub(crate) fn open_shard(path: &Path) -> Result<fs_err::File, DatasetError> {
+    if !path.exists() {
+        let way_out = "`jacobi generate` makes its rows anew; for a rank's shard give its --rank and --world-size (what was imported, import again)";
+        return Err(DatasetError::Missing { path: path.to_path_buf(), way_out });
+    }
+    fs_err::File::open(path).map_err(DatasetError::io("read", path))
+}
+
 /// Reads a shard and checks every row against the metadata.
 ///
 /// # Errors
-/// `Io`, `Parquet` (truncated, damaged), `WrongSchema`, `WrongColumns`, `BadMetadata`, `BadShardRow`, `Digest`; each
+/// `Missing`, `Io`, `Parquet` (truncated, damaged), `WrongSchema`, `WrongColumns`, `BadMetadata`, `BadShardRow`, `Digest`; each
 /// names the file.
 pub fn read_shard(path: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), DatasetError> {
-    let file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?.into_parts().0;
+    let file = open_shard(path)?.into_parts().0;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
     let entries = builder.metadata().file_metadata().key_value_metadata();
     let entries = Entries { path, entries: entries.map_or(&[][..], Vec::as_slice) };
@@ -221,7 +233,7 @@ pub fn read_shard(path: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), 
 /// # Errors
 /// `Io`, `Parquet`, `WrongSchema`, `BadMetadata`.
 pub fn read_metadata(path: &Path) -> Result<TrajectoryMetadata, DatasetError> {
-    let file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?.into_parts().0;
+    let file = open_shard(path)?.into_parts().0;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
     let entries = builder.metadata().file_metadata().key_value_metadata();
     let entries = Entries { path, entries: entries.map_or(&[][..], Vec::as_slice) };
@@ -234,7 +246,7 @@ pub fn read_metadata(path: &Path) -> Result<TrajectoryMetadata, DatasetError> {
 /// # Errors
 /// As [`read_shard`].
 pub fn read_prompts_of_shard(path: &Path) -> Result<Vec<(String, Vec<u32>)>, DatasetError> {
-    let file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?.into_parts().0;
+    let file = open_shard(path)?.into_parts().0;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
     check_columns(path, builder.schema())?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), [0, 1]);

@@ -265,7 +265,8 @@ fn rows_that_contradict_themselves_are_neither_written_nor_read() {
 fn a_missing_shard_is_named() {
     let (_dir, path) = scratch();
     let err = read_shard(&path).unwrap_err();
-    assert!(matches!(err, DatasetError::Io { .. }) && err.to_string().contains("shard.parquet"), "{err}");
+    assert!(matches!(err, DatasetError::Missing { .. }), "{err}");
+    assert!(err.to_string().contains("shard.parquet does not exist: `jacobi generate` makes"), "{err}");
 }
 
 #[test]
