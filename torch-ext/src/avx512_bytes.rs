@@ -174,7 +174,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::memory::Element;
+    use crate::{memory::Element, testing::numbers};
 
     /// All products, and where they are said to lie.
     struct All<'a, T> {
@@ -200,10 +200,6 @@ mod tests {
         }
     }
 
-    fn numbers<T: Element>(count: usize, seed: usize) -> Vec<T> {
-        (0..count).map(|i| T::from_f32(((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 0.5)).collect()
-    }
-
     /// How wide the widest of the bounds is.
     fn widest<T: Element>(left: &[T], right: &[T], k: usize) -> f32 {
         let (m, n) = (left.len() / k, right.len() / k);
@@ -220,7 +216,10 @@ mod tests {
             if !supported(k) {
                 return;
             }
-            let (mut left, right) = (numbers::<T>(m * k, 1), numbers::<T>(n * k, 2));
+            let mut left = numbers::<T>(m * k, 1);
+            // With something in common.
+            let right: Vec<T> =
+                numbers::<T>(n * k, 2).iter().map(|number| T::from_f32(number.to_f32() + 0.5)).collect();
             // Greater than all others.
             for row in left.chunks_exact_mut(k).step_by(3) {
                 row[k / 2] = T::from_f32(100.0);

@@ -211,6 +211,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
+    use crate::testing::numbers;
 
     fn products<T: Element>(left: &[T], right: &[T], k: usize) -> Vec<f32> {
         let columns = right.len() / k;
@@ -220,10 +221,6 @@ mod tests {
         };
         Left::new(left, k, &mut Vec::new()).products(right, k, &mut sink);
         out
-    }
-
-    fn numbers<T: Element>(count: usize, seed: usize) -> Vec<T> {
-        (0..count).map(|i| T::from_f32(((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0)).collect()
     }
 
     /// More than a panel, and no whole number of them.

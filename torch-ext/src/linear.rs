@@ -197,9 +197,9 @@ mod tests {
     fn the_first_of_outputs_that_are_equal_when_rounded_is_the_largest() {
         let (t, i, o) = (40, 64, 2000);
         let x = random(&[t, i], Kind::BFloat16);
-        // Copies of a few rows, each a little greater than the one before it.
-        let few = random(&[10, i], Kind::BFloat16).repeat([o / 10, 1]);
-        let weight = &few + (&few * 0.004) * Tensor::rand([o, 1], (Kind::BFloat16, Device::Cpu));
+        // Ten copies of each row, not quite equal: few enough for a list.
+        let rows = random(&[o / 10, i], Kind::BFloat16).repeat([10, 1]);
+        let weight = &rows + (&rows * 0.004) * Tensor::rand([o, 1], (Kind::BFloat16, Device::Cpu));
         assert_eq!(linear_argmax(&x, &weight, &Shortlist::default()), argmax(&linear(&x, &weight, None)));
     }
 
