@@ -257,20 +257,24 @@ fn a_dry_run_after_a_change_says_first_what_it_voids() {
 /// Rows with the columns of the published sets, read as the recipes say.
 #[test]
 fn recipes_of_published_sets_read_their_columns() {
-    let code = "{\"id\": \"a1\", \"input\": \"Write f.\", \"output\": \"def f\", \"domain\": \"generic\", \
-                \"generation_algorithm\": \"self-instruct\", \"llm_judgement\": \"{}\", \"unit_tests\": \"[]\", \
-                \"tests_execution_status\": \"[]\", \"average_test_score\": \"1\"}";
+    let code = |id: &str, score: &str| {
+        format!(
+            "{{\"id\": \"{id}\", \"input\": \"Write f.\", \"output\": \"def f\", \"domain\": \"generic\", \
+             \"generation_algorithm\": \"self-instruct\", \"llm_judgement\": \"{{}}\", \"unit_tests\": \"[]\", \
+             \"tests_execution_status\": \"[]\", \"average_test_score\": \"{score}\"}}"
+        )
+    };
     let thought = |source: &str| {
         format!(
             "{{\"conversations\": [{{\"from\": \"user\", \"value\": \"2 + 2?\"}}, {{\"from\": \"assistant\", \"value\": \
              \"4\"}}], \"question\": null, \"source\": \"{source}\", \"id\": 1}}"
         )
     };
+    let codes = [code("a0", "0.9"), code("a1", "1")].join("\n");
     let thoughts = [thought("codefeedback"), thought("automath")].join("\n");
-    for (name, lines, id, text) in [
-        ("qwen2.5-coder-7b", code, Some("a1"), "Write f."),
-        ("qwen2.5-math-7b", thoughts.as_str(), None, "2 + 2?"),
-    ] {
+    for (name, lines, id, text) in
+        [("qwen2.5-coder-7b", &codes, Some("a1"), "Write f."), ("qwen2.5-math-7b", &thoughts, None, "2 + 2?")]
+    {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("rows.jsonl");
         fs_err::write(&file, lines).unwrap();

@@ -81,6 +81,7 @@ fn the_training_mask_equals_the_decoders_forward() {
             t_min: 0.6,
             t_max: 0.6,
         },
+        ar_prompt_tokens: false,
     };
     let packed = jacobi_datasets::pack(row, 8, &config, 0).unwrap();
     let model = load(&model_dir, Dtype::Float32).unwrap().transformer;
@@ -290,6 +291,7 @@ fn every_setting_changes_the_run() {
         ("max_grad_norm", TrainConfig { max_grad_norm: 1e-9, ..base.clone() }),
         ("moments_dtype", TrainConfig { moments_dtype: MomentsDtype::Bfloat16, ..base.clone() }),
         ("ar_weight", TrainConfig { ar_weight: 0.0.into(), ..base.clone() }),
+        ("ar_prompt_tokens", TrainConfig { ar_prompt_tokens: true, ..base.clone() }),
         ("ar_weight's course", TrainConfig { ar_weight: course(1.0, 0.5), ..base.clone() }),
         ("pc_weight", TrainConfig { pc_weight: 0.0, ..base.clone() }),
         ("temperature", TrainConfig { temperature: 2.0.into(), ..base.clone() }),

@@ -359,7 +359,7 @@ fn every_recipe_plans_its_run_on_the_config_of_its_model() {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path();
     let row = r#"{"id": "a", "source": "a", "task_id": "a", "prompt": "Hi", "response": "Hi", "input": "Hi", "question": "1 + 1?",
-        "answer": "2 #### 2", "conversations": [{"from": "user", "value": "Hi"}, {"from": "assistant", "value": "Hi"}]}"#;
+        "average_test_score": "1", "answer": "2 #### 2", "conversations": [{"from": "user", "value": "Hi"}, {"from": "assistant", "value": "Hi"}]}"#;
     fs_err::write(dir.join("rows.jsonl"), row.replace('\n', " ") + "\n").unwrap();
     for entry in fs_err::read_dir(root().join("configs")).unwrap() {
         let name = entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();

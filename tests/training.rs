@@ -25,10 +25,12 @@ struct Shape {
     window: usize,
     context: NoiseContext,
     finish: FinishReason,
+    ar_prompt_tokens: bool,
 }
 
 fn shape(prompt: usize, response: usize, block: usize, window: usize) -> Shape {
-    Shape { prompt, response, block, window, context: NoiseContext::Window, finish: FinishReason::Eos }
+    let (context, finish) = (NoiseContext::Window, FinishReason::Eos);
+    Shape { prompt, response, block, window, context, finish, ar_prompt_tokens: false }
 }
 
 /// A sample with one state per block, which converged as far as chance has it; a few tokens only, so that noise is right
@@ -59,7 +61,12 @@ fn sample(shape: &Shape, seed: u64) -> PackedSample {
         states,
     };
     let noise = NoiseScheduleConfig { schedule: ScheduleKind::Linear, ..Default::default() };
-    let config = PackConfig { window_size: shape.window, noise_context: shape.context, noise };
+    let config = PackConfig {
+        window_size: shape.window,
+        noise_context: shape.context,
+        noise,
+        ar_prompt_tokens: shape.ar_prompt_tokens,
+    };
     pack(&trajectory, shape.block, &config, 0).unwrap()
 }
 
@@ -68,7 +75,7 @@ fn samples() -> Vec<PackedSample> {
     let shapes = [
         Shape { finish: FinishReason::Length, ..shape(0, 7, 4, 2) },
         shape(5, 3, 8, 4),
-        shape(9, 37, 4, 3),
+        Shape { ar_prompt_tokens: true, ..shape(9, 37, 4, 3) },
         shape(3, 20, 4, 1),
         Shape { finish: FinishReason::Length, ..shape(1, 18, 5, 9) },
         Shape { context: NoiseContext::Clean, ..shape(4, 19, 4, 3) },

@@ -39,7 +39,8 @@ pub use rng::Rng;
 pub use row::{LossRow, PackedRow, StudentRow, fill_rows, row_len};
 pub use schema::manifest::{Manifest, RankEntry, ShardEntry, read_all, shard_file_name};
 pub use schema::trajectory::{
-    FinishReason, SCHEDULE_KEY, ShardDigest, State, Trajectory, TrajectoryMetadata, read_shard, write_shard,
+    FinishReason, SCHEDULE_KEY, ShardDigest, State, Trajectory, TrajectoryMetadata, jacobi_passes,
+    read_shard, write_shard,
 };
 pub use shards::{ShardWriter, Tally};
 pub use tokenizer::{TOKENIZER_FILES, Tokenizer};

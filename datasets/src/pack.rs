@@ -20,11 +20,18 @@ pub struct PackConfig {
     pub noise_context: NoiseContext,
     /// Which state of each block is taken.
     pub noise: NoiseScheduleConfig,
+    /// Prompt tokens behind the first are targets of the autoregressive loss too, as in the reference code.
+    pub ar_prompt_tokens: bool,
 }
 
 impl Default for PackConfig {
     fn default() -> Self {
-        Self { window_size: 16, noise_context: NoiseContext::Window, noise: NoiseScheduleConfig::default() }
+        Self {
+            window_size: 16,
+            noise_context: NoiseContext::Window,
+            noise: NoiseScheduleConfig::default(),
+            ar_prompt_tokens: false,
+        }
     }
 }
 
@@ -41,7 +48,7 @@ impl PackConfig {
 pub struct ArTarget {
     /// Row of the forward pass, on the prompt or the clean stream.
     pub row: usize,
-    /// The response token that follows it.
+    /// The token that follows it.
     pub token: u32,
 }
 
@@ -67,7 +74,8 @@ pub struct PackedSample {
     pub tokens: Vec<u32>,
     /// Positions and visibility.
     pub layout: Layout,
-    /// Targets of the autoregressive loss: the response up to and including EOS.
+    /// Targets of the autoregressive loss, ascending by row: the response up to and including EOS, and the prompt where
+    /// [`PackConfig::ar_prompt_tokens`] asks for it.
     pub ar: Vec<ArTarget>,
     /// Pairs of the consistency loss: from the first divergence to the position before EOS.
     pub pc: Vec<PcPair>,
@@ -138,10 +146,14 @@ pub fn pack(
     if layout.with_noise {
         tokens.extend(noisy_stream(sample, &layout, config, seed)?);
     }
-    let ar = ar_targets(sample, &layout);
+    let mut ar = ar_targets(sample, &layout);
     let pc = if layout.with_noise { pc_pairs(sample, &layout, &tokens) } else { Vec::new() };
     if ar.is_empty() && pc.is_empty() {
         return Err(PackError::EmptyLoss { sample_id: sample.sample_id.clone() });
+    }
+    if config.ar_prompt_tokens {
+        let prompt = sample.prompt_tokens.iter().skip(1).enumerate();
+        ar.splice(..0, prompt.map(|(row, &token)| ArTarget { row, token }));
     }
     Ok(PackedSample { sample_id: sample.sample_id.clone(), tokens, layout, ar, pc })
 }

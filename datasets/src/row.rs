@@ -15,7 +15,7 @@ use crate::{layout::CausalRun, pack::PackedSample};
 pub struct LossRow {
     /// Row of the forward pass, on a prompt or a clean stream.
     pub row: usize,
-    /// The response token that follows, if there is one: the target of the autoregressive loss.
+    /// The token that follows, if there is one to learn: the target of the autoregressive loss.
     pub token: Option<u32>,
     /// The noisy row that has to predict the same distribution.
     pub student: Option<StudentRow>,

@@ -51,8 +51,6 @@ pub struct Trajectories {
 pub(crate) struct Block {
     index: usize,
     start: usize,
-    /// It ends with the response.
-    last: bool,
     draft: Vec<u32>,
     /// Leading tokens of `draft` that are right.
     converged: usize,
@@ -80,13 +78,12 @@ impl Block {
             if start >= text.len() || (open && !whole) {
                 return;
             }
-            let last = !open && end == text.len();
-            blocks.push(Self::new(&text[..end], (blocks.len(), start, last), config));
+            blocks.push(Self::new(&text[..end], (blocks.len(), start), config));
         }
     }
 
     /// The block that `text` ends with, from `start` on.
-    fn new(text: &[u32], (index, start, last): (usize, usize, bool), config: &Trajectories) -> Self {
+    fn new(text: &[u32], (index, start): (usize, usize), config: &Trajectories) -> Self {
         let len = text.len() - start;
         let filler = Filler::Random.fill(&text[..=start], &[], config.block_size - 1, config.seed, index);
         let mut draft = vec![text[start]];
@@ -94,7 +91,6 @@ impl Block {
         let mut block = Self {
             index,
             start,
-            last,
             draft,
             converged: 0,
             iteration: 0,
@@ -102,20 +98,14 @@ impl Block {
             states: Vec::new(),
             done: false,
         };
-        if block.is_free() {
+        // Its fixed point is the response, and may be all that is wanted of it.
+        if block.target.is_some_and(|target| wants_fixed_point(len, target)) {
             block.converged = len;
-            block.finish(0);
+            block.finish();
         } else {
             block.record(text);
         }
         block
-    }
-
-    /// Whether all that is wanted of it is known before any pass: its fixed point, which is the response.
-    fn is_free(&self) -> bool {
-        let len = self.draft.len();
-        let wanted = self.target.is_some_and(|target| wants_fixed_point(len, target));
-        wanted || (self.last && len == 1)
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -154,15 +144,13 @@ impl Block {
         loop {
             let right = self.draft.iter().zip(&text[self.start..]);
             self.converged = right.take_while(|(a, b)| a == b).count();
-            if self.converged < len {
-                self.push(self.draft[self.converged..].to_vec());
-                if self.is_settled() {
-                    self.done = true;
-                    return;
-                }
+            if self.converged == len {
+                return self.finish();
             }
-            if self.converged + usize::from(self.last) >= len {
-                return self.finish(self.iteration + 1);
+            self.push(self.draft[self.converged..].to_vec());
+            if self.is_settled() {
+                self.done = true;
+                return;
             }
             if self.asked() > 0 {
                 return;
@@ -184,9 +172,8 @@ impl Block {
     }
 
     /// Notes the fixed point.
-    fn finish(&mut self, iteration: u32) {
+    fn finish(&mut self) {
         self.done = true;
-        self.iteration = iteration;
         self.push(Vec::new());
     }
 }

@@ -39,7 +39,7 @@ pub enum Growth {
     Blocks {
         /// Most blocks in flight, K.
         max_blocks: usize,
-        /// Share of the newest block that must agree with itself before the next one is started, r.
+        /// Share of the newest block that a pass must accept or leave as it was before the next one is started, r.
         spawn_ratio: f64,
     },
     /// As many as were accepted: the window always holds one block size.
@@ -47,7 +47,8 @@ pub enum Growth {
 }
 
 impl Default for MultiBlockConfig {
-    /// K and r as the reference has them, smaller blocks (a GPU's knee is further out than a CPU's), and a tree.
+    /// K, r and the pool as the reference has them, and smaller blocks than its 64: a fifth of the rows for 2 to 5 % more
+    /// passes (LOG.md).
     fn default() -> Self {
         Self {
             block_size: 16,
@@ -85,23 +86,24 @@ impl MultiBlockConfig {
     }
 }
 
-/// The draft window of one response.
+/// The draft window of one response: whole blocks from the known-right token on, of which the first, the real-active
+/// one, may be accepted in part already.
 pub(crate) struct Window {
     config: MultiBlockConfig,
-    /// Draft behind the known-right token.
-    then: Vec<u32>,
-    /// What the last pass thought possible at each position of `then`, and at the one behind it: so many `ranks`.
+    /// Draft behind the known-right token: what the last pass predicts, also beyond the window, then filler.
+    ahead: Vec<u32>,
+    /// The last pass's best `ranks` tokens at each position of `ahead` that it predicted.
     marginals: Vec<Marginal>,
     ranks: usize,
-    /// What the last pass expects behind `then`.
-    tail: Option<u32>,
-    /// Tokens, from the known-right one on, that the real-active block still has; 0 when a block is to be started.
+    /// Tokens, from the known-right one on, that the real-active block still has.
     real: usize,
-    /// Tokens of the newest block that the last pass left as they were, committed ones included.
+    /// Blocks in flight; 0 when the next pass starts one at the known-right token.
+    blocks: usize,
+    /// Tokens of the newest block that the last pass accepted or left as they were.
     stable: usize,
     pool: NgramPool,
-    /// Blocks started.
-    started: usize,
+    /// Times that filler was drawn.
+    fills: usize,
 }
 
 impl Window {
@@ -110,81 +112,64 @@ impl Window {
         let ranks = if config.tree_budget > 0 { RANKS } else { 0 };
         Self {
             config,
-            then: Vec::new(),
+            ahead: Vec::new(),
             marginals: Vec::new(),
             ranks,
-            tail: None,
             real: 0,
+            blocks: 0,
             stable: 0,
             pool: NgramPool::default(),
-            started: 0,
+            fills: 0,
         }
     }
 
-    /// Takes in fresh tokens where the rules say so.
+    /// Tokens of the window, the known-right one included.
+    fn len(&self) -> usize {
+        self.real + (self.blocks - 1) * self.config.block_size
+    }
+
+    /// Starts a block where the rules say so, and fills the window up.
     fn grow(&mut self, text: &[u32]) {
         let n = self.config.block_size;
-        if self.real == 0 {
-            self.real = n;
-            self.extend(text, n - 1);
-            return;
-        }
         match self.config.growth {
-            Growth::Sliding => {
-                self.real = n;
-                self.extend(text, (n - 1).saturating_sub(self.then.len()));
-            }
+            _ if self.blocks == 0 => (self.real, self.blocks) = (n, 1),
+            Growth::Sliding => self.real = n,
             Growth::Blocks { max_blocks, spawn_ratio } => {
                 let enough = (spawn_ratio * n as f64).ceil() as usize;
-                if self.blocks() < max_blocks && self.stable >= enough {
+                if self.blocks < max_blocks && self.stable >= enough {
+                    self.blocks += 1;
                     self.stable = 0;
-                    self.extend(text, n);
                 }
             }
         }
-    }
-
-    /// Blocks in flight.
-    fn blocks(&self) -> usize {
-        1 + (1 + self.then.len()).saturating_sub(self.real).div_ceil(self.config.block_size)
-    }
-
-    /// Appends `count` tokens: what the last pass expects there, then filler.
-    fn extend(&mut self, text: &[u32], count: usize) {
-        if count == 0 {
-            return;
+        let missing = (self.len() - 1).saturating_sub(self.ahead.len());
+        if missing > 0 {
+            let filler = self.config.filler.fill(text, &self.ahead, missing, self.config.seed, self.fills);
+            self.ahead.extend(filler);
+            self.fills += 1;
         }
-        let target = self.then.len() + count;
-        self.then.extend(self.tail.take());
-        let missing = target - self.then.len();
-        let filler = self.config.filler.fill(text, &self.then, missing, self.config.seed, self.started);
-        self.then.extend(filler);
-        self.started += 1;
     }
 
-    /// Moves the window over `accepted` tokens; `left` of it remain, the new known-right one included.
-    fn shift(&mut self, accepted: usize, left: usize) {
-        if left == 0 {
-            self.real = 0;
-            return;
-        }
-        // A run or a branch may end in a later block than it began: that one is real-active now.
+    /// Moves the window over `accepted` tokens. A branch may end behind the block it began in.
+    fn shift(&mut self, accepted: usize) {
         let n = self.config.block_size;
-        self.real += n * (accepted + 1).saturating_sub(self.real).div_ceil(n);
-        self.real -= accepted;
+        let complete = if accepted < self.real { 0 } else { 1 + (accepted - self.real) / n };
+        self.blocks = self.blocks.saturating_sub(complete);
+        if self.blocks > 0 {
+            self.real = self.real + complete * n - accepted;
+        }
     }
 
-    /// Tokens of the newest block that agree with what the model gives before them; committed ones do.
-    fn agreeing(&self, pass: &Pass) -> usize {
-        let (run, n) = (pass.draft.run_len(), self.config.block_size);
-        let pseudo = run.saturating_sub(self.real);
-        let (newest, committed) = match pseudo {
-            0 => (run, n - self.real.min(n)),
-            _ => ((pseudo - 1) % n + 1, 0),
+    /// Tokens of the newest block that are right, or stay the same in the `next` draft, whose first token is known to be
+    /// right.
+    fn stable(&self, pass: &Pass, next: &[u32]) -> usize {
+        let (n, accepted) = (self.config.block_size, pass.path.len());
+        let run = &pass.draft.rows().tokens()[..pass.draft.run_len()];
+        let newest = self.len().saturating_sub(n)..self.len();
+        let kept = |&at: &usize| {
+            at <= accepted || run.get(at).is_some_and(|token| next.get(at - accepted) == Some(token))
         };
-        let tokens = pass.draft.rows().tokens();
-        let agrees = |row: &usize| *row == 0 || tokens[*row] == pass.chosen[row - 1];
-        committed + (run - newest..run).filter(agrees).count()
+        n - newest.len() + newest.filter(kept).count()
     }
 }
 
@@ -192,10 +177,10 @@ impl Drafter for Window {
     fn draft(&mut self, text: &[u32], room: usize) -> Draft {
         self.grow(text);
         let deepest = room - 1;
-        self.then.truncate(deepest);
-        let mut draft = Draft::run(text[text.len() - 1], &self.then, self.real);
+        let run = &self.ahead[..deepest.min(self.len() - 1)];
+        let mut draft = Draft::run(text[text.len() - 1], run, self.real);
         let longest = (self.config.block_size - 1).min(deepest);
-        for candidate in self.pool.candidates(text, &self.then, self.config.pool_size, longest) {
+        for candidate in self.pool.candidates(text, run, self.config.pool_size, longest) {
             candidate.iter().fold(0, |parent, &token| draft.branch(parent, token, Source::Recycled));
         }
         if self.config.tree_budget > 0 {
@@ -207,13 +192,12 @@ impl Drafter for Window {
     }
 
     fn learn(&mut self, pass: &Pass, outputs: &Outputs) {
-        self.stable = self.agreeing(pass);
         let last = *pass.path.last().expect("row 0 was accepted");
         let rows = pass.draft.continuation(last);
         let next: Vec<u32> = rows.iter().map(|&row| pass.chosen[row]).collect();
-        self.shift(pass.path.len(), next.len() - 1);
-        self.then = next[1..next.len().max(2) - 1].to_vec();
-        self.tail = next[1..].last().copied();
+        self.stable = self.stable(pass, &next);
+        self.shift(pass.path.len());
+        self.ahead = next[1..].to_vec();
         if self.ranks > 0 {
             self.marginals = outputs.top(&rows[1..], self.ranks);
         }
@@ -240,13 +224,8 @@ impl Drafter for Window {
     }
 
     fn skip(&mut self, _token: u32) {
-        let left = self.then.len();
-        self.shift(1, left);
-        if left > 0 {
-            self.then.remove(0);
-        }
-        if !self.marginals.is_empty() {
-            self.marginals.remove(0);
-        }
+        self.shift(1);
+        self.ahead.drain(..self.ahead.len().min(1));
+        self.marginals.drain(..self.marginals.len().min(1));
     }
 }

@@ -23,8 +23,8 @@ impl Recorder {
         self.drafts.push(Draft { offset: pass.offset, tokens: pass.draft.rows().tokens().to_vec() });
     }
 
-    /// The states of all blocks of `response`, each block's from its start to its fixed point. What a draft held
-    /// beyond the response is cut off; a draft that was right already before its last pass is not kept twice.
+    /// The states of all blocks of `response`, each block's from its start (iteration 0) to the first that is its fixed
+    /// point; the pass that verifies that one makes no other. What a draft held beyond the response is cut off.
     pub fn states(self, response: &[u32], block_size: usize) -> Vec<State> {
         let mut states = Vec::new();
         let mut drafts = self.drafts.into_iter().peekable();
@@ -41,8 +41,9 @@ impl Recorder {
                         converged: (offset + agreed) as u32,
                         tail: draft.tokens[agreed..right.len()].to_vec(),
                     });
+                    // A draft that is right stays so.
+                    iteration += 1;
                 }
-                iteration += 1;
             }
             states.push(State {
                 block: block as u32,
@@ -82,9 +83,9 @@ mod tests {
             [
                 (0, 0, 1, vec![9, 3, 9]),
                 (0, 1, 3, vec![9]),
-                (0, 3, 4, vec![]),
+                (0, 2, 4, vec![]),
                 (1, 0, 1, vec![8]),
-                (1, 2, 2, vec![]),
+                (1, 1, 2, vec![]),
             ]
         );
     }

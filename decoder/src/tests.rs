@@ -7,11 +7,12 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy as Arbitrary;
 
 mod trajectories;
+mod windows;
 
 use crate::{
     Answer, BatchEvent, DecodeStats, Decoding, Filler, FinishReason, Generation, Growth, JacobiConfig,
-    MultiBlockConfig, Pass, RANKED, RandomSampling, Request, Room, Sampling, Settings, StopRules, Strategy,
-    generate, generate_batch, scripted::Scripted,
+    MultiBlockConfig, Pass, RANKED, RandomSampling, Request, Room, Sampling, Settings, Source, StopRules,
+    Strategy, generate, generate_batch, scripted::Scripted,
 };
 
 fn run(model: &Scripted, prompt: &[u32], settings: &Settings) -> Generation {
@@ -58,8 +59,9 @@ fn samplings() -> impl Arbitrary<Value = Sampling> {
 }
 
 fn models() -> impl Arbitrary<Value = Scripted> {
-    (2usize..12, 8usize..64, any::<u64>(), 0usize..4)
-        .prop_map(|(vocabulary, context, seed, memory)| Scripted { vocabulary, context, seed, memory })
+    (2usize..12, 8usize..64, any::<u64>(), 0usize..4).prop_map(|(vocabulary, context, seed, memory)| {
+        Scripted { vocabulary, context, seed, memory, forced: 0 }
+    })
 }
 
 proptest! {
@@ -144,7 +146,7 @@ proptest! {
     #[test]
     fn a_rejected_rank_is_what_the_pass_before_thought_of_the_right_token(
         model in (20usize..60, any::<u64>(), 1usize..3).prop_map(|(vocabulary, seed, memory)| {
-            Scripted { vocabulary, context: 64, seed, memory }
+            Scripted { vocabulary, context: 64, seed, memory, forced: 0 }
         }),
         strategy in strategies(),
         max_new_tokens in 2usize..40,
@@ -203,7 +205,7 @@ fn check_books(found: &Generation, passes: &[Pass], max_rows: usize) -> Result<(
 
 #[test]
 fn a_batch_can_be_broken_off() {
-    let model = Scripted { vocabulary: 9, context: 64, seed: 3, memory: 1 };
+    let model = Scripted { vocabulary: 9, context: 64, seed: 3, memory: 1, forced: 0 };
     let stop = StopRules { max_new_tokens: 4, eos_token_ids: vec![] };
     let settings = Settings::greedy(Strategy::Autoregressive, stop);
     let room = Room { slots: 2, capacity: settings.capacity(&model, 1), rows: 8 };
@@ -218,7 +220,7 @@ fn a_batch_can_be_broken_off() {
 
 #[test]
 fn prompts_longer_than_a_pass_do_not_wait_for_each_others_responses() {
-    let model = Scripted { vocabulary: 9, context: 64, seed: 3, memory: 1 };
+    let model = Scripted { vocabulary: 9, context: 64, seed: 3, memory: 1, forced: 0 };
     let stop = StopRules { max_new_tokens: 10, eos_token_ids: vec![] };
     let settings = Settings::greedy(Strategy::Autoregressive, stop);
     let room = Room { slots: 3, capacity: settings.capacity(&model, 20), rows: 8 };
@@ -235,7 +237,7 @@ fn prompts_longer_than_a_pass_do_not_wait_for_each_others_responses() {
 #[test]
 fn eos_ends_the_response_at_every_offset_of_a_block() {
     // memory 0: the next token depends on the position alone, so a draft converges in one pass.
-    let model = Scripted { vocabulary: 50, context: 64, seed: 3, memory: 0 };
+    let model = Scripted { vocabulary: 50, context: 64, seed: 3, memory: 0, forced: 0 };
     let strategies = [
         Strategy::Jacobi(JacobiConfig { block_size: 8, seed: 1 }),
         Strategy::MultiBlock(MultiBlockConfig {
@@ -258,7 +260,7 @@ fn eos_ends_the_response_at_every_offset_of_a_block() {
 /// 26 degrees of freedom: Pearson's statistic is above 54.1 once in a thousand; the seeds are fixed.
 #[test]
 fn sampled_text_has_the_models_distribution_under_every_decoder() {
-    let model = Scripted { vocabulary: 3, context: 16, seed: 11, memory: 3 };
+    let model = Scripted { vocabulary: 3, context: 16, seed: 11, memory: 3, forced: 0 };
     let draws = 6000;
     let random = |seed| RandomSampling {
         temperature: 0.7,
@@ -315,7 +317,7 @@ fn tpf(model: &Scripted, strategy: Strategy) -> f64 {
 #[test]
 fn every_setting_changes_the_passes() {
     // The right token is often among the most probable ones of a slightly wrong context.
-    let model = Scripted { vocabulary: 4, context: 300, seed: 5, memory: 2 };
+    let model = Scripted { vocabulary: 4, context: 300, seed: 5, memory: 2, forced: 0 };
     let plain = MultiBlockConfig {
         block_size: 8,
         growth: Growth::Blocks { max_blocks: 1, spawn_ratio: 0.5 },

@@ -70,7 +70,7 @@ pub struct DecoderConfig {
     /// Most blocks in flight, K.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_blocks: Option<usize>,
-    /// Share of the newest block that must agree with itself before the next one is started, r.
+    /// Share of the newest block that a pass must accept or leave as it was before the next one is started, r.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spawn_ratio: Option<f64>,
     /// What fresh tokens are.

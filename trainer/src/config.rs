@@ -70,6 +70,8 @@ pub struct TrainConfig {
     pub max_grad_norm: f64,
     /// Weight of the autoregressive loss, lambda.
     pub ar_weight: Course,
+    /// The autoregressive loss asks for the prompt's tokens too, as the reference code does.
+    pub ar_prompt_tokens: bool,
     /// Weight of the consistency loss; 0 trains an ordinary language model.
     pub pc_weight: f64,
     /// Temperature of teacher and student, tau.
@@ -145,7 +147,8 @@ impl Default for TrainConfig {
             sharding: Sharding::None,
             dist_timeout: 600,
             max_grad_norm: 1.0,
-            ar_weight: Course::Constant(1.0),
+            ar_weight: Course::Constant(10.0),
+            ar_prompt_tokens: false,
             pc_weight: 1.0,
             temperature: Course::Constant(1.0),
             teacher: TeacherModel::Own,
@@ -256,6 +259,7 @@ impl TrainConfig {
                 t_min: self.min_noise_ratio,
                 t_max: self.max_noise_ratio,
             },
+            ar_prompt_tokens: self.ar_prompt_tokens,
         }
     }
 

@@ -3,7 +3,8 @@
 //! L_ar: cross-entropy of the clean stream against the fixed-point tokens. L_pc: at every kept offset of a noisy
 //! block, soft cross-entropy between the teacher softmax(clean logits / tau), detached, and the student
 //! log-softmax(noisy logits / tau), times tau^2. Departures from the reference code: L_pc is a mean over kept
-//! positions (its further division by the number of blocks is `pc_normalization = "reference"`), and lambda is 1.
+//! positions (its further division by the number of blocks is `pc_normalization = "reference"`), so that lambda means the
+//! same whatever the length of the response.
 //!
 //! Logits are made chunk by chunk, for rows with a loss only; in the same chunk they become their gradient and that
 //! the gradient of the hidden states. A clean row's logits serve both losses: they are its own and its student's

@@ -2,7 +2,7 @@
 
 use jacobi_datasets::{
     FinishReason, Layout, NoiseContext, NoiseScheduleConfig, SCHEDULE_KEY, State, Trajectory,
-    TrajectoryMetadata, choose_state,
+    TrajectoryMetadata, choose_state, jacobi_passes,
 };
 
 /// Width of the longest bar of a histogram.
@@ -34,7 +34,7 @@ pub(super) struct Statistics {
     scheduled: [usize; BINS],
     /// `iterations[i]` is the number of blocks that took `i` iterations to where their record ends.
     iterations: Vec<usize>,
-    /// Of the blocks recorded to their fixed point: tokens, and the passes they took.
+    /// Of the blocks recorded to their fixed point: tokens, and the passes of Jacobi decoding that give them.
     converged: (usize, usize),
     /// The record of a block may end before: those that do not are the quick ones, and say nothing of all.
     partial: bool,
@@ -90,24 +90,26 @@ impl Statistics {
             let layout = layout(row, self.block_size);
             // States lie in the order of their blocks.
             for states in row.states.chunk_by(|a, b| a.block == b.block) {
-                self.add_block(states, layout.block_len(states[0].block as usize));
+                let block = states[0].block as usize;
+                self.add_block(states, layout.block_len(block), block + 1 == layout.num_blocks());
             }
         }
     }
 
-    fn add_block(&mut self, states: &[State], len: usize) {
+    /// `ends` says that the response ends with this block.
+    fn add_block(&mut self, states: &[State], len: usize, ends: bool) {
         for state in states {
             self.noise[bin(state, len)] += 1;
         }
-        let Some(last) = states.iter().max_by_key(|state| state.iteration) else { return };
-        let passes = last.iteration as usize;
-        if self.iterations.len() <= passes {
-            self.iterations.resize(passes + 1, 0);
+        let Some(last) = states.last() else { return };
+        let iteration = last.iteration as usize;
+        if self.iterations.len() <= iteration {
+            self.iterations.resize(iteration + 1, 0);
         }
-        self.iterations[passes] += 1;
-        // A fixed point that was known beforehand says nothing of passes.
-        if last.tail.is_empty() && (passes > 0 || len == 1) {
-            self.converged.0 += len;
+        self.iterations[iteration] += 1;
+        if let Some(passes) = jacobi_passes(states, len, ends) {
+            // The prefill gives the first token of a response.
+            self.converged.0 += len - usize::from(last.block == 0);
             self.converged.1 += passes;
         }
         if let Some(Schedule { noise, window_size }) = self.schedule {
@@ -240,9 +242,11 @@ mod tests {
 
     #[test]
     fn tokens_per_pass_count_the_blocks_that_reached_their_fixed_point() {
-        for second in [(1, 0, 1, 1), (1, 0, 2, 0)] {
-            let rows = [row(vec![(0, 0, 1, 3), (0, 3, 4, 0), second])];
-            assert!(of(&rows, None).to_text().contains("TPF          1.33 tokens per pass"));
+        // Block 0 takes two iterations and the pass that verifies them; block 1 ends the response.
+        for (second, tpf) in [((1, 0, 1, 1), "1.00"), ((1, 0, 2, 0), "1.25")] {
+            let rows = [row(vec![(0, 0, 1, 3), (0, 1, 3, 1), (0, 2, 4, 0), second])];
+            let text = of(&rows, None).to_text();
+            assert!(text.contains(&format!("TPF          {tpf} tokens per pass")), "{text}");
             let mut scheduled = Statistics::new(&metadata(&[(SCHEDULE_KEY, "linear")]), None);
             scheduled.add(&rows);
             assert!(scheduled.to_text().contains("TPF          not known"));

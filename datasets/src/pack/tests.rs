@@ -108,6 +108,19 @@ fn without_states_only_the_clean_stream_is_packed() {
 }
 
 #[test]
+fn prompt_tokens_are_targets_where_they_are_asked_for() {
+    let asked = PackConfig { ar_prompt_tokens: true, ..config(1, ScheduleKind::Constant) };
+    let packed = pack(&sample(2, FinishReason::Eos, vec![]), 4, &asked, 0).unwrap();
+    // No row comes before the first token.
+    assert_eq!(ar(&packed), [(0, 2), (1, 3), (2, 10), (3, 11)]);
+    let without = Trajectory { prompt_tokens: vec![], ..sample(2, FinishReason::Eos, vec![]) };
+    assert_eq!(ar(&pack(&without, 4, &asked, 0).unwrap()), [(0, 11)]);
+    // A prompt alone teaches nothing of a response.
+    let found = pack(&sample(0, FinishReason::Length, vec![]), 4, &asked, 0);
+    assert_eq!(found, Err(PackError::EmptyLoss { sample_id: "s".to_owned() }));
+}
+
+#[test]
 fn a_lone_eos_is_learnt_but_not_compared() {
     let packed = pack(
         &sample(1, FinishReason::Eos, vec![state(0, 0, 0, &[5])]),

@@ -56,12 +56,24 @@ impl FinishReason {
     }
 }
 
+/// Passes that Jacobi decoding needs for a block of `block_len` tokens with these recorded states; none where they do
+/// not lead to the fixed point. `ends` says that the response ends with the block: then the token that ends it may come
+/// from the last iteration, and nothing is left to verify.
+pub fn jacobi_passes(states: &[State], block_len: usize, ends: bool) -> Option<usize> {
+    let (last, before) = states.split_last().filter(|(last, _)| last.tail.is_empty())?;
+    let noisy = before.last();
+    let iterations = noisy.map_or(last.iteration, |state| state.iteration + 1) as usize;
+    let right = noisy.map_or(0, |state| state.converged as usize);
+    Some(iterations + usize::from(!ends || right + 1 < block_len))
+}
+
 /// One state of one block on its way to the fixed point.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// Block index within the response.
     pub block: u32,
-    /// Jacobi iterations done: 0 is the random start, or a fixed point that was known without any.
+    /// Jacobi iterations that led to it: 0 is the random start, or a fixed point that was known without any. The pass
+    /// that verifies a fixed point is not among them.
     pub iteration: u32,
     /// Length of the leading run that equals the clean block.
     pub converged: u32,

@@ -1,7 +1,7 @@
 //! Laws of trajectories, on a scripted model: blocks refined side by side have the states that sequential Jacobi
 //! decoding shows.
 
-use jacobi_datasets::{NoiseScheduleConfig, ScheduleKind, State, choose_state};
+use jacobi_datasets::{NoiseScheduleConfig, ScheduleKind, State, choose_state, jacobi_passes};
 
 use super::*;
 use crate::{Disagreement, Recorder, Response, States, Trajectories};
@@ -110,7 +110,14 @@ proptest! {
             let found = response(found);
             prop_assert_eq!(&found.generation.tokens, &generation.tokens);
             prop_assert_eq!(found.generation.finish_reason, generation.finish_reason);
-            prop_assert_eq!(&found.states, &asked_for(&states, generation.tokens.len(), &config));
+            let response = generation.tokens.len();
+            prop_assert_eq!(&found.states, &asked_for(&states, response, &config));
+            let blocks = states.chunk_by(|a, b| a.block == b.block).zip(generation.tokens.chunks(config.block_size));
+            let passes = blocks.map(|(states, clean)| {
+                let ends = (states[0].block as usize + 1) * config.block_size >= response;
+                jacobi_passes(states, clean.len(), ends).unwrap()
+            });
+            prop_assert_eq!(passes.sum::<usize>(), generation.stats.forwards);
         }
     }
 
@@ -161,7 +168,7 @@ proptest! {
 /// A response that another model cut off is taken as long as it is.
 #[test]
 fn a_given_response_ends_where_it_ends() {
-    let model = Scripted { vocabulary: 9, context: 64, seed: 3, memory: 1 };
+    let model = Scripted { vocabulary: 9, context: 64, seed: 3, memory: 1, forced: 0 };
     let stop = StopRules { max_new_tokens: 20, eos_token_ids: vec![] };
     let settings = Settings::greedy(Strategy::Autoregressive, stop);
     let own = run(&model, &[1], &settings).tokens;
@@ -175,7 +182,7 @@ fn a_given_response_ends_where_it_ends() {
 /// A block is refined as soon as it is complete, in the passes in which the response grows.
 #[test]
 fn blocks_iterate_while_their_response_grows() {
-    let model = Scripted { vocabulary: 9, context: 200, seed: 3, memory: 4 };
+    let model = Scripted { vocabulary: 9, context: 200, seed: 3, memory: 4, forced: 0 };
     let (block_size, tokens) = (8, 80);
     let stop = StopRules { max_new_tokens: tokens, eos_token_ids: vec![] };
     let settings = Settings::greedy(Strategy::Autoregressive, stop);
