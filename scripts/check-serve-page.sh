@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Does the page of a running `jacobi serve` work in a browser? Exit code 0 if so.
+#
+#   scripts/check-serve-page.sh URL [DIR]      for instance http://127.0.0.1:8080; DIR gets the screenshots
+#
+# Headless Chromium types a prompt and sends it: both decoders finish, one after the other and both at once, their texts
+# are equal and not empty, Esc stops, nothing is written to the console as an error and nothing is fetched from
+# elsewhere; the screenshots are light.png, dark.png and narrow.png. Prints each check and PASS or FAIL.
+#
+# Needs python3 and Chromium (CHROMIUM, or one on the path: apt install chromium); installs nothing. PROMPT and
+# MAX_TOKENS change the request, JACOBI_API_KEY is typed into the page's field, SECONDS_MAX (300) bounds each wait.
+set -euo pipefail
+
+if [[ $# -lt 1 || $# -gt 2 || $1 != http*://* ]]; then
+  sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  exit 2
+fi
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+for name in "${CHROMIUM-}" chromium chromium-browser google-chrome; do
+  [[ -n $name ]] && browser=$(command -v "$name") && break
+done
+[[ -n ${browser-} ]] || {
+  echo "check-serve-page: no Chromium found: apt install chromium, or set CHROMIUM to its path" >&2
+  exit 1
+}
+exec python3 "$scripts/check_serve_page.py" "$browser" "$@"
