@@ -270,7 +270,7 @@ fn recipes_of_published_sets_read_their_columns() {
              \"4\"}}], \"question\": null, \"source\": \"{source}\", \"id\": 1}}"
         )
     };
-    let codes = [code("a0", "0.9"), code("a1", "1")].join("\n");
+    let codes = [code("a0", "0.9"), code("a1", "1.0")].join("\n");
     let thoughts = [thought("codefeedback"), thought("automath")].join("\n");
     for (name, lines, id, text) in
         [("qwen2.5-coder-7b", &codes, Some("a1"), "Write f."), ("qwen2.5-math-7b", &thoughts, None, "2 + 2?")]

@@ -12,6 +12,7 @@ pub mod import;
 pub mod inspect;
 pub mod report;
 pub mod run;
+pub mod serve;
 pub mod tasks;
 pub mod train;
 pub mod tune;

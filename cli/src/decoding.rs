@@ -39,6 +39,11 @@ impl Engine {
         Ok(Self { model, tokenizer: Tokenizer::load(dir)? })
     }
 
+    /// The model and its tokenizer, apart.
+    pub fn into_parts(self) -> (Box<dyn LanguageModel + Send>, Tokenizer) {
+        (Box::new(self.model), self.tokenizer)
+    }
+
     /// The model.
     pub fn model(&self) -> &dyn LanguageModel {
         &self.model

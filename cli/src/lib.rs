@@ -25,6 +25,7 @@ pub mod progress;
 pub mod recipe;
 pub mod run_dir;
 pub mod schema;
+pub mod serving;
 pub mod signals;
 pub mod stages;
 pub mod supervised;
@@ -54,6 +55,7 @@ enum Verb {
     Tune(tune::TuneArgs),
     Tasks(commands::tasks::TasksArgs),
     Decode(decode::DecodeArgs),
+    Serve(commands::serve::ServeArgs),
     Inspect(look::InspectArgs),
     Fetch(fetch::FetchArgs),
     Hub(commands::hub::HubArgs),
@@ -101,6 +103,7 @@ fn perform(verb: &Verb) -> anyhow::Result<()> {
         Verb::Tune(args) => tune::run(args),
         Verb::Tasks(args) => commands::tasks::run(args),
         Verb::Decode(args) => decode::run(args),
+        Verb::Serve(args) => commands::serve::run(args),
         Verb::Inspect(args) => look::run(args),
         Verb::Fetch(args) => fetch::run(args),
         Verb::Hub(args) => commands::hub::run(args),

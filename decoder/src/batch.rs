@@ -83,6 +83,8 @@ pub struct Room {
 
 /// What is told while a batch is worked on.
 pub enum BatchEvent<'a> {
+    /// The prefill of the request with this key has given these tokens.
+    Prefill(usize, &'a [u32]),
     /// A pass over the end of the response to the request with this key.
     Pass(usize, &'a Pass),
     /// A forward pass over so many rows has ended.
@@ -91,53 +93,38 @@ pub enum BatchEvent<'a> {
     Done(usize, Answer),
 }
 
+/// Hears events, and may break off.
+pub type Hear<'a> = &'a mut dyn FnMut(BatchEvent) -> ControlFlow<()>;
+
 /// Answers each request, and refines what it is asked to. Requests have a key of the caller's, are asked for when there
 /// is a slot for them, and end in any order. `hear` may break off. Who shares a pass with whom changes no response in fp32, nor
 /// in any dtype on a CPU.
 ///
 /// # Panics
-/// As [`crate::Decoding::new`], and if there is no room for a request or for anything.
+/// As [`Batch::admit`], and if there is no room for anything.
 pub fn generate_batch(
     model: &dyn LanguageModel,
     requests: &mut dyn Iterator<Item = (usize, Request)>,
     room: Room,
-    hear: &mut dyn FnMut(BatchEvent) -> ControlFlow<()>,
+    hear: Hear,
 ) {
-    assert!(room.slots > 0 && room.rows > 0, "a batch has a slot and a row");
     let mut requests = requests.fuse();
-    let mut batch = Batch {
-        session: model.session(room.slots, room.capacity),
-        lanes: (0..room.slots).map(|_| None).collect(),
-        admitted: 0,
-    };
+    let mut batch = Batch::new(model, room);
     loop {
-        batch.admit(model, &mut requests, room);
-        let turns = plan(&mut batch.lanes, room.rows);
-        if turns.is_empty() {
-            return;
+        while batch.has_room() {
+            let Some((key, request)) = requests.next() else { break };
+            batch.admit(key, request);
         }
-        let rows = turns.iter().map(|(.., turn)| turn.rows()).sum();
-        let heard = pass(&mut *batch.session, turns);
-        if tell(heard, rows, hear).is_break() || batch.reap(hear).is_break() {
+        if batch.is_empty() || batch.pass(hear).is_break() {
             return;
         }
     }
 }
 
-fn tell(
-    passes: Vec<(usize, Option<Pass>)>,
-    rows: usize,
-    hear: &mut dyn FnMut(BatchEvent) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    for (key, pass) in passes {
-        if let Some(pass) = pass {
-            hear(BatchEvent::Pass(key, &pass))?;
-        }
-    }
-    hear(BatchEvent::Forward(rows))
-}
-
-struct Batch<'a> {
+/// Requests being answered side by side. They may come and go between any two passes.
+pub struct Batch<'a> {
+    model: &'a dyn LanguageModel,
+    room: Room,
     session: Box<dyn Session + 'a>,
     /// By slot.
     lanes: Vec<Option<Admitted>>,
@@ -149,30 +136,84 @@ struct Admitted {
     /// How many were admitted before.
     order: usize,
     lane: Lane,
+    /// The prefill was told.
+    prefilled: bool,
 }
 
 /// A lane in its slot, and what it wants of a pass.
 type Planned<'l> = (usize, &'l mut Admitted, Turn);
 
-impl Batch<'_> {
-    fn admit(
-        &mut self,
-        model: &dyn LanguageModel,
-        requests: &mut dyn Iterator<Item = (usize, Request)>,
-        room: Room,
-    ) {
-        for (slot, place) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.is_none()) {
-            let Some((key, request)) = requests.next() else { return };
-            let needed = request.settings.capacity(model, request.prompt.len());
-            assert!(needed <= room.capacity, "{needed} tokens in {}", room.capacity);
-            self.session.truncate(slot, 0);
-            let lane = Lane::new(request, model.context_length());
-            *place = Some(Admitted { key, order: self.admitted, lane });
-            self.admitted += 1;
+impl<'a> Batch<'a> {
+    /// Without requests yet.
+    ///
+    /// # Panics
+    /// If there is no room for anything.
+    pub fn new(model: &'a dyn LanguageModel, room: Room) -> Self {
+        assert!(room.slots > 0 && room.rows > 0, "a batch has a slot and a row");
+        let lanes = (0..room.slots).map(|_| None).collect();
+        Self { model, room, session: model.session(room.slots, room.capacity), lanes, admitted: 0 }
+    }
+
+    /// Whether a slot is free.
+    pub fn has_room(&self) -> bool {
+        self.lanes.iter().any(Option::is_none)
+    }
+
+    /// Whether there is no request.
+    pub fn is_empty(&self) -> bool {
+        self.lanes.iter().all(Option::is_none)
+    }
+
+    /// Takes a request into a free slot.
+    ///
+    /// # Panics
+    /// As [`crate::Decoding::new`], if no slot is free, or if the request needs more than a slot's capacity.
+    pub fn admit(&mut self, key: usize, request: Request) {
+        let needed = request.settings.capacity(self.model, request.prompt.len());
+        assert!(needed <= self.room.capacity, "{needed} tokens in {}", self.room.capacity);
+        let slot = self.lanes.iter().position(Option::is_none).expect("a slot is free");
+        self.session.truncate(slot, 0);
+        let lane = Lane::new(request, self.model.context_length());
+        self.lanes[slot] = Some(Admitted { key, order: self.admitted, lane, prefilled: false });
+        self.admitted += 1;
+    }
+
+    /// Gives up the requests whose key `is_gone`.
+    pub fn drop_where(&mut self, is_gone: &dyn Fn(usize) -> bool) {
+        for place in &mut self.lanes {
+            place.take_if(|admitted| is_gone(admitted.key));
         }
     }
 
-    fn reap(&mut self, hear: &mut dyn FnMut(BatchEvent) -> ControlFlow<()>) -> ControlFlow<()> {
+    /// One forward pass over what the requests want, and what came of it.
+    pub fn pass(&mut self, hear: Hear) -> ControlFlow<()> {
+        let turns = plan(&mut self.lanes, self.room.rows);
+        let rows = turns.iter().map(|(.., turn)| turn.rows()).sum();
+        assert!(rows > 0, "a request that is not done wants something of a pass");
+        let passes = pass(&mut *self.session, turns);
+        self.tell_prefills(hear)?;
+        for (key, pass) in passes {
+            if let Some(pass) = pass {
+                hear(BatchEvent::Pass(key, &pass))?;
+            }
+        }
+        hear(BatchEvent::Forward(rows))?;
+        self.reap(hear)
+    }
+
+    fn tell_prefills(&mut self, hear: Hear) -> ControlFlow<()> {
+        for admitted in self.lanes.iter_mut().flatten().filter(|admitted| !admitted.prefilled) {
+            let sequence = admitted.lane.sequence();
+            let tokens = &sequence.text()[sequence.prompt()..];
+            if !tokens.is_empty() {
+                admitted.prefilled = true;
+                hear(BatchEvent::Prefill(admitted.key, tokens))?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn reap(&mut self, hear: Hear) -> ControlFlow<()> {
         for place in &mut self.lanes {
             if let Some(Admitted { key, lane, .. }) = place.take_if(|admitted| admitted.lane.is_done()) {
                 hear(BatchEvent::Done(key, lane.finish()))?;

@@ -19,9 +19,9 @@ pub enum Filler {
 
 impl Filler {
     /// `count` tokens to follow `text` (prompt and response) and `draft` behind it, a pure function of the arguments;
-    /// `block` counts the fresh blocks of this response.
-    pub(crate) fn fill(self, text: &[u32], draft: &[u32], count: usize, seed: u64, block: usize) -> Vec<u32> {
-        let mut rng = Rng::new(&[seed, block as u64]);
+    /// `fills` counts how often filler was drawn for this response.
+    pub(crate) fn fill(self, text: &[u32], draft: &[u32], count: usize, seed: u64, fills: usize) -> Vec<u32> {
+        let mut rng = Rng::new(&[seed, fills as u64]);
         let mut filler = match self {
             Self::Random => Vec::with_capacity(count),
             Self::Ngram => followed(text, draft, count),

@@ -26,7 +26,7 @@ mod token_tree;
 use jacobi_datasets::FinishReason;
 use jacobi_model::LanguageModel;
 
-pub use batch::{Answer, BatchEvent, Disagreement, Request, Response, Room, generate_batch};
+pub use batch::{Answer, Batch, BatchEvent, Disagreement, Hear, Request, Response, Room, generate_batch};
 pub use blocks::{States, Trajectories};
 pub use decoding::{Decoding, generate};
 pub use draft::{Draft, Source};
@@ -101,7 +101,7 @@ impl Settings {
     }
 
     /// Tokens a session must have room for: prompt, response, and the rows of a pass.
-    fn capacity(&self, model: &dyn LanguageModel, prompt: usize) -> usize {
+    pub fn capacity(&self, model: &dyn LanguageModel, prompt: usize) -> usize {
         model.context_length().min(prompt + self.stop.max_new_tokens) + self.strategy.max_rows()
     }
 }

@@ -24,7 +24,7 @@ impl Recorder {
     }
 
     /// The states of all blocks of `response`, each block's from its start (iteration 0) to the first that is its fixed
-    /// point; the pass that verifies that one makes no other. What a draft held beyond the response is cut off.
+    /// point; the pass that verifies it adds no state. What a draft held beyond the response is cut off.
     pub fn states(self, response: &[u32], block_size: usize) -> Vec<State> {
         let mut states = Vec::new();
         let mut drafts = self.drafts.into_iter().peekable();

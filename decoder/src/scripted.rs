@@ -9,7 +9,7 @@ pub(crate) struct Scripted {
     pub(crate) context: usize,
     pub(crate) seed: u64,
     pub(crate) memory: usize,
-    /// Of ten places so many, on average, whose token depends on the place alone, as if the model had been forced.
+    /// On average this many of ten positions ignore the context, as a forced model's do.
     pub(crate) forced: u64,
 }
 

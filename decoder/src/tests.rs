@@ -10,7 +10,7 @@ mod trajectories;
 mod windows;
 
 use crate::{
-    Answer, BatchEvent, DecodeStats, Decoding, Filler, FinishReason, Generation, Growth, JacobiConfig,
+    Answer, Batch, BatchEvent, DecodeStats, Decoding, Filler, FinishReason, Generation, Growth, JacobiConfig,
     MultiBlockConfig, Pass, RANKED, RandomSampling, Request, Room, Sampling, Settings, Source, StopRules,
     Strategy, generate, generate_batch, scripted::Scripted,
 };
@@ -119,10 +119,15 @@ proptest! {
         let requests = prompts.iter().map(|prompt| Request::new(prompt.clone(), settings.clone()));
         let mut found: Vec<Option<Generation>> = prompts.iter().map(|_| None).collect();
         let mut passes = vec![0; prompts.len()];
+        let mut told = vec![vec![]; prompts.len()];
         let room = Room { slots: batch_size, capacity: settings.capacity(&model, 6), rows };
         generate_batch(&model, &mut requests.enumerate(), room, &mut |event| {
             match event {
-                BatchEvent::Pass(at, _) => passes[at] += 1,
+                BatchEvent::Prefill(at, tokens) => told[at].extend_from_slice(tokens),
+                BatchEvent::Pass(at, pass) => {
+                    passes[at] += 1;
+                    told[at].extend_from_slice(&pass.tokens);
+                }
                 BatchEvent::Done(at, Answer::Response(response)) => found[at] = Some(response.generation),
                 _ => {}
             }
@@ -130,6 +135,8 @@ proptest! {
         });
         let ended: Vec<usize> = found.iter().flatten().map(|found| found.stats.forwards).collect();
         prop_assert_eq!(passes, ended);
+        let responses: Vec<_> = found.iter().flatten().map(|found| found.tokens.clone()).collect();
+        prop_assert_eq!(told, responses);
         for (prompt, found) in prompts.iter().zip(found) {
             let (found, alone) = (found.unwrap(), run(&model, prompt, &settings));
             prop_assert_eq!(found.tokens, alone.tokens);
@@ -216,6 +223,35 @@ fn a_batch_can_be_broken_off() {
         if ended == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert_eq!(ended, 3);
+}
+
+#[test]
+fn a_request_that_is_given_up_makes_room_and_disturbs_nobody() {
+    let model = Scripted { vocabulary: 9, context: 64, seed: 3, memory: 1, forced: 0 };
+    let stop = StopRules { max_new_tokens: 30, eos_token_ids: vec![] };
+    let settings = Settings::greedy(Strategy::MultiBlock(MultiBlockConfig::default()), stop);
+    let room = Room { slots: 2, capacity: settings.capacity(&model, 1), rows: 64 };
+    let mut batch = Batch::new(&model, room);
+    let mut found = vec![None; 3];
+    let request = |prompt| Request::new(vec![prompt], settings.clone());
+    (0..2).for_each(|key| batch.admit(key, request(key as u32)));
+    let mut passes = 0;
+    while !batch.is_empty() {
+        let _ = batch.pass(&mut |event| {
+            if let BatchEvent::Done(key, Answer::Response(response)) = event {
+                found[key] = Some(response.generation.tokens);
+            }
+            ControlFlow::Continue(())
+        });
+        passes += 1;
+        if passes == 2 {
+            assert!(!batch.has_room());
+            batch.drop_where(&|key| key == 0);
+            batch.admit(2, request(2));
+        }
+    }
+    let alone = |prompt| Some(run(&model, &[prompt], &settings).tokens);
+    assert_eq!(found, [None, alone(1), alone(2)]);
 }
 
 #[test]

@@ -80,7 +80,7 @@ pub(crate) fn make(
     let mut progress = EngineProgress::default();
     let mut requests = samples.map(|(key, sample)| (key, request(settings, sample)));
     generate_batch(model, &mut requests, settings.room, &mut |event| match event {
-        BatchEvent::Pass(..) => ControlFlow::Continue(()),
+        BatchEvent::Prefill(..) | BatchEvent::Pass(..) => ControlFlow::Continue(()),
         BatchEvent::Forward(_) => hear(progress, Event::Forward),
         BatchEvent::Done(key, Answer::Refused { disagreeing_blocks }) => {
             hear(progress, Event::Refused(key, disagreeing_blocks))

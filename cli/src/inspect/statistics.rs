@@ -107,7 +107,9 @@ impl Statistics {
             self.iterations.resize(iteration + 1, 0);
         }
         self.iterations[iteration] += 1;
-        if let Some(passes) = jacobi_passes(states, len, ends) {
+        // A fixed point that was recorded alone says nothing of passes: it may have been known beforehand.
+        let is_alone = states.len() == 1 && len > 1;
+        if let Some(passes) = jacobi_passes(states, len, ends).filter(|_| !is_alone) {
             // The prefill gives the first token of a response.
             self.converged.0 += len - usize::from(last.block == 0);
             self.converged.1 += passes;
@@ -243,8 +245,13 @@ mod tests {
     #[test]
     fn tokens_per_pass_count_the_blocks_that_reached_their_fixed_point() {
         // Block 0 takes two iterations and the pass that verifies them; block 1 ends the response.
-        for (second, tpf) in [((1, 0, 1, 1), "1.00"), ((1, 0, 2, 0), "1.25")] {
-            let rows = [row(vec![(0, 0, 1, 3), (0, 1, 3, 1), (0, 2, 4, 0), second])];
+        for (second, tpf) in [
+            (vec![(1, 0, 1, 1)], "1.00"),
+            (vec![(1, 0, 2, 0)], "1.00"),
+            (vec![(1, 0, 1, 1), (1, 1, 2, 0)], "1.25"),
+        ] {
+            let first = vec![(0, 0, 1, 3), (0, 1, 3, 1), (0, 2, 4, 0)];
+            let rows = [row([first, second].concat())];
             let text = of(&rows, None).to_text();
             assert!(text.contains(&format!("TPF          {tpf} tokens per pass")), "{text}");
             let mut scheduled = Statistics::new(&metadata(&[(SCHEDULE_KEY, "linear")]), None);

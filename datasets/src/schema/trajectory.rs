@@ -57,7 +57,8 @@ impl FinishReason {
 }
 
 /// Passes that Jacobi decoding needs for a block of `block_len` tokens with these recorded states; none where they do
-/// not lead to the fixed point. `ends` says that the response ends with the block: then the token that ends it may come
+/// not lead to the fixed point. Counted from the last noisy state, because older shards count the verifying pass as an
+/// iteration of the fixed point. `ends` says that the response ends with the block: then the token that ends it may come
 /// from the last iteration, and nothing is left to verify.
 pub fn jacobi_passes(states: &[State], block_len: usize, ends: bool) -> Option<usize> {
     let (last, before) = states.split_last().filter(|(last, _)| last.tail.is_empty())?;

@@ -52,7 +52,7 @@ fn answers(model: &Scripted, requests: Vec<Request>, room: Room) -> Vec<Answer> 
         match event {
             BatchEvent::Done(at, answer) => assert!(answers[at].replace(answer).is_none()),
             BatchEvent::Forward(rows) => assert!(rows > 0),
-            BatchEvent::Pass(..) => {}
+            BatchEvent::Prefill(..) | BatchEvent::Pass(..) => {}
         }
         ControlFlow::Continue(())
     });

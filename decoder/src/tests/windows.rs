@@ -67,6 +67,25 @@ proptest! {
     }
 }
 
+/// A sliding window holds one block size in every pass.
+#[test]
+fn a_sliding_window_keeps_its_length() {
+    let model = Scripted { vocabulary: 9, context: 64, seed: 3, memory: 1, forced: 7 };
+    for (pool_size, tree_budget) in [(0, 0), (4, 0), (4, 32)] {
+        let config = MultiBlockConfig {
+            block_size: 8,
+            growth: Growth::Sliding,
+            pool_size,
+            tree_budget,
+            ..MultiBlockConfig::default()
+        };
+        let stop = StopRules { max_new_tokens: 40, eos_token_ids: vec![] };
+        for pass in Decoding::new(&model, &[1], &Settings::greedy(Strategy::MultiBlock(config), stop)) {
+            assert_eq!(pass.draft.run_len(), 8.min(40 - pass.offset), "{pass:?}");
+        }
+    }
+}
+
 /// From models that hardly gain by drafts to some that were forced well.
 fn some_models() -> impl Iterator<Item = Scripted> {
     let kinds = [(4, 1, 0), (8, 1, 0), (9, 2, 5), (30, 2, 7), (30, 2, 9)];

@@ -312,3 +312,32 @@ proptest! {
         prop_assert_eq!(read_shard(&path).unwrap(), (metadata(), rows));
     }
 }
+
+#[test]
+fn passes_are_counted_from_the_last_noisy_state() {
+    let state = |iteration, converged: u32, len: u32| State {
+        block: 0,
+        iteration,
+        converged,
+        tail: vec![9; (len - converged) as usize],
+    };
+    // Of blocks of 4: (iteration, converged) of the states, and passes within the response and at its end.
+    let rows = [
+        (&[(0, 1), (1, 3), (2, 4)][..], Some(3), Some(2)),
+        (&[(0, 1), (1, 2), (2, 4)], Some(3), Some(3)),
+        // As older shards number it: the verifying pass is an iteration.
+        (&[(0, 1), (1, 3), (3, 4)], Some(3), Some(2)),
+        // As imports have it: the random start is not recorded.
+        (&[(1, 2), (2, 4)], Some(3), Some(3)),
+        (&[(1, 4)], Some(2), Some(2)),
+        (&[(0, 4)], Some(1), Some(1)),
+        (&[(0, 1), (1, 3)], None, None),
+        (&[], None, None),
+    ];
+    for (states, within, at_end) in rows {
+        let states: Vec<State> = states.iter().map(|&(i, c)| state(i, c, 4)).collect();
+        assert_eq!(jacobi_passes(&states, 4, false), within, "{states:?}");
+        assert_eq!(jacobi_passes(&states, 4, true), at_end, "{states:?}");
+    }
+    assert_eq!(jacobi_passes(&[state(0, 1, 1)], 1, true), Some(0));
+}

@@ -1,0 +1,194 @@
+//! `jacobi serve`: a model behind an OpenAI-compatible endpoint.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context;
+use jacobi_datasets::hub;
+use jacobi_datasets::schema::eval_row::decoder_label;
+use jacobi_decoder::{Room, StopRules};
+use jacobi_eval::DecoderConfig;
+use jacobi_model::{Compute, DeviceChoice, LanguageModel};
+use serde_json::Value;
+
+use super::decode::{DecoderName, DtypeName};
+use crate::decoding::Engine;
+use crate::device;
+use crate::exit::UsageError;
+use crate::output;
+use crate::serving::{self, Metrics, Serving, router};
+use crate::signals::Stop;
+
+/// How often the server looks whether it is to stop.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Rows of a pass to aim at: beyond, every answer waits longer for the next pass and none gains.
+const PASS_ROWS: usize = 512;
+
+/// Serve a model over HTTP, as OpenAI's API
+///
+/// /v1/chat/completions and /v1/completions (streaming too), /v1/models, /health, /metrics for Prometheus, and a page at /
+/// that shows one prompt under two decoders. Ctrl-C or SIGTERM: no new requests, and the end when those
+/// that came before are answered.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// The model: a local Hugging Face directory, or ORG/NAME@REVISION of the hub
+    #[arg(long, short, value_name = "DIR")]
+    model: PathBuf,
+    /// The name clients know it by [default: what --model says]
+    #[arg(long, value_name = "NAME")]
+    served_model_name: Option<String>,
+    /// How to decode [default: what the model's jacobi.json says, else jacobi]
+    #[arg(long, value_enum)]
+    decoder: Option<DecoderName>,
+    /// The address to listen on; anything but a loopback address lets others in: set an API key
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    host: IpAddr,
+    /// The port; 0 takes a free one
+    #[arg(long, default_value_t = 8000, value_name = "PORT")]
+    port: u16,
+    /// What clients must show as `Authorization: Bearer KEY` [default: nothing]
+    #[arg(long, env = "JACOBI_API_KEY", hide_env_values = true, value_name = "KEY")]
+    api_key: Option<String>,
+    /// Answers side by side
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    slots: u32,
+    /// Answers that may wait for a slot; more are refused with status 429
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    max_queue: u32,
+    /// Tokens of a prompt and its answer together [default: the model's context, as far as --memory-budget-gb goes]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(2..))]
+    max_context: Option<u32>,
+    /// Gigabytes that the caches of all slots may take
+    #[arg(long, default_value_t = 4.0, value_name = "GB")]
+    memory_budget_gb: f64,
+    /// Bytes of a request's body at most; more are refused with status 413
+    #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
+    max_body: usize,
+    /// Seconds that answers may go on after a signal
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    grace: u32,
+    /// The dtype to compute in
+    #[arg(long, value_enum, default_value_t = DtypeName::Auto)]
+    dtype: DtypeName,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value_t, value_name = "DEVICE")]
+    device: DeviceChoice,
+}
+
+/// Serves until a signal.
+///
+/// # Errors
+/// A model that does not load, an address that is taken, a budget that holds no prompt.
+pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
+    let dir = hub::model_dir(&args.model)?;
+    let decoder = match args.decoder {
+        Some(name) => DecoderConfig { name: name.into(), ..DecoderConfig::default() },
+        None => jacobi_eval::tuned(&dir)?.unwrap_or_else(|| DecoderConfig {
+            name: jacobi_eval::DecoderName::Jacobi,
+            ..DecoderConfig::default()
+        }),
+    };
+    let compute = Compute { dtype: args.dtype.into(), device: device::choose(args.device)? };
+    let (model, tokenizer) = Engine::load(&dir, compute)?.into_parts();
+    let serving = args.serving(&*model, &decoder)?;
+    let stop = Stop::quietly()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let address = SocketAddr::new(args.host, args.port);
+        let listener = tokio::net::TcpListener::bind(address);
+        let listener =
+            listener.await.with_context(|| format!("cannot listen on {address}: choose another --port"))?;
+        output::status(&format!(
+            "serve: {} at http://{}, {}, {} answers side by side, {} tokens each",
+            serving.model,
+            listener.local_addr()?,
+            serving.label,
+            serving.room.slots,
+            serving.context
+        ));
+        let metrics = Arc::new(Metrics::default());
+        let engine = serving::Engine::start(model, serving.room, metrics.clone());
+        // The tokenizer is needed as long as the process lives.
+        let app = router(serving, engine, Box::leak(Box::new(tokenizer)), metrics);
+        let stopped = || async {
+            while !stop.flag().load(Ordering::SeqCst) {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let overdue = async {
+            stopped().await;
+            tokio::time::sleep(Duration::from_secs(args.grace.into())).await;
+        };
+        let (signal, asked) = tokio::sync::oneshot::channel::<()>();
+        let server = axum::serve(listener, app).with_graceful_shutdown(async {
+            // Whoever may send has gone or has sent: either way it is time.
+            let _ = asked.await;
+        });
+        let tell = async {
+            stopped().await;
+            output::status("serve: stopping; answers that were asked for are finished");
+            drop(signal);
+        };
+        tokio::select! {
+            (served, ()) = async { tokio::join!(server.into_future(), tell) } => Ok(served?),
+            () = overdue => {
+                output::status("serve: stopped; some answers were broken off");
+                Ok(())
+            }
+        }
+    })
+}
+
+impl ServeArgs {
+    fn serving(&self, model: &dyn LanguageModel, decoder: &DecoderConfig) -> anyhow::Result<Serving> {
+        let strategy = decoder.strategy(0)?;
+        let slots = self.slots as usize;
+        let tokens = self.memory_budget_gb * 1e9 / (slots * model.cache_bytes_per_token()) as f64;
+        let fits = (tokens as usize).saturating_sub(strategy.max_rows());
+        let whole = model.context_length();
+        let context = match self.max_context {
+            Some(asked) if asked as usize > whole => {
+                return Err(UsageError(format!("--max-context is {asked}; the model has {whole}")).into());
+            }
+            Some(asked) if asked as usize > fits => {
+                let gb = self.memory_budget_gb;
+                return Err(UsageError(format!(
+                    "--max-context is {asked}; {slots} slots of {fits} tokens fit into {gb} GB: lower --slots, or raise \
+                     --memory-budget-gb"
+                ))
+                .into());
+            }
+            Some(asked) => asked as usize,
+            None => whole.min(fits),
+        };
+        if context < 2 {
+            return Err(UsageError(format!(
+                "--memory-budget-gb {} holds no prompt in {slots} slots: lower --slots, or raise it",
+                self.memory_budget_gb
+            ))
+            .into());
+        }
+        let Value::Object(settings) = serde_json::to_value(decoder)? else {
+            unreachable!("a decoder's settings are a table")
+        };
+        // The widest request there can be.
+        let stop = StopRules { max_new_tokens: context - 1, eos_token_ids: Vec::new() };
+        let capacity = decoder.settings(0, stop)?.capacity(model, 1);
+        Ok(Serving {
+            model: self.served_model_name.clone().unwrap_or_else(|| self.model.display().to_string()),
+            label: decoder_label(decoder.name.as_str(), &settings),
+            decoder: Value::Object(settings),
+            strategy,
+            context,
+            vocabulary: model.vocab_size(),
+            room: Room { slots, capacity, rows: PASS_ROWS },
+            max_queue: self.max_queue as usize,
+            max_body: self.max_body,
+            api_key: self.api_key.clone(),
+        })
+    }
+}

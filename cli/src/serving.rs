@@ -1,0 +1,254 @@
+//! A model behind HTTP, spoken to as OpenAI's models are: `jacobi serve`. Any number of connections, one thread that owns
+//! the model and answers requests side by side.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::sse::{Event as SseEvent, Sse};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use jacobi_datasets::Tokenizer;
+use jacobi_decoder::{Request, Room, Sampling, Settings, StopRules, Strategy};
+use serde_json::{Value, json};
+
+mod engine;
+mod error;
+mod metrics;
+mod reply;
+mod request;
+mod spans;
+
+pub use engine::Engine;
+pub use metrics::Metrics;
+
+use engine::Job;
+use error::ApiError;
+use reply::{Chunks, Head, Reply};
+use request::{Asked, Prompt};
+
+/// What a server is told.
+#[derive(Debug)]
+pub struct Serving {
+    /// The name that clients know the model by.
+    pub model: String,
+    /// The decoder, for people.
+    pub label: String,
+    /// The decoder's settings.
+    pub decoder: Value,
+    /// How answers are decoded.
+    pub strategy: Strategy,
+    /// Tokens of a prompt and its answer together, at most.
+    pub context: usize,
+    /// Token ids that the model has an embedding for.
+    pub vocabulary: usize,
+    /// How much is worked on at a time.
+    pub room: Room,
+    /// Answers that may wait for a slot.
+    pub max_queue: usize,
+    /// Bytes of a request's body, at most.
+    pub max_body: usize,
+    /// What clients must show; none lets everybody in.
+    pub api_key: Option<String>,
+}
+
+/// What all requests share.
+struct App {
+    serving: Serving,
+    engine: Engine,
+    tokenizer: &'static Tokenizer,
+    metrics: Arc<Metrics>,
+    /// Requests so far: names and seeds follow from it.
+    serial: AtomicU64,
+    started: u64,
+}
+
+/// Every address of the server. `tokenizer` lives as long as the process.
+pub fn router(
+    serving: Serving,
+    engine: Engine,
+    tokenizer: &'static Tokenizer,
+    metrics: Arc<Metrics>,
+) -> Router {
+    let max_body = serving.max_body;
+    let app =
+        Arc::new(App { serving, engine, tokenizer, metrics, serial: AtomicU64::new(0), started: now() });
+    let guarded = Router::new()
+        .route("/v1/chat/completions", post(|State(app), body| answer(app, true, body)))
+        .route("/v1/completions", post(|State(app), body| answer(app, false, body)))
+        .route("/v1/models", get(models))
+        .route("/metrics", get(|State(app): State<Arc<App>>| async move { app.metrics.to_text() }))
+        .route_layer(middleware::from_fn_with_state(app.clone(), check_key));
+    guarded
+        .route("/", get(|| async { Html(include_str!("serving/page.html")) }))
+        .route("/health", get(health))
+        .fallback(|| async {
+            ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address")
+        })
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "this address takes another method",
+            )
+        })
+        .layer(DefaultBodyLimit::max(max_body))
+        .with_state(app)
+}
+
+async fn check_key(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    request: HttpRequest,
+    next: Next,
+) -> Response {
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
+    // Hashes are compared in constant time, so that how long it takes tells nothing of the key.
+    let hash = |key: &str| blake3::hash(key.as_bytes());
+    match &app.serving.api_key {
+        Some(key) if shown.is_none_or(|shown| hash(shown) != hash(key)) => {
+            let message = "the API key is missing or wrong: send it as `Authorization: Bearer KEY`";
+            ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+async fn health(State(app): State<Arc<App>>) -> Response {
+    match app.engine.is_alive() {
+        true => Json(json!({"status": "ok"})).into_response(),
+        false => ApiError::engine_gone().into_response(),
+    }
+}
+
+async fn models(State(app): State<Arc<App>>) -> Json<Value> {
+    let Serving { model, label, decoder, context, .. } = &app.serving;
+    Json(json!({"object": "list", "data": [{
+        "id": model, "object": "model", "created": app.started, "owned_by": "jacobi", "max_model_len": context,
+        "jacobi": {"label": label, "decoder": decoder},
+    }]}))
+}
+
+async fn answer(app: Arc<App>, is_chat: bool, body: Result<Bytes, BytesRejection>) -> Response {
+    app.metrics.requests.add(1);
+    app.answer(is_chat, body).await.unwrap_or_else(|error| {
+        app.metrics.errors.add(1);
+        error.into_response()
+    })
+}
+
+impl App {
+    async fn answer(&self, is_chat: bool, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
+        let body = body.map_err(|error| ApiError::new(error.status(), "body", error.body_text()))?;
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let asked = Asked::read(&body, is_chat, serial ^ self.started.rotate_left(32))?;
+        let served = &self.serving.model;
+        if let Some(model) = asked.model.as_ref().filter(|model| *model != served) {
+            let message = format!("the model {model} is not served here; {served} is");
+            return Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message));
+        }
+        let prompts =
+            asked.prompts.iter().map(|prompt| self.encode(prompt)).collect::<Result<Vec<_>, _>>()?;
+        let reply = self.submit(&asked, prompts, is_chat, serial)?;
+        let Some(extras) = asked.stream else {
+            return Ok(Json(reply.whole().await?).into_response());
+        };
+        let chunks = Chunks::new(reply, extras);
+        let events = futures_util::stream::unfold(chunks, |mut chunks| async move {
+            let data = chunks.next().await?;
+            Some((Ok::<_, std::convert::Infallible>(SseEvent::default().data(data)), chunks))
+        });
+        Ok(Sse::new(events).into_response())
+    }
+
+    /// Queues every answer that is asked for.
+    fn submit(
+        &self,
+        asked: &Asked,
+        prompts: Vec<Vec<u32>>,
+        is_chat: bool,
+        serial: u64,
+    ) -> Result<Reply<'static>, ApiError> {
+        let prompt_tokens = prompts.iter().map(Vec::len).sum();
+        let requests: Vec<Request> = prompts
+            .into_iter()
+            .flat_map(|prompt| (0..asked.choices).map(move |choice| (prompt.clone(), choice)))
+            .map(|(prompt, choice)| self.request(asked, prompt, choice))
+            .collect::<Result<_, _>>()?;
+        let waiting = self.metrics.queue.get();
+        if waiting + requests.len() > self.serving.max_queue + self.serving.room.slots {
+            let message = format!("{waiting} answers wait already: try again later");
+            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message));
+        }
+        let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
+        let mut all_gone = Vec::new();
+        for (choice, request) in requests.into_iter().enumerate() {
+            let gone = Arc::new(AtomicBool::new(false));
+            all_gone.push(gone.clone());
+            self.metrics.queue.add(1);
+            if !self.engine.submit(Job { request, choice, events: events.clone(), gone }) {
+                return Err(ApiError::engine_gone());
+            }
+        }
+        let prefix = if is_chat { "chatcmpl" } else { "cmpl" };
+        let head = Head {
+            id: format!("{prefix}-{}-{serial}", self.started),
+            created: now(),
+            model: self.serving.model.clone(),
+            is_chat,
+        };
+        Ok(Reply::new(head, receiver, all_gone, (self.tokenizer, &asked.stops), prompt_tokens))
+    }
+
+    fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, ApiError> {
+        let bad = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", message);
+        let ids = match prompt {
+            Prompt::Chat(messages) => {
+                self.tokenizer.encode_chat(messages).map_err(|error| bad(error.to_string()))?
+            }
+            Prompt::Text(text) => self.tokenizer.encode(text).map_err(|error| bad(error.to_string()))?,
+            Prompt::Ids(ids) => ids.clone(),
+        };
+        let vocabulary = self.serving.vocabulary;
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+            return Err(bad(format!(
+                "the prompt has the token id {id}; the model knows those below {vocabulary}"
+            )));
+        }
+        match ids.len() {
+            0 => Err(bad("the prompt is empty".to_owned())),
+            _ => Ok(ids),
+        }
+    }
+
+    fn request(&self, asked: &Asked, prompt: Vec<u32>, choice: usize) -> Result<Request, ApiError> {
+        let Serving { context, strategy, .. } = &self.serving;
+        let left = context.saturating_sub(prompt.len());
+        let max_new_tokens = asked.max_tokens.unwrap_or(left);
+        if left == 0 || max_new_tokens > left {
+            let message = format!(
+                "the prompt has {} tokens and {max_new_tokens} may follow, more than the {context} there is room for",
+                prompt.len()
+            );
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message));
+        }
+        let stop = StopRules { max_new_tokens, eos_token_ids: self.tokenizer.eos_token_ids().to_vec() };
+        let strategy = if asked.autoregressive { Strategy::Autoregressive } else { strategy.clone() };
+        let mut sampling = asked.sampling.clone();
+        if let Sampling::Random(random) = &mut sampling {
+            random.seed = random.seed.wrapping_add(choice as u64);
+        }
+        Ok(Request::new(prompt, Settings { sampling, ..Settings::greedy(strategy, stop) }))
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

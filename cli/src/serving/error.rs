@@ -1,0 +1,40 @@
+//! Errors as OpenAI's clients read them.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+/// An answer that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl ApiError {
+    /// With what is wrong and the way out.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into() }
+    }
+
+    /// The model's thread has ended.
+    pub fn engine_gone() -> Self {
+        let message = "the model has stopped answering; the server's own output says why: start it again";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_gone", message)
+    }
+
+    /// As it is sent.
+    pub fn to_json(&self) -> Value {
+        let kind = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        json!({"error": {"message": self.message, "type": kind, "code": self.code, "param": null}})
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.to_json())).into_response()
+    }
+}
