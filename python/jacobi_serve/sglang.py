@@ -1,4 +1,5 @@
-"""Jacobi drafts in SGLang: the draft of a pass is what the target itself predicted behind the rejection in the pass before.
+"""Jacobi drafts in SGLang: the draft of a pass is what the target itself predicted in the pass before, behind the
+rejection.
 
     sglang serve --model-path EXPORT --speculative-algorithm JACOBI --speculative-num-draft-tokens 16
 
@@ -30,6 +31,9 @@ RUNNING_REQUESTS = 48
 
 # Tokens of prompt and of response that fillers are drawn from: a long context is not copied in each pass.
 TAIL = 4096
+
+# Tokens of context that a filler has to find again, tried first.
+LONGEST_KEY = 3
 
 # Nodes of the n-gram worker's trie, which it allocates at its start and nothing is put into here.
 TRIE_NODES = 1024
@@ -75,10 +79,10 @@ def validate(server_args):
         (server_args.pp_size > 1, "--pp-size above 1: the predictions are in the last stage alone"),
         (server_args.attn_dp_size > 1, "data-parallel attention: the n-gram worker has none"),
         (server_args.disaggregation_mode != "null", "prefill and decode on different servers"),
-        (server_args.speculative_use_rejection_sampling, "--speculative-use-rejection-sampling: no draft probabilities"),
+        (server_args.speculative_use_rejection_sampling, "rejection-sampling: there are no draft probabilities"),
         (server_args.speculative_draft_model_path is not None, "a draft model: the target drafts for itself"),
         (server_args.speculative_ngram_external_corpus_path is not None, "an n-gram corpus: it is not looked up"),
-        (rows is not None and rows < 2, f"--speculative-num-draft-tokens {rows}: one is the known token, 2 is the least"),
+        (rows is not None and rows < 2, f"--speculative-num-draft-tokens {rows}: with the known token 2 is the least"),
     ]
     reasons = [reason for refuse, reason in refused if refuse]
     if reasons:
@@ -102,7 +106,9 @@ def algorithm_class(base, builtin):
         def need_topk(self):
             return False
 
-        def create_future_map(self, device, req_to_token_pool, needs_cpu_seq_lens=True, needs_confidence_relay=False):
+        def create_future_map(
+            self, device, req_to_token_pool, needs_cpu_seq_lens=True, needs_confidence_relay=False
+        ):
             return builtin.create_future_map(
                 self, device, req_to_token_pool, needs_cpu_seq_lens, needs_confidence_relay
             )
@@ -127,7 +133,7 @@ def rows_for(model_path):
     """Rows of a request: the block size in the model's jacobi.json, else 16. A block counts its known token too."""
     path = Path(model_path) / "jacobi.json"
     if not path.is_file():
-        logger.warning("%s is not there: %d rows per request; a model that was not trained for it gains little", path, ROWS)
+        logger.warning("no %s: %d rows per request; a model that was not trained for it gains little", path, ROWS)
         return ROWS
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["decoder"].get("block_size", ROWS)
@@ -141,13 +147,28 @@ def rows_for(model_path):
 def next_draft(predictions, accepted, text, count):
     """`count` tokens to try behind `text`.
 
-    `predictions[i]` is what the last pass took to follow its row i, and `accepted` how many tokens the text has grown by
-    since that pass began: what is behind them was predicted and rejected, and is the draft. The rest is drawn from the
-    text. A function of its arguments alone, so that the ranks of a tensor-parallel server draft the same.
+    `predictions[i]` is what the last pass took to follow its row i, and `accepted` how many tokens the text has grown
+    by since that pass began: what is behind them was predicted and rejected, and is the draft. Behind that comes what
+    followed such an end before, and behind that what is drawn from the text. A function of its arguments alone, so that
+    the ranks of a tensor-parallel server draft the same.
     """
     draft = list(predictions[accepted:][:count])
+    draft += _followed(text, draft, count - len(draft))
     rng = random.Random(f"{len(text)} {text[-1]}")
     return draft + [text[int(rng.random() * len(text))] for _ in range(count - len(draft))]
+
+
+def _followed(text, draft, count):
+    """Up to `count` tokens that followed the end of text and draft at the latest place where most of it stood."""
+    tail = [*text[-LONGEST_KEY:], *draft][-LONGEST_KEY:]
+    ends = [end for end in range(1, len(text)) if text[end - 1] == tail[-1]]
+
+    def agreement(end):
+        pairs = zip(reversed(tail), reversed(text[max(0, end - LONGEST_KEY) : end]))
+        return next((length for length, (a, b) in enumerate(pairs) if a != b), min(len(tail), end))
+
+    place = max(ends, key=lambda end: (agreement(end), end), default=len(text))
+    return text[place : place + count]
 
 
 class Predictions:
@@ -229,8 +250,8 @@ def worker_class():
             return texts, lengths
 
         def _unread(self, batch):
-            """Tokens that the last pass accepted and that may be missing in the response: under overlap scheduling results
-            are processed while the next pass runs, unless a grammar has to see them first."""
+            """Tokens that the last pass accepted and that may be missing in the response: under overlap scheduling
+            results are processed while the next pass runs, unless a grammar has to see them first."""
             if not self.enable_overlap or batch.grammar_needs_sync():
                 return [[] for _ in batch.reqs]
             stride, tokens = self.draft_token_num, batch.spec_info.accept_tokens.tolist()

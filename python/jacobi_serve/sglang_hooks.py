@@ -84,8 +84,8 @@ ATTRIBUTES = (
 )
 
 # (file, text): lines that say what no signature does. In turn: the entry point group; row 0 of a request is its last
-# known token and a draft is (tokens, mask); what the unread results of overlap scheduling hold; the rows are verified by
-# the target worker, whose logits come back in the result.
+# known token; a draft is (tokens, mask); when results are unread, and where they are then; the target's logits come back
+# in the result; greedy verification takes their argmax.
 LINES = (
     ("srt/plugins/__init__.py", 'GENERAL_PLUGINS_GROUP = "sglang.srt.plugins"'),
     ("kernels/jit/csrc/ngram_corpus/result.cpp", "info.token.emplace_back(last_token);"),
@@ -174,7 +174,7 @@ def misfits(source):
 
 def _unanswered(source):
     """Questions that SGLang asks its own algorithms and that ours would not answer."""
-    own, custom = (_methods(source, *where) for where in ((_INFO, "SpeculativeAlgorithm"), (_REGISTRY, "CustomSpecAlgo")))
+    own, custom = _methods(source, _INFO, "SpeculativeAlgorithm"), _methods(source, _REGISTRY, "CustomSpecAlgo")
     missing = own - custom - set(ADDED) - set(_INTERNAL)
     return [f"{_INFO}: SpeculativeAlgorithm.{name} is new" for name in sorted(missing)]
 

@@ -1,6 +1,7 @@
-"""What SGLang 0.5.23 has where `jacobi_serve.sglang` hooks it, in plain Python: the algorithm classes, and an n-gram worker
-that verifies drafts of a deterministic target. `test_sglang.py` compares the signatures here with those of the tables,
-and `scripts/check_sglang_plugin.py` the tables with the wheel, so that a fake cannot drift from what it stands for."""
+"""What SGLang 0.5.23 has where `jacobi_serve.sglang` hooks it, in plain Python: the algorithm classes, and an n-gram
+worker that verifies drafts of a deterministic target. `test_sglang.py` compares the signatures here with those of the
+tables, and `scripts/check_sglang_plugin.py` the tables with the wheel, so that a fake cannot drift from what it stands
+for."""
 
 import enum
 import importlib.machinery

@@ -1,5 +1,5 @@
-"""The SGLang plug-in against fakes of SGLang's classes (sglang_fakes.py): neither SGLang nor torch is needed. Not run on a
-GPU. With SGLANG_WHEEL, a wheel or an unpacked one, the tables are compared with the real thing as well."""
+"""The SGLang plug-in against fakes of SGLang's classes (sglang_fakes.py): neither SGLang nor torch is needed. Not run on
+a GPU. With SGLANG_WHEEL, a wheel or an unpacked one, the tables are compared with the real thing too."""
 
 import ast
 import inspect
@@ -87,12 +87,12 @@ class Hooks(unittest.TestCase):
 
     def test_each_change_is_named(self):
         for file, old, new, expected in [
-            (hooks._WORKER, "_prepare_draft_tokens(self, batch)", "_prepare_draft_tokens(self, batch, tree)", "(batch, tree)"),
+            (hooks._WORKER, "draft_tokens(self, batch)", "draft_tokens(self, batch, tree)", "(batch, tree)"),
             (hooks._WORKER, "def _update_ngram_corpus", "def _update", "_update_ngram_corpus(batch) is absent"),
             (hooks._WORKER, "class NGRAMWorker", "class Other", "NGRAMWorker.draft_token_num is absent"),
             (hooks._BATCH, "    output_ids: int\n", "", "Req.output_ids is absent"),
             (hooks._INFO, "*, supports_overlap", "supports_overlap", "(name, supports_overlap"),
-            (hooks._INFO, "def need_topk", "def is_new(self): pass\n    def need_topk", "SpeculativeAlgorithm.is_new is new"),
+            (hooks._INFO, "def need_topk", "def is_x(self): pass\n    def need_topk", "is_x is new"),
             ("srt/plugins/__init__.py", "sglang.srt.plugins", "sglang.plugins", "GENERAL_PLUGINS_GROUP"),
             ("_version.py", "0.5.23", "0.6.0", hooks.ANY_VERSION),
         ]:
@@ -153,7 +153,8 @@ class Registration(unittest.TestCase):
 
     def test_it_answers_as_the_ngram_algorithm_does(self):
         ngram = fakes.SpeculativeAlgorithm.NGRAM
-        for question in ("is_ngram", "supports_mixed_chunk", "has_draft_kv", "carries_draft_hidden_states", "need_topk"):
+        asked = ("is_ngram", "supports_mixed_chunk", "has_draft_kv", "carries_draft_hidden_states", "need_topk")
+        for question in asked:
             self.assertEqual(getattr(self.algorithm, question)(), getattr(ngram, question)(), question)
         self.assertTrue(self.algorithm.supports_overlap)
         made = self.algorithm.create_future_map("cuda", "pool", needs_cpu_seq_lens=False)
@@ -204,7 +205,8 @@ class Registration(unittest.TestCase):
                 with self.assertLogs(plugin.logger) if text is None and given is None else mock.MagicMock():
                     self.algorithm.handle_server_args(settings)
                 self.assertEqual(settings.speculative_num_draft_tokens, expected, text)
-            for broken in ("{", "[]", '{"decoder": 3}', '{"decoder": {"block_size": "8"}}', '{"decoder": {"block_size": 1}}'):
+            decoders = ("3", '{"block_size": "8"}', '{"block_size": 1}')
+            for broken in ("{", "[]", *('{"decoder": %s}' % decoder for decoder in decoders)):
                 Path(folder, "jacobi.json").write_text(broken, encoding="utf-8")
                 with self.subTest(broken), self.assertRaisesRegex(ValueError, "jacobi.json"):
                     plugin.rows_for(folder)
@@ -227,6 +229,18 @@ class Drafts(unittest.TestCase):
             draft = plugin.next_draft(predictions, accepted, [1, 2, 3], 3)
             self.assertEqual((len(draft), draft[: len(expected)]), (3, expected))
             self.assertLessEqual(set(draft[len(expected) :]), {1, 2, 3})
+
+    def test_fillers_repeat_what_followed(self):
+        for text, draft, expected in [
+            ([1, 2, 3, 4, 5, 1, 2], [], [3, 4, 5]),
+            # The longest agreement wins over the latest place, and the draft is part of the key.
+            ([7, 1, 2, 8, 8, 8, 9, 2, 5, 5, 5, 7], [1, 2], [8, 8, 8]),
+            ([7, 1, 2, 8, 8, 8, 9, 2, 5, 5, 5, 6], [2], [5, 5, 5]),
+            ([1, 2, 1], [], [2, 1]),
+            ([1, 2, 3], [], []),
+            ([1], [2], []),
+        ]:
+            self.assertEqual(plugin._followed(text, draft, 3), expected, text)
 
     def test_a_draft_depends_on_its_arguments_alone(self):
         first, second = (plugin.next_draft([], 0, list(range(50)), 20) for _ in range(2))
