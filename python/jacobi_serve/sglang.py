@@ -3,8 +3,10 @@ rejection.
 
     sglang serve --model-path EXPORT --speculative-algorithm JACOBI --speculative-num-draft-tokens 16
 
-Not run on a GPU. It was written against the released wheel of SGLang 0.5.23, and tested with fakes of that wheel's
-classes whose names and signatures `scripts/check_sglang_plugin.py` compares with the wheel.
+Not run on a GPU. It was written against the released wheel of SGLang 0.5.23 and tested with fakes of that wheel's
+classes, whose names and signatures `scripts/check_sglang_plugin.py` compares with the wheel; `check_sglang_worker.py`
+beside it runs the wheel's own n-gram worker with this one's drafts on a CPU, with the scheduler and the KV cache stood
+in for.
 
 SGLang finds `register` through the entry point group `sglang.srt.plugins`, in each of its processes. The worker is its
 n-gram worker with another source of drafts: that one's tree verification takes a chain as a tree without branches, and
@@ -76,6 +78,8 @@ def validate(server_args):
     refused = [
         # On a CPU SGLang verifies greedily whatever the temperature.
         (server_args.device != "cuda", f"--device {server_args.device}: CUDA alone was thought of"),
+        # Ranks whose drafts differ would verify different rows together, and answer wrongly: each takes its own argmax.
+        (server_args.tp_size > 1, "--tp-size above 1: nothing makes the ranks draft the same"),
         (server_args.pp_size > 1, "--pp-size above 1: the predictions are in the last stage alone"),
         (server_args.attn_dp_size > 1, "data-parallel attention: the n-gram worker has none"),
         (server_args.disaggregation_mode != "null", "prefill and decode on different servers"),
@@ -149,8 +153,8 @@ def next_draft(predictions, accepted, text, count):
 
     `predictions[i]` is what the last pass took to follow its row i, and `accepted` how many tokens the text has grown
     by since that pass began: what is behind them was predicted and rejected, and is the draft. Behind that comes what
-    followed such an end before, and behind that what is drawn from the text. A function of its arguments alone, so that
-    the ranks of a tensor-parallel server draft the same.
+    followed such an end before, and behind that what is drawn from the text. A function of its arguments alone: a text
+    takes the same passes again.
     """
     draft = list(predictions[accepted:][:count])
     draft += _followed(text, draft, count - len(draft))

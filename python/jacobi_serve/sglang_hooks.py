@@ -60,7 +60,7 @@ ATTRIBUTES = (
     ("srt/arg_groups/fields/device.py", "Device", ("device",)),
     ("srt/arg_groups/fields/disagg.py", "Disagg", ("disaggregation_mode",)),
     ("srt/arg_groups/fields/model.py", "Model", ("model_path",)),
-    ("srt/arg_groups/fields/parallel.py", "Parallel", ("pp_size", "attn_dp_size")),
+    ("srt/arg_groups/fields/parallel.py", "Parallel", ("tp_size", "pp_size", "attn_dp_size")),
     (
         "srt/arg_groups/fields/schedule.py",
         "Schedule",
@@ -84,7 +84,7 @@ ATTRIBUTES = (
 )
 
 # (file, text): lines that say what no signature does. In turn: the entry point group; row 0 of a request is its last
-# known token; a draft is (tokens, mask); when results are unread, and where they are then; the target's logits come back
+# known token; a draft is (tokens, mask); when results are unread, and where they are; the target's logits come back
 # in the result; greedy verification takes their argmax.
 LINES = (
     ("srt/plugins/__init__.py", 'GENERAL_PLUGINS_GROUP = "sglang.srt.plugins"'),

@@ -1,5 +1,5 @@
-"""The SGLang plug-in against fakes of SGLang's classes (sglang_fakes.py): neither SGLang nor torch is needed. Not run on
-a GPU. With SGLANG_WHEEL, a wheel or an unpacked one, the tables are compared with the real thing too."""
+"""The SGLang plug-in against fakes of SGLang's classes (sglang_fakes.py): neither SGLang nor torch is needed. Not run
+on a GPU. With SGLANG_WHEEL, a wheel or an unpacked one, the tables are compared with the real thing too."""
 
 import ast
 import inspect
@@ -54,6 +54,7 @@ def written(classes):
 def arguments(**changed):
     settings = {
         "device": "cuda",
+        "tp_size": 1,
         "pp_size": 1,
         "attn_dp_size": 1,
         "disaggregation_mode": "null",
@@ -171,6 +172,7 @@ class Registration(unittest.TestCase):
     def test_settings_that_do_not_go_together_are_refused(self):
         for reason, changed in [
             ("--device cpu", {"device": "cpu"}),
+            ("--tp-size", {"tp_size": 2}),
             ("--pp-size", {"pp_size": 2}),
             ("data-parallel", {"attn_dp_size": 2}),
             ("different servers", {"disaggregation_mode": "decode"}),
