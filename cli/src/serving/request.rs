@@ -381,9 +381,10 @@ mod tests {
             let message = read(&body, true).unwrap_err();
             assert!(message.contains(expected), "{body}: {message}");
         }
-        for (body, expected) in
-            [(r#"{"prompt": []}"#, "1 to 16 answers"), (r#"{"messages": []}"#, "has a prompt")]
-        {
+        for (body, expected) in [
+            (r#"{"prompt": ["a", "b", "c"], "n": 6}"#, "1 to 16 answers"),
+            (r#"{"messages": []}"#, "has a prompt"),
+        ] {
             let message = read(body, false).unwrap_err();
             assert!(message.contains(expected), "{body}: {message}");
         }
