@@ -44,6 +44,10 @@ class Bench:
         self.directory = str(directory)
         self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(directory)
+        if "token_type_ids" in self.tokenizer.model_input_names:
+            print("note: tokenizer_config.json lacks model_input_names, and transformers 4.57 refuses token_type_ids: "
+                  "export it again")
+            self.tokenizer.model_input_names = ["input_ids", "attention_mask"]
         self.stock = type(self.model).generate
 
     def inputs(self, prompt, **kwargs):

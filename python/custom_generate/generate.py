@@ -7,6 +7,7 @@ import inspect
 import json
 import warnings
 
+import torch
 from transformers import EosTokenCriteria, MaxLengthCriteria, StoppingCriteriaList
 from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.utils import cached_file
@@ -15,7 +16,7 @@ PLAIN = (
     "One token per forward pass, by stock generate: Jacobi decoding is for a single prompt of token ids, greedy, with a "
     "new dynamic cache and without beams, custom logits processors, guidance, attentions or hidden states."
 )
-warn_once = functools.cache(functools.partial(warnings.warn, stacklevel=3))
+warn_once = functools.cache(functools.partial(warnings.warn, stacklevel=2))
 
 
 class JacobiCandidates(CandidateGenerator):
@@ -35,7 +36,7 @@ class JacobiCandidates(CandidateGenerator):
         draft = (self.draft + [self.draft[-1] if self.draft else int(input_ids[0, -1])] * room)[:room]
         # All of a draft may be accepted: it stops before the first token that ends the text.
         draft = draft[: next((i for i, token in enumerate(draft) if token in self.eos), room)]
-        ids = input_ids.new_tensor([input_ids[0].tolist() + draft])
+        ids = torch.cat([input_ids, input_ids.new_tensor(draft)[None]], dim=-1)
         ends = (i for i in range(length + 1, ids.shape[1] + 1) if self.stop and self.stop(ids[:, :i], None).all())
         return ids[:, : next(ends, ids.shape[1] + 1) - 1], None
 
