@@ -106,11 +106,13 @@ class Bench:
         self.case("repetition_penalty", True, **one, repetition_penalty=1.3)
         self.case("no_repeat_ngram_size", True, **one, no_repeat_ngram_size=3)
         self.case("bad_words_ids", True, **one, bad_words_ids=[[int(self.first(text))]])
-        self.case("scores and logits", True, **one, return_dict_in_generate=True, output_scores=True, output_logits=True)
+        scores = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+        self.case("scores and logits", True, **one, **scores)
         self.case("generation_config", True, **inputs, generation_config=GenerationConfig(**greedy))
         self.case("ids as the first argument", True, inputs["input_ids"], **greedy)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        padded = {"input_ids": torch.cat([ids[:, :1]] * 3 + [ids], 1), "attention_mask": torch.cat([mask[:, :1] * 0] * 3 + [mask], 1)}
+        padding = torch.zeros(1, 3, dtype=ids.dtype)
+        padded = {"input_ids": torch.cat([padding, ids], 1), "attention_mask": torch.cat([padding, mask], 1)}
         self.case("padding on the left", True, **padded, **greedy)
 
         two = {"input_ids": ids.repeat(2, 1), "attention_mask": mask.repeat(2, 1)}
@@ -122,10 +124,12 @@ class Bench:
         self.case("no cache", False, **one, use_cache=False)
         self.case("a static cache", False, **one, cache_implementation="static", disable_compile=True)
         self.case("a cache of one's own", False, **one, past_key_values=True)
-        self.case("embeddings", False, **greedy, inputs_embeds=self.model.get_input_embeddings()(ids), attention_mask=mask)
+        embeddings = self.model.get_input_embeddings()(ids)
+        self.case("embeddings", False, **greedy, inputs_embeds=embeddings, attention_mask=mask)
         allowed = lambda batch, ids: list(range(10, 60))
         self.case("prefix_allowed_tokens_fn", False, **one, prefix_allowed_tokens_fn=allowed)
-        self.case("logits_processor", False, **one, logits_processor=[lambda ids, scores: scores * 0.5 + ids.shape[1] % 2])
+        halved = lambda ids, scores: scores * 0.5 + ids.shape[1] % 2
+        self.case("logits_processor", False, **one, logits_processor=[halved])
         self.case("guidance", False, **one, guidance_scale=1.5)
         self.case("hidden states", False, **one, return_dict_in_generate=True, output_hidden_states=True)
 

@@ -13,8 +13,8 @@ from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.utils import cached_file
 
 PLAIN = (
-    "One token per forward pass, by stock generate: Jacobi decoding is for a single prompt of token ids, greedy, with a "
-    "new dynamic cache and without beams, custom logits processors, guidance, attentions or hidden states."
+    "One token per forward pass, by stock generate: Jacobi decoding is for a single prompt of token ids, greedy, with "
+    "a new dynamic cache and without beams, custom logits processors, guidance, attentions or hidden states."
 )
 warn_once = functools.cache(functools.partial(warnings.warn, stacklevel=2))
 
@@ -67,7 +67,7 @@ def is_for_jacobi(model, call):
     others = ("inputs_embeds", "past_key_values", "prefix_allowed_tokens_fn", "negative_prompt_ids", "assistant_model")
     return (
         config.get_generation_mode() == "greedy_search"
-        and (ids is not None and ids.dim() == 2 and ids.shape[0] == 1 and ids.shape[1] > 0)
+        and (torch.is_tensor(ids) and ids.dim() == 2 and ids.shape[0] == 1 and ids.shape[1] > 0)
         and all(call.get(name) is None for name in others)
         and (config.use_cache and config.cache_implementation in (None, "dynamic") and config.num_return_sequences == 1)
         and not (call.get("logits_processor") or config.watermarking_config or (config.guidance_scale or 1) != 1)
@@ -77,9 +77,9 @@ def is_for_jacobi(model, call):
 
 
 def generate(*args, model, **kwargs):
-    """As stock `generate`, and `jacobi_block_length`: draft tokens per pass; `jacobi_window`: "sliding" keeps as many
-    in every pass, "block" fills up when all are right. By default both are of the model's jacobi.json, else 15, sliding.
-    Leaves in `model.jacobi_passes` the forward passes of this call, the prompt's included, or None by stock `generate`."""
+    """As stock `generate`, and `jacobi_block_length`: draft tokens per pass; `jacobi_window`: "sliding" keeps as
+    many in every pass, "block" fills up when all are right. By default as jacobi.json has it, else 15, sliding.
+    Leaves in `model.jacobi_passes` the forward passes of this call, the prompt's included; None by stock `generate`."""
     stock = type(model).generate
     if kwargs.get("custom_generate") is not None:  # transformers 4.57 has put this function in the place of `generate`
         return stock(model, *args, **kwargs)
@@ -92,6 +92,8 @@ def generate(*args, model, **kwargs):
     if length is None or window is None:
         default_length, default_window = tuned(model.config._name_or_path)
         length, window = default_length if length is None else length, window or default_window
+    if window not in ("sliding", "block") or length < 0:
+        raise ValueError(f"jacobi_window {window!r}, jacobi_block_length {length}: no such window or length")
     candidates = JacobiCandidates(length, window)
 
     def prepare(*args, **kwargs):
