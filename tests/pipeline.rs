@@ -228,7 +228,7 @@ fn resumed_training_in_bf16_with_bf16_moments_is_bit_for_bit_the_same() {
         bench.train_in(dtype, &name("whole"), &config, usize::MAX).unwrap();
         bench.train_in(dtype, &name("parts"), &config, 4).unwrap();
         bench.train_in(dtype, &name("parts"), &config, usize::MAX).unwrap();
-        for file in ["model.safetensors", "optimizer-rank-0.safetensors"] {
+        for file in ["model.safetensors", "trainer/optimizer-rank-0.safetensors"] {
             let [whole, parts] = ["whole", "parts"].map(|part| bench.latest(&name(part), file));
             assert!(whole == parts, "{file} of a run in {dtype:?}");
         }

@@ -169,7 +169,7 @@ fn two_ranks_learn_what_one_learns_however_state_is_shared() {
             for figure in ["tokens_per_second", "communication_seconds", "memory_bytes"] {
                 assert!(line[format!("rank/{rank}/{figure}")].as_f64().unwrap() > 0.0, "{figure}: {line}");
             }
-            let file = bench.checkpoint(sharding).join(format!("optimizer-rank-{rank}.safetensors"));
+            let file = bench.checkpoint(sharding).join(format!("trainer/optimizer-rank-{rank}.safetensors"));
             assert!(file.metadata().unwrap().len() > 1000, "each rank writes its share");
         }
     }

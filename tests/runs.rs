@@ -101,7 +101,9 @@ fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
     // Of an export it is said how to decode it and what it was made from.
     assert!(dir.join("run/export/jacobi.json").is_file());
     let card = fs_err::read_to_string(dir.join("run/export/README.md")).unwrap();
-    assert!(card.contains("## Provenance") && card.contains("round 2: trained on"), "{card}");
+    for part in ["## Provenance", "round 2: trained on", "- custom_generate\n", "model.jacobi_passes"] {
+        assert!(card.contains(part), "{part}: {card}");
+    }
     // Its report draws what training gained, and so does that of a run that is not evaluated.
     let report = fs_err::read_to_string(dir.join("run/report/report.md")).unwrap();
     for part in [
@@ -343,6 +345,28 @@ fn a_damaged_model_is_found_before_anything_is_measured() {
     let export = ["export", "--checkpoint", model.to_str().unwrap(), "-o", "/proc/x"];
     let messages = fail(directory.path(), &export, 1);
     assert!(messages.contains("cannot write into /proc") && messages.contains("--output"), "{messages}");
+}
+
+/// The file itself is tested against transformers by scripts/check-custom-generate.sh.
+#[test]
+fn an_export_has_custom_generate_unless_it_is_not_wanted() {
+    let directory = tempfile::tempdir().unwrap();
+    let (dir, model) = (directory.path(), root().join("datasets/default/model"));
+    let arguments = ["export", "--checkpoint", model.to_str().unwrap(), "--output"];
+    succeed(dir, &[&arguments[..], &["with"]].concat());
+    succeed(dir, &[&arguments[..], &["without", "--custom-generate", "false"]].concat());
+    assert!(!dir.join("without/custom_generate").exists());
+    let file = dir.join("with/custom_generate/generate.py");
+    let source = root().join("python/custom_generate/generate.py");
+    assert_eq!(fs_err::read_to_string(&file).unwrap(), fs_err::read_to_string(source).unwrap());
+    let mut python = Command::new("python3");
+    python.args(["-m", "py_compile"]).arg(&file).env("PYTHONPYCACHEPREFIX", dir.join("cache"));
+    assert!(python.status().unwrap().success());
+    for export in ["with", "without"] {
+        let text = fs_err::read_to_string(dir.join(export).join("tokenizer_config.json")).unwrap();
+        let config: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(config["model_input_names"], serde_json::json!(["input_ids", "attention_mask"]));
+    }
 }
 
 /// Recipes and the config.json that each is for; the first two bring their model.

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use jacobi_datasets::hub::HubRepo;
+use jacobi_datasets::hub::{CUSTOM_GENERATE, HubRepo};
 use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole, Results};
 use jacobi_datasets::schema::tuned::{Latency, Objective, TUNED_FILE, TUNED_SCHEMA, Trial, Tuned};
-use jacobi_datasets::{Manifest, TOKENIZER_FILES, Tokenizer};
+use jacobi_datasets::{Manifest, TOKENIZER_FILES, Tokenizer, copy_tokenizer_file};
 use jacobi_model::{Dtype, MAX_SHARD_BYTES, load, save_model};
 use jacobi_report::{ModelCard, model_card};
 use serde_json::{Map, json};
@@ -15,12 +15,16 @@ use crate::recipe::{Recipe, Round};
 use crate::run_dir::{RunDir, command_line, write_text};
 use crate::{environment, plan};
 
-/// Exports `checkpoint` to `output`: weights, config.json, generation_config.json, tokenizer files. The directory
-/// appears whole or not at all, and replaces one that is there.
+/// With which transformers decodes an export in parallel: a file in the folder [`CUSTOM_GENERATE`].
+const GENERATE: &str = include_str!("../../python/custom_generate/generate.py");
+const GENERATE_FILE: &str = "generate.py";
+
+/// Exports `checkpoint` to `output`: weights, config.json, generation_config.json, tokenizer files, and `custom_generate/`
+/// unless it is not wanted. The directory appears whole or not at all, and replaces one that is there.
 ///
 /// # Errors
 /// A checkpoint that does not load, or an output that cannot be written.
-pub fn export(checkpoint: &Path, output: &Path) -> anyhow::Result<()> {
+pub fn export(checkpoint: &Path, output: &Path, custom_generate: bool) -> anyhow::Result<()> {
     let model = load(checkpoint, Dtype::Auto)?.transformer;
     let partial = beside(output, "partial");
     remove(&partial)?;
@@ -31,7 +35,7 @@ pub fn export(checkpoint: &Path, output: &Path) -> anyhow::Result<()> {
     save_model(&partial, config, model.parameters(), model.kind(), MAX_SHARD_BYTES)?;
     for file in TOKENIZER_FILES {
         if checkpoint.join(file).is_file() {
-            fs_err::copy(checkpoint.join(file), partial.join(file))?;
+            copy_tokenizer_file(&checkpoint.join(file), &partial.join(file))?;
         }
     }
     let generation = partial.join("generation_config.json");
@@ -39,6 +43,10 @@ pub fn export(checkpoint: &Path, output: &Path) -> anyhow::Result<()> {
         let tokenizer = Tokenizer::load(checkpoint)?;
         let config = json!({"do_sample": false, "eos_token_id": tokenizer.eos_token_ids()});
         write_text(&generation, &(serde_json::to_string_pretty(&config)? + "\n"))?;
+    }
+    if custom_generate {
+        fs_err::create_dir(partial.join(CUSTOM_GENERATE))?;
+        write_text(&partial.join(CUSTOM_GENERATE).join(GENERATE_FILE), GENERATE)?;
     }
     remove(output)?;
     fs_err::rename(&partial, output)?;
@@ -95,6 +103,7 @@ pub fn write_card(
         training: &training,
         provenance: &provenance,
         decoding: &decoding,
+        custom_generate: dir.join(CUSTOM_GENERATE).join(GENERATE_FILE).is_file(),
         rows: results.map_or(&[], |results| results.rows.as_slice()),
         command: &command,
     };

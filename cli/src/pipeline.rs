@@ -176,7 +176,7 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &St
                 stages::TrainStage { round, model_dir: &model, data, output, overwrite, device, ranks };
             stages::train(recipe, stage, stop)?;
         }
-        Work::Export => export::export(&checkpoint_of_round(run, recipe.rounds.len())?, &run.export())?,
+        Work::Export => export::export(&checkpoint_of_round(run, recipe.rounds.len())?, &run.export(), true)?,
         Work::Eval => {
             let trained =
                 EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export() };

@@ -13,7 +13,7 @@ use crate::error::DatasetError;
 mod export;
 mod push;
 
-pub use export::{ExportFile, export_files};
+pub use export::{CUSTOM_GENERATE, ExportFile, export_files};
 pub use push::PushOptions;
 
 const SCHEME: &str = "hf://";

@@ -43,4 +43,4 @@ pub use schema::trajectory::{
     read_shard, write_shard,
 };
 pub use shards::{ShardWriter, Tally};
-pub use tokenizer::{TOKENIZER_FILES, Tokenizer};
+pub use tokenizer::{TOKENIZER_FILES, Tokenizer, copy_tokenizer_file};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::error::DatasetError;
 use crate::prompts::Message;
@@ -14,6 +14,7 @@ use chat_template::ChatTemplate;
 const TOKENIZER_JSON: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
+const MODEL_INPUT_NAMES: &str = "model_input_names";
 const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// The files of a model directory that belong to its tokenizer: export copies those that exist.
@@ -28,6 +29,23 @@ pub const TOKENIZER_FILES: &[&str] = &[
     "merges.txt",
     "tokenizer.model",
 ];
+
+/// Copies a file of a tokenizer. A tokenizer_config.json that does not say what the model takes then says so: without it
+/// transformers hands `token_type_ids` over, which causal models of its version 4 refuse.
+///
+/// # Errors
+/// When one cannot be read or the other not be written.
+pub fn copy_tokenizer_file(source: &Path, target: &Path) -> std::io::Result<()> {
+    if source.file_name().is_some_and(|name| name == TOKENIZER_CONFIG)
+        && let Ok(mut config) = serde_json::from_slice::<Map<String, Value>>(&fs_err::read(source)?)
+        && !config.contains_key(MODEL_INPUT_NAMES)
+    {
+        config.insert(MODEL_INPUT_NAMES.to_owned(), json!(["input_ids", "attention_mask"]));
+        let text = serde_json::to_string_pretty(&config).expect("what was JSON");
+        return fs_err::write(target, text + "\n");
+    }
+    fs_err::copy(source, target).map(drop)
+}
 
 /// Tokenizer, chat template and end-of-sequence ids of one model.
 #[derive(Debug)]

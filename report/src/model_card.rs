@@ -25,6 +25,8 @@ pub struct ModelCard<'a> {
     pub provenance: &'a [(String, String)],
     /// The decoder in `jacobi.json`.
     pub decoding: &'a Tuned,
+    /// Whether `custom_generate/` lies beside it.
+    pub custom_generate: bool,
     /// Measured rows; may be empty.
     pub rows: &'a [EvalRow],
     /// The command that made the model.
@@ -53,6 +55,9 @@ pub fn model_card(card: &ModelCard) -> String {
         text += "\n";
     }
     text += USE;
+    if card.custom_generate {
+        text += USE_IN_PARALLEL;
+    }
     text += &decoding(card.decoding);
     text += "## Training\n\n\
         Progressive consistency distillation on the model's own Jacobi trajectories under a noise-aware causal mask, \
@@ -91,6 +96,21 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 output = model.generate(**inputs, max_new_tokens=256, do_sample=False)
 print(tokenizer.decode(output[0, inputs[\"input_ids\"].shape[1] :], skip_special_tokens=True))
 ```
+
+";
+
+const USE_IN_PARALLEL: &str = "Several tokens per forward pass, the same text, with `custom_generate/generate.py` of this \
+repository, for transformers 4.57 and 5.x:
+
+```python
+output = model.generate(
+    **inputs, max_new_tokens=256, do_sample=False, custom_generate=model.config._name_or_path, trust_remote_code=True
+)
+print(model.jacobi_passes, \"forward passes\")
+```
+
+Streamers, stopping criteria and pipelines work as ever. Sampling, beams, several prompts at once and static caches are decoded
+one token per pass, with one warning. transformers 4.57 uses the file of a local directory without being asked.
 
 ";
 
@@ -148,7 +168,11 @@ fn front_matter(card: &ModelCard) -> String {
     if let Some(license) = card.license {
         text += &format!("license: {}\n", quoted(license));
     }
-    text + "tags:\n- jacobi-forcing\n- parallel-decoding\n---\n"
+    text += "tags:\n- jacobi-forcing\n- parallel-decoding\n";
+    if card.custom_generate {
+        text += "- custom_generate\n";
+    }
+    text + "---\n"
 }
 
 fn one_line(text: &str) -> String {
@@ -172,6 +196,7 @@ mod tests {
             training: &training,
             provenance: &[("base files".to_owned(), "0123abcd".to_owned())],
             decoding: &trials().best().unwrap(),
+            custom_generate: true,
             rows: &rows,
             command: "jacobi run --config a.toml",
         };
@@ -181,7 +206,9 @@ mod tests {
             "\n# tiny-jacobi\n",
             "- **2.71** tokens per forward pass",
             "| trained | jacobi n=16 |",
+            "- parallel-decoding\n- custom_generate\n---\n",
             "AutoModelForCausalLM",
+            "custom_generate=model.config._name_or_path, trust_remote_code=True",
             "arxiv.org/abs/2512.14681",
             "under the decoder in `jacobi.json`, the fastest of those measured, over 4 prompts: TPF 3.00, 150.0 tokens/s, 1.50x",
             "| name | jacobi |\n| block_size | 8 |\n",
@@ -205,6 +232,7 @@ mod tests {
             training: &[],
             provenance: &[],
             decoding: &unmeasured,
+            custom_generate: false,
             rows: &[],
             command: "jacobi export",
         };
@@ -213,6 +241,7 @@ mod tests {
             text.contains("not measured; `jacobi tune`")
                 && text.contains("look it up there")
                 && !text.contains("license:")
+                && !text.contains("custom_generate")
                 && !text.contains("## Measured")
         );
     }

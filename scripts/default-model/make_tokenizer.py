@@ -101,6 +101,7 @@ def tokenizer_config(context):
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context, "bos_token": None,
         "eos_token": SPECIAL[IM_END], "pad_token": SPECIAL[END_OF_TEXT], "unk_token": None,
         "add_bos_token": False, "clean_up_tokenization_spaces": False, "chat_template": CHAT_TEMPLATE,
+        "model_input_names": ["input_ids", "attention_mask"],
     }
 
 

@@ -17,6 +17,7 @@ import threading
 FILES = {
     "README.md": b"---\nlicense: apache-2.0\n---\n# A model\n",
     "config.json": b'{"model_type": "llama"}',
+    "custom_generate/generate.py": b"def generate(*args, model, **kwargs): ...\n",
     "empty.safetensors": b"",
     "ignored.json": b"{}",
     "known.safetensors": b"already in the store",
@@ -96,7 +97,9 @@ def main():
     api = HfApi(endpoint=endpoint, token="secret")
     with tempfile.TemporaryDirectory() as folder:
         for name, content in FILES.items():
-            (pathlib.Path(folder) / name).write_bytes(content)
+            path = pathlib.Path(folder) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
         api.create_repo("o/n", repo_type="model", private=True, exist_ok=True)
         operations = [CommitOperationAdd(name, str(pathlib.Path(folder) / name)) for name in sorted(FILES)]
         api.create_commit("o/n", operations, commit_message="Upload a model", num_threads=1)

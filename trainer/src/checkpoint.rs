@@ -1,5 +1,6 @@
-//! Checkpoints: an ordinary Hugging Face directory plus what a resumed run needs. Written beside their final place and
-//! renamed, so that a directory named `step-N` is always whole. The links `latest` and `best` say nothing that the
+//! Checkpoints: an ordinary Hugging Face directory, and in a folder of its own what a resumed run needs: tools that load the
+//! directory take every safetensors file at its top for weights. Written beside their final place and renamed, so that a
+//! directory named `step-N` is always whole. The links `latest` and `best` say nothing that the
 //! states in those directories do not say: whatever a killed save left is made right from them.
 //!
 //! Several ranks write at the same time, each its own files; the first makes the directory before and renames it after.
@@ -10,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jacobi_datasets::TOKENIZER_FILES;
+use jacobi_datasets::{TOKENIZER_FILES, copy_tokenizer_file};
 use jacobi_model::{MAX_SHARD_BYTES, Transformer, model_files};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,8 @@ use crate::{
 };
 
 const STATE_FILE: &str = "trainer_state.json";
+/// Of a checkpoint, the folder of what is not the model. Older checkpoints have those files beside the weights.
+const STATE_DIR: &str = "trainer";
 const CHECKPOINTS: &str = "checkpoints";
 const LATEST: &str = "latest";
 const BEST: &str = "best";
@@ -56,10 +59,15 @@ impl TrainerState {
     /// # Errors
     /// When it cannot be read, or is damaged.
     pub fn read(dir: &Path) -> Result<Self, TrainError> {
-        let path = dir.join(STATE_FILE);
+        let path = state_dir(dir).join(STATE_FILE);
         let text = fs_err::read_to_string(&path)?;
         serde_json::from_str(&text)
             .map_err(|error| TrainError::BadCheckpoint { path, reason: error.to_string() })
+    }
+
+    /// Whether `dir` is a checkpoint, and no other model.
+    pub fn is_in(dir: &Path) -> bool {
+        state_dir(dir).join(STATE_FILE).is_file()
     }
 
     /// `train.batch_size`, by which steps are samples.
@@ -158,17 +166,18 @@ impl<'a> Checkpoints<'a> {
                 if partial.exists() {
                     self.disk.remove_dir(&partial)?;
                 }
-                self.disk.create_dir(&partial)?;
+                self.disk.create_dir(&partial.join(STATE_DIR))?;
             }
             ranks.meet()?;
             saved.shards.with_all(|| self.write_model(&partial, saved))??;
             let (rank, holds_part) = (ranks.rank(), saved.shards.are_gradients_shared());
             let place = (rank, ranks.world_size());
             let write = |path: &Path| state_files::write(path, saved.optimizer, place, holds_part);
-            self.disk.write(&partial.join(state_files::file_name(rank)), &write)?;
+            self.disk.write(&partial.join(STATE_DIR).join(state_files::file_name(rank)), &write)?;
             ranks.meet()?;
             if ranks.is_first() {
-                self.disk.write(&partial.join(STATE_FILE), &|path| write_state(path, state))?;
+                self.disk
+                    .write(&partial.join(STATE_DIR).join(STATE_FILE), &|path| write_state(path, state))?;
                 self.disk.rename(&partial, &target)?;
             }
         }
@@ -194,7 +203,7 @@ impl<'a> Checkpoints<'a> {
         for file in TOKENIZER_FILES {
             let source = tokenizer_dir.join(file);
             if source.is_file() {
-                let copy = |path: &Path| Ok(fs_err::copy(&source, path).map(drop)?);
+                let copy = |path: &Path| Ok(copy_tokenizer_file(&source, path)?);
                 self.disk.write(&dir.join(file), &copy)?;
             }
         }
@@ -203,6 +212,7 @@ impl<'a> Checkpoints<'a> {
 
     /// The weights of a step are those they were; what is known about them may have grown.
     fn replace_state(&self, dir: &Path, state: &TrainerState) -> Result<(), TrainError> {
+        let dir = state_dir(dir);
         let partial = dir.join(format!("{STATE_FILE}.partial"));
         self.disk.write(&partial, &|path| write_state(path, state))?;
         self.disk.rename(&partial, &dir.join(STATE_FILE))
@@ -266,7 +276,7 @@ impl<'a> Checkpoints<'a> {
 
     /// Puts the stored masters and moments into `optimizer`, and so the weights into what it updates.
     pub(crate) fn restore(dir: &Path, state: &TrainerState, optimizer: &mut AdamW) -> Result<(), TrainError> {
-        let files = StateFiles::open(dir, state.optimizer_files)?;
+        let files = StateFiles::open(&state_dir(dir), state.optimizer_files)?;
         optimizer.restore(state.step, &mut |part| files.fill(part))
     }
 
@@ -285,6 +295,12 @@ impl<'a> Checkpoints<'a> {
         }
         Ok(())
     }
+}
+
+/// Where in the whole checkpoint `dir` lies what is not the model.
+fn state_dir(dir: &Path) -> PathBuf {
+    let folder = dir.join(STATE_DIR);
+    if folder.is_dir() { folder } else { dir.to_path_buf() }
 }
 
 fn step_name(step: usize) -> String {

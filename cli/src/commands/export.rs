@@ -30,6 +30,10 @@ pub struct ExportArgs {
     /// Replace a model that is in --output
     #[arg(long)]
     overwrite: bool,
+    /// Whether to add custom_generate/, with which transformers decodes several tokens per pass. Its version 4.57 uses
+    /// it for a local directory without being asked
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    custom_generate: bool,
 }
 
 /// Exports.
@@ -55,7 +59,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     };
     // What lies in a run's own export directory is its own.
     check_replaceable(&target, &checkpoint, args.overwrite || args.output.is_none())?;
-    export(&checkpoint, &target)?;
+    export(&checkpoint, &target, args.custom_generate)?;
     if let (Some(recipe), Some(run)) = (&recipe, &run) {
         // With the measured rows when there are some.
         write_card(recipe, run, &target, stages::read_results(&run.report()).ok().as_ref())?;

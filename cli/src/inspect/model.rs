@@ -26,7 +26,7 @@ pub(super) fn describe(dir: &Path) -> anyhow::Result<String> {
     text += if shape.tie_word_embeddings { ", embedding and head tied\n" } else { "\n" };
     text += &format!("  context      {} tokens\n", shape.context_length());
     text += &describe_tokenizer(dir);
-    if dir.join("trainer_state.json").is_file() {
+    if TrainerState::is_in(dir) {
         let state = TrainerState::read(dir)?;
         text += &format!("  checkpoint   step {} of {}\n", state.step, state.total_steps);
         for (name, value) in &state.identity {

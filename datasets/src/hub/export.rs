@@ -13,6 +13,9 @@ const PARTS: [&str; 4] = ["config.json", "README.md", "tokenizer.json", TUNED_FI
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// The folder of an export that goes with it: how transformers decodes it in parallel.
+pub const CUSTOM_GENERATE: &str = "custom_generate";
+
 /// A file of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportFile {
@@ -24,19 +27,15 @@ pub struct ExportFile {
     pub bytes: u64,
 }
 
-/// The files of the exported model in `dir`, by name: those at its top that are not hidden.
+/// The files of the exported model in `dir`, by name: those at its top and in [`CUSTOM_GENERATE`] that are not hidden.
 ///
 /// # Errors
 /// `NotAnExport`, `Io`.
 pub fn export_files(dir: &Path) -> Result<Vec<ExportFile>, DatasetError> {
-    let mut files = Vec::new();
-    for entry in fs_err::read_dir(dir).map_err(DatasetError::io("read", dir))? {
-        let path = entry.map_err(DatasetError::io("read", dir))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let metadata = fs_err::metadata(&path).map_err(DatasetError::io("read", &path))?;
-        if metadata.is_file() && !name.starts_with('.') {
-            files.push(ExportFile { name, bytes: metadata.len(), path });
-        }
+    let mut files = files_of(dir, "")?;
+    let folder = dir.join(CUSTOM_GENERATE);
+    if folder.is_dir() {
+        files.extend(files_of(&folder, &format!("{CUSTOM_GENERATE}/"))?);
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     let lacks = lacks(&files)?;
@@ -44,6 +43,20 @@ pub fn export_files(dir: &Path) -> Result<Vec<ExportFile>, DatasetError> {
         true => Ok(files),
         false => Err(DatasetError::NotAnExport { path: dir.to_owned(), lacks: lacks.join(", ") }),
     }
+}
+
+/// The files in `dir` that are not hidden, their names behind `prefix`.
+fn files_of(dir: &Path, prefix: &str) -> Result<Vec<ExportFile>, DatasetError> {
+    let mut files = Vec::new();
+    for entry in fs_err::read_dir(dir).map_err(DatasetError::io("read", dir))? {
+        let path = entry.map_err(DatasetError::io("read", dir))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let metadata = fs_err::metadata(&path).map_err(DatasetError::io("read", &path))?;
+        if metadata.is_file() && !name.starts_with('.') {
+            files.push(ExportFile { name: format!("{prefix}{name}"), bytes: metadata.len(), path });
+        }
+    }
+    Ok(files)
 }
 
 /// What of an export is not among `files`.
@@ -89,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn an_export_goes_whole_without_what_is_hidden_or_below() {
+    fn an_export_goes_whole_with_custom_generate_without_what_is_hidden_or_in_other_folders() {
         let dir = dir_with(&[
             ".lock",
             "README.md",
@@ -98,10 +111,17 @@ mod tests {
             "model.safetensors",
             "tokenizer.json",
         ]);
-        fs_err::create_dir(dir.path().join("notes")).unwrap();
+        for folder in ["notes", "custom_generate", "custom_generate/__pycache__", "trainer"] {
+            fs_err::create_dir(dir.path().join(folder)).unwrap();
+            fs_err::write(dir.path().join(folder).join("generate.py"), "").unwrap();
+        }
         let names: Vec<String> =
             export_files(dir.path()).unwrap().into_iter().map(|file| file.name).collect();
-        assert_eq!(names, ["README.md", "config.json", "jacobi.json", "model.safetensors", "tokenizer.json"]);
+        let generate = "custom_generate/generate.py";
+        assert_eq!(
+            names,
+            ["README.md", "config.json", generate, "jacobi.json", "model.safetensors", "tokenizer.json"]
+        );
     }
 
     #[test]

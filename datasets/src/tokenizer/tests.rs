@@ -57,6 +57,28 @@ fn ids_have_no_additions_and_no_limits() {
 }
 
 #[test]
+fn a_copied_config_says_what_the_model_takes_and_keeps_what_it_says() {
+    let rows = [
+        (
+            r#"{"eos_token": "</s>", "a": "é"}"#,
+            "{\n  \"eos_token\": \"</s>\",\n  \"a\": \"é\",\n  \"model_input_names\": [\n    \"input_ids\",\n    \
+             \"attention_mask\"\n  ]\n}\n",
+        ),
+        (r#"{"model_input_names": ["input_ids"]}"#, r#"{"model_input_names": ["input_ids"]}"#),
+        ("no JSON", "no JSON"),
+    ];
+    for (text, expected) in rows {
+        let dir = model_dir(&[(TOKENIZER_CONFIG, text.to_owned()), (GENERATION_CONFIG, text.to_owned())]);
+        for (name, expected) in [(TOKENIZER_CONFIG, expected), (GENERATION_CONFIG, text)] {
+            fs_err::create_dir_all(dir.path().join("copy")).unwrap();
+            let copy = dir.path().join("copy").join(name);
+            copy_tokenizer_file(&dir.path().join(name), &copy).unwrap();
+            assert_eq!(fs_err::read_to_string(copy).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
 fn eos_comes_from_the_first_file_that_names_it() {
     let named = config(json!({"eos_token": {"content": "</s>", "special": true}}));
     let model = ("config.json", json!({"eos_token_id": 5}).to_string());

@@ -86,8 +86,8 @@ impl Bench {
             read(file).hash(&mut hasher);
             hasher.finish()
         };
-        let hashes = ["model.safetensors", "optimizer-rank-0.safetensors"].map(hash).into();
-        let state = serde_json::from_slice(&read("trainer_state.json")).unwrap();
+        let hashes = ["model.safetensors", "trainer/optimizer-rank-0.safetensors"].map(hash).into();
+        let state = serde_json::from_slice(&read("trainer/trainer_state.json")).unwrap();
         (hashes, state, fs_err::read_link(self.output(name).join("checkpoints/best")).ok())
     }
 
@@ -191,7 +191,10 @@ impl Disk for FailingDisk {
     fn remove_dir(&self, dir: &Path) -> Result<(), TrainError> {
         let half = || {
             for entry in fs_err::read_dir(dir).unwrap().step_by(2) {
-                fs_err::remove_file(entry.unwrap().path()).unwrap();
+                let path = entry.unwrap().path();
+                let removed =
+                    if path.is_dir() { fs_err::remove_dir_all(path) } else { fs_err::remove_file(path) };
+                removed.unwrap();
             }
         };
         self.perform(&|| RealDisk.remove_dir(dir), &half)
@@ -226,6 +229,33 @@ fn killed_at_any_write_of_any_save_a_run_ends_as_if_undisturbed() {
         kills += 1;
     }
     assert!(kills > 40, "{kills} operations: every step is saved");
+}
+
+/// Tools take every safetensors file at the top of a checkpoint for weights.
+#[test]
+fn state_lies_in_a_folder_of_its_own_and_beside_the_weights_of_older_checkpoints() {
+    let bench = Bench::new(config());
+    bench.finish("whole");
+    let stop = AtomicBool::new(false);
+    let mut stop_at = |now: &TrainProgress| stop.store(now.step == 3, Ordering::Relaxed);
+    assert!(!bench.train("older", &RealDisk, &stop, &mut stop_at).unwrap().finished);
+    let dir = crate::latest_checkpoint(&bench.output("older")).unwrap();
+    let names = |dir: &Path| {
+        let names =
+            fs_err::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect::<std::collections::BTreeSet<String>>()
+    };
+    let top = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "trainer"];
+    assert_eq!(names(&dir), top.map(str::to_owned).into());
+    let state = ["optimizer-rank-0.safetensors", "trainer_state.json"];
+    assert_eq!(names(&dir.join("trainer")), state.map(str::to_owned).into());
+    for file in state {
+        fs_err::rename(dir.join("trainer").join(file), dir.join(file)).unwrap();
+    }
+    fs_err::remove_dir(dir.join("trainer")).unwrap();
+    assert!(TrainerState::is_in(&dir) && !TrainerState::is_in(&bench.model()));
+    bench.finish("older");
+    assert_eq!(bench.results("older"), bench.results("whole"));
 }
 
 #[test]

@@ -154,6 +154,7 @@ fn files(golden: &Value) -> (TempDir, Vec<ExportFile>) {
     let dir = tempfile::tempdir().unwrap();
     let file = |(name, content): (&String, &Value)| {
         let (path, content) = (dir.path().join(name), content.as_str().unwrap());
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
         fs_err::write(&path, content).unwrap();
         ExportFile { name: name.clone(), path, bytes: content.len() as u64 }
     };
