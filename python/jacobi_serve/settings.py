@@ -62,8 +62,9 @@ def from_file(path):
 
 
 def _from_decoder(decoder):
-    """The decoder was tuned for our own engine. Of it carry over: window, filler, pool. Its block size does where it
-    names the window "blocks"; a sliding window has the length that the engine is told."""
+    """The decoder was tuned for our own engine. Of it carry over window and filler, and the sizes of blocks where it names
+    the window "blocks"; a sliding window has the length that the engine is told. A pool does not: it is for branches
+    beside the window, and as part of a chain it was measured to cost passes."""
     if not isinstance(decoder, dict) or not isinstance(decoder.get("name"), str):
         raise ValueError("its decoder has no name")
     name = decoder["name"]
@@ -73,7 +74,7 @@ def _from_decoder(decoder):
         raise ValueError(f"its decoder is {name!r}; ar, jacobi and multi_block are known")
     window = decoder.get("window", "sliding")
     table = {"window": "block" if window == "blocks" else window}
-    carried = ["filler", "pool_size"]
+    carried = ["filler"]
     if window == "blocks":
         carried += ["block_size", "max_blocks", "spawn_ratio"]
     table |= {key: decoder[key] for key in carried if key in decoder}
