@@ -172,6 +172,13 @@ class Gate:
         chats = engine.ask(chat=texts)["ids"]
         wrong = [at for at, (a, b) in enumerate(zip(chats, request["prompts"], strict=True)) if a != b]
         self.equal("transformers, prompt ids as ours", wrong, len(texts))
+        directory = Path(self.arguments.custom_generate or self.arguments.model)
+        if not (directory / "custom_generate/generate.py").is_file():
+            print(f"{directory} holds no custom_generate: transformers without drafts alone", flush=True)
+            outputs = engine.ask(**request)["outputs"]
+            engine.close()
+            self.across("transformers", outputs, mine)
+            return
         pair = (engine, {"drafts": 0}), (engine, {"drafts": self.arguments.drafts})
         outputs, wrong, _ = measure(self.sheet, "transformers", *pair, request, self.arguments.rounds)
         engine.close()

@@ -93,7 +93,8 @@ class Transformers:
     def run(self, prompts, max_tokens, drafts=0, **_):
         """One prompt after the other."""
         outputs = []
-        custom = {"custom_generate": self.directory, "trust_remote_code": True, "jacobi_block_length": drafts}
+        custom = {"custom_generate": self.directory, "trust_remote_code": True}
+        custom |= {"jacobi_block_length": drafts, "jacobi_window": "sliding"}
         for prompt in prompts:
             ids, self.passes = self.torch.tensor([prompt]), 0
             found = self.model.generate(
