@@ -2,8 +2,8 @@
 
     scripts/check-serving.sh MODEL --features
 
-Works: the same tokens as without drafts. Falls back: the same, one token per step. Refused: an error that says so, and the
-engine goes on. Anything else is WRONG, and the exit code 1.
+Works: the same tokens as without drafts. Falls back: the same, one token per step. Refused: an error that says so, and
+the engine goes on. Anything else is WRONG, and the exit code 1.
 """
 
 import argparse
@@ -17,6 +17,9 @@ from pathlib import Path
 import serving_engines
 
 LONGEST = 64  # tokens of a response
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+REGEX = {"structured": {"regex": "[0-9]{9}"}}
+MIXED = {}, {"stop": ["####"]}, {"logprobs": 2}, {"repetition_penalty": 1.3}, REGEX, {"bad_words": ["After"]}
 # Name, engine arguments, and per request sampling parameters over greedy ones. A tuple gives each prompt its own;
 # "prefix" puts that many tokens, the same ones, in front of every prompt.
 CASES = [
@@ -32,16 +35,16 @@ CASES = [
     ("ignore_eos, to the end of the context", {"max_model_len": 128}, {"ignore_eos": True, "max_tokens": 128}),
     ("logprobs", {}, {"logprobs": 5}),
     ("prompt_logprobs", {}, {"prompt_logprobs": 1}),
-    ("repetition, frequency and presence penalty", {}, {"repetition_penalty": 1.3, "frequency_penalty": 0.5, "presence_penalty": 0.5}),
+    ("penalties", {}, {"repetition_penalty": 1.3, "frequency_penalty": 0.5, "presence_penalty": 0.5}),
     ("bad_words", {}, {"bad_words": ["After", "="]}),
     ("allowed_token_ids", {}, {"allowed_token_ids": list(range(10, 400))}),
     ("structured output, regex", {}, {"structured": {"regex": r"[0-9]{3} [a-z]{10,30}\."}}),
-    ("structured output, JSON schema", {}, {"structured": {"json": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}}}),
+    ("structured output, JSON schema", {}, {"structured": {"json": SCHEMA}}),
     ("structured output, choice", {}, {"structured": {"choice": ["yes it is", "no it is not"]}}),
-    ("a batch of all these", {}, ({}, {"stop": ["####"]}, {"logprobs": 2}, {"repetition_penalty": 1.3}, {"structured": {"regex": "[0-9]{9}"}}, {"bad_words": ["After"]})),
+    ("a batch of these", {}, MIXED),
     ("sampling, temperature 0.7", {}, {"temperature": 0.7, "seed": 1}),
     ("logit_bias", {}, {"logit_bias": {5: 1.0}}),
-]  # fmt: skip
+]
 
 
 class Requests(serving_engines.Vllm):
@@ -139,14 +142,16 @@ def ids_of(model, file):
     tokenizer = AutoTokenizer.from_pretrained(model)
     texts = [json.loads(line)["prompt"] for line in file.read_text(encoding="utf-8").splitlines()[:16]]
     chats = [[{"role": "user", "content": text}] for text in texts]
-    return [tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"] for chat in chats]
+    rendered = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)
+    return rendered["input_ids"]
 
 
 def requests(model, work, prompts):
     """Every case on an engine without and one with drafts, loaded once for the cases that share its arguments: name,
     what became of it, a remark."""
     found = {}
-    for options in [options for at, (_, options, _) in enumerate(CASES) if options not in [c[1] for c in CASES[:at]]]:
+    engines = [own for _, own, _ in CASES]
+    for options in [own for at, own in enumerate(engines) if own not in engines[:at]]:
         names = [name for name, own, _ in CASES if own == options]
         cases = [case for _, own, case in CASES if own == options]
         base = {"arguments": {"max_model_len": 512} | options}
@@ -168,11 +173,11 @@ def startups(model, work):
     (broken / "jacobi.json").write_text("{")
     rows = [
         ("more than 128 draft tokens", model, {"drafts": 129}, "129"),
-        ("more draft tokens than context", model, {"drafts": 100, "arguments": {"max_model_len": 64}}, "num_speculative_tokens"),
+        ("more draft tokens than context", model, {"drafts": 100, "arguments": {"max_model_len": 64}}, "101 rows"),
         ("unknown setting", model, {"drafts": 15, "jacobi": {"windows": "sliding"}}, "unknown jacobi setting"),
         ("broken jacobi.json", broken, {"drafts": 15}, str(broken / "jacobi.json")),
         ("no jacobi.json", bare, {"drafts": 15}, "no jacobi.json"),
-    ]  # fmt: skip
+    ]
     for name, directory, options, word in rows:
         answers, log = ask(directory, work, options)
         lines = [line for line in log.splitlines() if word in line and ("rror" in line or answers is not None)]
@@ -198,7 +203,8 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        rows = [*requests(arguments.model, work, ids_of(arguments.model, arguments.prompts)), *startups(arguments.model, work)]
+        prompts = ids_of(arguments.model, arguments.prompts)
+        rows = [*requests(arguments.model, work, prompts), *startups(arguments.model, work)]
     width = max(len(row[0]) for row in rows)
     for name, state, remark in rows:
         print(f"{name:<{width}}  {state:<10}  {remark}")

@@ -3,10 +3,10 @@
     python scripts/serving_engines.py vllm MODEL '{"drafts": 15, "jacobi": {"filler": "ngram"}}'
     python scripts/serving_engines.py transformers MODEL '{}'
 
-The first line out is {"versions"}, and of transformers {"chat"}: whether the export loads with the Auto classes and renders
-chats. A request is {"prompts": ids [N][L], "max_tokens", "streams", "drafts"}, the answer {"seconds", "outputs": N times
-{"ids", "text", "steps"}}: `steps` are passes after the one that gave the first token. Whatever the engine prints goes to
-stderr.
+The first line out is {"versions"}: the model was loaded, by transformers with all Auto classes. A request is
+{"prompts": ids [N][L], "max_tokens", "streams", "drafts"}, the answer {"seconds", "outputs": N times {"ids", "text",
+"steps"}}: `steps` are passes after the one that gave the first token. transformers also answers {"chat": texts} with
+{"ids"}. Whatever the engine prints goes to stderr.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """The draft window of one request, in integers: what the next pass verifies behind the token that is known.
 
-The window of `decoder/src/multi_block.rs` (arXiv 2512.14681, section 4), number for number, so that an engine needs the
-passes that ours needs. Departure: an engine here verifies one chain per pass, so the n-gram pool adds no branches beside
-the window; it says what stands behind the predictions, before any filler.
+The window of `decoder/src/multi_block.rs` (arXiv 2512.14681, section 4), number for number, so that an engine needs
+the passes that ours needs. Departure: an engine here verifies one chain per pass, so the n-gram pool adds no branches
+beside the window; it says what stands behind the predictions, before any filler.
 """
 
 import math

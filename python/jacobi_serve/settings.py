@@ -62,9 +62,9 @@ def from_file(path):
 
 
 def _from_decoder(decoder):
-    """The decoder was tuned for our own engine. Of it carry over window and filler, and the sizes of blocks where it names
-    the window "blocks"; a sliding window has the length that the engine is told. A pool does not: it is for branches
-    beside the window, and as part of a chain it was measured to cost passes."""
+    """The decoder was tuned for our own engine. Of it carry over window and filler, and the sizes of blocks where it
+    names the window "blocks"; a sliding window has the length that the engine is told. A pool does not: it is for
+    branches beside the window, and as part of a chain it was measured to cost passes."""
     if not isinstance(decoder, dict) or not isinstance(decoder.get("name"), str):
         raise ValueError("its decoder has no name")
     name = decoder["name"]

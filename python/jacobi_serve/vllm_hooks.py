@@ -1,8 +1,8 @@
 """What of vLLM the drafter hooks into, each hook checked before it is used.
 
-vLLM tells a drafter which tokens were accepted, not what the pass predicted behind the first rejected one. The function
-`rejection_sample` of its V1 runner is given all of them; a wrapper round it keeps them until `propose`, which runs later
-in the same step for the same requests in the same order.
+vLLM tells a drafter which tokens were accepted, not what the pass predicted behind the first rejected one. The
+function `rejection_sample` of its V1 runner is given all of them; a wrapper round it keeps them until `propose`, which
+runs later in the same step for the same requests in the same order.
 
 `register` is the entry point of the group `vllm.general_plugins`, which every vLLM process loads: it does nothing where
 this drafter is not in use.

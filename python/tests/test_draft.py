@@ -95,7 +95,7 @@ class Pool(unittest.TestCase):
 
 
 def decode(settings, count, model, prompt, length):
-    """Greedy decoding with a window by `model`, text to next token: the response and its passes after the first token."""
+    """Greedy decoding with a window by `model`, text to next token: the response, and the draft tokens of each pass."""
     window = Window(settings, count)
     window.text.extend(prompt)
     text = prompt + [model(prompt)]

@@ -95,7 +95,8 @@ class FromTable(unittest.TestCase):
 class Versions(unittest.TestCase):
     def test_package_has_the_version_of_the_workspace(self):
         version = re.compile(r'^version = "(.+)"$', re.MULTILINE)
-        package, workspace = (version.search((ROOT / name).read_text()) for name in ("python/pyproject.toml", "Cargo.toml"))
+        texts = ((ROOT / name).read_text() for name in ("python/pyproject.toml", "Cargo.toml"))
+        package, workspace = map(version.search, texts)
         self.assertEqual(package[1], workspace[1])
 
 

@@ -1,4 +1,4 @@
-"""The hooks into vLLM and the proposer, with stand-ins for vLLM and its tensors: neither is installed where this runs."""
+"""The hooks into vLLM and the proposer, with stand-ins for vLLM and its tensors: neither need be installed here."""
 
 import importlib
 import sys
