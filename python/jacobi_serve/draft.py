@@ -168,7 +168,7 @@ class Window:
     def _stable(self, accepted, following):
         """Tokens of the newest block that are right, or stay the same in `following`, the next draft with its known
         token."""
-        if self.blocks == 0:
+        if self.blocks == 0 or self.max_blocks == 1:
             return 0
         first, end = max(0, self._len() - self.size), self._len()
 
