@@ -5,9 +5,10 @@
 #
 # MODEL is an export, PROMPTS a file of lines {"prompt"}, by default those the quick start was tested with. Each engine
 # decodes the first 50 greedily, with and without drafts of 15 tokens, in turns, median of 3, vLLM with 1, 4 and 8
-# requests at a time. Texts have to be equal, and tokens per step those of our own decoder within 2 %. Prints a table and
-# writes bench-results/serving.json. Options go to scripts/check_serving.py, whose --help names them; --features instead
-# tries what else vLLM does with requests (scripts/check_serving_features.py).
+# requests at a time. Texts have to be equal, and tokens per step of vLLM those of our own decoder within 2 %; those of
+# transformers, whose fillers are others, are shown. Prints a table and writes bench-results/serving.json. Options go to
+# scripts/check_serving.py, whose --help names them; --features instead tries what else vLLM does with requests
+# (scripts/check_serving_features.py).
 #
 # Some 5 minutes on 2 cores. vLLM and transformers are installed outside the checkout, once: scripts/serving-env.sh.
 # JACOBI, a built binary, is used where it is set.

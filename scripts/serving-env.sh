@@ -26,6 +26,7 @@ fi
 # Not isolated, so that no network is needed; built in a copy, so that nothing is left in the checkout.
 build=$(mktemp -d)
 cp -r python "$build"
+rm -rf "$build/python/build"
 "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall \
   "$build/python" || fail "pip could not install the package of python/: see its message above"
 rm -rf "$build"
