@@ -20,6 +20,7 @@ step() {
 }
 
 step format cargo fmt --all --check
+step python env -C python python3 -m unittest discover tests
 step lints cargo clippy --locked --workspace --all-targets -- -D warnings
 step docs env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 step tests cargo test --locked --workspace

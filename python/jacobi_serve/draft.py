@@ -1,0 +1,189 @@
+"""The draft window of one request, in integers: what the next pass verifies behind the token that is known.
+
+The window of `decoder/src/multi_block.rs` (arXiv 2512.14681, section 4), number for number, so that an engine needs
+the passes that ours needs. Departure: an engine here verifies one chain per pass, so the n-gram pool adds no branches
+beside the window; it says what stands behind the predictions, before any filler.
+"""
+
+import math
+from collections import deque
+
+_MASK = (1 << 64) - 1
+_LONGEST_KEY = 3  # tokens of context that an n-gram filler has to find again, tried first
+_REMEMBERED = 32  # runs in the pool; the oldest makes room
+
+
+class Rng:
+    """SplitMix64, seeded as `datasets/src/rng.rs` does it: the same fillers on every machine and in every engine."""
+
+    def __init__(self, *seeds):
+        self.state = len(seeds)
+        for seed in seeds:
+            self.state = self.bits() ^ seed
+        self.state = self.bits()
+
+    def bits(self):
+        """64 uniform bits."""
+        self.state = (self.state + 0x9E3779B97F4A7C15) & _MASK
+        z = self.state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+        return z ^ (z >> 31)
+
+    def below(self, bound):
+        """Uniform in 0..bound, without modulo bias."""
+        biased = ((1 << 64) - bound) % bound
+        while (bits := self.bits()) < biased:
+            pass
+        return bits % bound
+
+
+class Text:
+    """Prompt and response of a request, which only grow, with an index of the latest place of every short n-gram."""
+
+    def __init__(self, indexed):
+        self.tokens = []
+        self._ends = {} if indexed else None
+
+    def extend(self, tokens):
+        """Appends tokens."""
+        start = max(1, len(self.tokens))
+        self.tokens.extend(tokens)
+        if self._ends is None:
+            return
+        # An end counts once a token follows it. Later places overwrite earlier ones.
+        for end in range(start, len(self.tokens)):
+            for length in range(1, min(_LONGEST_KEY, end) + 1):
+                self._ends[tuple(self.tokens[end - length : end])] = end
+
+    def followed(self, draft, count):
+        """Up to `count` tokens that followed the end of text and `draft` at the latest place where the longest run of
+        it stood before."""
+        tail = self.tokens[-_LONGEST_KEY:] + draft
+        for length in range(min(_LONGEST_KEY, len(tail)), 0, -1):
+            end = self._ends.get(tuple(tail[-length:]))
+            if end is not None:
+                return self.tokens[end : end + count]
+        return []
+
+
+class NgramPool:
+    """Recently rejected runs: greedy tails that were not accepted, tried again where their context returns."""
+
+    def __init__(self):
+        self.runs = deque(maxlen=_REMEMBERED)
+
+    def remember(self, run):
+        """Keeps a run, youngest first. One token alone has no continuation."""
+        if len(run) >= 2 and not (self.runs and self.runs[0] == run):
+            self.runs.appendleft(run)
+
+    def continuation(self, tail, count):
+        """Up to `count` tokens that followed the last of `tail` in a run: where most of `tail` matches, the youngest of
+        equals. Empty where nothing does."""
+        best, found = 0, []
+        for run in self.runs:
+            for at in range(len(run) - 1):
+                matched = _common_suffix(run[: at + 1], tail)
+                if matched > best:
+                    best, found = matched, run[at + 1 : at + 1 + count]
+        return found
+
+
+class Window:
+    """The draft window of one request. `extend` and `learn` after each pass, `draft` before the next."""
+
+    def __init__(self, settings, count):
+        """`count`: the most tokens of a draft; with the known token in front a window has one more."""
+        self.settings = settings
+        self.sliding = settings.window == "sliding"
+        self.text = Text(indexed=settings.filler == "ngram")
+        self.size = count + 1 if self.sliding else min(settings.block_size or count + 1, count + 1)
+        self.max_blocks = 1 if self.sliding else max(1, min(settings.max_blocks, (count + 1) // self.size))
+        self.ahead = []  # draft behind the known token: what the last pass predicts, then filler
+        self.real = 0  # tokens, from the known one on, that the block in front still has
+        self.blocks = 0  # blocks in flight; 0 when the next pass starts one at the known token
+        self.stable = 0  # tokens of the newest block that the last pass accepted or left as they were
+        self.fills = 0  # times that filler was drawn
+        self.run = []  # the known token and the draft of the last pass
+        self.pool = NgramPool()
+
+    def draft(self, room):
+        """The draft of the next pass, at most `room` tokens."""
+        self._grow()
+        draft = self.ahead[: min(room, self._len() - 1)]
+        self.run = self.text.tokens[-1:] + draft
+        return draft
+
+    def learn(self, new, predictions):
+        """Takes in what a pass gave.
+
+        `new`: the tokens it added to the text, the known-right next one last. `predictions`: what the model predicted
+        after each row of the pass, `predictions[len(new) - 1]` being the last of `new`; empty where nobody knows.
+        """
+        self.text.extend(new)
+        following = predictions[len(new) - 1 :] if predictions else new[-1:]
+        self.stable = self._stable(len(new), following)
+        self._shift(len(new))
+        self.ahead = following[1:]
+        if self.settings.pool_size > 0:
+            self.pool.remember(following)
+
+    def _len(self):
+        """Tokens of the window, the known one included."""
+        return self.real + (self.blocks - 1) * self.size
+
+    def _grow(self):
+        """Starts a block where the rules say so, and fills the window up."""
+        if self.blocks == 0:
+            self.real, self.blocks = self.size, 1
+        elif self.sliding:
+            self.real = self.size
+        elif self.blocks < self.max_blocks and self.stable >= math.ceil(self.settings.spawn_ratio * self.size):
+            self.blocks, self.stable = self.blocks + 1, 0
+        missing = self._len() - 1 - len(self.ahead)
+        if missing > 0:
+            self.ahead = self.ahead + self._fill(missing)
+
+    def _fill(self, count):
+        """`count` tokens to follow text and draft: out of the pool, out of the text, drawn."""
+        fresh = []
+        if self.settings.pool_size > 0:
+            fresh = self.pool.continuation(self.text.tokens[-self.size :] + self.ahead, count)
+        if self.settings.filler == "ngram" and len(fresh) < count:
+            fresh = fresh + self.text.followed(self.ahead + fresh, count - len(fresh))
+        rng, tokens = Rng(self.settings.seed, self.fills), self.text.tokens
+        self.fills += 1
+        return fresh + [tokens[rng.below(len(tokens))] for _ in range(count - len(fresh))]
+
+    def _shift(self, accepted):
+        """Moves the window over `accepted` tokens."""
+        if self.blocks == 0:
+            return
+        complete = 0 if accepted < self.real else 1 + (accepted - self.real) // self.size
+        self.blocks = max(0, self.blocks - complete)
+        if self.blocks > 0:
+            self.real += complete * self.size - accepted
+
+    def _stable(self, accepted, following):
+        """Tokens of the newest block that are right, or stay the same in `following`, the next draft with its known
+        token."""
+        if self.blocks == 0 or self.max_blocks == 1:
+            return 0
+        first, end = max(0, self._len() - self.size), self._len()
+
+        def kept(at):
+            beyond = at - accepted
+            return beyond <= 0 or (at < len(self.run) and following[beyond : beyond + 1] == [self.run[at]])
+
+        return self.size - (end - first) + sum(kept(at) for at in range(first, end))
+
+
+def _common_suffix(a, b):
+    """How many tokens at their ends the lists share."""
+    count = 0
+    for x, y in zip(reversed(a), reversed(b)):
+        if x != y:
+            break
+        count += 1
+    return count

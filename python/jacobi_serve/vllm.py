@@ -1,0 +1,115 @@
+"""The drafter for vLLM's V1 runner:
+
+    vllm serve MODEL --speculative-config '{"method": "custom_class",
+        "model": "jacobi_serve.vllm.JacobiProposer", "num_speculative_tokens": 15}'
+
+Settings: `--additional-config '{"jacobi": {"filler": "ngram"}}'`, else `jacobi.json` beside the model, else defaults.
+A draft decides how many passes a text takes, never the text.
+"""
+
+from collections import Counter, OrderedDict
+
+import vllm
+from vllm.logger import init_logger
+from vllm.platforms import current_platform
+from vllm.v1.sample import rejection_sampler
+
+from jacobi_serve import settings, vllm_hooks
+from jacobi_serve.draft import Window
+
+logger = init_logger("vllm." + __name__)
+
+MOST_DRAFTS = 128  # what vLLM's rejection sampler can verify of a request in one step
+_TAIL = 64  # tokens by whose bytes a request is told from others of its length
+_PATIENCE = 16  # steps in a row with drafts and without predictions, before a warning
+
+
+class JacobiProposer:
+    """Drafts for each request what the target predicted at the rows that were not accepted, then filler."""
+
+    def __init__(self, vllm_config):
+        self.count = vllm_config.speculative_config.num_speculative_tokens
+        self.max_len = vllm_config.model_config.max_model_len
+        refuse_size(self.count, self.max_len)
+        vllm_hooks.check(vllm.__version__, rejection_sampler)
+        model = vllm_config.model_config
+        extra = vllm_config.additional_config
+        explicit = extra.get("jacobi") if isinstance(extra, dict) else None
+        self.settings, line = settings.load(explicit, model.model, model.revision)
+        self.windows = Windows(self.settings, self.count, 4 * vllm_config.scheduler_config.max_num_seqs)
+        self.blind = 0
+        vllm_hooks.install(rejection_sampler, current_platform.is_cpu())
+        logger.info("Jacobi drafts of %d tokens, %s; %s", self.count, self.settings, line)
+
+    def load_model(self, *args, **kwargs):
+        """There is no model but the target."""
+
+    def propose(self, sampled_token_ids, num_tokens_no_spec, token_ids_cpu, slot_mappings=None):
+        """The next draft of each request.
+
+        `sampled_token_ids`: tokens gained in this step by request, [] in the middle of a prompt; `num_tokens_no_spec`:
+        length of its text, those included, [N]; `token_ids_cpu`: its text, [N, context].
+        """
+        predictions = vllm_hooks.KEPT.take(sampled_token_ids)
+        self._watch(any(predictions))
+        rows = ((new, token_ids_cpu[i, : int(num_tokens_no_spec[i])]) for i, new in enumerate(sampled_token_ids))
+        drafts = []
+        for window, length, new, predicted in self.windows.of(rows, predictions):
+            room = min(self.count, self.max_len - length - 1)
+            if window is None or room <= 0:
+                drafts.append([])
+                continue
+            window.learn(new, predicted)
+            drafts.append(window.draft(room))
+        vllm_hooks.KEPT.drafted = any(drafts)
+        return drafts
+
+    def _watch(self, seen):
+        """Says so when drafts are verified and the predictions do not arrive: then they are filler alone."""
+        self.blind = 0 if seen or not vllm_hooks.KEPT.drafted else self.blind + 1
+        if self.blind == _PATIENCE:
+            logger.warning("jacobi-serve: predictions of vLLM %s do not arrive; drafts do not help", vllm.__version__)
+
+
+class Windows:
+    """The draft windows of running requests. vLLM does not say which request a row is, so a window is found again by
+    the length and the end of its text; of equal texts, in their order."""
+
+    def __init__(self, settings, count, most):
+        """`most`: windows kept; the one longest unused makes room."""
+        self.settings, self.count, self.most = settings, count, most
+        self.kept = OrderedDict()
+
+    def of(self, rows, predictions):
+        """Yields window, length, new tokens and predictions for each (new tokens, text with them [L]); the window is
+        None where nothing is new. It holds the text without the new tokens."""
+        before, after, held = Counter(), Counter(), []
+        for (new, text), predicted in zip(rows, predictions):
+            window = None
+            if new:
+                window = self.kept.pop(_key(text, len(text) - len(new), before), None)
+                if window is None:
+                    window = Window(self.settings, self.count)
+                    window.text.extend(text[: len(text) - len(new)].tolist())
+                held.append((_key(text, len(text), after), window))
+            yield window, len(text), list(new), predicted
+        self.kept.update(held)
+        while len(self.kept) > self.most:
+            self.kept.popitem(last=False)
+
+
+def _key(text, length, counter):
+    tail = length, text[max(0, length - _TAIL) : length].tobytes()
+    counter[tail] += 1
+    return *tail, counter[tail]
+
+
+def refuse_size(count, max_len):
+    """ValueError for a number of draft tokens that vLLM or the context cannot take."""
+    if not count or not 1 <= count <= MOST_DRAFTS:
+        raise ValueError(f"num_speculative_tokens is {count}; vLLM verifies 1 to {MOST_DRAFTS} draft tokens in a step")
+    if count + 1 > max_len:
+        raise ValueError(
+            f"num_speculative_tokens is {count}: with the token in front that is {count + 1} rows, "
+            f"more than the context of {max_len}"
+        )

@@ -1,0 +1,159 @@
+"""What of vLLM the drafter hooks into, each hook checked before it is used.
+
+vLLM tells a drafter which tokens were accepted, not what the pass predicted behind the first rejected one. The
+function `rejection_sample` of its V1 runner is given all of them; a wrapper round it keeps them until `propose`, which
+runs later in the same step for the same requests in the same order.
+
+`register` is the entry point of the group `vllm.general_plugins`, which every vLLM process loads: it does nothing where
+this drafter is not in use.
+"""
+
+import inspect
+import logging
+import re
+from functools import wraps
+
+PROPOSER = "jacobi_serve.vllm.JacobiProposer"
+# First and first untried version. The hooks were read in 0.22 to 0.33; 0.32 was run.
+VERSIONS = (0, 22), (0, 34)
+# The parameters of rejection_sample that the wrapper reads, in their order.
+PARAMETERS = (
+    "draft_token_ids",
+    "num_draft_tokens",
+    "max_spec_len",
+    "cu_num_draft_tokens",
+    "draft_probs",
+    "target_logits",
+    "bonus_token_ids",
+    "sampling_metadata",
+)
+GREEDY = 1e-5  # temperatures below count as 0, as in vLLM
+REFUSED = (
+    "temperature {temperature} is refused: on the CPU backend vLLM samples wrongly with any drafter (it divides by "
+    "uninitialised memory). Send temperature 0, start the server with --override-generation-config "
+    "'{{\"temperature\": 0}}' to make that the default, or serve without --speculative-config"
+)
+
+logger = logging.getLogger("vllm." + __name__)
+
+
+class Kept:
+    """What the last verification of this process left, until `take`."""
+
+    def __init__(self):
+        self._pass = None
+        self.drafted = False  # whether the last `propose` gave a draft, so that a pass with drafts is a real one
+
+    def keep(self, lengths, predicted, bonus, accepted):
+        """`lengths`: draft tokens by request, [N]; `predicted`: best token after each draft row but the last of all,
+        [sum of lengths]; `bonus`: that after the last row, [N, 1]; `accepted`: what the request gains, [N, K + 1]."""
+        self._pass = lengths, predicted, bonus, accepted
+
+    def take(self, sampled):
+        """By request, what the pass predicted after each of its rows, draft length + 1 tokens; [] where it is not known
+        to be the pass that `sampled` comes from. `sampled`: the tokens each request gained."""
+        kept, self._pass = self._pass, None
+        if kept is None or len(kept[0]) != len(sampled):
+            return [[] for _ in sampled]
+        lengths, predicted, bonus, accepted = kept[0], *(tensor.tolist() for tensor in kept[1:])
+        rows, start = [], 0
+        for count, last, got, new in zip(lengths, bonus, accepted, sampled):
+            same = got[: len(new)] == list(new) and len(new) <= count + 1
+            rows.append([*predicted[start : start + count], *last] if same else [])
+            start += count
+        return rows
+
+
+KEPT = Kept()
+
+
+def check(vllm_version, sampler):
+    """Refuses a vLLM that is not the one this was written for, with one RuntimeError that says what does not fit.
+
+    `sampler`: the module `vllm.v1.sample.rejection_sampler`.
+    """
+    low, high = VERSIONS
+    number = re.match(r"(\d+)\.(\d+)", vllm_version)
+    misfits = []
+    if not number or not low <= tuple(map(int, number.groups())) < high:
+        misfits.append(f"it is made for {low[0]}.{low[1]} to {high[0]}.{high[1] - 1}")
+    function = getattr(sampler, "rejection_sample", None)
+    forward = getattr(getattr(sampler, "RejectionSampler", None), "forward", None)
+    if not callable(function):
+        misfits.append("rejection_sampler.rejection_sample is gone")
+    else:
+        found = tuple(inspect.signature(function).parameters)[: len(PARAMETERS)]
+        if found != PARAMETERS:
+            misfits.append(f"rejection_sample takes {', '.join(found)}, not {', '.join(PARAMETERS)}")
+    # The wrapper replaces a name of the module: that works only while forward looks the name up there.
+    if "rejection_sample" not in getattr(getattr(forward, "__code__", None), "co_names", ()):
+        misfits.append("RejectionSampler.forward does not call rejection_sample")
+    if misfits:
+        raise RuntimeError(f"jacobi-serve does not fit vLLM {vllm_version}: {'; '.join(misfits)}")
+
+
+def install(sampler, on_cpu):
+    """Wraps `sampler.rejection_sample` once in this process."""
+    if not hasattr(sampler.rejection_sample, "jacobi_wraps"):
+        sampler.rejection_sample = _keeping(sampler.rejection_sample, KEPT, on_cpu)
+
+
+def _keeping(rejection_sample, kept, on_cpu):
+    @wraps(rejection_sample)
+    def keeping(drafts, lengths, longest, ends, draft_probs, logits, bonus, sampling, *args, **kwargs):
+        # The last line of defence, where `register` did not run; warm-up passes have drafts that are not ours.
+        if on_cpu and kept.drafted and not sampling.all_greedy:
+            raise RuntimeError(REFUSED.format(temperature="above 0"))
+        # Before the call: sampling changes the logits in place.
+        predicted = logits.argmax(dim=-1)
+        accepted = rejection_sample(
+            drafts, lengths, longest, ends, draft_probs, logits, bonus, sampling, *args, **kwargs
+        )
+        kept.keep(lengths, predicted, bonus, accepted)
+        return accepted
+
+    keeping.jacobi_wraps = rejection_sample
+    return keeping
+
+
+def register():
+    """Makes vLLM's front end refuse single requests that this drafter cannot serve right."""
+    from vllm.sampling_params import SamplingParams
+
+    verify = SamplingParams.verify
+    if hasattr(verify, "jacobi_wraps"):
+        return
+    if "speculative_config" not in inspect.signature(verify).parameters:
+        # No error: vLLM without this drafter has to go on. The wrapper above still stops a wrong pass.
+        logger.warning("jacobi-serve: SamplingParams.verify has no speculative_config; requests are not checked early")
+        return
+    SamplingParams.verify = _refusing(verify, _on_cpu, _invalid)
+
+
+def _refusing(verify, on_cpu, error):
+    signature = inspect.signature(verify)
+
+    @wraps(verify)
+    def refusing(self, *args, **kwargs):
+        verify(self, *args, **kwargs)
+        speculative = signature.bind(self, *args, **kwargs).arguments.get("speculative_config")
+        if getattr(speculative, "model", None) == PROPOSER and self.temperature > GREEDY and on_cpu():
+            raise error(REFUSED.format(temperature=self.temperature))
+
+    refusing.jacobi_wraps = verify
+    return refusing
+
+
+def _on_cpu():
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu()
+
+
+def _invalid(message):
+    """The error that vLLM's server answers with status 400."""
+    try:
+        from vllm.exceptions import VLLMValidationError
+    except ImportError:
+        return ValueError(message)
+    return VLLMValidationError(message, parameter="temperature")
