@@ -10,7 +10,7 @@
 # scripts/check_serving.py, whose --help names them; --features instead tries what else vLLM does with requests
 # (scripts/check_serving_features.py).
 #
-# Some 5 minutes on 2 cores. vLLM and transformers are installed outside the checkout, once: scripts/serving-env.sh.
+# 3 minutes on 2 cores. vLLM and transformers are installed outside the checkout, once: scripts/serving-env.sh.
 # JACOBI, a built binary, is used where it is set.
 set -euo pipefail
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_jacobi");
 const MODEL: &str = "datasets/default/model";
+const JSON: &str = "Content-Type: application/json\r\n";
 const QUESTION: &str = "Anna has 3 apples and buys 4 more. How many apples does Anna have now?";
 
 /// A running server; it is killed when the test ends.
@@ -71,9 +72,9 @@ impl Server {
     fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let length = body.len();
+        let (length, host) = (body.len(), &self.address);
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
         );
         // A server that refuses a body may close before it has read all of it.
         let _ = stream.write_all((head + body).as_bytes());
@@ -85,7 +86,7 @@ impl Server {
     }
 
     fn post(&self, path: &str, body: &Value) -> Answer {
-        self.ask("POST", path, "Content-Type: application/json\r\n", &body.to_string())
+        self.ask("POST", path, JSON, &body.to_string())
     }
 
     fn chat(&self, more: Value) -> Answer {
@@ -227,7 +228,7 @@ fn stop_strings_lengths_choices_seeds_and_plain_completions_are_honoured() {
 fn what_cannot_be_answered_has_its_status_and_says_why() {
     let server =
         Server::start(&["--max-body", "2000", "--api-key", "secret", "--slots", "1", "--max-queue", "0"]);
-    let key = "Authorization: Bearer secret\r\n";
+    let key = "Authorization: Bearer secret\r\nContent-Type: application/json\r\n";
     let refused = |method: &str, path: &str, headers: &str, body: String, status: u16, part: &str| {
         let answer = server.ask(method, path, headers, &body);
         assert_eq!(answer.status, status, "{path} {body}: {}", answer.body);
@@ -239,6 +240,7 @@ fn what_cannot_be_answered_has_its_status_and_says_why() {
     refused("POST", path, "", chat(json!({})).to_string(), 401, "API key");
     refused("POST", path, "Authorization: Bearer wrong\r\n", chat(json!({})).to_string(), 401, "API key");
     refused("GET", "/metrics", "", String::new(), 401, "API key");
+    refused("POST", path, "Authorization: Bearer secret\r\n", "{}".to_owned(), 415, "application/json");
     refused("POST", path, key, "{".to_owned(), 400, "not a request");
     refused("POST", path, key, "[".repeat(1500), 400, "not a request");
     refused("POST", path, key, chat(json!({"tools": [{}]})).to_string(), 400, "tools");
@@ -249,8 +251,19 @@ fn what_cannot_be_answered_has_its_status_and_says_why() {
     refused("POST", "/v1/completions", key, r#"{"prompt": ""}"#.to_owned(), 400, "empty");
     refused("GET", path, key, String::new(), 405, "another method");
     refused("GET", "/v1/nothing", key, String::new(), 404, "nothing at this address");
-    // One slot and no queue: two answers at once are one too many.
-    refused("POST", path, key, chat(json!({"n": 2})).to_string(), 429, "try again later");
+    refused("POST", path, key, chat(json!({"n": 2})).to_string(), 400, "takes 1 at once");
+    // One slot and no queue.
+    let long = json!({"prompt": QUESTION, "temperature": 2.0, "max_tokens": 400, "stream": true}).to_string();
+    let stream = server.send("POST", "/v1/completions", key, &long);
+    let running = || server.ask("GET", "/metrics", key, "").body.contains("jacobi_running 1");
+    while !running() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    refused("POST", path, key, chat(json!({})).to_string(), 429, "try again later");
+    drop(stream);
+    while running() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     assert_eq!(server.ask("POST", path, key, &chat(json!({})).to_string()).status, 200);
     assert_eq!(server.ask("GET", "/health", "", "").status, 200);
     assert!(server.ask("GET", "/", "", "").body.to_lowercase().starts_with("<!doctype html>"));
@@ -261,6 +274,29 @@ fn what_cannot_be_answered_has_its_status_and_says_why() {
     );
 }
 
+/// A web page elsewhere can have a browser here send requests: but not as JSON without being asked first, and not with a
+/// Host header of this machine.
+#[test]
+fn without_a_key_the_server_is_for_this_machine() {
+    let server = Server::start(&[]);
+    let body = chat(json!({})).to_string();
+    for (headers, host, status) in [
+        (JSON, "127.0.0.1", 200),
+        (JSON, "localhost:8000", 200),
+        (JSON, "[::1]:8000", 200),
+        (JSON, "[::1]", 200),
+        (JSON, "evil.example", 403),
+        ("Content-Type: text/plain\r\n", "localhost", 415),
+    ] {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        let length = body.len();
+        let start = "POST /v1/chat/completions HTTP/1.1\r\nConnection: close\r\n";
+        let head = format!("{start}Host: {host}\r\nContent-Length: {length}\r\n{headers}\r\n");
+        stream.write_all((head + &body).as_bytes()).unwrap();
+        assert_eq!(read(stream).status, status, "{host} {headers}");
+    }
+}
+
 #[test]
 fn many_clients_at_once_get_what_each_gets_alone_and_who_leaves_frees_a_slot() {
     let server = Server::start(&["--slots", "3"]);
@@ -269,14 +305,14 @@ fn many_clients_at_once_get_what_each_gets_alone_and_who_leaves_frees_a_slot() {
         bodies.iter().map(|body| text(&server.post("/v1/chat/completions", body))).collect();
     let streams: Vec<TcpStream> = bodies
         .iter()
-        .map(|body| server.send("POST", "/v1/chat/completions", "", &body.to_string()))
+        .map(|body| server.send("POST", "/v1/chat/completions", JSON, &body.to_string()))
         .collect();
     let together: Vec<String> = streams.into_iter().map(|stream| text(&read(stream))).collect();
     assert_eq!(together, alone);
     // Long answers whose readers go away.
     let long = json!({"prompt": QUESTION, "temperature": 2.0, "max_tokens": 400, "stream": true});
     let streams: Vec<TcpStream> =
-        (0..5).map(|_| server.send("POST", "/v1/completions", "", &long.to_string())).collect();
+        (0..5).map(|_| server.send("POST", "/v1/completions", JSON, &long.to_string())).collect();
     server.wait_for("a running answer", |server| server.figure("running") > 0);
     drop(streams);
     server.wait_for("the end of abandoned answers", |server| {
@@ -290,7 +326,7 @@ fn after_a_signal_answers_are_finished_and_the_server_ends() {
     let mut server = Server::start(&["--slots", "2"]);
     let long = json!({"prompt": QUESTION, "temperature": 2.0, "max_tokens": 300, "stream": true, "seed": 1});
     let streams: Vec<TcpStream> =
-        (0..4).map(|_| server.send("POST", "/v1/completions", "", &long.to_string())).collect();
+        (0..4).map(|_| server.send("POST", "/v1/completions", JSON, &long.to_string())).collect();
     server.wait_for("running answers", |server| server.figure("running") == 2);
     let killed = Command::new("kill").args(["-TERM", &server.process.id().to_string()]).status().unwrap();
     assert!(killed.success());

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{Event as SseEvent, Sse};
 use axum::response::{Html, IntoResponse, Response};
@@ -44,6 +44,8 @@ pub struct Serving {
     pub decoder: Value,
     /// How answers are decoded.
     pub strategy: Strategy,
+    /// Of near-ties, as [`Settings::strict_gap`].
+    pub strict_gap: Option<f32>,
     /// Tokens of a prompt and its answer together, at most.
     pub context: usize,
     /// Token ids that the model has an embedding for.
@@ -56,6 +58,8 @@ pub struct Serving {
     pub max_body: usize,
     /// What clients must show; none lets everybody in.
     pub api_key: Option<String>,
+    /// It listens on a loopback address.
+    pub is_local: bool,
 }
 
 /// What all requests share.
@@ -84,7 +88,7 @@ pub fn router(
         .route("/v1/completions", post(|State(app), body| answer(app, false, body)))
         .route("/v1/models", get(models))
         .route("/metrics", get(|State(app): State<Arc<App>>| async move { app.metrics.to_text() }))
-        .route_layer(middleware::from_fn_with_state(app.clone(), check_key));
+        .route_layer(middleware::from_fn_with_state(app.clone(), admit));
     guarded
         .route("/", get(|| async { Html(include_str!("serving/page.html")) }))
         .route("/health", get(health))
@@ -102,23 +106,47 @@ pub fn router(
         .with_state(app)
 }
 
-async fn check_key(
+/// Lets in who shows the key. Without a key the server is for this machine: what a web page elsewhere sends by way of a
+/// browser here is refused, by what such a page cannot say.
+async fn admit(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     request: HttpRequest,
     next: Next,
 ) -> Response {
-    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
+    let header = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let shown = header(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
     // Hashes are compared in constant time, so that how long it takes tells nothing of the key.
     let hash = |key: &str| blake3::hash(key.as_bytes());
-    match &app.serving.api_key {
-        Some(key) if shown.is_none_or(|shown| hash(shown) != hash(key)) => {
-            let message = "the API key is missing or wrong: send it as `Authorization: Bearer KEY`";
-            ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).into_response()
-        }
-        _ => next.run(request).await,
+    let is_json = header(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
+    let refusal = match &app.serving.api_key {
+        Some(key) if shown.is_none_or(|shown| hash(shown) != hash(key)) => Some((
+            StatusCode::UNAUTHORIZED,
+            "invalid_api_key",
+            "the API key is missing or wrong: send it as `Authorization: Bearer KEY`",
+        )),
+        None if app.serving.is_local && !header(header::HOST).is_some_and(is_local_host) => Some((
+            StatusCode::FORBIDDEN,
+            "foreign_host",
+            "without an API key this server answers on localhost alone: start it with --api-key",
+        )),
+        _ if request.method() == Method::POST && !is_json => Some((
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "not_json",
+            "send the body as `Content-Type: application/json`",
+        )),
+        _ => None,
+    };
+    match refusal {
+        Some((status, code, message)) => ApiError::new(status, code, message).into_response(),
+        None => next.run(request).await,
     }
+}
+
+/// Whether a Host header names this machine by a name that no web page has.
+fn is_local_host(host: &str) -> bool {
+    let port = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    ["localhost", "127.0.0.1", "[::1]"].contains(&port.map_or(host, |(name, _)| name))
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {
@@ -138,14 +166,18 @@ async fn models(State(app): State<Arc<App>>) -> Json<Value> {
 
 async fn answer(app: Arc<App>, is_chat: bool, body: Result<Bytes, BytesRejection>) -> Response {
     app.metrics.requests.add(1);
-    app.answer(is_chat, body).await.unwrap_or_else(|error| {
+    app.clone().answer(is_chat, body).await.unwrap_or_else(|error| {
         app.metrics.errors.add(1);
         error.into_response()
     })
 }
 
 impl App {
-    async fn answer(&self, is_chat: bool, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
+    async fn answer(
+        self: Arc<Self>,
+        is_chat: bool,
+        body: Result<Bytes, BytesRejection>,
+    ) -> Result<Response, ApiError> {
         let body = body.map_err(|error| ApiError::new(error.status(), "body", error.body_text()))?;
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let asked = Asked::read(&body, is_chat, serial ^ self.started.rotate_left(32))?;
@@ -154,8 +186,14 @@ impl App {
             let message = format!("the model {model} is not served here; {served} is");
             return Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message));
         }
-        let prompts =
-            asked.prompts.iter().map(|prompt| self.encode(prompt)).collect::<Result<Vec<_>, _>>()?;
+        let app = self.clone();
+        // Long texts take their time, and streams go on meanwhile.
+        let encoded = tokio::task::spawn_blocking(move || {
+            let prompts =
+                asked.prompts.iter().map(|prompt| app.encode(prompt)).collect::<Result<Vec<_>, _>>();
+            prompts.map(|prompts| (asked, prompts))
+        });
+        let (asked, prompts) = encoded.await.map_err(|_| ApiError::engine_gone())??;
         let reply = self.submit(&asked, prompts, is_chat, serial)?;
         let Some(extras) = asked.stream else {
             return Ok(Json(reply.whole().await?).into_response());
@@ -182,8 +220,15 @@ impl App {
             .flat_map(|prompt| (0..asked.choices).map(move |choice| (prompt.clone(), choice)))
             .map(|(prompt, choice)| self.request(asked, prompt, choice))
             .collect::<Result<_, _>>()?;
+        let most = self.serving.room.slots + self.serving.max_queue;
+        if requests.len() > most {
+            let message =
+                format!("{} answers are asked for; this server takes {most} at once", requests.len());
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", message));
+        }
         let waiting = self.metrics.queue.get();
-        if waiting + requests.len() > self.serving.max_queue + self.serving.room.slots {
+        let all = self.metrics.running.get() + waiting + requests.len();
+        if all > most {
             let message = format!("{waiting} answers wait already: try again later");
             return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message));
         }
@@ -240,12 +285,15 @@ impl App {
             return Err(ApiError::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message));
         }
         let stop = StopRules { max_new_tokens, eos_token_ids: self.tokenizer.eos_token_ids().to_vec() };
-        let strategy = if asked.autoregressive { Strategy::Autoregressive } else { strategy.clone() };
+        let (strategy, strict_gap) = match asked.autoregressive {
+            true => (Strategy::Autoregressive, None),
+            false => (strategy.clone(), self.serving.strict_gap),
+        };
         let mut sampling = asked.sampling.clone();
         if let Sampling::Random(random) = &mut sampling {
             random.seed = random.seed.wrapping_add(choice as u64);
         }
-        Ok(Request::new(prompt, Settings { sampling, ..Settings::greedy(strategy, stop) }))
+        Ok(Request::new(prompt, Settings { strategy, sampling, stop, strict_gap }))
     }
 }
 

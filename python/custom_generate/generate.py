@@ -50,11 +50,15 @@ def tuned(name):
     try:
         path = cached_file(name, "jacobi.json")
     except (OSError, ValueError):
+        warnings.warn(f"{name} has no jacobi.json: drafts of 15 tokens; a model that was not post-trained gains little")
         return 15, "sliding"
     try:
         with open(path, encoding="utf-8") as file:
             decoder = json.load(file)["decoder"]
-        return int(decoder.get("block_size", 16)) - 1, "block" if decoder["name"] == "jacobi" else "sliding"
+        drafts = int(decoder.get("block_size", 16)) - 1
+        if drafts < 0:
+            raise ValueError("block_size is below 1")
+        return drafts, "block" if decoder["name"] == "jacobi" else "sliding"
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not say how to decode: {error!r}") from error
 

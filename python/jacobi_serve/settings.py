@@ -62,17 +62,18 @@ def from_file(path):
 
 
 def _from_decoder(decoder):
-    """The decoder was tuned for our own engine. Of it carry over window and filler, and the sizes of blocks where it
-    names the window "blocks"; a sliding window has the length that the engine is told. A pool does not: it is for
-    branches beside the window, and as part of a chain it was measured to cost passes."""
+    """The decoder was tuned for our own engine. Of it carry over window and filler, and the sizes of blocks; a sliding
+    window has the length that the engine is told. A pool does not: it is for branches beside the window, and as part of
+    a chain it was measured to cost passes."""
     if not isinstance(decoder, dict) or not isinstance(decoder.get("name"), str):
         raise ValueError("its decoder has no name")
     name = decoder["name"]
-    if name in ("ar", "jacobi"):
+    if name == "ar":
         return Settings(), name
-    if name != "multi_block":
+    if name not in ("jacobi", "multi_block"):
         raise ValueError(f"its decoder is {name!r}; ar, jacobi and multi_block are known")
-    window = decoder.get("window", "sliding")
+    # Blocks are the default of both, and what is not written.
+    window = decoder.get("window", "blocks")
     table = {"window": "block" if window == "blocks" else window}
     carried = ["filler"]
     if window == "blocks":

@@ -69,7 +69,7 @@ def _installed_version():
 
 
 def validate(server_args):
-    """Refuses, before a model is loaded, an SGLang that does not fit and settings that were not thought through."""
+    """Refuses, before a model is loaded, an SGLang that does not fit, and settings that the worker was not written for."""
     source = Source.installed()
     found = misfits(source)
     if found:
@@ -77,7 +77,7 @@ def validate(server_args):
     rows = server_args.speculative_num_draft_tokens
     refused = [
         # On a CPU SGLang verifies greedily whatever the temperature.
-        (server_args.device != "cuda", f"--device {server_args.device}: CUDA alone was thought of"),
+        (server_args.device != "cuda", f"--device {server_args.device}: the worker was written for CUDA alone"),
         # Ranks whose drafts differ would verify different rows together, and answer wrongly: each takes its own argmax.
         (server_args.tp_size > 1, "--tp-size above 1: nothing makes the ranks draft the same"),
         (server_args.pp_size > 1, "--pp-size above 1: the predictions are in the last stage alone"),

@@ -25,14 +25,14 @@ class FromFile(unittest.TestCase):
     def test_window_and_filler_carry_over_and_the_pool_does_not(self):
         rows = [
             (tuned(name="ar"), Settings()),
-            (tuned(name="jacobi", block_size=16), Settings()),
-            (tuned(name="multi_block"), Settings()),
+            (tuned(name="jacobi", block_size=16), Settings(window="block", block_size=16)),
+            (tuned(name="multi_block"), Settings(window="block")),
             (
                 tuned(name="multi_block", block_size=8, window="sliding", filler="ngram", pool_size=0, tree_budget=0),
                 Settings(filler="ngram"),
             ),
             (
-                tuned(name="multi_block", window="blocks", block_size=8, max_blocks=2, spawn_ratio=0.5, pool_size=4),
+                tuned(name="multi_block", block_size=8, max_blocks=2, spawn_ratio=0.5, pool_size=4, tree_budget=0),
                 Settings(window="block", block_size=8, max_blocks=2, spawn_ratio=0.5),
             ),
         ]

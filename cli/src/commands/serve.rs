@@ -1,7 +1,7 @@
 //! `jacobi serve`: a model behind an OpenAI-compatible endpoint.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use jacobi_datasets::hub;
 use jacobi_datasets::schema::eval_row::decoder_label;
+use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_decoder::{Room, StopRules};
 use jacobi_eval::DecoderConfig;
 use jacobi_model::{Compute, DeviceChoice, LanguageModel};
@@ -31,8 +32,8 @@ const PASS_ROWS: usize = 512;
 /// Serve a model over HTTP, as OpenAI's API
 ///
 /// /v1/chat/completions and /v1/completions (streaming too), /v1/models, /health, /metrics for Prometheus, and a page at /
-/// that shows one prompt under two decoders. Ctrl-C or SIGTERM: no new requests, and the end when those
-/// that came before are answered.
+/// that shows one prompt under two decoders. On Ctrl-C or SIGTERM it takes no new requests, answers those that it
+/// has, and ends.
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
     /// The model: a local Hugging Face directory, or ORG/NAME@REVISION of the hub
@@ -85,13 +86,7 @@ pub struct ServeArgs {
 /// A model that does not load, an address that is taken, a budget that holds no prompt.
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let dir = hub::model_dir(&args.model)?;
-    let decoder = match args.decoder {
-        Some(name) => DecoderConfig { name: name.into(), ..DecoderConfig::default() },
-        None => jacobi_eval::tuned(&dir)?.unwrap_or_else(|| DecoderConfig {
-            name: jacobi_eval::DecoderName::Jacobi,
-            ..DecoderConfig::default()
-        }),
-    };
+    let decoder = args.decoder(&dir)?;
     let compute = Compute { dtype: args.dtype.into(), device: device::choose(args.device)? };
     let (model, tokenizer) = Engine::load(&dir, compute)?.into_parts();
     let serving = args.serving(&*model, &decoder)?;
@@ -111,7 +106,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
             serving.context
         ));
         let metrics = Arc::new(Metrics::default());
-        let engine = serving::Engine::start(model, serving.room, metrics.clone());
+        let (engine, ended) = serving::Engine::start(model, serving.room, metrics.clone());
         // The tokenizer is needed as long as the process lives.
         let app = router(serving, engine, Box::leak(Box::new(tokenizer)), metrics);
         let stopped = || async {
@@ -135,6 +130,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         };
         tokio::select! {
             (served, ()) = async { tokio::join!(server.into_future(), tell) } => Ok(served?),
+            _ = ended => anyhow::bail!("the model's thread has ended: what it said is above; a long prompt may have needed more memory than there is"),
             () = overdue => {
                 output::status("serve: stopped; some answers were broken off");
                 Ok(())
@@ -144,7 +140,24 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 impl ServeArgs {
+    /// The decoder that is asked for, or was tuned; with a line on what to expect where there is neither.
+    fn decoder(&self, dir: &Path) -> anyhow::Result<DecoderConfig> {
+        if let Some(name) = self.decoder {
+            return Ok(DecoderConfig { name: name.into(), ..DecoderConfig::default() });
+        }
+        Ok(jacobi_eval::tuned(dir)?.unwrap_or_else(|| {
+            output::status(&format!(
+                "serve: no {TUNED_FILE} beside the model: decoding as `jacobi` with n = 16; `jacobi tune` finds what is \
+                 fastest here. A model that was not post-trained gains little"
+            ));
+            DecoderConfig { name: jacobi_eval::DecoderName::Jacobi, ..DecoderConfig::default() }
+        }))
+    }
+
     fn serving(&self, model: &dyn LanguageModel, decoder: &DecoderConfig) -> anyhow::Result<Serving> {
+        if self.api_key.as_ref().is_some_and(String::is_empty) {
+            return Err(UsageError("the API key is empty: nobody could show it".into()).into());
+        }
         let strategy = decoder.strategy(0)?;
         let slots = self.slots as usize;
         let tokens = self.memory_budget_gb * 1e9 / (slots * model.cache_bytes_per_token()) as f64;
@@ -183,12 +196,14 @@ impl ServeArgs {
             label: decoder_label(decoder.name.as_str(), &settings),
             decoder: Value::Object(settings),
             strategy,
+            strict_gap: decoder.strict_gap,
             context,
             vocabulary: model.vocab_size(),
             room: Room { slots, capacity, rows: PASS_ROWS },
             max_queue: self.max_queue as usize,
             max_body: self.max_body,
             api_key: self.api_key.clone(),
+            is_local: self.host.is_loopback(),
         })
     }
 }

@@ -1,11 +1,11 @@
 //! The thread that owns the model. Requests come by a channel, are answered side by side, and tell what each pass gave
 //! them by channels of their own. A request whose listener went away gives its slot back before the next pass.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use jacobi_datasets::FinishReason;
 use jacobi_decoder::{Answer, Batch, BatchEvent, Pass, Request, Room, Source};
 use jacobi_model::LanguageModel;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 use super::metrics::Metrics;
 
@@ -62,11 +63,20 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts it.
-    pub fn start(model: Box<dyn LanguageModel + Send>, room: Room, metrics: Arc<Metrics>) -> Self {
+    /// Starts it. The receiver hears of its end, which comes before the engine is dropped only if it panics.
+    pub fn start(
+        model: Box<dyn LanguageModel + Send>,
+        room: Room,
+        metrics: Arc<Metrics>,
+    ) -> (Self, oneshot::Receiver<()>) {
         let (jobs, requests) = mpsc::channel();
-        let thread = std::thread::spawn(move || work(&*model, room, &requests, &metrics));
-        Self { jobs, thread }
+        let (running, ended) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            // Dropped however the thread ends.
+            let _running: oneshot::Sender<()> = running;
+            work(&*model, room, &requests, &metrics);
+        });
+        (Self { jobs, thread }, ended)
     }
 
     /// Queues a request. Returns whether there is anyone to answer it.
@@ -89,33 +99,32 @@ struct Running {
 fn work(model: &dyn LanguageModel, room: Room, jobs: &Receiver<Job>, metrics: &Metrics) {
     let mut batch = Batch::new(model, room);
     let mut running: HashMap<usize, Running> = HashMap::new();
-    for key in 0.. {
-        // A key for each turn of the loop is enough: a turn takes in at most one request before it makes a pass.
-        let arrived = match running.is_empty() {
-            true => jobs.recv().map_err(|_| TryRecvError::Disconnected),
-            false if batch.has_room() => jobs.try_recv(),
-            false => Err(TryRecvError::Empty),
-        };
-        match arrived {
-            Err(TryRecvError::Disconnected) if running.is_empty() => return,
-            Err(_) => {}
-            Ok(job) => {
-                metrics.queue.sub(1);
-                if !job.is_gone() {
-                    batch.admit(key, job.request.clone());
-                    running.insert(key, Running { job, passes: 0, since: Instant::now() });
-                }
-                // The others that wait, before the next pass.
-                continue;
-            }
+    let mut waiting: VecDeque<Job> = VecDeque::new();
+    let mut keys = 0..;
+    loop {
+        if running.is_empty() && waiting.is_empty() {
+            let Ok(job) = jobs.recv() else { return };
+            waiting.push_back(job);
         }
+        waiting.extend(jobs.try_iter());
+        let before = waiting.len();
+        waiting.retain(|job| !job.is_gone());
+        metrics.queue.sub(before - waiting.len());
         running.retain(|_, running| !running.job.is_gone());
         batch.drop_where(&|key| !running.contains_key(&key));
+        while batch.has_room()
+            && let Some(job) = waiting.pop_front()
+        {
+            let key = keys.next().expect("keys do not end");
+            batch.admit(key, job.request.clone());
+            running.insert(key, Running { job, passes: 0, since: Instant::now() });
+            metrics.running.set(running.len());
+            metrics.queue.sub(1);
+        }
         metrics.running.set(running.len());
         if !batch.is_empty() {
             let _ = batch.pass(&mut |event| hear(&mut running, metrics, event));
         }
-        metrics.running.set(running.len());
     }
 }
 
@@ -141,8 +150,11 @@ fn hear(running: &mut HashMap<usize, Running>, metrics: &Metrics, event: BatchEv
             metrics.rows.add(rows);
         }
         BatchEvent::Done(key, answer) => {
-            if let (Some(running), Answer::Response(response)) = (running.remove(&key), answer) {
-                running.job.tell(Event::Done(response.generation.finish_reason));
+            let done = running.remove(&key);
+            // Before the client hears of it: its next request finds the slot free.
+            metrics.running.set(running.len());
+            if let (Some(done), Answer::Response(response)) = (done, answer) {
+                done.job.tell(Event::Done(response.generation.finish_reason));
             }
         }
     }

@@ -8,22 +8,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct Count(AtomicUsize);
 
 impl Count {
-    /// Adds.
+    /// Counts up.
     pub fn add(&self, count: usize) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Takes off.
+    /// Counts down.
     pub fn sub(&self, count: usize) {
         self.0.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Replaces.
+    /// Makes it `count`.
     pub fn set(&self, count: usize) {
         self.0.store(count, Ordering::Relaxed);
     }
 
-    /// Reads.
+    /// Its value now.
     pub fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }

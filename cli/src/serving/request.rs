@@ -13,6 +13,8 @@ use super::error::ApiError;
 const MAX_CHOICES: usize = 16;
 /// Stop strings of one request at most.
 const MAX_STOPS: usize = 16;
+/// Bytes of a stop string at most: text that may be one is held back.
+const MAX_STOP_BYTES: usize = 256;
 /// Longest answer to a completion that does not say: OpenAI's default.
 const COMPLETION_TOKENS: usize = 16;
 
@@ -180,8 +182,8 @@ impl Asked {
             Some(OneOrMore::One(stop)) => vec![stop],
             Some(OneOrMore::More(stops)) => stops,
         };
-        if stops.len() > MAX_STOPS || stops.iter().any(String::is_empty) {
-            return Err(bad(format!("stop takes up to {MAX_STOPS} texts, none of them empty")));
+        if stops.len() > MAX_STOPS || stops.iter().any(|stop| !(1..=MAX_STOP_BYTES).contains(&stop.len())) {
+            return Err(bad(format!("stop takes up to {MAX_STOPS} texts of 1 to {MAX_STOP_BYTES} bytes")));
         }
         let max_tokens = body.max_completion_tokens.or(body.max_tokens);
         if max_tokens == Some(0) {
@@ -371,7 +373,7 @@ mod tests {
             (chat(r#", "n": 0"#), "n is 0"),
             (chat(r#", "max_tokens": 0"#), "max_tokens is 0"),
             (chat(r#", "max_tokens": -1"#), "not a request"),
-            (chat(r#", "stop": [""]"#), "none of them empty"),
+            (chat(r#", "stop": [""]"#), "texts of 1 to 256 bytes"),
             (chat(r#", "presence_penalty": 0.5"#), "presence_penalty is not supported"),
             (chat(r#", "tools": [{}]"#), "tools is not supported"),
             (chat(r#", "temprature": 0"#), "temprature is not a field"),

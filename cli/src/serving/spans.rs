@@ -16,7 +16,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// As it is sent.
+    /// The form in which streams carry it.
     pub fn to_json(&self) -> Value {
         json!({"text": self.text, "from": self.source.map_or("model", Source::as_str)})
     }
