@@ -278,8 +278,13 @@ impl App {
         let left = context.saturating_sub(prompt.len());
         let max_new_tokens = asked.max_tokens.unwrap_or(left);
         if left == 0 || max_new_tokens > left {
+            let way_out = match left {
+                0 => "shorten the prompt".to_owned(),
+                _ => format!("max_tokens can be at most {left}"),
+            };
             let message = format!(
-                "the prompt has {} tokens and {max_new_tokens} may follow, more than the {context} there is room for",
+                "the prompt has {} tokens and {max_new_tokens} may follow, more than the {context} there is room \
+                 for: {way_out}",
                 prompt.len()
             );
             return Err(ApiError::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message));

@@ -112,8 +112,11 @@ pub fn save_tensors(path: &Path, tensors: &[(String, Tensor)], kind: Option<Kind
     let views =
         tensors.iter().map(|(name, tensor)| (name, Stored::new(tensor, kind.unwrap_or(tensor.kind()))));
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    // The crate writes through a private temporary file; a model is to be read by whoever the user's umask lets in.
+    let usual = fs_err::File::create(path)?.metadata()?.permissions();
     serialize_to_file(views, Some(metadata), path)
         .map_err(|source| ModelError::Unwritten { path: path.to_path_buf(), source })?;
+    fs_err::set_permissions(path, usual)?;
     Ok(fs_err::File::open(path)?.sync_all()?)
 }
 
@@ -163,4 +166,25 @@ fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
     file.write_all(text.as_bytes())?;
     file.write_all(b"\n")?;
     Ok(file.sync_all()?)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn weights_are_read_by_whoever_may_read_the_config() {
+        let dir = tempfile::tempdir().unwrap();
+        let tensors = [("a".to_owned(), Tensor::from_slice(&[1.0f32]))];
+        let config = Map::new();
+        let mode = |file: &ModelFile| {
+            let path = dir.path().join(&file.name);
+            file.write(&path).unwrap();
+            fs_err::metadata(&path).unwrap().permissions().mode()
+        };
+        let modes: Vec<u32> = model_files(&config, &tensors, Kind::Float, 1000).iter().map(mode).collect();
+        assert!(modes.len() == 2 && modes[0] == modes[1], "{modes:?}");
+    }
 }

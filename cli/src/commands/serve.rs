@@ -96,7 +96,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let address = SocketAddr::new(args.host, args.port);
         let listener = tokio::net::TcpListener::bind(address);
         let listener =
-            listener.await.with_context(|| format!("cannot listen on {address}: choose another --port"))?;
+            listener.await.with_context(|| format!("cannot listen on {address}: choose another --port, or an address of this machine as --host"))?;
         output::status(&format!(
             "serve: {} at http://{}, {}, {} answers side by side, {} tokens each",
             serving.model,
@@ -165,7 +165,10 @@ impl ServeArgs {
         let whole = model.context_length();
         let context = match self.max_context {
             Some(asked) if asked as usize > whole => {
-                return Err(UsageError(format!("--max-context is {asked}; the model has {whole}")).into());
+                return Err(UsageError(format!(
+                    "--max-context is {asked}; give at most {whole}, the model's context, or leave it out"
+                ))
+                .into());
             }
             Some(asked) if asked as usize > fits => {
                 let gb = self.memory_budget_gb;
