@@ -31,7 +31,7 @@ pub use metrics::Metrics;
 use engine::Job;
 use error::ApiError;
 use reply::{Chunks, Head, Reply};
-use request::{Asked, Prompt};
+use request::{ApiRequest, Prompt};
 
 /// What a server is told.
 #[derive(Debug)]
@@ -42,10 +42,8 @@ pub struct Serving {
     pub label: String,
     /// The decoder's settings.
     pub decoder: Value,
-    /// How answers are decoded.
-    pub strategy: Strategy,
-    /// Of near-ties, as [`Settings::strict_gap`].
-    pub strict_gap: Option<f32>,
+    /// How answers are decoded; each request has its own sampling and stop rules.
+    pub settings: Settings,
     /// Tokens of a prompt and its answer together, at most.
     pub context: usize,
     /// Token ids that the model has an embedding for.
@@ -106,8 +104,8 @@ pub fn router(
         .with_state(app)
 }
 
-/// Lets in who shows the key. Without a key the server is for this machine: what a web page elsewhere sends by way of a
-/// browser here is refused, by what such a page cannot say.
+/// Checks the API key. A server on a loopback address without a key answers this machine only: it refuses what a foreign
+/// web page could make a browser send, which has that page's Host header or a body that is not declared as JSON.
 async fn admit(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -143,7 +141,7 @@ async fn admit(
     }
 }
 
-/// Whether a Host header names this machine by a name that no web page has.
+/// Whether a Host header is a loopback name.
 fn is_local_host(host: &str) -> bool {
     let port = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
     ["localhost", "127.0.0.1", "[::1]"].contains(&port.map_or(host, |(name, _)| name))
@@ -180,7 +178,7 @@ impl App {
     ) -> Result<Response, ApiError> {
         let body = body.map_err(|error| ApiError::new(error.status(), "body", error.body_text()))?;
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let asked = Asked::read(&body, is_chat, serial ^ self.started.rotate_left(32))?;
+        let asked = ApiRequest::read(&body, is_chat, serial ^ self.started.rotate_left(32))?;
         let served = &self.serving.model;
         if let Some(model) = asked.model.as_ref().filter(|model| *model != served) {
             let message = format!("the model {model} is not served here; {served} is");
@@ -209,7 +207,7 @@ impl App {
     /// Queues every answer that is asked for.
     fn submit(
         &self,
-        asked: &Asked,
+        asked: &ApiRequest,
         prompts: Vec<Vec<u32>>,
         is_chat: bool,
         serial: u64,
@@ -273,8 +271,8 @@ impl App {
         }
     }
 
-    fn request(&self, asked: &Asked, prompt: Vec<u32>, choice: usize) -> Result<Request, ApiError> {
-        let Serving { context, strategy, .. } = &self.serving;
+    fn request(&self, asked: &ApiRequest, prompt: Vec<u32>, choice: usize) -> Result<Request, ApiError> {
+        let Serving { context, settings, .. } = &self.serving;
         let left = context.saturating_sub(prompt.len());
         let max_new_tokens = asked.max_tokens.unwrap_or(left);
         if left == 0 || max_new_tokens > left {
@@ -290,15 +288,15 @@ impl App {
             return Err(ApiError::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message));
         }
         let stop = StopRules { max_new_tokens, eos_token_ids: self.tokenizer.eos_token_ids().to_vec() };
-        let (strategy, strict_gap) = match asked.autoregressive {
-            true => (Strategy::Autoregressive, None),
-            false => (strategy.clone(), self.serving.strict_gap),
-        };
         let mut sampling = asked.sampling.clone();
         if let Sampling::Random(random) = &mut sampling {
             random.seed = random.seed.wrapping_add(choice as u64);
         }
-        Ok(Request::new(prompt, Settings { strategy, sampling, stop, strict_gap }))
+        let settings = match asked.autoregressive {
+            true => Settings::greedy(Strategy::Autoregressive, stop),
+            false => Settings { stop, ..settings.clone() },
+        };
+        Ok(Request::new(prompt, Settings { sampling, ..settings }))
     }
 }
 

@@ -81,7 +81,7 @@ pub struct Room {
     pub rows: usize,
 }
 
-/// What is told while a batch is worked on.
+/// What happens while a batch is worked on.
 pub enum BatchEvent<'a> {
     /// The prefill of the request with this key has given these tokens.
     Prefill(usize, &'a [u32]),
@@ -93,11 +93,11 @@ pub enum BatchEvent<'a> {
     Done(usize, Answer),
 }
 
-/// Hears events, and may break off.
-pub type Hear<'a> = &'a mut dyn FnMut(BatchEvent) -> ControlFlow<()>;
+/// Called with every event; it may stop the batch.
+pub type OnEvent<'a> = &'a mut dyn FnMut(BatchEvent) -> ControlFlow<()>;
 
 /// Answers each request, and refines what it is asked to. Requests have a key of the caller's, are asked for when there
-/// is a slot for them, and end in any order. `hear` may break off. Who shares a pass with whom changes no response in fp32, nor
+/// is a slot for them, and end in any order. `on_event` may stop the batch. Who shares a pass with whom changes no response in fp32, nor
 /// in any dtype on a CPU.
 ///
 /// # Panics
@@ -106,7 +106,7 @@ pub fn generate_batch(
     model: &dyn LanguageModel,
     requests: &mut dyn Iterator<Item = (usize, Request)>,
     room: Room,
-    hear: Hear,
+    on_event: OnEvent,
 ) {
     let mut requests = requests.fuse();
     let mut batch = Batch::new(model, room);
@@ -115,7 +115,7 @@ pub fn generate_batch(
             let Some((key, request)) = requests.next() else { break };
             batch.admit(key, request);
         }
-        if batch.is_empty() || batch.pass(hear).is_break() {
+        if batch.is_empty() || batch.pass(on_event).is_break() {
             return;
         }
     }
@@ -136,7 +136,7 @@ struct Admitted {
     /// How many were admitted before.
     order: usize,
     lane: Lane,
-    /// The prefill was told.
+    /// Its prefill has been reported.
     prefilled: bool,
 }
 
@@ -185,38 +185,41 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// One forward pass over what the requests want, and what came of it.
-    pub fn pass(&mut self, hear: Hear) -> ControlFlow<()> {
+    /// One forward pass for all requests; `on_event` is called with what it gave.
+    ///
+    /// # Panics
+    /// If there is no request.
+    pub fn pass(&mut self, on_event: OnEvent) -> ControlFlow<()> {
         let turns = plan(&mut self.lanes, self.room.rows);
         let rows = turns.iter().map(|(.., turn)| turn.rows()).sum();
         assert!(rows > 0, "a request that is not done wants something of a pass");
         let passes = pass(&mut *self.session, turns);
-        self.tell_prefills(hear)?;
+        self.report_prefills(on_event)?;
         for (key, pass) in passes {
             if let Some(pass) = pass {
-                hear(BatchEvent::Pass(key, &pass))?;
+                on_event(BatchEvent::Pass(key, &pass))?;
             }
         }
-        hear(BatchEvent::Forward(rows))?;
-        self.reap(hear)
+        on_event(BatchEvent::Forward(rows))?;
+        self.reap(on_event)
     }
 
-    fn tell_prefills(&mut self, hear: Hear) -> ControlFlow<()> {
+    fn report_prefills(&mut self, on_event: OnEvent) -> ControlFlow<()> {
         for admitted in self.lanes.iter_mut().flatten().filter(|admitted| !admitted.prefilled) {
             let sequence = admitted.lane.sequence();
             let tokens = &sequence.text()[sequence.prompt()..];
             if !tokens.is_empty() {
                 admitted.prefilled = true;
-                hear(BatchEvent::Prefill(admitted.key, tokens))?;
+                on_event(BatchEvent::Prefill(admitted.key, tokens))?;
             }
         }
         ControlFlow::Continue(())
     }
 
-    fn reap(&mut self, hear: Hear) -> ControlFlow<()> {
+    fn reap(&mut self, on_event: OnEvent) -> ControlFlow<()> {
         for place in &mut self.lanes {
             if let Some(Admitted { key, lane, .. }) = place.take_if(|admitted| admitted.lane.is_done()) {
-                hear(BatchEvent::Done(key, lane.finish()))?;
+                on_event(BatchEvent::Done(key, lane.finish()))?;
             }
         }
         ControlFlow::Continue(())

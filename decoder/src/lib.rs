@@ -26,7 +26,7 @@ mod token_tree;
 use jacobi_datasets::FinishReason;
 use jacobi_model::LanguageModel;
 
-pub use batch::{Answer, Batch, BatchEvent, Disagreement, Hear, Request, Response, Room, generate_batch};
+pub use batch::{Answer, Batch, BatchEvent, Disagreement, OnEvent, Request, Response, Room, generate_batch};
 pub use blocks::{States, Trajectories};
 pub use decoding::{Decoding, generate};
 pub use draft::{Draft, Source};

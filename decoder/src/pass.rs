@@ -1,6 +1,6 @@
 //! One forward pass over one sequence, as observers see it: how trajectories are recorded, by the decoder that ships.
 
-use crate::Draft;
+use crate::{Draft, Source};
 
 /// What was drafted, what the model gave, what of it was right.
 #[derive(Clone, Debug)]
@@ -19,6 +19,13 @@ pub struct Pass {
     /// the pass before thought possible there, [`RANKED`] for all from that rank on. The run itself holds rank 0. None
     /// where a filler was wrong: no pass had thought about that position.
     pub rejected_rank: Option<usize>,
+}
+
+impl Pass {
+    /// Where the draft of the token at `at` of `tokens` came from; none if the model gave it without a draft.
+    pub fn source(&self, at: usize) -> Option<Source> {
+        self.path.get(at + 1).map(|&row| self.draft.source(row))
+    }
 }
 
 /// Ranks that [`Pass::rejected_rank`] tells apart.

@@ -26,6 +26,9 @@ use crate::signals::Stop;
 /// How often the server looks whether it is to stop.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How long the server waits at its end for a pass that is under way.
+const LAST_PASS: Duration = Duration::from_secs(10);
+
 /// Rows of a pass to aim at: beyond, every answer waits longer for the next pass and none gains.
 const PASS_ROWS: usize = 512;
 
@@ -106,7 +109,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
             serving.context
         ));
         let metrics = Arc::new(Metrics::default());
-        let (engine, ended) = serving::Engine::start(model, serving.room, metrics.clone());
+        let (engine, mut ended) = serving::Engine::start(model, serving.room, metrics.clone());
         // The tokenizer is needed as long as the process lives.
         let app = router(serving, engine, Box::leak(Box::new(tokenizer)), metrics);
         let stopped = || async {
@@ -120,7 +123,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         };
         let (signal, asked) = tokio::sync::oneshot::channel::<()>();
         let server = axum::serve(listener, app).with_graceful_shutdown(async {
-            // Whoever may send has gone or has sent: either way it is time.
+            // Resolves when `signal` is dropped.
             let _ = asked.await;
         });
         let tell = async {
@@ -129,8 +132,18 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
             drop(signal);
         };
         tokio::select! {
-            (served, ()) = async { tokio::join!(server.into_future(), tell) } => Ok(served?),
-            _ = ended => anyhow::bail!("the model's thread has ended: what it said is above; a long prompt may have needed more memory than there is"),
+            (served, ()) = async { tokio::join!(server.into_future(), tell) } => {
+                served?;
+                // The thread may be in a pass for clients that went away; libtorch must not be torn down under it.
+                let _ = tokio::time::timeout(LAST_PASS, &mut ended).await;
+                Ok(())
+            }
+            _ = &mut ended => {
+                anyhow::bail!(
+                    "the model's thread has ended, for the reason printed above; if memory ran out, lower --slots or \
+                     --max-context"
+                )
+            }
             () = overdue => {
                 output::status("serve: stopped; some answers were broken off");
                 Ok(())
@@ -158,10 +171,10 @@ impl ServeArgs {
         if self.api_key.as_ref().is_some_and(String::is_empty) {
             return Err(UsageError("the API key is empty: nobody could show it".into()).into());
         }
-        let strategy = decoder.strategy(0)?;
+        let max_rows = decoder.strategy(0)?.max_rows();
         let slots = self.slots as usize;
         let tokens = self.memory_budget_gb * 1e9 / (slots * model.cache_bytes_per_token()) as f64;
-        let fits = (tokens as usize).saturating_sub(strategy.max_rows());
+        let fits = (tokens as usize).saturating_sub(max_rows);
         let whole = model.context_length();
         let context = match self.max_context {
             Some(asked) if asked as usize > whole => {
@@ -188,18 +201,18 @@ impl ServeArgs {
             ))
             .into());
         }
-        let Value::Object(settings) = serde_json::to_value(decoder)? else {
+        let Value::Object(shown) = serde_json::to_value(decoder)? else {
             unreachable!("a decoder's settings are a table")
         };
         // The widest request there can be.
         let stop = StopRules { max_new_tokens: context - 1, eos_token_ids: Vec::new() };
-        let capacity = decoder.settings(0, stop)?.capacity(model, 1);
+        let settings = decoder.settings(0, stop)?;
+        let capacity = settings.capacity(model, 1);
         Ok(Serving {
             model: self.served_model_name.clone().unwrap_or_else(|| self.model.display().to_string()),
-            label: decoder_label(decoder.name.as_str(), &settings),
-            decoder: Value::Object(settings),
-            strategy,
-            strict_gap: decoder.strict_gap,
+            label: decoder_label(decoder.name.as_str(), &shown),
+            decoder: Value::Object(shown),
+            settings,
             context,
             vocabulary: model.vocab_size(),
             room: Room { slots, capacity, rows: PASS_ROWS },

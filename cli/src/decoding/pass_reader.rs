@@ -64,7 +64,7 @@ fn add(spans: &mut Vec<Span>, mark: Mark, text: String) {
 
 /// Where the token at `at` of those added came from.
 fn mark_of(pass: &Pass, at: usize) -> Mark {
-    match pass.path.get(at + 1).map(|&row| pass.draft.source(row)) {
+    match pass.source(at) {
         None => Mark::Model,
         Some(Source::Own) => Mark::Own,
         Some(Source::Pseudo) => Mark::Pseudo,

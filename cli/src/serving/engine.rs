@@ -1,5 +1,5 @@
-//! The thread that owns the model. Requests come by a channel, are answered side by side, and tell what each pass gave
-//! them by channels of their own. A request whose listener went away gives its slot back before the next pass.
+//! The thread that owns the model. Requests arrive on one channel and are answered side by side; each answer goes out on
+//! a channel of its own. When a client goes away, its slot is freed before the next pass.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
@@ -10,14 +10,14 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use jacobi_datasets::FinishReason;
-use jacobi_decoder::{Answer, Batch, BatchEvent, Pass, Request, Room, Source};
+use jacobi_decoder::{Answer, Batch, BatchEvent, Request, Room, Source};
 use jacobi_model::LanguageModel;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::metrics::Metrics;
 
-/// A request, and who listens to its answer.
+/// A request, and where its answer goes.
 pub struct Job {
     /// What to answer.
     pub request: Request,
@@ -56,14 +56,14 @@ pub enum Event {
     Done(FinishReason),
 }
 
-/// The thread as its users see it.
+/// Handle of the thread that owns the model.
 pub struct Engine {
     jobs: mpsc::Sender<Job>,
     thread: JoinHandle<()>,
 }
 
 impl Engine {
-    /// Starts it. The receiver hears of its end, which comes before the engine is dropped only if it panics.
+    /// Starts the thread. The receiver resolves when the thread ends: after this handle is dropped, or by a panic.
     pub fn start(
         model: Box<dyn LanguageModel + Send>,
         room: Room,
@@ -72,19 +72,20 @@ impl Engine {
         let (jobs, requests) = mpsc::channel();
         let (running, ended) = oneshot::channel();
         let thread = std::thread::spawn(move || {
-            // Dropped however the thread ends.
-            let _running: oneshot::Sender<()> = running;
             work(&*model, room, &requests, &metrics);
+            drop(model);
+            // The model is gone when the receiver resolves. A panic drops this too.
+            drop::<oneshot::Sender<()>>(running);
         });
         (Self { jobs, thread }, ended)
     }
 
-    /// Queues a request. Returns whether there is anyone to answer it.
+    /// Queues a request. Returns false if the thread has ended.
     pub fn submit(&self, job: Job) -> bool {
         self.jobs.send(job).is_ok()
     }
 
-    /// Whether it still answers.
+    /// Whether the thread still runs.
     pub fn is_alive(&self) -> bool {
         !self.thread.is_finished()
     }
@@ -112,6 +113,7 @@ fn work(model: &dyn LanguageModel, room: Room, jobs: &Receiver<Job>, metrics: &M
         metrics.queue.sub(before - waiting.len());
         running.retain(|_, running| !running.job.is_gone());
         batch.drop_where(&|key| !running.contains_key(&key));
+        metrics.running.set(running.len());
         while batch.has_room()
             && let Some(job) = waiting.pop_front()
         {
@@ -121,14 +123,13 @@ fn work(model: &dyn LanguageModel, room: Room, jobs: &Receiver<Job>, metrics: &M
             metrics.running.set(running.len());
             metrics.queue.sub(1);
         }
-        metrics.running.set(running.len());
         if !batch.is_empty() {
-            let _ = batch.pass(&mut |event| hear(&mut running, metrics, event));
+            let _ = batch.pass(&mut |event| handle(&mut running, metrics, event));
         }
     }
 }
 
-fn hear(running: &mut HashMap<usize, Running>, metrics: &Metrics, event: BatchEvent) -> ControlFlow<()> {
+fn handle(running: &mut HashMap<usize, Running>, metrics: &Metrics, event: BatchEvent) -> ControlFlow<()> {
     match event {
         BatchEvent::Prefill(key, tokens) => {
             if let Some(running) = running.get_mut(&key) {
@@ -142,7 +143,8 @@ fn hear(running: &mut HashMap<usize, Running>, metrics: &Metrics, event: BatchEv
             if let Some(running) = running.get_mut(&key) {
                 running.passes += 1;
                 metrics.response_passes.add(1);
-                running.tell(metrics, with_sources(pass));
+                let tokens = pass.tokens.iter().enumerate().map(|(at, &token)| (token, pass.source(at)));
+                running.tell(metrics, tokens.collect());
             }
         }
         BatchEvent::Forward(rows) => {
@@ -168,10 +170,4 @@ impl Running {
         let (passes, seconds) = (self.passes, self.since.elapsed().as_secs_f64());
         self.job.tell(Event::Tokens { tokens, passes, seconds });
     }
-}
-
-/// The tokens of a pass: all but the last stood in its draft.
-fn with_sources(pass: &Pass) -> Vec<(u32, Option<Source>)> {
-    let source = |at: usize| pass.path.get(at + 1).map(|&row| pass.draft.source(row));
-    pass.tokens.iter().enumerate().map(|(at, &token)| (token, source(at))).collect()
 }

@@ -80,7 +80,7 @@ impl<'a> Reply<'a> {
             if choice.finish_reason.is_some() {
                 continue;
             }
-            let spans = choice.hear(event);
+            let spans = choice.take_event(event);
             if !spans.is_empty() || choice.finish_reason.is_some() {
                 return Some(Ok(Step { choice: at, spans }));
             }
@@ -129,7 +129,7 @@ impl<'a> Reply<'a> {
 
 impl Choice<'_> {
     /// Takes an event in; the text that it makes certain.
-    fn hear(&mut self, event: Event) -> Vec<Span> {
+    fn take_event(&mut self, event: Event) -> Vec<Span> {
         match event {
             Event::Tokens { tokens, passes, seconds } => {
                 (self.passes, self.seconds) = (passes, seconds);

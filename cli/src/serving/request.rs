@@ -147,7 +147,7 @@ pub struct Extras {
 
 /// A request whose fields are all understood.
 #[derive(Debug)]
-pub struct Asked {
+pub struct ApiRequest {
     /// The model that is asked for, if any is named.
     pub model: Option<String>,
     /// The prompts; more than one for completions alone.
@@ -166,7 +166,7 @@ pub struct Asked {
     pub autoregressive: bool,
 }
 
-impl Asked {
+impl ApiRequest {
     /// Reads a chat or a completion request; `fresh_seed` is for those that name none.
     ///
     /// # Errors
@@ -316,8 +316,8 @@ fn bad(message: String) -> ApiError {
 mod tests {
     use super::*;
 
-    fn read(body: &str, is_chat: bool) -> Result<Asked, String> {
-        Asked::read(body.as_bytes(), is_chat, 7).map_err(|error| error.to_string())
+    fn read(body: &str, is_chat: bool) -> Result<ApiRequest, String> {
+        ApiRequest::read(body.as_bytes(), is_chat, 7).map_err(|error| error.to_string())
     }
 
     #[test]
