@@ -10,7 +10,7 @@ use jacobi_model::{LanguageModel, Session, Work};
 
 use crate::{
     Generation, Pass, Settings, Trajectories,
-    lane::{Heard, Lane, Part, Space, Turn},
+    lane::{Lane, Outcome, Part, Space, Turn},
     outputs::Outputs,
 };
 
@@ -272,7 +272,7 @@ pub(crate) fn advance(
     let mut first = 0;
     let mut passes = Vec::with_capacity(lanes.len());
     for (((slot, lane), turn), outputs) in lanes.iter_mut().zip(turns).zip(outputs) {
-        let Heard { keep, pass } = lane.absorb(turn, Outputs::new(&*predictions, &greedy, first));
+        let Outcome { keep, pass } = lane.absorb(turn, Outputs::new(&*predictions, &greedy, first));
         first += outputs;
         if !keep.is_empty() {
             session.keep(*slot, &keep);

@@ -22,7 +22,7 @@ pub(crate) struct Lane {
 #[derive(PartialEq)]
 enum Stage {
     /// The prompt, and a given response behind it, are to be run.
-    Opening,
+    Prefill,
     /// The response grows.
     Answering,
     /// It is complete; blocks may still iterate.
@@ -39,12 +39,12 @@ pub(crate) enum Part {
     /// An iteration of blocks.
     Blocks,
     /// The prompt.
-    Opening,
+    Prefill,
 }
 
 impl Part {
     /// The most urgent first: what grows decides how many passes there are, and a new request makes more of all of it.
-    pub(crate) const ALL: [Self; 3] = [Self::Answer, Self::Blocks, Self::Opening];
+    pub(crate) const ALL: [Self; 3] = [Self::Answer, Self::Blocks, Self::Prefill];
 }
 
 /// Rows that a pass still has room for. Who comes first always finds room, and so does the first prompt: a lane that waits
@@ -79,21 +79,21 @@ pub(crate) struct Turn {
 
 /// Rows at the end of the text.
 enum End {
-    Opening { rows: Rows, first_output: usize },
+    Prefill { rows: Rows, first_output: usize },
     Answering(Draft),
 }
 
 impl End {
     fn rows(&self) -> &Rows {
         match self {
-            Self::Opening { rows, .. } => rows,
+            Self::Prefill { rows, .. } => rows,
             Self::Answering(draft) => draft.rows(),
         }
     }
 
     fn first_output(&self) -> usize {
         match self {
-            Self::Opening { first_output, .. } => *first_output,
+            Self::Prefill { first_output, .. } => *first_output,
             Self::Answering(_) => 0,
         }
     }
@@ -115,7 +115,7 @@ impl Turn {
 
 /// What came of a turn.
 #[derive(Default)]
-pub(crate) struct Heard {
+pub(crate) struct Outcome {
     /// Rows to be cached.
     pub(crate) keep: Vec<usize>,
     /// What observers see.
@@ -132,7 +132,7 @@ impl Lane {
             trajectories,
             on_disagreement,
             disagreeing_blocks: 0,
-            stage: Stage::Opening,
+            stage: Stage::Prefill,
             blocks: Vec::new(),
         }
     }
@@ -147,7 +147,7 @@ impl Lane {
 
     pub(crate) fn is_done(&self) -> bool {
         match &self.stage {
-            Stage::Opening | Stage::Answering => false,
+            Stage::Prefill | Stage::Answering => false,
             Stage::Answered => self.blocks.iter().all(Block::is_done),
             Stage::Refused => true,
         }
@@ -170,12 +170,12 @@ impl Lane {
                 space.take(draft.rows().len());
                 turn.end = Some(End::Answering(draft));
             }
-            (Part::Opening, Stage::Opening) => {
+            (Part::Prefill, Stage::Prefill) => {
                 let (rows, first_output) = self.sequence.opening();
                 if space.holds(rows.len()) || !space.opened {
                     space.opened = true;
                     space.take(rows.len());
-                    turn.end = Some(End::Opening { rows, first_output });
+                    turn.end = Some(End::Prefill { rows, first_output });
                 }
             }
             (Part::Blocks, Stage::Answering | Stage::Answered) => {
@@ -193,15 +193,15 @@ impl Lane {
     }
 
     /// Takes what the model said.
-    pub(crate) fn absorb(&mut self, turn: Turn, mut outputs: Outputs) -> Heard {
+    pub(crate) fn absorb(&mut self, turn: Turn, mut outputs: Outputs) -> Outcome {
         let of_end = turn.end.as_ref().map_or(0, |end| end.rows().len() - end.first_output());
         let heard = match turn.end {
-            Some(End::Opening { rows, first_output }) => self.begin(&rows, first_output, &outputs),
+            Some(End::Prefill { rows, first_output }) => self.begin(&rows, first_output, &outputs),
             Some(End::Answering(draft)) => {
                 let pass = self.sequence.absorb(draft, &outputs);
-                Heard { keep: pass.path.clone(), pass: Some(pass) }
+                Outcome { keep: pass.path.clone(), pass: Some(pass) }
             }
-            None => Heard::default(),
+            None => Outcome::default(),
         };
         outputs.skip(of_end);
         let text = self.sequence.text();
@@ -217,7 +217,7 @@ impl Lane {
         heard
     }
 
-    fn begin(&mut self, rows: &Rows, first_output: usize, outputs: &Outputs) -> Heard {
+    fn begin(&mut self, rows: &Rows, first_output: usize, outputs: &Outputs) -> Outcome {
         let wrong = self.sequence.begin(outputs);
         // A response without trajectories is one block.
         let block = self.trajectories.as_ref().map_or(usize::MAX, |config| config.block_size);
@@ -228,7 +228,7 @@ impl Lane {
         self.stage = if refused { Stage::Refused } else { Stage::Answering };
         let keep = self.sequence.text().len() - 1;
         assert!(first_output < keep + 1 && keep <= rows.len(), "{keep} of {} rows are right", rows.len());
-        Heard { keep: (0..keep).collect(), pass: None }
+        Outcome { keep: (0..keep).collect(), pass: None }
     }
 
     /// The response has grown: blocks that are complete with it may iterate.
@@ -264,7 +264,7 @@ impl Lane {
                 disagreeing_blocks,
             }),
             Stage::Refused => Answer::Refused { disagreeing_blocks },
-            Stage::Opening | Stage::Answering => panic!("the request is not done"),
+            Stage::Prefill | Stage::Answering => panic!("the request is not done"),
         }
     }
 }

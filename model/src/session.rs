@@ -107,7 +107,7 @@ impl Session for FixedSession<'_> {
         {
             let count = (rows.len() - first_output) as i64;
             let wanted = |x: &Tensor| x.narrow(0, *first_output as i64, count);
-            return Box::new(Outlook {
+            return Box::new(LazyLogits {
                 hidden_th: wanted(&found.hidden_nh),
                 head_vh: model.head_weight(),
                 shortlist: Rc::default(),
@@ -145,7 +145,7 @@ fn rows_as_they_come(
         }
         let angles = Angles { caches, table: rope, device: model.device() }.of(work);
         let hidden = model.infer(&tokens_t, &angles, &spans);
-        let predictions: Box<dyn Predictions> = Box::new(Outlook {
+        let predictions: Box<dyn Predictions> = Box::new(LazyLogits {
             hidden_th: wanted(&hidden, work),
             head_vh: model.head_weight(),
             shortlist: Rc::clone(shortlist),
@@ -223,7 +223,7 @@ fn span(start: usize, work: &Work, cached: usize) -> Span {
         Place::End => Span::tree(range, cached, &parents()),
         Place::After(prefix) => {
             assert!(rows.is_chain(), "rows beside a text are a run");
-            Span::aside(range, prefix)
+            Span::uncached(range, prefix)
         }
     }
 }
@@ -236,7 +236,7 @@ fn kept_rows(device: Device) -> i64 {
 }
 
 /// The hidden states of the wanted rows, and what is made of them when it is asked for.
-struct Outlook {
+struct LazyLogits {
     hidden_th: Tensor,
     head_vh: Tensor,
     /// Of the head.
@@ -246,7 +246,7 @@ struct Outlook {
     greedy_t: Option<Tensor>,
 }
 
-impl Outlook {
+impl LazyLogits {
     /// Whether they are there or may be.
     fn keeps_logits(&self) -> bool {
         let rows = self.hidden_th.size()[0];
@@ -258,7 +258,7 @@ impl Outlook {
     }
 }
 
-impl Predictions for Outlook {
+impl Predictions for LazyLogits {
     fn greedy(&self) -> Vec<u32> {
         if let Some(greedy) = &self.greedy_t {
             return column_ids(greedy);
@@ -285,7 +285,7 @@ impl Predictions for Outlook {
     }
 
     fn logits(&self, row: usize) -> Vec<f32> {
-        let row = Outlook::logits(self).get(row as i64);
+        let row = LazyLogits::logits(self).get(row as i64);
         let row = row.to_kind(Kind::Float).to_device(tch::Device::Cpu).contiguous();
         Vec::<f32>::try_from(&row).expect("a one-dimensional fp32 tensor")
     }

@@ -26,7 +26,7 @@ mod work;
 use std::{path::Path, time::Instant};
 
 use jacobi_model::{Compute, Dtype, Transformer, environment};
-use jacobi_torch_ext::{forget_peak, synchronize};
+use jacobi_torch_ext::{reset_peak_memory, synchronize};
 use serde_json::{Value, json};
 use tch::Device;
 
@@ -128,7 +128,7 @@ fn measure(bench: &mut Bench, sheet: &mut Sheet, shape: &Shape) -> anyhow::Resul
             sheet.figure(format!("{}: {name}: NOT measured, out of time", shape.name), "", f64::NAN);
             continue;
         }
-        forget_peak(bench.device);
+        reset_peak_memory(bench.device);
         section(bench, sheet, shape)?;
         synchronize(bench.device)?;
     }

@@ -55,7 +55,7 @@ char* jacobi_cuda_memory(int device, int64_t* bytes) {
   });
 }
 
-char* jacobi_cuda_forget_peak(int device) {
+char* jacobi_cuda_reset_peak_memory(int device) {
   return guarded([&] { c10::cuda::CUDACachingAllocator::resetPeakStats(static_cast<c10::DeviceIndex>(device)); });
 }
 

@@ -95,25 +95,25 @@ struct Group<'a> {
     cache: usize,
     /// Keys of the cache that they see.
     reach: usize,
-    /// Some rows of each span; at most the first is not aside.
+    /// Some rows of each span; at most the first is cached.
     members: Vec<Member<'a>>,
     /// Keys that are not in the cache.
-    aside: usize,
+    uncached: usize,
 }
 
 /// Some rows of a span.
 struct Member<'a> {
     span: Seen<'a>,
     rows: Range<usize>,
-    aside: bool,
+    uncached: bool,
 }
 
 impl<'a> Group<'a> {
     /// Rows whose keys are in the cache.
     fn behind(cache: usize, span: &'a Span, rows: Range<usize>) -> Self {
         let reach = if span.paths.is_some() { span.reach() } else { span.cached + rows.end };
-        let members = vec![Member { span: span.seen(), rows, aside: false }];
-        Self { cache, reach, members, aside: 0 }
+        let members = vec![Member { span: span.seen(), rows, uncached: false }];
+        Self { cache, reach, members, uncached: 0 }
     }
 
     fn rows(&self) -> usize {
@@ -125,11 +125,11 @@ impl<'a> Group<'a> {
         let rows = span.rows.len();
         self.reach = self.reach.max(span.reach());
         self.members.push(Member {
-            span: Seen { own: self.aside, ..span.seen() },
+            span: Seen { own: self.uncached, ..span.seen() },
             rows: 0..rows,
-            aside: true,
+            uncached: true,
         });
-        self.aside += rows;
+        self.uncached += rows;
     }
 
     /// Pairs of rows and keys.
@@ -138,13 +138,13 @@ impl<'a> Group<'a> {
     }
 }
 
-/// Spans in shares of some rows: long ones in several, neighbours of one cache in one where they are aside.
+/// Spans in shares of some rows: long ones in several, neighbours of one cache in one where they are uncached.
 fn groups<'a>(spans: &'a [SpanCache], share: usize) -> Vec<Group<'a>> {
     let mut groups: Vec<Group> = Vec::new();
     for (at, cache) in spans.iter().enumerate() {
         let span = cache.span;
         let rows = span.rows.len();
-        if !span.aside {
+        if !span.uncached {
             let shares = (0..rows).step_by(share);
             groups.extend(shares.map(|first| Group::behind(at, span, first..(first + share).min(rows))));
             continue;
@@ -153,12 +153,12 @@ fn groups<'a>(spans: &'a [SpanCache], share: usize) -> Vec<Group<'a>> {
             spans[group.cache].shares_cache(cache) && group.rows() + rows <= ASIDE_SHARE
         });
         if !fits {
-            groups.push(Group { cache: at, reach: 0, members: Vec::new(), aside: 0 });
+            groups.push(Group { cache: at, reach: 0, members: Vec::new(), uncached: 0 });
         }
         groups.last_mut().expect("there is one").add_aside(span);
     }
     for group in &mut groups {
-        for member in group.members.iter_mut().filter(|member| member.aside) {
+        for member in group.members.iter_mut().filter(|member| member.uncached) {
             member.span.own += group.reach;
         }
     }
@@ -226,24 +226,24 @@ impl<T: Element> Kernel<'_, T> {
         }
     }
 
-    /// Keys or values of the cache as f32, and behind them those of rows aside, which are `offset` into a row of `qkv`.
+    /// Keys or values of the cache as f32, and behind them those of uncached rows, which are `offset` into a row of `qkv`.
     #[inline(always)]
     fn widen(&self, wide: &mut Lined, cached: &[T], offset: usize) {
         let (d, group) = (self.heads.width, self.task.group);
-        wide.resize(cached.len() + group.aside * d);
-        let (of_cache, aside) = wide.split_at_mut(cached.len());
+        wide.resize(cached.len() + group.uncached * d);
+        let (of_cache, uncached) = wide.split_at_mut(cached.len());
         for (wide, cached) in of_cache.chunks_mut(LINE).zip(cached.chunks(LINE)) {
             fetch(cached.as_ptr().wrapping_byte_add(AHEAD));
             for (wide, value) in wide.iter_mut().zip(cached) {
                 *wide = value.to_f32();
             }
         }
-        if group.aside == 0 {
+        if group.uncached == 0 {
             return;
         }
-        let members = group.members.iter().filter(|member| member.aside);
+        let members = group.members.iter().filter(|member| member.uncached);
         let rows = members.flat_map(|member| member.span.rows.clone());
-        for (wide, row) in aside.chunks_exact_mut(d).zip(rows) {
+        for (wide, row) in uncached.chunks_exact_mut(d).zip(rows) {
             let from = row * self.heads.row_len() + offset;
             for (wide, value) in wide.iter_mut().zip(&self.qkv[from..from + d]) {
                 *wide = value.to_f32();

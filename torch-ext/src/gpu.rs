@@ -73,9 +73,9 @@ pub fn gpu_memory(device: Device) -> Option<GpuMemory> {
 }
 
 /// Has [`GpuMemory::peak`] count from here on.
-pub fn forget_peak(device: Device) {
+pub fn reset_peak_memory(device: Device) {
     if let Device::Cuda(index) = device {
-        bindings::forget_peak(index);
+        bindings::reset_peak_memory(index);
     }
 }
 
@@ -92,7 +92,7 @@ pub fn synchronize(device: Device) -> Result<(), GpuError> {
 
 /// A moment in the order of a device's work.
 #[derive(Debug)]
-pub enum Moment {
+pub enum Timestamp {
     /// On a CPU work is done when the call returns.
     Cpu(std::time::Instant),
     /// Reached when all work before it is done.
@@ -100,7 +100,7 @@ pub enum Moment {
     Gpu(bindings::Event),
 }
 
-impl Moment {
+impl Timestamp {
     /// After all that `device` has been told to do.
     ///
     /// # Errors
@@ -155,7 +155,7 @@ mod bindings {
         Err(none())
     }
 
-    pub(super) fn forget_peak(_: usize) {}
+    pub(super) fn reset_peak_memory(_: usize) {}
 
     pub(super) fn wait(_: usize) -> Result<(), GpuError> {
         Err(none())
@@ -174,7 +174,7 @@ mod bindings {
         fn jacobi_cuda_select(device: c_int) -> *mut c_char;
         fn jacobi_cuda_name(device: c_int, name: *mut *mut c_char) -> *mut c_char;
         fn jacobi_cuda_memory(device: c_int, bytes: *mut i64) -> *mut c_char;
-        fn jacobi_cuda_forget_peak(device: c_int) -> *mut c_char;
+        fn jacobi_cuda_reset_peak_memory(device: c_int) -> *mut c_char;
         fn jacobi_cuda_wait(device: c_int) -> *mut c_char;
         fn jacobi_event_record(device: c_int, out: *mut *mut c_void) -> *mut c_char;
         fn jacobi_event_since(
@@ -217,9 +217,9 @@ mod bindings {
         Ok(GpuMemory { allocated, peak, reserved, free, total })
     }
 
-    pub(super) fn forget_peak(device: usize) {
+    pub(super) fn reset_peak_memory(device: usize) {
         // SAFETY: a number. A device that is not there has no peak to forget.
-        let _ = outcome(unsafe { jacobi_cuda_forget_peak(device as c_int) });
+        let _ = outcome(unsafe { jacobi_cuda_reset_peak_memory(device as c_int) });
     }
 
     pub(super) fn wait(device: usize) -> Result<(), GpuError> {
@@ -274,12 +274,12 @@ mod tests {
     #[test]
     fn moments_are_in_order_and_memory_is_counted() {
         for device in devices("moments and memory") {
-            let start = Moment::now(device).unwrap();
-            forget_peak(device);
+            let start = Timestamp::now(device).unwrap();
+            reset_peak_memory(device);
             let x = tch::Tensor::ones([1 << 20], (tch::Kind::Float, device));
             assert_eq!(x.sum(tch::Kind::Double).double_value(&[]), f64::from(1 << 20));
             synchronize(device).unwrap();
-            assert!(Moment::now(device).unwrap().since(&start).unwrap() >= 0.0);
+            assert!(Timestamp::now(device).unwrap().since(&start).unwrap() >= 0.0);
             match (device, gpu_memory(device)) {
                 (Device::Cuda(_), Some(memory)) => {
                     assert!(memory.peak >= 4 << 20 && memory.peak >= memory.allocated, "{memory:?}");

@@ -54,7 +54,8 @@ pub use cross_entropy::{HardTarget, SoftTarget, cross_entropy, probabilities, so
 pub use fixed::{FixedRows, FixedView, Shape};
 pub use gated::{silu_gated, silu_gated_backward};
 pub use gpu::{
-    GpuError, GpuMemory, Moment, NoGpu, forget_peak, gpu_count, gpu_memory, gpu_name, select, synchronize,
+    GpuError, GpuMemory, NoGpu, Timestamp, gpu_count, gpu_memory, gpu_name, reset_peak_memory, select,
+    synchronize,
 };
 pub use graph::{Graph, GraphPool};
 pub use linear::{linear, linear_argmax};

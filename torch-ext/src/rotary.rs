@@ -40,7 +40,7 @@ impl HeadShape {
 }
 
 /// Rotates the queries and keys of `qkv` `[n, (g * h + 2 * h) * d]` in place, and writes the rotated keys and the values of
-/// every row behind the cached ones of its span, unless that is aside. `cos` and `sin` are `[n, d]`; halves are paired, as in the Hugging Face layout.
+/// every row behind the cached ones of its span, unless that is uncached. `cos` and `sin` are `[n, d]`; halves are paired, as in the Hugging Face layout.
 pub fn rotate_and_store(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadShape, spans: &[SpanCache]) {
     let (n, row) = qkv.size2().expect("qkv is [rows, heads]");
     assert_eq!(row as usize, heads.row_len(), "{heads:?}");

@@ -108,7 +108,7 @@ struct Sums {
     /// Prompts answered alike by both decoders.
     same: f64,
     /// Negative log-probability of recorded tokens, and their number.
-    surprise: f64,
+    negative_log_likelihood: f64,
     recorded: f64,
     /// Runs that the same response held before, and all.
     repeated: f64,
@@ -132,10 +132,11 @@ impl HeldOut {
         if ranks.any(sums.is_none())? {
             return Ok(None);
         }
-        let Sums { accepted, forwards, same, surprise, recorded, repeated, runs } = sums.unwrap_or_default();
-        let mut all = [accepted, forwards, same, surprise, recorded, repeated, runs];
+        let Sums { accepted, forwards, same, negative_log_likelihood, recorded, repeated, runs } =
+            sums.unwrap_or_default();
+        let mut all = [accepted, forwards, same, negative_log_likelihood, recorded, repeated, runs];
         ranks.sum(&mut all)?;
-        let [accepted, forwards, same, surprise, recorded, repeated, runs] = all;
+        let [accepted, forwards, same, negative_log_likelihood, recorded, repeated, runs] = all;
         let repetition = repeated / runs.max(1.0);
         let rows: Vec<&[u32]> = self.rows.iter().map(|row| self.recorded(row)).collect();
         let (before, of) = repetitions(&rows);
@@ -143,7 +144,7 @@ impl HeldOut {
             step,
             tpf: if forwards > 0.0 { accepted / forwards } else { 1.0 },
             exact_match_ar: same / self.rows.len() as f64,
-            loss_ar: surprise / recorded.max(1.0),
+            loss_ar: negative_log_likelihood / recorded.max(1.0),
             repetition,
             degenerate: repetition > before / of.max(1.0) + REPETITION_ROOM,
         }))
@@ -159,9 +160,17 @@ impl HeldOut {
         let same = drafted.iter().zip(&plain).filter(|(drafted, plain)| drafted == plain).count();
         let drafted: Vec<&[u32]> = drafted.iter().map(Vec::as_slice).collect();
         let (repeated, runs) = repetitions(&drafted);
-        let (surprise, recorded) = self.surprise(model, rows, stop)?;
+        let (negative_log_likelihood, recorded) = self.negative_log_likelihood(model, rows, stop)?;
         let (accepted, forwards) = (stats.tokens as f64, stats.forwards as f64);
-        Some(Sums { accepted, forwards, same: same as f64, surprise, recorded, repeated, runs })
+        Some(Sums {
+            accepted,
+            forwards,
+            same: same as f64,
+            negative_log_likelihood,
+            recorded,
+            repeated,
+            runs,
+        })
     }
 
     /// The recorded response, as far as one is decoded.
@@ -196,7 +205,7 @@ impl HeldOut {
     }
 
     /// Negative log-probabilities of the recorded tokens, and how many there are.
-    fn surprise(
+    fn negative_log_likelihood(
         &self,
         model: &dyn LanguageModel,
         rows: &[&Trajectory],

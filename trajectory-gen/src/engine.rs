@@ -70,26 +70,26 @@ pub(crate) enum Event {
 }
 
 /// Makes the trajectories of `samples`, each named by a key of the caller's, and asks for the next sample only when there
-/// is room for it. `hear` may break off at any event: what is unfinished is forgotten.
+/// is room for it. `on_event` may break off at any event: what is unfinished is forgotten.
 pub(crate) fn make(
     model: &dyn LanguageModel,
     settings: &EngineSettings,
     samples: &mut dyn Iterator<Item = (usize, Sample)>,
-    hear: &mut dyn FnMut(EngineProgress, Event) -> ControlFlow<()>,
+    on_event: &mut dyn FnMut(EngineProgress, Event) -> ControlFlow<()>,
 ) {
     let mut progress = EngineProgress::default();
     let mut requests = samples.map(|(key, sample)| (key, request(settings, sample)));
     generate_batch(model, &mut requests, settings.room, &mut |event| match event {
         BatchEvent::Prefill(..) | BatchEvent::Pass(..) => ControlFlow::Continue(()),
-        BatchEvent::Forward(_) => hear(progress, Event::Forward),
+        BatchEvent::Forward(_) => on_event(progress, Event::Forward),
         BatchEvent::Done(key, Answer::Refused { disagreeing_blocks }) => {
-            hear(progress, Event::Refused(key, disagreeing_blocks))
+            on_event(progress, Event::Refused(key, disagreeing_blocks))
         }
         BatchEvent::Done(key, Answer::Response(Response { generation, states, disagreeing_blocks })) => {
             progress.tokens += generation.tokens.len();
             progress.iterations += iterations(&states);
             let (response_tokens, finish_reason) = (generation.tokens, generation.finish_reason);
-            hear(
+            on_event(
                 progress,
                 Event::Made(key, Made { response_tokens, finish_reason, states, disagreeing_blocks }),
             )

@@ -17,7 +17,7 @@ pub struct Span {
     pub cached: usize,
     /// `None` when every row follows the one before.
     pub(super) paths: Option<Paths>,
-    pub(super) aside: bool,
+    pub(super) uncached: bool,
     mask: OnceCell<Tensor>,
     /// Of the first span of a pass: all of them together, where that can be.
     pub(super) of_pass: OnceCell<Option<Packed>>,
@@ -50,12 +50,12 @@ impl SpanCache<'_> {
 impl Span {
     /// Every row follows the one before.
     pub fn chain(rows: Range<usize>, cached: usize) -> Self {
-        Self { rows, cached, paths: None, aside: false, mask: OnceCell::new(), of_pass: OnceCell::new() }
+        Self { rows, cached, paths: None, uncached: false, mask: OnceCell::new(), of_pass: OnceCell::new() }
     }
 
     /// As a chain, but beside what the cache holds behind the first `cached` tokens: nothing is stored.
-    pub fn aside(rows: Range<usize>, cached: usize) -> Self {
-        Self { aside: true, ..Self::chain(rows, cached) }
+    pub fn uncached(rows: Range<usize>, cached: usize) -> Self {
+        Self { uncached: true, ..Self::chain(rows, cached) }
     }
 
     /// `parents[row]` is the row that each row follows, counted within the span; none if it follows the cached tokens.
@@ -74,7 +74,7 @@ impl Span {
 
     /// Where its keys and values go in a cache; `None` when nowhere.
     pub(crate) fn stored(&self) -> Option<Range<usize>> {
-        (!self.aside).then(|| self.cached..self.cached + self.rows.len())
+        (!self.uncached).then(|| self.cached..self.cached + self.rows.len())
     }
 
     pub(super) fn seen(&self) -> Seen<'_> {

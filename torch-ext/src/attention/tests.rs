@@ -52,7 +52,7 @@ fn a_run_aside_sees_what_it_follows_and_itself() {
             let cache = (random(&[h, 40, d], kind), random(&[h, 40, d], kind));
             let runs = [(0..3, 0), (3..30, 31), (30..80, 40), (80..81, 7), (81..90, 40)];
             let spans: Vec<Span> =
-                runs.iter().map(|(rows, cached)| Span::aside(rows.clone(), *cached)).collect();
+                runs.iter().map(|(rows, cached)| Span::uncached(rows.clone(), *cached)).collect();
             let caches: Vec<SpanCache> = spans.iter().map(|span| behind(&cache, span)).collect();
             let together = attend(&qkv, heads, &caches);
             assert_close(&together, &composed(&qkv, heads, &caches), &format!("{heads:?}"));
@@ -83,10 +83,10 @@ fn a_run_at_the_end_sees_nothing_of_those_beside_it() {
             let caches = [0, 1].map(|_| (random(&shape, kind), random(&shape, kind)));
             let spans = [
                 (0, Span::chain(0..1, 21)),
-                (0, Span::aside(1..5, 21)),
-                (0, Span::aside(5..8, 3)),
+                (0, Span::uncached(1..5, 21)),
+                (0, Span::uncached(5..8, 3)),
                 (1, Span::chain(8..10, 7)),
-                (1, Span::aside(10..14, 30)),
+                (1, Span::uncached(10..14, 30)),
             ];
             let together: Vec<SpanCache> =
                 spans.iter().map(|(of, span)| behind(&caches[*of], span)).collect();
@@ -95,7 +95,7 @@ fn a_run_at_the_end_sees_nothing_of_those_beside_it() {
             for (of, span) in &spans {
                 let (start, rows) = (span.rows.start as i64, span.rows.len());
                 let mut alone = Span::chain(0..rows, span.cached);
-                alone.aside = span.aside;
+                alone.uncached = span.uncached;
                 let own = qkv.narrow(0, start, rows as i64).contiguous();
                 let alone = attend(&own, heads, &[behind(&caches[*of], &alone)]);
                 assert!(alone.equal(&together.narrow(0, start, rows as i64)), "{kind:?} {:?}", span.rows);
@@ -147,7 +147,11 @@ fn spans_in_one_call_equal_spans_by_themselves() {
             let qkv = random(&[9, heads.row_len() as i64], kind);
             let passes = [
                 vec![(Span::chain(0..4, 7), 2), (Span::chain(4..5, 20), 0), (Span::chain(5..9, 0), 1)],
-                vec![(Span::aside(0..4, 7), 2), (Span::aside(4..6, 3), 2), (Span::aside(6..9, 11), 0)],
+                vec![
+                    (Span::uncached(0..4, 7), 2),
+                    (Span::uncached(4..6, 3), 2),
+                    (Span::uncached(6..9, 11), 0),
+                ],
             ];
             for pass in passes {
                 let caches = |keys: &Tensor, values: &Tensor| -> Vec<(Tensor, Tensor)> {
