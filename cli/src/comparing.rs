@@ -1,4 +1,4 @@
-//! Finished evaluations as one: whether they may be held against each other, and their rows under the names of their runs.
+//! Comparison of finished evaluations: whether they are comparable, and their rows under the names of their runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,23 +15,23 @@ use crate::stages::read_results;
 /// A finished evaluation.
 #[derive(Clone, Debug)]
 pub struct MeasuredRun {
-    /// What its rows are called in a comparison.
+    /// Its name in the comparison.
     pub label: String,
     /// Its report directory.
     pub report: PathBuf,
-    /// What it measured.
+    /// Its results.
     pub results: Results,
     /// Every sample.
     pub samples: Vec<EvalSample>,
-    /// How its model was trained, if it lies in the run that did.
+    /// The training curves, if the report is in the directory of a run.
     pub training: Vec<TrainingCurve>,
 }
 
 impl MeasuredRun {
-    /// The evaluations in `dirs`, report directories or run directories, each under a name of its own.
+    /// Reads the evaluations in `dirs` (report or run directories) and gives each a unique name.
     ///
     /// # Errors
-    /// When one has no report, or one that cannot be read.
+    /// When a directory has no report or an unreadable one.
     pub fn read_all(dirs: &[PathBuf]) -> anyhow::Result<Vec<Self>> {
         dirs.iter().zip(labels(dirs)).map(|(dir, label)| Self::read(dir, label)).collect()
     }
@@ -50,7 +50,7 @@ impl MeasuredRun {
         Ok(Self { label, report, results, samples, training })
     }
 
-    /// What a model of this run is called beside those of others: by the run, unless it has several of one role.
+    /// The name of a model in a comparison: the run's name, unless the run has several models of this role.
     fn model_name(&self, model: &str) -> String {
         let rows = &self.results.rows;
         let shares_its_role = |row: &EvalRow| {
@@ -61,11 +61,11 @@ impl MeasuredRun {
     }
 }
 
-/// What directories of training alone logged, under names that tell them apart: of each what training wrote into it, or of
-/// a run its rounds.
+/// The training curves of directories without an evaluation, under unique names: of a training directory, or of a
+/// run's rounds.
 ///
 /// # Errors
-/// When there is nothing, or it cannot be read.
+/// When there is no curve, or it cannot be read.
 pub fn training_in(dirs: &[PathBuf]) -> anyhow::Result<Vec<TrainingCurve>> {
     let mut curves = Vec::new();
     for (dir, label) in dirs.iter().zip(labels(dirs)) {
@@ -85,7 +85,7 @@ pub fn training_in(dirs: &[PathBuf]) -> anyhow::Result<Vec<TrainingCurve>> {
     Ok(curves)
 }
 
-/// A short name for each of `dirs`; their paths where short ones would be alike.
+/// A short name for each of `dirs`, or its path where short names are not unique.
 fn labels(dirs: &[PathBuf]) -> Vec<String> {
     let names: Vec<String> = dirs.iter().map(|dir| short_name(dir)).collect();
     let are_distinct = names.iter().collect::<BTreeSet<_>>().len() == names.len();
@@ -93,7 +93,7 @@ fn labels(dirs: &[PathBuf]) -> Vec<String> {
     dirs.iter().zip(names).map(label).collect()
 }
 
-/// The last part of a path that says something.
+/// The last component of a path that is not generic.
 fn short_name(dir: &Path) -> String {
     let parts = dir.components().filter_map(|part| match part {
         std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
@@ -104,11 +104,11 @@ fn short_name(dir: &Path) -> String {
     said.cloned().unwrap_or_else(|| dir.display().to_string())
 }
 
-/// What may differ between evaluations that are compared: what is compared, and what decides no figure of it.
+/// Settings that may differ between evaluations that are compared.
 const MAY_DIFFER: [&str; 7] =
     ["seed", "jacobi", "eval.decoders", "eval.tuned", "eval.rank_prompts", "eval.warmup", "models."];
 
-/// In what the runs after the first differ from it that makes figures incomparable, a line each.
+/// The differences from the first run that make figures incomparable, a line each.
 pub fn differences(runs: &[MeasuredRun]) -> Vec<String> {
     let Some((first, others)) = runs.split_first() else { return Vec::new() };
     let of = |run: &MeasuredRun| -> BTreeMap<String, String> {
@@ -141,7 +141,7 @@ pub fn differences(runs: &[MeasuredRun]) -> Vec<String> {
     found
 }
 
-/// How the models of `runs` were trained, under the names of their runs where there are several.
+/// The training curves of `runs`, with the run's name if there are several.
 pub fn training_of(runs: &[MeasuredRun]) -> Vec<TrainingCurve> {
     let named = |run: &MeasuredRun, curve: &TrainingCurve| match runs.len() {
         1 => curve.clone(),
@@ -150,8 +150,8 @@ pub fn training_of(runs: &[MeasuredRun]) -> Vec<TrainingCurve> {
     runs.iter().flat_map(|run| run.training.iter().map(move |curve| named(run, curve))).collect()
 }
 
-/// All rows and samples under the names of their runs, tested against each other. The environment says where each was
-/// measured and in what they differ.
+/// All rows and samples under the names of their runs, with paired tests. The environment lists where each run was
+/// measured and how the runs differ.
 pub fn merge(runs: &[MeasuredRun], command: String, unlike: &[String]) -> (Results, Vec<EvalSample>) {
     let mut environment = serde_json::Map::new();
     let (mut rows, mut samples) = (Vec::new(), Vec::new());
@@ -180,100 +180,4 @@ pub fn merge(runs: &[MeasuredRun], command: String, unlike: &[String]) -> (Resul
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use jacobi_datasets::schema::eval_row::ModelRole;
-
-    fn run(label: &str, settings: &[(&str, &str)], models: &[&str]) -> MeasuredRun {
-        let row = |model: &&str| EvalRow {
-            model: (*model).to_owned(),
-            model_role: ModelRole::Trained,
-            task: "gsm8k".to_owned(),
-            decoder: "ar".to_owned(),
-            ..EvalRow::default()
-        };
-        let sample = |model: &&str| EvalSample {
-            model: (*model).to_owned(),
-            model_role: ModelRole::Trained,
-            task: "gsm8k".to_owned(),
-            decoder: "ar".to_owned(),
-            sample_id: "q".to_owned(),
-            correct: Some(label == "a"),
-            ..EvalSample::default()
-        };
-        let settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let results =
-            Results::new("jacobi eval".to_owned(), serde_json::Map::new(), models.iter().map(row).collect());
-        MeasuredRun {
-            label: label.to_owned(),
-            report: "r".into(),
-            results: Results { settings, ..results },
-            samples: models.iter().map(sample).collect(),
-            training: vec![TrainingCurve {
-                label: "round-1".to_owned(),
-                samples_per_step: 4,
-                points: Vec::new(),
-                evaluations: Vec::new(),
-                seconds: None,
-            }],
-        }
-    }
-
-    #[test]
-    fn what_is_compared_may_differ_and_nothing_else() {
-        let settings = [
-            ("seed", "1"),
-            ("models.1.name", "x"),
-            ("machine.cpu", "a"),
-            ("eval.prompts.path", "p"),
-            ("jacobi", "1"),
-        ];
-        let mut other = settings;
-        (other[0].1, other[1].1, other[3].1, other[4].1) = ("2", "y", "q", "2");
-        let like = [run("a", &settings, &["m"]), run("b", &other, &["m"])];
-        assert!(differences(&like).is_empty());
-        other[2].1 = "b";
-        let unlike = [run("a", &settings, &["m"]), run("b", &other[..3], &["m"]), run("c", &[], &["m"])];
-        assert_eq!(
-            differences(&unlike),
-            [
-                "machine.cpu is a in a and b in b",
-                "machine.cpu is a in a and not set in c",
-                "c does not say under which settings it was measured"
-            ]
-        );
-    }
-
-    #[test]
-    fn rows_and_samples_go_by_their_run_and_are_tested() {
-        let runs = [run("a", &[("x", "1")], &["m"]), run("b", &[("x", "1")], &["m", "n"])];
-        let (results, samples) = merge(&runs, "jacobi report a b".to_owned(), &[]);
-        let names: Vec<&str> = results.rows.iter().map(|row| row.model.as_str()).collect();
-        assert_eq!(names, ["a", "b m", "b n"]);
-        assert_eq!(samples.iter().map(|s| s.model.as_str()).collect::<Vec<_>>(), names);
-        assert_eq!((results.paired_tests.len(), results.paired_tests[0].only_a), (2, 1));
-    }
-
-    #[test]
-    fn training_goes_by_its_run_where_there_are_several() {
-        let runs = [run("a", &[], &["m"]), run("b", &[], &["m"])];
-        let labels =
-            |runs: &[MeasuredRun]| training_of(runs).into_iter().map(|c| c.label).collect::<Vec<_>>();
-        assert_eq!(labels(&runs), ["a round-1", "b round-1"]);
-        assert_eq!(labels(&runs[..1]), ["round-1"]);
-    }
-
-    #[test]
-    fn a_run_is_called_by_the_part_of_its_path_that_says_something() {
-        let rows = [
-            ("runs/a/report", "a"),
-            ("runs/a/", "a"),
-            ("report", "report"),
-            ("/tmp/x/report/", "x"),
-            (".", "."),
-        ];
-        for (path, expected) in rows {
-            assert_eq!(short_name(Path::new(path)), expected, "{path}");
-        }
-    }
-}
+mod tests;

@@ -7,11 +7,11 @@ use jacobi_model::{Device, DeviceChoice};
 
 use crate::output;
 
-/// The device that `choice` is for this process, which is one of several where a launcher says so. Says, once, why where
-/// it is not the GPU that could have been expected.
+/// The device that `choice` selects for this process (one of several under a launcher). Prints once why a GPU that could
+/// be expected is not used.
 ///
 /// # Errors
-/// [`jacobi_model::DeviceError`] for a GPU that was asked for and cannot be had.
+/// [`jacobi_model::DeviceError`] for a GPU that is not available.
 pub fn choose(choice: DeviceChoice) -> anyhow::Result<Device> {
     static SAID: Once = Once::new();
     let chosen = choice.resolve(local_rank(|name| std::env::var(name).ok())?)?;

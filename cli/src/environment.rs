@@ -1,4 +1,4 @@
-//! What a bug report needs: versions, devices, threads.
+//! Versions, devices and threads, for bug reports.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ pub fn describe() -> Value {
     all
 }
 
-/// What of it decides how fast things are.
+/// The entries that affect speed.
 pub fn machine() -> Value {
     const FASTNESS: [&str; 7] = ["build", "arch", "cpu", "cpus", "intra_op_threads", "libtorch", "gpus"];
     let all = describe();

@@ -1,4 +1,4 @@
-//! What an error means to the shell: 2 for what was typed, 128+n for signal n, 1 for the world.
+//! Exit codes: 2 for usage and configuration errors, 128+n for signal n, 1 for every other failure.
 
 use jacobi_datasets::RankError;
 use jacobi_eval::EvalError;
@@ -7,27 +7,27 @@ use jacobi_trajectory_gen::GenerateError;
 
 use crate::layers::ConfigError;
 
-/// Something on the command line or in a config that only the user can mend.
+/// A usage or configuration error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// Work stopped at a safe point because signal `.0` asked for it.
+/// Work stopped at a safe point after signal `.0`.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped by {}; finished work is kept, and the same command resumes it", signal_name(*.0))]
 pub struct Interrupted(pub i32);
 
-/// Some of several ranks failed; they have said why, as far as they could.
+/// Some ranks failed. They have printed their own errors.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; the same command, with any number of ranks, goes on from the last checkpoint")]
 pub struct RanksEnded(pub String);
 
-/// A response broken off by signal `.0`; what there was of it has been printed.
+/// A response interrupted by signal `.0`; its beginning has been printed.
 #[derive(Debug, thiserror::Error)]
 #[error("broken off by {}", signal_name(*.0))]
 pub struct BrokenOff(pub i32);
 
-/// Measuring stopped because signal `.0` asked for it: figures of half the prompts are none.
+/// A measurement interrupted by signal `.0`; nothing is reported of an incomplete one.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped by {}; the same command measures again from the beginning", signal_name(*.0))]
 pub struct Unmeasured(pub i32);
@@ -44,7 +44,7 @@ impl From<Interrupted> for BrokenOff {
     }
 }
 
-/// The signal that stopped the work, if one did: no failure, so it is said without an `error:`.
+/// The signal that stopped the work, if one did. This is no failure and is printed without `error:`.
 pub fn signal(error: &anyhow::Error) -> Option<i32> {
     error.chain().find_map(|cause| {
         let interrupted = cause.downcast_ref().map(|Interrupted(number)| *number);
@@ -54,7 +54,7 @@ pub fn signal(error: &anyhow::Error) -> Option<i32> {
     })
 }
 
-/// The name users know signal `number` by.
+/// The name of signal `number`.
 pub fn signal_name(number: i32) -> String {
     match number {
         signal_hook::consts::SIGINT => "Ctrl-C".into(),
@@ -63,7 +63,7 @@ pub fn signal_name(number: i32) -> String {
     }
 }
 
-/// The exit code that `error` ends the program with.
+/// The exit code for `error`.
 pub fn code(error: &anyhow::Error) -> u8 {
     if let Some(number) = signal(error) {
         return u8::try_from(128 + number).unwrap_or(1);

@@ -1,4 +1,4 @@
-//! A checkpoint to a Hugging Face model directory that any tool loads, and its model card.
+//! Export of a checkpoint as a Hugging Face model directory with a model card.
 
 use std::path::{Path, PathBuf};
 
@@ -15,12 +15,12 @@ use crate::recipe::{Recipe, Round};
 use crate::run_dir::{RunDir, command_line, write_text};
 use crate::{environment, plan};
 
-/// With which transformers decodes an export in parallel: a file in the folder [`CUSTOM_GENERATE`].
+/// The file in [`CUSTOM_GENERATE`] with which transformers decodes an export in parallel.
 const GENERATE: &str = include_str!("../../python/custom_generate/generate.py");
 const GENERATE_FILE: &str = "generate.py";
 
 /// Exports `checkpoint` to `output`: weights, config.json, generation_config.json, tokenizer files, and `custom_generate/`
-/// unless it is not wanted. The directory appears whole or not at all, and replaces one that is there.
+/// if wanted. The directory is written atomically and replaces an existing one.
 ///
 /// # Errors
 /// A checkpoint that does not load, or an output that cannot be written.
@@ -53,10 +53,10 @@ pub fn export(checkpoint: &Path, output: &Path, custom_generate: bool) -> anyhow
     Ok(())
 }
 
-/// Refuses an output that must not be replaced.
+/// Checks that `output` may be written or replaced.
 ///
 /// # Errors
-/// When something is in `output` that is no model, or one in which `checkpoint` lies, or any without `overwrite`.
+/// When `output` holds something that is no model, or contains `checkpoint`, or exists and `overwrite` is false.
 pub fn check_replaceable(output: &Path, checkpoint: &Path, overwrite: bool) -> anyhow::Result<()> {
     if !output.exists() || is_empty(output) {
         return Ok(());
@@ -66,7 +66,7 @@ pub fn check_replaceable(output: &Path, checkpoint: &Path, overwrite: bool) -> a
         output.join("config.json").is_file(),
         "{shown} is there and holds no model: give another --output"
     );
-    // A checkpoint that is not there is another error's.
+    // A missing checkpoint is reported elsewhere.
     let within = fs_err::canonicalize(checkpoint).is_ok_and(|checkpoint| {
         fs_err::canonicalize(output).is_ok_and(|output| checkpoint.starts_with(output))
     });
@@ -75,8 +75,8 @@ pub fn check_replaceable(output: &Path, checkpoint: &Path, overwrite: bool) -> a
     Ok(())
 }
 
-/// Writes the model card of the model that `recipe` exported to `dir` and, unless it was tuned, the `jacobi.json` that says
-/// how to decode it: with what `results` measured, if it was this model.
+/// Writes the model card of the model that `recipe` exported to `dir`, with the figures in `results` if they are of this
+/// model. Also writes `jacobi.json` (the recommended decoder) unless tuning has written it.
 ///
 /// # Errors
 /// When a file of the export cannot be read or written.
@@ -120,8 +120,8 @@ fn measures(results: &Results, digest: &str) -> bool {
     models.any(|index| says(index, "role", ModelRole::Trained.as_str()) && says(index, "files", digest))
 }
 
-/// What tuning found for the export; without it the fastest decoder of its evaluation, and without that the one it was
-/// trained for, written into `jacobi.json`.
+/// The recommended decoder: from tuning; else the fastest one of the evaluation; else the one that training aimed at.
+/// Written into `jacobi.json`.
 fn decoding(recipe: &Recipe, dir: &Path, results: Option<&Results>) -> anyhow::Result<Tuned> {
     let path = dir.join(TUNED_FILE);
     if let Ok(text) = fs_err::read_to_string(&path)
@@ -130,7 +130,7 @@ fn decoding(recipe: &Recipe, dir: &Path, results: Option<&Results>) -> anyhow::R
     {
         return Ok(tuned);
     }
-    // Of one task: speeds of two are not of one kind.
+    // Of one task: speeds of different tasks are not comparable.
     let rows = results.map_or(&[][..], |results| results.rows.as_slice());
     let first = rows.first().map(|row| row.task.as_str());
     let trained = |row: &&EvalRow| row.model_role == ModelRole::Trained && row.model == recipe.name;
@@ -154,7 +154,7 @@ fn decoding(recipe: &Recipe, dir: &Path, results: Option<&Results>) -> anyhow::R
     Ok(tuned)
 }
 
-/// Jacobi decoding with the blocks of the last round.
+/// Jacobi decoding with the block size of the last round.
 fn untried(recipe: &Recipe) -> Trial {
     let block_size =
         recipe.rounds.last().map_or(recipe.generate.block_size, |round| round.generate.block_size);
@@ -182,7 +182,7 @@ fn trial_of(row: &EvalRow) -> Trial {
     }
 }
 
-/// What the model was made from and with.
+/// Base model, prompts, trajectories and versions.
 fn provenance(recipe: &Recipe, run: &RunDir, base_dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
     let mut rows = vec![("base model, BLAKE3 of its files".to_owned(), plan::digest_of_model(base_dir)?)];
     for (round, Round { prompts, .. }) in (1..).zip(&recipe.rounds) {
@@ -198,7 +198,7 @@ fn provenance(recipe: &Recipe, run: &RunDir, base_dir: &Path) -> anyhow::Result<
     Ok(rows)
 }
 
-/// The settings that decide what was learned, round by round.
+/// The training settings, round by round.
 fn training_settings(recipe: &Recipe) -> Vec<(String, String)> {
     let mut settings = vec![("seed".to_owned(), recipe.seed.to_string())];
     for (index, round) in recipe.rounds.iter().enumerate() {
@@ -245,89 +245,4 @@ fn remove(dir: &Path) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn row(decoder: &str, speedup: f64) -> EvalRow {
-        EvalRow {
-            model: "mine".to_owned(),
-            model_role: ModelRole::Trained,
-            decoder: decoder.to_owned(),
-            samples: 5,
-            speedup_over_ar: Some(speedup),
-            ..EvalRow::default()
-        }
-    }
-
-    #[test]
-    fn how_to_decode_is_what_was_tuned_else_what_was_fastest_else_what_was_trained_for() {
-        let dir = tempfile::tempdir().unwrap();
-        let recipe = Recipe { name: "mine".to_owned(), ..Recipe::default() };
-        let found = |rows: Vec<EvalRow>| {
-            let results = Results::new("jacobi eval".to_owned(), Map::new(), rows);
-            let results = Some(&results).filter(|results| !results.rows.is_empty());
-            let tuned = decoding(&recipe, dir.path(), results).unwrap();
-            let read = jacobi_eval::tuned(dir.path()).unwrap().unwrap();
-            (tuned.best.label(), tuned.best.prompts, read.name.as_str())
-        };
-        assert_eq!(found(vec![]), ("jacobi n=16".to_owned(), 0, "jacobi"));
-        let base = EvalRow { model_role: ModelRole::Base, ..row("jacobi", 9.0) };
-        let rows = vec![base, row("ar", 1.0), row("multi_block", 2.0), row("jacobi", 1.5)];
-        assert_eq!(found(rows.clone()), ("multi_block".to_owned(), 5, "multi_block"));
-        // As `jacobi tune` leaves it.
-        let path = dir.path().join(TUNED_FILE);
-        let text = fs_err::read_to_string(&path).unwrap().replace("multi_block", "ar");
-        fs_err::write(&path, text.replace("\"widths\": []", "\"widths\": [{\"rows\": 1, \"seconds\": 0.5}]"))
-            .unwrap();
-        assert_eq!(found(rows), ("ar".to_owned(), 5, "ar"));
-    }
-
-    #[test]
-    fn the_licence_of_the_base_is_found_in_its_card() {
-        let rows = [
-            ("---\nlicense: apache-2.0\n---\n# A", Some("apache-2.0")),
-            ("---\nlicense: \"mit\"\nx: y\n---\n", Some("mit")),
-            ("# A\nlicense: none\n", None),
-            ("---\ntags:\n- a\n---\nlicense: late\n", None),
-        ];
-        for (text, expected) in rows {
-            let dir = tempfile::tempdir().unwrap();
-            fs_err::write(dir.path().join("README.md"), text).unwrap();
-            assert_eq!(license_of(dir.path()).as_deref(), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn only_models_are_replaced_and_only_when_told_to() {
-        let dir = tempfile::tempdir().unwrap();
-        let checkpoint = dir.path().join("checkpoint");
-        let check = |output: &str, overwrite| {
-            let checked = check_replaceable(&dir.path().join(output), &checkpoint, overwrite);
-            checked.map_err(|error| error.to_string()).err().unwrap_or_default()
-        };
-        assert_eq!(check("missing", false), "");
-        fs_err::create_dir(&checkpoint).unwrap();
-        fs_err::create_dir(dir.path().join("output")).unwrap();
-        assert_eq!(check("output", false), "");
-        fs_err::write(dir.path().join("output/thesis.tex"), "").unwrap();
-        assert!(check("output", true).contains("holds no model"));
-        fs_err::write(dir.path().join("output/config.json"), "{}").unwrap();
-        assert!(check("output", false).contains("--overwrite to replace it"));
-        assert_eq!(check("output", true), "");
-        // Neither the checkpoint nor what it lies in.
-        for path in ["checkpoint", "checkpoint/../checkpoint", ""] {
-            fs_err::write(dir.path().join(path).join("config.json"), "{}").unwrap();
-            assert!(check(path, true).contains("holds the checkpoint"), "{path}");
-        }
-    }
-
-    #[test]
-    fn figures_of_another_model_are_not_this_ones() {
-        let mut results = Results::new("jacobi eval".to_owned(), Map::new(), Vec::new());
-        let settings = [("1.role", "base"), ("1.files", "a"), ("2.role", "trained"), ("2.files", "b")];
-        let setting = |(key, value): (&str, &str)| (format!("models.{key}"), json!(value).to_string());
-        assert!(!measures(&results, "b"));
-        results.settings = settings.into_iter().map(setting).collect();
-        assert_eq!(["a", "b", "c"].map(|digest| measures(&results, digest)), [false, true, false]);
-    }
-}
+mod tests;

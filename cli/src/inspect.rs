@@ -1,4 +1,4 @@
-//! What is in a path: finds out what it is and describes it as text.
+//! `jacobi inspect`: recognises what a path holds and describes it as text.
 
 use std::path::{Path, PathBuf};
 
@@ -48,7 +48,7 @@ pub fn describe(path: &Path, view: &SampleView) -> anyhow::Result<String> {
     )
 }
 
-/// What in a folder of a run can be inspected: trajectories, those of ranks, checkpoints.
+/// The parts of a run's folder that can be inspected: trajectories, those of ranks, checkpoints.
 fn worth_a_look(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs_err::read_dir(dir)? {
@@ -64,7 +64,7 @@ fn worth_a_look(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A shard; of any other file of ours, where to look instead.
+/// A shard; for other files of a run, the directory to inspect instead.
 fn describe_file(path: &Path, view: &SampleView) -> anyhow::Result<String> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     if !["json", "jsonl", "toml", "safetensors", "html", "md", "txt"].contains(&extension) {

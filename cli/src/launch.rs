@@ -1,6 +1,6 @@
-//! Ranks as processes. `jacobi train --nproc N` starts N of the same command on this machine, gives them a place to meet, and
-//! sees to it that they end together. The variables are those of torchrun, so that a process knows no difference: it joins
-//! the others by what the environment says.
+//! Ranks as processes. `jacobi train --nproc N` starts the same command N times on this machine, gives the processes a
+//! store to meet at, and ends them together. It sets torchrun's environment variables, so a rank joins in the same way
+//! whoever started it.
 
 use std::ffi::OsString;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,17 +15,17 @@ use crate::exit::{self, RanksEnded, UsageError, signal_name};
 use crate::output;
 use crate::signals::Stop;
 
-/// How long the others may take to end by themselves once a rank has failed.
+/// Once a rank has failed, the others are killed after this time.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Set for processes started here: they stop when their standard input ends.
+/// Set for the processes started here: they stop when their standard input closes.
 const LAUNCHED: &str = "JACOBI_LAUNCHED";
 
-/// This process among those that the environment tells of, or alone.
+/// Joins the group that the environment describes; without one, a group of this process alone.
 ///
 /// # Errors
-/// [`jacobi_datasets::RankError`] for an environment that tells half; ranks that do not come within `timeout`;
-/// [`UsageError`] for one GPU that all would share.
+/// [`jacobi_datasets::RankError`] for an incomplete environment; ranks that do not join within `timeout`;
+/// [`UsageError`] for one GPU that all ranks would share.
 pub fn join(choice: DeviceChoice, device: Device, timeout: Duration) -> anyhow::Result<Ranks> {
     let Some(member) = membership()? else { return Ok(Ranks::alone()) };
     if matches!(choice, DeviceChoice::NumberedGpu(_)) && member.rank.world_size > 1 {
@@ -42,14 +42,14 @@ fn membership() -> anyhow::Result<Option<Membership>> {
     Ok(Membership::from_environment(|name| std::env::var(name).ok())?)
 }
 
-/// Another rank has given up, and this one does not notice.
+/// Ends this process after another rank has failed and this one is stuck in a collective.
 #[expect(clippy::exit, reason = "the thread that should end the process is stuck")]
 fn abandon(failure: &RankFailure) {
     output::error(&anyhow::Error::new(failure.clone()));
     std::process::exit(1);
 }
 
-/// Listens for wishes to stop: signals, and the launcher's.
+/// Listens for signals and for the launcher's request to stop.
 ///
 /// # Errors
 /// When the system refuses a handler.
@@ -61,7 +61,7 @@ pub fn listen(ranks: &Ranks) -> std::io::Result<Stop> {
     Ok(stop)
 }
 
-/// Tells the others of `error`, unless they have been told, and says which rank it is that fails.
+/// Reports `error` to the other ranks, and adds this rank's number to it.
 pub fn tell(ranks: &Ranks, error: anyhow::Error) -> anyhow::Error {
     if ranks.world_size() == 1 || exit::signal(&error).is_some() {
         return error;
@@ -70,10 +70,10 @@ pub fn tell(ranks: &Ranks, error: anyhow::Error) -> anyhow::Error {
     error.context(format!("rank {} of {} fails", ranks.rank(), ranks.world_size()))
 }
 
-/// Runs `count` ranks of the command line as it was typed, but for `--nproc`.
+/// Runs `count` ranks of this process's command line without `--nproc`.
 ///
 /// # Errors
-/// [`RanksEnded`] when one failed; [`exit::Interrupted`] when a signal asked to stop; [`UsageError`] within a rank.
+/// [`RanksEnded`] when one failed; [`exit::Interrupted`] after a signal; [`UsageError`] when started within a rank.
 pub fn train(count: usize, stop: &Stop) -> anyhow::Result<()> {
     if membership()?.is_some() {
         let text =
@@ -97,7 +97,7 @@ pub fn train(count: usize, stop: &Stop) -> anyhow::Result<()> {
     };
     let mut ranks = Running { running: Vec::new(), ended: Vec::new() };
     for rank in 0..count {
-        // Dropping those that run ends them.
+        // If a start fails, dropping `ranks` kills those that run.
         ranks.running.push((rank, start(rank)?));
     }
     ranks.wait(stop)?;
@@ -110,7 +110,7 @@ pub fn train(count: usize, stop: &Stop) -> anyhow::Result<()> {
     Err(RanksEnded(told.collect::<Vec<_>>().join(", ")).into())
 }
 
-/// The arguments but for `--nproc N`.
+/// The arguments without `--nproc N`.
 fn without_count(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut kept = Vec::new();
     let mut arguments = arguments;
@@ -130,7 +130,7 @@ enum End {
     Done,
     Failed(i32),
     Signal(i32),
-    /// It had not ended some time after another had failed.
+    /// Killed: it still ran some time after another rank had failed.
     Removed,
 }
 
@@ -155,18 +155,18 @@ impl End {
 
 struct Running {
     running: Vec<(usize, Child)>,
-    /// In the order in which they ended.
+    /// In the order of their ends.
     ended: Vec<(usize, End)>,
 }
 
 impl Running {
-    /// Until none runs any more.
+    /// Waits until all have ended.
     fn wait(&mut self, stop: &Stop) -> std::io::Result<()> {
         let mut failed: Option<Instant> = None;
         while !self.running.is_empty() {
             self.collect()?;
             if stop.check().is_err() {
-                // The end of its standard input asks a rank to stop at its next safe point.
+                // Closing its standard input asks a rank to stop at its next safe point.
                 self.running.iter_mut().for_each(|(_, child)| drop(child.stdin.take()));
             } else if failed.is_none() && self.ended.iter().any(|(_, end)| *end != End::Done) {
                 failed = Some(Instant::now());

@@ -1,7 +1,7 @@
-//! Lays settings over each other: defaults, then the file, then `--set` flags, and says exactly where a bad one is.
+//! Merges settings: defaults, then the file, then `--set` flags. Errors name the exact place of a bad setting.
 //!
-//! The file is first read as the typed recipe, because only then do errors carry a position. The flags are then
-//! applied one by one to its table, and the recipe is read again after each, so that a failure belongs to its flag.
+//! The file is first parsed as the typed recipe, because only then errors have a position. The flags are then applied to
+//! its table one by one, and the recipe is parsed again after each, so that an error names its flag.
 
 use std::path::{Path, PathBuf};
 
@@ -11,13 +11,13 @@ use toml::{Table, Value};
 /// The sections that a round may override.
 const ROUND_SECTIONS: [&str; 3] = ["prompts", "generate", "train"];
 
-/// A configuration that cannot be used: always the user's to mend, so exit code 2.
+/// A configuration that cannot be used. Exit code 2.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the config; check the path given to --config")]
     Read(#[from] std::io::Error),
-    /// The file is not TOML, or has a key or a value that the recipe does not know.
+    /// The file is not TOML, or has an unknown key or a bad value.
     #[error("{}:{line}:{column}: {message}", file.display())]
     File {
         /// The config file.
@@ -39,7 +39,7 @@ pub enum ConfigError {
     },
 }
 
-/// Reads `file`, lays `assignments` over it and completes every round from the base sections.
+/// Reads `file`, applies `assignments`, and fills every round from the base sections.
 ///
 /// `T` is the recipe; it must refuse unknown keys. The table returned is one that `T` accepts, with at least one entry
 /// in `rounds`. A flag on one of their sections wins over the rounds of the file; `rounds.2.train.*` names one round.
@@ -96,7 +96,7 @@ fn apply_flag<T: DeserializeOwned>(table: &mut Table, assignment: &str) -> Resul
     Err(refuse(error.unwrap_or_else(|| "no value".into())))
 }
 
-/// How a flag's value can be meant: as TOML, else as a bare word. An empty one takes the key back to its default.
+/// The readings of a flag's value: TOML, else a bare word. An empty value restores the default.
 fn readings(text: &str) -> Vec<Option<Value>> {
     if text.is_empty() {
         return vec![None];
@@ -108,7 +108,7 @@ fn readings(text: &str) -> Vec<Option<Value>> {
     }
 }
 
-/// Puts `value` at `path`, making sections on the way; numbers index lists from 1.
+/// Sets `value` at `path` and creates missing sections; numbers index lists from 1.
 fn assign(table: &mut Table, path: &[&str], value: Option<Value>) -> Result<(), String> {
     let (&key, rest) = path.split_first().expect("str::split yields at least one part");
     if rest.is_empty() {
@@ -151,7 +151,7 @@ fn forget_in_rounds(table: &mut Table, path: &[&str]) {
     }
 }
 
-/// Fills every round with what it does not override.
+/// Fills every round with the base sections' values that it does not override.
 fn complete_rounds(table: &mut Table) {
     for section in ROUND_SECTIONS {
         let base = table.get(section).and_then(Value::as_table).cloned().unwrap_or_default();
@@ -165,7 +165,7 @@ fn complete_rounds(table: &mut Table) {
     }
 }
 
-/// Serde's wording turned into ours: an unknown name comes with the nearest known one, or with all of them.
+/// Rewrites serde's message: an unknown name comes with the nearest known name, or with all of them.
 fn explain(message: &str) -> String {
     let kind =
         ["field", "variant"].into_iter().find(|kind| message.starts_with(&format!("unknown {kind} `")));
@@ -189,143 +189,4 @@ fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde::Deserialize;
-
-    #[derive(Deserialize, Debug, Default, PartialEq)]
-    #[serde(default, deny_unknown_fields)]
-    struct Plan {
-        seed: u64,
-        name: String,
-        train: Train,
-        rounds: Vec<Round>,
-    }
-
-    #[derive(Deserialize, Debug, Default, PartialEq)]
-    #[serde(default, deny_unknown_fields)]
-    struct Round {
-        train: Train,
-        generate: Table,
-        prompts: Table,
-    }
-
-    #[derive(Deserialize, Debug, Default, PartialEq)]
-    #[serde(default, deny_unknown_fields)]
-    struct Train {
-        learning_rate: f64,
-        batch_size: usize,
-        schedule: Schedule,
-    }
-
-    #[derive(Deserialize, Debug, Default, PartialEq)]
-    #[serde(rename_all = "lowercase")]
-    enum Schedule {
-        #[default]
-        Linear,
-        Cosine,
-    }
-
-    fn read(text: &str, flags: &[&str]) -> Result<Plan, String> {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("a.toml");
-        fs_err::write(&file, text).unwrap();
-        let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
-        load::<Plan>(&file, &flags)
-            .map(|table| table.try_into().unwrap())
-            .map_err(|error| error.to_string().replace(&file.display().to_string(), "a.toml"))
-    }
-
-    #[test]
-    fn bad_input_is_named_with_its_place() {
-        let rows: [(&str, &[&str], &str); 13] = [
-            (
-                "seed = 1\n[train]\nlerning_rate = 1.0\n",
-                &[],
-                "a.toml:3:1: unknown key `lerning_rate`; did you mean `learning_rate`?",
-            ),
-            (
-                "[train]\nzzzzzzzz = 1.0\n",
-                &[],
-                "a.toml:2:1: unknown key `zzzzzzzz`; known here: learning_rate, batch_size, schedule",
-            ),
-            ("[tarin]\n", &[], "a.toml:1:2: unknown key `tarin`; did you mean `train`?"),
-            ("[train]\nbatch_size = \"4\"\n", &[], "a.toml:2:14: invalid type: string \"4\", expected usize"),
-            ("[train]\nbatch_size = -4\n", &[], "a.toml:2:14: invalid value: integer `-4`, expected usize"),
-            (
-                "[train]\nschedule = \"cosin\"\n",
-                &[],
-                "a.toml:2:12: unknown value `cosin`; did you mean `cosine`?",
-            ),
-            (
-                "[[rounds]]\n[rounds.train]\nbatchsize = 1\n",
-                &[],
-                "a.toml:3:1: unknown key `batchsize`; did you mean `batch_size`?",
-            ),
-            (
-                "",
-                &["train.bach_size=1"],
-                "--set train.bach_size=1: unknown key `bach_size`; did you mean `batch_size`?",
-            ),
-            ("", &["seed"], "--set seed: expected section.key=value"),
-            ("", &["seed.a=1"], "--set seed.a=1: unknown"),
-            (
-                "",
-                &["train.batch_size=many"],
-                "--set train.batch_size=many: invalid type: string \"many\", expected usize",
-            ),
-            (
-                "",
-                &["rounds.3.train.batch_size=1"],
-                "--set rounds.3.train.batch_size=1: `rounds` has 1 entries, counted from 1; there is no 3",
-            ),
-            (
-                "",
-                &["tran.batch_size=1"],
-                "--set tran.batch_size=1: unknown key `tran`; did you mean `train`?",
-            ),
-        ];
-        for (text, flags, expected) in rows {
-            let message = read(text, flags).unwrap_err();
-            if expected.ends_with("unknown") {
-                assert!(message.starts_with("--set seed.a=1: "), "{message}");
-            } else {
-                assert_eq!(message, expected, "{text:?} {flags:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn malformed_toml_is_placed() {
-        let message = read("seed = 1\n[train\n", &[]).unwrap_err();
-        assert!(message.starts_with("a.toml:2:"), "{message}");
-        let message = read("name = \"abc\nseed = 2\n", &[]).unwrap_err();
-        assert!(message.starts_with("a.toml:1:"), "{message}");
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let plan = read(
-            "seed = 1\n[train]\nbatch_size = 4\n",
-            &["seed=7", "name=two words", "train.schedule=cosine"],
-        );
-        let plan = plan.unwrap();
-        assert_eq!((plan.seed, plan.name.as_str(), plan.train.batch_size), (7, "two words", 4));
-        assert_eq!(plan.train.schedule, Schedule::Cosine);
-        assert_eq!(read("", &["name=123"]).unwrap().name, "123");
-        assert_eq!(read("seed = 3", &["seed="]).unwrap().seed, 0);
-    }
-
-    #[test]
-    fn rounds_take_what_they_do_not_override() {
-        let text = "[train]\nbatch_size = 4\nlearning_rate = 0.1\n[[rounds]]\n[[rounds]]\n[rounds.train]\nlearning_rate = 0.5\n";
-        let rates = |flags: &[&str]| -> Vec<(usize, f64)> {
-            let plan = read(text, flags).unwrap();
-            plan.rounds.iter().map(|round| (round.train.batch_size, round.train.learning_rate)).collect()
-        };
-        assert_eq!(rates(&[]), [(4, 0.1), (4, 0.5)]);
-        assert_eq!(rates(&["train.learning_rate=2.0"]), [(4, 2.0), (4, 2.0)]);
-        assert_eq!(rates(&["rounds.1.train.batch_size=8"]), [(8, 0.1), (4, 0.5)]);
-        assert_eq!(read("", &[]).unwrap().rounds.len(), 1);
-    }
-}
+mod tests;

@@ -1,10 +1,10 @@
-//! The sole printer. Results go to standard output, everything else to standard error; colour only where a person looks.
+//! The only module that prints. Results go to standard output, everything else to standard error; colour on terminals only.
 
 use std::io::{self, IsTerminal, Write};
 
-/// Prints a result on standard output, with a line end when it has none.
+/// Prints a result on standard output, and a line end if it has none.
 ///
-/// A reader that went away (`jacobi inspect DIR | head`) is not an error.
+/// A closed pipe (`jacobi inspect DIR | head`) is not an error.
 ///
 /// # Errors
 /// When standard output cannot be written, for instance on a full disk.
@@ -17,7 +17,7 @@ pub fn result(text: &str) -> io::Result<()> {
     }
 }
 
-/// Prints a line about what goes on, on standard error. Failing to is not worth stopping for.
+/// Prints a status line on standard error. Failing to print is ignored.
 pub fn status(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
@@ -34,7 +34,7 @@ pub fn piece(text: &str) -> io::Result<()> {
     }
 }
 
-/// Prints the start of a line on standard error, for an answer to be typed behind it.
+/// Prints a prompt for input on standard error.
 pub fn ask(text: &str) {
     let mut stderr = io::stderr().lock();
     let _ = write!(stderr, "{text}").and_then(|()| stderr.flush());
@@ -45,7 +45,7 @@ pub fn error(error: &anyhow::Error) {
     let mut text = format!("{} {error}", paint(Stream::Stderr, Color::Red, "error:"));
     let mut last = error.to_string();
     for cause in error.chain().skip(1) {
-        // Some errors already quote their source; saying it twice helps nobody.
+        // Some errors already quote their source: do not print it twice.
         let message = cause.to_string();
         if !last.contains(&message) {
             text.push_str(&format!("\n  caused by: {message}"));
@@ -55,7 +55,7 @@ pub fn error(error: &anyhow::Error) {
     status(&text);
 }
 
-/// Where a text is bound for.
+/// An output stream.
 #[derive(Clone, Copy, Debug)]
 pub enum Stream {
     /// Standard output.
@@ -64,7 +64,7 @@ pub enum Stream {
     Stderr,
 }
 
-/// The few colours in use.
+/// The colours in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Color {
     /// Errors.
@@ -73,16 +73,16 @@ pub enum Color {
     Green,
     /// Tokens learned by the consistency loss.
     Yellow,
-    /// Context, nothing learned.
+    /// Context: no loss.
     Dim,
 }
 
-/// `text` in `color` when `stream` is a terminal and `NO_COLOR` is not set, else `text` as it is.
+/// `text` in `color` if `stream` is a terminal and `NO_COLOR` is not set, else unchanged.
 pub fn paint(stream: Stream, color: Color, text: &str) -> String {
     if colors_wanted(stream) { paint_always(color, text) } else { text.to_owned() }
 }
 
-/// Whether a person looks at `stream`.
+/// Whether `stream` is a terminal.
 pub fn is_terminal(stream: Stream) -> bool {
     match stream {
         Stream::Stdout => io::stdout().is_terminal(),
@@ -90,12 +90,12 @@ pub fn is_terminal(stream: Stream) -> bool {
     }
 }
 
-/// Whether `stream` is a terminal on which lines can be drawn anew.
+/// Whether `stream` is a terminal that can redraw lines.
 pub fn is_drawable(stream: Stream) -> bool {
     is_terminal(stream) && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Whether a person looks at `stream` and has not refused colours.
+/// Whether `stream` is a terminal and `NO_COLOR` is not set.
 pub fn colors_wanted(stream: Stream) -> bool {
     is_drawable(stream) && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -1,7 +1,7 @@
-//! `jacobi run`: the stages of a recipe in order, each skipped when it is finished, resumed when it was cut short.
+//! `jacobi run`: the stages of a recipe in order. A finished stage is skipped, an interrupted one resumes.
 //!
-//! A stage's result follows from its settings and from the stages before it. So when the settings of a recorded stage
-//! have changed, it and all after it are void: the run refuses, or with `--overwrite` removes them and goes on.
+//! A stage's result depends on its settings and on the stages before it. When the settings of a recorded stage have
+//! changed, it and all later stages are void: the run refuses, or with `--overwrite` removes them and repeats them.
 
 use std::path::{Path, PathBuf};
 
@@ -22,11 +22,11 @@ use crate::signals::Stop;
 use crate::stages::GenerateOptions;
 use crate::{device, export, output, stages};
 
-/// Carries out the recipe and returns the final table.
+/// Runs the recipe and returns the final table.
 ///
 /// # Errors
-/// Those of each stage; [`UsageError`] when finished stages were made under other settings and `overwrite` is not
-/// given; [`crate::exit::Interrupted`] when a signal asked to stop.
+/// From each stage; [`UsageError`] when a recorded stage has other settings and `overwrite` is false;
+/// [`crate::exit::Interrupted`] after a signal.
 pub fn run(recipe: &Recipe, overwrite: bool, stop: &Stop) -> anyhow::Result<String> {
     let run = RunDir::new(&recipe.output_dir);
     let stages = plan(recipe)?;
@@ -57,7 +57,7 @@ pub fn run(recipe: &Recipe, overwrite: bool, stop: &Stop) -> anyhow::Result<Stri
     Ok(terminal_table(&results.rows))
 }
 
-/// The plan of `recipe` in words, and how far each stage is. Writes nothing.
+/// Describes the plan of `recipe` and the status of each stage. Writes nothing.
 ///
 /// # Errors
 /// As [`plan`].
@@ -97,7 +97,7 @@ fn open_ledger(run: &RunDir, overwrite: bool) -> anyhow::Result<Ledger> {
 
 fn is_done(stage: &Stage, ledger: &Ledger) -> bool {
     let whole = |output: &PathBuf| match stage.work {
-        // A shard that was damaged is deleted, so that its rows are made anew.
+        // A damaged shard may have been deleted to have its rows generated again.
         Work::Generate(_) => matches!(
             Manifest::load(output),
             Ok(Some(manifest)) if manifest.shards.iter().all(|shard| output.join(&shard.file).exists())
@@ -107,7 +107,7 @@ fn is_done(stage: &Stage, ledger: &Ledger) -> bool {
     ledger.status(&stage.name) == Status::Finished && stage.outputs.iter().all(whole)
 }
 
-/// The first stage that has made something under other settings, and how they differ.
+/// The first stage that has results of other settings, with the differences.
 fn first_changed(stages: &[Stage], ledger: &Ledger) -> Option<(usize, Vec<String>)> {
     let changes = |stage: &Stage| match made(stage) {
         true => ledger.changes(&stage.name, &stage.settings),
@@ -116,8 +116,8 @@ fn first_changed(stages: &[Stage], ledger: &Ledger) -> Option<(usize, Vec<String
     stages.iter().map(changes).enumerate().find(|(_, changes)| !changes.is_empty())
 }
 
-/// Whether a stage has left anything that counts. A generation without a single row does not: were it to, a prompt file in
-/// which no row can be used would stand in the way of its own repair.
+/// Whether a stage has results to protect. A generation without rows has none, so that a prompt file without usable rows
+/// can be mended and run again.
 fn made(stage: &Stage) -> bool {
     let counts = |output: &PathBuf| match stage.work {
         Work::Generate(_) => Manifest::load(output)
@@ -136,14 +136,14 @@ fn changed(run: &RunDir, stage: &str, changes: &[String]) -> UsageError {
     ))
 }
 
-/// Removes what the stages `void` made, then their records: killed in between, the run still knows that they are void.
-/// Trajectories of the first are left to their stage, which keeps those rows that are of the new settings and prompts.
+/// Removes the results of the stages `void`, then their records, so that a run killed in between still knows that they
+/// are void. Trajectories of the first void stage stay: generation keeps the rows that match the new settings.
 fn discard(void: &[Stage], kept: &[Stage], ledger: &mut Ledger) -> anyhow::Result<()> {
     let sorts_out = |(at, stage): &(usize, &Stage)| *at == 0 && matches!(stage.work, Work::Generate(_));
     let removed = void.iter().enumerate().filter(|stage| !sorts_out(stage));
     for path in removed.flat_map(|(_, stage)| &stage.outputs) {
         if path.is_dir() {
-            // Renamed first: half a directory under its own name could be taken for a whole one.
+            // Rename first: a half-deleted directory must not look like a whole one.
             let doomed = path.with_extension("discarded");
             if doomed.exists() {
                 fs_err::remove_dir_all(&doomed)?;
@@ -191,7 +191,7 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &St
     Ok(())
 }
 
-/// The base model of a recipe as evaluation names it.
+/// The base model of a recipe, for evaluation.
 ///
 /// # Errors
 /// When `model.path` is not set.
@@ -200,7 +200,7 @@ pub fn base_model(recipe: &Recipe) -> anyhow::Result<EvalModel> {
     Ok(EvalModel { name, role: ModelRole::Base, dir: recipe.model_dir()? })
 }
 
-/// The model that round `round` (from 1) starts from: the base, or what the round before made.
+/// The model that round `round` (from 1) starts from: the base, or the checkpoint of the round before.
 ///
 /// # Errors
 /// When the round before has no checkpoint.
@@ -208,7 +208,7 @@ pub fn model_of_round(recipe: &Recipe, run: &RunDir, round: usize) -> anyhow::Re
     if round == 1 { recipe.model_dir() } else { checkpoint_of_round(run, round - 1) }
 }
 
-/// The checkpoint that round `round` made: the best by its evaluations, or the last where there were none.
+/// The checkpoint of round `round`: the best by its evaluations, or the last if there were none.
 ///
 /// # Errors
 /// When there is none.
@@ -218,7 +218,7 @@ pub fn checkpoint_of_round(run: &RunDir, round: usize) -> anyhow::Result<PathBuf
         .with_context(|| format!("{} has no checkpoint: run `jacobi train` for it first", dir.display()))
 }
 
-/// The training curves of the rounds of a run that have one.
+/// The training curves of a run's rounds; rounds without one are left out.
 ///
 /// # Errors
 /// As [`training_curve`].
@@ -228,7 +228,7 @@ pub fn training_curves(run: &RunDir) -> anyhow::Result<Vec<TrainingCurve>> {
     curves.filter_map(Result::transpose).collect()
 }
 
-/// The training curve in `dir`, if there is one and a checkpoint, which says how many samples a step had.
+/// The training curve in `dir`. Needs a checkpoint too, which has the number of samples per step.
 ///
 /// # Errors
 /// When `metrics.jsonl` or the checkpoint is damaged.
@@ -240,53 +240,4 @@ pub fn training_curve(dir: &Path, label: &str) -> anyhow::Result<Option<Training
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ledger::Settings;
-
-    fn stage(name: &str, value: &str, output: PathBuf) -> Stage {
-        let settings = Settings::from([("key".to_owned(), value.to_owned())]);
-        Stage {
-            work: Work::Export,
-            name: name.into(),
-            settings,
-            outputs: vec![output],
-            summary: String::new(),
-        }
-    }
-
-    #[test]
-    fn a_change_voids_its_stage_and_those_after_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let outputs = ["a", "b", "c"].map(|name| dir.path().join(name));
-        for output in &outputs {
-            fs_err::create_dir(output).unwrap();
-        }
-        let plan = |values: [&str; 3]| -> Vec<Stage> {
-            let stages = ["a", "b", "c"].into_iter().zip(values).zip(&outputs);
-            stages.map(|((name, value), output)| stage(name, value, output.clone())).collect()
-        };
-        let mut ledger = Ledger::open(dir.path().join("stages.json")).unwrap();
-        for stage in &plan(["1", "1", "1"]) {
-            ledger.start(&stage.name, &stage.settings).unwrap();
-            ledger.finish(&stage.name).unwrap();
-        }
-        assert_eq!(first_changed(&plan(["1", "1", "1"]), &ledger), None);
-        let now = plan(["1", "2", "1"]);
-        let (first, changes) = first_changed(&now, &ledger).unwrap();
-        assert_eq!((first, changes.as_slice()), (1, &["key: was 1, is 2".to_owned()][..]));
-        discard(&now[first..], &now[..first], &mut ledger).unwrap();
-        assert_eq!(outputs.map(|output| output.exists()), [true, false, false]);
-        assert!(is_done(&now[0], &ledger) && !is_done(&now[1], &ledger) && !is_done(&now[2], &ledger));
-    }
-
-    #[test]
-    fn a_finished_stage_whose_output_is_gone_is_not_done() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::open(dir.path().join("stages.json")).unwrap();
-        let stage = stage("a", "1", dir.path().join("gone"));
-        ledger.start("a", &stage.settings).unwrap();
-        ledger.finish("a").unwrap();
-        assert!(!is_done(&stage, &ledger));
-    }
-}
+mod tests;

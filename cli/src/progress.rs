@@ -1,4 +1,4 @@
-//! Progress: a bar on a terminal, a plain line now and then elsewhere.
+//! Progress: a bar on a terminal, elsewhere a plain line at intervals.
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::output;
 
-/// How far apart plain lines are: often enough to see life in a job's log, seldom enough to read it.
+/// Interval between plain lines in a log.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// One stage's progress.
@@ -19,7 +19,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts the progress of the stage `label`; nothing shows before the first update.
+    /// Starts the progress of the stage `label`. Nothing is shown before the first update.
     pub fn new(label: &str) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{prefix:<12} {bar:28} {pos}/{len} {msg}")
@@ -29,8 +29,8 @@ impl Progress {
         Self { label: label.to_owned(), bar, started: None, last_line: Instant::now() }
     }
 
-    /// Shows that `done` of `total` are done, with `detail` beside the rate. The first call of a resumed stage may start
-    /// above zero; the rate counts from there.
+    /// Shows `done` of `total`, with `detail` after the rate. A resumed stage may start above zero; the rate counts from
+    /// its first call.
     pub fn update(&mut self, done: usize, total: usize, detail: &str) {
         let (start, first) = *self.started.get_or_insert((Instant::now(), done));
         let pace = pace(start.elapsed(), done.saturating_sub(first), total.saturating_sub(done));
@@ -46,7 +46,7 @@ impl Progress {
         }
     }
 
-    /// Leaves a line about the stage, above the bar if there is one.
+    /// Prints a line about the stage, above the bar if there is one.
     pub fn say(&self, text: &str) {
         let line = format!("{}: {text}", self.label);
         match &self.bar {
@@ -55,7 +55,7 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away and leaves one line that says how it went.
+    /// Removes the bar and prints one line with the outcome.
     pub fn finish(self, summary: &str) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -66,7 +66,7 @@ impl Progress {
 }
 
 impl Drop for Progress {
-    /// An error ends a stage in the middle: its bar must not stand in the way of the message.
+    /// After an error the bar must not cover the message.
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -74,7 +74,7 @@ impl Drop for Progress {
     }
 }
 
-/// Rate and time left, or nothing while there is no rate to speak of.
+/// Rate and time left, or nothing before the first rate.
 fn pace(elapsed: Duration, done: usize, left: usize) -> String {
     if done == 0 || elapsed.is_zero() {
         return String::new();
@@ -84,7 +84,7 @@ fn pace(elapsed: Duration, done: usize, left: usize) -> String {
     format!("{rate_text}  {} left", clock(Duration::from_secs_f64(left as f64 / rate)))
 }
 
-/// A duration as people say it: `42s`, `3m05s`, `2h07m`.
+/// A duration in short form: `42s`, `3m05s`, `2h07m`.
 pub fn clock(duration: Duration) -> String {
     let seconds = duration.as_secs_f64().round() as u64;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {

@@ -1,4 +1,4 @@
-//! The run directory: where each thing lies, one process at a time, and the record of how it was made.
+//! The run directory: its paths, its lock, and the record of how it was made.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// The run directory at `root`; nothing is touched.
+    /// The run directory at `root`. Touches no file.
     pub fn new(root: &Path) -> Self {
         Self { root: root.to_path_buf() }
     }
@@ -30,7 +30,7 @@ impl RunDir {
         self.root.join("config.toml")
     }
 
-    /// The command lines that were run here.
+    /// The command lines of this run.
     pub fn command(&self) -> PathBuf {
         self.root.join("command.txt")
     }
@@ -45,12 +45,12 @@ impl RunDir {
         self.root.join("stages.json")
     }
 
-    /// Everything of round `round`, from 1.
+    /// The directory of round `round` (from 1).
     pub fn round(&self, round: usize) -> PathBuf {
         self.root.join(format!("round-{round}"))
     }
 
-    /// The trajectories of round `round`.
+    /// The trajectory shards of round `round`.
     pub fn trajectories(&self, round: usize) -> PathBuf {
         self.round(round).join("trajectories")
     }
@@ -65,12 +65,12 @@ impl RunDir {
         self.root.join("report")
     }
 
-    /// A report of the training alone.
+    /// The report on training alone.
     pub fn training(&self) -> PathBuf {
         self.root.join("training")
     }
 
-    /// What tuning the exported model found.
+    /// The results of tuning the exported model.
     pub fn tune(&self) -> PathBuf {
         self.root.join("tune")
     }
@@ -92,7 +92,7 @@ impl RunDir {
     }
 }
 
-/// Writes a text file whole or not at all.
+/// Writes a text file atomically.
 ///
 /// # Errors
 /// When its directory cannot be written.
@@ -100,7 +100,7 @@ pub fn write_text(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(write_atomic(path, |out| out.write_all(text.as_bytes()))?)
 }
 
-/// The exclusive right to write into a directory, until dropped or the process ends, however it ends.
+/// An exclusive lock on a directory. It ends when dropped or when the process ends in any way.
 #[derive(Debug)]
 pub struct DirLock {
     path: PathBuf,
@@ -109,10 +109,10 @@ pub struct DirLock {
 }
 
 impl DirLock {
-    /// Makes `dir` if it is missing and takes the right to write into it.
+    /// Creates `dir` if it is missing and locks it.
     ///
     /// # Errors
-    /// When the directory cannot be made or written, or another process holds it.
+    /// When the directory cannot be created or written, or another process holds the lock.
     pub fn take(dir: &Path) -> anyhow::Result<Self> {
         let refused = || {
             format!(
@@ -124,7 +124,7 @@ impl DirLock {
         let path = dir.join(".lock");
         loop {
             let file = Self::lock(dir, &path, &refused)?;
-            // Who held it before may have removed the file that was waited for here: then this lock is on nothing.
+            // The former holder may have removed the file in the meantime: then this lock is void, and we try again.
             let is_there = fs_err::metadata(&path).is_ok_and(|there| {
                 file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (there.dev(), there.ino()))
             });
@@ -158,12 +158,12 @@ impl DirLock {
 
 impl Drop for DirLock {
     fn drop(&mut self) {
-        // A file that cannot be removed is in nobody's way.
+        // A lock file that stays does no harm.
         let _ = fs_err::remove_file(&self.path);
     }
 }
 
-/// This process's command line, quoted so that a shell reads it back.
+/// This process's command line, quoted for a shell.
 pub fn command_line() -> String {
     let quote = |argument: String| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
@@ -175,7 +175,7 @@ pub fn command_line() -> String {
     };
     let mut words: Vec<String> =
         std::env::args_os().map(|word| quote(word.to_string_lossy().into_owned())).collect();
-    // However it was found, its name is what is typed again.
+    // The bare name: what the user would type again, whatever path started it.
     if let Some(program) = words.first_mut() {
         *program = "jacobi".into();
     }

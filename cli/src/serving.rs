@@ -1,5 +1,5 @@
-//! A model behind HTTP, spoken to as OpenAI's models are: `jacobi serve`. Any number of connections, one thread that owns
-//! the model and answers requests side by side.
+//! `jacobi serve`: an HTTP server with OpenAI's API. Any number of connections; one thread owns the model and decodes
+//! requests in a batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,45 +33,45 @@ use error::ApiError;
 use reply::{Chunks, Head, Reply};
 use request::{ApiRequest, Prompt};
 
-/// What a server is told.
+/// Settings of a server.
 #[derive(Debug)]
 pub struct Serving {
     /// The name that clients know the model by.
     pub model: String,
-    /// The decoder, for people.
+    /// The decoder's name for people.
     pub label: String,
     /// The decoder's settings.
     pub decoder: Value,
-    /// How answers are decoded; each request has its own sampling and stop rules.
+    /// The decoder. Each request has its own sampling and stop rules.
     pub settings: Settings,
-    /// Tokens of a prompt and its answer together, at most.
+    /// Maximum tokens of a prompt and its answer together.
     pub context: usize,
-    /// Token ids that the model has an embedding for.
+    /// Number of token ids that have an embedding.
     pub vocabulary: usize,
-    /// How much is worked on at a time.
+    /// Limits of the batch.
     pub room: Room,
-    /// Answers that may wait for a slot.
+    /// Maximum number of answers that wait for a slot.
     pub max_queue: usize,
-    /// Bytes of a request's body, at most.
+    /// Maximum bytes of a request's body.
     pub max_body: usize,
-    /// What clients must show; none lets everybody in.
+    /// API key that clients must send; `None` accepts everybody.
     pub api_key: Option<String>,
-    /// It listens on a loopback address.
+    /// The server listens on a loopback address.
     pub is_local: bool,
 }
 
-/// What all requests share.
+/// State shared by all requests.
 struct App {
     serving: Serving,
     engine: Engine,
     tokenizer: &'static Tokenizer,
     metrics: Arc<Metrics>,
-    /// Requests so far: names and seeds follow from it.
+    /// Requests so far. Ids and default seeds are derived from it.
     serial: AtomicU64,
     started: u64,
 }
 
-/// Every address of the server. `tokenizer` lives as long as the process.
+/// The routes. `tokenizer` lives as long as the process.
 pub fn router(
     serving: Serving,
     engine: Engine,
@@ -185,7 +185,7 @@ impl App {
             return Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message));
         }
         let app = self.clone();
-        // Long texts take their time, and streams go on meanwhile.
+        // Tokenizing a long text must not delay other streams.
         let encoded = tokio::task::spawn_blocking(move || {
             let prompts =
                 asked.prompts.iter().map(|prompt| app.encode(prompt)).collect::<Result<Vec<_>, _>>();
@@ -204,7 +204,7 @@ impl App {
         Ok(Sse::new(events).into_response())
     }
 
-    /// Queues every answer that is asked for.
+    /// Queues every answer of a request.
     fn submit(
         &self,
         asked: &ApiRequest,

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks the work to stop at its next safe point, the second ends the process at once.
+//! Ctrl-C and SIGTERM: the first one asks to stop at the next safe point, the second one ends the process at once.
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -18,8 +18,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Starts listening. From here on the first SIGINT or SIGTERM no longer ends the process; it is answered with a
-    /// line that says so.
+    /// Starts listening. The first SIGINT or SIGTERM no longer ends the process; a line on standard error says so.
     ///
     /// # Errors
     /// When the system refuses a handler.
@@ -29,7 +28,7 @@ impl Stop {
         std::thread::spawn(move || {
             if let Some(number) = signals.forever().next() {
                 let name = signal_name(number);
-                // On a terminal the cursor stands behind a bar and an echoed ^C.
+                // On a terminal the cursor is behind a progress bar and an echoed ^C.
                 let start = if io::stderr().is_terminal() { "\n" } else { "" };
                 output::status(&format!(
                     "{start}{name}: stopping at the next safe point; once more stops at once"
@@ -39,14 +38,14 @@ impl Stop {
         Ok(stop)
     }
 
-    /// As [`Stop::listen`], without the line: for work whose next safe point is but a moment away.
+    /// As [`Stop::listen`], without the line: for work whose next safe point is milliseconds away.
     ///
     /// # Errors
     /// When the system refuses a handler.
     pub fn quietly() -> io::Result<Self> {
         let stop = Self { requested: Arc::default(), signal: Arc::default() };
         for number in [SIGINT, SIGTERM] {
-            // The order matters: a second signal finds the flag set and ends the process.
+            // The order matters: the second signal finds the flag set and ends the process.
             flag::register_conditional_shutdown(number, 128 + number, Arc::clone(&stop.requested))?;
             flag::register_usize(number, Arc::clone(&stop.signal), number.unsigned_abs() as usize)?;
             flag::register(number, Arc::clone(&stop.requested))?;
@@ -54,7 +53,7 @@ impl Stop {
         Ok(stop)
     }
 
-    /// From here on the end of standard input asks to stop as SIGTERM does: so a launcher asks, and so its death does.
+    /// From here on the end of standard input asks to stop as SIGTERM does. The launcher closes it, or its death does.
     pub fn follow_launcher(&self) {
         let (requested, signal) = (Arc::clone(&self.requested), Arc::clone(&self.signal));
         std::thread::spawn(move || {
@@ -64,7 +63,7 @@ impl Stop {
         });
     }
 
-    /// Does `wait`, during which already the first signal ends the process: where nothing can be lost.
+    /// Runs `wait`; meanwhile the first signal ends the process. For moments in which nothing can be lost.
     ///
     /// # Errors
     /// As [`Stop::check`], without waiting.
@@ -82,7 +81,7 @@ impl Stop {
         &self.requested
     }
 
-    /// An error once a signal has asked to stop.
+    /// Fails once a signal has asked to stop.
     ///
     /// # Errors
     /// [`Interrupted`] with the signal's number.

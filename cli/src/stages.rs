@@ -1,4 +1,4 @@
-//! One function per stage, used alike by its own verb and by `run`: one library call, its progress, its result.
+//! One function per stage, used by its own verb and by `run`: one library call with progress and a summary.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,16 +21,16 @@ use crate::run_dir::{DirLock, command_line};
 use crate::signals::Stop;
 use crate::{device, output, plan};
 
-/// What `generate` is asked for beyond the recipe.
+/// Options of `generate` that are not in the recipe.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GenerateOptions {
-    /// Which part of the prompts.
+    /// This process's share of the prompts; `None` takes all.
     pub rank: Option<Rank>,
-    /// Whether what another run left in the output is removed.
+    /// Remove what another run left in the output.
     pub overwrite: bool,
 }
 
-/// The job of making the trajectories of round `round` (from 1) with the model in `model_dir`.
+/// The generation job of round `round` (from 1) with the model in `model_dir`.
 pub fn generate_job<'a>(
     recipe: &'a Recipe,
     round: usize,
@@ -52,14 +52,14 @@ pub fn generate_job<'a>(
     })
 }
 
-/// Makes the trajectories of `job`, and lets nobody else write where they go.
+/// Generates the trajectories of `job` while holding the lock of its directory.
 ///
 /// # Errors
-/// Those of reading prompts and of generating; [`crate::exit::Interrupted`] when a signal asked to stop.
+/// From reading prompts and generating; [`crate::exit::Interrupted`] after a signal.
 pub fn generate(job: &GenerateJob, stop: &Stop) -> anyhow::Result<Manifest> {
     let _lock = DirLock::take(&job.directory())?;
     let mut progress = Progress::new("generate");
-    // From the first report on: before it the model is loaded and the prompts are counted.
+    // The rate starts at the first report: loading the model and counting prompts come before it.
     let mut start = None;
     let outcome = jacobi_trajectory_gen::generate(job, stop.flag(), &mut |now| {
         let per_token = now.iterations as f64 / now.tokens.max(1) as f64;
@@ -79,7 +79,7 @@ pub fn generate(job: &GenerateJob, stop: &Stop) -> anyhow::Result<Manifest> {
     Ok(manifest)
 }
 
-/// How many prompts became what, and by which rules.
+/// How many prompts were written, skipped and failed, with the rules that skipped them.
 fn outcome_of(manifest: &Manifest, dir: &Path) -> String {
     let mut summary = format!("{} trajectories of {} prompts", manifest.written, manifest.input);
     if manifest.written < manifest.input {
@@ -100,32 +100,32 @@ fn outcome_of(manifest: &Manifest, dir: &Path) -> String {
     summary
 }
 
-/// What a round of training works on.
+/// The inputs of a round of training.
 pub struct TrainStage<'a> {
     /// The round, from 1.
     pub round: usize,
     /// The model to start from.
     pub model_dir: &'a Path,
-    /// What to learn.
+    /// The training data.
     pub data: TrainData,
     /// The directory of the round.
     pub output: &'a Path,
-    /// Whether what another run left there may be removed.
+    /// Remove what another run left there.
     pub overwrite: bool,
-    /// Where to compute.
+    /// The device.
     pub device: Device,
-    /// This process among those that train together.
+    /// The group of processes that train together.
     pub ranks: Ranks,
 }
 
-/// Trains and returns the best checkpoint, or the last where no evaluation chose one.
+/// Trains and returns the best checkpoint, or the last one if no evaluation ran.
 ///
 /// # Errors
-/// Those of training; [`crate::exit::Interrupted`] when a signal asked to stop.
+/// From training; [`crate::exit::Interrupted`] after a signal.
 pub fn train(recipe: &Recipe, stage: TrainStage, stop: &Stop) -> anyhow::Result<PathBuf> {
     let job = TrainJob {
         model_dir: stage.model_dir,
-        // Later rounds train on: only the first can start from nothing.
+        // Only the first round can start from random weights.
         init: if stage.round == 1 { recipe.model.init } else { Init::Weights },
         dtype: recipe.model.dtype,
         device: stage.device,
@@ -151,7 +151,7 @@ pub fn train(recipe: &Recipe, stage: TrainStage, stop: &Stop) -> anyhow::Result<
     })?;
     if !outcome.finished {
         stop.check()?;
-        // Another rank was asked to stop, which is as good as this one.
+        // A signal reached another rank.
         return Err(Interrupted(signal_hook::consts::SIGTERM).into());
     }
     let mut summary = format!("finished at {}", outcome.checkpoint.display());
@@ -187,25 +187,25 @@ fn describe_evaluation(evaluation: &Evaluation) -> String {
     }
 }
 
-/// What `eval` is asked for beyond the recipe.
+/// Options of `eval` that are not in the recipe.
 #[derive(Clone, Copy, Debug)]
 pub struct EvalOptions<'a> {
     /// The models, the base model first.
     pub models: &'a [EvalModel],
-    /// How they were trained.
+    /// Their training curves.
     pub training: &'a [TrainingCurve],
     /// The report directory.
     pub report: &'a Path,
-    /// What of an earlier evaluation there is removed.
+    /// Which results of an earlier evaluation to remove.
     pub replace: Replace,
 }
 
-/// Measures models and writes the report. What the report directory has of the same evaluation is kept: one that was
-/// killed goes on, and of one that is finished only the report is written anew.
+/// Measures models and writes the report. Results of the same evaluation in the report directory are kept: a killed
+/// evaluation resumes, and a finished one only rewrites its report.
 ///
 /// # Errors
-/// Those of evaluating and of writing; [`crate::exit::UsageError`] when other settings measured what is there and it may
-/// not be removed; [`crate::exit::Interrupted`] when a signal asked to stop.
+/// From evaluating and writing; [`crate::exit::UsageError`] when the results there have other settings and `replace`
+/// keeps them; [`crate::exit::Interrupted`] after a signal.
 pub fn eval(recipe: &Recipe, options: EvalOptions, stop: &Stop) -> anyhow::Result<Vec<EvalRow>> {
     let EvalOptions { models, training, report, replace } = options;
     let mut kept = KeptEval::open(report, plan::eval_settings(recipe, models)?, replace)?;
@@ -254,7 +254,7 @@ pub fn eval(recipe: &Recipe, options: EvalOptions, stop: &Stop) -> anyhow::Resul
     Ok(results.rows)
 }
 
-/// The machine, and what of an evaluation no row says.
+/// The machine and the facts about an evaluation that no row holds.
 fn environment_of(outcome: &EvalOutcome) -> Map<String, Value> {
     let environment = crate::environment::describe();
     let mut environment = environment.as_object().cloned().unwrap_or_default();
@@ -285,7 +285,7 @@ fn describe_eval(now: &EvalProgress) -> String {
     text
 }
 
-/// Says which samples have no response.
+/// Reports samples without a response.
 fn say_failed(samples: &[EvalSample]) {
     let failed: Vec<&EvalSample> = samples.iter().filter(|sample| sample.error.is_some()).collect();
     if let Some(first) = failed.first() {
@@ -299,10 +299,10 @@ fn say_failed(samples: &[EvalSample]) {
     }
 }
 
-/// The measured rows of a report directory.
+/// Reads the rows of a report directory.
 ///
 /// # Errors
-/// When there is no report, or another schema.
+/// When there is no report or its schema is another one.
 pub fn read_results(report: &Path) -> anyhow::Result<Results> {
     let path = report.join("results.json");
     let text = fs_err::read_to_string(&path)?;
@@ -317,7 +317,7 @@ fn results_of(text: &str) -> anyhow::Result<Results> {
     Ok(serde_json::from_value(value)?)
 }
 
-/// Says which rows of a prompt file could not be used.
+/// Reports rows of a prompt file that could not be used.
 pub fn say_left_out(verb: &str, bad_rows: &[BadRow]) {
     if let Some(bad) = bad_rows.first() {
         let count = bad_rows.len();

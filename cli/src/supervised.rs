@@ -1,5 +1,5 @@
-//! Plain supervised text as training rows: prompts with given responses, no trajectories. They teach the autoregressive
-//! loss alone, which is how a base model is made from random weights.
+//! Supervised fine-tuning data: prompts with given responses, no trajectories. Only the autoregressive loss uses them;
+//! this is how a base model is trained from random weights.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use jacobi_trainer::TrainData;
 use crate::output;
 
 /// Reads prompts with responses and tokenizes them with the tokenizer of `model_dir`. Rows that cannot be used are
-/// counted, said, and left out.
+/// reported and left out.
 ///
 /// # Errors
-/// Those of reading prompts and tokenizer; no usable row.
+/// From reading prompts and tokenizer; no usable row.
 pub fn load(config: &PromptsConfig, model_dir: &Path) -> anyhow::Result<TrainData> {
     let tokenizer = Tokenizer::load(model_dir)?;
     let prompts = read_prompts(config)?;

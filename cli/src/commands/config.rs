@@ -1,4 +1,4 @@
-//! `jacobi config`: what recipes may say, and what one says.
+//! `jacobi config`: the schema of recipes; shows and checks a recipe.
 
 use crate::output;
 use crate::recipe::{Recipe, RecipeArgs};
@@ -15,9 +15,9 @@ pub struct ConfigArgs {
 enum Action {
     /// Print the JSON Schema of recipes: every key, its type, its default
     Schema,
-    /// Print a recipe as it is resolved: file, --set and defaults together
+    /// Print the resolved recipe: defaults, file and --set merged
     Show(RecipeArgs),
-    /// Check a recipe and say where it is wrong; files it names need not be there
+    /// Check a recipe and name the place of an error; the files it names need not exist
     Validate(RecipeArgs),
 }
 

@@ -1,8 +1,8 @@
-//! `jacobi env`: what to paste into a bug report.
+//! `jacobi env`: versions, devices and threads for bug reports.
 
 use crate::{environment, output};
 
-/// Print versions, devices and threads: what to paste into a bug report
+/// Print versions, devices and threads, for bug reports
 #[derive(Debug, clap::Args)]
 pub struct EnvArgs {
     /// Print one JSON object

@@ -17,13 +17,13 @@ use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
 use crate::{output, plan, stages};
 
-/// Where the report goes when no recipe says.
+/// Report directory without a recipe.
 const OUTPUT_DIR: &str = "runs/eval";
 
 /// Measure quality and speed of models under decoders, and write a report
 ///
 /// Give --model and --tasks, or a recipe. With a recipe and without --model, the exported model of its run is measured
-/// beside the base model if it is there. Killed and started again it goes on where it was.
+/// beside the base model if it exists. After an interruption the same command resumes.
 #[derive(Debug, clap::Args)]
 pub struct EvalArgs {
     /// The recipe, a TOML file; `jacobi config schema` describes it
@@ -38,28 +38,28 @@ pub struct EvalArgs {
     /// The model that the others were trained from; by default model.path
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
-    /// Tasks to measure on, and nothing else: names or TOML files, each with its questions where you have them
+    /// Tasks to measure on, instead of the recipe's: names or TOML files, each with =FILE for your copy of its questions
     #[arg(long, value_delimiter = ',', value_name = "TASK[=FILE],..")]
     tasks: Vec<String>,
-    /// Decoders to compare with ar, and no others, as the recipe lists them or with their defaults
+    /// Decoders to compare with ar, instead of the recipe's; with the recipe's settings, or their defaults
     #[arg(long, value_delimiter = ',', value_enum, value_name = "DECODER,..")]
     decoders: Vec<DecoderName>,
-    /// Questions of each task at most
+    /// Maximum questions of each task
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// Longest response; by default what the recipe or the task says
+    /// Maximum tokens of a response; by default the recipe's or the task's
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
     /// Where to compute: auto, cpu, cuda or cuda:N; by default the recipe's, else auto
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
-    /// Run generated programs with limits alone where nothing isolates them
+    /// Run generated programs with resource limits alone where no isolation is available
     #[arg(long)]
     allow_unsafe_execution: bool,
     /// Where the report goes; by default the report directory in output_dir
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Measure again what is there, or was measured under other settings
+    /// Discard existing results, also those with other settings, and measure again
     #[arg(long)]
     overwrite: bool,
     /// Print what would be done, and stop
@@ -67,7 +67,7 @@ pub struct EvalArgs {
     dry_run: bool,
 }
 
-/// Evaluates and prints the table, or with `--dry-run` says what would be evaluated.
+/// Evaluates and prints the table, or with `--dry-run` prints the plan.
 ///
 /// # Errors
 /// See [`stages::eval`].
@@ -101,7 +101,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     Ok(output::result(&terminal_table(&rows))?)
 }
 
-/// What is asked: the recipe if there is one, and the options over it.
+/// The recipe, if there is one, with the options applied.
 fn recipe(args: &EvalArgs) -> anyhow::Result<Recipe> {
     let mut recipe = match &args.config {
         Some(config) => RecipeArgs { config: config.clone(), set: args.set.clone() }.load()?,
@@ -136,7 +136,7 @@ fn recipe(args: &EvalArgs) -> anyhow::Result<Recipe> {
     Ok(recipe)
 }
 
-/// The base model first. Without one nothing says that a model was trained from another: they stand side by side.
+/// The models, the base model first. Without a base model no model counts as trained from another.
 fn models(args: &EvalArgs, recipe: &Recipe, run: &RunDir) -> anyhow::Result<Vec<EvalModel>> {
     let mut models = Vec::new();
     let mut role = ModelRole::Base;

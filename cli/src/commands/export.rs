@@ -1,4 +1,4 @@
-//! `jacobi export`: a checkpoint to a Hugging Face model directory.
+//! `jacobi export`: exports a checkpoint as a Hugging Face model directory.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::{output, stages};
 /// Export a checkpoint as a Hugging Face model directory
 ///
 /// Give --checkpoint and --output, or a recipe: then the best checkpoint of its last round, or the last one where
-/// train.eval_steps is not set, goes to its export directory. With a recipe there are a model card and a jacobi.json.
+/// train.eval_steps is not set, goes to its export directory, with a model card and a jacobi.json.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
     /// The recipe whose run is exported
@@ -21,17 +21,17 @@ pub struct ExportArgs {
     /// Overrides one setting of the recipe. May be given several times
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE", requires = "config")]
     set: Vec<String>,
-    /// The checkpoint; by default the one that the recipe's run ended with
+    /// The checkpoint; by default the final one of the recipe's run
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// Where the model goes; by default the export directory of the recipe's run
+    /// Output directory; by default the export directory of the recipe's run
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Replace a model that is in --output
+    /// Replace an existing model in --output
     #[arg(long)]
     overwrite: bool,
-    /// Whether to add custom_generate/, with which transformers decodes several tokens per pass. Its version 4.57 uses
-    /// it for a local directory without being asked
+    /// Whether to add custom_generate/, with which transformers decodes several tokens per pass. transformers 4.57 uses
+    /// it for a local directory by default
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     custom_generate: bool,
 }
@@ -57,11 +57,11 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         (None, Some(run)) => run.export(),
         _ => return Err(missing("--output DIR").into()),
     };
-    // What lies in a run's own export directory is its own.
+    // A run may always replace its own export.
     check_replaceable(&target, &checkpoint, args.overwrite || args.output.is_none())?;
     export(&checkpoint, &target, args.custom_generate)?;
     if let (Some(recipe), Some(run)) = (&recipe, &run) {
-        // With the measured rows when there are some.
+        // With measured rows, if there are any.
         write_card(recipe, run, &target, stages::read_results(&run.report()).ok().as_ref())?;
     }
     Ok(output::result(&target.display().to_string())?)

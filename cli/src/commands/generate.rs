@@ -15,9 +15,9 @@ use crate::{output, plan};
 
 /// Generate trajectory shards from prompts and a model
 ///
-/// Resumable: run the same command again, and it makes what is missing. Several processes can share the work: each is
-/// told its --rank and the --world-size, or finds them in RANK and WORLD_SIZE (torchrun) or in SLURM_ARRAY_TASK_ID and
-/// SLURM_ARRAY_TASK_COUNT; then --merge joins what they made.
+/// Resumable: the same command generates what is missing. Several processes can share the work: each takes --rank and
+/// --world-size, or reads RANK and WORLD_SIZE (torchrun) or SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT; then --merge
+/// joins their shards.
 #[derive(Debug, clap::Args)]
 pub struct GenerateArgs {
     #[command(flatten)]
@@ -25,34 +25,34 @@ pub struct GenerateArgs {
     /// The round to generate for; later rounds use the checkpoint of the one before
     #[arg(long, default_value_t = 1, value_name = "N")]
     round: usize,
-    /// Where the shards go; by default the place of the round in output_dir
+    /// Output directory of the shards; by default the round's directory in output_dir
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Which of the processes this is, counted from 0
+    /// The rank of this process, from 0
     #[arg(long, value_name = "N", requires = "world_size")]
     rank: Option<usize>,
-    /// How many processes share the prompts
+    /// The number of processes that share the prompts
     #[arg(long, value_name = "N", requires = "rank")]
     world_size: Option<usize>,
-    /// Take responses from here instead of making them: JSONL or Parquet as vLLM or SGLang writes it, with token ids or
+    /// Use these responses instead of generating them: JSONL or Parquet as vLLM or SGLang writes it, with token ids or
     /// text; every prompt needs one, matched by its tokens, messages, text or id. The same as generate.responses of the round
     #[arg(long, value_name = "FILE", conflicts_with = "merge")]
     responses: Option<PathBuf>,
-    /// Join what all ranks made, after checking that it is the whole
+    /// Join the shards of all ranks, after checking that they are complete
     #[arg(long, conflicts_with_all = ["rank", "world_size", "overwrite", "dry_run"])]
     merge: bool,
-    /// Remove what other settings made there, and make it again
+    /// Remove shards of other settings, and generate again
     #[arg(long)]
     overwrite: bool,
-    /// Count prompts, answer a few of them against the clock, print what all would take, and stop
+    /// Count prompts, generate a few, print the estimate for all, and stop
     #[arg(long)]
     dry_run: bool,
-    /// Prompts that --dry-run answers; with 0 it only counts
+    /// Prompts that --dry-run generates; 0 only counts
     #[arg(long, default_value_t = 8, value_name = "N", requires = "dry_run")]
     calibrate: usize,
 }
 
-/// Generates, merges, or with `--dry-run` says what generating would take.
+/// Generates, merges, or with `--dry-run` estimates.
 ///
 /// # Errors
 /// See [`stages::generate`] and [`merge`].
@@ -79,7 +79,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if args.dry_run {
         return Ok(output::result(&describe(&job, args.calibrate)?)?);
     }
-    // Ranks of one job write side by side, and what goes elsewhere is in no run's way.
+    // Ranks of one job write in parallel; an output elsewhere needs no lock of the run.
     let alone = args.output.is_none() && job.rank.is_none();
     let _lock = alone.then(|| DirLock::take(run.root())).transpose()?;
     let manifest = stages::generate(&job, &Stop::listen()?)?;
@@ -87,7 +87,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was typed, else what the environment says.
+/// The rank from the options, else from the environment.
 fn rank(args: &GenerateArgs) -> anyhow::Result<Option<Rank>> {
     match (args.rank, args.world_size) {
         (Some(rank), Some(world_size)) => Ok(Some(Rank::new(rank, world_size)?)),

@@ -12,24 +12,24 @@ use crate::run_dir::DirLock;
 ///
 /// Reads its recorded trajectories (JSON with diffusion_itr_id, data_id, prompt_ids, answer_trajectory_ids,
 /// teacher_output_ids) and its packed training records (JSONL with prompt_ids, prompt_ids_len,
-/// complete_training_sequence_ids, traj_position_indices). What comes out can be inspected and trained on.
+/// complete_training_sequence_ids, traj_position_indices). The shards can be inspected and trained on.
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
     /// The files
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The model they were made with, for its tokenizer: a directory, or ORG/NAME@REVISION of the hub
+    /// The model that made them, for its tokenizer: a directory, or ORG/NAME@REVISION of the hub
     #[arg(long, short, value_name = "DIR")]
     model: PathBuf,
-    /// Where the shards go
+    /// Output directory of the shards
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
-    /// Remove the shards that are there
+    /// Replace existing shards
     #[arg(long)]
     overwrite: bool,
 }
 
-/// Imports and says how much.
+/// Imports and prints the counts.
 ///
 /// # Errors
 /// See [`import`].

@@ -1,4 +1,4 @@
-//! `jacobi inspect`: what is in a shard, a directory of them, a model or checkpoint, or a run.
+//! `jacobi inspect`: describes a shard, a directory of shards, a model or checkpoint, or a run.
 
 use std::path::PathBuf;
 
@@ -8,10 +8,10 @@ use crate::exit::UsageError;
 use crate::inspect::{self, SampleView, Schedule};
 use crate::output;
 
-/// Show what is in a shard, a trajectories directory, a model or checkpoint directory, or a run directory
+/// Describe a shard, a trajectories directory, a model or checkpoint directory, or a run directory
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// What to look into
+    /// The path to inspect
     #[arg(value_name = "PATH")]
     path: PathBuf,
     /// Trajectories: the sample to show with its loss mask, counted from 0
@@ -20,19 +20,19 @@ pub struct InspectArgs {
     /// Trajectories: show every state of this block of the sample, counted from 0
     #[arg(long, value_name = "N")]
     block: Option<usize>,
-    /// Trajectories: the model directory whose tokenizer turns ids into text; by default the one that made them
+    /// Trajectories: the model directory whose tokenizer decodes ids; by default the model that made them
     #[arg(long, value_name = "DIR")]
     tokenizer: Option<PathBuf>,
-    /// Trajectories: write the states of the block as a page, too
+    /// Trajectories: also write the states of the block as an HTML page
     #[arg(long, value_name = "FILE", requires = "block")]
     html: Option<PathBuf>,
-    /// Trajectories: show the noise that a schedule would choose: linear, random, reverse or constant
+    /// Trajectories: show the noise of the states that a schedule selects: linear, random, reverse or constant
     #[arg(long, value_name = "NAME", value_parser = schedule)]
     schedule: Option<ScheduleKind>,
-    /// Trajectories: least noise ratio of the schedule
+    /// Trajectories: minimum noise ratio of the schedule
     #[arg(long, default_value_t = 0.0, value_name = "RATIO", requires = "schedule")]
     min_noise_ratio: f64,
-    /// Trajectories: greatest noise ratio of the schedule
+    /// Trajectories: maximum noise ratio of the schedule
     #[arg(long, default_value_t = 1.0, value_name = "RATIO", requires = "schedule")]
     max_noise_ratio: f64,
     /// Trajectories: blocks per noise cycle, of the mask shown and of the schedule
@@ -41,7 +41,7 @@ pub struct InspectArgs {
     /// Model: compute the float32 logits of this text at every position, and write them with its ids to --output
     #[arg(long, value_name = "TEXT", requires = "output")]
     logits: Option<String>,
-    /// Where --logits writes: safetensors with input_ids (i64, L) and logits (f32, L x V)
+    /// Output file of --logits: safetensors with input_ids (i64, L) and logits (f32, L x V)
     #[arg(long, short, value_name = "FILE", requires = "logits")]
     output: Option<PathBuf>,
 }
@@ -65,7 +65,7 @@ impl InspectArgs {
     }
 }
 
-/// Looks and prints.
+/// Describes and prints.
 ///
 /// # Errors
 /// A path that holds none of these, or a damaged one.

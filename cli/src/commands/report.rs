@@ -1,4 +1,4 @@
-//! `jacobi report`: finished evaluations side by side, or one report written anew.
+//! `jacobi report`: compares finished evaluations, or rewrites one report.
 
 use std::path::{Path, PathBuf};
 
@@ -9,24 +9,24 @@ use crate::exit::UsageError;
 use crate::output;
 use crate::run_dir::{DirLock, RunDir, command_line};
 
-/// Where a comparison goes when nothing is said.
+/// Default directory of a comparison.
 const COMPARISON: &str = "comparison";
 
-/// Compare finished evaluations, or write the report of one anew
+/// Compare finished evaluations, or rewrite the report of one
 ///
-/// Reads results.json, samples.jsonl and what training logged; nothing is measured. Evaluations are compared when they
-/// asked the same questions in the same dtype on the same machine; models, decoders and seeds may differ. What has trained
-/// and is not evaluated, a run or what `train --output` wrote, adds its curves, and alone has a report of its training.
+/// Reads results.json, samples.jsonl and the training logs; measures nothing. Evaluations are comparable when questions,
+/// dtype and machine are the same; models, decoders and seeds may differ. A training without an evaluation (a run, or
+/// the output of `train --output`) adds its curves; given alone, it gets a report on its training.
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
-    /// Report directories, run directories, directories of a training
+    /// Report directories, run directories, training directories
     #[arg(required = true, value_name = "DIR")]
     reports: Vec<PathBuf>,
-    /// Where the comparison goes; by default comparison. The report of one goes where it was, that of a training into
-    /// training in its directory
+    /// Output directory; by default `comparison`. A single report is rewritten in place; a report on training goes to
+    /// `training` in its directory
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Compare although they differ in what makes figures comparable
+    /// Compare even if the figures are not comparable
     #[arg(long)]
     anyway: bool,
 }

@@ -11,7 +11,7 @@ use crate::{output, pipeline};
 pub struct RunArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Remove what stages with other settings made, and make it again
+    /// Remove the results of stages with other settings, and repeat these stages
     #[arg(long)]
     overwrite: bool,
     /// Print the plan and the resolved recipe, and stop
@@ -19,7 +19,7 @@ pub struct RunArgs {
     dry_run: bool,
 }
 
-/// Runs, or with `--dry-run` says what would be run.
+/// Runs, or with `--dry-run` prints the plan.
 ///
 /// # Errors
 /// See [`pipeline::run`].

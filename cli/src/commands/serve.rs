@@ -23,56 +23,56 @@ use crate::output;
 use crate::serving::{self, Metrics, Serving, router};
 use crate::signals::Stop;
 
-/// How often the server looks whether it is to stop.
+/// Interval between checks for a signal.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How long the server waits at its end for a pass that is under way.
+/// Maximum wait at shutdown for a running pass.
 const LAST_PASS: Duration = Duration::from_secs(10);
 
-/// Rows of a pass to aim at: beyond, every answer waits longer for the next pass and none gains.
+/// Target rows of a pass: wider passes delay every answer and gain nothing.
 const PASS_ROWS: usize = 512;
 
 /// Serve a model over HTTP, as OpenAI's API
 ///
 /// /v1/chat/completions and /v1/completions (streaming too), /v1/models, /health, /metrics for Prometheus, and a page at /
-/// that shows one prompt under two decoders. On Ctrl-C or SIGTERM it takes no new requests, answers those that it
-/// has, and ends.
+/// that shows one prompt under two decoders. After Ctrl-C or SIGTERM it accepts no new requests, finishes those it has,
+/// and ends.
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
     /// The model: a local Hugging Face directory, or ORG/NAME@REVISION of the hub
     #[arg(long, short, value_name = "DIR")]
     model: PathBuf,
-    /// The name clients know it by [default: what --model says]
+    /// The model's name for clients [default: the value of --model]
     #[arg(long, value_name = "NAME")]
     served_model_name: Option<String>,
-    /// How to decode [default: what the model's jacobi.json says, else jacobi]
+    /// The decoder [default: the one in the model's jacobi.json, else jacobi]
     #[arg(long, value_enum)]
     decoder: Option<DecoderName>,
-    /// The address to listen on; anything but a loopback address lets others in: set an API key
+    /// The address to listen on. Others can connect to anything but a loopback address: set an API key
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     host: IpAddr,
-    /// The port; 0 takes a free one
+    /// The port; 0 chooses a free one
     #[arg(long, default_value_t = 8000, value_name = "PORT")]
     port: u16,
-    /// What clients must show as `Authorization: Bearer KEY` [default: nothing]
+    /// API key: clients must send `Authorization: Bearer KEY` [default: none]
     #[arg(long, env = "JACOBI_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
-    /// Answers side by side
+    /// Maximum answers in a batch
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     slots: u32,
-    /// Answers that may wait for a slot; more are refused with status 429
+    /// Maximum answers that wait for a slot; more are refused with status 429
     #[arg(long, default_value_t = 256, value_name = "N")]
     max_queue: u32,
-    /// Tokens of a prompt and its answer together [default: the model's context, as far as --memory-budget-gb goes]
+    /// Maximum tokens of a prompt and its answer together [default: the model's context, limited by --memory-budget-gb]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(2..))]
     max_context: Option<u32>,
-    /// Gigabytes that the caches of all slots may take
+    /// Maximum gigabytes of the KV caches of all slots
     #[arg(long, default_value_t = 4.0, value_name = "GB")]
     memory_budget_gb: f64,
-    /// Bytes of a request's body at most; more are refused with status 413
+    /// Maximum bytes of a request's body; larger ones are refused with status 413
     #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
     max_body: usize,
-    /// Seconds that answers may go on after a signal
+    /// Maximum seconds to finish answers after a signal
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     grace: u32,
     /// The dtype to compute in
@@ -86,7 +86,7 @@ pub struct ServeArgs {
 /// Serves until a signal.
 ///
 /// # Errors
-/// A model that does not load, an address that is taken, a budget that holds no prompt.
+/// A model that does not load, an address in use, a memory budget too small for a prompt.
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let dir = hub::model_dir(&args.model)?;
     let decoder = args.decoder(&dir)?;
@@ -110,7 +110,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         ));
         let metrics = Arc::new(Metrics::default());
         let (engine, mut ended) = serving::Engine::start(model, serving.room, metrics.clone());
-        // The tokenizer is needed as long as the process lives.
+        // Leaked: the tokenizer is needed until the process ends.
         let app = router(serving, engine, Box::leak(Box::new(tokenizer)), metrics);
         let stopped = || async {
             while !stop.flag().load(Ordering::SeqCst) {
@@ -134,7 +134,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         tokio::select! {
             (served, ()) = async { tokio::join!(server.into_future(), tell) } => {
                 served?;
-                // The thread may be in a pass for clients that went away; libtorch must not be torn down under it.
+                // The thread may still run a pass; libtorch must not be torn down under it.
                 let _ = tokio::time::timeout(LAST_PASS, &mut ended).await;
                 Ok(())
             }
@@ -153,7 +153,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 impl ServeArgs {
-    /// The decoder that is asked for, or was tuned; with a line on what to expect where there is neither.
+    /// The decoder from the options or from jacobi.json; a line says what to expect if there is neither.
     fn decoder(&self, dir: &Path) -> anyhow::Result<DecoderConfig> {
         if let Some(name) = self.decoder {
             return Ok(DecoderConfig { name: name.into(), ..DecoderConfig::default() });
@@ -204,7 +204,7 @@ impl ServeArgs {
         let Value::Object(shown) = serde_json::to_value(decoder)? else {
             unreachable!("a decoder's settings are a table")
         };
-        // The widest request there can be.
+        // The widest possible request.
         let stop = StopRules { max_new_tokens: context - 1, eos_token_ids: Vec::new() };
         let settings = decoder.settings(0, stop)?;
         let capacity = settings.capacity(model, 1);

@@ -1,4 +1,4 @@
-//! `jacobi tasks`: what models can be measured on, and whether a task judges its own reference right.
+//! `jacobi tasks`: lists evaluation tasks, and checks that a task scores its own references as right.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::output;
 use crate::progress::Progress;
 use crate::stages::say_left_out;
 
-/// What models can be measured on
+/// Evaluation tasks
 #[derive(Debug, clap::Args)]
 pub struct TasksArgs {
     #[command(subcommand)]
@@ -18,24 +18,24 @@ pub struct TasksArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// List the built-in tasks with their versions and whose settings they follow
+    /// List the built-in tasks, their versions and the harness whose settings they follow
     List,
-    /// Judge the reference responses of tasks as if a model had given them: all should be right
+    /// Score the reference responses of tasks: all should be right
     Check(CheckArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct CheckArgs {
-    /// Names or TOML files, each with its questions where you have them
+    /// Names or TOML files, each with =FILE for your copy of its questions
     #[arg(required = true, value_name = "TASK[=FILE]")]
     tasks: Vec<String>,
-    /// Questions of each at most
+    /// Maximum questions of each task
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// The interpreter that programs run in
+    /// The Python interpreter for generated programs
     #[arg(long, default_value = "python3", value_name = "PYTHON")]
     python: PathBuf,
-    /// Run programs with limits alone where nothing isolates them
+    /// Run programs with resource limits alone where no isolation is available
     #[arg(long)]
     allow_unsafe_execution: bool,
 }

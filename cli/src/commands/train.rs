@@ -18,10 +18,10 @@ use crate::{device, launch, output, plan, stages, supervised};
 /// Train a model on trajectory shards
 ///
 /// With prompts.response_column set and no --trajectories, trains on those responses instead, by the autoregressive
-/// loss alone. Resumable: run the same command again, and it goes on from the newest checkpoint. A file `save-now` in
-/// the output directory has a checkpoint saved at once.
+/// loss alone. Resumable: the same command goes on from the newest checkpoint. Create a file `save-now` in the output
+/// directory to save a checkpoint at once.
 ///
-/// Several processes can train together: started by torchrun, by srun, or by --nproc. They share a file system.
+/// Several processes can train together, started by torchrun, srun or --nproc. They need a shared file system.
 #[derive(Debug, clap::Args)]
 pub struct TrainArgs {
     #[command(flatten)]
@@ -38,7 +38,7 @@ pub struct TrainArgs {
     /// Start N ranks on this machine that train together; with torchrun or Slurm, start this command by them instead
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     nproc: Option<u16>,
-    /// Remove what a run with other settings, data or weights left in the output, and start over
+    /// Remove the output of a run with other settings, data or weights, and start over
     #[arg(long)]
     overwrite: bool,
     /// Print what would be done, and stop
@@ -59,7 +59,7 @@ pub struct TrainArgs {
     nccl: bool,
 }
 
-/// Trains, or with `--dry-run` says what would be trained.
+/// Trains, or with `--dry-run` prints the plan.
 ///
 /// # Errors
 /// See [`stages::train`].

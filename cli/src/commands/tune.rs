@@ -1,4 +1,4 @@
-//! `jacobi tune`: the decoder that is best for a model on this machine.
+//! `jacobi tune`: finds the best decoder settings for a model on this machine.
 
 use std::path::{Path, PathBuf};
 
@@ -18,11 +18,11 @@ use crate::signals::Stop;
 use crate::stages::say_left_out;
 use crate::{device, environment, output, plan};
 
-/// Find the decoder and settings that are best for a model on this machine
+/// Find the best decoder settings for a model on this machine
 ///
-/// Times forward passes by their width, then searches decoder, window, block size, blocks in flight, spawn ratio, filler,
-/// pool size and tree budget by successive halving on prompts. The best goes to jacobi.json beside the model, where `decode` and `eval`
-/// find it. Give --model and --prompts, or a recipe: then its exported model is tuned on its evaluation prompts.
+/// Times forward passes by width, then searches decoder, window, block size, blocks in flight, spawn ratio, filler, pool
+/// size and tree budget by successive halving on prompts. Writes the best to jacobi.json beside the model, where `decode`
+/// and `eval` find it. Give --model and --prompts, or a recipe: then its exported model is tuned on its evaluation prompts.
 #[derive(Debug, clap::Args)]
 pub struct TuneArgs {
     /// The recipe whose run is tuned
@@ -37,16 +37,16 @@ pub struct TuneArgs {
     /// The prompts; by default those of [eval.prompts], whose columns hold for this file too, or of the first task
     #[arg(long, short, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// Prompts to use at most
+    /// Maximum number of prompts
     #[arg(long, default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// Longest response; by default the recipe's, else 256
+    /// Maximum tokens of a response; by default the recipe's, else 256
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
-    /// What to maximise
+    /// The objective
     #[arg(long, value_enum, default_value_t = Objective::Tps)]
     objective: Objective,
-    /// Combinations of settings to try beside the defaults
+    /// Number of combinations of settings to try besides the defaults
     #[arg(long, default_value_t = 32, value_name = "N")]
     candidates: usize,
     /// The dtype to compute in; by default the recipe's, else auto
@@ -55,13 +55,13 @@ pub struct TuneArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N; by default the recipe's, else auto
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
-    /// Seed of the combinations that are tried; by default the recipe's, else 0
+    /// Seed for the choice of combinations; by default the recipe's, else 0
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Where jacobi.json goes; by default the model's directory
+    /// Directory for jacobi.json; by default the model's
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Where charts and the list of everything tried go; by default tune in the run's directory, else in the model's
+    /// Directory for charts and the list of trials; by default `tune` in the run's directory, else in the model's
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
     /// Print what would be done, and stop
@@ -69,7 +69,7 @@ pub struct TuneArgs {
     dry_run: bool,
 }
 
-/// What can be maximised.
+/// The objectives.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Objective {
     /// Tokens per second of decoding
@@ -78,7 +78,7 @@ enum Objective {
     Tpf,
 }
 
-/// Where everything comes from and goes to.
+/// Resolved inputs and outputs.
 struct Places {
     model: PathBuf,
     prompts: PromptsConfig,
@@ -86,10 +86,10 @@ struct Places {
     report: PathBuf,
 }
 
-/// Searches, writes `jacobi.json` and the report, and prints the best beside the defaults.
+/// Searches, writes `jacobi.json` and the report, and prints the best beside the default settings.
 ///
 /// # Errors
-/// Those of [`jacobi_eval::tune`] and of writing; [`crate::exit::Interrupted`] when a signal asked to stop.
+/// From [`jacobi_eval::tune`] and writing; [`crate::exit::Interrupted`] after a signal.
 pub fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let recipe = args
         .config
@@ -166,7 +166,7 @@ fn missing(what: &str, option: &str) -> UsageError {
     UsageError(format!("no {what} to tune with: give {option}, or a recipe with --config"))
 }
 
-/// Found out before minutes of measuring, not after.
+/// Checked before measuring, which takes minutes.
 fn check_writable(dir: &Path) -> anyhow::Result<()> {
     let probe = fs_err::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir));
     probe

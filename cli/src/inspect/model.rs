@@ -40,7 +40,7 @@ pub(super) fn describe(dir: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// A model without a usable tokenizer is still a model: its trouble is said, not raised.
+/// A model without a usable tokenizer is still described, with the tokenizer's error.
 fn describe_tokenizer(dir: &Path) -> String {
     match Tokenizer::load(dir) {
         Err(error) => format!("  tokenizer    {error}\n"),

@@ -1,4 +1,4 @@
-//! A run directory described: how far its stages are, what it holds, what it measured.
+//! Description of a run directory: status of its stages, contents, results.
 
 use std::path::Path;
 

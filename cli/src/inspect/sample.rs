@@ -1,4 +1,4 @@
-//! One sample with its loss mask, as the trainer packs it: what each loss learns from, in colour and in figures.
+//! One sample with its loss mask, packed as in training: the tokens of each loss, in colour and in figures.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use jacobi_report::{Marks, trajectory_page, trajectory_view};
 use super::statistics::Schedule;
 use crate::output::{self, Color, Stream};
 
-/// Which sample to show, and how.
+/// Options for showing a sample.
 #[derive(Debug)]
 pub struct SampleView<'a> {
     /// Index of the sample.
@@ -24,13 +24,13 @@ pub struct SampleView<'a> {
     pub tokenizer: Option<&'a Path>,
     /// Blocks per noise cycle of the mask shown.
     pub window_size: usize,
-    /// For the histogram of what a student would see.
+    /// Noise schedule for the histogram of training states.
     pub schedule: Option<Schedule>,
-    /// Where the states of the block go as a page.
+    /// File for an HTML page of the block's states.
     pub html: Option<&'a Path>,
 }
 
-/// Shows `row`, the one of `count` samples that `view` asks for, if there is such.
+/// Shows `row`, the sample that `view` selects of `count`; an error if there is none.
 pub(super) fn show_sample(
     metadata: &TrajectoryMetadata,
     row: Option<&Trajectory>,
@@ -75,11 +75,11 @@ pub(super) fn show_sample(
     Ok(text + &format!("  {green}, {yellow}, {dim}\n"))
 }
 
-/// Which packed tokens enter which loss.
+/// The packed tokens of each loss.
 struct Mask {
-    /// Tokens that some row has to predict.
+    /// Targets of the autoregressive loss.
     autoregressive: BTreeSet<usize>,
-    /// Noisy tokens whose row is compared with its clean one.
+    /// Noisy tokens of the consistency loss.
     consistency: BTreeSet<usize>,
 }
 
@@ -101,7 +101,7 @@ impl Mask {
         }
     }
 
-    /// Two lines: the clean block, and the noisy one where there is one.
+    /// The clean block and, where there is one, the noisy block, a line each.
     fn show_block(&self, packed: &PackedSample, block: usize, decode: &dyn Fn(&[u32]) -> String) -> String {
         let layout: &Layout = &packed.layout;
         let (start, len) = (layout.clean_start(block), layout.block_len(block));
@@ -116,7 +116,7 @@ impl Mask {
         text
     }
 
-    /// Runs of one colour, each decoded as a whole so that characters of several tokens stay whole.
+    /// Runs of one colour, each decoded at once, so that characters of several tokens stay whole.
     fn paint(
         &self,
         packed: &PackedSample,
@@ -137,55 +137,4 @@ impl Mask {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use jacobi_datasets::{FinishReason, State};
-
-    #[test]
-    fn the_mask_of_a_sample_is_the_packers() {
-        let directory = std::env::temp_dir().join("no tokenizer here").display().to_string();
-        let metadata = TrajectoryMetadata {
-            base_model: directory,
-            base_revision: String::new(),
-            weight_hash: String::new(),
-            tokenizer_hash: String::new(),
-            block_size: 3,
-            decoding: Default::default(),
-            seed: 0,
-            tool_version: String::new(),
-        };
-        let state = |block, iteration, converged, tail: &[u32]| State {
-            block,
-            iteration,
-            converged,
-            tail: tail.to_vec(),
-        };
-        let row = Trajectory {
-            sample_id: "a".into(),
-            prompt_tokens: vec![1, 2],
-            response_tokens: vec![10, 11, 12, 13, 5],
-            finish_reason: FinishReason::Eos,
-            states: vec![state(0, 0, 1, &[90, 12]), state(1, 0, 1, &[91])],
-        };
-        let view = SampleView {
-            sample: 0,
-            block: None,
-            tokenizer: None,
-            window_size: 1,
-            schedule: None,
-            html: None,
-        };
-        let text = show_sample(&metadata, Some(&row), 1, &view).unwrap();
-        let expected = [
-            "sample 0 (a): 5 autoregressive targets, 2 consistency pairs",
-            "  prompt          1 2 ",
-            "  block 0   clean 10 11 12 ",
-            "   2 of 3   noisy 10 90 12 ",
-            "  block 1   clean 13 5 ",
-            "   0 of 2   noisy 13 91 ",
-        ];
-        assert_eq!(text.lines().take(6).collect::<Vec<_>>(), expected);
-        let beyond = SampleView { sample: 7, ..view };
-        assert!(show_sample(&metadata, None, 1, &beyond).unwrap_err().to_string().contains("counted from 0"));
-    }
-}
+mod tests;

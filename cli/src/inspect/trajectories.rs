@@ -1,4 +1,4 @@
-//! Shards described: who made them, how many, how large, how noisy, how fast they converge, and one sample of them.
+//! Description of shards: origin, counts, sizes, noise, convergence, and one sample.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub(super) fn describe_shard(path: &Path, view: &SampleView) -> anyhow::Result<S
     Ok(text)
 }
 
-/// Reads what shards there are, one at a time, also of a generation that is still going on.
+/// Reads the shards one at a time, also those of a running generation.
 pub(super) fn describe_directory(
     dir: &Path,
     manifest: &Manifest,
@@ -74,7 +74,7 @@ fn describe_manifest(dir: &Path, manifest: &Manifest) -> String {
     text + &format!("  shards       {}, {}, {} per sample\n", shards.len(), bytes(size), bytes(each))
 }
 
-/// The sample asked for, below the figures; an empty shard has none to show.
+/// The selected sample, below the figures; an empty shard shows none.
 fn show(
     metadata: &TrajectoryMetadata,
     row: Option<&Trajectory>,

@@ -1,5 +1,5 @@
-//! The thread that owns the model. Requests arrive on one channel and are answered side by side; each answer goes out on
-//! a channel of its own. When a client goes away, its slot is freed before the next pass.
+//! The thread that owns the model. Requests arrive on one channel and are decoded in a batch; each answer has its own
+//! channel. When a client disconnects, its slot is freed before the next pass.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
@@ -17,15 +17,15 @@ use tokio::sync::oneshot;
 
 use super::metrics::Metrics;
 
-/// A request, and where its answer goes.
+/// A request and the channel for its answer.
 pub struct Job {
-    /// What to answer.
+    /// Prompt, sampling and stop rules.
     pub request: Request,
-    /// Which of several answers to one HTTP request.
+    /// Index among the answers of one HTTP request.
     pub choice: usize,
-    /// Where the answer goes.
+    /// The channel for the answer.
     pub events: UnboundedSender<(usize, Event)>,
-    /// Raised when the rest of the answer is not wanted.
+    /// Set when the client no longer wants the answer.
     pub gone: Arc<AtomicBool>,
 }
 
@@ -35,19 +35,19 @@ impl Job {
     }
 
     fn tell(&self, event: Event) {
-        // A listener that went away is noticed before the next pass.
+        // A dropped receiver is noticed before the next pass.
         let _ = self.events.send((self.choice, event));
     }
 }
 
-/// What happens to an answer.
+/// An event of an answer.
 #[derive(Debug)]
 pub enum Event {
-    /// It grows by these tokens, each with where its draft came from; none for the model's own next token.
+    /// New tokens, each with the source of its draft; no source: the model's own next token.
     Tokens {
         /// The tokens.
         tokens: Vec<(u32, Option<Source>)>,
-        /// Passes behind the prefill so far.
+        /// Passes after the prefill so far.
         passes: usize,
         /// Seconds since the prefill.
         seconds: f64,
@@ -74,7 +74,7 @@ impl Engine {
         let thread = std::thread::spawn(move || {
             work(&*model, room, &requests, &metrics);
             drop(model);
-            // The model is gone when the receiver resolves. A panic drops this too.
+            // Dropped after the model, also by a panic: then the receiver resolves.
             drop::<oneshot::Sender<()>>(running);
         });
         (Self { jobs, thread }, ended)
@@ -153,7 +153,7 @@ fn handle(running: &mut HashMap<usize, Running>, metrics: &Metrics, event: Batch
         }
         BatchEvent::Done(key, answer) => {
             let done = running.remove(&key);
-            // Before the client hears of it: its next request finds the slot free.
+            // Before the client gets the event, so that its next request finds the slot free.
             metrics.running.set(running.len());
             if let (Some(done), Answer::Response(response)) = (done, answer) {
                 done.job.tell(Event::Done(response.generation.finish_reason));

@@ -1,11 +1,11 @@
-//! Errors as OpenAI's clients read them.
+//! Errors in OpenAI's JSON form.
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-/// A request that is not answered, and why.
+/// A refused or failed request.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
@@ -15,7 +15,7 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// With what is wrong and the way out.
+    /// A bad request; `message` says what is wrong and the way out.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
     }

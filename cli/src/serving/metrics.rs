@@ -1,56 +1,56 @@
-//! Counts of what the server did, in the text format of Prometheus.
+//! Counters and gauges in Prometheus' text format.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A number that threads share.
+/// An atomic number.
 #[derive(Debug, Default)]
 pub struct Count(AtomicUsize);
 
 impl Count {
-    /// Counts up.
+    /// Adds `count`.
     pub fn add(&self, count: usize) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Counts down.
+    /// Subtracts `count`.
     pub fn sub(&self, count: usize) {
         self.0.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Makes it `count`.
+    /// Sets it to `count`.
     pub fn set(&self, count: usize) {
         self.0.store(count, Ordering::Relaxed);
     }
 
-    /// Its value now.
+    /// The present value.
     pub fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What is counted, since the start unless it says otherwise.
+/// The metrics, counted since the start unless said otherwise.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// HTTP requests for answers, with whatever came of them.
+    /// HTTP requests for answers, whatever their outcome.
     pub requests: Count,
-    /// Those that were refused or failed.
+    /// Requests that were refused or failed.
     pub errors: Count,
-    /// Answers that wait for a slot, now.
+    /// Answers that wait for a slot (gauge).
     pub queue: Count,
-    /// Answers that grow, now.
+    /// Answers in the batch (gauge).
     pub running: Count,
     /// Prompt tokens that were run.
     pub prompt_tokens: Count,
     /// Tokens that were generated.
     pub tokens: Count,
-    /// Of these, the ones that stood in a draft.
+    /// Generated tokens that were accepted from a draft.
     pub accepted_drafts: Count,
-    /// Forward passes, each for all answers that grow.
+    /// Forward passes, each over the whole batch.
     pub passes: Count,
     /// Rows of these passes.
     pub rows: Count,
-    /// Passes that answers took part in behind their prefill, answer by answer.
+    /// Passes after the prefill, counted per answer.
     pub response_passes: Count,
 }
 

@@ -1,4 +1,4 @@
-//! An answer as it is sent: whole, or event by event as it grows.
+//! Replies: whole, or streamed as server-sent events.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::request::Extras;
 use super::spans::{Span, Spans};
 
-/// What all parts of a reply have in common.
+/// The fields that all parts of a reply share.
 #[derive(Clone, Debug)]
 pub struct Head {
     /// `chatcmpl-..` or `cmpl-..`.
@@ -22,11 +22,11 @@ pub struct Head {
     pub created: u64,
     /// The model's name.
     pub model: String,
-    /// Answers a chat request.
+    /// The request is a chat request.
     pub is_chat: bool,
 }
 
-/// One of the answers of a reply.
+/// One answer of a reply.
 struct Choice<'a> {
     spans: Spans<'a>,
     gone: Arc<AtomicBool>,
@@ -36,7 +36,7 @@ struct Choice<'a> {
     finish_reason: Option<&'static str>,
 }
 
-/// The answers to a request, as they grow.
+/// The answers to a request while they are decoded.
 pub struct Reply<'a> {
     head: Head,
     events: UnboundedReceiver<(usize, Event)>,
@@ -44,14 +44,14 @@ pub struct Reply<'a> {
     prompt_tokens: usize,
 }
 
-/// What is new of an answer.
+/// A new piece of an answer.
 struct Step {
     choice: usize,
     spans: Vec<Span>,
 }
 
 impl<'a> Reply<'a> {
-    /// Of answers that will be told by `events`, one for each of `gone`.
+    /// The answers whose events arrive on `events`, one for each of `gone`.
     pub fn new(
         head: Head,
         events: UnboundedReceiver<(usize, Event)>,
@@ -115,7 +115,7 @@ impl<'a> Reply<'a> {
     fn usage(&self) -> Value {
         let tokens: usize = self.choices.iter().map(|choice| choice.tokens).sum();
         let passes: usize = self.choices.iter().map(|choice| choice.passes).sum();
-        // The prefill gives the first token of each answer.
+        // The first token of each answer comes from the prefill.
         let decoded = tokens.saturating_sub(self.choices.len());
         let per_pass = (passes > 0).then(|| decoded as f64 / passes as f64);
         json!({
@@ -128,7 +128,7 @@ impl<'a> Reply<'a> {
 }
 
 impl Choice<'_> {
-    /// Takes an event in; the text that it makes certain.
+    /// Processes an event and returns the text that can be sent.
     fn take_event(&mut self, event: Event) -> Vec<Span> {
         match event {
             Event::Tokens { tokens, passes, seconds } => {
@@ -171,7 +171,7 @@ pub struct Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
-    /// Of a reply, with these extras.
+    /// The stream of a reply, with these extras.
     pub fn new(reply: Reply<'a>, extras: Extras) -> Self {
         let mut chunks = Self { reply, extras, ready: VecDeque::new(), ended: false };
         if chunks.reply.head.is_chat {

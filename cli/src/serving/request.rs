@@ -1,5 +1,5 @@
-//! What a request asks for, checked: the fields of OpenAI's chat and completion requests that can be honoured. A field that would
-//! change the answer and is not honoured is refused by name.
+//! Parsing of OpenAI's chat and completion requests. A field that would change the answer and is not supported is refused
+//! by name.
 
 use axum::http::StatusCode;
 use jacobi_datasets::Message;
@@ -9,16 +9,16 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 
-/// Answers to one request at most.
+/// Maximum answers to one request.
 const MAX_CHOICES: usize = 16;
-/// Stop strings of one request at most.
+/// Maximum stop strings of one request.
 const MAX_STOPS: usize = 16;
-/// Bytes of a stop string at most: text that may be one is held back.
+/// Maximum bytes of a stop string: text that may be the beginning of one is held back.
 const MAX_STOP_BYTES: usize = 256;
-/// Longest answer to a completion that does not say: OpenAI's default.
+/// Default `max_tokens` of a completion: OpenAI's.
 const COMPLETION_TOKENS: usize = 16;
 
-/// Fields that say nothing about the answer.
+/// Fields that do not affect the answer.
 const IGNORED: [&str; 9] = [
     "user",
     "metadata",
@@ -31,7 +31,7 @@ const IGNORED: [&str; 9] = [
     "verbosity",
 ];
 
-/// Fields that are taken only where they ask for nothing: name, and what asks for nothing besides null.
+/// Fields that are accepted only with a value that has no effect: name, and the values besides null.
 const NEUTRAL: [(&str, &str); 12] = [
     ("presence_penalty", "0"),
     ("frequency_penalty", "0"),
@@ -47,7 +47,7 @@ const NEUTRAL: [(&str, &str); 12] = [
     ("modalities", "[\"text\"]"),
 ];
 
-/// A request as it comes.
+/// A request as parsed from JSON.
 #[derive(Debug, Deserialize)]
 struct Body {
     model: Option<String>,
@@ -116,7 +116,7 @@ struct StreamOptions {
     _include_obfuscation: Option<bool>,
 }
 
-/// What this server has beyond OpenAI's fields.
+/// Fields of this server beyond OpenAI's.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct JacobiOptions {
@@ -130,39 +130,39 @@ struct JacobiOptions {
 pub enum Prompt {
     /// A conversation, for the chat template.
     Chat(Vec<Message>),
-    /// Text as it is.
+    /// Raw text.
     Text(String),
-    /// Ids as they are.
+    /// Token ids.
     Ids(Vec<u32>),
 }
 
-/// What a stream carries besides text.
+/// Extras of a stream besides text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extras {
-    /// The usage, at its end.
+    /// Usage at the end.
     pub usage: bool,
-    /// Where the text came from.
+    /// The source of each piece of text.
     pub spans: bool,
 }
 
-/// A request whose fields are all understood.
+/// A checked request.
 #[derive(Debug)]
 pub struct ApiRequest {
-    /// The model that is asked for, if any is named.
+    /// The model named in the request, if any.
     pub model: Option<String>,
-    /// The prompts; more than one for completions alone.
+    /// The prompts; only completions may have several.
     pub prompts: Vec<Prompt>,
-    /// Answers to each.
+    /// Number of answers to each prompt.
     pub choices: usize,
-    /// The answer comes as it grows, with these.
+    /// Stream the answer, with these extras.
     pub stream: Option<Extras>,
-    /// Longest answer; none for what the context has room for.
+    /// Maximum tokens of the answer; `None`: what the context has room for.
     pub max_tokens: Option<usize>,
-    /// How tokens are taken; answer i of several adds i to the seed.
+    /// Sampling; answer i of several adds i to the seed.
     pub sampling: Sampling,
-    /// What ends the answer besides the model.
+    /// Stop strings.
     pub stops: Vec<String>,
-    /// Decode one token at a time, whatever the server's decoder is.
+    /// Decode one token at a time instead of by the server's decoder.
     pub autoregressive: bool,
 }
 
@@ -313,89 +313,4 @@ fn bad(message: String) -> ApiError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(body: &str, is_chat: bool) -> Result<ApiRequest, String> {
-        ApiRequest::read(body.as_bytes(), is_chat, 7).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn requests_are_read_with_openais_defaults() {
-        let asked = read(
-            r#"{"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}"#,
-            true,
-        );
-        let asked = asked.unwrap();
-        assert_eq!(asked.prompts, [Prompt::Chat(vec![Message::new("user", "a")])]);
-        assert_eq!((asked.choices, asked.stream, asked.max_tokens), (1, None, None));
-        let Sampling::Random(random) = asked.sampling else { panic!("OpenAI's default is to sample") };
-        assert_eq!(random, RandomSampling { seed: 7, ..RandomSampling::default() });
-        let asked = read(
-            r#"{"prompt": [[1, 2], [3]], "temperature": 0, "stop": "x", "seed": -1, "user": "u", "tools": []}"#,
-            false,
-        );
-        let asked = asked.unwrap();
-        assert_eq!(asked.prompts, [Prompt::Ids(vec![1, 2]), Prompt::Ids(vec![3])]);
-        assert_eq!(
-            (asked.max_tokens, asked.stops, asked.sampling),
-            (Some(16), vec!["x".to_owned()], Sampling::Greedy)
-        );
-        // Greedy under a penalty: the only token of the first one.
-        let asked = read(r#"{"prompt": "a", "temperature": 0, "repetition_penalty": 1.5}"#, false).unwrap();
-        let Sampling::Random(random) = asked.sampling else { panic!("a penalty is needed") };
-        assert_eq!((random.top_k, random.temperature, random.repetition_penalty), (1, 1.0, 1.5));
-    }
-
-    #[test]
-    fn what_cannot_be_honoured_is_refused_by_name() {
-        let chat = |more: &str| format!(r#"{{"messages": [{{"role": "user", "content": "a"}}]{more}}}"#);
-        let rows = [
-            ("[".to_owned(), "not a request"),
-            ("{}".to_owned(), "has messages"),
-            (chat(r#", "prompt": "b""#), "has messages, and no prompt"),
-            (r#"{"messages": []}"#.to_owned(), "messages is empty"),
-            (
-                r#"{"messages": [{"role": "user", "content": "a", "tool_calls": []}]}"#.to_owned(),
-                "tool_calls",
-            ),
-            (
-                r#"{"messages": [{"role": "user", "content": "a", "name": "b"}]}"#.to_owned(),
-                "messages[0].name",
-            ),
-            (
-                r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#.to_owned(),
-                "image_url",
-            ),
-            (chat(r#", "temperature": 3"#), "temperature is 3; it must lie between 0 and 2"),
-            (chat(r#", "top_p": 0"#), "top_p is 0"),
-            (chat(r#", "n": 17"#), "n is 17"),
-            (chat(r#", "n": 0"#), "n is 0"),
-            (chat(r#", "max_tokens": 0"#), "max_tokens is 0"),
-            (chat(r#", "max_tokens": -1"#), "not a request"),
-            (chat(r#", "stop": [""]"#), "texts of 1 to 256 bytes"),
-            (chat(r#", "presence_penalty": 0.5"#), "presence_penalty is not supported"),
-            (chat(r#", "tools": [{}]"#), "tools is not supported"),
-            (chat(r#", "temprature": 0"#), "temprature is not a field"),
-            (chat(r#", "jacobi": {"decoder": "fast"}"#), "jacobi.decoder is \"fast\""),
-        ];
-        for (body, expected) in rows {
-            let message = read(&body, true).unwrap_err();
-            assert!(message.contains(expected), "{body}: {message}");
-        }
-        for (body, expected) in [
-            (r#"{"prompt": ["a", "b", "c"], "n": 6}"#, "1 to 16 answers"),
-            (r#"{"messages": []}"#, "has a prompt"),
-        ] {
-            let message = read(body, false).unwrap_err();
-            assert!(message.contains(expected), "{body}: {message}");
-        }
-        assert!(
-            read(
-                &chat(r#", "presence_penalty": 0.0, "logprobs": false, "response_format": {"type": "text"}"#),
-                true
-            )
-            .is_ok()
-        );
-    }
-}
+mod tests;

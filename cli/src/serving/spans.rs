@@ -1,4 +1,4 @@
-//! The text of an answer as it may be sent: whole characters, cut before a stop string, with where each piece came from.
+//! The text of an answer that can be sent: whole characters, cut before a stop string, with the source of each piece.
 
 use jacobi_datasets::Tokenizer;
 use jacobi_decoder::Source;
@@ -6,17 +6,17 @@ use serde_json::{Value, json};
 
 use crate::decoding::text_stream::TextStream;
 
-/// Text from one source; none is the model's own next token.
+/// Text from one source; no source: the model's own next token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Span {
     /// The text.
     pub text: String,
-    /// Where it came from.
+    /// The source of its draft.
     pub source: Option<Source>,
 }
 
 impl Span {
-    /// The form in which streams carry it.
+    /// The JSON form in streams.
     pub fn to_json(&self) -> Value {
         json!({"text": self.text, "from": self.source.map_or("model", Source::as_str)})
     }
@@ -26,18 +26,18 @@ impl Span {
 pub struct Spans<'a> {
     stream: TextStream<'a>,
     stops: Vec<String>,
-    /// Text that was not given out: it may be the beginning of a stop string.
+    /// Text held back: it may be the beginning of a stop string.
     held: Vec<Span>,
     stopped: bool,
 }
 
 impl<'a> Spans<'a> {
-    /// Before the first token. No stop string is empty.
+    /// An empty text. No stop string may be empty.
     pub fn new(tokenizer: &'a Tokenizer, stops: Vec<String>) -> Self {
         Self { stream: TextStream::new(tokenizer), stops, held: Vec::new(), stopped: false }
     }
 
-    /// Takes a token, unless a stop string came before.
+    /// Appends a token, unless a stop string came before.
     pub fn push(&mut self, token: u32, source: Option<Source>) {
         if !self.stopped {
             let text = self.stream.push(token);
@@ -45,7 +45,7 @@ impl<'a> Spans<'a> {
         }
     }
 
-    /// Whether a stop string has come.
+    /// Whether a stop string was found.
     pub fn is_stopped(&self) -> bool {
         self.stopped
     }
@@ -65,7 +65,7 @@ impl<'a> Spans<'a> {
         }
     }
 
-    /// What may be sent: all but what may become a stop string.
+    /// Takes the text that cannot become a stop string.
     pub fn take(&mut self) -> Vec<Span> {
         let held: String = self.held.iter().map(|span| span.text.as_str()).collect();
         let may_stop = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&held[*at..]));
@@ -75,7 +75,7 @@ impl<'a> Spans<'a> {
         split(&mut self.held, end)
     }
 
-    /// What is left when the answer is complete.
+    /// Takes the rest when the answer is complete.
     pub fn finish(&mut self) -> Vec<Span> {
         if !self.stopped {
             let rest = self.stream.rest();
@@ -85,7 +85,7 @@ impl<'a> Spans<'a> {
     }
 }
 
-/// Takes the first `bytes` off `spans`.
+/// Splits the first `bytes` off `spans`.
 fn split(spans: &mut Vec<Span>, bytes: usize) -> Vec<Span> {
     let (mut taken, mut left) = (Vec::new(), bytes);
     while left > 0 {
@@ -103,58 +103,4 @@ fn split(spans: &mut Vec<Span>, bytes: usize) -> Vec<Span> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::Path;
-
-    fn text(spans: &[Span]) -> String {
-        spans.iter().map(|span| span.text.as_str()).collect()
-    }
-
-    /// What is sent token by token, and whether a stop string came.
-    fn sent(text_in: &str, stops: &[&str]) -> (Vec<String>, bool) {
-        let model = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("datasets/default/model");
-        let tokenizer = Tokenizer::load(&model).unwrap();
-        let mut spans = Spans::new(&tokenizer, stops.iter().map(|stop| (*stop).to_owned()).collect());
-        let mut pieces: Vec<String> = Vec::new();
-        for token in tokenizer.encode(text_in).unwrap() {
-            spans.push(token, None);
-            pieces.push(text(&spans.take()));
-        }
-        pieces.push(text(&spans.finish()));
-        (pieces, spans.is_stopped())
-    }
-
-    #[test]
-    fn a_stop_string_and_what_follows_are_never_sent() {
-        let rows = [
-            ("How many ducks? Two.", &["ducks"][..], "How many ", true),
-            ("How many ducks? Two.", &["Two", "many d"], "How ", true),
-            ("naïve 日本語!", &["本"], "naïve 日", true),
-            ("How many", &["many ducks"], "How many", false),
-            ("aaab", &["aab"], "a", true),
-            ("How", &[], "How", false),
-            ("How", &["H"], "", true),
-        ];
-        for (all, stops, expected, stopped) in rows {
-            let (pieces, found) = sent(all, stops);
-            assert_eq!((pieces.concat().as_str(), found), (expected, stopped), "{all} {stops:?}");
-            // What was sent is never taken back.
-            let mut so_far = String::new();
-            for piece in pieces {
-                so_far += &piece;
-                assert!(expected.starts_with(&so_far), "{so_far:?} of {expected:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn spans_keep_their_sources_when_they_are_cut() {
-        let span = |text: &str, source| Span { text: text.to_owned(), source };
-        let mut spans = vec![span("ab", None), span("cde", Some(Source::Own)), span("f", None)];
-        assert_eq!(split(&mut spans, 4), [span("ab", None), span("cd", Some(Source::Own))]);
-        assert_eq!(spans, [span("e", Some(Source::Own)), span("f", None)]);
-        assert_eq!(split(&mut spans, 0), []);
-        assert_eq!(span("a", Some(Source::Tree)).to_json(), json!({"text": "a", "from": "tree"}));
-    }
-}
+mod tests;

@@ -1,0 +1,86 @@
+//! Tests of `export.rs`.
+
+use super::*;
+
+fn row(decoder: &str, speedup: f64) -> EvalRow {
+    EvalRow {
+        model: "mine".to_owned(),
+        model_role: ModelRole::Trained,
+        decoder: decoder.to_owned(),
+        samples: 5,
+        speedup_over_ar: Some(speedup),
+        ..EvalRow::default()
+    }
+}
+
+#[test]
+fn how_to_decode_is_what_was_tuned_else_what_was_fastest_else_what_was_trained_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = Recipe { name: "mine".to_owned(), ..Recipe::default() };
+    let found = |rows: Vec<EvalRow>| {
+        let results = Results::new("jacobi eval".to_owned(), Map::new(), rows);
+        let results = Some(&results).filter(|results| !results.rows.is_empty());
+        let tuned = decoding(&recipe, dir.path(), results).unwrap();
+        let read = jacobi_eval::tuned(dir.path()).unwrap().unwrap();
+        (tuned.best.label(), tuned.best.prompts, read.name.as_str())
+    };
+    assert_eq!(found(vec![]), ("jacobi n=16".to_owned(), 0, "jacobi"));
+    let base = EvalRow { model_role: ModelRole::Base, ..row("jacobi", 9.0) };
+    let rows = vec![base, row("ar", 1.0), row("multi_block", 2.0), row("jacobi", 1.5)];
+    assert_eq!(found(rows.clone()), ("multi_block".to_owned(), 5, "multi_block"));
+    // As `jacobi tune` leaves it.
+    let path = dir.path().join(TUNED_FILE);
+    let text = fs_err::read_to_string(&path).unwrap().replace("multi_block", "ar");
+    fs_err::write(&path, text.replace("\"widths\": []", "\"widths\": [{\"rows\": 1, \"seconds\": 0.5}]"))
+        .unwrap();
+    assert_eq!(found(rows), ("ar".to_owned(), 5, "ar"));
+}
+
+#[test]
+fn the_licence_of_the_base_is_found_in_its_card() {
+    let rows = [
+        ("---\nlicense: apache-2.0\n---\n# A", Some("apache-2.0")),
+        ("---\nlicense: \"mit\"\nx: y\n---\n", Some("mit")),
+        ("# A\nlicense: none\n", None),
+        ("---\ntags:\n- a\n---\nlicense: late\n", None),
+    ];
+    for (text, expected) in rows {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::write(dir.path().join("README.md"), text).unwrap();
+        assert_eq!(license_of(dir.path()).as_deref(), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn only_models_are_replaced_and_only_when_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = dir.path().join("checkpoint");
+    let check = |output: &str, overwrite| {
+        let checked = check_replaceable(&dir.path().join(output), &checkpoint, overwrite);
+        checked.map_err(|error| error.to_string()).err().unwrap_or_default()
+    };
+    assert_eq!(check("missing", false), "");
+    fs_err::create_dir(&checkpoint).unwrap();
+    fs_err::create_dir(dir.path().join("output")).unwrap();
+    assert_eq!(check("output", false), "");
+    fs_err::write(dir.path().join("output/thesis.tex"), "").unwrap();
+    assert!(check("output", true).contains("holds no model"));
+    fs_err::write(dir.path().join("output/config.json"), "{}").unwrap();
+    assert!(check("output", false).contains("--overwrite to replace it"));
+    assert_eq!(check("output", true), "");
+    // Neither the checkpoint nor what it lies in.
+    for path in ["checkpoint", "checkpoint/../checkpoint", ""] {
+        fs_err::write(dir.path().join(path).join("config.json"), "{}").unwrap();
+        assert!(check(path, true).contains("holds the checkpoint"), "{path}");
+    }
+}
+
+#[test]
+fn figures_of_another_model_are_not_this_ones() {
+    let mut results = Results::new("jacobi eval".to_owned(), Map::new(), Vec::new());
+    let settings = [("1.role", "base"), ("1.files", "a"), ("2.role", "trained"), ("2.files", "b")];
+    let setting = |(key, value): (&str, &str)| (format!("models.{key}"), json!(value).to_string());
+    assert!(!measures(&results, "b"));
+    results.settings = settings.into_iter().map(setting).collect();
+    assert_eq!(["a", "b", "c"].map(|digest| measures(&results, digest)), [false, true, false]);
+}
