@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The decoding benchmark: speed on a real model against the memory floor and against transformers.
+# Decoding benchmark: speed on a real model, compared with the memory floor and with transformers.
 #
 #   scripts/bench-decode.sh [--model DIR] [--tokens 64] [--rounds 5] [--threads 2] [--output FILE]
 #
-# Prints a table and writes bench-results/decode.json. Shows which bars are missed and fails at none of them. Sets up
-# libtorch (scripts/setup.sh), and transformers in .venv: about 5 GB, once. PYTHON, an interpreter that has torch and
-# transformers, is used instead where it is set. The default model is models/smollm2-135m-instruct. On 2 cores it
-# takes about ten minutes; nothing else should be running.
+# Prints a table and writes bench-results/decode.json. A missed target is shown and is not an error. Sets up libtorch
+# (scripts/setup.sh), and transformers in .venv: about 5 GB, once. If PYTHON is set, that interpreter is used instead;
+# it needs torch and transformers. The default model is models/smollm2-135m-instruct. Takes about ten minutes on 2
+# cores; nothing else should be running.
 set -euo pipefail
 
 model=models/smollm2-135m-instruct
@@ -15,7 +15,7 @@ tokens=64 rounds=5 threads=2
 paths='model output' values='tokens rounds threads'
 source "$(dirname "${BASH_SOURCE[0]}")/bench-env.sh"
 source scripts/transformers-env.sh
-# Built before anything is measured.
+# Build before measuring.
 cargo bench --locked --workspace --bench decode --no-run
 
 mkdir -p bench-results

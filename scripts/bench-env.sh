@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Sourced by scripts/bench-*.sh with their own arguments, after they set a variable of its name to the default of each
-# option (dashes as underscores), and
-#   paths    names of options whose value is a path, which is made absolute
-#   values   names of the other options that have a value
-#   flags    names of those that have none, and are set to yes
-#   own_libtorch   set where the script sees to libtorch itself
-# Prints the comment at the top of the script for --help, goes to the root of the checkout, looks for the model where there
-# is that option, sets up libtorch, and gives `say` and `fail`. PYTHON, where it is set, is made absolute.
+# Sourced by scripts/bench-*.sh; parses their arguments. Before that they set one variable per option to its default
+# (dashes as underscores), and
+#   paths    names of options whose value is a path; it is made absolute
+#   values   names of the other options with a value
+#   flags    names of options without a value; a given flag is set to yes
+#   own_libtorch   non-empty if the script sets up libtorch itself
+# For --help it prints the comment at the top of the script. Then it changes to the root of the checkout, checks the
+# model if there is such an option, sets up libtorch, and defines `say` and `fail`. PYTHON is made absolute if it is set.
 set -euo pipefail
 
 bench=$(basename "$0" .sh)
@@ -32,16 +32,16 @@ while [[ $# -gt 0 ]]; do
   fi
   [[ $# -ge 2 ]] || fail "$1 needs a value"
   declare "${option//-/_}=$2"
-  # Before the directory changes.
+  # Made absolute before the directory changes.
   [[ " ${paths-} " != *" $option "* ]] || declare "${option//-/_}=$(realpath -m "$2")"
   shift 2
 done
-# Symbolic links stay, since a venv's python is one.
+# Without following symbolic links: a venv's python is one.
 if [[ -n ${PYTHON+set} ]]; then
-  found=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON is no program"
+  found=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON is not a program"
   PYTHON=$(realpath -s "$found")
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [[ -z ${model+set} || -f $model/config.json ]] ||
-  fail "$model holds no config.json: run 'jacobi fetch smollm2-135m-instruct', or give --model DIR"
+  fail "$model holds no config.json: run scripts/fetch-smollm2.sh, or give --model DIR"
 [[ -n ${own_libtorch-} ]] || scripts/setup.sh

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The benchmark of a GPU, in one call of less than 9 minutes: correctness first, then speed and memory at the shapes of
-# SmolLM2-135M and Qwen2.5-7B with random weights made there, each figure beside PyTorch with transformers.
+# GPU benchmark, in one call of less than 9 minutes: first correctness, then speed and memory at the shapes of
+# SmolLM2-135M and Qwen2.5-7B with random weights, each figure beside PyTorch with transformers.
 #
 #   scripts/bench-gpu.sh [--binary FILE] [--shape smollm2-135m|qwen2.5-7b] [--no-pytorch] [--output FILE]
-#   scripts/bench-gpu.sh --smoke      all of it on a CPU with tiny shapes, in a minute: the figures mean nothing
+#   scripts/bench-gpu.sh --smoke      the same on a CPU with tiny shapes, in a minute; the figures mean nothing
 #
-# Prints a table and writes bench-results/gpu.json. A failed check ends it; a missed bar does not. Builds the benchmark
+# Prints a table and writes bench-results/gpu.json. A failed check ends it; a missed target does not. Builds the benchmark
 # with the feature `cuda` against LIBTORCH, else .libtorch-cuda (scripts/setup.sh --cuda). With --binary nothing is built:
-# FILE is that program, built elsewhere and carried here (docs/gpu.md), and libtorch is that of PYTHON. PYTHON is an
-# interpreter with torch 2.11 and transformers: by default .venv's where there is one, else python3.
+# FILE is the benchmark, built on another machine (docs/gpu.md), and uses the libtorch of PYTHON. PYTHON is an interpreter
+# with torch 2.11 and transformers: by default .venv's if it exists, else python3.
 set -euo pipefail
 
 output=bench-results/gpu.json
@@ -24,14 +24,14 @@ if [[ -z $python ]]; then
 fi
 if [[ -z $no_pytorch ]]; then
   "$python" -c 'import torch, transformers' 2>/dev/null ||
-    fail "$python has no torch and transformers: set PYTHON to one that has, or give --no-pytorch"
+    fail "$python has no torch and transformers: set PYTHON to one that has them, or give --no-pytorch"
 fi
 
 scale=full device=cuda:0 features=(--features cuda)
 [[ -z $smoke ]] || scale=smoke device=cpu features=()
 if [[ -n $binary ]]; then
   torch=$("$python" -c 'import os, torch; print(os.path.dirname(torch.__file__))') ||
-    fail "$python has no torch, which $binary needs the libraries of"
+    fail "$python has no torch; $binary needs its libraries"
   export LD_LIBRARY_PATH="$torch/lib:$torch/../nvidia/cu13/lib${LD_LIBRARY_PATH+:$LD_LIBRARY_PATH}"
 else
   if [[ -z $smoke ]]; then
@@ -43,7 +43,7 @@ else
   say "building"
   binary=$(cargo bench --locked --workspace "${features[@]}" --bench gpu --no-run --message-format json |
     sed -n 's/.*"name":"gpu".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
-  [[ -x $binary ]] || fail "cargo did not say where the benchmark is"
+  [[ -x $binary ]] || fail "cargo did not report the path of the benchmark"
 fi
 of_shape=()
 [[ -z $shape ]] || of_shape=(--shape "$shape")
@@ -57,7 +57,7 @@ if [[ -z $no_pytorch ]]; then
   rm -f "$results/gpu-pytorch.json"
   "$binary" --scale "$scale" --task "$results/gpu-task.json"
   timeout 260 "$python" scripts/bench_gpu_pytorch.py "$results/gpu-task.json" "$results/gpu-pytorch.json" \
-    --device "$device" "${of_shape[@]}" || say "PyTorch's part was not finished: what it left is used"
+    --device "$device" "${of_shape[@]}" || say "PyTorch's part did not finish: its figures so far are used"
   [[ ! -f $results/gpu-pytorch.json ]] || theirs=(--theirs "$results/gpu-pytorch.json")
 fi
 say "ours, after $((SECONDS - started)) s"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The training benchmark: speed and memory of a step on a real model, beside plain autograd and PyTorch.
+# Training benchmark: speed and memory of a step on a real model, compared with plain autograd and with PyTorch.
 #
 #   scripts/bench-train.sh [--model DIR] [--rows 512,2048,8192] [--tokens 2048] [--rounds 2] [--threads 2]
 #                          [--output FILE] [--resume]
 #
-# Prints a table, writes bench-results/train.json, and draws the cost of a row by its tokens into train.svg. Shows which
-# bars are missed and fails at none of them. --resume keeps what earlier calls of the same build measured: a benchmark
-# that was stopped goes on, and one run size by size is told whole by a last call with every size. Sets up libtorch
-# (scripts/setup.sh), and transformers in .venv: about 5 GB, once. PYTHON, an interpreter that has torch and
-# transformers, is used instead where it is set. The default model is models/smollm2-135m-instruct. On 2 cores it
-# takes about half an hour and 19 GB of memory; nothing else should be running.
+# Prints a table, writes bench-results/train.json, and draws the cost of a row by its tokens into train.svg. A missed
+# target is shown and is not an error. --resume keeps the measurements of earlier calls of the same build, so a stopped
+# benchmark continues, and after one call per row size a last call with all sizes prints the whole table. Sets up
+# libtorch (scripts/setup.sh), and transformers in .venv: about 5 GB, once. If PYTHON is set, that interpreter is used
+# instead; it needs torch and transformers. The default model is models/smollm2-135m-instruct. Takes about half an
+# hour and 19 GB of memory on 2 cores; nothing else should be running.
 set -euo pipefail
 
 model=models/smollm2-135m-instruct
@@ -18,7 +18,7 @@ rows=512,2048,8192 tokens=2048 rounds=2 threads=2 resume=
 paths='model output' values='rows tokens rounds threads' flags='resume'
 source "$(dirname "${BASH_SOURCE[0]}")/bench-env.sh"
 source scripts/transformers-env.sh
-# Built before anything is measured.
+# Build before measuring.
 cargo bench --locked --workspace --bench train --no-run
 ours() { cargo bench --locked --workspace --bench train -- --model "$model" --rows "$rows" --tokens "$tokens" "$@"; }
 

@@ -1,9 +1,9 @@
-"""What PyTorch with transformers does with the work of the GPU benchmark: the figures that bench-gpu.sh puts beside ours.
+"""PyTorch with transformers on the work of the GPU benchmark: the figures that bench-gpu.sh shows beside ours.
 
-The models of transformers in bf16 with SDPA and random weights: greedy decoding over a cache, a token at a time behind
-texts of several lengths; passes of many widths; `generate` over a batch; a training step with both losses under a dense
-mask, with PyTorch's fused AdamW. Figures have the names that our benchmark gives its own. They are written after each
-section, so that a run that is stopped leaves those it has.
+Runs the models of transformers in bf16 with SDPA and random weights: greedy decoding over a cache, one token at a time
+behind texts of several lengths; passes of many widths; `generate` over a batch; a training step with both losses under a
+dense mask, with PyTorch's fused AdamW. Figures have the names of our benchmark. They are written after each section, so
+that a stopped run keeps those it has.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from bench_train_pytorch import make_rows, step
 
 
 def cut(cache, length):
-    """Forgets what is cached behind `length` tokens."""
+    """Crops the cache to `length` tokens."""
     behind = cache.get_seq_length() - length
     if behind > 0:
         cache.crop(-behind)
@@ -40,7 +40,7 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def seconds(self, work):
-        """The median of the rounds, after one that does not count."""
+        """The median of the rounds, after one uncounted round."""
         work()
         found = []
         for _ in range(self.task["rounds"]):
@@ -82,7 +82,7 @@ class Bench:
                 for _ in range(passes):
                     logits = model(input_ids=token, past_key_values=cache, use_cache=True).logits
                     token = logits[:, -1:].argmax(-1)
-                    # The loop looks for the end of the text.
+                    # A decoding loop needs the token on the host, to find the end of the text.
                     token.item()
 
             self.tell(f"{name}: AR at {context}", 1e3 * self.seconds(tokens_one_by_one) / passes)
@@ -132,7 +132,7 @@ class Bench:
         self.tell(f"{name}, {layers} layers: training", len(samples) * size / seconds)
 
     def section(self, what, *arguments):
-        """A section that does not fit into the memory is left out, and said to be."""
+        """Runs a section; leaves it out with a message if it does not fit into memory."""
         try:
             getattr(self, what)(*arguments)
         except torch.OutOfMemoryError as error:
@@ -144,11 +144,11 @@ class Bench:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", type=Path, help="what the benchmark wrote with --write-task")
+    parser.add_argument("task", type=Path, help="file that the benchmark wrote with --task")
     parser.add_argument("output", type=Path)
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--shape", help="one of the task's shapes alone")
-    parser.add_argument("--seconds", type=float, default=220.0, help="no section is begun later")
+    parser.add_argument("--shape", help="only this shape of the task")
+    parser.add_argument("--seconds", type=float, default=220.0, help="no section starts after this time")
     arguments = parser.parse_args()
 
     started = time.perf_counter()

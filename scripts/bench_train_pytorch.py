@@ -1,9 +1,9 @@
-"""The dual loss by PyTorch and transformers on the CPU: what bench-train.sh holds our training against.
+"""The dual loss by PyTorch and transformers on the CPU, with which bench-train.sh compares our training.
 
 The model of transformers in bf16 with SDPA under a dense mask over the whole row, logits of every position, autograd,
-the fused AdamW of PyTorch. One size of row per process, so that its peak memory is its own; results are joined in one
-file: {"versions", "settings", "rows": {"<tokens per row>": {"tokens", "seconds": [..], "peak_bytes"}}}. A size that
-is in the file, measured under the same settings, is not measured again.
+PyTorch's fused AdamW. One row size per process, so that peak memory is measured for each. Results are merged into one
+file: {"versions", "settings", "rows": {"<tokens per row>": {"tokens", "seconds": [..], "peak_bytes"}}}. A size that the
+file already has under the same settings is not measured again.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import transformers
 
 
 def make_rows(samples, per_row):
-    """Rows of `per_row` samples: token ids, positions, boolean mask, and where each loss is taken."""
+    """Rows of `per_row` samples: token ids, positions, boolean mask, and the positions of each loss."""
     for start in range(0, len(samples), per_row):
         tokens, positions, ar, pc, seen = [], [], [], [], []
         for sample in samples[start : start + per_row]:
@@ -58,10 +58,10 @@ def peak_bytes():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("samples", type=Path, help="what the benchmark wrote with --samples")
-    parser.add_argument("output", type=Path, help="joined with what is there")
+    parser.add_argument("samples", type=Path, help="file that the benchmark wrote with --samples")
+    parser.add_argument("output", type=Path, help="merged with its present content")
     parser.add_argument("--row", type=int, required=True, help="tokens per row")
-    parser.add_argument("--tokens", type=int, required=True, help="tokens of a step where a row has fewer")
+    parser.add_argument("--tokens", type=int, required=True, help="tokens of a step if a row has fewer")
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Greedy decoding by transformers on the CPU: what bench-decode.sh holds our speed against.
+"""Greedy decoding by transformers on the CPU, with which bench-decode.sh compares our speed.
 
 Writes a JSON object: {"versions", "threads", "prompt_ids", "decoded", "rows": [{"dtype", "tokens_per_second",
 "tokens"}]}. `tokens_per_second` has one figure per round, of decoding alone: the time of one token (the prompt's pass)
-is taken off that of 1 + `decoded` tokens. `tokens` is the response. The dtypes take turns within a round.
+is subtracted from that of 1 + `decoded` tokens. `tokens` is the response. The dtypes take turns within a round.
 """
 
 import argparse
@@ -17,7 +17,7 @@ DTYPES = ["float32", "bfloat16"]
 
 
 def generate(model, prompt_ids, count):
-    """The response of exactly `count` tokens, and the seconds it took."""
+    """A response of exactly `count` tokens, and its time in seconds."""
     start = time.perf_counter()
     out = model.generate(
         prompt_ids,

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Does transformers decode an export with custom_generate/ to the texts of its stock generate, in fewer passes?
+# Checks that transformers decodes an export with custom_generate/ to the texts of its stock generate, in fewer passes.
 #
 #   scripts/check-custom-generate.sh DIR [PROMPTS]
 #
-# PROMPTS is JSONL with "prompt", by default datasets/default/prompts-test.jsonl; LIMIT of them (50) are decoded. Then
-# come stop strings, streamers, pipelines, threads, and the calls that stock generate must take over. The file under test
-# is that of this checkout, in a copy of DIR. Needs no libtorch; transformers and torch go into .venv of this checkout,
-# once, about 5 GB. PYTHON, an interpreter that has them, is used instead where it is set: for another version of transformers.
+# PROMPTS is JSONL with "prompt", by default datasets/default/prompts-test.jsonl; LIMIT (50) of them are decoded. Then
+# come stop strings, streamers, pipelines, threads, and the calls that must fall back to stock generate. The file under
+# test is that of this checkout, in a copy of DIR. Needs no libtorch; transformers and torch are installed into .venv of
+# this checkout, once, about 5 GB. To test another version of transformers set PYTHON to an interpreter that has it.
 set -euo pipefail
 
 say() { echo "check-custom-generate: $*"; }
@@ -22,9 +22,9 @@ fi
 [[ -f $1/config.json ]] || fail "$1 holds no config.json: give a Hugging Face model directory"
 model=$(cd "$1" && pwd)
 prompts=${2:+$(realpath "$2")}
-# Made absolute before the directory changes; symbolic links stay, since a venv's python is one.
+# Made absolute before the directory changes, without following symbolic links: a venv's python is one.
 if [[ -n ${PYTHON+set} ]]; then
-  found=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON is no program"
+  found=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON is not a program"
   PYTHON=$(realpath -s "$found")
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -35,6 +35,6 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/model/custom_generate"
 cp "$model"/*.* "$work/model/"
 cp python/custom_generate/generate.py "$work/model/custom_generate/"
-# Its own cache of code, so that nothing is left in the user's.
+# A separate code cache, so that nothing stays in the user's.
 HF_MODULES_CACHE="$work/modules" HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive "$python" scripts/check_custom_generate.py \
   "$work/model" "${prompts:-datasets/default/prompts-test.jsonl}" --limit "${LIMIT:-50}"

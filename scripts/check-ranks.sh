@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Do several ranks learn what one learns? Trains the small model that ships here on one rank and, in each mode of sharding,
-# on RANKS, and compares the losses of 20 steps. Exit code 0 if none is off by more than 1e-5.
+# Checks that several ranks learn the same as one. Trains the small model that ships here on one rank and, in each mode of
+# sharding, on RANKS, and compares the losses of 20 steps. Exit code 0 if none differs by more than 1e-5.
 #
-#   scripts/check-ranks.sh [RANKS]         4 if not said; by --nproc
-#   scripts/check-ranks.sh RANKS torchrun  by torchrun, which TORCHRUN may name
+#   scripts/check-ranks.sh [RANKS]         by --nproc; 4 ranks by default
+#   scripts/check-ranks.sh RANKS torchrun  by torchrun; TORCHRUN may name the program
 #
-# JACOBI, a built binary, is used where it is set.
+# JACOBI names a built binary; without it one is built.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ranks=${1:-4}
@@ -19,8 +19,8 @@ jacobi=${JACOBI-target/release/jacobi}
 export OMP_NUM_THREADS=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# The recipe of tests/ranks.rs: steps of the quick start's own have gradients so large that another packing of one
-# rank's samples changes their loss by more than the tolerance.
+# The recipe of tests/ranks.rs. With the quick start's settings gradients are so large that another packing of one
+# rank's samples changes the loss by more than the tolerance.
 settings=(--config configs/quickstart.toml --set "output_dir=\"$work/run\"" --set prompts.limit=36
   --set generate.max_new_tokens=24 --set train.max_steps=20 --set train.batch_size=8 --set train.tokens_per_row=200
   --set train.logging_steps=1 --set train.learning_rate=1e-4 --set 'train.lr_schedule="constant"'

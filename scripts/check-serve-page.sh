@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Does the page of a running `jacobi serve` work in a browser? Exit code 0 if so.
+# Checks the page of a running `jacobi serve` in a browser. Exit code 0 if it works.
 #
-#   scripts/check-serve-page.sh URL [DIR]      for instance http://127.0.0.1:8080; DIR gets the screenshots
+#   scripts/check-serve-page.sh URL [DIR]      for instance http://127.0.0.1:8080; screenshots go to DIR
 #
-# Headless Chromium types a prompt and sends it: both decoders finish, one after the other and both at once, their texts
-# are equal and not empty, Esc stops, nothing is written to the console as an error and nothing is fetched from
-# elsewhere; the screenshots are light.png, dark.png and narrow.png. Prints each check and PASS or FAIL.
+# Headless Chromium types a prompt and sends it. Both decoders finish, one after the other and both at once; their texts
+# are equal and not empty; Esc stops; the console has no errors and nothing is fetched from other hosts. The screenshots
+# are light.png, dark.png and narrow.png. Prints each check and PASS or FAIL.
 #
 # Needs python3 and Chromium (CHROMIUM, or one on the path: apt install chromium); installs nothing. PROMPT and
-# MAX_TOKENS change the request, JACOBI_API_KEY is typed into the page's field, SECONDS_MAX (300) bounds each wait.
+# MAX_TOKENS change the request, JACOBI_API_KEY is typed into the page's field, SECONDS_MAX (300) limits each wait.
 set -euo pipefail
 
 if [[ $# -lt 1 || $# -gt 2 || $1 != http*://* ]]; then

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# `jacobi serve` under load, through OpenAI's own Python client: many clients at once, every answer equal to the one it
-# has alone, memory that stays, slow readers, clients that leave, and SIGTERM in the middle. Exit code 0 if so.
+# Tests `jacobi serve` under load with OpenAI's Python client: with many clients at once every answer equals the one it has
+# alone, memory stays constant, clients may read slowly or leave, and SIGTERM may come at any time. Exit code 0 on success.
 #
 #   scripts/check-serve.sh MODEL [--clients 64] [--seconds 120] [--prompts FILE]
 #
 # The client is installed once into a virtual environment outside the checkout: JACOBI_CHECK_VENV, or check-serve in the
-# user's cache directory. JACOBI, a built binary, is used instead of a build where it is set.
+# user's cache directory. JACOBI names a built binary; without it one is built.
 set -euo pipefail
 
 readonly PACKAGES=(openai==2.9.0)
@@ -24,7 +24,7 @@ fi
 model=$(cd "$1" && pwd)
 shift
 if [[ -n ${JACOBI+set} ]]; then
-  found=$(command -v "$JACOBI") || fail "JACOBI=$JACOBI is no program"
+  found=$(command -v "$JACOBI") || fail "JACOBI=$JACOBI is not a program"
   JACOBI=$(realpath -s "$found")
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Does TensorBoard's own reader find in a training run's events what metrics.jsonl says? Exit code 0 if so.
+# Checks that TensorBoard's own reader finds the values of metrics.jsonl in a run's events. Exit code 0 if it does.
 #
 #   scripts/check-tensorboard.sh DIR      a round's directory, with tensorboard/ and metrics.jsonl
 #
-# Prints the points read per metric and PASS or FAIL. The `tensorboard` package is installed into .venv of this checkout,
-# once; PYTHON, an interpreter that has it, is used instead where it is set.
+# Prints the number of points per metric and PASS or FAIL. The `tensorboard` package is installed into .venv of this
+# checkout, once; if PYTHON is set, that interpreter is used instead and needs the package.
 set -euo pipefail
 
 if [[ $# -ne 1 || $1 == -* ]]; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every check and test of the project, cheapest first; stops at the first that fails. Needs scripts/setup.sh.
+# Runs every check and test of the project, cheapest first, and stops at the first failure. Needs scripts/setup.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -10,7 +10,7 @@ for component in fmt clippy; do
   }
 done
 
-# step NAME COMMAND...: says what runs and how long it took.
+# step NAME COMMAND...: runs COMMAND and prints its duration.
 step() {
   local name=$1 start=$SECONDS
   shift

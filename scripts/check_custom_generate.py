@@ -1,7 +1,7 @@
-"""Is what custom_generate/generate.py decodes the text of stock `generate`? Second half of check-custom-generate.sh.
+"""Compares the texts of custom_generate/generate.py with those of stock `generate`. check-custom-generate.sh calls it.
 
-Every prompt of PROMPTS (JSONL with "prompt") is decoded greedily by both; then one prompt in the ways in which callers
-ask, each against stock `generate` with the same arguments.
+Every prompt of PROMPTS (JSONL with "prompt") is decoded greedily by both; then one prompt with many combinations of
+arguments, each against stock `generate` with the same arguments.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def say(good, name, more=""):
 
 
 def same(ours, theirs):
-    """Whether two results hold the same tokens, and scores up to the rounding of wider products."""
+    """Whether two results have the same tokens, and the same scores up to the rounding of wider products."""
     if torch.is_tensor(ours):
         return torch.equal(ours, theirs)
     scores = [(a, b) for key in ("scores", "logits") for a, b in zip(ours.get(key) or (), theirs.get(key) or ())]
@@ -61,7 +61,7 @@ class Bench:
         return self.model.generate(*args, custom_generate=self.directory, trust_remote_code=True, **kwargs)
 
     def texts(self, prompts, tokens):
-        """All prompts, both ways."""
+        """Decodes all prompts both ways and compares."""
         inputs = [self.inputs(prompt) for prompt in prompts]
         options = {"do_sample": False, "max_new_tokens": tokens}
         start = time.process_time()
@@ -81,7 +81,7 @@ class Bench:
                 f"tokens per pass ({decoding:.2f} behind the prompt's), {seconds:.1f} CPU seconds, {plain / seconds:.2f} x")
 
     def case(self, name, is_jacobi, *args, jacobi={}, **kwargs):
-        """One call, by the loop or not, against stock `generate`."""
+        """Compares one call with stock `generate`; `is_jacobi` says whether Jacobi decoding must have run."""
         fresh = lambda: {key: DynamicCache() if key == "past_key_values" else value for key, value in kwargs.items()}
         torch.manual_seed(0)
         ours = self.ours(*args, **fresh(), **jacobi)
@@ -123,7 +123,7 @@ class Bench:
         self.case("another drafter", False, **one, prompt_lookup_num_tokens=3)
         self.case("no cache", False, **one, use_cache=False)
         self.case("a static cache", False, **one, cache_implementation="static", disable_compile=True)
-        self.case("a cache of one's own", False, **one, past_key_values=True)
+        self.case("a cache of the caller", False, **one, past_key_values=True)
         embeddings = self.model.get_input_embeddings()(ids)
         self.case("embeddings", False, **greedy, inputs_embeds=embeddings, attention_mask=mask)
         allowed = lambda batch, ids: list(range(10, 60))
@@ -149,7 +149,7 @@ class Bench:
         say("".join(parts) == whole, "streamer", f"{len(parts)} parts")
 
     def threads(self, prompts, tokens):
-        """Several calls at once, each its own text."""
+        """Several calls at once; each must return its own text."""
         inputs = [{**self.inputs(prompt), "do_sample": False, "max_new_tokens": tokens} for prompt in prompts]
         theirs, ours = [self.stock(self.model, **one) for one in inputs], [None] * len(inputs)
         work = lambda at: ours.__setitem__(at, self.ours(**inputs[at]))
@@ -171,7 +171,7 @@ class Bench:
         say(answer == text and self.model.jacobi_passes is not None, "pipeline", f"{self.model.jacobi_passes} passes")
 
     def warnings(self, prompt):
-        """What the loop cannot do is said once."""
+        """The fallback to stock `generate` warns once."""
         batch = self.inputs(prompt)["input_ids"].repeat(2, 1)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -181,7 +181,7 @@ class Bench:
         say(len(said) == 1, "one warning", f"{len(said)} in 3 calls")
 
     def files(self, prompt):
-        """A copy without jacobi.json, with a broken one, and one that transformers saved."""
+        """A copy without jacobi.json, one with a broken jacobi.json, and one saved by transformers."""
         inputs = {**self.inputs(prompt), "do_sample": False, "max_new_tokens": 24}
         expected = self.stock(self.model, **inputs)
         with tempfile.TemporaryDirectory() as work:

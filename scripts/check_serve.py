@@ -1,4 +1,4 @@
-"""The comparison of check-serve.sh: see there."""
+"""The test of check-serve.sh, which describes it."""
 
 import argparse
 import json
@@ -12,9 +12,9 @@ import time
 
 import openai
 
-# Answers are compared letter by letter, so they are greedy.
+# Greedy, since answers are compared letter by letter.
 FIELDS = {"temperature": 0, "max_tokens": 64}
-# A server that serves for minutes may grow by this much for reasons of its allocator.
+# Growth that the allocator may cause in a server that runs for minutes.
 MOST_GROWTH_MB = 60
 
 
@@ -57,14 +57,14 @@ def streamed(client, prompt, pause=0.0):
 
 
 def abandoned(client, prompt):
-    """Leaves after the first piece."""
+    """Disconnects after the first piece."""
     stream = client.chat.completions.create(model="m", messages=messages(prompt), stream=True, **FIELDS)
     next(iter(stream))
     stream.close()
 
 
 def load(server, prompts, expected, clients, seconds):
-    """Seconds of each answer, the number of wrong ones, and memory at the beginning and at the end."""
+    """The seconds of each answer, the wrong answers, and memory at the start and at the end."""
     times, wrong, lock = [], [], threading.Lock()
     end = time.monotonic() + seconds
 
@@ -80,7 +80,7 @@ def load(server, prompts, expected, clients, seconds):
                 ask = whole if kind < 0.5 else streamed
                 # One in twenty reads slowly.
                 text = ask(client, prompt, 0.05) if kind > 0.95 else ask(client, prompt)
-            except Exception as error:  # whatever a client meets here is the server's failure
+            except Exception as error:  # any exception in a client is a failure of the server
                 text = f"{error!r}"
             with lock:
                 times.append(time.monotonic() - start)
@@ -98,13 +98,13 @@ def load(server, prompts, expected, clients, seconds):
 
 
 def stopped_under_load(server, prompts, expected, clients):
-    """SIGTERM while clients wait: each has its whole answer or none, and the server ends by itself."""
+    """SIGTERM while clients wait: each gets a whole answer or none, and the server exits by itself."""
     outcomes, lock = [], threading.Lock()
 
     def run(prompt):
         try:
             outcome = "right" if streamed(server.client(), prompt) == expected[prompt] else "wrong"
-        except Exception:  # the client's own library and the one below it have many names for a closed door
+        except Exception:  # the client's libraries have many exceptions for a closed connection
             outcome = "refused"
         with lock:
             outcomes.append(outcome)
@@ -120,7 +120,7 @@ def stopped_under_load(server, prompts, expected, clients):
 
 
 def features(client):
-    """What the client can ask for besides: lists of models, several answers, stop strings, usage, refusals."""
+    """Other requests: lists of models, several answers, stop strings, usage, refusals."""
     assert [model.id for model in client.models.list()] == ["m"]
     answer = client.chat.completions.create(model="m", messages=messages("2 + 2?"), n=2, seed=1, max_tokens=8)
     assert len(answer.choices) == 2 and answer.usage.completion_tokens <= 16
@@ -132,7 +132,7 @@ def features(client):
         except openai.BadRequestError as error:
             assert next(iter(wrong)) in str(error) or "may follow" in str(error), error
         else:
-            raise AssertionError(f"{wrong} was taken")
+            raise AssertionError(f"{wrong} was accepted")
 
 
 def main():
@@ -161,7 +161,7 @@ def main():
     print(f"memory: {before:.0f} MB after a quarter of the time, {after:.0f} MB at the end")
     print(f"SIGTERM under load: {({kind: outcomes.count(kind) for kind in set(outcomes)})}, exit code {code}")
     if wrong:
-        print(f"the first that is wrong: {wrong[0]}")
+        print(f"the first wrong answer: {wrong[0]}")
     ended_well = len(outcomes) == arguments.clients and "right" in outcomes and "wrong" not in outcomes and code == 0
     good = not wrong and after - before <= MOST_GROWTH_MB and ended_well
     print("PASS" if good else "FAIL")

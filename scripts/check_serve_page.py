@@ -1,7 +1,7 @@
-"""Drives the page of `jacobi serve` in headless Chromium and looks at what it shows.
+"""Drives the page of `jacobi serve` in headless Chromium and checks what it shows.
 
-Usage: check_serve_page.py CHROMIUM URL [DIR]; check-serve-page.sh calls it and says what is checked. The browser is
-spoken to over a pipe in its DevTools protocol, so the standard library suffices.
+Usage: check_serve_page.py CHROMIUM URL [DIR]; check-serve-page.sh calls it and lists the checks. It speaks Chromium's
+DevTools protocol over a pipe, so the standard library suffices.
 """
 
 import base64
@@ -20,7 +20,7 @@ MAX_TOKENS = os.environ.get("MAX_TOKENS", "128")
 API_KEY = os.environ.get("JACOBI_API_KEY", "")
 SECONDS_MAX = float(os.environ.get("SECONDS_MAX", "300"))
 
-# What the page shows, as one value.
+# The contents of the page as one value.
 SHOWN = """(() => {
   const lane = (id) => {
     const root = document.getElementById(id);
@@ -44,7 +44,7 @@ SHOWN = """(() => {
 
 
 class Browser:
-    """One Chromium with one tab; collects what the page fetched and what went wrong in it."""
+    """A Chromium with one tab; collects requests and errors of the page."""
 
     def __init__(self, path, profile):
         into, self.write_end = os.pipe()
@@ -142,7 +142,7 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def click(self, selector):
-        """As a user would: at its middle, with the mouse."""
+        """Clicks its middle with the mouse."""
         box = self.evaluate(f"""(() => {{
           const element = document.querySelector('{selector}');
           element.scrollIntoView({{ block: "center" }});
@@ -169,7 +169,7 @@ def check(what, holds, shown):
 
 
 def check_race(browser, how):
-    """Sends what is typed and holds both answers against each other; the page is busy once the key was pressed."""
+    """Sends the typed prompt and compares both answers; the page is busy after the key press."""
     browser.press("Enter", 13, text="\r")
     browser.wait(f"{how}: finished", f"{SHOWN}.idle")
     shown = browser.evaluate(SHOWN)
@@ -191,7 +191,7 @@ def check_race(browser, how):
 
 
 def check_stop(browser):
-    """Stop by Esc, as soon as text comes; a model may have finished before that."""
+    """Stops with Esc as soon as text arrives; the model may have finished before."""
     browser.press("Enter", 13, text="\r")
     browser.wait("stop: text came", f"{SHOWN}.ar.text || {SHOWN}.idle")
     browser.press("Escape", 27)
@@ -228,7 +228,7 @@ def check_page(browser, url, folder):
     check("the box for both at once can be ticked", browser.evaluate("document.querySelector('#together').checked"), "")
     check_race(browser, "both at once")
     check_stop(browser)
-    # With a key, the first look at /v1/models is made without it and refused: Chromium logs that by itself.
+    # With a key, the page's first request of /v1/models lacks it and is refused, which Chromium logs.
     errors = [error for error in browser.errors if not (API_KEY and "401" in error and "/v1/models" in error)]
     check("no error in the console", not errors, errors)
     own = urlsplit(url)[:2]

@@ -1,12 +1,12 @@
-"""The parity gate of check-serving.sh: the same prompts in jacobi, transformers and vLLM, with and without drafts.
+"""The comparison of check-serving.sh: the same prompts in jacobi, transformers and vLLM, with and without drafts.
 
-Tokens per step: of each response the first token, which the prompt's pass gives, is left out, as are the tokens that a
-pass verified behind the end of the text; the end token counts. Steps are the passes after the prompt's. All figures are
-sums over prompts. Ours is multi_block with a sliding window of drafts + 1 rows, the same filler and no pool.
+Tokens per step leave out the first token of each response, which the prompt's pass gives, and tokens that a pass verified
+behind the end of the text; the end token counts. Steps are the passes after the prompt's. All figures are sums over
+prompts. Ours is multi_block with a sliding window of drafts + 1 rows, the same filler and no pool.
 
-In transformers the prompt's pass verifies a draft as well, and its fillers come from another generator: there tokens
-per step are a little above or below ours, on few prompts more than the tolerance, and miss their bar without failing
-the gate. Drafts in vLLM are ours token for token.
+In transformers the prompt's pass also verifies a draft, and fillers come from another generator. Its tokens per step are a
+little above or below ours, on few prompts by more than the tolerance, and then miss their target without failing the
+check. Drafts in vLLM equal ours token for token.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Engine:
 
 
 class Sheet:
-    """Rows and bars in the form of `jacobi-bench/1` (tests/benches/sheet.rs)."""
+    """Rows and targets in the format `jacobi-bench/1` (tests/benches/sheet.rs)."""
 
     def __init__(self):
         self.rows, self.bars = [], []
@@ -67,7 +67,7 @@ class Sheet:
         return value
 
     def bar(self, name, value, bound, at_least):
-        """Holds a figure against its bound; True if it is met."""
+        """Compares a figure with its bound; True if it is met."""
         self.bars.append({"name": name, "value": value, "bound": bound, "at_least": at_least})
         return value >= bound if at_least else value <= bound
 
@@ -130,7 +130,7 @@ def measure(sheet, name, plain, drafts, request, rounds):
 
 
 class Gate:
-    """What was found: figures, and what makes the gate fail."""
+    """The figures, and the reasons for a failure."""
 
     def __init__(self, arguments):
         self.arguments, self.sheet, self.failures, self.versions = arguments, Sheet(), [], {}
@@ -141,7 +141,7 @@ class Gate:
             self.failures.append(f"{what}: {len(wrong)} of {total} texts differ, the first is prompt {min(wrong)}")
 
     def parity(self, what, outputs, reference, same_fillers=True):
-        """Tokens per step, held against ours. Other fillers are other luck: then a miss is shown, and no failure."""
+        """Compares tokens per step with ours. With other fillers a miss is shown and is no failure."""
         value = self.sheet.figure(f"{what}, tokens per step", "tokens", per_step(outputs))
         ratio, allowed = value / reference, self.arguments.tolerance
         least = self.sheet.bar(f"{what}, tokens per step over ours", ratio, 1 - allowed, True)
@@ -217,7 +217,7 @@ class Gate:
             engine.close()
 
     def across(self, name, outputs, mine):
-        """Engines sum in other orders, so that near ties may fall differently: shown, and no failure."""
+        """Shows differences between engines. No failure: other orders of summation may decide near ties differently."""
         same = len(outputs) - len(different(outputs, mine["ar"]))
         self.sheet.figure(f"{name}, plain texts equal to ours", f"of {len(outputs)}", same)
 
@@ -231,7 +231,7 @@ def main():
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--command", required=True, help="the command to name in the output")
     parser.add_argument("--engines", nargs="+", default=["transformers", "vllm"], choices=["transformers", "vllm"])
-    parser.add_argument("--custom-generate", help="directory that holds custom_generate; the model's by default")
+    parser.add_argument("--custom-generate", help="directory with custom_generate; the model's by default")
     parser.add_argument("--drafts", type=int, default=15)
     parser.add_argument("--filler", default="random", choices=["random", "ngram"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -241,8 +241,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--tolerance", type=float, default=0.02, help="of tokens per step")
-    parser.add_argument("--at-least-tokens", type=float, help="bar of vLLM's tokens per step, one stream")
-    parser.add_argument("--at-least-ratio", type=float, help="bar of vLLM's wall clock, one stream")
+    parser.add_argument("--at-least-tokens", type=float, help="target of vLLM's tokens per step, one stream")
+    parser.add_argument("--at-least-ratio", type=float, help="target of vLLM's speedup, one stream")
     arguments = parser.parse_args()
 
     gate = Gate(arguments)

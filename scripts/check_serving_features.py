@@ -1,9 +1,9 @@
-"""What of vLLM's requests goes together with Jacobi drafts: each tried on vLLM without and with them, in a table.
+"""Tests which request features of vLLM work with Jacobi drafts: each on vLLM without and with them, in a table.
 
     scripts/check-serving.sh MODEL --features
 
-Works: the same tokens as without drafts. Falls back: the same, one token per step. Refused: an error that says so, and
-the engine goes on. Anything else is WRONG, and the exit code 1.
+Works: the same tokens as without drafts. Falls back: the same tokens, one per step. Refused: an error that says so, and
+the engine continues. Anything else is WRONG, and the exit code 1.
 """
 
 import argparse
@@ -48,10 +48,10 @@ CASES = [
 
 
 class Requests(serving_engines.Vllm):
-    """An engine that answers the cases which share its arguments."""
+    """An engine for the cases that share its arguments."""
 
     def parameters(self, case):
-        """Sampling parameters of a case, as vLLM has them."""
+        """The sampling parameters of a case, as vLLM's objects."""
         case = {"temperature": 0, "max_tokens": LONGEST} | case
         structured = case.pop("structured", None)
         if "logit_bias" in case:
@@ -100,7 +100,7 @@ def child(model, request):
 
 
 def ask(model, work, options, prompts=(), cases=()):
-    """The answers of an engine in a process of its own, or its last words where it does not start."""
+    """The answers of an engine in a separate process, or the end of its log if it does not start."""
     request = {"options": options, "prompts": prompts, "cases": cases, "output": str(work / "answers.json")}
     file = work / "request.json"
     file.write_text(json.dumps(request), encoding="utf-8")
@@ -112,7 +112,7 @@ def ask(model, work, options, prompts=(), cases=()):
 
 
 def verdict(plain, drafts):
-    """What became of a case, and a remark."""
+    """The result of a case, and a remark."""
     if "error" in drafts:
         return "refused", drafts["error"].splitlines()[0]
     if "error" in plain:
@@ -148,7 +148,7 @@ def ids_of(model, file):
 
 def requests(model, work, prompts):
     """Every case on an engine without and one with drafts, loaded once for the cases that share its arguments: name,
-    what became of it, a remark."""
+    result, remark."""
     found = {}
     engines = [own for _, own, _ in CASES]
     for options in [own for at, own in enumerate(engines) if own not in engines[:at]]:
@@ -166,7 +166,7 @@ def requests(model, work, prompts):
 
 
 def startups(model, work):
-    """Engines that should not start, or start with a word: name, what became of it, the line."""
+    """Engines that must not start, or must start with a warning: name, result, line of the log."""
     broken, bare = work / "broken", work / "bare"
     for copy in (broken, bare):
         shutil.copytree(model, copy, ignore=shutil.ignore_patterns("jacobi.json"))
@@ -186,7 +186,7 @@ def startups(model, work):
 
 
 def shown(line, word):
-    """The part of a log line round a word, without what vLLM adds to every error of a drafter."""
+    """The part of a log line around a word, without the text that vLLM adds to every error of a drafter."""
     line = line.removesuffix(" The class constructor must accept VllmConfig as argument.")
     return line[max(0, line.find(word) - 30) :][:160]
 

@@ -1,8 +1,8 @@
-"""Does an SGLang have every name and signature that jacobi_serve/sglang.py hooks? Exit code 0 if so.
+"""Checks that an SGLang has every name and signature that jacobi_serve/sglang.py hooks. Exit code 0 if it does.
 
-Usage: check_sglang_plugin.py WHEEL_OR_DIR. A wheel as `pip download --no-deps sglang` leaves it, or the directory in
-which one was unpacked or installed. It reads source alone: no torch, no CUDA, nothing of SGLang is loaded. That it
-passes says that the plug-in is loaded, not that it works: it was not run on a GPU.
+Usage: check_sglang_plugin.py WHEEL_OR_DIR. A wheel from `pip download --no-deps sglang`, or a directory into which one was
+unpacked or installed. It only reads source: it needs no torch and no CUDA, and loads nothing of SGLang. A pass means that
+the plug-in can be loaded, not that it works: it was not run on a GPU.
 """
 
 import sys
@@ -19,7 +19,7 @@ def main(arguments):
         return 2
     source = Source(arguments[0])
     if source.read("__init__.py") is None:
-        print(f"check_sglang_plugin: {arguments[0]} holds no sglang package: give a wheel or the folder with it")
+        print(f"check_sglang_plugin: {arguments[0]} has no sglang package: give a wheel or the folder that contains it")
         return 2
     found = misfits(source)
     attributes = sum(len(names) for _, _, names in ATTRIBUTES)

@@ -1,14 +1,13 @@
-"""The worker of jacobi_serve/sglang.py on SGLang's own n-gram worker, no GPU. Exit code 0 if all texts are greedy.
+"""Runs the worker of jacobi_serve/sglang.py on SGLang's n-gram worker, on a CPU. Exit code 0 if all texts are greedy.
 
 Usage: check_sglang_worker.py PACKAGE MODEL PROMPTS [--count 50] [--rows 16] [--batch 4] [--overlap]
        [--no-predictions]
 
-PACKAGE is an unpacked wheel (the folder that holds sglang/), MODEL an export, PROMPTS a .jsonl with "prompt". Real
-are: SGLang's loading of plug-ins, its algorithm registry, `NGRAMWorker` with its tensors, `NgramVerifyInput`,
-`eagle_sample`, and the Triton kernels that lay out and verify a tree, in Triton's interpreter. Stood in for are: the
-scheduler, by the loop below; the target worker, by transformers with the whole text in each pass, so that nothing is
-said of the KV cache, of attention backends or of CUDA graphs; what has to be compiled, by mocks. This is no run on a
-GPU.
+PACKAGE is an unpacked wheel (the folder that contains sglang/), MODEL an export, PROMPTS a .jsonl with "prompt". Real are
+SGLang's plug-in loader, its algorithm registry, `NGRAMWorker` with its tensors, `NgramVerifyInput`, `eagle_sample`, and the
+Triton kernels that lay out and verify a tree, in Triton's interpreter. Fakes replace the scheduler (the loop below), the
+target worker (transformers with the whole text in each pass, so KV cache, attention backends and CUDA graphs are not
+tested), and compiled code (mocks). This is not a run on a GPU.
 
 Needs torch, triton, transformers, what vLLM requires, and orjson, pybase64, partial_json_parser and uvloop.
 """
@@ -25,13 +24,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-# Read when Triton's functions are decorated.
+# Must be set before Triton's functions are decorated.
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-# SGLang's imports that nothing here calls: compiled code, and packages of gigabytes.
+# Modules that SGLang imports and nothing here calls: compiled code, and packages of gigabytes.
 MOCKED = """IPython sgl_kernel flashinfer tvm_ffi decord decord2 modelscope torchvision torchaudio interegular xgrammar
 llguidance outlines kernels quack tilelang gguf""".split()
 
@@ -39,7 +38,7 @@ MOST_TOKENS = 96
 
 
 class Mocks(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds `MOCKED` modules that are not installed, with whatever is asked of them."""
+    """Finds `MOCKED` modules that are not installed; they have every attribute."""
 
     def find_spec(self, name, path=None, target=None):
         known = name.partition(".")[0] in MOCKED
@@ -85,7 +84,7 @@ class Target:
 
 
 def real_worker(options, target):
-    """An object of the plug-in's worker class, made by SGLang's registry."""
+    """A worker of the plug-in, made by SGLang's registry."""
     sys.meta_path.append(Mocks())
     sys.path[:0] = [str(Path(options.package)), str(Path(__file__).resolve().parent.parent / "python")]
     from sglang.kernels.ops.speculative import reconstruct_tree, spec_tree
@@ -93,7 +92,7 @@ def real_worker(options, target):
     from sglang.srt.speculative import eagle_utils, ngram_worker
     from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
-    # The entry point as python/pyproject.toml has it, whether or not the package is installed here.
+    # The entry point of python/pyproject.toml, whether or not the package is installed here.
     point = importlib.metadata.EntryPoint("jacobi", "jacobi_serve.sglang:register", plugins.GENERAL_PLUGINS_GROUP)
     plugins.entry_points = lambda group: [point]
     plugins.load_plugins()
@@ -221,7 +220,7 @@ def main():
     for name, default in (("count", 50), ("rows", 16), ("batch", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--overlap", action="store_true", help="results are processed a pass late")
-    parser.add_argument("--no-predictions", action="store_true", help="fillers alone: what is then left of the gain")
+    parser.add_argument("--no-predictions", action="store_true", help="draft fillers only, to measure their part of the gain")
     options = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(options.model)

@@ -1,6 +1,6 @@
-"""Compares the event files of a training run, as TensorBoard's own reader sees them, with its metrics.jsonl.
+"""Compares the event files of a training run, read by TensorBoard's own reader, with its metrics.jsonl.
 
-Usage: check_tensorboard.py DIR, which holds tensorboard/ and metrics.jsonl; check-tensorboard.sh calls it.
+Usage: check_tensorboard.py DIR, with DIR/tensorboard/ and DIR/metrics.jsonl; check-tensorboard.sh calls it.
 """
 
 import json
@@ -27,7 +27,7 @@ def logged(path):
 
 
 def read(folder):
-    """The same of the event files, and the (tag, step) that came more than once."""
+    """The same of the event files, and each (tag, step) that occurs more than once."""
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     points, twice = {}, []
     for tag in accumulator.Tags()["scalars"]:
@@ -49,7 +49,7 @@ def main():
         for tag in sorted(expected.keys() | found.keys()):
             if expected.get(tag) != found.get(tag):
                 print(f"{tag}: metrics.jsonl has {expected.get(tag)}, the events have {found.get(tag)}")
-        raise SystemExit(f"FAIL: the events are not those of metrics.jsonl; read twice: {twice}")
+        raise SystemExit(f"FAIL: the events differ from metrics.jsonl; duplicates: {twice}")
     print("PASS")
 
 

@@ -1,7 +1,7 @@
-"""Compares our fp32 logits with those of transformers: the second half of check-transformers.sh.
+"""Compares our fp32 logits with those of transformers. check-transformers.sh calls it.
 
-For every WORK/<n>.txt, a text, and WORK/<n>.safetensors, {"input_ids" i64 [L], "logits" f32 [L, V]} as
-`jacobi inspect MODEL --logits TEXT --output FILE` writes them. Ids must be equal, logits within the tolerance.
+For every WORK/<n>.txt, a text, and WORK/<n>.safetensors, {"input_ids" i64 [L], "logits" f32 [L, V]} as written by
+`jacobi inspect MODEL --logits TEXT --output FILE`. Ids must be equal, logits equal within the tolerance.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def difference(model, tokenizer, text, ours):
-    """The largest |difference| of logits, or None when the ids already differ."""
+    """The largest |difference| of logits, or None if the ids differ."""
     input_ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0]
     if input_ids.tolist() != ours["input_ids"].tolist():
         print(f"ids differ\n  ours         {ours['input_ids'].tolist()}\n  transformers {input_ids.tolist()}")

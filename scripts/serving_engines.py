@@ -1,12 +1,12 @@
-"""An engine behind a pipe: one line of JSON in, one out, so that engines in processes of their own can take turns.
+"""An engine behind a pipe, one line of JSON in and one out, so that engines in separate processes can take turns.
 
     python scripts/serving_engines.py vllm MODEL '{"drafts": 15, "jacobi": {"filler": "ngram"}}'
     python scripts/serving_engines.py transformers MODEL '{}'
 
-The first line out is {"versions"}: the model was loaded, by transformers with all Auto classes. A request is
-{"prompts": ids [N][L], "max_tokens", "streams", "drafts"}, the answer {"seconds", "outputs": N times {"ids", "text",
-"steps"}}: `steps` are passes after the one that gave the first token. transformers also answers {"chat": texts} with
-{"ids"}. Whatever the engine prints goes to stderr.
+The first line out is {"versions"}, once the model is loaded (by transformers with all Auto classes). A request is
+{"prompts": ids [N][L], "max_tokens", "streams", "drafts"}, its answer {"seconds", "outputs": N times {"ids", "text",
+"steps"}}; `steps` are the passes after the one that gave the first token. transformers also answers {"chat": texts} with
+{"ids"}. Messages of the engine go to stderr.
 """
 
 import argparse
@@ -17,13 +17,13 @@ import time
 
 
 class Vllm:
-    """Offline vLLM in this process. Whether it drafts is settled when it is loaded."""
+    """Offline vLLM in this process. Whether it drafts is decided when it is loaded."""
 
     def __init__(self, model, options):
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         if not options.get("drafts"):
-            # Plain means stock: not even our entry point is loaded.
+            # Plain means stock vLLM, without our entry point.
             os.environ["VLLM_PLUGINS"] = ""
         import vllm
 
@@ -51,7 +51,7 @@ class Vllm:
 
 
 def engine_arguments(options):
-    """Arguments of vllm.LLM: {"drafts", "jacobi", "dtype", "arguments"}, the last of which go through as they are."""
+    """Arguments of vllm.LLM: {"drafts", "jacobi", "dtype", "arguments"}, the last passed on unchanged."""
     arguments = {"dtype": options.get("dtype", "float32"), "enforce_eager": True, "max_num_seqs": 8}
     if options.get("drafts"):
         arguments["speculative_config"] = {
@@ -86,7 +86,7 @@ class Transformers:
         self.passes += 1
 
     def chat(self, text):
-        """Ids of a chat of one message, as the export's tokenizer and template have them."""
+        """Ids of a chat of one message, by the export's tokenizer and template."""
         message = [{"role": "user", "content": text}]
         return self.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
 
@@ -116,7 +116,7 @@ def main():
     parser.add_argument("options", type=json.loads)
     arguments = parser.parse_args()
 
-    # The pipe is kept apart from what libraries print.
+    # A separate descriptor, since libraries print to stdout.
     pipe = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     engine = {"vllm": Vllm, "transformers": Transformers}[arguments.engine](arguments.model, arguments.options)

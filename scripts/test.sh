@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Set-up, then every check and test: what must pass before a change is shown to anyone.
+# Set-up, then every check and test. Must pass before a change is proposed.
 #
 #   scripts/test.sh [--serving [MODEL [PROMPTS]]]
 #
-# --serving: the gate of the serving engines instead (scripts/check-serving.sh), a download of a few GB the first time.
+# --serving runs scripts/check-serving.sh instead, which downloads a few GB the first time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

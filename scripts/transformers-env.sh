@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Sourced by scripts that compare with transformers, from the root of the checkout, after they defined say and fail:
-# sets `python` to an interpreter that has torch and transformers. That is PYTHON where it is set; else .venv, into
-# which they are installed once: about 5 GB, because PyPI's torch brings the CUDA libraries (.libtorch lacks them and
-# so cannot be imported).
+# Sourced by scripts that compare with transformers, from the root of the checkout, after they defined say and fail. Sets
+# `python` to an interpreter that has torch and transformers: PYTHON if it is set, else that of .venv, into which they are
+# installed once. That takes about 5 GB, because PyPI's torch includes the CUDA libraries (.libtorch lacks them, so Python
+# cannot import it).
 set -euo pipefail
 
 readonly PACKAGES=(torch==2.11.0 transformers==5.23.0 safetensors==0.8.0 numpy)
 
 python=${PYTHON-.venv/bin/python}
 if [[ -z ${PYTHON+set} ]]; then
-  # The stamp holds what was installed: a change of versions above installs again.
+  # The stamp holds the installed versions; a change installs again.
   stamp=.venv/check-transformers.stamp
   if [[ ! -f $stamp || $(<"$stamp") != "${PACKAGES[*]}" ]]; then
     say "installing ${PACKAGES[*]} into .venv; the download takes a while, once"

@@ -1,8 +1,8 @@
-//! The house rules that neither rustc nor clippy can see: who may depend on whom, how long a file may be, what
-//! may not stand in one, and that README, ARCHITECTURE and the golden files agree with the tree.
+//! The project's rules that neither rustc nor clippy checks: allowed dependencies, form and length of files, forbidden
+//! lines, and that README, ARCHITECTURE and the golden files agree with the tree.
 //!
-//! Each check is a function from text to [`Finding`]s, run over the tree, where it must find nothing, and over
-//! samples that break the rule, where it must find something.
+//! Each check is a function from text to [`Finding`]s. It must find nothing in the project, and something in samples that
+//! break the rule.
 
 mod dependencies;
 mod documents;
@@ -33,7 +33,7 @@ impl File {
         ["rs", "py", "sh", "cpp", "h"].contains(&self.extension())
     }
 
-    /// A file of tests alone: all of tests/, and `tests.rs` or `x_tests.rs` beside what they test.
+    /// A file that holds tests only: all of tests/, and `tests.rs` or `x_tests.rs` in a crate.
     fn is_test(&self) -> bool {
         self.path.starts_with("tests/")
             || self.path.ends_with("/tests.rs")
@@ -71,7 +71,7 @@ fn project() -> Vec<File> {
     files
 }
 
-/// What is used here of .gitignore's language: a name anywhere, or `/path` from the root; one `*` at most.
+/// The part of .gitignore's syntax that is used here: a name anywhere, or `/path` from the root; one `*` at most.
 fn is_ignored(pattern: &str, path: &str) -> bool {
     let candidate = if pattern.starts_with('/') { path } else { file_name(path) };
     let pattern = pattern.trim_matches('/');
@@ -95,5 +95,5 @@ fn text_of<'a>(files: &'a [File], path: &str) -> &'a str {
 
 #[track_caller]
 fn assert_none(findings: Vec<Finding>) {
-    assert!(findings.is_empty(), "{} broken house rules:\n  {}", findings.len(), findings.join("\n  "));
+    assert!(findings.is_empty(), "{} broken rules:\n  {}", findings.len(), findings.join("\n  "));
 }

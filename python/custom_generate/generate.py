@@ -1,5 +1,5 @@
-"""Jacobi decoding in `generate` of transformers (4.57 and 5.x): the draft of a pass is what the pass before predicted
-behind its first wrong token. The loop is the library's own assisted decoding, and the text that of stock `generate`."""
+"""Jacobi decoding in `generate` of transformers (4.57 and 5.x): the draft of a pass is what the previous pass predicted
+behind its first wrong token. The loop is the library's assisted decoding; the text equals that of stock `generate`."""
 
 import copy
 import functools
@@ -34,7 +34,7 @@ class JacobiCandidates(CandidateGenerator):
             self.end = length + self.count
         room = max(min(self.end, self.max_length - 1) - length, 0)
         draft = (self.draft + [self.draft[-1] if self.draft else int(input_ids[0, -1])] * room)[:room]
-        # All of a draft may be accepted: it stops before the first token that ends the text.
+        # The whole draft may be accepted, so it stops before the first token that would end the text.
         draft = draft[: next((i for i, token in enumerate(draft) if token in self.eos), room)]
         ids = torch.cat([input_ids, input_ids.new_tensor(draft)[None]], dim=-1)
         ends = (i for i in range(length + 1, ids.shape[1] + 1) if self.stop and self.stop(ids[:, :i], None).all())
@@ -46,7 +46,7 @@ class JacobiCandidates(CandidateGenerator):
 
 @functools.cache
 def tuned(name):
-    """Draft tokens per pass, and window, as the `jacobi.json` of the model called `name` has them."""
+    """Draft tokens per pass, and window, from the `jacobi.json` of the model called `name`."""
     try:
         path = cached_file(name, "jacobi.json")
     except (OSError, ValueError):
@@ -64,7 +64,7 @@ def tuned(name):
 
 
 def is_for_jacobi(model, call):
-    """Whether the loop decodes this `call` to the text of stock `generate`."""
+    """Whether Jacobi decoding gives the text of stock `generate` for this `call`."""
     options = {name: value for name, value in call.items() if name != "generation_config"}
     config = model._prepare_generation_config(call.get("generation_config"), **options)[0]
     ids = call.get("inputs") if call.get("inputs") is not None else call.get("input_ids")
@@ -81,11 +81,11 @@ def is_for_jacobi(model, call):
 
 
 def generate(*args, model, **kwargs):
-    """As stock `generate`, and `jacobi_block_length`: draft tokens per pass; `jacobi_window`: "sliding" keeps as
-    many in every pass, "block" fills up when all are right. By default as jacobi.json has it, else 15, sliding.
-    Leaves in `model.jacobi_passes` the forward passes of this call, the prompt's included; None by stock `generate`."""
+    """Stock `generate` with two more arguments. `jacobi_block_length`: draft tokens per pass. `jacobi_window`: "sliding"
+    drafts as many in every pass, "block" fills up when all are accepted. Defaults: those of jacobi.json, else 15, sliding.
+    Sets `model.jacobi_passes` to the forward passes of this call, including the prompt's; None if stock `generate` ran."""
     stock = type(model).generate
-    if kwargs.get("custom_generate") is not None:  # transformers 4.57 has put this function in the place of `generate`
+    if kwargs.get("custom_generate") is not None:  # transformers 4.57 has replaced `generate` by this function
         return stock(model, *args, **kwargs)
     length, window = kwargs.pop("jacobi_block_length", None), kwargs.pop("jacobi_window", None)
     positional = dict(zip(list(inspect.signature(stock).parameters)[1:], args))
@@ -102,7 +102,7 @@ def generate(*args, model, **kwargs):
 
     def prepare(*args, **kwargs):
         config, rest = model._prepare_generation_config(*args, **kwargs)
-        config.prompt_lookup_num_tokens = candidates.count  # asks for the loop
+        config.prompt_lookup_num_tokens = candidates.count  # selects assisted decoding
         return config, rest
 
     def stopping(**kwargs):
@@ -111,7 +111,7 @@ def generate(*args, model, **kwargs):
         candidates.stop = StoppingCriteriaList(one for one in criteria if not isinstance(one, seen))
         return criteria
 
-    twin = copy.copy(model)  # the same weights; other threads do not see what is put into it
+    twin = copy.copy(model)  # shares the weights; attributes set on it are invisible to other threads
     twin._prepare_generation_config, twin._get_stopping_criteria = prepare, stopping
     twin._get_candidate_generator = candidates.start
     output = stock(twin, *args, **kwargs)

@@ -1,20 +1,20 @@
-"""The draft window of one request, in integers: what the next pass verifies behind the token that is known.
+"""The draft window of one request, on token ids: the draft that the next pass verifies behind the known token.
 
-The window of `decoder/src/multi_block.rs` (arXiv 2512.14681, section 4), number for number, so that an engine needs
-the passes that ours needs. Departure: an engine here verifies one chain per pass, so the n-gram pool adds no branches
-beside the window; it says what stands behind the predictions, before any filler.
+This is the window of `decoder/src/multi_block.rs` (arXiv 2512.14681, section 4), token for token, so that an engine needs
+as many passes as our decoder. One difference: an engine verifies one chain per pass, so the n-gram pool adds no branches
+beside the window; its tokens follow the predictions, before any filler.
 """
 
 import math
 from collections import deque
 
 _MASK = (1 << 64) - 1
-_LONGEST_KEY = 3  # tokens of context that an n-gram filler has to find again, tried first
-_REMEMBERED = 32  # runs in the pool; the oldest makes room
+_LONGEST_KEY = 3  # context tokens that an n-gram filler matches, the longest match first
+_REMEMBERED = 32  # runs in the pool; the oldest is dropped
 
 
 class Rng:
-    """SplitMix64, seeded as `datasets/src/rng.rs` does it: the same fillers on every machine and in every engine."""
+    """SplitMix64, seeded as in `datasets/src/rng.rs`: the same fillers on every machine and in every engine."""
 
     def __init__(self, *seeds):
         self.state = len(seeds)
@@ -39,7 +39,7 @@ class Rng:
 
 
 class Text:
-    """Prompt and response of a request, which only grow, with an index of the latest place of every short n-gram."""
+    """Prompt and response of a request, append-only, with an index of the latest position of every short n-gram."""
 
     def __init__(self, indexed):
         self.tokens = []
@@ -51,14 +51,14 @@ class Text:
         self.tokens.extend(tokens)
         if self._ends is None:
             return
-        # An end counts once a token follows it. Later places overwrite earlier ones.
+        # An n-gram is indexed once a token follows it. Later positions overwrite earlier ones.
         for end in range(start, len(self.tokens)):
             for length in range(1, min(_LONGEST_KEY, end) + 1):
                 self._ends[tuple(self.tokens[end - length : end])] = end
 
     def followed(self, draft, count):
-        """Up to `count` tokens that followed the end of text and `draft` at the latest place where the longest run of
-        it stood before."""
+        """Up to `count` tokens that followed the latest earlier occurrence of the longest possible suffix of text and
+        `draft`."""
         tail = self.tokens[-_LONGEST_KEY:] + draft
         for length in range(min(_LONGEST_KEY, len(tail)), 0, -1):
             end = self._ends.get(tuple(tail[-length:]))
@@ -68,19 +68,19 @@ class Text:
 
 
 class NgramPool:
-    """Recently rejected runs: greedy tails that were not accepted, tried again where their context returns."""
+    """Recently rejected runs: greedy tails that were not accepted, tried again when their context recurs."""
 
     def __init__(self):
         self.runs = deque(maxlen=_REMEMBERED)
 
     def remember(self, run):
-        """Keeps a run, youngest first. One token alone has no continuation."""
+        """Adds a run at the front. A single token has no continuation and is not kept."""
         if len(run) >= 2 and not (self.runs and self.runs[0] == run):
             self.runs.appendleft(run)
 
     def continuation(self, tail, count):
-        """Up to `count` tokens that followed the last of `tail` in a run: where most of `tail` matches, the youngest of
-        equals. Empty where nothing does."""
+        """Up to `count` tokens that followed the end of `tail` in a run: the run with the longest match, the youngest of
+        equals. Empty without a match."""
         best, found = 0, []
         for run in self.runs:
             for at in range(len(run) - 1):
@@ -94,17 +94,17 @@ class Window:
     """The draft window of one request. `extend` and `learn` after each pass, `draft` before the next."""
 
     def __init__(self, settings, count):
-        """`count`: the most tokens of a draft; with the known token in front a window has one more."""
+        """`count`: the most tokens of a draft; a window has one more, the known token in front."""
         self.settings = settings
         self.sliding = settings.window == "sliding"
         self.text = Text(indexed=settings.filler == "ngram")
         self.size = count + 1 if self.sliding else min(settings.block_size or count + 1, count + 1)
         self.max_blocks = 1 if self.sliding else max(1, min(settings.max_blocks, (count + 1) // self.size))
-        self.ahead = []  # draft behind the known token: what the last pass predicts, then filler
-        self.real = 0  # tokens, from the known one on, that the block in front still has
+        self.ahead = []  # draft behind the known token: predictions of the last pass, then filler
+        self.real = 0  # remaining tokens of the first block, the known one included
         self.blocks = 0  # blocks in flight; 0 when the next pass starts one at the known token
-        self.stable = 0  # tokens of the newest block that the last pass accepted or left as they were
-        self.fills = 0  # times that filler was drawn
+        self.stable = 0  # tokens of the newest block that the last pass accepted or did not change
+        self.fills = 0  # number of times that filler was drawn
         self.run = []  # the known token and the draft of the last pass
         self.pool = NgramPool()
 
@@ -116,10 +116,10 @@ class Window:
         return draft
 
     def learn(self, new, predictions):
-        """Takes in what a pass gave.
+        """Updates the window with the result of a pass.
 
-        `new`: the tokens it added to the text, the known-right next one last. `predictions`: what the model predicted
-        after each row of the pass, `predictions[len(new) - 1]` being the last of `new`; empty where nobody knows.
+        `new`: the tokens that it added to the text, the known next one last. `predictions`: the model's prediction after
+        each row of the pass, `predictions[len(new) - 1]` being the last of `new`; empty if they are unknown.
         """
         self.text.extend(new)
         following = predictions[len(new) - 1 :] if predictions else new[-1:]
@@ -134,7 +134,7 @@ class Window:
         return self.real + (self.blocks - 1) * self.size
 
     def _grow(self):
-        """Starts a block where the rules say so, and fills the window up."""
+        """Starts a block if it is due, and fills the window up."""
         if self.blocks == 0:
             self.real, self.blocks = self.size, 1
         elif self.sliding:
@@ -146,7 +146,7 @@ class Window:
             self.ahead = self.ahead + self._fill(missing)
 
     def _fill(self, count):
-        """`count` tokens to follow text and draft: out of the pool, out of the text, drawn."""
+        """`count` tokens to follow text and draft: from the pool, from the text, then drawn."""
         fresh = []
         if self.settings.pool_size > 0:
             fresh = self.pool.continuation(self.text.tokens[-self.size :] + self.ahead, count)
@@ -166,8 +166,8 @@ class Window:
             self.real += complete * self.size - accepted
 
     def _stable(self, accepted, following):
-        """Tokens of the newest block that are right, or stay the same in `following`, the next draft with its known
-        token."""
+        """Number of tokens of the newest block that are right, or unchanged in `following` (the known token and the next
+        draft)."""
         if self.blocks == 0 or self.max_blocks == 1:
             return 0
         first, end = max(0, self._len() - self.size), self._len()
@@ -180,7 +180,7 @@ class Window:
 
 
 def _common_suffix(a, b):
-    """How many tokens at their ends the lists share."""
+    """Length of the longest common suffix."""
     count = 0
     for x, y in zip(reversed(a), reversed(b)):
         if x != y:

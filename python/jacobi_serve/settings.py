@@ -1,4 +1,4 @@
-"""How to draft: what the server was told, else `jacobi.json` beside the model, else defaults. Knows no engine."""
+"""How to draft: the server's settings, else `jacobi.json` beside the model, else defaults. Independent of any engine."""
 
 import json
 from dataclasses import dataclass, fields
@@ -12,12 +12,12 @@ SCHEMA = "jacobi-tune/1"
 class Settings:
     """Settings of the draft window. The number of draft tokens is the engine's own setting."""
 
-    window: str = "sliding"  # "sliding": as many fresh tokens as were accepted; "block": a block at a time
-    block_size: int | None = None  # tokens of a block, of window "block"; by default all the engine verifies
-    max_blocks: int = 1  # most blocks in flight, of window "block"
-    spawn_ratio: float = 0.85  # share of the newest block that has to be settled before the next is started
-    filler: str = "random"  # fresh tokens: "random", drawn from the text, or "ngram", what followed before
-    pool_size: int = 0  # above 0: rejected tails are remembered and fill the window before the filler does
+    window: str = "sliding"  # "sliding": fresh tokens replace accepted ones; "block": a block at a time
+    block_size: int | None = None  # tokens of a block, for window "block"; by default as many as the engine verifies
+    max_blocks: int = 1  # most blocks in flight, for window "block"
+    spawn_ratio: float = 0.85  # share of the newest block that must be settled before the next is started
+    filler: str = "random"  # fresh tokens: "random", drawn from the text, or "ngram", continuations of n-grams in the text
+    pool_size: int = 0  # above 0: rejected tails are kept and fill the window before the filler
     seed: int = 0  # of the fillers: changes speed, never text
 
     def __post_init__(self):
@@ -36,9 +36,9 @@ class Settings:
 
 
 def from_table(table):
-    """Settings out of a dictionary, as `additional_config={"jacobi": table}` has them.
+    """Settings from a dictionary, such as that of `additional_config={"jacobi": table}`.
 
-    Raises ValueError for what is unknown or out of range.
+    Raises ValueError for unknown settings and values out of range.
     """
     if not isinstance(table, dict):
         raise ValueError(f"the jacobi settings are {table!r}; they must be a table")
@@ -50,7 +50,7 @@ def from_table(table):
 
 
 def from_file(path):
-    """Settings out of a `jacobi.json`, and the decoder it names. Raises ValueError with the path if it is broken."""
+    """Settings from a `jacobi.json`, and the decoder it names. Raises ValueError with the path if it is broken."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
@@ -62,9 +62,9 @@ def from_file(path):
 
 
 def _from_decoder(decoder):
-    """The decoder was tuned for our own engine. Of it carry over window and filler, and the sizes of blocks; a sliding
-    window has the length that the engine is told. A pool does not: it is for branches beside the window, and as part of
-    a chain it was measured to cost passes."""
+    """Settings from a decoder that was tuned for our own engine: window, filler and block sizes. The length of a sliding
+    window is the engine's setting. A pool is not used: it is for branches beside the window, and in a chain it was
+    measured to cost passes."""
     if not isinstance(decoder, dict) or not isinstance(decoder.get("name"), str):
         raise ValueError("its decoder has no name")
     name = decoder["name"]
@@ -72,7 +72,7 @@ def _from_decoder(decoder):
         return Settings(), name
     if name not in ("jacobi", "multi_block"):
         raise ValueError(f"its decoder is {name!r}; ar, jacobi and multi_block are known")
-    # Blocks are the default of both, and what is not written.
+    # Both decoders default to blocks, and defaults are not written.
     window = decoder.get("window", "blocks")
     table = {"window": "block" if window == "blocks" else window}
     carried = ["filler"]
@@ -83,21 +83,21 @@ def _from_decoder(decoder):
 
 
 def find(model, revision=None):
-    """The `jacobi.json` of a model, a directory or ORG/NAME of the hub; None where it has none."""
+    """The `jacobi.json` of a model, a directory or ORG/NAME of the hub; None if it has none."""
     path = Path(model)
     if path.exists():
         return path / FILE if (path / FILE).is_file() else None
     try:
-        # Whoever loads models by their name has this library.
+        # An engine that loads models by name has this library.
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(str(model), FILE, revision=revision))
-    except Exception:  # not installed, offline, no such file: all mean that there is none
+    except Exception:  # not installed, offline or no such file: there is none
         return None
 
 
 def load(explicit, model, revision=None):
-    """The settings of a model and a line for the log that says where they come from and what to expect.
+    """The settings of a model, and a line for the log with their source and what to expect.
 
     `explicit`: a table of settings, or None to read the file. Raises ValueError if either is broken.
     """

@@ -1,17 +1,16 @@
-"""Jacobi drafts in SGLang: the draft of a pass is what the target itself predicted in the pass before, behind the
-rejection.
+"""Jacobi drafts in SGLang: the draft of a pass is what the target predicted in the previous pass behind the first rejected
+token.
 
     sglang serve --model-path EXPORT --speculative-algorithm JACOBI --speculative-num-draft-tokens 16
 
-Not run on a GPU. It was written against the released wheel of SGLang 0.5.23 and tested with fakes of that wheel's
-classes, whose names and signatures `scripts/check_sglang_plugin.py` compares with the wheel; `check_sglang_worker.py`
-beside it runs the wheel's own n-gram worker with this one's drafts on a CPU, with the scheduler and the KV cache stood
-in for.
+Not run on a GPU. Written against the released wheel of SGLang 0.5.23 and tested with fakes of that wheel's classes, whose
+names and signatures `scripts/check_sglang_plugin.py` compares with the wheel. `scripts/check_sglang_worker.py` runs the
+wheel's n-gram worker with these drafts on a CPU, with fakes for the scheduler and the KV cache.
 
 SGLang finds `register` through the entry point group `sglang.srt.plugins`, in each of its processes. The worker is its
-n-gram worker with another source of drafts: that one's tree verification takes a chain as a tree without branches, and
-its scheduler's handling of n-gram drafts (no draft model, no KV cache of their own) is what Jacobi drafts need too. A
-draft decides how many passes a text takes, never the text.
+n-gram worker with another source of drafts: its tree verification accepts a chain as a tree without branches, and its
+scheduler treats n-gram drafts (no draft model, no KV cache of drafts) as Jacobi drafts need it. A draft changes the number
+of passes, never the text.
 """
 
 import json
@@ -25,27 +24,27 @@ logger = logging.getLogger(__name__)
 
 NAME = "JACOBI"
 
-# Rows of a request in a pass, the last known token included, where neither the command line nor jacobi.json has them.
+# Rows of a request in a pass, the last known token included, if neither the command line nor jacobi.json sets them.
 ROWS = 16
 
 # SGLang's own bound for n-gram drafts: wide passes over many requests gain nothing.
 RUNNING_REQUESTS = 48
 
-# Tokens of prompt and of response that fillers are drawn from: a long context is not copied in each pass.
+# Tokens of prompt and of response from which fillers are drawn, so that a long context is not copied in each pass.
 TAIL = 4096
 
-# Tokens of context that a filler has to find again, tried first.
+# Context tokens that a filler matches, the longest match first.
 LONGEST_KEY = 3
 
-# Nodes of the n-gram worker's trie, which it allocates at its start and nothing is put into here.
+# Nodes of the n-gram worker's trie; it is allocated at the start and stays empty.
 TRIE_NODES = 1024
 
 
 def register():
     """Makes `--speculative-algorithm JACOBI` known to SGLang in this process.
 
-    Whether this SGLang fits is checked when that name is asked for, so that others do not pay for the package being
-    installed. Raises `Unfit` where not even the registration is as it was.
+    Whether this SGLang fits is checked only when that algorithm is selected, so that the installed package does not
+    disturb others. Raises `Unfit` if the registration itself has changed.
     """
     try:
         from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
@@ -69,18 +68,18 @@ def _installed_version():
 
 
 def validate(server_args):
-    """Refuses, before a model is loaded, an SGLang that does not fit, and settings that the worker was not written for."""
+    """Refuses, before a model is loaded, an SGLang that does not fit, and settings that the worker does not support."""
     source = Source.installed()
     found = misfits(source)
     if found:
         raise Unfit(found, source.version)
     rows = server_args.speculative_num_draft_tokens
     refused = [
-        # On a CPU SGLang verifies greedily whatever the temperature.
-        (server_args.device != "cuda", f"--device {server_args.device}: the worker was written for CUDA alone"),
-        # Ranks whose drafts differ would verify different rows together, and answer wrongly: each takes its own argmax.
+        # On a CPU SGLang verifies greedily at any temperature.
+        (server_args.device != "cuda", f"--device {server_args.device}: the worker supports only CUDA"),
+        # Each rank takes its own argmax, so ranks could verify different drafts together and give wrong answers.
         (server_args.tp_size > 1, "--tp-size above 1: nothing makes the ranks draft the same"),
-        (server_args.pp_size > 1, "--pp-size above 1: the predictions are in the last stage alone"),
+        (server_args.pp_size > 1, "--pp-size above 1: only the last stage has the predictions"),
         (server_args.attn_dp_size > 1, "data-parallel attention: the n-gram worker has none"),
         (server_args.disaggregation_mode != "null", "prefill and decode on different servers"),
         (server_args.speculative_use_rejection_sampling, "rejection-sampling: there are no draft probabilities"),
@@ -94,7 +93,7 @@ def validate(server_args):
 
 
 def algorithm_class(base, builtin):
-    """What SGLang's scheduler asks of the algorithm, answered as for its n-gram drafts (`builtin.NGRAM`)."""
+    """The algorithm class for SGLang's scheduler, which behaves as for its n-gram drafts (`builtin.NGRAM`)."""
 
     class JacobiAlgorithm(base):
         def is_ngram(self):
@@ -103,7 +102,7 @@ def algorithm_class(base, builtin):
         def has_draft_kv(self):
             return False
 
-        # The three that the scheduler calls and SGLang 0.5.23's class for plug-ins lacks.
+        # The scheduler calls these three, and the plug-in base class of SGLang 0.5.23 lacks them.
         def carries_draft_hidden_states(self):
             return False
 
@@ -118,7 +117,7 @@ def algorithm_class(base, builtin):
             )
 
         def handle_server_args(self, server_args):
-            """As for n-gram drafts, but a chain: one branch, which every attention backend verifies causally."""
+            """As for n-gram drafts, but with one branch: a chain, which every attention backend verifies causally."""
             if server_args.speculative_num_draft_tokens is None:
                 server_args.speculative_num_draft_tokens = rows_for(server_args.model_path)
             if server_args.max_running_requests is None:
@@ -151,10 +150,10 @@ def rows_for(model_path):
 def next_draft(predictions, accepted, text, count):
     """`count` tokens to try behind `text`.
 
-    `predictions[i]` is what the last pass took to follow its row i, and `accepted` how many tokens the text has grown
-    by since that pass began: what is behind them was predicted and rejected, and is the draft. Behind that comes what
-    followed such an end before, and behind that what is drawn from the text. A function of its arguments alone: a text
-    takes the same passes again.
+    `predictions[i]` is the last pass's prediction after its row i, and `accepted` the number of tokens that the text has
+    gained since that pass began: the predictions behind them are the draft. Then come tokens that followed the same
+    suffix earlier in the text, then tokens drawn from the text. The result depends only on the arguments, so a repeated
+    request takes the same passes.
     """
     draft = list(predictions[accepted:][:count])
     draft += _followed(text, draft, count - len(draft))
@@ -163,7 +162,7 @@ def next_draft(predictions, accepted, text, count):
 
 
 def _followed(text, draft, count):
-    """Up to `count` tokens that followed the end of text and draft at the latest place where most of it stood."""
+    """Up to `count` tokens that followed the latest earlier occurrence of the longest suffix of text and draft."""
     tail = [*text[-LONGEST_KEY:], *draft][-LONGEST_KEY:]
     ends = [end for end in range(1, len(text)) if text[end - 1] == tail[-1]]
 
@@ -176,9 +175,9 @@ def _followed(text, draft, count):
 
 
 class Predictions:
-    """What the last pass predicted, by request, and how long each text was when that pass began.
+    """The predictions of the last pass by request, and the length of each text when that pass began.
 
-    Lengths tell how much was accepted, in whichever order results are processed, and after a request was put back and
+    The lengths show how many tokens were accepted, in any order of processing, and also after a request was retracted and
     prefilled again.
     """
 
@@ -186,21 +185,21 @@ class Predictions:
         self._lengths, self._places, self._tokens = [], {}, None
 
     def begin(self, ids, lengths):
-        """A pass over these requests, whose predictions are not known yet."""
+        """Starts a pass over these requests."""
         self._lengths, self._tokens = lengths, None
         self._places = {name: place for place, name in enumerate(ids)}
 
     def end(self, tokens):
-        """Its predictions: a tensor, request by request. Read at the next draft, when the device is done with them."""
+        """Sets its predictions, a tensor by request. It is read at the next draft, when the device has finished."""
         self._tokens = tokens
 
     def grown(self, name, length):
-        """How much a text of that length has grown since the pass began; all of it where the pass did not have it."""
+        """How much a text of that length has grown since the pass began; all of it if the pass did not include it."""
         place = self._places.get(name)
         return length - (0 if place is None else self._lengths[place])
 
     def take(self, ids, lengths):
-        """(predictions, accepted tokens) of each of these requests; nothing where the last pass did not have it."""
+        """(predictions, accepted tokens) of each request; ([], 0) if the last pass did not include it."""
         rows = self._tokens.tolist() if self._tokens is not None else []
         taken = []
         for name, length in zip(ids, lengths):
@@ -210,7 +209,7 @@ class Predictions:
 
 
 def worker_class():
-    """SGLang's n-gram worker with Jacobi drafts. A function, since SGLang's module loads torch and CUDA kernels."""
+    """SGLang's n-gram worker with Jacobi drafts. A function, since importing SGLang's module loads CUDA kernels."""
     import numpy
     from sglang.srt.speculative.ngram_worker import NGRAMWorker
 
@@ -241,12 +240,12 @@ def worker_class():
             )
 
         def _texts(self, batch):
-            """The end of each request's prompt and response, and the length of all of it."""
+            """The end of each request's prompt and response, and its full length."""
             texts, lengths = [], []
             for req, unread in zip(batch.reqs, self._unread(batch)):
                 prompt, response = req.origin_input_ids_unpadded, req.output_ids
                 grown = self._predictions.grown(req.rid, len(prompt) + len(response))
-                # A prefill between two passes leaves time to process the first. The last token is the same either way.
+                # After a prefill between two passes the first result is already processed. The last token is the same either way.
                 if grown >= len(unread) and [*response[-len(unread) :]] == unread:
                     unread = []
                 texts.append([*prompt[-TAIL:], *response[-TAIL:], *unread])
@@ -254,8 +253,8 @@ def worker_class():
             return texts, lengths
 
         def _unread(self, batch):
-            """Tokens that the last pass accepted and that may be missing in the response: under overlap scheduling
-            results are processed while the next pass runs, unless a grammar has to see them first."""
+            """Tokens that the last pass accepted and that the response may lack: under overlap scheduling results are
+            processed while the next pass runs, unless a grammar needs them first."""
             if not self.enable_overlap or batch.grammar_needs_sync():
                 return [[] for _ in batch.reqs]
             stride, tokens = self.draft_token_num, batch.spec_info.accept_tokens.tolist()
@@ -263,15 +262,15 @@ def worker_class():
             return [tokens[i * stride : i * stride + count] for i, count in enumerate(counts)]
 
         def _update_ngram_corpus(self, batch):
-            """Nothing is looked up, so nothing is put in."""
+            """The corpus is not used."""
 
         def forward_batch_generation(self, batch, on_publish=None, pp_proxy_tensors=None):
-            # Before the pass, which changes the mode of the batch while it runs.
+            # Read before the pass, which changes the mode of the batch.
             drafting, count = batch.forward_mode.is_decode(), len(batch.reqs)
             result = super().forward_batch_generation(batch, on_publish, pp_proxy_tensors)
             if drafting:
-                # At once: the logits may lie in a buffer that the next pass writes. They carry penalties and biases by
-                # now, so that this is what the engine itself would have chosen.
+                # Immediately, since the next pass may overwrite the logits. They include penalties and biases, so this is
+                # the engine's own choice.
                 chosen = result.logits_output.next_token_logits.argmax(-1)
                 self._predictions.end(chosen.reshape(count, self.draft_token_num))
             return result

@@ -1,8 +1,8 @@
-"""What `jacobi_serve.sglang` needs of SGLang, and whether a given SGLang has it.
+"""The parts of SGLang that `jacobi_serve.sglang` needs, and a check that a given SGLang has them.
 
-The check reads source and imports nothing: the same function answers for an installed package, before anything of it is
-loaded, and for a wheel on a machine without CUDA (`scripts/check_sglang_plugin.py`). A version other than the one read
-is refused too, since the order of the rows and who processes a result when have no signature.
+The check reads source and imports nothing, so the same function works for an installed package before it is loaded, and
+for a wheel on a machine without CUDA (`scripts/check_sglang_plugin.py`). A version other than the one read is refused too,
+since signatures do not show the order of the rows, or which process handles a result when.
 """
 
 import ast
@@ -16,7 +16,7 @@ from pathlib import Path
 # The release that the plug-in was written against.
 READ_VERSION = "0.5.23"
 
-# Set to 1, a version that was not read passes if every name and signature fits.
+# With the value 1, another version passes if every name and signature fits.
 ANY_VERSION = "JACOBI_SERVE_ANY_VERSION"
 
 _INFO = "srt/speculative/spec_info.py"
@@ -83,9 +83,9 @@ ATTRIBUTES = (
     ),
 )
 
-# (file, text): lines that say what no signature does. In turn: the entry point group; row 0 of a request is its last
-# known token; a draft is (tokens, mask); when results are unread, and where they are; the target's logits come back
-# in the result; greedy verification takes their argmax.
+# (file, text): lines with facts that no signature shows. In turn: the entry point group; row 0 of a request is its last
+# known token; a draft is (tokens, mask); when results are unread, and where they are; the result contains the target's
+# logits; greedy verification takes their argmax.
 LINES = (
     ("srt/plugins/__init__.py", 'GENERAL_PLUGINS_GROUP = "sglang.srt.plugins"'),
     ("kernels/jit/csrc/ngram_corpus/result.cpp", "info.token.emplace_back(last_token);"),
@@ -96,11 +96,11 @@ LINES = (
     ("srt/speculative/eagle_utils.py", "target_predict = torch.argmax(next_token_logits, dim=-1)"),
 )
 
-# Methods of SGLang's own algorithms that its scheduler calls, that `CustomSpecAlgo` of the release read does not have,
-# and that ours therefore adds.
+# Methods of SGLang's own algorithms that its scheduler calls and that `CustomSpecAlgo` of that release lacks; our class
+# adds them.
 ADDED = ("carries_draft_hidden_states", "create_future_map", "need_topk")
 
-# Called by SpeculativeAlgorithm itself alone.
+# Called only by SpeculativeAlgorithm itself.
 _INTERNAL = ("get_platform_worker_cls",)
 
 
@@ -116,7 +116,7 @@ class Source:
 
     @classmethod
     def installed(cls):
-        """The one that `import sglang` would find."""
+        """The package that `import sglang` would find."""
         spec = importlib.util.find_spec("sglang")
         if spec is None or not spec.submodule_search_locations:
             raise Unfit(["sglang is not installed"], None)
@@ -124,11 +124,11 @@ class Source:
         try:
             source.version = importlib.metadata.version("sglang")
         except importlib.metadata.PackageNotFoundError:
-            pass  # A source tree on PYTHONPATH has no metadata: its own _version.py stands.
+            pass  # A source tree on PYTHONPATH has no metadata: use its _version.py.
         return source
 
     def read(self, file):
-        """The text of a file of the package; None where it has none."""
+        """The text of a file of the package; None if there is no such file."""
         try:
             if self._wheel:
                 return self._wheel.read(f"sglang/{file}").decode()
@@ -137,7 +137,7 @@ class Source:
             return None
 
     def tree(self, file):
-        """Its syntax tree; None where there is no such file."""
+        """The syntax tree of a file; None if there is no such file."""
         if file not in self._trees:
             text = self.read(file)
             self._trees[file] = None if text is None else ast.parse(text)
@@ -145,7 +145,7 @@ class Source:
 
 
 class Unfit(RuntimeError):
-    """SGLang is not what the plug-in was written against."""
+    """This SGLang is not the one that the plug-in was written against."""
 
     def __init__(self, misfits, version):
         found = f"SGLang {version or 'of unknown version'}"
@@ -154,7 +154,7 @@ class Unfit(RuntimeError):
 
 
 def misfits(source):
-    """What of the tables is otherwise in `source`, a line each; empty where all fits."""
+    """The differences of `source` from the tables, a line each; empty if all fits."""
     found = []
     if source.version != READ_VERSION and os.environ.get(ANY_VERSION) != "1":
         found.append(f"set {ANY_VERSION}=1 to go by names and signatures alone")
@@ -173,7 +173,7 @@ def misfits(source):
 
 
 def _unanswered(source):
-    """Questions that SGLang asks its own algorithms and that ours would not answer."""
+    """Methods of SGLang's own algorithms that our class lacks."""
     own, custom = _methods(source, _INFO, "SpeculativeAlgorithm"), _methods(source, _REGISTRY, "CustomSpecAlgo")
     missing = own - custom - set(ADDED) - set(_INTERNAL)
     return [f"{_INFO}: SpeculativeAlgorithm.{name} is new" for name in sorted(missing)]
@@ -186,7 +186,7 @@ def _methods(source, file, name):
 
 
 def _find(tree, dotted):
-    """The class or function `dotted` of a module; None where there is none."""
+    """The class or function `dotted` of a module; None if there is none."""
     for name in dotted.split("."):
         named = (ast.ClassDef, ast.FunctionDef)
         body = getattr(tree, "body", [])
@@ -195,7 +195,7 @@ def _find(tree, dotted):
 
 
 def parameters(function):
-    """The parameters of a syntax tree's function as the tables spell them: names and `*`, no defaults."""
+    """The parameters of a function in a syntax tree, in the notation of the tables: names and `*`, no defaults."""
     of = function.args
     names = [arg.arg for arg in of.posonlyargs + of.args if arg.arg not in ("self", "cls")]
     names += [f"*{of.vararg.arg}"] if of.vararg else ["*"] if of.kwonlyargs else []

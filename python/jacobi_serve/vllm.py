@@ -4,7 +4,7 @@
         "model": "jacobi_serve.vllm.JacobiProposer", "num_speculative_tokens": 15}'
 
 Settings: `--additional-config '{"jacobi": {"filler": "ngram"}}'`, else `jacobi.json` beside the model, else defaults.
-A draft decides how many passes a text takes, never the text.
+A draft changes the number of passes, never the text.
 """
 
 from collections import Counter, OrderedDict
@@ -19,9 +19,9 @@ from jacobi_serve.draft import Window
 
 logger = init_logger("vllm." + __name__)
 
-MOST_DRAFTS = 128  # what vLLM's rejection sampler can verify of a request in one step
-_TAIL = 64  # tokens by whose bytes a request is told from others of its length
-_PATIENCE = 16  # steps in a row with drafts and without predictions, before a warning
+MOST_DRAFTS = 128  # most draft tokens of a request that vLLM's rejection sampler verifies in one step
+_TAIL = 64  # tokens that distinguish requests of equal length
+_PATIENCE = 16  # consecutive steps with drafts and without predictions before a warning
 
 
 class JacobiProposer:
@@ -42,13 +42,13 @@ class JacobiProposer:
         logger.info("Jacobi drafts of %d tokens, %s; %s", self.count, self.settings, line)
 
     def load_model(self, *args, **kwargs):
-        """There is no model but the target."""
+        """There is no draft model."""
 
     def propose(self, sampled_token_ids, num_tokens_no_spec, token_ids_cpu, slot_mappings=None):
         """The next draft of each request.
 
-        `sampled_token_ids`: tokens gained in this step by request, [] in the middle of a prompt; `num_tokens_no_spec`:
-        length of its text, those included, [N]; `token_ids_cpu`: its text, [N, context].
+        `sampled_token_ids`: new tokens of each request, [] in the middle of a prompt; `num_tokens_no_spec`: length of its
+        text, new tokens included, [N]; `token_ids_cpu`: its text, [N, context].
         """
         predictions = vllm_hooks.KEPT.take(sampled_token_ids)
         self._watch(any(predictions))
@@ -65,24 +65,24 @@ class JacobiProposer:
         return drafts
 
     def _watch(self, seen):
-        """Says so when drafts are verified and the predictions do not arrive: then they are filler alone."""
+        """Warns if drafts are verified but predictions do not arrive, so that drafts are filler only."""
         self.blind = 0 if seen or not vllm_hooks.KEPT.drafted else self.blind + 1
         if self.blind == _PATIENCE:
             logger.warning("jacobi-serve: predictions of vLLM %s do not arrive; drafts do not help", vllm.__version__)
 
 
 class Windows:
-    """The draft windows of running requests. vLLM does not say which request a row is, so a window is found again by
-    the length and the end of its text; of equal texts, in their order."""
+    """The draft windows of running requests. vLLM does not identify the request of a row, so a window is found by the
+    length and the end of its text, and among equal texts by their order."""
 
     def __init__(self, settings, count, most):
-        """`most`: windows kept; the one longest unused makes room."""
+        """`most`: windows kept; the least recently used is dropped."""
         self.settings, self.count, self.most = settings, count, most
         self.kept = OrderedDict()
 
     def of(self, rows, predictions):
-        """Yields window, length, new tokens and predictions for each (new tokens, text with them [L]); the window is
-        None where nothing is new. It holds the text without the new tokens."""
+        """Yields window, length, new tokens and predictions for each (new tokens, text with them [L]). The window holds the
+        text without the new tokens; it is None if there are none."""
         before, after, held = Counter(), Counter(), []
         for (new, text), predicted in zip(rows, predictions):
             window = None
@@ -105,7 +105,7 @@ def _key(text, length, counter):
 
 
 def refuse_size(count, max_len):
-    """ValueError for a number of draft tokens that vLLM or the context cannot take."""
+    """Raises ValueError for a number of draft tokens that vLLM or the context does not allow."""
     if not count or not 1 <= count <= MOST_DRAFTS:
         raise ValueError(f"num_speculative_tokens is {count}; vLLM verifies 1 to {MOST_DRAFTS} draft tokens in a step")
     if count + 1 > max_len:

@@ -1,11 +1,11 @@
-"""What of vLLM the drafter hooks into, each hook checked before it is used.
+"""The hooks of the drafter into vLLM, each checked before it is used.
 
-vLLM tells a drafter which tokens were accepted, not what the pass predicted behind the first rejected one. The
-function `rejection_sample` of its V1 runner is given all of them; a wrapper round it keeps them until `propose`, which
-runs later in the same step for the same requests in the same order.
+vLLM tells a drafter which tokens were accepted, but not the predictions behind the first rejected one. The function
+`rejection_sample` of its V1 runner receives all of them. A wrapper around it keeps them until `propose`, which runs later
+in the same step for the same requests in the same order.
 
-`register` is the entry point of the group `vllm.general_plugins`, which every vLLM process loads: it does nothing where
-this drafter is not in use.
+`register` is the entry point of the group `vllm.general_plugins`, which every vLLM process loads. It does nothing if this
+drafter is not in use.
 """
 
 import inspect
@@ -14,9 +14,9 @@ import re
 from functools import wraps
 
 PROPOSER = "jacobi_serve.vllm.JacobiProposer"
-# First and first untried version. The hooks were read in 0.22 to 0.33; 0.32 was run.
+# First supported and first unsupported version. The hooks were read in 0.22 to 0.33; 0.32 was run.
 VERSIONS = (0, 22), (0, 34)
-# The parameters of rejection_sample that the wrapper reads, in their order.
+# The parameters of rejection_sample that the wrapper uses, in order.
 PARAMETERS = (
     "draft_token_ids",
     "num_draft_tokens",
@@ -38,20 +38,20 @@ logger = logging.getLogger("vllm." + __name__)
 
 
 class Kept:
-    """What the last verification of this process left, until `take`."""
+    """The result of the last verification in this process, until `take`."""
 
     def __init__(self):
         self._pass = None
-        self.drafted = False  # whether the last `propose` gave a draft, so that a pass with drafts is a real one
+        self.drafted = False  # whether the last `propose` gave a draft: warm-up passes have drafts that are not ours
 
     def keep(self, lengths, predicted, bonus, accepted):
-        """`lengths`: draft tokens by request, [N]; `predicted`: best token after each draft row but the last of all,
-        [sum of lengths]; `bonus`: that after the last row, [N, 1]; `accepted`: what the request gains, [N, K + 1]."""
+        """`lengths`: draft tokens by request, [N]; `predicted`: the model's token at the place of each
+        draft token, [sum of lengths]; `bonus`: its token after the last row, [N, 1]; `accepted`: new tokens, [N, K + 1]."""
         self._pass = lengths, predicted, bonus, accepted
 
     def take(self, sampled):
-        """By request, what the pass predicted after each of its rows, draft length + 1 tokens; [] where it is not known
-        to be the pass that `sampled` comes from. `sampled`: the tokens each request gained."""
+        """The predictions after each row of the pass by request, draft length + 1 tokens; [] if the pass may not be the one
+        of `sampled`. `sampled`: the new tokens of each request."""
         kept, self._pass = self._pass, None
         if kept is None or len(kept[0]) != len(sampled):
             return [[] for _ in sampled]
@@ -101,10 +101,10 @@ def install(sampler, on_cpu):
 def _keeping(rejection_sample, kept, on_cpu):
     @wraps(rejection_sample)
     def keeping(drafts, lengths, longest, ends, draft_probs, logits, bonus, sampling, *args, **kwargs):
-        # The last line of defence, where `register` did not run; warm-up passes have drafts that are not ours.
+        # In case `register` did not run. Warm-up passes have drafts that are not ours.
         if on_cpu and kept.drafted and not sampling.all_greedy:
             raise RuntimeError(REFUSED.format(temperature="above 0"))
-        # Before the call: sampling changes the logits in place.
+        # Computed before the call, which changes the logits in place.
         predicted = logits.argmax(dim=-1)
         accepted = rejection_sample(
             drafts, lengths, longest, ends, draft_probs, logits, bonus, sampling, *args, **kwargs
@@ -117,14 +117,14 @@ def _keeping(rejection_sample, kept, on_cpu):
 
 
 def register():
-    """Makes vLLM's front end refuse single requests that this drafter cannot serve right."""
+    """Makes vLLM's front end refuse single requests that this drafter would serve wrongly."""
     from vllm.sampling_params import SamplingParams
 
     verify = SamplingParams.verify
     if hasattr(verify, "jacobi_wraps"):
         return
     if "speculative_config" not in inspect.signature(verify).parameters:
-        # No error: vLLM without this drafter has to go on. The wrapper above still stops a wrong pass.
+        # Not an error: vLLM must work without this drafter. The wrapper above still stops a wrong pass.
         logger.warning("jacobi-serve: SamplingParams.verify has no speculative_config; requests are not checked early")
         return
     SamplingParams.verify = _refusing(verify, _on_cpu, _invalid)
@@ -151,7 +151,7 @@ def _on_cpu():
 
 
 def _invalid(message):
-    """The error that vLLM's server answers with status 400."""
+    """The error for which vLLM's server responds with status 400."""
     try:
         from vllm.exceptions import VLLMValidationError
     except ImportError:

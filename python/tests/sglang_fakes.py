@@ -1,4 +1,4 @@
-"""What SGLang 0.5.23 has where `jacobi_serve.sglang` hooks it, in plain Python: the algorithm classes, and an n-gram
+"""Fakes of the parts of SGLang 0.5.23 that `jacobi_serve.sglang` hooks, in plain Python: algorithm classes, and an n-gram
 worker that verifies drafts of a deterministic target. `test_sglang.py` compares the signatures here with those of the
 tables, and `scripts/check_sglang_plugin.py` the tables with the wheel, so that a fake cannot drift from what it stands
 for."""
@@ -74,7 +74,7 @@ class ForwardMode(enum.Enum):
 
 
 class Tensor(list):
-    """As much of torch.Tensor as the worker touches. Rows of logits are one-hot, so that argmax is their index."""
+    """The part of torch.Tensor that the worker uses. Rows of logits are one-hot, so that argmax is their index."""
 
     def tolist(self):
         return list(self)
@@ -98,7 +98,7 @@ class ScheduleBatch:
 
 class NGRAMWorker:
     """Verifies what `_prepare_draft_tokens` gives against `target`, a function from a text to its next token. As in the
-    wheel, `target_worker` is what knows the model; here it holds `target`, the vocabulary and the whole texts."""
+    wheel, `target_worker` knows the model; here it holds `target`, the vocabulary and the whole texts."""
 
     def __init__(self, server_args, gpu_id, nccl_port, target_worker):
         self.draft_token_num = server_args.speculative_num_draft_tokens
@@ -149,7 +149,7 @@ class NGRAMWorker:
         )
 
 
-# Where each class of the tables is found in SGLang, for the test that compares signatures.
+# The module of each class of the tables in SGLang, for the test that compares signatures.
 CLASSES = {
     "SpeculativeAlgorithm": SpeculativeAlgorithm,
     "CustomSpecAlgo": CustomSpecAlgo,
@@ -186,7 +186,7 @@ class Engine:
         self.relayed = {}
 
     def prefill(self, rid, prompt):
-        """A new request, or one that was put back: then with what it has already as part of what is prefilled."""
+        """A new request, or a retracted one, whose tokens so far are prefilled too."""
         req = SimpleNamespace(rid=rid, origin_input_ids_unpadded=list(prompt), output_ids=[])
         self.model.texts[rid] = list(prompt)
         self.run([req], ForwardMode.EXTEND)
@@ -194,7 +194,7 @@ class Engine:
 
     def run(self, reqs, mode=ForwardMode.DECODE, has_grammar=False):
         if has_grammar:
-            # A grammar may cut short what was accepted: what was relayed is no part of the text then.
+            # A grammar may cut the accepted tokens short: then the relayed tokens are not part of the text.
             self.settle()
             self.relayed.clear()
         previous = [self.relayed.get(req.rid, ([0] * self.rows, 1)) for req in reqs]

@@ -1,4 +1,4 @@
-"""Windows, fillers and pool, held against the tables of decoder/src and against a slow obvious version."""
+"""Windows, fillers and pool, compared with the tables of decoder/src and with a slow, obvious version."""
 
 import random
 import unittest
@@ -144,7 +144,7 @@ class Decoding(unittest.TestCase):
             self.assertEqual(set(widths), {7}, settings)
 
     def test_block_shrinks_to_its_known_token_and_then_a_fresh_one_starts(self):
-        # A model whose tokens hang on all before, so that each pass accepts one.
+        # A model whose tokens depend on all before, so that each pass accepts one.
         _, widths = decode(Settings(window="block"), 3, lambda text: hash(tuple(text)), [1, 2], 9)
         self.assertEqual(widths, [3, 2, 1, 0, 3, 2, 1, 0])
 

@@ -1,5 +1,5 @@
 """The SGLang plug-in against fakes of SGLang's classes (sglang_fakes.py): neither SGLang nor torch is needed. Not run
-on a GPU. With SGLANG_WHEEL, a wheel or an unpacked one, the tables are compared with the real thing too."""
+on a GPU. If SGLANG_WHEEL names a wheel or an unpacked one, the tables are compared with it too."""
 
 import ast
 import inspect
@@ -21,7 +21,7 @@ from jacobi_serve import sglang_hooks as hooks
 
 
 def source_tree(folder, change=lambda file, text: text):
-    """A package that has what the tables name and nothing else; `change` edits a file of it."""
+    """A package that contains exactly the names of the tables; `change` edits a file of it."""
     files = {}
     for file, function, parameters in hooks.SIGNATURES:
         owner, _, name = function.rpartition(".")
@@ -74,7 +74,7 @@ def changing(text):
 
 
 def by_position(text):
-    """A target that knows each token whatever stands before it: a perfectly trained one."""
+    """A target that predicts each token regardless of its context: a perfectly trained one."""
     return (len(text) * 37 + len(text) ** 2 * 11) % 61
 
 
@@ -271,8 +271,8 @@ class Worker(unittest.TestCase):
         self.assertGreaterEqual(len(req.output_ids), least)
 
     def test_a_perfect_model_gets_all_rows_accepted(self):
-        # The first pass has nothing to go on. It predicts all rows right, which the second takes, and so on in turn:
-        # behind a fully accepted draft there is filler alone.
+        # The first pass has no predictions. It predicts all rows right, which the second accepts, and so on alternately:
+        # behind a fully accepted draft there is only filler.
         for overlap in (False, True):
             engine = self.engine(by_position, rows=8, overlap=overlap)
             req = engine.prefill("a", [1, 2, 3])
@@ -309,7 +309,7 @@ class Worker(unittest.TestCase):
         engine.run([req], fakes.ForwardMode.EXTEND)
         before = len(req.output_ids)
         engine.run([req])
-        # Its predictions still stand, one token further on: of eight rows one was accepted and one prefilled.
+        # Its predictions are still valid, one token further on: of eight rows one was accepted and one prefilled.
         self.assertEqual(len(req.output_ids) - before, 7)
         self.assert_greedy(engine, req, by_position, least=10)
 

@@ -1,4 +1,4 @@
-"""The hooks into vLLM and the proposer, with stand-ins for vLLM and its tensors: neither need be installed here."""
+"""The hooks into vLLM and the proposer, with fakes of vLLM and its tensors, so that neither has to be installed."""
 
 import importlib
 import sys
@@ -13,7 +13,7 @@ from jacobi_serve.vllm_hooks import Kept
 
 
 class Rows(list):
-    """A tensor of rows, as far as the hooks use one."""
+    """The part of a tensor that the hooks use."""
 
     def argmax(self, dim):
         assert dim == -1
@@ -28,7 +28,7 @@ def one_hot(tokens, size=10):
 
 
 def sampler_module():
-    """What the hooks need of vllm.v1.sample.rejection_sampler; greedy acceptance, slow and obvious."""
+    """The part of vllm.v1.sample.rejection_sampler that the hooks need; greedy acceptance, slow and obvious."""
 
     def rejection_sample(
         draft_token_ids,
@@ -55,7 +55,7 @@ def sampler_module():
         def forward(self, *args):
             return rejection_sample(*args)
 
-    # A global of the module in vLLM; a name of the closure here, so the name is put where the check looks.
+    # In vLLM a global of the module, here a name of the closure; set where the check looks for it.
     RejectionSampler.forward.__code__ = RejectionSampler.forward.__code__.replace(co_names=("rejection_sample",))
     return SimpleNamespace(rejection_sample=rejection_sample, RejectionSampler=RejectionSampler)
 
@@ -162,7 +162,7 @@ class Refusing(unittest.TestCase):
 
 
 def stand_in():
-    """Modules under the names that jacobi_serve.vllm imports."""
+    """Fake modules under the names that jacobi_serve.vllm imports."""
     names = ["vllm", "vllm.logger", "vllm.platforms", "vllm.v1", "vllm.v1.sample", "vllm.v1.sample.rejection_sampler"]
     modules = {name: types.ModuleType(name) for name in names}
     modules["vllm"].__version__ = "0.33.0"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the embedded default model from nothing: corpus, tokenizer, training, weights into datasets/default/model.
-# Takes some minutes on two cores. Training that was interrupted goes on when this is run again.
+# Makes the default model from nothing: corpus, tokenizer, training, weights into datasets/default/model.
+# Takes some minutes on two cores. Run it again to resume interrupted training.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -16,7 +16,7 @@ cargo run --release --quiet --bin jacobi -- train --config configs/default-model
 
 weights=$(find -L "$run" -path '*/checkpoints/latest/model.safetensors' | head -n 1)
 if [[ -z $weights ]]; then
-    echo "build.sh: no checkpoints/latest/model.safetensors below $run; see what train said above" >&2
+    echo "build.sh: no checkpoints/latest/model.safetensors below $run; see the messages of train above" >&2
     exit 1
 fi
 cp -- "$weights" "$model/model.safetensors.tmp"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes the text of the embedded default model: the base corpus, and the prompts that the quick start uses.
+"""Writes the texts of the default model: the base corpus, and the prompts of the quick start.
 
     make_corpus.py [--base 64000] [--drills 96000] [--train 3000] [--test 400] [--seed 20251214]
 
-  runs/default-model/corpus/base.jsonl   {"id", "prompt", "response"}: what the base model is trained on (not committed)
+  runs/default-model/corpus/base.jsonl   {"id", "prompt", "response"}: training data of the base model (not committed)
   datasets/default/prompts-train.jsonl   {"id", "prompt", "answer"}: prompts for trajectories; none of them in base
   datasets/default/prompts-test.jsonl    {"id", "prompt", "answer"}: held out. No problem of the other two files has the
                                          same family and the same numbers as one of these, whatever its names and wording
@@ -19,8 +19,8 @@ from random import Random
 
 from problems import draw, drill
 
-# Prompts drawn before the base corpus. The others are drawn after it, so that what the base model has learned does not
-# depend on how many are asked for.
+# Prompts drawn before the base corpus. The others are drawn after it, so that the base model does not depend on their
+# number.
 EARLY_TRAIN = 1500
 
 ROOT = Path(__file__).resolve().parents[2]

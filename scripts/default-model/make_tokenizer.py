@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Trains the tokenizer of the embedded default model and writes what a model directory holds besides weights.
+"""Trains the tokenizer of the default model and writes its model directory, except the weights.
 
     make_tokenizer.py [--corpus runs/default-model/corpus/base.jsonl] [--out datasets/default/model] [--vocab-size 1024]
 
-Byte-level BPE with every digit a token of its own, in the file format of Hugging Face `tokenizers`: tokenizer.json,
+Byte-level BPE with a token for every digit, in the file format of Hugging Face `tokenizers`: tokenizer.json,
 tokenizer_config.json (with the chat template), generation_config.json, config.json. Standard library only; merges are
 chosen by count, then by text, so the same corpus gives the same bytes.
 """

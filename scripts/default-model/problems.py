@@ -1,9 +1,9 @@
-"""Templated arithmetic word problems: the text the embedded default model lives on.
+"""Templated arithmetic word problems: the training text of the default model.
 
 Every family draws its numbers, then phrases a question in one of several wordings and solves it step by step in the
 manner of GSM8K: the last line of a solution is `#### ANSWER`. All numbers are positive integers up to LARGEST, so
 that a model of about a million parameters can compute them, and a solution is a function of its question, so that
-greedy decoding has one right text to find. Drills are bare sums, differences, products and quotients: they teach a
+greedy decoding has one right text. Drills are bare sums, differences, products and quotients: they teach a
 small model to copy and to compute with less text.
 """
 
@@ -21,14 +21,14 @@ CONTAINERS = ["bags", "boxes", "baskets", "packs", "jars", "trays"]
 WARES = ["books", "caps", "cups", "hats", "lamps", "pens", "plates", "scarves", "shirts", "toys"]
 
 
-# No number of a problem or its solution is larger: the facts of arithmetic up to here are few enough that a thousand
-# problems touch most of them, so that training on a thousand does not wear the others away.
+# The largest number in a problem or its solution. The facts of arithmetic up to here are few enough that a thousand
+# problems cover most of them, so that training on a thousand does not forget the others.
 LARGEST = 40
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its solution; `key` is its family and numbers, by which splits are kept apart."""
+    """A question with its solution; `key` is its family and numbers, which separate the splits."""
 
     key: tuple
     prompt: str
@@ -328,7 +328,7 @@ def draw(rng: Random) -> Problem:
 
 
 def expression(rng):
-    """A bare expression and its value. Small numbers are more frequent: they hold the tables that the large ones need."""
+    """A bare expression and its value. Small numbers are more frequent, since larger sums need their tables."""
     operation = rng.choice("++--*/")
     bound = rng.choice([9, 18, LARGEST])
     if operation == "+":

@@ -1,4 +1,4 @@
-"""Five steps of torch.optim.AdamW and two of clip_grad_norm_: what our optimizer must reproduce.
+"""Five steps of torch.optim.AdamW and two of clip_grad_norm_: the golden of our optimizer.
 
 Hyper-parameters are scalars in the file: lr, beta1, beta2, eps, weight_decay f64 [].
   param.a f32 [3, 4], param.b f32 [5]             before the first step; only the matrix a is decayed

@@ -18,7 +18,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 OUTPUT = Path(__file__).resolve().parents[2] / "tests" / "golden" / "chat_templates.json"
 
-# What the two models' templates leave out: whitespace control, generation tags, Python methods, tojson, loop controls.
+# Constructs that the two models' templates lack: whitespace control, generation tags, Python methods, tojson, loop controls.
 IDIOMS = """\
 {#- a comment -#}
 {{ bos_token }}

@@ -1,4 +1,4 @@
-"""The dual loss and its gradients by PyTorch autograd: what our loss must reproduce (arXiv 2512.14681).
+"""The dual loss and its gradients by PyTorch autograd: the golden of our loss (arXiv 2512.14681).
 
 L = pc_weight * L_pc + ar_weight * L_ar over logits = hidden @ head^T, where
   L_ar  mean cross-entropy of the rows ar_rows against ar_targets;
@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 SEED = 20251216
 ROWS, HIDDEN, VOCAB, NUM_BLOCKS = 26, 12, 53, 3
-# Rows 3..15 play the clean stream, which both terms read; rows 18.. the noisy one; the rest has no loss.
+# Rows 3..15 are the clean stream, which both terms read; rows 18.. the noisy stream; the others have no loss.
 AR_ROWS = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
 PC_TEACHER = [5, 6, 7, 9, 10, 12, 13, 14]
 PC_STUDENT = [18, 19, 20, 21, 22, 23, 24, 25]

@@ -1,6 +1,6 @@
-"""What huggingface_hub asks of a hub when it uploads files: hub_push.json, with the files and every request.
+"""The requests of huggingface_hub when it uploads files: hub_push.json, with the files and every request.
 
-A server on this machine plays the hub and records. Versions: huggingface_hub 2.4.0.
+A local server plays the hub and records. Versions: huggingface_hub 2.4.0.
 
     python scripts/golden/hub_push.py tests/golden/hub_push.json
 """
@@ -33,7 +33,7 @@ def sha(content):
 
 
 def stored(endpoint, asked):
-    """Where an object goes: nowhere if it is known, else in one piece or in parts."""
+    """The upload action of an object: none if it is known, else in one piece or in parts."""
     oid, size = asked["oid"], asked["size"]
     answer = {"oid": oid, "size": size}
     if oid == sha(FILES["known.safetensors"]):

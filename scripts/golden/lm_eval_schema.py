@@ -1,6 +1,6 @@
 """The shape of results of lm-evaluation-harness: lm_eval_schema.json, its keys and the metrics of the tasks we follow.
 
-Read from its package without importing it, so that nothing else has to be installed. Versions: lm-eval 0.4.13.
+Reads its package without importing it, so that nothing else has to be installed. Versions: lm-eval 0.4.13.
 
     pip download --no-deps lm-eval==0.4.13 && python -m zipfile -e lm_eval-*.whl unpacked
     python scripts/golden/lm_eval_schema.py unpacked tests/golden/lm_eval_schema.json

@@ -1,4 +1,4 @@
-"""Tiny random models and what transformers computes with them in fp32: what our forward pass must reproduce.
+"""Tiny random models and what transformers computes with them in fp32: the goldens of our forward pass.
 
 Writes OUTPUT/<case>/{config.json, model.safetensors, expected.safetensors}. expected.safetensors holds
   input_ids  i64 [2, 24]     embed, layers.0, layers.1, .., norm  f32 [2, 24, H]     logits  f32 [2, 24, V]

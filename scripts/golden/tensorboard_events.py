@@ -1,4 +1,4 @@
-"""An event file as TensorBoard's own writer makes it: what ours must equal byte for byte.
+"""An event file by TensorBoard's own writer; ours must equal it byte for byte.
 
 Writes OUTPUT, the records of EVENTS at fixed times, framed and serialised by the `tensorboard` package.
 

@@ -1,4 +1,4 @@
-//! Who may depend on whom, and why.
+//! Which crate may depend on which.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use super::{File, Finding, assert_none, project, text_of};
 
-/// The whole of it; `jacobi-tests` sees every crate. A crate not listed sees none.
+/// Allowed dependencies between our crates. A crate that is not listed has none.
 const EDGES: &[(&str, &[&str])] = &[
     ("jacobi-model", &["jacobi-torch-ext"]),
     ("jacobi-decoder", &["jacobi-model", "jacobi-datasets"]),
@@ -17,10 +17,10 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 const SEES_ALL: &[&str] = &["jacobi-cli", "jacobi-tests"];
 
-/// Crates from outside that only these may name; the reason is the finding's text.
+/// Third-party crates that only these may name; the reason becomes the finding's text.
 const OUTSIDE: &[(&str, &[&str], &str)] = &[
-    ("tokenizers", &["jacobi-datasets"], "text is the business of datasets, the rest sees ids"),
-    ("minijinja", &["jacobi-datasets"], "text is the business of datasets, the rest sees ids"),
+    ("tokenizers", &["jacobi-datasets"], "only datasets handles text, the rest handles ids"),
+    ("minijinja", &["jacobi-datasets"], "only datasets handles text, the rest handles ids"),
     ("anyhow", &["jacobi-cli", "jacobi-tests"], "a library has typed errors"),
     ("clap", &["jacobi-cli"], "only the binary parses arguments"),
     ("indicatif", &["jacobi-cli"], "only the binary draws on the terminal"),
@@ -41,8 +41,8 @@ fn check_edges(path: &str, manifest: &Table) -> Vec<Finding> {
     let allowed = EDGES.iter().find(|(from, _)| *from == name).map_or(&[][..], |(_, to)| to);
     let mut findings = Vec::new();
     for dependency in named {
-        let house = dependency.starts_with("jacobi-");
-        if house && !SEES_ALL.contains(&name) && !allowed.contains(&dependency) {
+        let is_ours = dependency.starts_with("jacobi-");
+        if is_ours && !SEES_ALL.contains(&name) && !allowed.contains(&dependency) {
             findings.push(format!("{path}: {name} may not depend on {dependency}; it may on {allowed:?}"));
         }
         let rule =
@@ -54,7 +54,7 @@ fn check_edges(path: &str, manifest: &Table) -> Vec<Finding> {
     findings
 }
 
-/// Follows Cargo.lock from `start` and reports the way to libtorch, if there is one.
+/// Follows Cargo.lock from `start` and reports the path to libtorch, if there is one.
 fn check_tensor_free(lock: &Table, start: &str) -> Vec<Finding> {
     let packages = lock["package"].as_array().expect("Cargo.lock lists packages");
     let mut dependencies: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -127,7 +127,7 @@ fn edge_check_tells_bad_from_good() {
     }
 }
 
-/// Every line of the root's dependency table stands below a comment, with no empty line between.
+/// Every line of the root's dependency table is below a comment, without an empty line between.
 fn check_reasons(manifest: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut in_table = false;

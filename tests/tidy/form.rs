@@ -1,4 +1,4 @@
-//! The form of a file: how it opens, how long it is, what it is called.
+//! The form of a file: its opening, length and name.
 
 use super::{File, Finding, assert_none, project};
 
@@ -6,7 +6,7 @@ const SOURCE_LINES_MAX: usize = 400;
 const TEST_LINES_MAX: usize = 600;
 const REFUSED_WORDS: &[&str] = &["v2", "old", "new", "backup", "bak", "deprecated", "final", "copy", "tmp"];
 
-/// How it opens, how long it is, what it is called.
+/// Checks opening, length and name.
 fn check_form(file: &File) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut must = |holds: bool, line: usize, rule: String| {

@@ -1,4 +1,4 @@
-//! Lines that may not stand in a file.
+//! Lines that are forbidden in a file.
 
 use super::{File, Finding, assert_none, project};
 
