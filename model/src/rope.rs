@@ -19,11 +19,6 @@ pub enum RopeScaling {
         /// How many times longer the context is.
         factor: f64,
     },
-    /// "Dynamic NTK": the base grows with the length of the table once it exceeds the trained context.
-    Dynamic {
-        /// How many times longer the context may get.
-        factor: f64,
-    },
     /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, those between interpolated.
     Llama3 {
         /// Division of the long wavelengths.
@@ -46,8 +41,6 @@ pub struct RopeConfig {
     pub scaling: RopeScaling,
     /// Width of a head.
     pub head_dim: i64,
-    /// `max_position_embeddings`.
-    pub context: i64,
 }
 
 impl RopeConfig {
@@ -76,29 +69,22 @@ impl RopeConfig {
             None => RopeScaling::None,
             Some(table) => scaling_from_json(table, path, name, context)?,
         };
-        Ok(Self { theta, scaling, head_dim, context })
+        Ok(Self { theta, scaling, head_dim })
     }
 
-    /// Inverse frequencies of a table of `length` positions, fp32 `[d/2]`. In fp32 throughout, as transformers
-    /// computes them: rounding once from f64 moves the logits of long texts.
-    fn inverse_frequencies(&self, length: i64, device: Device) -> Tensor {
-        let d = self.head_dim as f64;
-        let theta = match self.scaling {
-            RopeScaling::Dynamic { factor } if length > self.context => {
-                let stretch = factor * length as f64 / self.context as f64 - (factor - 1.0);
-                self.theta * stretch.powf(d / (d - 2.0))
-            }
-            _ => self.theta,
-        };
-        let exponents = Tensor::arange_start_step(0, self.head_dim, 2, (Kind::Float, device)) / d;
-        self.scaling.apply(&Tensor::pow_scalar(theta, &exponents).reciprocal())
+    /// Inverse frequencies, fp32 `[d/2]`. In fp32 throughout, as transformers computes them: rounding once from f64
+    /// moves the logits of long texts.
+    fn inverse_frequencies(&self, device: Device) -> Tensor {
+        let exponents = Tensor::arange_start_step(0, self.head_dim, 2, (Kind::Float, device));
+        let exponents = exponents / self.head_dim as f64;
+        self.scaling.apply(&Tensor::pow_scalar(self.theta, &exponents).reciprocal())
     }
 }
 
 impl RopeScaling {
     fn apply(&self, frequencies: &Tensor) -> Tensor {
         match *self {
-            Self::None | Self::Dynamic { .. } => frequencies.shallow_clone(),
+            Self::None => frequencies.shallow_clone(),
             Self::Linear { factor } => frequencies / factor,
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 let wavelengths = frequencies.reciprocal() * (2.0 * std::f64::consts::PI);
@@ -129,9 +115,9 @@ fn scaling_from_json(
     };
     let kind = table.get("rope_type").or_else(|| table.get("type")).and_then(Value::as_str);
     match kind.unwrap_or("default") {
-        "default" => Ok(RopeScaling::None),
+        // "Dynamic NTK" changes the angles of texts longer than max_position_embeddings only; none is computed.
+        "default" | "dynamic" => Ok(RopeScaling::None),
         "linear" => Ok(RopeScaling::Linear { factor: number("factor")? }),
-        "dynamic" => Ok(RopeScaling::Dynamic { factor: number("factor")? }),
         "llama3" => Ok(RopeScaling::Llama3 {
             factor: number("factor")?,
             low_freq_factor: number("low_freq_factor")?,
@@ -162,7 +148,7 @@ pub struct Rope {
 impl RopeTable {
     /// Angles in fp32, stored in `kind`, as transformers does.
     pub fn new(config: &RopeConfig, length: i64, kind: Kind, device: Device) -> Self {
-        let frequencies = config.inverse_frequencies(length, device);
+        let frequencies = config.inverse_frequencies(device);
         let positions = Tensor::arange(length, (Kind::Float, device));
         let angles_td = positions.unsqueeze(1) * frequencies.unsqueeze(0);
         let angles_td = Tensor::cat(&[&angles_td, &angles_td], 1);
