@@ -3,16 +3,15 @@
 //!
 //! Legend: b batch, t tokens, v vocabulary.
 
-use std::{cell::RefCell, path::Path};
+use std::path::Path;
 
-use jacobi_torch_ext::{FixedRows, Span};
+use jacobi_torch_ext::Span;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, Shapes,
+    Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable,
     attention::{Behind, FoldedMask},
     cache::KvCache,
-    fixed::{FixedPasses, Found},
     layer::DecoderLayer,
     norm::RmsNorm,
     weights::WeightSource,
@@ -29,16 +28,6 @@ pub struct Transformer {
     parameters: Vec<(String, Tensor)>,
     /// Where among the parameters each bucket ends.
     pub(crate) bucket_ends: Vec<usize>,
-    pub(crate) shapes: Shapes,
-    /// Passes of fixed shape between two sessions.
-    pub(crate) idle: RefCell<Option<FixedPasses>>,
-}
-
-/// What a pass of fixed shape works on.
-pub(crate) struct Context<'a> {
-    pub(crate) model: &'a Transformer,
-    pub(crate) cache: &'a KvCache,
-    pub(crate) rope: &'a RopeTable,
 }
 
 /// Token ids as an int64 tensor `[t]`.
@@ -60,27 +49,30 @@ pub struct LoadedModel {
 /// # Errors
 /// Every way a directory can be wrong: see [`ModelError`].
 pub fn load(dir: &Path, compute: impl Into<Compute>) -> Result<LoadedModel, ModelError> {
-    let (architecture, Compute { dtype, device }) = (Architecture::from_dir(dir)?, compute.into());
-    let kind = dtype.resolve(architecture.stored_dtype.as_deref());
-    let (mut source, weight_hash) = WeightSource::read(dir, (kind, device))?;
-    let transformer = Transformer::build(architecture, &mut source, kind)?;
-    Ok(LoadedModel { transformer: transformer.with_parameters(source.finish()?), weight_hash })
+    let (architecture, options) = read_config(dir, compute.into())?;
+    let (source, weight_hash) = WeightSource::read(dir, options)?;
+    Ok(LoadedModel { transformer: Transformer::build(architecture, source, options.0)?, weight_hash })
+}
+
+/// `dir/config.json`, and in which dtype and where to compute.
+fn read_config(dir: &Path, compute: Compute) -> Result<(Architecture, (Kind, Device)), ModelError> {
+    let architecture = Architecture::from_dir(dir)?;
+    let kind = compute.dtype.resolve(architecture.stored_dtype.as_deref());
+    Ok((architecture, (kind, compute.device)))
 }
 
 impl Transformer {
-    /// Random parameters for `dir/config.json`, made where they are kept, reproducible there from `seed`.
+    /// Random parameters for `dir/config.json`, drawn on the device; the same device gives the same ones for a `seed`.
     ///
     /// # Errors
     /// A missing or unsupported config.json.
     pub fn random(dir: &Path, compute: impl Into<Compute>, seed: u64) -> Result<Self, ModelError> {
-        let (architecture, Compute { dtype, device }) = (Architecture::from_dir(dir)?, compute.into());
-        let kind = dtype.resolve(architecture.stored_dtype.as_deref());
-        let mut source = WeightSource::random(architecture.initializer_range, seed, (kind, device));
-        let transformer = Self::build(architecture, &mut source, kind)?;
-        Ok(transformer.with_parameters(source.finish()?))
+        let (architecture, options) = read_config(dir, compute.into())?;
+        let source = WeightSource::random(architecture.initializer_range, seed, options);
+        Self::build(architecture, source, options.0)
     }
 
-    fn build(shape: Architecture, source: &mut WeightSource, kind: Kind) -> Result<Self, ModelError> {
+    fn build(shape: Architecture, mut source: WeightSource, kind: Kind) -> Result<Self, ModelError> {
         let vocabulary = [shape.vocab_size, shape.hidden_size];
         let mut root = source.root();
         let mut model = root.child("model");
@@ -97,30 +89,8 @@ impl Transformer {
             false => root.child("lm_head").take("weight", &vocabulary)?,
         };
         bucket_ends.push(root.taken());
-        let shapes = if embed_tokens.device() == Device::Cpu { Shapes::AsTheyCome } else { Shapes::Fixed };
-        Ok(Self {
-            architecture: shape,
-            kind,
-            embed_tokens,
-            layers,
-            norm,
-            lm_head,
-            parameters: vec![],
-            bucket_ends,
-            shapes,
-            idle: RefCell::default(),
-        })
-    }
-
-    fn with_parameters(mut self, parameters: Vec<(String, Tensor)>) -> Self {
-        self.parameters = parameters;
-        self
-    }
-
-    /// Has the passes of sessions with one sequence have these shapes: fixed ones by default on a GPU, which repeats them, and
-    /// not on a CPU, whose kernels take what comes.
-    pub fn set_shapes(&mut self, shapes: Shapes) {
-        self.shapes = shapes;
+        let parameters = source.finish()?;
+        Ok(Self { architecture: shape, kind, embed_tokens, layers, norm, lm_head, parameters, bucket_ends })
     }
 
     /// Sizes and switches.
@@ -168,7 +138,7 @@ impl Transformer {
         observe: &mut dyn FnMut(&Tensor),
     ) -> Tensor {
         let mask = FoldedMask::new(mask, self.architecture.group_size());
-        let mut x = Tensor::embedding(&self.embed_tokens, tokens_bt, -1, false, false);
+        let mut x = self.embed(tokens_bt);
         observe(&x);
         for layer in &self.layers {
             x = layer.forward(&x, rope, &mask);
@@ -183,8 +153,8 @@ impl Transformer {
         self.infer_behind(tokens_t, rope, &Behind::Caches(spans))
     }
 
-    fn infer_behind(&self, tokens_t: &Tensor, rope: &Rope, behind: &Behind) -> Tensor {
-        let mut x = Tensor::embedding(&self.embed_tokens, tokens_t, -1, false, false);
+    pub(crate) fn infer_behind(&self, tokens_t: &Tensor, rope: &Rope, behind: &Behind) -> Tensor {
+        let mut x = self.embed(tokens_t);
         let norms = self.layers.iter().map(|layer| &layer.input_layernorm).chain([&self.norm]);
         let mut normed = None;
         for ((index, layer), next_norm) in self.layers.iter().enumerate().zip(norms.skip(1)) {
@@ -204,22 +174,5 @@ impl Transformer {
     /// The head's weight `[v, hidden]`.
     pub(crate) fn head_weight(&self) -> Tensor {
         self.lm_head.shallow_clone()
-    }
-}
-
-impl Context<'_> {
-    /// The pass over `rows` of which `asked` says tokens, depths and how many are cached. Waits for nothing, so that it can be
-    /// recorded.
-    pub(crate) fn fixed(&self, rows: &FixedRows, asked: &Tensor) -> Found {
-        let n = asked.size()[0] / 2;
-        let (tokens, depths, cached) =
-            (asked.narrow(0, 0, n), asked.narrow(0, n, n), asked.narrow(0, 2 * n, 1));
-        // Rows that nobody reads may lie beyond the last position.
-        let positions = (depths + &cached).clamp_max(self.rope.len() - 1);
-        let behind = Behind::Fixed(rows.behind(&cached), self.cache);
-        let hidden_nh = self.model.infer_behind(&tokens, &self.rope.at(&positions), &behind);
-        let logits_nv = self.model.logits(&hidden_nh);
-        let greedy_n = logits_nv.argmax(-1, false);
-        Found { hidden_nh, logits_nv, greedy_n }
     }
 }
