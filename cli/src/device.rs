@@ -11,7 +11,7 @@ use crate::output;
 /// it is not the GPU that could have been expected.
 ///
 /// # Errors
-/// [`jacobi_model::DeviceError`] for a GPU that was asked for and cannot be had.
+/// [`jacobi_model::DeviceError`] for a GPU that is not available.
 pub fn choose(choice: DeviceChoice) -> anyhow::Result<Device> {
     static SAID: Once = Once::new();
     let chosen = choice.resolve(local_rank(|name| std::env::var(name).ok())?)?;

@@ -1,4 +1,4 @@
-//! What a bug report needs to know of libtorch here, and raw logits for checks against other implementations.
+//! The libtorch environment, for bug reports; raw logits, for comparisons with other implementations.
 
 use std::path::Path;
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use jacobi_torch_ext::{FixedRows, Graph, GraphPool, Shape};
 use tch::{Device, Kind, Tensor};
 
-use crate::{KvCache, RopeTable, Rows, Transformer, attention::Behind};
+use crate::{RopeTable, Rows, Transformer, attention::Behind, cache::KvCache};
 
 /// Numbers of rows that a pass is rounded up to.
 const WIDTHS: [usize; 12] = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 512];

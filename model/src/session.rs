@@ -12,8 +12,8 @@ use jacobi_torch_ext::{Shortlist, Span, argmax, column_ids, keep_freed_memory, l
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    KvCache, LanguageModel, Place, Predictions, RopeTable, Session, Transformer, Work, fixed::FixedPasses,
-    rope::Rope, token_tensor,
+    LanguageModel, Place, Predictions, RopeTable, Session, Transformer, Work, cache::KvCache,
+    fixed::FixedPasses, rope::Rope, token_tensor,
 };
 
 impl LanguageModel for Transformer {
@@ -32,11 +32,11 @@ impl LanguageModel for Transformer {
     }
 
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
-        // Every pass takes what the one before it freed.
+        // So that every pass reuses the memory of the one before.
         keep_freed_memory();
         Box::new(TransformerSession {
             caches: KvCache::several(self.architecture(), slots, capacity, self.kind(), self.device()),
-            // Rows of a pass take room in the cache beyond the text, but no position beyond the context.
+            // The rows of a pass take room in the cache behind the text, but no position is beyond the context.
             rope: self.rope_table(capacity.min(self.context_length()) as i64),
             shortlist: Rc::default(),
             model: self,
@@ -115,7 +115,7 @@ impl Session for TransformerSession<'_> {
 
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
         let caches: Vec<&KvCache> = self.caches.iter().collect();
-        packed_forward(self.model, &caches, (&self.rope, &self.shortlist), work)
+        rows_as_they_come(self.model, &caches, (&self.rope, &self.shortlist), work)
     }
 }
 
@@ -150,20 +150,20 @@ impl Session for FixedSession<'_> {
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
         let model = self.model;
         if let [Work { place: Place::End, rows, first_output, .. }] = work
-            && let Some(output) = tch::no_grad(|| self.passes().forward(model, rows))
+            && let Some(found) = tch::no_grad(|| self.passes().forward(model, rows))
         {
             let count = (rows.len() - first_output) as i64;
             let wanted = |x: &Tensor| x.narrow(0, *first_output as i64, count);
             return Box::new(LazyLogits {
-                hidden_th: wanted(&output.hidden_nh),
+                hidden_th: wanted(&found.hidden_nh),
                 head_vh: model.head_weight(),
                 shortlist: Rc::default(),
-                logits_tv: wanted(&output.logits_nv).into(),
-                greedy_t: Some(wanted(&output.greedy_n)),
+                logits_tv: wanted(&found.logits_nv).into(),
+                greedy_t: Some(wanted(&found.greedy_n)),
             });
         }
         let FixedPasses { cache, rope, .. } = self.passes();
-        packed_forward(model, &[cache], (rope, &Rc::default()), work)
+        rows_as_they_come(model, &[cache], (rope, &Rc::default()), work)
     }
 }
 
@@ -173,7 +173,7 @@ impl Drop for FixedSession<'_> {
     }
 }
 
-fn packed_forward(
+fn rows_as_they_come(
     model: &Transformer,
     caches: &[&KvCache],
     (rope, shortlist): (&RopeTable, &Rc<Shortlist>),

@@ -1,5 +1,5 @@
-//! Embedding, decoder layers, final norm, head: the forward pass over caches, and the plain one over whole rows, which
-//! autograd can follow. That of training is in [`crate::training`].
+//! Embedding, decoder layers, final norm, head: the plain forward pass over whole sequences, which autograd can follow, and
+//! the one over KV caches. The passes of training are in [`crate::training`].
 //!
 //! Legend: b batch, t tokens, v vocabulary.
 
@@ -9,12 +9,8 @@ use jacobi_torch_ext::Span;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable,
-    attention::{Behind, FoldedMask},
-    cache::KvCache,
-    layer::DecoderLayer,
-    norm::RmsNorm,
-    weights::WeightSource,
+    Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, attention::Behind, cache::KvCache,
+    layer::DecoderLayer, norm::RmsNorm, weights::WeightSource,
 };
 
 /// A decoder-only Transformer of one of the supported families.
@@ -26,7 +22,7 @@ pub struct Transformer {
     pub(crate) norm: RmsNorm,
     pub(crate) lm_head: Tensor,
     parameters: Vec<(String, Tensor)>,
-    /// Where among the parameters each bucket ends.
+    /// The number of parameters up to the end of each bucket.
     pub(crate) bucket_ends: Vec<usize>,
 }
 
@@ -36,11 +32,11 @@ pub fn token_tensor(tokens: &[u32]) -> Tensor {
     Tensor::from_slice(&tokens)
 }
 
-/// A model read from a directory, with what identifies it.
+/// A model read from a directory.
 pub struct LoadedModel {
     /// The model.
     pub transformer: Transformer,
-    /// blake3 of the weight files.
+    /// blake3 of the weight files, which identifies the model.
     pub weight_hash: String,
 }
 
@@ -103,12 +99,12 @@ impl Transformer {
         self.kind
     }
 
-    /// Where the parameters are.
+    /// The device of the parameters.
     pub fn device(&self) -> Device {
         self.embed_tokens.device()
     }
 
-    /// Every parameter under its Hugging Face name, in a fixed order. The handles share storage with the model.
+    /// Every parameter with its Hugging Face name, in a fixed order. The tensors share the model's memory.
     pub fn parameters(&self) -> &[(String, Tensor)] {
         &self.parameters
     }
@@ -123,8 +119,8 @@ impl Transformer {
         RopeTable::new(&self.architecture.rope, length, self.kind, self.device())
     }
 
-    /// Final hidden states `[b, t, hidden]`, after the last norm, of `tokens_bt` (int64); with gradients if they are on: the obvious form,
-    /// which the passes of training and decoding are tested against.
+    /// Final hidden states `[b, t, hidden]`, after the last norm, of `tokens_bt` (int64); autograd can follow. The tests
+    /// compare the passes of training and decoding with it.
     pub fn hidden(&self, tokens_bt: &Tensor, rope: &Rope, mask: &AttentionMask) -> Tensor {
         self.hidden_observed(tokens_bt, rope, mask, &mut |_| {})
     }
@@ -137,18 +133,18 @@ impl Transformer {
         mask: &AttentionMask,
         observe: &mut dyn FnMut(&Tensor),
     ) -> Tensor {
-        let mask = FoldedMask::new(mask, self.architecture.group_size());
+        let mask = mask.folded(self.architecture.group_size());
         let mut x = self.embed(tokens_bt);
         observe(&x);
         for layer in &self.layers {
-            x = layer.forward(&x, rope, &mask);
+            x = layer.forward(&x, rope, mask.as_ref());
             observe(&x);
         }
         self.norm.forward(&x)
     }
 
-    /// The same for `tokens_t` of several sequences behind their caches, `[t, hidden]`, without gradients: the layers'
-    /// equations with stacked projections, and every addition together with the norm that follows it.
+    /// Final hidden states `[t, hidden]` of `tokens_t` from several sequences, each after its cached tokens; without
+    /// gradients. Projections are stacked, and every addition is fused with the norm that follows it.
     pub(crate) fn infer(&self, tokens_t: &Tensor, rope: &Rope, spans: &[(Span, &KvCache)]) -> Tensor {
         self.infer_behind(tokens_t, rope, &Behind::Caches(spans))
     }
