@@ -318,7 +318,8 @@ impl Fields<'_> {
         for (field, value) in self.json {
             let name = field.as_str();
             if let Some((_, supported)) = FIXED.iter().find(|(fixed, _)| *fixed == name) {
-                if !value.is_null() && value.to_string() != *supported {
+                let found = value.to_string();
+                if !value.is_null() && found != *supported {
                     return Err(self.unsupported(name, &format!("supported: {supported}")));
                 }
             } else if name == "layer_types" {

@@ -17,12 +17,12 @@ mod tests;
 /// The device a user asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// As [`DeviceChoice::Gpu`] where there is a GPU, else the CPU.
+    /// A GPU of this process's own where there is one, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU whose number is this process's rank on this machine.
+    /// A GPU of this process's own: the one of its number among the processes of this machine.
     Gpu,
     /// The GPU of this number.
     NumberedGpu(usize),
@@ -164,7 +164,7 @@ impl Serialize for DeviceChoice {
 
 impl<'de> Deserialize<'de> for DeviceChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // A named newtype, so that the schema of recipes can tell it from an ordinary string.
+        // By a name, so that the schema of recipes can tell it from any text.
         deserializer.deserialize_newtype_struct("DeviceName", Name)
     }
 }

@@ -21,7 +21,7 @@ pub enum Dtype {
     Auto,
     /// fp32: decoding is exact.
     Float32,
-    /// bf16: half the memory traffic. Decoding is exact on a CPU; on a GPU near-ties may be decided differently.
+    /// bf16: half the memory traffic. Exact on a CPU too; elsewhere near-ties may fall the other way.
     Bfloat16,
 }
 

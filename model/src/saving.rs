@@ -1,5 +1,5 @@
-//! Writes a model under Hugging Face names. It is a list of files, so that the caller decides where and when each is
-//! written. Tensors are converted one at a time, so no second copy of the model is in memory.
+//! Writes a model under Hugging Face names. A model is a list of files: the caller decides where and when each is written.
+//! Tensors are converted one at a time, so no second copy of the model is in memory.
 
 use std::{borrow::Cow, collections::HashMap, io::Write, path::Path};
 
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_are_read_by_whoever_may_read_the_config() {
+    fn weights_have_the_permissions_of_the_config() {
         let dir = tempfile::tempdir().unwrap();
         let tensors = [("a".to_owned(), Tensor::from_slice(&[1.0f32]))];
         let config = Map::new();

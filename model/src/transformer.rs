@@ -47,10 +47,10 @@ pub struct LoadedModel {
 pub fn load(dir: &Path, compute: impl Into<Compute>) -> Result<LoadedModel, ModelError> {
     let (architecture, options) = read_config(dir, compute.into())?;
     let (source, weight_hash) = WeightSource::read(dir, options)?;
-    Ok(LoadedModel { transformer: Transformer::build(architecture, source, options.0)?, weight_hash })
+    Ok(LoadedModel { transformer: Transformer::build(architecture, source)?, weight_hash })
 }
 
-/// `dir/config.json`, and in which dtype and where to compute.
+/// `dir/config.json`, and the dtype and device to compute with.
 fn read_config(dir: &Path, compute: Compute) -> Result<(Architecture, (Kind, Device)), ModelError> {
     let architecture = Architecture::from_dir(dir)?;
     let kind = compute.dtype.resolve(architecture.stored_dtype.as_deref());
@@ -65,10 +65,11 @@ impl Transformer {
     pub fn random(dir: &Path, compute: impl Into<Compute>, seed: u64) -> Result<Self, ModelError> {
         let (architecture, options) = read_config(dir, compute.into())?;
         let source = WeightSource::random(architecture.initializer_range, seed, options);
-        Self::build(architecture, source, options.0)
+        Self::build(architecture, source)
     }
 
-    fn build(shape: Architecture, mut source: WeightSource, kind: Kind) -> Result<Self, ModelError> {
+    fn build(shape: Architecture, mut source: WeightSource) -> Result<Self, ModelError> {
+        let (kind, _) = source.options;
         let vocabulary = [shape.vocab_size, shape.hidden_size];
         let mut root = source.root();
         let mut model = root.child("model");

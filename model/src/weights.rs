@@ -26,7 +26,8 @@ const NOT_FINITE: &str = "contains NaN or infinity: the model is damaged. If it 
 /// Where parameters come from while a model is built.
 pub(crate) struct WeightSource {
     origin: Origin,
-    options: (Kind, Device),
+    /// Dtype and device of the model.
+    pub(crate) options: (Kind, Device),
     taken: Vec<(String, Tensor)>,
 }
 
