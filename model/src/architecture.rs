@@ -1,7 +1,7 @@
 //! The sizes and switches of a model, read from config.json field by field. One function per family.
 //!
-//! An unsupported value that would change the forward pass is an error that names its field. So is an unknown field:
-//! ignoring it could change the model silently.
+//! An unsupported value that would change the forward pass is an error that names its field. So is an unknown
+//! field: ignoring it could change the model silently.
 
 use std::path::Path;
 
@@ -178,8 +178,8 @@ impl Architecture {
         }
     }
 
-    /// Longest text that is computed, in tokens. A sliding window ends it: within the window, attention is plain causal
-    /// attention.
+    /// Longest text that is computed, in tokens. A sliding window ends it: within the window, attention is
+    /// plain causal attention.
     pub fn context_length(&self) -> i64 {
         self.sliding_window.map_or(self.max_position_embeddings, |w| w.min(self.max_position_embeddings))
     }
@@ -286,7 +286,7 @@ impl Fields<'_> {
         };
         let field = if table.json.contains_key("rope_type") { "rope_type" } else { "type" };
         let scaling = match table.json.get(field).and_then(Value::as_str).unwrap_or("default") {
-            // "Dynamic NTK" changes only the angles of texts longer than max_position_embeddings; none is computed.
+            // "Dynamic NTK" changes only texts longer than max_position_embeddings, and none is computed.
             "default" | "dynamic" => RopeScaling::None,
             "linear" => RopeScaling::Linear { factor: table.float("factor", None)? },
             "llama3" => RopeScaling::Llama3 {

@@ -70,8 +70,8 @@ impl Attention {
         })
     }
 
-    /// Under autograd: the tokens of `x` `[b, t, hidden]` attend to each other, causally or as `mask` says: additive, and
-    /// repeated for the query heads of a group ([`crate::AttentionMask::folded`]).
+    /// Under autograd: the tokens of `x` `[b, t, hidden]` attend to each other, causally or as `mask` says:
+    /// additive, and repeated for the query heads of a group ([`crate::AttentionMask::folded`]).
     pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: Option<&Tensor>) -> Tensor {
         let (b, t, _) = x.size3().expect("x is [batch, tokens, hidden]");
         let (h, d) = (self.heads.keys as i64, self.heads.width as i64);
@@ -88,7 +88,7 @@ impl Attention {
         let (q_bhtd, k_bhtd, v_bhtd) = (rope.rotate(&project(0)), rope.rotate(&project(1)), project(2));
         let y_bhtd = match mask {
             None => attend(&q_bhtd, &self.repeat_heads(&k_bhtd), &self.repeat_heads(&v_bhtd), None, true),
-            // The query heads of a group become additional query tokens, so keys and values need not be repeated.
+            // The query heads of a group become query tokens, so keys and values need not be repeated.
             Some(_) => {
                 let q = q_bhtd.reshape([b, h, self.group() * t, d]);
                 attend(&q, &k_bhtd, &v_bhtd, mask, false).reshape([b, h * self.group(), t, d])
@@ -97,8 +97,8 @@ impl Attention {
         y_bhtd.transpose(1, 2).reshape([b, t, -1]).linear(&self.output, self.output_bias.as_ref())
     }
 
-    /// Without gradients: the rows `x` `[t, hidden]` of several sequences, each behind its cache, into which their keys
-    /// and values are written as layer `layer`.
+    /// Without gradients: the rows `x` `[t, hidden]` of several sequences, each behind its cache, into which
+    /// their keys and values are written as layer `layer`.
     pub(crate) fn infer(&self, x: &Tensor, rope: &Rope, behind: &Behind, layer: usize) -> Tensor {
         let mut qkv = linear(x, &self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
         if let Some(norms) = &self.head_norms {

@@ -1,6 +1,6 @@
-//! Parameters in buckets, each with its own memory: when several processes train, a bucket is reduced, gathered and
-//! released as a whole. The first holds the embedding, then there is one per layer, and the last holds the final norm and
-//! an untied head.
+//! Parameters in buckets, each with its own memory: when several processes train, a bucket is reduced,
+//! gathered and released as a whole. The first holds the embedding, then there is one per layer, and the last
+//! holds the final norm and an untied head.
 
 use jacobi_torch_ext::Releasable;
 use tch::Tensor;

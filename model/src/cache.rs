@@ -6,8 +6,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::Architecture;
 
-/// Keys and values of every layer for `len` tokens. A forward pass writes its rows after them, and [`KvCache::keep`]
-/// adds some of those to the cached tokens.
+/// Keys and values of every layer for `len` tokens. A forward pass writes its rows after them, and
+/// [`KvCache::keep`] adds some of those to the cached tokens.
 pub(crate) struct KvCache {
     /// `[2 * l, h, c, d]`: the keys of layer 0, its values, the keys of layer 1, ..
     storage: Tensor,
@@ -20,7 +20,7 @@ impl KvCache {
     /// Room for `capacity` tokens.
     pub(crate) fn new(shape: &Architecture, capacity: usize, kind: Kind, device: Device) -> Self {
         let size = [2 * shape.num_hidden_layers, shape.num_key_value_heads, capacity as i64, shape.head_dim];
-        // Uninitialised: positions past `len` are not read. So the system provides memory only as a sequence grows.
+        // Uninitialised: positions past `len` are not read, and the system provides memory as a sequence grows.
         Self::over(Tensor::empty(size, (kind, device)))
     }
 
@@ -34,7 +34,7 @@ impl KvCache {
         let _ = self.storage.shallow_clone().zero_();
     }
 
-    /// `count` caches, each with room for `capacity` tokens. On a GPU all share one tensor, so that one kernel reaches all.
+    /// `count` caches of `capacity` tokens. On a GPU all share one tensor, so that one kernel reaches all.
     pub(crate) fn several(
         shape: &Architecture,
         count: usize,

@@ -78,7 +78,7 @@ pub enum DeviceError {
 }
 
 impl DeviceChoice {
-    /// The device for the process of rank `local_rank` on this machine. A GPU becomes this thread's current device.
+    /// The device for process `local_rank` of this machine. A GPU becomes this thread's current device.
     ///
     /// # Errors
     /// A GPU that is not available.

@@ -1,6 +1,7 @@
-//! Passes over one sequence in a few fixed shapes: the number of rows is rounded up, and each pass reads the whole cache.
-//! Input and output stay at their addresses, so a GPU records a pass once (a CUDA graph) and replays it; the host then
-//! only copies the input there and the predictions back. A CPU computes the same pass anew each time.
+//! Passes over one sequence in a few fixed shapes: the number of rows is rounded up, and each pass reads the
+//! whole cache. Input and output stay at their addresses, so a GPU records a pass once (a CUDA graph) and
+//! replays it; the host then only copies the input there and the predictions back. A CPU computes the same
+//! pass anew each time.
 //!
 //! Legend: n rows of the pass, h hidden width, v vocabulary.
 

@@ -1,5 +1,5 @@
-//! fp32 gradients, summed over the passes of a step: one buffer for each storage that holds parameters, so that a whole
-//! bucket is reduced at once.
+//! fp32 gradients, summed over the passes of a step: one buffer for each storage that holds parameters, so
+//! that a whole bucket is reduced at once.
 //!
 //! Legend: n rows, i inputs, o outputs.
 
@@ -11,8 +11,9 @@ use tch::{Device, Kind, Tensor};
 /// The gradients of a model's parameters.
 pub struct Gradients {
     buffers: RefCell<Vec<Buffer>>,
-    /// Index of the buffer by the address of the storage, which stays the same while the memory is released. Parameters,
-    /// stacks and a tied head are views of one storage, and their gradients are the same views of its buffer.
+    /// Index of the buffer by the address of the storage, which stays the same while the memory is released.
+    /// Parameters, stacks and a tied head are views of one storage, and their gradients are the same views of
+    /// its buffer.
     buffer_of: HashMap<usize, usize>,
 }
 
@@ -66,7 +67,8 @@ impl Gradients {
         accumulate(&mut self.of(parameter), gradient);
     }
 
-    /// Adds the gradient of `weight` `[o, i]` in x * weight^T, for `x` `[n, i]` and the gradient `grad` `[n, o]`.
+    /// Adds the gradient of `weight` `[o, i]` in y = x * weight^T, for `x` `[n, i]` and the gradient `grad`
+    /// `[n, o]` of y.
     pub(crate) fn add_product(&self, weight: &Tensor, grad: &Tensor, x: &Tensor) {
         add_weight_gradient(&mut self.of(weight), grad, x);
     }

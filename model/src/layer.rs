@@ -1,6 +1,6 @@
-//! One decoder layer: attention and MLP, each with a norm before it and a residual around it. The backward pass of training
-//! is written out: its caller decides what is kept and what is recomputed, and gradients go straight into their buffer.
-//! The tests compare it with the pass under autograd.
+//! One decoder layer: attention and MLP, each with a norm before it and a residual around it. The backward
+//! pass of training is written out: its caller decides what is kept and what is recomputed, and gradients go
+//! straight into their buffer. The tests compare it with the pass under autograd.
 //!
 //! Legend: n rows, h hidden width.
 
@@ -64,8 +64,8 @@ impl DecoderLayer {
         output_nh
     }
 
-    /// The gradient of the input for the gradient `grad_nh` of the output, which is overwritten. Adds the gradients of the
-    /// parameters to `gradients`.
+    /// The gradient of the input for the gradient `grad_nh` of the output, which is overwritten. Adds the
+    /// gradients of the parameters to `gradients`.
     pub(crate) fn backward(
         &self,
         cache: LayerCache,

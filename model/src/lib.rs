@@ -1,5 +1,6 @@
-//! A Transformer for the Llama, Qwen2, Qwen3 and Mistral families on libtorch: sizes from config.json, weights under
-//! Hugging Face names, a preallocated KV cache, fp32 and bf16. Knows nothing of blocks, noise or text.
+//! A Transformer for the Llama, Qwen2, Qwen3 and Mistral families on libtorch: sizes from config.json,
+//! weights under Hugging Face names, a preallocated KV cache, fp32 and bf16. Knows nothing of blocks, noise
+//! or text.
 
 mod architecture;
 mod attention;

@@ -11,7 +11,7 @@ pub trait LanguageModel {
     fn context_length(&self) -> usize;
     /// Bytes of KV cache per token of a sequence.
     fn cache_bytes_per_token(&self) -> usize;
-    /// A session of `slots` sequences, each with room for `capacity` tokens: its cached ones and those of one pass.
+    /// A session of `slots` sequences, each with room for `capacity` tokens: cached ones and those of a pass.
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a>;
 }
 
@@ -21,10 +21,10 @@ pub trait Session {
     fn cached(&self, slot: usize) -> usize;
     /// Forgets every token of `slot` from `len` on.
     fn truncate(&mut self, slot: usize, len: usize);
-    /// One forward pass over all of `work`, which has each slot at most once at its [`Place::End`]. Caches nothing before
-    /// [`Session::keep`]. Read the predictions before the next pass.
+    /// One forward pass over all of `work`, which has each slot at most once at its [`Place::End`]. Caches
+    /// nothing before [`Session::keep`]. Read the predictions before the next pass.
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions>;
-    /// Caches the path `rows` (ascending, each a child of the one before) of what `slot` had at its end in the last pass.
+    /// Caches `rows` of what `slot` had at its end in the last pass: a path, each the child of the one before.
     fn keep(&mut self, slot: usize, rows: &[usize]);
 }
 
@@ -46,13 +46,13 @@ pub struct Work<'a> {
 pub enum Place {
     /// All cached tokens. The rows can be kept.
     End,
-    /// The first so many cached tokens: another continuation of the same text. It sees only the tokens it follows and
-    /// cannot be kept. A pass can have any number of them.
+    /// The first so many cached tokens: another continuation of the same text. It sees only the tokens it
+    /// follows and cannot be kept. A pass can have any number of them.
     After(usize),
 }
 
-/// What a model predicts after each row of a pass from [`Work::first_output`] on. The rows of all work are numbered
-/// consecutively from 0.
+/// What a model predicts after each row of a pass from [`Work::first_output`] on. The rows of all work are
+/// numbered consecutively from 0.
 pub trait Predictions {
     /// The most probable token after each row.
     fn greedy(&self) -> Vec<u32>;

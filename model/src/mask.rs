@@ -1,5 +1,5 @@
-//! Attention masks of the plain forward pass. The caller decides which rule a mask stands for. Training uses runs
-//! ([`crate::Run`]) instead of masks; tests compare them with a dense mask.
+//! Attention masks of the plain forward pass. The caller decides which rule a mask stands for. Training uses
+//! runs ([`crate::Run`]) instead of masks; tests compare them with a dense mask.
 //!
 //! Legend: b batch, t query tokens, s key tokens, g query heads per key/value head.
 
@@ -21,7 +21,7 @@ impl AttentionMask {
         Self::Dense(mask.masked_fill(&seen_bts.logical_not(), f64::NEG_INFINITY).unsqueeze(1))
     }
 
-    /// The dense mask repeated for `g` query heads folded into the token axis, `[b or 1, 1, g * t, s]`; `None`: causal.
+    /// The dense mask for `g` query heads folded into the token axis, `[b or 1, 1, g * t, s]`; `None`: causal.
     pub(crate) fn folded(&self, g: i64) -> Option<Tensor> {
         match self {
             Self::Dense(mask) if g > 1 => Some(mask.repeat([1, 1, g, 1])),

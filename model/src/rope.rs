@@ -12,8 +12,8 @@ pub(crate) enum RopeScaling {
     Linear {
         factor: f64,
     },
-    /// Llama 3.1: frequencies with wavelengths above `original_context / low_freq_factor` are divided by `factor`, those
-    /// below `original_context / high_freq_factor` are kept, those between are interpolated.
+    /// Llama 3.1: frequencies with wavelengths above `original_context / low_freq_factor` are divided by
+    /// `factor`, those below `original_context / high_freq_factor` are kept, those between are interpolated.
     Llama3 {
         factor: f64,
         low_freq_factor: f64,
@@ -32,8 +32,8 @@ pub(crate) struct RopeConfig {
 }
 
 impl RopeConfig {
-    /// Inverse frequencies, fp32 `[d/2]`. In fp32 throughout, as transformers computes them: rounding once from f64
-    /// moves the logits of long texts.
+    /// Inverse frequencies, fp32 `[d/2]`. In fp32 throughout, as transformers computes them: rounding once
+    /// from f64 moves the logits of long texts.
     fn inverse_frequencies(&self, device: Device) -> Tensor {
         let exponents = Tensor::arange_start_step(0, self.head_dim, 2, (Kind::Float, device));
         let exponents = exponents / self.head_dim as f64;

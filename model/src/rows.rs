@@ -1,5 +1,6 @@
-//! The tokens of one forward pass over one sequence: a forest whose roots follow the cached tokens. In a chain every row
-//! follows the one before; candidate branches and token trees are the other shapes. Integers only.
+//! The tokens of one forward pass over one sequence: a forest whose roots follow the cached tokens. In a
+//! chain every row follows the one before; candidate branches and token trees are the other shapes. Integers
+//! only.
 
 /// Tokens, each with the row it follows. Parents come before their children.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

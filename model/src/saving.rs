@@ -1,5 +1,5 @@
-//! Writes a model under Hugging Face names. A model is a list of files: the caller decides where and when each is written.
-//! Tensors are converted one at a time, so no second copy of the model is in memory.
+//! Writes a model under Hugging Face names. A model is a list of files: the caller decides where and when
+//! each is written. Tensors are converted one at a time, so no second copy of the model is in memory.
 
 use std::{borrow::Cow, collections::HashMap, io::Write, path::Path};
 
@@ -41,8 +41,8 @@ impl ModelFile<'_> {
     }
 }
 
-/// The files of a model: `config.json` and the weights in `kind`, in files of at most `max_shard_bytes` each (one tensor
-/// at least).
+/// The files of a model: `config.json` and the weights in `kind`, in files of at most `max_shard_bytes` each
+/// (one tensor at least).
 pub fn model_files<'a>(
     config: &Map<String, Value>,
     tensors: &'a [(String, Tensor)],
@@ -105,7 +105,8 @@ fn split(tensors: &[(String, Tensor)], kind: Kind, max_bytes: usize) -> Vec<&[(S
     shards
 }
 
-/// Writes named tensors to one safetensors file and fsyncs it. They are cast to `kind`; `None` keeps each dtype.
+/// Writes named tensors to one safetensors file and fsyncs it. They are cast to `kind`; `None` keeps each
+/// dtype.
 ///
 /// # Errors
 /// A file that cannot be written.

@@ -44,8 +44,9 @@ impl LanguageModel for Transformer {
     }
 }
 
-/// A [`Transformer`] for decoding on any device. On a GPU, a session of one sequence runs passes of fixed shape; their
-/// recordings are kept here for the next session. All other sessions are those of the Transformer itself.
+/// A [`Transformer`] for decoding on any device. On a GPU, a session of one sequence runs passes of fixed
+/// shape; their recordings are kept here for the next session. All other sessions are those of the
+/// Transformer itself.
 pub struct DecodingModel<M = Transformer> {
     // Fields are dropped in this order: recorded passes before the parameters they read.
     idle: RefCell<Option<FixedPasses>>,

@@ -1,5 +1,5 @@
-//! The forward and backward pass of training, layer by layer, without autograd. The caller decides what is kept between
-//! the two and computes the losses.
+//! The forward and backward pass of training, layer by layer, without autograd. The caller decides what is
+//! kept between the two and computes the losses.
 //!
 //! Legend: n rows, h hidden width, v vocabulary.
 

@@ -1,5 +1,5 @@
-//! Embedding, decoder layers, final norm, head: the plain forward pass over whole sequences, which autograd can follow, and
-//! the one over KV caches. The passes of training are in [`crate::training`].
+//! Embedding, decoder layers, final norm, head: the plain forward pass over whole sequences, which autograd
+//! can follow, and the one over KV caches. The passes of training are in [`crate::training`].
 //!
 //! Legend: b batch, t tokens, v vocabulary.
 
@@ -58,7 +58,8 @@ fn read_config(dir: &Path, compute: Compute) -> Result<(Architecture, (Kind, Dev
 }
 
 impl Transformer {
-    /// Random parameters for `dir/config.json`, drawn on the device; the same device gives the same ones for a `seed`.
+    /// Random parameters for `dir/config.json`, drawn on the device; the same device gives the same ones for
+    /// a `seed`.
     ///
     /// # Errors
     /// A missing or unsupported config.json.
@@ -120,8 +121,8 @@ impl Transformer {
         RopeTable::new(&self.architecture.rope, length, self.kind, self.device())
     }
 
-    /// Final hidden states `[b, t, hidden]`, after the last norm, of `tokens_bt` (int64); autograd can follow. The tests
-    /// compare the passes of training and decoding with it.
+    /// Final hidden states `[b, t, hidden]`, after the last norm, of `tokens_bt` (int64); autograd can
+    /// follow. The tests compare the passes of training and decoding with it.
     pub fn hidden(&self, tokens_bt: &Tensor, rope: &Rope, mask: &AttentionMask) -> Tensor {
         self.hidden_observed(tokens_bt, rope, mask, &mut |_| {})
     }
@@ -144,8 +145,8 @@ impl Transformer {
         self.norm.forward(&x)
     }
 
-    /// Final hidden states `[t, hidden]` of `tokens_t` from several sequences, each after its cached tokens; without
-    /// gradients. Projections are stacked, and every addition is fused with the norm that follows it.
+    /// Final hidden states `[t, hidden]` of `tokens_t` from several sequences, each after its cached tokens;
+    /// without gradients. Projections are stacked, and every addition is fused with the norm that follows it.
     pub(crate) fn infer(&self, tokens_t: &Tensor, rope: &Rope, spans: &[(Span, &KvCache)]) -> Tensor {
         self.infer_behind(tokens_t, rope, &Behind::Caches(spans))
     }

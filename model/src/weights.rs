@@ -1,5 +1,5 @@
-//! Reads weights under their Hugging Face names. A tensor's name is the path of the code that takes it. A stored tensor
-//! that no code takes is an error, and so is one that code takes and no file has.
+//! Reads weights under their Hugging Face names. A tensor's name is the path of the code that takes it. A
+//! stored tensor that no code takes is an error, and so is one that code takes and no file has.
 
 use std::{
     collections::BTreeMap,
@@ -151,7 +151,8 @@ impl WeightPath<'_> {
         self.source.take(&format!("{}.{name}", self.prefix), shape)
     }
 
-    /// The parameter `name` of each of `children`, stacked. Each child comes with its first dimension; `rest` are the others.
+    /// The parameter `name` of each of `children`, stacked. Each child comes with its first dimension; `rest`
+    /// are the others.
     pub(crate) fn take_stacked(
         &mut self,
         children: &[(&str, i64)],
@@ -174,7 +175,8 @@ fn initial(name: &str, shape: &[i64], deviation: f64, device: Device) -> Tensor 
     }
 }
 
-/// Every tensor of the directory's weight files as stored, and the blake3 hash of the files' bytes in the order of their names.
+/// Every tensor of the directory's weight files as stored, and the blake3 hash of the files' bytes in the
+/// order of their names.
 fn read_tensors(dir: &Path) -> Result<(BTreeMap<String, Tensor>, String), ModelError> {
     let mut tensors = BTreeMap::new();
     let mut hasher = blake3::Hasher::new();
