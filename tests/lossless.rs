@@ -7,7 +7,7 @@ use jacobi_decoder::{
     Answer, BatchEvent, Filler, Generation, Growth, JacobiConfig, MultiBlockConfig, RandomSampling, Recorder,
     Request, Room, Sampling, Settings, States, StopRules, Strategy, Trajectories, generate, generate_batch,
 };
-use jacobi_model::{Dtype, LanguageModel, Shapes, Transformer, load};
+use jacobi_model::{DecodingModel, Dtype, LanguageModel, Transformer, load};
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Arbitrary;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
@@ -92,14 +92,13 @@ proptest! {
     }
 }
 
-/// A GPU's passes, computed on a CPU: rounded up to a few widths, over a cache that outlives its sessions, with padding that
-/// nobody reads. Other kernels than the CPU's own, so the cases are the same in every run.
+/// A GPU's passes, computed on a CPU: rounded up to a few widths, with padding rows, over a cache that sessions hand on.
+/// Other kernels than the CPU's own, so the cases are the same in every run.
 #[test]
 fn passes_of_fixed_shape_decode_what_others_do() {
     for case in CASES {
         let model = load(&golden("models").join(case), Dtype::Float32).unwrap().transformer;
-        let mut fixed = load(&golden("models").join(case), Dtype::Float32).unwrap().transformer;
-        fixed.set_shapes(Shapes::Fixed);
+        let fixed = DecodingModel::with_fixed_shapes(&model);
         let prompts = prop::collection::vec(0u32..97, 1..12);
         let config = ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() };
         let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::{Message, Tokenizer};
 use jacobi_decoder::{Decoding, Settings, StopRules};
-use jacobi_model::{Compute, LanguageModel, Transformer, load};
+use jacobi_model::{Compute, DecodingModel, LanguageModel, load};
 
 use crate::exit::UsageError;
 
@@ -24,7 +24,7 @@ use view::View;
 
 /// A model with its tokenizer.
 pub struct Engine {
-    model: Transformer,
+    model: DecodingModel,
     tokenizer: Tokenizer,
 }
 
@@ -35,7 +35,7 @@ impl Engine {
     /// A model or tokenizer that does not load.
     pub fn load(dir: &Path, compute: impl Into<Compute>) -> anyhow::Result<Self> {
         // Before the tokenizer's: its message for a missing directory is the better one.
-        let model = load(dir, compute)?.transformer;
+        let model = DecodingModel::new(load(dir, compute)?.transformer);
         Ok(Self { model, tokenizer: Tokenizer::load(dir)? })
     }
 

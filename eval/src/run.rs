@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
 use jacobi_datasets::schema::eval_statistics::MemoryFloor;
 use jacobi_decoder::{Generation, StopRules, generate};
-use jacobi_model::{Compute, Device, Dtype, LanguageModel, dtype_name};
+use jacobi_model::{Compute, DecodingModel, Device, Dtype, LanguageModel, dtype_name};
 
 use crate::config::Contender;
 use crate::divergence::gap;
@@ -119,11 +119,12 @@ pub fn evaluate(
         let missed =
             |reason: String| outcome.warnings.push(format!("no memory floor of {}: {reason}", model.name));
         let floor = floor.map_err(missed).ok();
+        let language_model = DecodingModel::new(&transformer);
         for (set, prompts) in sets.iter().zip(prompts) {
             let stop_rules = set.stop_rules(tokenizer.eos_token_ids());
             let bench = Bench {
                 model,
-                language_model: &transformer,
+                language_model: &language_model,
                 decode: &|ids| tokenizer.decode(ids),
                 task: &set.task,
                 judge: &judge,

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use jacobi_datasets::schema::tuned::{Latency, Objective, Trial};
 use jacobi_datasets::{BadRow, PromptsConfig, Tokenizer};
 use jacobi_decoder::{DecodeStats, StopRules, generate};
-use jacobi_model::{Compute, Device, Dtype, LanguageModel, dtype_name, load};
+use jacobi_model::{Compute, DecodingModel, Device, Dtype, LanguageModel, dtype_name, load};
 
 use crate::config::Contender;
 use crate::tasks::{self, SPEED_ONLY, Task};
@@ -95,7 +95,7 @@ pub fn tune(
     let prompts = prompts?;
     questions::check_room(&questions, &prompts, &name, loaded.transformer.context_length())?;
     let search = Search {
-        model: &loaded.transformer,
+        model: &DecodingModel::new(&loaded.transformer),
         prompts: &prompts,
         stop_rules: StopRules {
             max_new_tokens: job.max_new_tokens,

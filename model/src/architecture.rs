@@ -1,13 +1,19 @@
-//! The shape of a model: what config.json says, checked field by field. One function per family.
+//! The sizes and switches of a model, read from config.json field by field. One function per family.
 //!
-//! A field that would change the forward pass and is not supported is an error that names it; a field that is
-//! not known at all is an error too, because ignoring it could change the model silently.
+//! An unsupported value that would change the forward pass is an error that names its field. So is an unknown
+//! field: ignoring it could change the model silently.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::{ModelError, rope::RopeConfig};
+use crate::{
+    ModelError,
+    rope::{RopeConfig, RopeScaling},
+};
+
+#[cfg(test)]
+mod tests;
 
 /// The families whose config.json is understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +31,7 @@ pub enum Family {
 impl Family {
     const ALL: [Self; 4] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Mistral];
 
-    /// As `architectures` and as `model_type` of config.json name it.
+    /// Its names in config.json: in `architectures`, and as `model_type`.
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Llama => ("LlamaForCausalLM", "llama"),
@@ -58,10 +64,10 @@ pub struct Architecture {
     pub head_dim: i64,
     /// Epsilon of every RMSNorm.
     pub rms_norm_eps: f64,
-    /// Standard deviation of random initialisation.
+    /// Standard deviation of random weight matrices.
     pub initializer_range: f64,
     /// Rotary embedding.
-    pub rope: RopeConfig,
+    pub(crate) rope: RopeConfig,
     /// Biases on the q, k and v projections.
     pub qkv_bias: bool,
     /// Bias on the output projection.
@@ -76,7 +82,7 @@ pub struct Architecture {
     pub sliding_window: Option<i64>,
     /// `torch_dtype` as stored.
     pub stored_dtype: Option<String>,
-    /// config.json as read: written back with every checkpoint.
+    /// config.json as read; it is written with every checkpoint.
     pub config_json: Map<String, Value>,
 }
 
@@ -161,7 +167,7 @@ impl Architecture {
     /// # Errors
     /// A family, field or value that is not supported, by name.
     pub fn from_json(json: &Map<String, Value>, path: &Path) -> Result<Self, ModelError> {
-        let config = Fields { json, path };
+        let config = Fields { json, path, prefix: "" };
         let family = config.family()?;
         config.check_known()?;
         match family {
@@ -172,8 +178,8 @@ impl Architecture {
         }
     }
 
-    /// Longest context that is computed exactly, in tokens: within a sliding window attention is plain causal
-    /// attention, beyond it nothing is computed at all.
+    /// Longest text that is computed, in tokens. A sliding window ends it: within the window, attention is
+    /// plain causal attention.
     pub fn context_length(&self) -> i64 {
         self.sliding_window.map_or(self.max_position_embeddings, |w| w.min(self.max_position_embeddings))
     }
@@ -198,10 +204,12 @@ impl Architecture {
     }
 }
 
-/// config.json and its path, read field by field.
+/// config.json or an object in it, read field by field.
 struct Fields<'a> {
     json: &'a Map<String, Value>,
     path: &'a Path,
+    /// Of field names in messages: the name of the object and a dot.
+    prefix: &'static str,
 }
 
 impl Fields<'_> {
@@ -221,7 +229,7 @@ impl Fields<'_> {
     }
 
     fn mistral(&self) -> Result<Architecture, ModelError> {
-        // Absent, it is 4096: the default of the first Mistral. Later ones have it null.
+        // The first Mistral leaves it out and means 4096; later ones say null.
         let sliding_window = match self.json.get("sliding_window") {
             Some(Value::Null) => None,
             _ => Some(self.size("sliding_window", Some(4096))?),
@@ -229,7 +237,7 @@ impl Fields<'_> {
         Ok(Architecture { sliding_window, ..self.common(Family::Mistral)? })
     }
 
-    /// What the families share, with every switch off.
+    /// The fields that all families share; every switch is off.
     fn common(&self, family: Family) -> Result<Architecture, ModelError> {
         let hidden_size = self.size("hidden_size", None)?;
         let heads = self.size("num_attention_heads", None)?;
@@ -252,7 +260,7 @@ impl Fields<'_> {
             head_dim,
             rms_norm_eps: self.float("rms_norm_eps", Some(1e-6))?,
             initializer_range: self.float("initializer_range", Some(0.02))?,
-            rope: RopeConfig::from_json(self.json, self.path, head_dim, max_position_embeddings)?,
+            rope: self.rope(head_dim, max_position_embeddings)?,
             qkv_bias: false,
             output_bias: false,
             qk_norm: false,
@@ -264,6 +272,34 @@ impl Fields<'_> {
         })
     }
 
+    fn rope(&self, head_dim: i64, context: i64) -> Result<RopeConfig, ModelError> {
+        // transformers 5 writes `rope_parameters`, older ones `rope_theta` and `rope_scaling`.
+        let object = |name: &str, prefix| {
+            let json = self.json.get(name).and_then(Value::as_object)?;
+            Some(Fields { json, prefix, ..*self })
+        };
+        let table =
+            object("rope_parameters", "rope_parameters.").or_else(|| object("rope_scaling", "rope_scaling."));
+        let theta = self.float("rope_theta", Some(10_000.0))?;
+        let Some(table) = table else {
+            return Ok(RopeConfig { theta, scaling: RopeScaling::None, head_dim });
+        };
+        let field = if table.json.contains_key("rope_type") { "rope_type" } else { "type" };
+        let scaling = match table.json.get(field).and_then(Value::as_str).unwrap_or("default") {
+            // "Dynamic NTK" changes only texts longer than max_position_embeddings, and none is computed.
+            "default" | "dynamic" => RopeScaling::None,
+            "linear" => RopeScaling::Linear { factor: table.float("factor", None)? },
+            "llama3" => RopeScaling::Llama3 {
+                factor: table.float("factor", None)?,
+                low_freq_factor: table.float("low_freq_factor", None)?,
+                high_freq_factor: table.float("high_freq_factor", None)?,
+                original_context: table.float("original_max_position_embeddings", Some(context as f64))?,
+            },
+            _ => return Err(table.unsupported(field, "supported: default, linear, dynamic, llama3")),
+        };
+        Ok(RopeConfig { theta: table.float("rope_theta", Some(theta))?, scaling, head_dim })
+    }
+
     fn family(&self) -> Result<Family, ModelError> {
         let architecture = self.json.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
         let model_type = self.json.get("model_type").and_then(Value::as_str);
@@ -271,10 +307,10 @@ impl Fields<'_> {
             (Some(name), _) => name == family.names().0,
             (None, name) => name == Some(family.names().1),
         };
-        Family::ALL.into_iter().find(is).ok_or_else(|| ModelError::UnsupportedArchitecture {
-            path: self.path.to_path_buf(),
-            found: architecture.or(model_type).unwrap_or("none given").to_owned(),
-            supported: Family::ALL.map(|family| family.names().0).join(", "),
+        Family::ALL.into_iter().find(is).ok_or_else(|| {
+            let field = if architecture.is_some() { "architectures" } else { "model_type" };
+            let names = Family::ALL.map(|family| family.names().0).join(", ");
+            self.unsupported(field, &format!("supported: {names}"))
         })
     }
 
@@ -292,125 +328,46 @@ impl Fields<'_> {
                     return Err(self.unsupported(name, "supported: full_attention in every layer"));
                 }
             } else if !NEUTRAL.contains(&name) && !READ.contains(&name) {
-                return Err(ModelError::UnknownField { path: self.path.to_path_buf(), field: field.clone() });
+                let problem = "is not a known field, and ignoring it could change the model; remove it if it is only a note";
+                return Err(self.error(name, problem));
             }
         }
         Ok(())
     }
 
-    fn unsupported(&self, field: &str, supported: &str) -> ModelError {
-        ModelError::UnsupportedValue {
-            path: self.path.to_path_buf(),
-            field: field.to_owned(),
-            value: self.json.get(field).map(Value::to_string).unwrap_or_default(),
-            supported: supported.to_owned(),
-        }
-    }
-
-    fn missing(&self, field: &str, expected: &'static str) -> ModelError {
-        ModelError::MissingField { path: self.path.to_path_buf(), field: field.to_owned(), expected }
-    }
-
     fn size(&self, field: &str, default: Option<i64>) -> Result<i64, ModelError> {
-        match (self.json.get(field), default) {
-            (None | Some(Value::Null), Some(default)) => Ok(default),
-            (value, _) => value
-                .and_then(Value::as_i64)
-                .filter(|n| *n > 0)
-                .ok_or_else(|| self.missing(field, "a positive whole number")),
-        }
+        self.value(field, default, "a positive whole number", |value| value.as_i64().filter(|n| *n > 0))
     }
 
     fn float(&self, field: &str, default: Option<f64>) -> Result<f64, ModelError> {
-        match (self.json.get(field), default) {
-            (None | Some(Value::Null), Some(default)) => Ok(default),
-            (value, _) => value.and_then(Value::as_f64).ok_or_else(|| self.missing(field, "a number")),
-        }
+        self.value(field, default, "a number", Value::as_f64)
     }
 
     fn bool(&self, field: &str, default: bool) -> Result<bool, ModelError> {
-        match self.json.get(field) {
-            None | Some(Value::Null) => Ok(default),
-            Some(value) => value.as_bool().ok_or_else(|| self.missing(field, "true or false")),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(change: &[(&str, Value)]) -> Map<String, Value> {
-        let base = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":97,"hidden_size":32,"intermediate_size":64,
-            "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"rms_norm_eps":1e-5,
-            "max_position_embeddings":64,"rope_theta":10000.0,"hidden_act":"silu","tie_word_embeddings":false}"#;
-        let mut json: Map<String, Value> = serde_json::from_str(base).unwrap();
-        for (key, value) in change {
-            json.insert((*key).to_owned(), value.clone());
-        }
-        json
+        self.value(field, Some(default), "true or false", Value::as_bool)
     }
 
-    #[test]
-    fn a_field_that_would_change_the_model_is_refused_by_name() {
-        let rows: &[(&str, Value, &str)] = &[
-            ("hidden_act", "gelu".into(), "hidden_act"),
-            ("mlp_bias", true.into(), "mlp_bias"),
-            ("use_sliding_window", true.into(), "use_sliding_window"),
-            ("num_experts", 8.into(), "num_experts"),
-            ("vocab_size", (-1).into(), "vocab_size"),
-            ("num_key_value_heads", 3.into(), "num_key_value_heads"),
-            ("rope_scaling", serde_json::json!({"rope_type": "yarn", "factor": 4.0}), "yarn"),
-            ("rope_scaling", serde_json::json!({"rope_type": "linear"}), "factor"),
-            ("architectures", serde_json::json!(["MambaForCausalLM"]), "MambaForCausalLM"),
-        ];
-        for (field, value, named) in rows {
-            let json = config(&[(field, value.clone())]);
-            let error = Architecture::from_json(&json, Path::new("m/config.json")).unwrap_err().to_string();
-            assert!(error.contains(named) && error.contains("m/config.json"), "{field}: {error}");
+    fn value<T>(
+        &self,
+        field: &str,
+        default: Option<T>,
+        expected: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, ModelError> {
+        match (self.json.get(field), default) {
+            (None | Some(Value::Null), Some(default)) => Ok(default),
+            (value, _) => value
+                .and_then(read)
+                .ok_or_else(|| self.error(field, &format!("is missing or not {expected}"))),
         }
     }
 
-    #[test]
-    fn families_differ_by_their_flags() {
-        let llama = Architecture::from_json(&config(&[]), Path::new("c")).unwrap();
-        assert!(!llama.qkv_bias && llama.head_dim == 8 && llama.group_size() == 2);
-        let qwen = config(&[("architectures", serde_json::json!(["Qwen2ForCausalLM"]))]);
-        let qwen = Architecture::from_json(&qwen, Path::new("c")).unwrap();
-        assert!(qwen.qkv_bias && !qwen.output_bias && !qwen.qk_norm);
-        let qwen3 = config(&[("architectures", serde_json::json!(["Qwen3ForCausalLM"]))]);
-        let qwen3 = Architecture::from_json(&qwen3, Path::new("c")).unwrap();
-        assert!(qwen3.qk_norm && !qwen3.qkv_bias && qwen3.head_dim == 128);
+    fn unsupported(&self, field: &str, supported: &str) -> ModelError {
+        let value = self.json.get(field).unwrap_or(&Value::Null);
+        self.error(field, &format!("= {value} is not supported ({supported})"))
     }
 
-    #[test]
-    fn a_sliding_window_bounds_the_context() {
-        let rows: &[(&[(&str, Value)], i64)] = &[
-            (&[("sliding_window", Value::Null)], 8192),
-            (&[("sliding_window", 16.into())], 16),
-            (&[("sliding_window", 16_384.into())], 8192),
-            (&[], 4096),
-        ];
-        for (change, expected) in rows {
-            let family = [("model_type", "mistral".into()), ("max_position_embeddings", 8192.into())];
-            let mut json = config(&[&family, *change].concat());
-            json.remove("architectures");
-            let mistral = Architecture::from_json(&json, Path::new("c")).unwrap();
-            assert_eq!(
-                (mistral.family, mistral.context_length()),
-                (Family::Mistral, *expected),
-                "{change:?}"
-            );
-        }
-        let error = Architecture::from_json(
-            &config(&[
-                ("architectures", serde_json::json!(["MistralForCausalLM"])),
-                ("sliding_window", 0.into()),
-            ]),
-            Path::new("c"),
-        )
-        .unwrap_err()
-        .to_string();
-        assert!(error.contains("sliding_window"), "{error}");
+    fn error(&self, field: &str, problem: &str) -> ModelError {
+        ModelError::field(self.path, &format!("{}{field}", self.prefix), problem)
     }
 }

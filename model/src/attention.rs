@@ -10,7 +10,6 @@ use tch::Tensor;
 use crate::{
     Architecture, ModelError,
     cache::KvCache,
-    mask::AttentionMask,
     norm::RmsNorm,
     rope::Rope,
     weights::{Stacked, WeightPath},
@@ -19,6 +18,7 @@ use crate::{
 mod training;
 
 pub(crate) use training::AttentionCache;
+pub use training::TrainingRow;
 
 /// RMSNorm over every query and every key head, before the rotation (Qwen3).
 struct HeadNorms {
@@ -26,7 +26,6 @@ struct HeadNorms {
     key: RmsNorm,
 }
 
-/// q_proj, k_proj and v_proj in one, o_proj apart.
 pub(crate) struct Attention {
     qkv: Stacked,
     qkv_bias: Option<Stacked>,
@@ -37,7 +36,7 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    /// Parameters above each other.
+    /// Every stack of parameters.
     pub(crate) fn stacks(&self) -> impl Iterator<Item = &Stacked> {
         [Some(&self.qkv), self.qkv_bias.as_ref()].into_iter().flatten()
     }
@@ -71,8 +70,9 @@ impl Attention {
         })
     }
 
-    /// Under autograd: `x` `[b, t, hidden]` attends to itself.
-    pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: &FoldedMask) -> Tensor {
+    /// Under autograd: the tokens of `x` `[b, t, hidden]` attend to each other, causally or as `mask` says:
+    /// additive, and repeated for the query heads of a group ([`crate::AttentionMask::folded`]).
+    pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: Option<&Tensor>) -> Tensor {
         let (b, t, _) = x.size3().expect("x is [batch, tokens, hidden]");
         let (h, d) = (self.heads.keys as i64, self.heads.width as i64);
         let project = |part: usize| {
@@ -87,20 +87,18 @@ impl Attention {
         };
         let (q_bhtd, k_bhtd, v_bhtd) = (rope.rotate(&project(0)), rope.rotate(&project(1)), project(2));
         let y_bhtd = match mask {
-            FoldedMask::Causal => {
-                attend(&q_bhtd, &self.repeat_heads(&k_bhtd), &self.repeat_heads(&v_bhtd), None, true)
-            }
-            // The query heads of a group become more query tokens of their key/value head, which is never repeated.
-            FoldedMask::Rows(mask) => {
+            None => attend(&q_bhtd, &self.repeat_heads(&k_bhtd), &self.repeat_heads(&v_bhtd), None, true),
+            // The query heads of a group become query tokens, so keys and values need not be repeated.
+            Some(_) => {
                 let q = q_bhtd.reshape([b, h, self.group() * t, d]);
-                attend(&q, &k_bhtd, &v_bhtd, mask.as_ref(), false).reshape([b, h * self.group(), t, d])
+                attend(&q, &k_bhtd, &v_bhtd, mask, false).reshape([b, h * self.group(), t, d])
             }
         };
         y_bhtd.transpose(1, 2).reshape([b, t, -1]).linear(&self.output, self.output_bias.as_ref())
     }
 
-    /// Without gradients: the rows `x` `[t, hidden]` of several sequences, each behind its cache, into which their keys
-    /// and values are written as layer `layer`.
+    /// Without gradients: the rows `x` `[t, hidden]` of several sequences, each behind its cache, into which
+    /// their keys and values are written as layer `layer`.
     pub(crate) fn infer(&self, x: &Tensor, rope: &Rope, behind: &Behind, layer: usize) -> Tensor {
         let mut qkv = linear(x, &self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
         if let Some(norms) = &self.head_norms {
@@ -160,21 +158,6 @@ pub(crate) enum Behind<'a> {
     Caches(&'a [(Span, &'a KvCache)]),
     /// Rows of fixed shape, of one.
     Fixed(FixedView<'a>, &'a KvCache),
-}
-
-/// A mask made ready once per forward pass for every layer.
-pub(crate) enum FoldedMask {
-    Causal,
-    Rows(Option<Tensor>),
-}
-
-impl FoldedMask {
-    pub(crate) fn new(mask: &AttentionMask, group: i64) -> Self {
-        match mask {
-            AttentionMask::Causal => Self::Causal,
-            other => Self::Rows(other.folded(group)),
-        }
-    }
 }
 
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, causal: bool) -> Tensor {

@@ -1,25 +1,29 @@
-//! Parameters in buckets, each one memory: what is reduced, gathered and given back at a time when several processes
-//! train. The first holds the embedding, then there is one for each layer, and the last holds what comes after.
+//! Parameters in buckets, each with its own memory: when several processes train, a bucket is reduced,
+//! gathered and released as a whole. The first holds the embedding, then there is one per layer, and the last
+//! holds the final norm and an untied head.
 
 use jacobi_torch_ext::Releasable;
 use tch::Tensor;
 
 use crate::{Transformer, weights::Stacked};
 
-/// Parameters that lie in one memory.
+#[cfg(test)]
+mod tests;
+
+/// Parameters that share one memory.
 pub struct Bucket {
-    /// All of them, flat, one after the other, and zeros behind them.
+    /// All of them, flattened and concatenated, padded with zeros.
     pub memory: Releasable,
-    /// Who lies where.
+    /// Their places in the memory.
     pub parameters: Vec<PlacedParameter>,
 }
 
 /// A parameter in its bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlacedParameter {
-    /// Under its Hugging Face name.
+    /// Its Hugging Face name.
     pub name: String,
-    /// Its first element.
+    /// The index of its first element in the bucket.
     pub start: i64,
     /// Its dimensions.
     pub size: Vec<i64>,
@@ -33,7 +37,7 @@ impl PlacedParameter {
 }
 
 impl Transformer {
-    /// The bucket of the embedding, and of the head that is tied to it.
+    /// The bucket of the embedding and of a head tied to it.
     pub const EMBEDDING: usize = 0;
 
     /// The bucket of layer `layer`.
@@ -41,22 +45,17 @@ impl Transformer {
         1 + layer
     }
 
-    /// The buckets that the final norm and the head lie in.
+    /// The buckets of the final norm and the head.
     pub fn buckets_of_head(&self) -> Vec<usize> {
         let last = 1 + self.layers.len();
         if self.architecture().tie_word_embeddings { vec![Self::EMBEDDING, last] } else { vec![last] }
     }
 
-    /// Moves the parameters into buckets, whose lengths are multiples of `multiple`. Every view of them, stacks included,
-    /// then lies there.
+    /// Moves the parameters and the stacks of them into buckets, whose lengths are multiples of `multiple`.
     pub fn into_buckets(&mut self, multiple: usize) -> Vec<Bucket> {
-        let ends = std::mem::take(&mut self.bucket_ends);
-        let mut starts = vec![0];
-        starts.extend(&ends);
-        let buckets = starts.iter().zip(&ends).map(|(&start, &end)| self.bucket(start..end, multiple as i64));
-        let buckets = tch::no_grad(|| buckets.collect());
-        self.bucket_ends = ends;
-        buckets
+        let starts = std::iter::once(&0).chain(&self.bucket_ends);
+        let ranges = starts.zip(&self.bucket_ends).map(|(&start, &end)| start..end);
+        tch::no_grad(|| ranges.map(|range| self.bucket(range, multiple as i64)).collect())
     }
 
     fn bucket(&self, range: std::ops::Range<usize>, multiple: i64) -> Bucket {
@@ -72,7 +71,7 @@ impl Transformer {
             placed.push(PlacedParameter { name: name.clone(), start, size });
             start += length;
         }
-        // Only now: a stack and its parts share a memory that is still to be read.
+        // Not in the loop above, which reads the old memory that a stack shares with its parts.
         for ((_, parameter), place) in parameters.iter().zip(&placed) {
             if let Some(stack) = self.stacks().find(|stack| stack.parts[0].data_ptr() == parameter.data_ptr())
             {
@@ -88,50 +87,8 @@ impl Transformer {
     }
 }
 
-/// Has `tensor`, and whoever shares it, lie in `flat` from `start` on.
+/// Makes `tensor` and all handles to it a view of `flat` from `start` on.
 fn move_to(tensor: &Tensor, flat: &Tensor, start: i64) {
     let view = flat.narrow(0, start, tensor.numel() as i64).view(tensor.size().as_slice());
     tensor.shallow_clone().set_data(&view);
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use tch::Kind;
-
-    use super::*;
-    use crate::{Dtype, Gradients, load};
-
-    #[test]
-    fn in_buckets_a_model_is_the_same_and_survives_its_memory() {
-        let model = || load(Path::new("../datasets/default/model"), Dtype::Float32).unwrap().transformer;
-        let (plain, mut moved) = (model(), model());
-        let buckets = moved.into_buckets(7);
-        assert_eq!(buckets.len(), moved.num_layers() + 2);
-        let names: Vec<&String> =
-            buckets.iter().flat_map(|bucket| &bucket.parameters).map(|placed| &placed.name).collect();
-        assert_eq!(names, plain.parameters().iter().map(|(name, _)| name).collect::<Vec<_>>());
-        let tokens = Tensor::from_slice(&[5i64, 3, 8, 1]).view([1, 4]);
-        let logits = |model: &Transformer| {
-            let table = model.rope_table(4);
-            let hidden = model.hidden(&tokens, &table.range(0, 4), &crate::AttentionMask::Causal);
-            tch::no_grad(|| model.logits(&hidden))
-        };
-        assert!(logits(&moved).equal(&logits(&plain)));
-        let gradients = Gradients::new(moved.parameters());
-        for (index, bucket) in buckets.iter().enumerate() {
-            let whole = bucket.memory.whole();
-            assert_eq!(whole.numel() % 7, 0);
-            let kept = whole.copy();
-            bucket.memory.release();
-            bucket.memory.allocate();
-            whole.shallow_clone().copy_(&kept);
-            assert_eq!(gradients.buffer(index).size(), whole.size());
-        }
-        assert!(logits(&moved).equal(&logits(&plain)), "filled anew");
-        for ((name, parameter), (_, expected)) in moved.parameters().iter().zip(plain.parameters()) {
-            assert!(parameter.equal(expected) && parameter.kind() == Kind::Float, "{name}");
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! The KV cache of one sequence: allocated once, written in place, cut back by forgetting a length.
+//! The KV cache of one sequence: allocated once, written in place, truncated by setting its length.
 //!
 //! Legend: l layers, h key/value heads, c capacity, d head width.
 
@@ -6,10 +6,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::Architecture;
 
-/// Keys and values of every layer, of which the first `len` tokens count. What lies behind them is scratch: a forward
-/// pass writes its rows there, and [`KvCache::keep`] decides which of them stay.
-pub struct KvCache {
-    /// `[2 * l, h, c, d]`: keys of a layer, then its values.
+/// Keys and values of every layer for `len` tokens. A forward pass writes its rows after them, and
+/// [`KvCache::keep`] adds some of those to the cached tokens.
+pub(crate) struct KvCache {
+    /// `[2 * l, h, c, d]`: the keys of layer 0, its values, the keys of layer 1, ..
     storage: Tensor,
     /// Its `2 * l` parts `[h, c, d]`.
     parts: Vec<Tensor>,
@@ -18,9 +18,9 @@ pub struct KvCache {
 
 impl KvCache {
     /// Room for `capacity` tokens.
-    pub fn new(shape: &Architecture, capacity: usize, kind: Kind, device: Device) -> Self {
+    pub(crate) fn new(shape: &Architecture, capacity: usize, kind: Kind, device: Device) -> Self {
         let size = [2 * shape.num_hidden_layers, shape.num_key_value_heads, capacity as i64, shape.head_dim];
-        // What nobody has written nobody reads: memory is taken as a sequence grows.
+        // Uninitialised: positions past `len` are not read, and the system provides memory as a sequence grows.
         Self::over(Tensor::empty(size, (kind, device)))
     }
 
@@ -29,13 +29,12 @@ impl KvCache {
         Self { storage, parts, len: 0 }
     }
 
-    /// Has all of it be zeros.
+    /// Fills all of it with zeros.
     pub(crate) fn zero(&self) {
         let _ = self.storage.shallow_clone().zero_();
     }
 
-    /// Several of them, each with room for `capacity` tokens. On a GPU all lie in one memory, side by side, so that a kernel
-    /// reaches all of them.
+    /// `count` caches of `capacity` tokens. On a GPU all share one tensor, so that one kernel reaches all.
     pub(crate) fn several(
         shape: &Architecture,
         count: usize,
@@ -51,18 +50,13 @@ impl KvCache {
         (0..count).map(part).collect()
     }
 
-    /// Tokens cached.
-    pub fn len(&self) -> usize {
+    /// Number of cached tokens.
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Nothing cached yet.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Tokens there is room for.
-    pub fn capacity(&self) -> usize {
+    /// Number of tokens there is room for.
+    pub(crate) fn capacity(&self) -> usize {
         self.storage.size()[2] as usize
     }
 
@@ -71,11 +65,11 @@ impl KvCache {
         (&self.parts[2 * layer], &self.parts[2 * layer + 1])
     }
 
-    /// Of the rows that the last pass wrote behind the cached tokens, keeps `rows` in this order and forgets the rest.
+    /// Adds `rows` of the last pass, counted from the first after the cached tokens, to the cached tokens.
     ///
     /// # Panics
     /// If the rows do not ascend or lie beyond the capacity.
-    pub fn keep(&mut self, rows: &[usize]) {
+    pub(crate) fn keep(&mut self, rows: &[usize]) {
         assert!(rows.is_sorted_by(|a, b| a < b), "rows ascend, unlike {rows:?}");
         assert!(
             rows.last().is_none_or(|row| self.len + row < self.capacity()),
@@ -93,7 +87,7 @@ impl KvCache {
     }
 
     /// Forgets every token from `len` on.
-    pub fn truncate(&mut self, len: usize) {
+    pub(crate) fn truncate(&mut self, len: usize) {
         assert!(len <= self.len, "cannot truncate {} cached tokens to {len}", self.len);
         self.len = len;
     }

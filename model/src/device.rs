@@ -1,4 +1,4 @@
-//! Where to compute: what users ask for, and which device that is here.
+//! The device that a user asks for, and the device that this is on this machine.
 
 use std::{fmt, str::FromStr};
 
@@ -10,6 +10,9 @@ use serde::{
 use tch::Device;
 
 use crate::Dtype;
+
+#[cfg(test)]
+mod tests;
 
 /// The device a user asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,12 +28,12 @@ pub enum DeviceChoice {
     NumberedGpu(usize),
 }
 
-/// What to compute in, and where.
+/// Dtype and device of a computation.
 #[derive(Clone, Copy, Debug)]
 pub struct Compute {
-    /// In.
+    /// The compute dtype.
     pub dtype: Dtype,
-    /// Where.
+    /// The device of parameters and activations.
     pub device: Device,
 }
 
@@ -41,65 +44,44 @@ impl From<Dtype> for Compute {
     }
 }
 
-/// A device, and what is to be said about how it came to be that one.
+/// The device to compute on, with a note for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
     /// The device.
     pub device: Device,
-    /// Why it is not the GPU that could have been expected.
+    /// Why it is the CPU although this build supports GPUs.
     pub note: Option<String>,
 }
 
-/// A device that cannot be had.
+/// A device that is unknown or not available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
-    /// No such device exists anywhere.
-    #[error("`{0}` is no device: give auto, cpu, cuda or cuda:N")]
+    /// Not the name of a device.
+    #[error("`{0}` is not a device: give auto, cpu, cuda or cuda:N")]
     Unknown(String),
-    /// There is no GPU at all.
-    #[error("device = \"{asked}\" cannot be had: {reason}; device = \"cpu\" computes on the CPU")]
-    NoGpu {
-        /// What was asked for.
+    /// This machine has no such GPU, or none left for this process.
+    #[error("device = \"{asked}\" is not available: {reason}")]
+    Unavailable {
+        /// The user's choice.
         asked: DeviceChoice,
-        /// Why there is none.
-        reason: NoGpu,
-    },
-    /// There are fewer.
-    #[error("device = \"{asked}\" cannot be had: there are {count} GPUs here, counted from 0")]
-    OutOfRange {
-        /// What was asked for.
-        asked: DeviceChoice,
-        /// How many there are.
-        count: usize,
-    },
-    /// More processes than GPUs.
-    #[error(
-        "device = \"{asked}\": process {local_rank} of this machine has no GPU of its own, there are {count}: start as many \
-         processes as there are GPUs, or set device = \"cpu\""
-    )]
-    TooFew {
-        /// What was asked for.
-        asked: DeviceChoice,
-        /// Which process of this machine this is.
-        local_rank: usize,
-        /// How many there are.
-        count: usize,
+        /// Why, with a way out.
+        reason: String,
     },
     /// A GPU that does not work.
     #[error("GPU {index} cannot be used")]
     Broken {
-        /// Which.
+        /// Its number.
         index: usize,
-        /// What CUDA says.
+        /// CUDA's own message.
         source: GpuError,
     },
 }
 
 impl DeviceChoice {
-    /// The device that this is here, for the process `local_rank` of this machine, and has this thread work on it.
+    /// The device for process `local_rank` of this machine. A GPU becomes this thread's current device.
     ///
     /// # Errors
-    /// A GPU that was asked for and cannot be had.
+    /// A GPU that is not available.
     pub fn resolve(self, local_rank: usize) -> Result<Chosen, DeviceError> {
         if self == Self::Cpu {
             return Ok(Chosen { device: Device::Cpu, note: None });
@@ -112,7 +94,7 @@ impl DeviceChoice {
         Ok(chosen)
     }
 
-    /// The device among `gpus`. `bound` says whether someone decided which of them this process sees.
+    /// The device among `gpus`. `bound`: the environment restricts which GPUs this process sees.
     fn among(
         self,
         gpus: Result<usize, NoGpu>,
@@ -120,22 +102,28 @@ impl DeviceChoice {
         bound: bool,
     ) -> Result<Chosen, DeviceError> {
         let on = |device| Ok(Chosen { device, note: None });
+        let unavailable = |reason| Err(DeviceError::Unavailable { asked: self, reason });
         let count = match (self, gpus) {
             (Self::Cpu, _) | (Self::Auto, Err(NoGpu::NotBuilt)) => return on(Device::Cpu),
             (Self::Auto, Err(reason)) => {
                 let note = Some(format!("computing on the CPU: {reason}"));
                 return Ok(Chosen { device: Device::Cpu, note });
             }
-            (_, Err(reason)) => return Err(DeviceError::NoGpu { asked: self, reason }),
+            (_, Err(reason)) => {
+                return unavailable(format!("{reason}; device = \"cpu\" computes on the CPU"));
+            }
             (_, Ok(count)) => count,
         };
         match self {
             Self::NumberedGpu(index) if index < count => on(Device::Cuda(index)),
-            Self::NumberedGpu(_) => Err(DeviceError::OutOfRange { asked: self, count }),
+            Self::NumberedGpu(_) => unavailable(format!("there are {count} GPUs here, counted from 0")),
             _ if local_rank < count => on(Device::Cuda(local_rank)),
-            // A launcher that shows each process its own.
+            // The launcher shows each process one GPU.
             _ if count == 1 && bound => on(Device::Cuda(0)),
-            _ => Err(DeviceError::TooFew { asked: self, local_rank, count }),
+            _ => unavailable(format!(
+                "process {local_rank} of this machine has no GPU for itself, there are {count}: start as many \
+                 processes as there are GPUs, or set device = \"cpu\""
+            )),
         }
     }
 }
@@ -196,51 +184,5 @@ impl<'de> Visitor<'de> for Name {
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<DeviceChoice, D::Error> {
         deserializer.deserialize_str(self)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn found(text: &str, gpus: Result<usize, NoGpu>, local_rank: usize, bound: bool) -> String {
-        let choice: DeviceChoice = text.parse().unwrap();
-        assert_eq!(choice.to_string(), text);
-        match choice.among(gpus, local_rank, bound) {
-            Ok(Chosen { device, note }) => format!("{device:?} {}", note.unwrap_or_default()),
-            Err(error) => error.to_string(),
-        }
-    }
-
-    #[test]
-    fn a_choice_is_a_device_or_says_why_not() {
-        let no_driver = || Err(NoGpu::NotFound("no driver".into()));
-        type Case = (&'static str, Result<usize, NoGpu>, usize, bool, &'static str);
-        let rows: [Case; 12] = [
-            ("auto", Err(NoGpu::NotBuilt), 0, false, "Cpu "),
-            ("auto", no_driver(), 0, false, "Cpu computing on the CPU: CUDA finds no GPU: no driver"),
-            ("auto", Ok(2), 1, false, "Cuda(1) "),
-            ("auto", Ok(2), 2, false, "process 2 of this machine has no GPU of its own, there are 2"),
-            ("cpu", Ok(2), 1, false, "Cpu "),
-            ("cuda", Ok(8), 7, false, "Cuda(7) "),
-            ("cuda", Ok(1), 3, true, "Cuda(0) "),
-            ("cuda", Ok(1), 3, false, "has no GPU of its own"),
-            ("cuda", no_driver(), 0, false, "device = \"cuda\" cannot be had: CUDA finds no GPU: no driver"),
-            ("cuda:1", Err(NoGpu::NotBuilt), 0, false, "without the feature `cuda`"),
-            ("cuda:1", Ok(2), 0, false, "Cuda(1) "),
-            ("cuda:2", Ok(2), 0, false, "device = \"cuda:2\" cannot be had: there are 2 GPUs"),
-        ];
-        for (text, gpus, local_rank, bound, expected) in rows {
-            let found = found(text, gpus, local_rank, bound);
-            assert!(found.contains(expected), "{text} as {local_rank}: {found}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_device_is_refused() {
-        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
-            let error = text.parse::<DeviceChoice>().unwrap_err().to_string();
-            assert!(error.contains(&format!("`{text}` is no device")), "{error}");
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! What a bug report needs to know of libtorch here, and raw logits for checks against other implementations.
+//! The libtorch environment, for bug reports; raw logits, for comparisons with other implementations.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ fn gpus() -> Value {
     }
 }
 
-/// Hardware bf16 products (AVX512-BF16 or AMX), without which libtorch emulates bf16 on a CPU, and training is slow.
+/// Hardware bf16 products (AVX512-BF16 or AMX); without them libtorch emulates bf16, and training is slow.
 fn cpu_has_bfloat16() -> bool {
     fs_err::read_to_string("/proc/cpuinfo")
         .is_ok_and(|text| text.contains("avx512_bf16") || text.contains("amx_bf16"))

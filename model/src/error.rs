@@ -1,16 +1,16 @@
-//! Everything that can go wrong between a model directory and a running model.
+//! Failures of loading and saving a model.
 
 use std::path::{Path, PathBuf};
 
-/// A failure of loading or saving a model. Every variant names the file and what to do about it.
+/// A failure of loading or saving a model. Every message names the file and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The path is no directory at all.
+    /// The path is not a directory.
     #[error(
         "no model directory at {path}: give a local Hugging Face directory (config.json, *.safetensors), or fetch one with `jacobi fetch`"
     )]
     NoDirectory {
-        /// What was asked for.
+        /// The path given.
         path: PathBuf,
     },
     /// The directory lacks a file that every model has.
@@ -32,135 +32,54 @@ pub enum ModelError {
         /// The parser's own message, with line and column.
         source: serde_json::Error,
     },
-    /// `architectures`/`model_type` name a family that is not built.
-    #[error("{path}: architecture {found:?} is not supported; supported: {supported}")]
-    UnsupportedArchitecture {
-        /// config.json.
-        path: PathBuf,
-        /// What it says.
-        found: String,
-        /// What would work.
-        supported: String,
-    },
-    /// A field has a value that this implementation would silently get wrong.
-    #[error("{path}: `{field}` = {value} is not supported ({supported})")]
-    UnsupportedValue {
-        /// config.json.
+    /// A JSON field that is missing, of the wrong type, unknown, or has an unsupported value.
+    #[error("{path}: `{field}` {problem}")]
+    Field {
+        /// The file.
         path: PathBuf,
         /// The field's name.
         field: String,
-        /// Its value.
-        value: String,
-        /// What would work.
-        supported: String,
+        /// What is wrong, with the value and what would work.
+        problem: String,
     },
-    /// A field whose meaning is not known here, and might change the model.
-    #[error(
-        "{path}: field `{field}` is not known, and ignoring it could change the model; remove it if it is only a note"
-    )]
-    UnknownField {
-        /// config.json.
-        path: PathBuf,
-        /// The field's name.
-        field: String,
-    },
-    /// A field that is needed, or of another type.
-    #[error("{path}: field `{field}` is missing or not {expected}")]
-    MissingField {
-        /// config.json.
-        path: PathBuf,
-        /// The field's name.
-        field: String,
-        /// The type it should have.
-        expected: &'static str,
-    },
-    /// A weight file that is not whole.
+    /// A weight file that is truncated or damaged.
     #[error("{path} is not a whole safetensors file: copy or download it again")]
     Safetensors {
         /// The file.
         path: PathBuf,
-        /// What the format's own reader says.
+        /// The parser's own message.
         source: safetensors::SafeTensorError,
     },
-    /// Weights that did not reach the disk.
+    /// Weights could not be written.
     #[error("cannot write {path}: is the disk full?")]
     Unwritten {
         /// The file.
         path: PathBuf,
-        /// What the format's own writer says.
+        /// The writer's own message.
         source: safetensors::SafeTensorError,
     },
-    /// A tensor that config.json calls for is in no file.
-    #[error("{dir}: tensor `{name}` {shape:?} is missing from the weights")]
-    MissingTensor {
-        /// The model directory.
-        dir: PathBuf,
-        /// Its Hugging Face name.
-        name: String,
-        /// The shape it should have.
-        shape: Vec<i64>,
-    },
-    /// A tensor that the architecture has no place for.
-    #[error(
-        "{dir}: tensor `{name}` belongs to no part of this architecture; does config.json match the weights?"
-    )]
-    ExtraTensor {
-        /// The model directory.
-        dir: PathBuf,
-        /// Its name in the file.
-        name: String,
-    },
-    /// A tensor of another shape than config.json says.
-    #[error("{dir}: tensor `{name}` has shape {found:?}, config.json calls for {expected:?}")]
-    WrongShape {
-        /// The model directory.
-        dir: PathBuf,
-        /// Its Hugging Face name.
-        name: String,
-        /// The shape in the file.
-        found: Vec<i64>,
-        /// The shape of the architecture.
-        expected: Vec<i64>,
-    },
-    /// A quantised or integer tensor.
-    #[error("{path}: tensor `{name}` is stored as {dtype}; supported: F32, F16, BF16")]
-    UnsupportedTensorDtype {
-        /// The weight file.
+    /// A tensor that is missing, unknown, damaged, or has another shape or dtype than the model needs.
+    #[error("{path}: tensor `{name}` {problem}")]
+    Tensor {
+        /// The model directory or weight file.
         path: PathBuf,
-        /// Its name.
+        /// The tensor's name there.
         name: String,
-        /// The dtype in the file.
-        dtype: String,
-    },
-    /// A weight that is NaN or infinite.
-    #[error(
-        "{dir}: tensor `{name}` contains NaN or infinity: the model is damaged. If it was copied or downloaded, do that \
-         again; if it was trained, take an earlier checkpoint and train on with a lower train.learning_rate"
-    )]
-    NonFinite {
-        /// The model directory.
-        dir: PathBuf,
-        /// Its name.
-        name: String,
-    },
-    /// `lm_head.weight` differs from the embedding although config.json ties them.
-    #[error("{dir}: tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight")]
-    UntiedHead {
-        /// The model directory.
-        dir: PathBuf,
-    },
-    /// libtorch refused an operation on outside data.
-    #[error("libtorch failed on tensor `{name}`")]
-    Torch {
-        /// The tensor.
-        name: String,
-        /// libtorch's message.
-        source: tch::TchError,
+        /// What is wrong, with the value and what would work.
+        problem: String,
     },
 }
 
 impl ModelError {
     pub(crate) fn json(path: &Path, source: serde_json::Error) -> Self {
         Self::Json { path: path.to_path_buf(), source }
+    }
+
+    pub(crate) fn field(path: &Path, field: &str, problem: impl Into<String>) -> Self {
+        Self::Field { path: path.to_path_buf(), field: field.to_owned(), problem: problem.into() }
+    }
+
+    pub(crate) fn tensor(path: &Path, name: &str, problem: impl Into<String>) -> Self {
+        Self::Tensor { path: path.to_path_buf(), name: name.to_owned(), problem: problem.into() }
     }
 }

@@ -1,6 +1,7 @@
-//! Passes over one sequence whose shapes are fixed: so many rows, rounded up, over all of a cache. What is asked is written
-//! into tensors that stay where they are, so that a GPU is told once what to do and repeats it (a CUDA graph): a pass costs
-//! its host two small copies there and one back. On a CPU the same pass is computed as it is.
+//! Passes over one sequence in a few fixed shapes: the number of rows is rounded up, and each pass reads the
+//! whole cache. Input and output stay at their addresses, so a GPU records a pass once (a CUDA graph) and
+//! replays it; the host then only copies the input there and the predictions back. A CPU computes the same
+//! pass anew each time.
 //!
 //! Legend: n rows of the pass, h hidden width, v vocabulary.
 
@@ -9,56 +10,42 @@ use std::collections::HashMap;
 use jacobi_torch_ext::{FixedRows, Graph, GraphPool, Shape};
 use tch::{Device, Kind, Tensor};
 
-use crate::{KvCache, RopeTable, Rows, Transformer, transformer::Context};
+use crate::{RopeTable, Rows, Transformer, attention::Behind, cache::KvCache};
 
-/// Numbers of rows that a pass is rounded up to. The last is the widest pass of fixed shape.
+/// Numbers of rows that a pass is rounded up to.
 const WIDTHS: [usize; 12] = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 512];
 
-/// Rows of room that passes of fixed shape may take behind a text beyond their own.
-pub(crate) const WIDEST: usize = WIDTHS[WIDTHS.len() - 1];
-
-/// Which shapes the passes of a session have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shapes {
-    /// As many rows as there are.
-    AsTheyCome,
-    /// Of one sequence: a few widths, for a GPU to repeat.
-    Fixed,
+/// A sequence's cache with the passes over it, each recorded when it is first needed.
+pub(crate) struct FixedPasses {
+    // Fields are dropped in this order: recorded passes before the memory they use.
+    recorded: HashMap<(usize, Shape), FixedPass>,
+    pool: GraphPool,
+    pub(crate) cache: KvCache,
+    pub(crate) rope: RopeTable,
 }
 
-/// What one pass has found: of all rows, those rounded up to among them. Overwritten by the next.
-pub(crate) struct Found {
+/// What a pass computes, padding rows included. The next run of the pass overwrites it.
+pub(crate) struct Output {
     pub(crate) hidden_nh: Tensor,
     pub(crate) logits_nv: Tensor,
     /// The most probable tokens, int64 `[n]`.
     pub(crate) greedy_n: Tensor,
 }
 
-/// A cache with the passes over it, recorded as they are first wanted. Outlives the sessions that use it one after the other.
-pub(crate) struct FixedPasses {
-    // Fields are dropped in this order: what is recorded before the memory it works on.
-    recorded: HashMap<(usize, Shape), FixedPass>,
-    pool: GraphPool,
-    pub(crate) cache: KvCache,
-    pub(crate) rope: RopeTable,
-    /// Where the parameters were when the first pass was recorded.
-    parameters: Vec<usize>,
-}
-
 struct FixedPass {
     graph: Option<Graph>,
     rows: FixedRows,
     /// Tokens, then depths, then the number of cached tokens: int64 `[2 * n + 1]`.
-    asked: Tensor,
-    found: Option<Found>,
+    input: Tensor,
+    output: Option<Output>,
 }
 
 impl FixedPasses {
-    /// With room for `capacity` tokens, and for the widest pass behind them.
+    /// With room for `capacity` tokens, and for padding behind them.
     pub(crate) fn new(model: &Transformer, capacity: usize) -> Self {
-        let capacity = (capacity + WIDEST).next_power_of_two();
+        let capacity = with_padding(capacity).next_power_of_two();
         let cache = KvCache::new(model.architecture(), capacity, model.kind(), model.device());
-        // What does not count yet is multiplied by 0 all the same.
+        // A pass reads the unused part too and multiplies it by 0, so it must be finite.
         cache.zero();
         let length = capacity.min(model.architecture().context_length() as usize);
         Self {
@@ -66,17 +53,16 @@ impl FixedPasses {
             pool: GraphPool::default(),
             cache,
             rope: model.rope_table(length as i64),
-            parameters: places(model),
         }
     }
 
-    /// Whether a session over `capacity` tokens of `model` can use this.
-    pub(crate) fn fits(&self, model: &Transformer, capacity: usize) -> bool {
-        capacity + WIDEST <= self.cache.capacity() && self.parameters == places(model)
+    /// Whether there is room for `capacity` tokens.
+    pub(crate) fn fits(&self, capacity: usize) -> bool {
+        with_padding(capacity) <= self.cache.capacity()
     }
 
-    /// The pass over `rows` behind the cached tokens; `None` where that is no pass of fixed shape.
-    pub(crate) fn forward(&mut self, model: &Transformer, rows: &Rows) -> Option<&Found> {
+    /// Runs the pass over `rows` behind the cached tokens; `None` if no shape fits, or nothing is cached.
+    pub(crate) fn forward(&mut self, model: &Transformer, rows: &Rows) -> Option<&Output> {
         let width = WIDTHS.into_iter().find(|&width| rows.len() <= width)?;
         let cached = self.cache.len();
         if cached == 0 || cached + width > self.cache.capacity() {
@@ -86,58 +72,75 @@ impl FixedPasses {
         let capacity = self.cache.capacity();
         let new = || FixedPass::new(width, shape, capacity, model.device());
         let pass = self.recorded.entry((width, shape)).or_insert_with(new);
-        pass.ask(rows, cached, width, shape);
-        pass.run(&Context { model, cache: &self.cache, rope: &self.rope }, &self.pool);
-        pass.found.as_ref()
+        pass.write_input(rows, cached, width, shape);
+        pass.run(model, &self.cache, &self.rope, &self.pool);
+        pass.output.as_ref()
     }
+}
+
+/// Capacity for `capacity` tokens when the widest pass adds its padding.
+fn with_padding(capacity: usize) -> usize {
+    capacity + WIDTHS[WIDTHS.len() - 1]
 }
 
 impl FixedPass {
     fn new(width: usize, shape: Shape, capacity: usize, device: Device) -> Self {
-        let asked = Tensor::zeros([2 * width as i64 + 1], (Kind::Int64, device));
-        Self { graph: None, rows: FixedRows::new(width, shape, capacity, device), asked, found: None }
+        let input = Tensor::zeros([2 * width as i64 + 1], (Kind::Int64, device));
+        Self { graph: None, rows: FixedRows::new(width, shape, capacity, device), input, output: None }
     }
 
-    /// Writes what is asked. Rows that are rounded up to follow the last and repeat its token.
-    fn ask(&mut self, rows: &Rows, cached: usize, width: usize, shape: Shape) {
+    /// Padding rows follow the last row and repeat its token.
+    fn write_input(&mut self, rows: &Rows, cached: usize, width: usize, shape: Shape) {
         let last = rows.len() - 1;
-        let of_row = |row: usize| row.min(last);
-        let tokens = (0..width).map(|row| i64::from(rows.tokens()[of_row(row)]));
-        let depths = (0..width).map(|row| rows.depth(of_row(row)) as i64);
-        let asked: Vec<i64> = tokens.chain(depths).chain([cached as i64]).collect();
-        self.asked.copy_(&Tensor::from_slice(&asked));
+        let tokens = (0..width).map(|row| i64::from(rows.tokens()[row.min(last)]));
+        let depths = (0..width).map(|row| rows.depth(row.min(last)) as i64);
+        let input: Vec<i64> = tokens.chain(depths).chain([cached as i64]).collect();
+        self.input.copy_(&Tensor::from_slice(&input));
         if shape == Shape::Tree {
             let mut seen = vec![false; width * width];
             for row in 0..width {
                 seen[row * width + row] = true;
                 if let Some(parent) = (row <= last).then(|| rows.parent(row)).flatten() {
                     let (before, own) = seen.split_at_mut(row * width);
-                    let above = &before[parent * width..(parent + 1) * width];
-                    own.iter_mut().zip(above).for_each(|(own, above)| *own |= *above);
+                    let seen_by_parent = &before[parent * width..(parent + 1) * width];
+                    own.iter_mut().zip(seen_by_parent).for_each(|(own, seen)| *own |= *seen);
                 }
             }
             self.rows.set_seen(&seen);
         }
     }
 
-    fn run(&mut self, context: &Context, pool: &GraphPool) {
-        if let Some(graph) = &self.graph {
-            return graph.replay().expect("a recorded pass");
+    fn run(&mut self, model: &Transformer, cache: &KvCache, rope: &RopeTable, pool: &GraphPool) {
+        let Self { graph, rows, input, output } = self;
+        if graph.is_none() {
+            let mut work = || *output = Some(compute(model, cache, rope, rows, input));
+            *graph = Graph::record(model.device(), pool, &mut work).expect("a pass that can be recorded");
+            if graph.is_none() {
+                // A CPU records nothing.
+                work();
+            }
         }
-        let Self { rows, asked, found, .. } = self;
-        let mut work = || *found = Some(context.fixed(rows, asked));
-        if context.model.device() == Device::Cpu {
-            return work();
-        }
-        self.graph =
-            Graph::record(context.model.device(), pool, &mut work).expect("a pass that can be recorded");
-        if let Some(graph) = &self.graph {
-            // Recording only wrote down what is to be done.
+        if let Some(graph) = graph {
             graph.replay().expect("a recorded pass");
         }
     }
 }
 
-fn places(model: &Transformer) -> Vec<usize> {
-    model.parameters().iter().map(|(_, parameter)| parameter.data_ptr() as usize).collect()
+/// The pass over `rows` with this `input`. Never waits for the GPU, so that it can be recorded.
+fn compute(
+    model: &Transformer,
+    cache: &KvCache,
+    rope: &RopeTable,
+    rows: &FixedRows,
+    input: &Tensor,
+) -> Output {
+    let n = input.size()[0] / 2;
+    let (tokens, depths, cached) = (input.narrow(0, 0, n), input.narrow(0, n, n), input.narrow(0, 2 * n, 1));
+    // Padding rows may lie beyond the last position.
+    let positions = (depths + &cached).clamp_max(rope.len() - 1);
+    let behind = Behind::Fixed(rows.behind(&cached), cache);
+    let hidden_nh = model.infer_behind(&tokens, &rope.at(&positions), &behind);
+    let logits_nv = model.logits(&hidden_nh);
+    let greedy_n = logits_nv.argmax(-1, false);
+    Output { hidden_nh, logits_nv, greedy_n }
 }

@@ -1,15 +1,14 @@
-//! One decoder layer: attention and MLP, each behind a norm and beside a residual. For training its backward pass is
-//! written out: what it needs is kept or computed again, gradients go straight into their buffer, and nothing of the
-//! layer outlives it. The pass under autograd is what both are tested against.
+//! One decoder layer: attention and MLP, each with a norm before it and a residual around it. The backward
+//! pass of training is written out: its caller decides what is kept and what is recomputed, and gradients go
+//! straight into their buffer. The tests compare it with the pass under autograd.
 //!
 //! Legend: n rows, h hidden width.
 
-use jacobi_torch_ext::Runs;
 use tch::Tensor;
 
 use crate::{
     Architecture, Gradients, ModelError,
-    attention::{Attention, AttentionCache, FoldedMask},
+    attention::{Attention, AttentionCache, TrainingRow},
     mlp::Mlp,
     norm::RmsNorm,
     rope::Rope,
@@ -21,14 +20,6 @@ pub(crate) struct DecoderLayer {
     pub(crate) self_attn: Attention,
     pub(crate) post_attention_layernorm: RmsNorm,
     pub(crate) mlp: Mlp,
-}
-
-/// The rows of one training pass: several samples one after the other.
-pub struct TrainingRow {
-    /// The angles of each row's position.
-    pub rope: Rope,
-    /// Who attends to whom.
-    pub runs: Runs,
 }
 
 /// What a layer's backward pass needs of its forward pass.
@@ -52,12 +43,12 @@ impl DecoderLayer {
     }
 
     /// Under autograd.
-    pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: &FoldedMask) -> Tensor {
+    pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: Option<&Tensor>) -> Tensor {
         let x = x + self.self_attn.forward(&self.input_layernorm.forward(x), rope, mask);
         &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x))
     }
 
-    /// The forward pass as far as the backward pass needs it.
+    /// The part of the forward pass whose results the backward pass needs.
     pub(crate) fn cache(&self, x_nh: &Tensor, row: &TrainingRow) -> LayerCache {
         let attention = self.self_attn.cache(&self.input_layernorm.forward(x_nh), row);
         let mut middle_nh = self.self_attn.project(&attention);
@@ -73,8 +64,8 @@ impl DecoderLayer {
         output_nh
     }
 
-    /// The gradient of the input for the gradient `grad_nh` of the output, which is overwritten; those of the parameters
-    /// are added to `gradients`.
+    /// The gradient of the input for the gradient `grad_nh` of the output, which is overwritten. Adds the
+    /// gradients of the parameters to `gradients`.
     pub(crate) fn backward(
         &self,
         cache: LayerCache,

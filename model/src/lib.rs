@@ -1,5 +1,6 @@
-//! One Transformer for the Llama, Qwen2, Qwen3 and Mistral families on libtorch: shapes from config.json, weights
-//! under Hugging Face names, a preallocated KV cache, fp32 and bf16. Knows nothing of blocks, noise or text.
+//! A Transformer for the Llama, Qwen2, Qwen3 and Mistral families on libtorch: sizes from config.json,
+//! weights under Hugging Face names, a preallocated KV cache, fp32 and bf16. Knows nothing of blocks, noise
+//! or text.
 
 mod architecture;
 mod attention;
@@ -26,21 +27,20 @@ mod transformer;
 mod weights;
 
 pub use architecture::{Architecture, Family};
+pub use attention::TrainingRow;
 pub use buckets::{Bucket, PlacedParameter};
-pub use cache::KvCache;
 pub use device::{Chosen, Compute, DeviceChoice, DeviceError};
 pub use environment::{environment, logits};
 pub use error::ModelError;
-pub use fixed::Shapes;
 pub use gradients::Gradients;
 pub use jacobi_torch_ext::{Run, Runs};
-pub use layer::{LayerCache, TrainingRow};
+pub use layer::LayerCache;
 pub use lm::{LanguageModel, Place, Predictions, Session, Work};
 pub use mask::AttentionMask;
-pub use precision::{Dtype, dtype_name, to_float32, to_kind};
-pub use rope::{Rope, RopeConfig, RopeScaling, RopeTable};
+pub use precision::{Dtype, dtype_name, to_float32};
+pub use rope::{Rope, RopeTable};
 pub use rows::Rows;
 pub use saving::{MAX_SHARD_BYTES, ModelFile, model_files, save_model, save_tensors};
+pub use session::DecodingModel;
 pub use tch::Device;
 pub use transformer::{LoadedModel, Transformer, load, token_tensor};
-pub use weights::{INDEX_FILE, WEIGHTS_FILE, read_tensors};

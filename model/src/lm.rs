@@ -1,5 +1,5 @@
-//! The seam between decoders and models: rows of token ids in, predictions out. Decoders are tested against scripted
-//! fakes of these traits, and run on [`crate::Transformer`].
+//! The interface between decoders and models: rows of token ids in, predictions out. [`crate::Transformer`] and
+//! [`crate::DecodingModel`] implement it; tests of decoders use scripted fakes.
 
 use crate::Rows;
 
@@ -9,49 +9,50 @@ pub trait LanguageModel {
     fn vocab_size(&self) -> usize;
     /// Longest sequence, prompt and response together.
     fn context_length(&self) -> usize;
-    /// Bytes of cache that a token of a sequence takes.
+    /// Bytes of KV cache per token of a sequence.
     fn cache_bytes_per_token(&self) -> usize;
-    /// A session of `slots` sequences, each with room for `capacity` tokens: those kept and those of one pass.
+    /// A session of `slots` sequences, each with room for `capacity` tokens: cached ones and those of a pass.
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a>;
 }
 
-/// Some sequences being decoded side by side: their cached tokens.
+/// The caches of several sequences that are decoded together.
 pub trait Session {
-    /// Tokens that the sequence in `slot` has cached.
+    /// Number of cached tokens of the sequence in `slot`.
     fn cached(&self, slot: usize) -> usize;
     /// Forgets every token of `slot` from `len` on.
     fn truncate(&mut self, slot: usize, len: usize);
-    /// One forward pass over all of `work`, no slot twice at its [`Place::End`]. Nothing counts as cached before
-    /// [`Session::keep`]. What is predicted is to be read before the next pass.
+    /// One forward pass over all of `work`, which has each slot at most once at its [`Place::End`]. Caches
+    /// nothing before [`Session::keep`]. Read the predictions before the next pass.
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions>;
-    /// Caches some of the rows that `slot` had at its end in the last pass, ascending, each below the one before.
+    /// Caches `rows` of what `slot` had at its end in the last pass: a path, each the child of the one before.
     fn keep(&mut self, slot: usize, rows: &[usize]);
 }
 
-/// What one sequence has computed in a forward pass.
+/// The rows of one sequence in a forward pass.
 #[derive(Clone, Copy, Debug)]
 pub struct Work<'a> {
     /// The sequence.
     pub slot: usize,
-    /// Where in it.
+    /// What the rows follow.
     pub place: Place,
-    /// The tokens that follow there.
+    /// The rows.
     pub rows: &'a Rows,
-    /// Predictions are wanted from this row on.
+    /// The first row whose predictions are needed.
     pub first_output: usize,
 }
 
 /// What the rows of a piece of work follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// All cached tokens. These rows can be kept.
+    /// All cached tokens. The rows can be kept.
     End,
-    /// The first so many of the cached tokens, beside those that follow there: other continuations of the same text,
-    /// any number of them in a pass. They see what they follow and are forgotten.
+    /// The first so many cached tokens: another continuation of the same text. It sees only the tokens it
+    /// follows and cannot be kept. A pass can have any number of them.
     After(usize),
 }
 
-/// What a model expects after each wanted row of a pass: the rows of all work, one after the other, counted from 0.
+/// What a model predicts after each row of a pass from [`Work::first_output`] on. The rows of all work are
+/// numbered consecutively from 0.
 pub trait Predictions {
     /// The most probable token after each row.
     fn greedy(&self) -> Vec<u32>;

@@ -24,30 +24,30 @@ impl Mlp {
         })
     }
 
-    /// Parameters above each other.
+    /// Every stack of parameters.
     pub(crate) fn stacks(&self) -> impl Iterator<Item = &Stacked> {
-        [&self.gate_up].into_iter()
+        std::iter::once(&self.gate_up)
     }
 
-    /// Under autograd: the parameters are multiplied one by one, so that each gets its gradient.
+    /// Under autograd: one product per parameter, so that each gets its gradient.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         const NO_BIAS: Option<&Tensor> = None;
         let [gate, up] = &self.gate_up.parts[..] else { unreachable!("two parameters are stacked") };
         (x.linear(gate, NO_BIAS).silu() * x.linear(up, NO_BIAS)).linear(&self.down_proj, NO_BIAS)
     }
 
-    /// Without gradients: one product for both.
+    /// Without gradients: one product for gate and up.
     pub(crate) fn infer(&self, x: &Tensor) -> Tensor {
         let gated = silu_gated(&linear(x, &self.gate_up.whole, None));
         linear(&gated, &self.down_proj, None)
     }
 
-    /// For training: gate and up in one, `[n, 2 * inner]`.
+    /// For training: gate and up, `[n, 2 * inner]`.
     pub(crate) fn gate_up(&self, x: &Tensor) -> Tensor {
         product(x, &self.gate_up.whole, None)
     }
 
-    /// The rest of it.
+    /// For training: the output for [`Mlp::gate_up`].
     pub(crate) fn down(&self, gate_up: &Tensor) -> Tensor {
         product(&silu_gated(gate_up), &self.down_proj, None)
     }

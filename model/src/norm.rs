@@ -20,12 +20,12 @@ impl RmsNorm {
         rms_norm(x, &self.weight, self.eps)
     }
 
-    /// Adds `delta` to `x` in place, and the norm of the sum.
+    /// Adds `delta` to `x` in place and returns the norm of the sum.
     pub(crate) fn forward_added(&self, x: &mut Tensor, delta: &Tensor) -> Tensor {
         add_rms_norm(x, delta, &self.weight, self.eps)
     }
 
-    /// Adds the gradient of `x`, for the gradient `grad` of the norm, to `grad_x`.
+    /// Adds the gradient of `x`, for the gradient `grad` of the output, to `grad_x`.
     pub(crate) fn backward(&self, x: &Tensor, grad: &Tensor, grad_x: &mut Tensor, gradients: &Gradients) {
         rms_norm_backward(x, &self.weight, self.eps, grad, grad_x, &mut gradients.of(&self.weight));
     }

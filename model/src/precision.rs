@@ -1,4 +1,4 @@
-//! The dtype policy, in one table.
+//! Which dtype everything is computed in.
 //!
 //! | what | dtype |
 //! |---|---|
@@ -37,7 +37,7 @@ impl Dtype {
     }
 }
 
-/// The name Hugging Face gives a compute dtype.
+/// Hugging Face's name of a compute dtype.
 pub fn dtype_name(kind: Kind) -> &'static str {
     match kind {
         Kind::BFloat16 => "bfloat16",
@@ -45,12 +45,12 @@ pub fn dtype_name(kind: Kind) -> &'static str {
     }
 }
 
-/// Casts to fp32 for statistics and losses; free when it is fp32 already.
+/// Casts to fp32 for statistics and losses; no copy if it is fp32 already.
 pub fn to_float32(x: &Tensor) -> Tensor {
     to_kind(x, Kind::Float)
 }
 
-/// Casts, or clones the handle when the dtype is the same.
-pub fn to_kind(x: &Tensor, kind: Kind) -> Tensor {
+/// Casts; no copy if the dtype is the same.
+pub(crate) fn to_kind(x: &Tensor, kind: Kind) -> Tensor {
     if x.kind() == kind { x.shallow_clone() } else { x.to_kind(kind) }
 }

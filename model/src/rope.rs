@@ -1,104 +1,50 @@
-//! Rotary position embedding (arXiv 2104.09864) with the scalings that config.json can ask for.
+//! Rotary position embedding (arXiv 2104.09864) and its scalings.
 //!
 //! Legend: t tokens, d head width, h heads.
 
-use std::path::Path;
-
-use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
-use crate::ModelError;
-
-/// How frequencies are stretched beyond the trained context.
+/// How frequencies are changed for a longer context than the model was first trained on.
 #[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// As trained.
+pub(crate) enum RopeScaling {
     None,
-    /// Positions divided by the factor.
+    /// All are divided by `factor`.
     Linear {
-        /// How many times longer the context is.
         factor: f64,
     },
-    /// "Dynamic NTK": the base grows with the length of the table once it exceeds the trained context.
-    Dynamic {
-        /// How many times longer the context may get.
-        factor: f64,
-    },
-    /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, those between interpolated.
+    /// Llama 3.1: frequencies with wavelengths above `original_context / low_freq_factor` are divided by
+    /// `factor`, those below `original_context / high_freq_factor` are kept, those between are interpolated.
     Llama3 {
-        /// Division of the long wavelengths.
         factor: f64,
-        /// Context / this = the wavelength from which all is divided.
         low_freq_factor: f64,
-        /// Context / this = the wavelength up to which all is kept.
         high_freq_factor: f64,
-        /// The trained context.
         original_context: f64,
     },
 }
 
-/// Base frequency and scaling of one model.
+/// The rotary embedding of one model.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RopeConfig {
-    /// `rope_theta`.
-    pub theta: f64,
-    /// Stretching.
-    pub scaling: RopeScaling,
-    /// Width of a head.
-    pub head_dim: i64,
-    /// `max_position_embeddings`.
-    pub context: i64,
+pub(crate) struct RopeConfig {
+    /// Base of the frequencies: `rope_theta`.
+    pub(crate) theta: f64,
+    pub(crate) scaling: RopeScaling,
+    pub(crate) head_dim: i64,
 }
 
 impl RopeConfig {
-    pub(crate) fn from_json(
-        json: &Map<String, Value>,
-        path: &Path,
-        head_dim: i64,
-        context: i64,
-    ) -> Result<Self, ModelError> {
-        // transformers 5 writes `rope_parameters`, older ones `rope_theta` and `rope_scaling`.
-        let object = |name: &str| json.get(name).and_then(Value::as_object);
-        let (name, table) = match (object("rope_parameters"), object("rope_scaling")) {
-            (Some(table), _) => ("rope_parameters", Some(table)),
-            (None, table) => ("rope_scaling", table),
-        };
-        let theta = table
-            .and_then(|t| t.get("rope_theta"))
-            .or_else(|| json.get("rope_theta"))
-            .map_or(Some(10_000.0), Value::as_f64);
-        let theta = theta.ok_or_else(|| ModelError::MissingField {
-            path: path.to_path_buf(),
-            field: "rope_theta".into(),
-            expected: "a number",
-        })?;
-        let scaling = match table {
-            None => RopeScaling::None,
-            Some(table) => scaling_from_json(table, path, name, context)?,
-        };
-        Ok(Self { theta, scaling, head_dim, context })
-    }
-
-    /// Inverse frequencies of a table of `length` positions, fp32 `[d/2]`. In fp32 throughout, as transformers
-    /// computes them: rounding once from f64 moves the logits of long texts.
-    fn inverse_frequencies(&self, length: i64, device: Device) -> Tensor {
-        let d = self.head_dim as f64;
-        let theta = match self.scaling {
-            RopeScaling::Dynamic { factor } if length > self.context => {
-                let stretch = factor * length as f64 / self.context as f64 - (factor - 1.0);
-                self.theta * stretch.powf(d / (d - 2.0))
-            }
-            _ => self.theta,
-        };
-        let exponents = Tensor::arange_start_step(0, self.head_dim, 2, (Kind::Float, device)) / d;
-        self.scaling.apply(&Tensor::pow_scalar(theta, &exponents).reciprocal())
+    /// Inverse frequencies, fp32 `[d/2]`. In fp32 throughout, as transformers computes them: rounding once
+    /// from f64 moves the logits of long texts.
+    fn inverse_frequencies(&self, device: Device) -> Tensor {
+        let exponents = Tensor::arange_start_step(0, self.head_dim, 2, (Kind::Float, device));
+        let exponents = exponents / self.head_dim as f64;
+        self.scaling.apply(&Tensor::pow_scalar(self.theta, &exponents).reciprocal())
     }
 }
 
 impl RopeScaling {
     fn apply(&self, frequencies: &Tensor) -> Tensor {
         match *self {
-            Self::None | Self::Dynamic { .. } => frequencies.shallow_clone(),
+            Self::None => frequencies.shallow_clone(),
             Self::Linear { factor } => frequencies / factor,
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 let wavelengths = frequencies.reciprocal() * (2.0 * std::f64::consts::PI);
@@ -111,39 +57,6 @@ impl RopeScaling {
                 frequencies.where_self(&short, &divided.where_self(&long, &between))
             }
         }
-    }
-}
-
-fn scaling_from_json(
-    table: &Map<String, Value>,
-    path: &Path,
-    name: &str,
-    context: i64,
-) -> Result<RopeScaling, ModelError> {
-    let number = |field: &str| {
-        table.get(field).and_then(Value::as_f64).ok_or_else(|| ModelError::MissingField {
-            path: path.to_path_buf(),
-            field: format!("{name}.{field}"),
-            expected: "a number",
-        })
-    };
-    let kind = table.get("rope_type").or_else(|| table.get("type")).and_then(Value::as_str);
-    match kind.unwrap_or("default") {
-        "default" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear { factor: number("factor")? }),
-        "dynamic" => Ok(RopeScaling::Dynamic { factor: number("factor")? }),
-        "llama3" => Ok(RopeScaling::Llama3 {
-            factor: number("factor")?,
-            low_freq_factor: number("low_freq_factor")?,
-            high_freq_factor: number("high_freq_factor")?,
-            original_context: number("original_max_position_embeddings").unwrap_or(context as f64),
-        }),
-        other => Err(ModelError::UnsupportedValue {
-            path: path.to_path_buf(),
-            field: format!("{name}.rope_type"),
-            value: other.to_owned(),
-            supported: "supported: default, linear, dynamic, llama3".into(),
-        }),
     }
 }
 
@@ -160,16 +73,16 @@ pub struct Rope {
 }
 
 impl RopeTable {
-    /// Angles in fp32, stored in `kind`, as transformers does.
-    pub fn new(config: &RopeConfig, length: i64, kind: Kind, device: Device) -> Self {
-        let frequencies = config.inverse_frequencies(length, device);
+    /// Angles are computed in fp32 and stored in `kind`, as transformers does.
+    pub(crate) fn new(config: &RopeConfig, length: i64, kind: Kind, device: Device) -> Self {
+        let frequencies = config.inverse_frequencies(device);
         let positions = Tensor::arange(length, (Kind::Float, device));
         let angles_td = positions.unsqueeze(1) * frequencies.unsqueeze(0);
         let angles_td = Tensor::cat(&[&angles_td, &angles_td], 1);
         Self { cos: angles_td.cos().to_kind(kind), sin: angles_td.sin().to_kind(kind) }
     }
 
-    /// Positions there are.
+    /// Number of positions.
     pub(crate) fn len(&self) -> i64 {
         self.cos.size()[0]
     }
@@ -179,7 +92,7 @@ impl RopeTable {
         Rope { cos: self.cos.narrow(0, start, count), sin: self.sin.narrow(0, start, count) }
     }
 
-    /// Any positions, int64 of any shape: the angles have that shape and `d`.
+    /// Any positions, int64 of any shape; the angles have that shape and a last dimension `d`.
     pub fn at(&self, positions: &Tensor) -> Rope {
         let shape = [positions.size(), vec![-1]].concat();
         let flat = positions.reshape([-1]);
@@ -194,11 +107,11 @@ impl Rope {
         (&self.cos, &self.sin)
     }
 
-    /// Rotates `x_bhtd`: halves are paired, as in the Hugging Face layout of q and k.
+    /// Rotates `x_bhtd`. Element i is paired with i + d/2, as in the Hugging Face layout of q and k.
     pub fn rotate(&self, x_bhtd: &Tensor) -> Tensor {
         let half = x_bhtd.size()[3] / 2;
         let (cos, sin) = (self.cos.unsqueeze(-3), self.sin.unsqueeze(-3));
-        let turned = Tensor::cat(&[x_bhtd.narrow(3, half, half).neg(), x_bhtd.narrow(3, 0, half)], 3);
-        x_bhtd * cos + turned * sin
+        let rotated_half = Tensor::cat(&[x_bhtd.narrow(3, half, half).neg(), x_bhtd.narrow(3, 0, half)], 3);
+        x_bhtd * cos + rotated_half * sin
     }
 }

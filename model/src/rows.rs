@@ -1,8 +1,8 @@
-//! The tokens of one forward pass over one sequence: a forest whose roots follow the cached tokens. A plain run is
-//! the chain in which every row follows the one before; candidate branches and token trees are the other shapes.
-//! Integers only.
+//! The tokens of one forward pass over one sequence: a forest whose roots follow the cached tokens. In a
+//! chain every row follows the one before; candidate branches and token trees are the other shapes. Integers
+//! only.
 
-/// Tokens with the row each one follows. Parents come before their children.
+/// Tokens, each with the row it follows. Parents come before their children.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
     tokens: Vec<u32>,
@@ -12,7 +12,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Every token after the one before, the first after the cached ones.
+    /// Every token follows the one before, the first the cached tokens.
     pub fn chain(tokens: &[u32]) -> Self {
         let mut rows = Self::default();
         for (at, &token) in tokens.iter().enumerate() {
@@ -21,10 +21,10 @@ impl Rows {
         rows
     }
 
-    /// Adds `token` after row `parent`, or after the cached tokens, and returns its row.
+    /// Adds a row that follows row `parent`, or the cached tokens, and returns its number.
     ///
     /// # Panics
-    /// If there is no such row yet.
+    /// If there is no row `parent` yet.
     pub fn push(&mut self, token: u32, parent: Option<usize>) -> usize {
         let row = self.tokens.len();
         assert!(parent.is_none_or(|parent| parent < row), "row {row} cannot follow {parent:?}");
@@ -40,7 +40,7 @@ impl Rows {
         self.tokens.len()
     }
 
-    /// No rows.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
@@ -50,7 +50,7 @@ impl Rows {
         &self.tokens
     }
 
-    /// The row that `row` follows; none if it follows the cached tokens.
+    /// The row that `row` follows; `None` if it follows the cached tokens.
     pub fn parent(&self, row: usize) -> Option<usize> {
         self.parents[row]
     }

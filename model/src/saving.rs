@@ -1,5 +1,5 @@
-//! A model out, under Hugging Face names: as a list of files, so that whoever writes them decides how. Tensors go to the
-//! disk one at a time; nothing is held twice in memory.
+//! Writes a model under Hugging Face names. A model is a list of files: the caller decides where and when
+//! each is written. Tensors are converted one at a time, so no second copy of the model is in memory.
 
 use std::{borrow::Cow, collections::HashMap, io::Write, path::Path};
 
@@ -8,11 +8,12 @@ use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
 use crate::{
-    INDEX_FILE, ModelError, WEIGHTS_FILE,
+    ModelError,
     precision::{dtype_name, to_kind},
+    weights::{INDEX_FILE, WEIGHTS_FILE},
 };
 
-/// The size from which weights are split into several files, as on the hub.
+/// The largest weight file, as on the hub.
 pub const MAX_SHARD_BYTES: usize = 5_000_000_000;
 
 /// One file of a model directory, ready to be written.
@@ -31,7 +32,7 @@ impl ModelFile<'_> {
     /// Writes the file to `path` and fsyncs it.
     ///
     /// # Errors
-    /// The disk.
+    /// A file that cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), ModelError> {
         match &self.content {
             Content::Json(value) => write_json(path, value),
@@ -40,8 +41,8 @@ impl ModelFile<'_> {
     }
 }
 
-/// The files of a model: `config.json` and the weights in `kind`, in files of at most `max_shard_bytes` each (one tensor
-/// at least).
+/// The files of a model: `config.json` and the weights in `kind`, in files of at most `max_shard_bytes` each
+/// (one tensor at least).
 pub fn model_files<'a>(
     config: &Map<String, Value>,
     tensors: &'a [(String, Tensor)],
@@ -72,10 +73,10 @@ pub fn model_files<'a>(
     files
 }
 
-/// Writes all of [`model_files`] into `dir`. The caller makes the directory appear at once by renaming it.
+/// Writes all of [`model_files`] into `dir`. For an atomic save the caller renames the directory afterwards.
 ///
 /// # Errors
-/// The disk.
+/// A file that cannot be written.
 pub fn save_model(
     dir: &Path,
     config: &Map<String, Value>,
@@ -104,23 +105,24 @@ fn split(tensors: &[(String, Tensor)], kind: Kind, max_bytes: usize) -> Vec<&[(S
     shards
 }
 
-/// Writes named tensors to one safetensors file and fsyncs it; `kind` casts, `None` keeps each dtype.
+/// Writes named tensors to one safetensors file and fsyncs it. They are cast to `kind`; `None` keeps each
+/// dtype.
 ///
 /// # Errors
-/// The disk.
+/// A file that cannot be written.
 pub fn save_tensors(path: &Path, tensors: &[(String, Tensor)], kind: Option<Kind>) -> Result<(), ModelError> {
     let views =
         tensors.iter().map(|(name, tensor)| (name, Stored::new(tensor, kind.unwrap_or(tensor.kind()))));
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    // The crate writes through a private temporary file; a model is to be read by whoever the user's umask lets in.
-    let usual = fs_err::File::create(path)?.metadata()?.permissions();
+    // safetensors makes the file private to its owner; the user's umask is to decide instead.
+    let permissions = fs_err::File::create(path)?.metadata()?.permissions();
     serialize_to_file(views, Some(metadata), path)
         .map_err(|source| ModelError::Unwritten { path: path.to_path_buf(), source })?;
-    fs_err::set_permissions(path, usual)?;
+    fs_err::set_permissions(path, permissions)?;
     Ok(fs_err::File::open(path)?.sync_all()?)
 }
 
-/// A tensor that becomes bytes when its turn to be written comes.
+/// A tensor that is converted to bytes only when it is written.
 struct Stored<'a> {
     tensor: &'a Tensor,
     kind: Kind,
@@ -175,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weights_are_read_by_whoever_may_read_the_config() {
+    fn weights_have_the_permissions_of_the_config() {
         let dir = tempfile::tempdir().unwrap();
         let tensors = [("a".to_owned(), Tensor::from_slice(&[1.0f32]))];
         let config = Map::new();

@@ -2,13 +2,17 @@
 //!
 //! Legend: t rows of the pass, h hidden size, v vocabulary.
 
-use std::{cell::OnceCell, rc::Rc};
+use std::{
+    borrow::Borrow,
+    cell::{OnceCell, RefCell},
+    rc::Rc,
+};
 
 use jacobi_torch_ext::{Shortlist, Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    KvCache, LanguageModel, Place, Predictions, RopeTable, Session, Shapes, Transformer, Work,
+    LanguageModel, Place, Predictions, RopeTable, Session, Transformer, Work, cache::KvCache,
     fixed::FixedPasses, rope::Rope, token_tensor,
 };
 
@@ -28,21 +32,63 @@ impl LanguageModel for Transformer {
     }
 
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
-        if self.shapes == Shapes::Fixed && slots == 1 {
-            let idle = self.idle.take().filter(|idle| idle.fits(self, capacity));
-            let mut passes = idle.unwrap_or_else(|| FixedPasses::new(self, capacity));
-            passes.cache.truncate(0);
-            return Box::new(FixedSession { model: self, passes: Some(passes) });
-        }
-        // Every pass takes what the one before it freed.
+        // So that every pass reuses the memory of the one before.
         keep_freed_memory();
         Box::new(TransformerSession {
             caches: KvCache::several(self.architecture(), slots, capacity, self.kind(), self.device()),
-            // Rows of a pass take room in the cache beyond the text, but no position beyond the context.
+            // The rows of a pass take room in the cache behind the text, but no position is beyond the context.
             rope: self.rope_table(capacity.min(self.context_length()) as i64),
             shortlist: Rc::default(),
             model: self,
         })
+    }
+}
+
+/// A [`Transformer`] for decoding on any device. On a GPU, a session of one sequence runs passes of fixed
+/// shape; their recordings are kept here for the next session. All other sessions are those of the
+/// Transformer itself.
+pub struct DecodingModel<M = Transformer> {
+    // Fields are dropped in this order: recorded passes before the parameters they read.
+    idle: RefCell<Option<FixedPasses>>,
+    has_fixed_shapes: bool,
+    model: M,
+}
+
+impl<M: Borrow<Transformer>> DecodingModel<M> {
+    /// Over `model`, whose parameters must stay where they are meanwhile.
+    pub fn new(model: M) -> Self {
+        let has_fixed_shapes = model.borrow().device() != Device::Cpu;
+        Self { idle: RefCell::default(), has_fixed_shapes, model }
+    }
+
+    /// With passes of fixed shape on every device, to compare them on a CPU with passes of any shape.
+    pub fn with_fixed_shapes(model: M) -> Self {
+        Self { has_fixed_shapes: true, ..Self::new(model) }
+    }
+}
+
+impl<M: Borrow<Transformer>> LanguageModel for DecodingModel<M> {
+    fn vocab_size(&self) -> usize {
+        self.model.borrow().vocab_size()
+    }
+
+    fn context_length(&self) -> usize {
+        self.model.borrow().context_length()
+    }
+
+    fn cache_bytes_per_token(&self) -> usize {
+        self.model.borrow().cache_bytes_per_token()
+    }
+
+    fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
+        let model = self.model.borrow();
+        if slots != 1 || !self.has_fixed_shapes {
+            return model.session(slots, capacity);
+        }
+        let idle = self.idle.take().filter(|idle| idle.fits(capacity));
+        let mut passes = idle.unwrap_or_else(|| FixedPasses::new(model, capacity));
+        passes.cache.truncate(0);
+        Box::new(FixedSession { model, passes: Some(passes), idle: &self.idle })
     }
 }
 
@@ -74,11 +120,13 @@ impl Session for TransformerSession<'_> {
     }
 }
 
-/// A session of one sequence whose passes have fixed shapes, but for those that fit none: prompts.
+/// A session of one sequence. Its passes have fixed shapes, except those that fit none: prompts.
 struct FixedSession<'a> {
     model: &'a Transformer,
-    /// Until the session ends.
+    /// `None` once the session has ended.
     passes: Option<FixedPasses>,
+    /// Where they are left for the next session.
+    idle: &'a RefCell<Option<FixedPasses>>,
 }
 
 impl FixedSession<'_> {
@@ -122,7 +170,7 @@ impl Session for FixedSession<'_> {
 
 impl Drop for FixedSession<'_> {
     fn drop(&mut self) {
-        self.model.idle.replace(self.passes.take());
+        self.idle.replace(self.passes.take());
     }
 }
 

@@ -1,15 +1,12 @@
-//! The forward and backward pass of training, layer by layer, without autograd. The caller decides what is kept between
-//! the two, and takes the losses.
+//! The forward and backward pass of training, layer by layer, without autograd. The caller decides what is
+//! kept between the two and computes the losses.
 //!
 //! Legend: n rows, h hidden width, v vocabulary.
 
 use jacobi_torch_ext::{product, product_input_gradient};
 use tch::{Kind, Tensor};
 
-use crate::{
-    Gradients, Transformer,
-    layer::{LayerCache, TrainingRow},
-};
+use crate::{Gradients, Transformer, attention::TrainingRow, layer::LayerCache};
 
 impl Transformer {
     /// Number of layers.
@@ -17,12 +14,12 @@ impl Transformer {
         self.layers.len()
     }
 
-    /// The input of the first layer for `tokens_n` (int64), `[n, h]`.
-    pub fn embed(&self, tokens_n: &Tensor) -> Tensor {
-        Tensor::embedding(&self.embed_tokens, tokens_n, -1, false, false)
+    /// The input of the first layer for tokens (int64) of any shape: `[.., h]`.
+    pub fn embed(&self, tokens: &Tensor) -> Tensor {
+        Tensor::embedding(&self.embed_tokens, tokens, -1, false, false)
     }
 
-    /// What layer `layer` computes of its input `x_nh`, as far as its backward pass needs it.
+    /// The part of layer `layer` for the input `x_nh` whose results its backward pass needs.
     pub fn layer_cache(&self, layer: usize, x_nh: &Tensor, row: &TrainingRow) -> LayerCache {
         self.layers[layer].cache(x_nh, row)
     }
@@ -44,7 +41,7 @@ impl Transformer {
         self.layers[layer].backward(cache, grad_nh, row, gradients)
     }
 
-    /// The last layer's output, `[n, h]`, without anything kept.
+    /// The last layer's output, `[n, h]`; keeps nothing for a backward pass.
     pub fn last_layer(&self, tokens_n: &Tensor, row: &TrainingRow) -> Tensor {
         self.layers.iter().fold(self.embed(tokens_n), |x, layer| layer.output(&layer.cache(&x, row)))
     }
@@ -54,7 +51,7 @@ impl Transformer {
         product(&self.norm.forward(x_nh), &self.lm_head, None)
     }
 
-    /// The gradient of those rows for the gradient of their logits.
+    /// The gradient of the rows `x_nh` for the gradient of their logits.
     pub fn head_backward(&self, x_nh: &Tensor, grad_nv: &Tensor, gradients: &Gradients) -> Tensor {
         gradients.add_product(&self.lm_head, grad_nv, &self.norm.forward(x_nh));
         let mut grad_nh = x_nh.zeros_like();
@@ -62,7 +59,7 @@ impl Transformer {
         grad_nh
     }
 
-    /// Adds the gradient of the embedding for the gradient of its rows.
+    /// Adds the gradient of the embedding for the gradient `grad_nh` of the first layer's input.
     pub fn embed_backward(&self, tokens_n: &Tensor, grad_nh: &Tensor, gradients: &Gradients) {
         let _ = gradients.of(&self.embed_tokens).index_add_(0, tokens_n, &grad_nh.to_kind(Kind::Float));
     }

@@ -1,21 +1,16 @@
-//! Embedding, decoder layers, final norm, head: the forward pass over caches, and the plain one over whole rows, which
-//! autograd can follow. That of training is in [`crate::training`].
+//! Embedding, decoder layers, final norm, head: the plain forward pass over whole sequences, which autograd
+//! can follow, and the one over KV caches. The passes of training are in [`crate::training`].
 //!
 //! Legend: b batch, t tokens, v vocabulary.
 
-use std::{cell::RefCell, path::Path};
+use std::path::Path;
 
-use jacobi_torch_ext::{FixedRows, Span};
+use jacobi_torch_ext::Span;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, Shapes,
-    attention::{Behind, FoldedMask},
-    cache::KvCache,
-    fixed::{FixedPasses, Found},
-    layer::DecoderLayer,
-    norm::RmsNorm,
-    weights::WeightSource,
+    Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, attention::Behind, cache::KvCache,
+    layer::DecoderLayer, norm::RmsNorm, weights::WeightSource,
 };
 
 /// A decoder-only Transformer of one of the supported families.
@@ -27,18 +22,8 @@ pub struct Transformer {
     pub(crate) norm: RmsNorm,
     pub(crate) lm_head: Tensor,
     parameters: Vec<(String, Tensor)>,
-    /// Where among the parameters each bucket ends.
+    /// The number of parameters up to the end of each bucket.
     pub(crate) bucket_ends: Vec<usize>,
-    pub(crate) shapes: Shapes,
-    /// Passes of fixed shape between two sessions.
-    pub(crate) idle: RefCell<Option<FixedPasses>>,
-}
-
-/// What a pass of fixed shape works on.
-pub(crate) struct Context<'a> {
-    pub(crate) model: &'a Transformer,
-    pub(crate) cache: &'a KvCache,
-    pub(crate) rope: &'a RopeTable,
 }
 
 /// Token ids as an int64 tensor `[t]`.
@@ -47,11 +32,11 @@ pub fn token_tensor(tokens: &[u32]) -> Tensor {
     Tensor::from_slice(&tokens)
 }
 
-/// A model read from a directory, with what identifies it.
+/// A model read from a directory.
 pub struct LoadedModel {
     /// The model.
     pub transformer: Transformer,
-    /// blake3 of the weight files.
+    /// blake3 of the weight files, which identifies the model.
     pub weight_hash: String,
 }
 
@@ -60,27 +45,32 @@ pub struct LoadedModel {
 /// # Errors
 /// Every way a directory can be wrong: see [`ModelError`].
 pub fn load(dir: &Path, compute: impl Into<Compute>) -> Result<LoadedModel, ModelError> {
-    let (architecture, Compute { dtype, device }) = (Architecture::from_dir(dir)?, compute.into());
-    let kind = dtype.resolve(architecture.stored_dtype.as_deref());
-    let (mut source, weight_hash) = WeightSource::read(dir, (kind, device))?;
-    let transformer = Transformer::build(architecture, &mut source, kind)?;
-    Ok(LoadedModel { transformer: transformer.with_parameters(source.finish()?), weight_hash })
+    let (architecture, options) = read_config(dir, compute.into())?;
+    let (source, weight_hash) = WeightSource::read(dir, options)?;
+    Ok(LoadedModel { transformer: Transformer::build(architecture, source)?, weight_hash })
+}
+
+/// `dir/config.json`, and the dtype and device to compute with.
+fn read_config(dir: &Path, compute: Compute) -> Result<(Architecture, (Kind, Device)), ModelError> {
+    let architecture = Architecture::from_dir(dir)?;
+    let kind = compute.dtype.resolve(architecture.stored_dtype.as_deref());
+    Ok((architecture, (kind, compute.device)))
 }
 
 impl Transformer {
-    /// Random parameters for `dir/config.json`, made where they are kept, reproducible there from `seed`.
+    /// Random parameters for `dir/config.json`, drawn on the device; the same device gives the same ones for
+    /// a `seed`.
     ///
     /// # Errors
     /// A missing or unsupported config.json.
     pub fn random(dir: &Path, compute: impl Into<Compute>, seed: u64) -> Result<Self, ModelError> {
-        let (architecture, Compute { dtype, device }) = (Architecture::from_dir(dir)?, compute.into());
-        let kind = dtype.resolve(architecture.stored_dtype.as_deref());
-        let mut source = WeightSource::random(architecture.initializer_range, seed, (kind, device));
-        let transformer = Self::build(architecture, &mut source, kind)?;
-        Ok(transformer.with_parameters(source.finish()?))
+        let (architecture, options) = read_config(dir, compute.into())?;
+        let source = WeightSource::random(architecture.initializer_range, seed, options);
+        Self::build(architecture, source)
     }
 
-    fn build(shape: Architecture, source: &mut WeightSource, kind: Kind) -> Result<Self, ModelError> {
+    fn build(shape: Architecture, mut source: WeightSource) -> Result<Self, ModelError> {
+        let (kind, _) = source.options;
         let vocabulary = [shape.vocab_size, shape.hidden_size];
         let mut root = source.root();
         let mut model = root.child("model");
@@ -97,30 +87,8 @@ impl Transformer {
             false => root.child("lm_head").take("weight", &vocabulary)?,
         };
         bucket_ends.push(root.taken());
-        let shapes = if embed_tokens.device() == Device::Cpu { Shapes::AsTheyCome } else { Shapes::Fixed };
-        Ok(Self {
-            architecture: shape,
-            kind,
-            embed_tokens,
-            layers,
-            norm,
-            lm_head,
-            parameters: vec![],
-            bucket_ends,
-            shapes,
-            idle: RefCell::default(),
-        })
-    }
-
-    fn with_parameters(mut self, parameters: Vec<(String, Tensor)>) -> Self {
-        self.parameters = parameters;
-        self
-    }
-
-    /// Has the passes of sessions with one sequence have these shapes: fixed ones by default on a GPU, which repeats them, and
-    /// not on a CPU, whose kernels take what comes.
-    pub fn set_shapes(&mut self, shapes: Shapes) {
-        self.shapes = shapes;
+        let parameters = source.finish()?;
+        Ok(Self { architecture: shape, kind, embed_tokens, layers, norm, lm_head, parameters, bucket_ends })
     }
 
     /// Sizes and switches.
@@ -133,12 +101,12 @@ impl Transformer {
         self.kind
     }
 
-    /// Where the parameters are.
+    /// The device of the parameters.
     pub fn device(&self) -> Device {
         self.embed_tokens.device()
     }
 
-    /// Every parameter under its Hugging Face name, in a fixed order. The handles share storage with the model.
+    /// Every parameter with its Hugging Face name, in a fixed order. The tensors share the model's memory.
     pub fn parameters(&self) -> &[(String, Tensor)] {
         &self.parameters
     }
@@ -153,8 +121,8 @@ impl Transformer {
         RopeTable::new(&self.architecture.rope, length, self.kind, self.device())
     }
 
-    /// Final hidden states `[b, t, hidden]`, after the last norm, of `tokens_bt` (int64); with gradients if they are on: the obvious form,
-    /// which the passes of training and decoding are tested against.
+    /// Final hidden states `[b, t, hidden]`, after the last norm, of `tokens_bt` (int64); autograd can
+    /// follow. The tests compare the passes of training and decoding with it.
     pub fn hidden(&self, tokens_bt: &Tensor, rope: &Rope, mask: &AttentionMask) -> Tensor {
         self.hidden_observed(tokens_bt, rope, mask, &mut |_| {})
     }
@@ -167,24 +135,24 @@ impl Transformer {
         mask: &AttentionMask,
         observe: &mut dyn FnMut(&Tensor),
     ) -> Tensor {
-        let mask = FoldedMask::new(mask, self.architecture.group_size());
-        let mut x = Tensor::embedding(&self.embed_tokens, tokens_bt, -1, false, false);
+        let mask = mask.folded(self.architecture.group_size());
+        let mut x = self.embed(tokens_bt);
         observe(&x);
         for layer in &self.layers {
-            x = layer.forward(&x, rope, &mask);
+            x = layer.forward(&x, rope, mask.as_ref());
             observe(&x);
         }
         self.norm.forward(&x)
     }
 
-    /// The same for `tokens_t` of several sequences behind their caches, `[t, hidden]`, without gradients: the layers'
-    /// equations with stacked projections, and every addition together with the norm that follows it.
+    /// Final hidden states `[t, hidden]` of `tokens_t` from several sequences, each after its cached tokens;
+    /// without gradients. Projections are stacked, and every addition is fused with the norm that follows it.
     pub(crate) fn infer(&self, tokens_t: &Tensor, rope: &Rope, spans: &[(Span, &KvCache)]) -> Tensor {
         self.infer_behind(tokens_t, rope, &Behind::Caches(spans))
     }
 
-    fn infer_behind(&self, tokens_t: &Tensor, rope: &Rope, behind: &Behind) -> Tensor {
-        let mut x = Tensor::embedding(&self.embed_tokens, tokens_t, -1, false, false);
+    pub(crate) fn infer_behind(&self, tokens_t: &Tensor, rope: &Rope, behind: &Behind) -> Tensor {
+        let mut x = self.embed(tokens_t);
         let norms = self.layers.iter().map(|layer| &layer.input_layernorm).chain([&self.norm]);
         let mut normed = None;
         for ((index, layer), next_norm) in self.layers.iter().enumerate().zip(norms.skip(1)) {
@@ -204,22 +172,5 @@ impl Transformer {
     /// The head's weight `[v, hidden]`.
     pub(crate) fn head_weight(&self) -> Tensor {
         self.lm_head.shallow_clone()
-    }
-}
-
-impl Context<'_> {
-    /// The pass over `rows` of which `asked` says tokens, depths and how many are cached. Waits for nothing, so that it can be
-    /// recorded.
-    pub(crate) fn fixed(&self, rows: &FixedRows, asked: &Tensor) -> Found {
-        let n = asked.size()[0] / 2;
-        let (tokens, depths, cached) =
-            (asked.narrow(0, 0, n), asked.narrow(0, n, n), asked.narrow(0, 2 * n, 1));
-        // Rows that nobody reads may lie beyond the last position.
-        let positions = (depths + &cached).clamp_max(self.rope.len() - 1);
-        let behind = Behind::Fixed(rows.behind(&cached), self.cache);
-        let hidden_nh = self.model.infer_behind(&tokens, &self.rope.at(&positions), &behind);
-        let logits_nv = self.model.logits(&hidden_nh);
-        let greedy_n = logits_nv.argmax(-1, false);
-        Found { hidden_nh, logits_nv, greedy_n }
     }
 }

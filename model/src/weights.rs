@@ -1,5 +1,5 @@
-//! Weights in, under Hugging Face names. A checkpoint key is the path of the code that takes it: a key
-//! that no code takes, or that code takes and no file has, is an error on load.
+//! Reads weights under their Hugging Face names. A tensor's name is the path of the code that takes it. A
+//! stored tensor that no code takes is an error, and so is one that code takes and no file has.
 
 use std::{
     collections::BTreeMap,
@@ -12,18 +12,22 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{ModelError, precision::to_kind};
 
-/// The single-file name of the hub.
-pub const WEIGHTS_FILE: &str = "model.safetensors";
-/// Which shard holds which tensor.
-pub const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The weights, where one file holds all.
+pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
+/// Which file holds which tensor, where there are several.
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Tensors that old exports carry and no forward pass needs.
+/// Tensors that old exports contain and that follow from config.json.
 const DERIVED: &str = "rotary_emb.inv_freq";
+
+const NOT_FINITE: &str = "contains NaN or infinity: the model is damaged. If it was copied or downloaded, do that again; if \
+    it was trained, take an earlier checkpoint and train on with a lower train.learning_rate";
 
 /// Where parameters come from while a model is built.
 pub(crate) struct WeightSource {
     origin: Origin,
-    options: (Kind, Device),
+    /// Dtype and device of the model.
+    pub(crate) options: (Kind, Device),
     taken: Vec<(String, Tensor)>,
 }
 
@@ -32,11 +36,11 @@ enum Origin {
     Random { deviation: f64 },
 }
 
-/// Parameters that are multiplied with the same input, one above the other in one memory.
+/// Parameters that are multiplied with the same input, concatenated along their first dimension.
 pub(crate) struct Stacked {
-    /// All rows: one product gives what the parts' products give.
+    /// All of them, for one product instead of several.
     pub(crate) whole: Tensor,
-    /// The parameters themselves, which share its memory.
+    /// Each of them: views of `whole`.
     pub(crate) parts: Vec<Tensor>,
 }
 
@@ -47,18 +51,16 @@ pub(crate) struct WeightPath<'a> {
 }
 
 impl WeightSource {
-    /// Every tensor of a model directory, to be brought to a dtype and a device. Also returns the hash of the weight files.
+    /// Every tensor of a model directory, and the hash of the weight files.
     pub(crate) fn read(dir: &Path, options: (Kind, Device)) -> Result<(Self, String), ModelError> {
         let (tensors, hash) = read_tensors(dir)?;
-        Ok((
-            Self { origin: Origin::Stored { dir: dir.to_path_buf(), tensors }, options, taken: vec![] },
-            hash,
-        ))
+        let origin = Origin::Stored { dir: dir.to_path_buf(), tensors };
+        Ok((Self { origin, options, taken: vec![] }, hash))
     }
 
-    /// Fresh parameters: matrices normal with `deviation`, norms one, biases zero; from `seed`.
+    /// Random matrices, normal with standard deviation `deviation`; norms are 1, biases 0.
     pub(crate) fn random(deviation: f64, seed: u64, options: (Kind, Device)) -> Self {
-        // Of every device.
+        // Seeds the generators of all devices.
         tch::manual_seed(seed.cast_signed());
         Self { origin: Origin::Random { deviation }, options, taken: vec![] }
     }
@@ -68,55 +70,63 @@ impl WeightSource {
     }
 
     fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
-        let fetched = self.fetched(name, shape)?;
-        let tensor = self.placed(&fetched);
+        let tensor = self.fetch(name, shape)?;
+        let tensor = self.convert(&tensor);
         self.taken.push((name.to_owned(), tensor.shallow_clone()));
         Ok(tensor)
     }
 
     fn take_stacked(&mut self, names: &[String], shapes: &[Vec<i64>]) -> Result<Stacked, ModelError> {
-        let fetch = |(name, shape): (&String, &Vec<i64>)| self.fetched(name, shape);
+        let fetch = |(name, shape): (&String, &Vec<i64>)| self.fetch(name, shape);
         let parts: Vec<Tensor> = names.iter().zip(shapes).map(fetch).collect::<Result<_, _>>()?;
-        let whole = self.placed(&Tensor::cat(&parts, 0));
+        let whole = self.convert(&Tensor::cat(&parts, 0));
         let sizes: Vec<i64> = shapes.iter().map(|shape| shape[0]).collect();
         let parts = whole.split_with_sizes(&sizes, 0);
         self.taken.extend(names.iter().cloned().zip(parts.iter().map(Tensor::shallow_clone)));
         Ok(Stacked { whole, parts })
     }
 
-    fn placed(&self, tensor: &Tensor) -> Tensor {
+    /// To the dtype and device of the model.
+    fn convert(&self, tensor: &Tensor) -> Tensor {
         let (kind, device) = self.options;
         to_kind(tensor, kind).to_device(device)
     }
 
-    /// As it is stored, or drawn.
-    fn fetched(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
+    /// In the dtype and on the device where it is stored or drawn.
+    fn fetch(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
         Ok(match &mut self.origin {
             Origin::Random { deviation } => initial(name, shape, *deviation, self.options.1),
             Origin::Stored { dir, tensors } => {
-                let tensor = tensors.remove(name).ok_or_else(|| ModelError::MissingTensor {
-                    dir: dir.clone(),
-                    name: name.to_owned(),
-                    shape: shape.to_vec(),
-                })?;
-                check_tensor(dir, name, &tensor, shape)?;
+                let error = |problem: String| ModelError::tensor(dir, name, problem);
+                let tensor = tensors
+                    .remove(name)
+                    .ok_or_else(|| error(format!("{shape:?} is missing from the weights")))?;
+                if tensor.size() != shape {
+                    let found = tensor.size();
+                    return Err(error(format!("has shape {found:?}, config.json calls for {shape:?}")));
+                }
+                if !bool::try_from(tensor.isfinite().all()).expect("all() gives one boolean") {
+                    return Err(error(NOT_FINITE.to_owned()));
+                }
                 tensor
             }
         })
     }
 
-    /// Every parameter in the order the code took it; an error if a stored tensor is left over.
+    /// Every parameter in the order the code took it; an error if the code did not take a stored tensor.
     pub(crate) fn finish(mut self) -> Result<Vec<(String, Tensor)>, ModelError> {
         let (kind, device) = self.options;
         if let Origin::Stored { dir, tensors } = &mut self.origin {
             if let Some(head) = tensors.remove("lm_head.weight") {
                 let embedding = self.taken.iter().find(|(name, _)| name.ends_with("embed_tokens.weight"));
                 if !embedding.is_some_and(|(_, e)| to_kind(&head, kind).to_device(device).equal(e)) {
-                    return Err(ModelError::UntiedHead { dir: dir.clone() });
+                    let problem = "differs from model.embed_tokens.weight, but tie_word_embeddings is true";
+                    return Err(ModelError::tensor(dir, "lm_head.weight", problem));
                 }
             }
             if let Some(name) = tensors.keys().find(|name| !name.ends_with(DERIVED)) {
-                return Err(ModelError::ExtraTensor { dir: dir.clone(), name: name.clone() });
+                let problem = "belongs to no part of this architecture; does config.json match the weights?";
+                return Err(ModelError::tensor(dir, name, problem));
             }
         }
         Ok(self.taken)
@@ -131,17 +141,18 @@ impl WeightPath<'_> {
         WeightPath { source: self.source, prefix }
     }
 
-    /// Number of parameters taken so far, here and elsewhere.
+    /// Number of parameters taken so far from the whole source.
     pub(crate) fn taken(&self) -> usize {
         self.source.taken.len()
     }
 
-    /// The parameter `name` here, of exactly this shape.
+    /// The parameter `name` at this path, of exactly this shape.
     pub(crate) fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
         self.source.take(&format!("{}.{name}", self.prefix), shape)
     }
 
-    /// The parameter `name` of each of `children`, stacked; each with its first dimension; `rest` are the others.
+    /// The parameter `name` of each of `children`, stacked. Each child comes with its first dimension; `rest`
+    /// are the others.
     pub(crate) fn take_stacked(
         &mut self,
         children: &[(&str, i64)],
@@ -164,26 +175,9 @@ fn initial(name: &str, shape: &[i64], deviation: f64, device: Device) -> Tensor 
     }
 }
 
-fn check_tensor(dir: &Path, name: &str, tensor: &Tensor, shape: &[i64]) -> Result<(), ModelError> {
-    if tensor.size() != shape {
-        return Err(ModelError::WrongShape {
-            dir: dir.to_path_buf(),
-            name: name.to_owned(),
-            found: tensor.size(),
-            expected: shape.to_vec(),
-        });
-    }
-    if !bool::try_from(tensor.isfinite().all()).expect("all() gives one boolean") {
-        return Err(ModelError::NonFinite { dir: dir.to_path_buf(), name: name.to_owned() });
-    }
-    Ok(())
-}
-
-/// Every tensor of the directory's weight files as stored, and the blake3 hash of their bytes in name order.
-///
-/// # Errors
-/// No weight file, a truncated one, a dtype that is no float.
-pub fn read_tensors(dir: &Path) -> Result<(BTreeMap<String, Tensor>, String), ModelError> {
+/// Every tensor of the directory's weight files as stored, and the blake3 hash of the files' bytes in the
+/// order of their names.
+fn read_tensors(dir: &Path) -> Result<(BTreeMap<String, Tensor>, String), ModelError> {
     let mut tensors = BTreeMap::new();
     let mut hasher = blake3::Hasher::new();
     for file in weight_files(dir)? {
@@ -209,11 +203,10 @@ fn weight_files(dir: &Path) -> Result<Vec<String>, ModelError> {
     }
     let text = fs_err::read_to_string(&index)?;
     let json: Value = serde_json::from_str(&text).map_err(|e| ModelError::json(&index, e))?;
-    let map = json.get("weight_map").and_then(Value::as_object).ok_or_else(|| ModelError::MissingField {
-        path: index.clone(),
-        field: "weight_map".into(),
-        expected: "an object",
-    })?;
+    let map = json
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .ok_or_else(|| ModelError::field(&index, "weight_map", "is missing or not an object"))?;
     let mut files: Vec<String> = map.values().filter_map(Value::as_str).map(str::to_owned).collect();
     files.sort();
     files.dedup();
@@ -226,14 +219,11 @@ fn to_tensor(path: &Path, name: &str, view: &TensorView) -> Result<Tensor, Model
         StoredDtype::F16 => Kind::Half,
         StoredDtype::BF16 => Kind::BFloat16,
         other => {
-            return Err(ModelError::UnsupportedTensorDtype {
-                path: path.to_path_buf(),
-                name: name.to_owned(),
-                dtype: format!("{other:?}"),
-            });
+            let problem = format!("is stored as {other:?}; supported: F32, F16, BF16");
+            return Err(ModelError::tensor(path, name, problem));
         }
     };
     let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
     Tensor::f_from_data_size(view.data(), &shape, kind)
-        .map_err(|source| ModelError::Torch { name: name.to_owned(), source })
+        .map_err(|error| ModelError::tensor(path, name, format!("is refused by libtorch: {error}")))
 }

@@ -7,7 +7,7 @@ norms and biases included, is random, so that none is without effect. Llama and 
 form that the hub is full of (rope_theta, rope_scaling, torch_dtype), the Qwen cases in the form that transformers 5
 writes (rope_parameters, dtype).
 
-Made with: transformers 5.23.0, torch 2.11.0, safetensors 0.8.0, Python 3.11.
+Made with: transformers 5.23.0, torch 2.11.0 (tiny_llama_dynamic: 2.13.0), safetensors 0.8.0, Python 3.11.
 Usage: model_tiny.py OUTPUT_DIR
 """
 
@@ -56,8 +56,8 @@ def rope(theta=10000.0, **scaling):
 
 
 # A head of 8 has four rotary frequencies, wavelengths 6, 63, 628 and 6283 positions: llama3 with an original context
-# of 64 keeps the first, blends the second and scales the last two. The dynamic case has more tokens than positions.
-# The sliding window of the Mistral case is exactly as long as its rows: the longest on which it changes nothing.
+# of 64 keeps the first, blends the second and scales the last two. The positions of the dynamic case and the sliding
+# window of the Mistral case are exactly as many as the tokens of a row: up to there they change nothing.
 CASES = {
     "tiny_llama": lambda: llama(num_hidden_layers=3, head_dim=16, rope_parameters=rope(100000.0)),
     "tiny_llama_llama3": lambda: llama(
@@ -65,7 +65,7 @@ CASES = {
     ),
     "tiny_llama_linear": lambda: llama(num_hidden_layers=2, rope_parameters=rope(rope_type="linear", factor=4.0)),
     "tiny_llama_dynamic": lambda: llama(
-        num_hidden_layers=2, max_position_embeddings=16, rope_parameters=rope(rope_type="dynamic", factor=2.0)
+        num_hidden_layers=2, max_position_embeddings=LENGTH, rope_parameters=rope(rope_type="dynamic", factor=2.0)
     ),
     "tiny_qwen2": lambda: qwen2(num_hidden_layers=3, rope_parameters=rope(1000000.0)),
     "tiny_qwen3": lambda: qwen3(num_hidden_layers=3, head_dim=16, rope_parameters=rope(1000000.0)),

@@ -89,6 +89,9 @@ mod bindings {
     #[derive(Debug)]
     pub(super) struct Pool(*mut c_void);
 
+    // SAFETY: a handle that no thread is bound to.
+    unsafe impl Send for Pool {}
+
     impl Pool {
         pub(super) fn new() -> Self {
             // SAFETY: gives a new handle.
@@ -124,6 +127,9 @@ mod bindings {
 
     #[derive(Debug)]
     pub(super) struct Recording(*mut c_void);
+
+    // SAFETY: a handle that no thread is bound to; without `Sync` one thread at a time uses it.
+    unsafe impl Send for Recording {}
 
     impl Recording {
         pub(super) fn make(device: usize, pool: &Pool, work: &mut dyn FnMut()) -> Result<Self, GpuError> {

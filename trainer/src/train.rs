@@ -8,7 +8,7 @@ use std::{
 
 use jacobi_datasets::{PackedSample, Tokenizer};
 use jacobi_decoder::StopRules;
-use jacobi_model::{Compute, Device, Dtype, Transformer, dtype_name, load};
+use jacobi_model::{Compute, DecodingModel, Device, Dtype, Transformer, dtype_name, load};
 
 use crate::{
     TrainConfig, TrainError,
@@ -314,7 +314,7 @@ impl<'a> Run<'a> {
         }
         let Some(held_out) = &self.held_out else { return Ok(false) };
         let Stepper { model, shards, .. } = &self.stepper;
-        let evaluate = || held_out.evaluate(model, &self.ranks, self.state.step, stop);
+        let evaluate = || held_out.evaluate(&DecodingModel::new(model), &self.ranks, self.state.step, stop);
         let Some(evaluation) = shards.with_all(evaluate)?? else { return Ok(false) };
         self.state.evaluations.add(evaluation, self.config.best_ar_tolerance);
         self.is_saved = false;

@@ -82,7 +82,7 @@ fn measure(run: &Run, samples: Vec<Sample>) -> Result<Calibration, GenerateError
     let prompts: Vec<Vec<u32>> = samples.iter().map(|sample| sample.prompt.clone()).collect();
     let mut rows: Vec<Trajectory> = Vec::new();
     let start = Instant::now();
-    make(run.model(), run.engine_settings(), &mut samples.into_iter().enumerate(), &mut |_, event| {
+    make(&run.model(), run.engine_settings(), &mut samples.into_iter().enumerate(), &mut |_, event| {
         if let Event::Made(at, made) = event {
             rows.push(Trajectory {
                 sample_id: at.to_string(),

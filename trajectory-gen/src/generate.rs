@@ -14,7 +14,7 @@ use jacobi_datasets::{
     Manifest, PackConfig, PromptsConfig, Rank, RankEntry, Responses, ShardWriter, Tokenizer,
     TrajectoryMetadata,
 };
-use jacobi_model::{Compute, Device, Dtype, LanguageModel, Transformer, dtype_name, load};
+use jacobi_model::{Compute, DecodingModel, Device, Dtype, LanguageModel, Transformer, dtype_name, load};
 use serde_json::Value;
 
 use crate::books::Books;
@@ -252,8 +252,8 @@ impl<'a> Run<'a> {
         &self.engine
     }
 
-    pub(crate) fn model(&self) -> &Transformer {
-        &self.model
+    pub(crate) fn model(&self) -> DecodingModel<&Transformer> {
+        DecodingModel::new(&self.model)
     }
 
     /// Answers every prompt that is not on disk, and closes the books.
@@ -267,7 +267,7 @@ impl<'a> Run<'a> {
         let books = RefCell::new(books);
         progress(&books.borrow().progress);
         let mut samples = Samples { intake, books: &books, stop, sorted: Vec::new(), number: 0 };
-        make(&self.model, &self.engine, &mut samples, &mut |now, event| {
+        make(&self.model(), &self.engine, &mut samples, &mut |now, event| {
             let mut books = books.borrow_mut();
             (books.progress.tokens, books.progress.iterations) = (now.tokens, now.iterations);
             let flow = match event {

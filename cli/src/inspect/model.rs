@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::ensure;
 use jacobi_datasets::{Tokenizer, write_atomic};
-use jacobi_model::{Dtype, load, logits};
+use jacobi_model::{Architecture, Dtype, load, logits};
 use jacobi_trainer::TrainerState;
 use safetensors::tensor::{Dtype as StoredDtype, TensorView, serialize};
 
@@ -71,10 +71,15 @@ fn grouped(count: usize) -> String {
 /// Writes `input_ids` (i64, `[L]`) and the fp32 `logits` (`[L, V]`) of `text` to the safetensors file `target`.
 ///
 /// # Errors
-/// A model that does not load, a text without tokens, a file that cannot be written.
+/// A model that does not load, a text without tokens or beyond the context, a file that cannot be written.
 pub fn write_logits(dir: &Path, text: &str, target: &Path) -> anyhow::Result<String> {
     let ids = Tokenizer::load(dir)?.encode(text)?;
     ensure!(!ids.is_empty(), "--logits needs a text of at least one token");
+    let (found, context) = (ids.len(), Architecture::from_dir(dir)?.context_length());
+    ensure!(
+        found as i64 <= context,
+        "the text has {found} tokens, the model's context holds {context}: shorten it"
+    );
     let logits = logits(dir, Dtype::Float32, &ids)?;
     let (length, vocabulary) = (ids.len(), logits.len() / ids.len());
     let id_bytes: Vec<u8> = ids.iter().flat_map(|&id| i64::from(id).to_le_bytes()).collect();

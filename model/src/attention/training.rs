@@ -3,24 +3,33 @@
 //! Legend: n rows.
 
 use jacobi_torch_ext::{
-    Attended, HeadShape, attend_runs, attend_runs_backward, product, product_input_gradient, rotate_in_place,
+    Attended, HeadShape, Runs, attend_runs, attend_runs_backward, product, product_input_gradient,
+    rotate_in_place,
 };
 use tch::Tensor;
 
 use super::{Attention, HeadNorms};
-use crate::{Gradients, layer::TrainingRow};
+use crate::{Gradients, rope::Rope};
+
+/// The rows of one training pass: several samples one after the other.
+pub struct TrainingRow {
+    /// The angles of each row's position.
+    pub rope: Rope,
+    /// Which rows attend to which.
+    pub runs: Runs,
+}
 
 /// What the backward pass needs of the forward pass.
 pub(crate) struct AttentionCache {
-    /// Queries and keys before they were normalised, where they are.
+    /// Queries and keys before the head norms, if there are any.
     unnormed: Option<Tensor>,
-    /// Rotated.
+    /// After the rotation.
     qkv: Tensor,
     attended: Attended,
 }
 
 impl Attention {
-    /// The rows `x` attend to each other; the output projection is left to [`Attention::project`].
+    /// Attention of the rows `x`, without the output projection ([`Attention::project`]).
     pub(crate) fn cache(&self, x: &Tensor, row: &TrainingRow) -> AttentionCache {
         let mut qkv = product(x, &self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
         let unnormed = self.head_norms.as_ref().map(|norms| {
@@ -68,7 +77,7 @@ impl Attention {
 }
 
 impl HeadNorms {
-    /// The gradient of the projection's rows in place of `grad_qkv`, the gradient of the normalised ones.
+    /// Replaces `grad_qkv`, the gradient after the norms, by the gradient before them.
     fn backward(&self, unnormed: &Tensor, grad_qkv: &Tensor, heads: HeadShape, gradients: &Gradients) {
         let [queries, keys, d] = [heads.queries, heads.keys, heads.width].map(|size| size as i64);
         for (norm, first, count) in [(&self.query, 0, queries), (&self.key, queries, keys)] {

@@ -1,12 +1,12 @@
 //! Whether the device computes what the CPU computes in fp32: logits, decoders, loss, gradients and their step. On a CPU the
-//! device's passes of fixed shape are held against those as they come.
+//! device's passes of fixed shape are compared with passes of any shape.
 
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use anyhow::{anyhow, ensure};
 use jacobi_decoder::{JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy, generate};
 use jacobi_model::{
-    AttentionMask, Compute, Dtype, LanguageModel, Shapes, Transformer, load, save_model, token_tensor,
+    AttentionMask, Compute, DecodingModel, Dtype, LanguageModel, Transformer, load, save_model, token_tensor,
 };
 use jacobi_trainer::{StepSettings, Stepper, TrainConfig};
 use serde_json::Value;
@@ -59,7 +59,7 @@ pub fn run(sheet: &mut Sheet, device: Device) -> anyhow::Result<()> {
                 "{name}: gradients are off by {step} of the largest, more than {tolerated}"
             );
         }
-        decoders_agree(&cpu, on(Dtype::Float32, device)?, shape.name)?;
+        decoders_agree(&cpu, &on(Dtype::Float32, device)?, shape.name)?;
     }
     sheet.figure("check: fp32 decoders equal the CPU's autoregressive one", "1 = yes", 1.0);
     Ok(())
@@ -120,7 +120,7 @@ fn masters(model: &Transformer) -> Vec<Tensor> {
     model.parameters().iter().map(|(_, parameter)| here(parameter)).collect()
 }
 
-fn decoders_agree(cpu: &Transformer, mut model: Transformer, shape: &str) -> anyhow::Result<()> {
+fn decoders_agree(cpu: &Transformer, model: &Transformer, shape: &str) -> anyhow::Result<()> {
     let multi_block = |tree_budget| MultiBlockConfig { tree_budget, ..MultiBlockConfig::default() };
     let strategies = [
         Strategy::Autoregressive,
@@ -129,19 +129,20 @@ fn decoders_agree(cpu: &Transformer, mut model: Transformer, shape: &str) -> any
         Strategy::MultiBlock(multi_block(32)),
     ];
     let stop = StopRules { max_new_tokens: 80, eos_token_ids: vec![] };
+    let fixed = DecodingModel::with_fixed_shapes(model);
+    let models: [(&str, &dyn LanguageModel); 2] = [("any", model), ("fixed", &fixed)];
     for prompt in [vec![3], (0..70).map(|at| at * 13 % 1000).collect::<Vec<u32>>()] {
         let decoded = |model: &dyn LanguageModel, strategy: &Strategy| {
             let settings = Settings::greedy(strategy.clone(), stop.clone());
             generate(model, &prompt, &settings, &mut |_| {}).tokens
         };
         let expected = decoded(cpu, &Strategy::Autoregressive);
-        for shapes in [Shapes::AsTheyCome, Shapes::Fixed] {
-            model.set_shapes(shapes);
+        for (shapes, model) in models {
             for strategy in &strategies {
-                let found = decoded(&model, strategy);
+                let found = decoded(model, strategy);
                 ensure!(
                     found == expected,
-                    "check: {shape}: {strategy:?} with shapes {shapes:?} behind {} tokens decodes {found:?}, not {expected:?}",
+                    "check: {shape}: {strategy:?} with {shapes} shapes behind {} tokens decodes {found:?}, not {expected:?}",
                     prompt.len()
                 );
             }

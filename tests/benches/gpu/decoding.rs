@@ -2,7 +2,7 @@
 //! passes of many widths; and what a multi-block decoder adds to its passes.
 
 use jacobi_decoder::{Decoding, MultiBlockConfig, Settings, StopRules, Strategy};
-use jacobi_model::{LanguageModel, Place, Rows, Session, Shapes, Transformer, Work};
+use jacobi_model::{DecodingModel, LanguageModel, Place, Rows, Session, Transformer, Work};
 
 use super::{
     Bench,
@@ -12,15 +12,15 @@ use super::{
 };
 
 pub fn measure(bench: &Bench, sheet: &mut Sheet, shape: &Shape) -> anyhow::Result<()> {
-    let mut model = bench.model(&shape.config)?;
-    let weights = weights_read(&model);
-    for shapes in [Shapes::Fixed, Shapes::AsTheyCome] {
-        model.set_shapes(shapes);
-        let how = if shapes == Shapes::Fixed { "" } else { ", kernel by kernel" };
+    let transformer = bench.model(&shape.config)?;
+    let recorded = DecodingModel::with_fixed_shapes(&transformer);
+    let models: [(&str, &dyn LanguageModel); 2] = [("", &recorded), (", kernel by kernel", &transformer)];
+    let weights = weights_read(&transformer);
+    for (how, model) in models {
         for context in bench.scale.contexts {
             let name = format!("{}: AR at {context}{how}", shape.name);
-            let ms = sheet.samples(&name, "ms", &token_by_token(bench, &model, context));
-            if shapes == Shapes::AsTheyCome {
+            let ms = sheet.samples(&name, "ms", &token_by_token(bench, model, context));
+            if !how.is_empty() {
                 continue;
             }
             let read = (weights + context * model.cache_bytes_per_token()) as f64;
@@ -30,9 +30,8 @@ pub fn measure(bench: &Bench, sheet: &mut Sheet, shape: &Shape) -> anyhow::Resul
             bench.beside(sheet, &name, "ms", ms);
         }
     }
-    model.set_shapes(Shapes::Fixed);
-    widths(bench, sheet, shape, &model);
-    overhead(bench, sheet, shape, &model);
+    widths(bench, sheet, shape, &recorded);
+    overhead(bench, sheet, shape, &recorded);
     Ok(())
 }
 
@@ -45,7 +44,7 @@ fn weights_read(model: &Transformer) -> usize {
 }
 
 /// A session behind `context` tokens, with room for more.
-fn behind<'m>(model: &'m Transformer, context: usize, room: usize) -> Box<dyn Session + 'm> {
+fn behind<'m>(model: &'m dyn LanguageModel, context: usize, room: usize) -> Box<dyn Session + 'm> {
     const PIECE: usize = 2048;
     let mut session = model.session(1, context + room);
     let text = tokens(model, context);
@@ -58,12 +57,12 @@ fn behind<'m>(model: &'m Transformer, context: usize, room: usize) -> Box<dyn Se
     session
 }
 
-fn tokens(model: &Transformer, count: usize) -> Vec<u32> {
+fn tokens(model: &dyn LanguageModel, count: usize) -> Vec<u32> {
     (0..count as u32).map(|at| (at * 31 + 7) % model.vocab_size() as u32).collect()
 }
 
 /// Milliseconds per token.
-fn token_by_token(bench: &Bench, model: &Transformer, context: usize) -> Vec<f64> {
+fn token_by_token(bench: &Bench, model: &dyn LanguageModel, context: usize) -> Vec<f64> {
     let passes = bench.scale.passes;
     let mut session = behind(model, context, passes + 1);
     let seconds = bench.time(|| {
@@ -79,7 +78,7 @@ fn token_by_token(bench: &Bench, model: &Transformer, context: usize) -> Vec<f64
     seconds.iter().map(|seconds| 1e3 * seconds / passes as f64).collect()
 }
 
-fn widths(bench: &Bench, sheet: &mut Sheet, shape: &Shape, model: &Transformer) {
+fn widths(bench: &Bench, sheet: &mut Sheet, shape: &Shape, model: &dyn LanguageModel) {
     let (context, passes) = (bench.scale.width_context, bench.scale.passes);
     let widest = bench.scale.widths.iter().copied().max().unwrap_or(1);
     let mut session = behind(model, context, widest);
@@ -107,7 +106,7 @@ fn widths(bench: &Bench, sheet: &mut Sheet, shape: &Shape, model: &Transformer) 
 }
 
 /// Of the first passes of a response: what is spent outside the model.
-fn overhead(bench: &Bench, sheet: &mut Sheet, shape: &Shape, model: &Transformer) {
+fn overhead(bench: &Bench, sheet: &mut Sheet, shape: &Shape, model: &dyn LanguageModel) {
     let passes = bench.scale.decoder_passes;
     for (name, tree_budget) in [("n = 16, K = 2, pool 4", 0), ("the same with a tree of 32", 32)] {
         let strategy = Strategy::MultiBlock(MultiBlockConfig { tree_budget, ..MultiBlockConfig::default() });

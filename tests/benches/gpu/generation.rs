@@ -6,7 +6,7 @@ use jacobi_decoder::{
     Answer, BatchEvent, JacobiConfig, Recorder, Request, Room, Settings, States, StopRules, Strategy,
     Trajectories, generate, generate_batch,
 };
-use jacobi_model::{LanguageModel, Transformer};
+use jacobi_model::{DecodingModel, LanguageModel};
 use jacobi_torch_ext::gpu_memory;
 
 use super::{
@@ -20,7 +20,7 @@ const BLOCK_SIZE: usize = 16;
 const ROWS: usize = 4096;
 
 pub fn measure(bench: &Bench, sheet: &mut Sheet, shape: &Shape) -> anyhow::Result<()> {
-    let model = bench.model(&shape.config)?;
+    let model = DecodingModel::new(bench.model(&shape.config)?);
     let scale = bench.scale;
     let prompts: Vec<Vec<u32>> = (0..scale.slots).map(|at| prompt(&model, at, scale.prompt)).collect();
     let stop = StopRules { max_new_tokens: scale.response, eos_token_ids: vec![] };
@@ -57,13 +57,13 @@ pub fn measure(bench: &Bench, sheet: &mut Sheet, shape: &Shape) -> anyhow::Resul
     Ok(())
 }
 
-fn prompt(model: &Transformer, at: usize, length: usize) -> Vec<u32> {
+fn prompt(model: &dyn LanguageModel, at: usize, length: usize) -> Vec<u32> {
     (0..length).map(|i| ((at * 131 + i * 17) % model.vocab_size()) as u32).collect()
 }
 
 /// Seconds that all requests take together.
 fn batch(
-    model: &Transformer,
+    model: &dyn LanguageModel,
     prompts: &[Vec<u32>],
     settings: &Settings,
     trajectories: Option<&Trajectories>,
