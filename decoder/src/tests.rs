@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 
+use jacobi_datasets::FinishReason;
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Arbitrary;
 
@@ -10,7 +11,7 @@ mod trajectories;
 mod windows;
 
 use crate::{
-    Answer, Batch, BatchEvent, DecodeStats, Decoding, Filler, FinishReason, Generation, Growth, JacobiConfig,
+    Answer, Batch, BatchEvent, DecodeStats, Decoding, Filler, Generation, Growth, JacobiConfig,
     MultiBlockConfig, Pass, RANKED, RandomSampling, Request, Room, Sampling, Settings, Source, StopRules,
     Strategy, generate, generate_batch, scripted::Scripted,
 };

@@ -1,11 +1,11 @@
-//! Where a draft was wrong, how high the pass before had ranked the right token: what says how wide a token tree is
-//! worth its rows. Asking costs time, so it is asked apart from what is timed.
+//! The rank that the right token had in the pass before, where a draft was wrong: it tells how wide a token tree should be.
+//! Ranking costs time, so it is done apart from timed runs.
 
 use jacobi_decoder::{Decoding, RANKED, Settings};
 use jacobi_model::LanguageModel;
 
-/// Adds the passes that answer `prompt` to `ranks`, by the rank of the right token where their draft was wrong; those
-/// beyond all ranks told apart come last.
+/// Decodes `prompt` and adds to `ranks[r]` the passes whose first wrong draft token has a right one of rank r. The last
+/// entry is for all ranks from [`RANKED`] on.
 pub(crate) fn count_rejections(
     model: &dyn LanguageModel,
     prompt: &[u32],

@@ -1,4 +1,4 @@
-//! How tokens are taken from the model's distribution.
+//! The options for how tokens are taken from the model's distribution.
 
 use jacobi_decoder::{RandomSampling, Sampling};
 

@@ -4,11 +4,12 @@ use std::cell::RefCell;
 
 use jacobi_datasets::schema::eval_row::EvalRow;
 use jacobi_datasets::{FinishReason, Message, Prompt};
+use jacobi_decoder::{DecoderConfig, DecoderName};
 use jacobi_model::{Predictions, Session, Work};
 
 use super::*;
 use crate::questions;
-use crate::{DecoderConfig, DecoderName, tasks};
+use crate::tasks;
 
 /// The token after position `at` is `1001 + at` whatever stands before, so a draft of fillers (earlier tokens) is never
 /// right by chance and always right after one pass. `flips`: wide forwards give another token at this position,
@@ -215,7 +216,7 @@ fn a_flipped_near_tie_is_reported() {
     let measured = with_bench(&model, |bench| {
         let mut measured = measure(bench, 0, &go, &mut |_| ());
         let before = model.widths.borrow().len();
-        bench.weigh_divergences(&mut measured, &go);
+        bench.add_divergence_gaps(&mut measured, &go);
         // As autoregressive decoding came there: the prompt, then token by token.
         assert_eq!(model.widths.borrow()[before..], [3, 1, 1]);
         measured
@@ -340,7 +341,7 @@ fn an_analysis_that_fails_leaves_out_its_figure_and_says_so() {
     // The prefill of a.
     let broken = Counting { panics_at: Some((0, 3)), ..counting() };
     with_bench(&broken, |bench| {
-        bench.weigh_divergences(&mut measured, &go);
+        bench.add_divergence_gaps(&mut measured, &go);
         bench.rank_rejections(8, &mut measured, &go);
     });
     assert_eq!((measured.samples[1][0].divergence_gap, measured.ranks[1].len()), (None, 0));
