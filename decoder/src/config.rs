@@ -5,42 +5,20 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::multi_block::{MAX_BLOCKS, SPAWN_RATIO};
-use crate::{DecoderError, Filler, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy};
+use crate::{
+    DecoderError, DecoderName, Filler, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy,
+};
 
 /// Most rows of a pass: far beyond what is fast anywhere, and few enough to fit into a cache.
 const MAX_ROWS: usize = 8192;
-
-/// A decoder by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DecoderName {
-    /// One token per forward pass.
-    #[default]
-    Ar,
-    /// Jacobi decoding, block by block.
-    Jacobi,
-    /// Several blocks in flight, rejected drafts recycled, token trees.
-    MultiBlock,
-}
-
-impl DecoderName {
-    /// The name in recipes and results.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ar => "ar",
-            Self::Jacobi => "jacobi",
-            Self::MultiBlock => "multi_block",
-        }
-    }
-}
 
 /// A rule of [`Growth`] by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WindowName {
-    /// [`Growth::Blocks`].
+    /// A block at a time.
     Blocks,
-    /// [`Growth::Sliding`].
+    /// As many tokens as were accepted.
     Sliding,
 }
 
@@ -104,17 +82,21 @@ impl DecoderConfig {
         }
     }
 
-    /// Names of the given settings that only `multi_block` has.
-    pub fn multi_block_settings(&self) -> Vec<&'static str> {
-        let given = [
-            ("window", self.window.is_some()),
-            ("max_blocks", self.max_blocks.is_some()),
-            ("spawn_ratio", self.spawn_ratio.is_some()),
-            ("filler", self.filler.is_some()),
-            ("pool_size", self.pool_size.is_some()),
-            ("tree_budget", self.tree_budget.is_some()),
-        ];
-        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    /// Name of the first given setting that only `multi_block` has.
+    pub fn multi_block_setting(&self) -> Option<String> {
+        let shared = ["name", "block_size", "strict_gap"];
+        self.to_map()
+            .into_iter()
+            .map(|(setting, _)| setting)
+            .find(|setting| !shared.contains(&setting.as_str()))
+    }
+
+    /// The name and the given settings.
+    fn to_map(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(map)) => map,
+            other => unreachable!("a struct of names and numbers is a JSON object, not {other:?}"),
+        }
     }
 
     /// The strategy, or what is wrong and what to do.
@@ -122,9 +104,9 @@ impl DecoderConfig {
         let default = MultiBlockConfig::default();
         let block_size = self.block_size.unwrap_or(default.block_size);
         let foreign = match self.name {
-            DecoderName::Ar if self.block_size.is_some() => Some("block_size"),
-            DecoderName::Ar if self.strict_gap.is_some() => Some("strict_gap"),
-            DecoderName::Ar | DecoderName::Jacobi => self.multi_block_settings().first().copied(),
+            DecoderName::Ar if self.block_size.is_some() => Some("block_size".to_owned()),
+            DecoderName::Ar if self.strict_gap.is_some() => Some("strict_gap".to_owned()),
+            DecoderName::Ar | DecoderName::Jacobi => self.multi_block_setting(),
             DecoderName::MultiBlock => None,
         };
         if let Some(setting) = foreign {
@@ -158,11 +140,12 @@ impl DecoderConfig {
 
     fn growth(&self) -> Result<Growth, String> {
         if self.window == Some(WindowName::Sliding) {
-            let of_blocks = |setting: &&str| ["max_blocks", "spawn_ratio"].contains(setting);
-            return match self.multi_block_settings().into_iter().find(of_blocks) {
-                Some(setting) => Err(format!("a sliding window has no {setting}; remove the setting")),
-                None => Ok(Growth::Sliding),
+            let of_blocks = match (self.max_blocks, self.spawn_ratio) {
+                (None, None) => return Ok(Growth::Sliding),
+                (Some(_), _) => "max_blocks",
+                (None, Some(_)) => "spawn_ratio",
             };
+            return Err(format!("a sliding window has no {of_blocks}; remove the setting"));
         }
         let max_blocks = self.max_blocks.unwrap_or(MAX_BLOCKS);
         let spawn_ratio = self.spawn_ratio.unwrap_or(SPAWN_RATIO);
@@ -216,9 +199,7 @@ impl Settings {
             strict_gap: self.strict_gap,
             ..all
         };
-        let Ok(Value::Object(mut settings)) = serde_json::to_value(shown) else {
-            unreachable!("a struct of names and numbers is a JSON object")
-        };
+        let mut settings = shown.to_map();
         settings.shift_remove("name");
         // Last, as in results written before: samples are found again by the text of their settings.
         if let Some(gap) = settings.shift_remove("strict_gap") {

@@ -33,7 +33,7 @@ mod token_tree;
 
 pub use batch::{Batch, BatchEvent, OnEvent, Room, generate_batch};
 pub use blocks::{States, Trajectories};
-pub use config::{DecoderConfig, DecoderName, WindowName};
+pub use config::{DecoderConfig, WindowName};
 pub use decoding::{Decoding, generate};
 pub use draft::{Draft, Source};
 pub use error::DecoderError;
@@ -44,5 +44,5 @@ pub use pass::{Pass, RANKED};
 pub use recorder::Recorder;
 pub use request::{Answer, Disagreement, Generation, Request, Response};
 pub use sampling::{RandomSampling, Sampling};
-pub use settings::{Settings, StopRules, Strategy};
+pub use settings::{DecoderName, Settings, StopRules, Strategy};
 pub use stats::{DecodeStats, WidthStats};

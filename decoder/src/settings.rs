@@ -1,8 +1,9 @@
 //! Everything that a response depends on besides the model and the prompt.
 
 use jacobi_model::LanguageModel;
+use serde::{Deserialize, Serialize};
 
-use crate::{DecoderName, JacobiConfig, MultiBlockConfig, Sampling};
+use crate::{JacobiConfig, MultiBlockConfig, Sampling};
 
 /// How to decode.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +32,30 @@ impl Strategy {
             Self::Autoregressive => 1,
             Self::Jacobi(config) => MultiBlockConfig::from(config).max_rows(),
             Self::MultiBlock(config) => config.max_rows(),
+        }
+    }
+}
+
+/// A [`Strategy`] by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecoderName {
+    /// One token per forward pass.
+    #[default]
+    Ar,
+    /// Jacobi decoding, block by block.
+    Jacobi,
+    /// Several blocks in flight, rejected drafts recycled, token trees.
+    MultiBlock,
+}
+
+impl DecoderName {
+    /// The name in recipes and results.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ar => "ar",
+            Self::Jacobi => "jacobi",
+            Self::MultiBlock => "multi_block",
         }
     }
 }

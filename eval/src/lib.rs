@@ -19,7 +19,6 @@ mod judge;
 mod opening;
 mod paired;
 mod questions;
-mod ranks;
 mod recording;
 pub mod run;
 mod running;

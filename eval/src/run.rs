@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
 use jacobi_datasets::schema::eval_statistics::MemoryFloor;
-use jacobi_decoder::{Generation, Settings, StopRules, generate};
+use jacobi_decoder::{Decoding, Generation, RANKED, Settings, StopRules, generate};
 use jacobi_model::{Compute, Device, Dtype, LanguageModel, dtype_name};
 
 use crate::divergence::gap;
@@ -16,7 +16,6 @@ use crate::journal::Journal;
 use crate::judge::Judge;
 use crate::opening::{LeftOut, OpenModel, Tokens, open_model, read_questions};
 use crate::questions::Question;
-use crate::ranks::count_rejections;
 use crate::running::Running;
 use crate::sandbox::Isolation;
 use crate::score;
@@ -329,8 +328,8 @@ impl Bench<'_> {
         }
     }
 
-    /// Adds the ranks of rejected drafts on the first `count` prompts, after all timed runs. A decoder that fails on one of
-    /// them gets none, and a warning.
+    /// Adds the ranks that right tokens had where drafts were wrong, on the first `count` prompts, after all timed runs. A
+    /// decoder that fails on one of them gets none, and a warning.
     fn rank_rejections(&self, count: usize, measured: &mut Measured, stop: &AtomicBool) {
         for ((contender, ranks), samples) in
             self.contenders.iter().zip(&mut measured.ranks).zip(&measured.samples).skip(1)
@@ -341,7 +340,11 @@ impl Bench<'_> {
                     return;
                 }
                 let (Ok(prompt), None) = (prompt, &sample.error) else { continue };
-                let add = || count_rejections(self.language_model, prompt, contender, ranks);
+                let add = || {
+                    ranks.resize(RANKED + 1, 0);
+                    let passes = Decoding::new(self.language_model, prompt, contender).rank_rejections();
+                    passes.filter_map(|pass| pass.rejected_rank).for_each(|rank| ranks[rank] += 1);
+                };
                 if let Err(reason) = guarded(add) {
                     let (name, decoder) = (&self.model.name, contender.strategy.name().as_str());
                     measured.warnings.push(format!("no ranks of {name} under {decoder}: {reason}"));

@@ -95,7 +95,7 @@ impl DecoderArgs {
             return Ok(vec![tuned.strategy(seed)?]);
         }
         let is_default = self.decoder.is_none() && !self.is_comparison();
-        if let Some(setting) = self.given(DEFAULT).multi_block_settings().first().filter(|_| is_default) {
+        if let Some(setting) = self.given(DEFAULT).multi_block_setting().filter(|_| is_default) {
             let option = setting.replace('_', "-");
             return Err(UsageError(format!(
                 "--{option} is a setting of multi-block: add --decoder multi-block"
