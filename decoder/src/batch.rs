@@ -1,6 +1,7 @@
-//! Continuous batching: many requests share each forward pass, whatever stage they are in: prefill, growing response, or
-//! blocks of the response that are refined for their trajectories. A slot that is done takes the next request at once.
-//! The rows of all sequences are concatenated, so nothing is padded and no sequence waits for one of another length.
+//! Continuous batching: many requests share each forward pass, whatever stage they are in: prefill, growing
+//! response, or blocks of the response that are refined for their trajectories. A slot that is done takes the
+//! next request at once. The rows of all sequences are concatenated, so nothing is padded and no sequence waits
+//! for one of another length.
 
 use std::ops::ControlFlow;
 
@@ -169,7 +170,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Fills a pass of `rows` rows: the most urgent part of all requests first, and within a part the oldest request first.
+/// Fills a pass of `rows` rows: the most urgent part of all requests first, and within a part the oldest
+/// request first.
 fn plan(lanes: &mut [Option<Admitted>], rows: usize) -> Vec<Planned<'_>> {
     let admitted = lanes.iter_mut().enumerate().filter_map(|(slot, place)| Some((slot, place.as_mut()?)));
     let mut planned: Vec<Planned> =

@@ -16,8 +16,8 @@ use crate::Filler;
 pub enum States {
     /// From the start to the fixed point.
     All,
-    /// From the start to the first state that training chooses whatever follows. If training chooses the fixed point in
-    /// any case, the fixed point alone, as iteration 0.
+    /// From the start to the first state that training chooses whatever follows. If training chooses the fixed
+    /// point in any case, the fixed point alone, as iteration 0.
     Scheduled {
         /// The targets, from a schedule that is not random: its targets are known beforehand.
         noise: NoiseScheduleConfig,
@@ -63,8 +63,8 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// Adds to `blocks` the complete blocks of the response, which follows the first `prompt` tokens of `text`: all whole
-    /// ones, and the last shorter one once the response is not `open` any more.
+    /// Adds to `blocks` the complete blocks of the response, which follows the first `prompt` tokens of `text`:
+    /// all whole ones, and the last shorter one once the response is not `open` any more.
     pub(crate) fn add_complete(
         blocks: &mut Vec<Self>,
         text: &[u32],

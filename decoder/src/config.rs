@@ -22,8 +22,8 @@ pub enum WindowName {
     Sliding,
 }
 
-/// A decoder and its settings: an entry of `[[eval.decoders]]`. An absent setting has the decoder's default; a setting
-/// that the decoder does not have is an error.
+/// A decoder and its settings: an entry of `[[eval.decoders]]`. An absent setting has the decoder's default; a
+/// setting that the decoder does not have is an error.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecoderConfig {
@@ -189,8 +189,8 @@ impl From<&Strategy> for DecoderConfig {
 }
 
 impl Settings {
-    /// The decoder's settings as results have them: all but its name, and without the window and the filler where they
-    /// are the default.
+    /// The decoder's settings as results have them: all but its name, and without the window and the filler
+    /// where they are the default.
     pub fn decoder_settings(&self) -> Map<String, Value> {
         let all = DecoderConfig::from(&self.strategy);
         let shown = DecoderConfig {

@@ -32,9 +32,9 @@ impl Source {
     }
 }
 
-/// The rows of one forward pass, a tree. Row 0, the root, holds the known-right token: the last token of the response,
-/// which is not cached yet. The run comes first, so its rows are numbered by depth; the branches follow. Siblings hold
-/// different tokens, so at most one of them is right.
+/// The rows of one forward pass, a tree. Row 0, the root, holds the known-right token: the last token of the
+/// response, which is not cached yet. The run comes first, so its rows are numbered by depth; the branches
+/// follow. Siblings hold different tokens, so at most one of them is right.
 #[derive(Clone, Debug)]
 pub struct Draft {
     rows: Rows,
@@ -70,16 +70,16 @@ impl Draft {
         (parent + 1..self.rows.len()).filter(move |&row| self.rows.parent(row) == Some(parent))
     }
 
-    /// The longest path of right tokens, from row 0 on, when the model gives `chosen[row]` after each row. This is the
-    /// definition of acceptance (arXiv 2512.14681, section 2), for branches as for the run.
+    /// The longest path of right tokens, from row 0 on, when the model gives `chosen[row]` after each row. This
+    /// is the definition of acceptance (arXiv 2512.14681, section 2), for branches as for the run.
     pub(crate) fn accepted(&self, chosen: &[u32]) -> Vec<usize> {
         assert_eq!(chosen.len(), self.rows.len(), "one chosen token per row");
         let next = |&row: &usize| self.child(row, chosen[row]);
         std::iter::successors(Some(0), next).collect()
     }
 
-    /// The rows whose predictions become the next draft when `last` is the last right row: `last`, its first child, that
-    /// one's first child and so on, then the deeper rows of the run.
+    /// The rows whose predictions become the next draft when `last` is the last right row: `last`, its first
+    /// child, that one's first child and so on, then the deeper rows of the run.
     pub fn continuation(&self, last: usize) -> Vec<usize> {
         let mut rows: Vec<usize> =
             std::iter::successors(Some(last), |&row| self.children(row).next()).collect();

@@ -1,15 +1,16 @@
-//! The interface between proposing drafts and verifying them. A draft changes how many passes a response takes, never its
-//! text: the model accepts or rejects each token of it.
+//! The interface between proposing drafts and verifying them. A draft changes how many passes a response takes,
+//! never its text: the model accepts or rejects each token of it.
 
 use crate::{Draft, Pass, outputs::Outputs};
 
 /// Proposes the rows that the next pass verifies.
 pub(crate) trait Drafter {
-    /// Rows to verify. `text` is prompt and response; its last token, which is right and not cached yet, becomes row 0.
-    /// No path is longer than `room` rows (at least 1).
+    /// Rows to verify. `text` is prompt and response; its last token, which is right and not cached yet,
+    /// becomes row 0. No path is longer than `room` rows (at least 1).
     fn draft(&mut self, text: &[u32], room: usize) -> Draft;
 
-    /// Learns from a pass over its draft, which accepted at least row 0. `outputs` has the model's other likely tokens.
+    /// Learns from a pass over its draft, which accepted at least row 0. `outputs` has the model's other likely
+    /// tokens.
     fn learn(&mut self, pass: &Pass, outputs: &Outputs);
 
     /// Keeps from now on what [`Drafter::rejected_rank`] needs.

@@ -1,5 +1,5 @@
-//! Filler: the tokens of a new block after its known first token. It is a draft like any other: it changes how many passes
-//! a block takes, never the text.
+//! Filler: the tokens of a new block after its known first token. It is a draft like any other: it changes how
+//! many passes a block takes, never the text.
 
 use jacobi_datasets::Rng;
 use serde::{Deserialize, Serialize};
@@ -11,17 +11,18 @@ const LONGEST_KEY: usize = 3;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Filler {
-    /// Tokens drawn from prompt and response. (arXiv 2512.14681 draws from the prompt alone; the next tokens resemble the
-    /// response more.)
+    /// Tokens drawn from prompt and response. (arXiv 2512.14681 draws from the prompt alone; the next tokens
+    /// resemble the response more.)
     #[default]
     Random,
-    /// The tokens that followed an earlier occurrence of the last tokens, in prompt or response; drawn if there is none.
+    /// The tokens that followed an earlier occurrence of the last tokens, in prompt or response; drawn if there
+    /// is none.
     Ngram,
 }
 
 impl Filler {
-    /// `count` tokens to follow `text` (prompt and response) and then `draft`, a pure function of the arguments. `fills`
-    /// is how often filler was drawn for this response before.
+    /// `count` tokens to follow `text` (prompt and response) and then `draft`, a pure function of the
+    /// arguments. `fills` is how often filler was drawn for this response before.
     pub(crate) fn fill(self, text: &[u32], draft: &[u32], count: usize, seed: u64, fills: usize) -> Vec<u32> {
         let mut rng = Rng::new(&[seed, fills as u64]);
         let mut filler = match self {

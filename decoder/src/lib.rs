@@ -1,9 +1,11 @@
-//! Decoding: token ids in, token ids and statistics out. Every strategy is lossless: in fp32 its output equals that of
-//! [`Strategy::Autoregressive`] token for token, both greedy and sampled with the same seed. This crate sees no text.
+//! Decoding: token ids in, token ids and statistics out. Every strategy is lossless: in fp32 its output equals
+//! that of [`Strategy::Autoregressive`] token for token, both greedy and sampled with the same seed. This crate
+//! sees no text.
 //!
-//! A pass verifies a [`Draft`], rows proposed by a drafter, in one forward pass of the model; the tokens that the model
-//! itself would have given are accepted. Reading order: `draft.rs` (rows and acceptance), `sequence.rs` (one response),
-//! `multi_block.rs` (the drafter of Jacobi and multi-block decoding), `lane.rs` and `batch.rs` (many requests per pass).
+//! A pass verifies a [`Draft`], rows proposed by a drafter, in one forward pass of the model; the tokens that
+//! the model itself would have given are accepted. Reading order: `draft.rs` (rows and acceptance),
+//! `sequence.rs` (one response), `multi_block.rs` (the drafter of Jacobi and multi-block decoding), `lane.rs`
+//! and `batch.rs` (many requests per pass).
 
 mod batch;
 mod blocks;

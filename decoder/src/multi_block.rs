@@ -1,18 +1,23 @@
-//! Multi-block decoding with rejection recycling (arXiv 2512.14681, section 4), as one draft window over several blocks.
+//! Multi-block decoding with rejection recycling (arXiv 2512.14681, section 4), as one draft window over
+//! several blocks.
 //!
 //! Each pass verifies
 //!
-//!     known-right token | rest of the real-active block | pseudo-active blocks
+//! ```text
+//! known-right token | rest of the real-active block | pseudo-active blocks
+//! ```
 //!
-//! with causal attention. The prefix of the draft that agrees with the model's tokens is accepted, and every other token
-//! is replaced by the model's prediction (a Jacobi iteration of all blocks at once). When the real-active block is
-//! complete, the first pseudo-active block becomes real-active, with its content as the draft. A further block starts when
-//! a share r of the newest one has settled, up to K blocks.
+//! with causal attention. The prefix of the draft that agrees with the model's tokens is accepted, and every
+//! other token is replaced by the model's prediction (a Jacobi iteration of all blocks at once). When the
+//! real-active block is complete, the first pseudo-active block becomes real-active, with its content as the
+//! draft. A further block starts when a share r of the newest one has settled, up to K blocks.
 //!
-//! Two kinds of branches are verified in the same pass beside this run: continuations from the pool of rejected n-grams
-//! ([`crate::ngram_pool`]), and a token tree from the distributions of the last pass ([`crate::token_tree`]).
+//! Two kinds of branches are verified in the same pass beside this run: continuations from the pool of rejected
+//! n-grams ([`crate::ngram_pool`]), and a token tree from the distributions of the last pass
+//! ([`crate::token_tree`]).
 //!
-//! Departure: branches share one forward pass and one cache with the run; the reference copies the cache per candidate.
+//! Departure: branches share one forward pass and one cache with the run; the reference copies the cache per
+//! candidate.
 
 use crate::{
     Draft, Filler, Pass, RANKED, Source,
@@ -60,8 +65,8 @@ pub enum Growth {
 }
 
 impl Default for MultiBlockConfig {
-    /// The reference's K, r and pool; blocks of 16 where the reference has 64: a fifth of the rows for 2 to 5 % more passes,
-    /// measured on responses of 40 tokens (LOG.md).
+    /// The reference's K, r and pool; blocks of 16 where the reference has 64: a fifth of the rows for 2 to 5 %
+    /// more passes, measured on responses of 40 tokens (LOG.md).
     fn default() -> Self {
         Self {
             block_size: 16,
@@ -100,7 +105,8 @@ impl MultiBlockConfig {
 /// tokens may be accepted in part; the others are pseudo-active.
 pub(crate) struct Window {
     config: MultiBlockConfig,
-    /// The draft after the known-right token: predictions of the last pass, which may reach beyond the window, then filler.
+    /// The draft after the known-right token: predictions of the last pass, which may reach beyond the window,
+    /// then filler.
     ahead: Vec<u32>,
     /// The best `ranks` tokens at each position of `ahead` that the last pass predicted.
     marginals: Vec<Marginal>,
@@ -170,8 +176,8 @@ impl Window {
         }
     }
 
-    /// Tokens of the newest block that are accepted, or are the same in the `next` draft, which starts at the known-right
-    /// token.
+    /// Tokens of the newest block that are accepted, or are the same in the `next` draft, which starts at the
+    /// known-right token.
     fn stable(&self, pass: &Pass, next: &[u32]) -> usize {
         let (n, accepted) = (self.config.block_size, pass.path.len());
         let run = &pass.draft.rows().tokens()[..pass.draft.run_len()];

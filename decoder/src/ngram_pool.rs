@@ -1,5 +1,5 @@
-//! Rejection recycling (arXiv 2512.14681, section 4): predictions that were not accepted are kept for a while, and where
-//! one of them contains the known-right token, what follows it there is tried again. Integers only.
+//! Rejection recycling (arXiv 2512.14681, section 4): predictions that were not accepted are kept for a while,
+//! and where one of them contains the known-right token, what follows it there is tried again. Integers only.
 //!
 //! Departure: candidates are ordered by how many tokens before the known-right token match the text, then by age; the
 //! reference orders by age alone.
@@ -25,8 +25,8 @@ impl NgramPool {
         self.runs.push_front(run);
     }
 
-    /// Up to `count` continuations of `text`, none longer than `longest`, best first. None is a prefix of another better one
-    /// or of `own`, the draft that is verified anyway.
+    /// Up to `count` continuations of `text`, none longer than `longest`, best first. None is a prefix of
+    /// another better one or of `own`, the draft that is verified anyway.
     pub(crate) fn candidates(&self, text: &[u32], own: &[u32], count: usize, longest: usize) -> Vec<&[u32]> {
         let Some((last, before)) = text.split_last() else { return Vec::new() };
         let mut found: Vec<(usize, &[u32])> = Vec::new();

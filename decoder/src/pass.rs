@@ -15,9 +15,9 @@ pub struct Pass {
     pub path: Vec<usize>,
     /// The tokens added to the response: the model's after each row of the path, cut where the response ends.
     pub tokens: Vec<u32>,
-    /// Under [`crate::Decoding::rank_rejections`], if the run held a wrong token: the rank that the pass before gave the
-    /// right token at that position, at most [`RANKED`]. The run itself holds rank 0. `None` where the wrong token was
-    /// filler: the pass before predicted nothing at that position.
+    /// Under [`crate::Decoding::rank_rejections`], if the run held a wrong token: the rank that the pass before
+    /// gave the right token at that position, at most [`RANKED`]. The run itself holds rank 0. `None` where the
+    /// wrong token was filler: the pass before predicted nothing at that position.
     pub rejected_rank: Option<usize>,
 }
 

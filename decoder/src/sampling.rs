@@ -1,11 +1,14 @@
 //! The token that follows a context: the most probable one, or one drawn by the Gumbel-max rule,
 //!
-//!     argmax over tokens of (logit / temperature + Gumbel noise),
+//! ```text
+//! argmax over tokens of (logit / temperature + Gumbel noise),
+//! ```
 //!
-//! with noise that is a pure function of (seed, position, token). So every decoder draws the text that autoregressive
-//! sampling draws, and a draft token is right exactly when it equals the draw: the output distribution is the model's,
-//! whatever was drafted. Accepting a draft token with its probability and else drawing from the rest (arXiv 2302.01318 for
-//! point masses) gives the same distribution; with shared noise, the draws of a pass are also good drafts for the next.
+//! with noise that is a pure function of (seed, position, token). So every decoder draws the text that
+//! autoregressive sampling draws, and a draft token is right exactly when it equals the draw: the output
+//! distribution is the model's, whatever was drafted. Accepting a draft token with its probability and else
+//! drawing from the rest (arXiv 2302.01318 for point masses) gives the same distribution; with shared noise,
+//! the draws of a pass are also good drafts for the next.
 
 use jacobi_datasets::Rng;
 

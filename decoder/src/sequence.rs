@@ -92,8 +92,8 @@ impl Sequence {
         (Rows::chain(&[self.text.as_slice(), &self.given].concat()), self.prompt - 1)
     }
 
-    /// Takes the first token from the prefill, and with it the right tokens of a given response. Returns the positions in
-    /// the given response at which the model gives another token after the given ones before.
+    /// Takes the first token from the prefill, and with it the right tokens of a given response. Returns the
+    /// positions in the given response at which the model gives another token after the given ones before.
     pub(crate) fn begin(&mut self, outputs: &Outputs) -> Vec<usize> {
         let given = std::mem::take(&mut self.given);
         let draft = Draft::run(self.text[self.prompt - 1], &given, 1);
@@ -150,8 +150,8 @@ impl Sequence {
         pass
     }
 
-    /// The index on `path` of the first row whose two best tokens are closer than `strict_gap`; `None` for a pass over one
-    /// row, which decides.
+    /// The index on `path` of the first row whose two best tokens are closer than `strict_gap`; `None` for a
+    /// pass over one row, which decides.
     fn near_tie(&self, draft: &Draft, path: &[usize], outputs: &Outputs) -> Option<usize> {
         let gap = self.settings.strict_gap?;
         if draft.rows().len() == 1 || !self.is_greedy() {

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::{Pass, Source};
 
-/// Statistics of one response. The prefill, which gives the first token, is counted in `prefill_seconds` alone, so that
-/// autoregressive decoding has exactly one token per forward.
+/// Statistics of one response. The prefill, which gives the first token, is counted in `prefill_seconds` alone,
+/// so that autoregressive decoding has exactly one token per forward.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DecodeStats {
     /// Forward passes after the prefill.

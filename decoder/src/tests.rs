@@ -149,8 +149,8 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
-    /// Ranking rejections changes no pass; each rank is that of the right token in the model's logits after the drafted text
-    /// of the pass before.
+    /// Ranking rejections changes no pass; each rank is that of the right token in the model's logits after the
+    /// drafted text of the pass before.
     #[test]
     fn a_rejected_rank_is_what_the_pass_before_thought_of_the_right_token(
         model in (20usize..60, any::<u64>(), 1usize..3).prop_map(|(vocabulary, seed, memory)| {
@@ -267,7 +267,8 @@ fn prompts_longer_than_a_pass_do_not_wait_for_each_others_responses() {
         passes += usize::from(matches!(event, BatchEvent::Forward(_)));
         ControlFlow::Continue(())
     });
-    // Each of the first three passes has a prompt; the last of them gives a first token, which nine more tokens follow.
+    // Each of the first three passes has a prompt; the last of them gives a first token, which nine more tokens
+    // follow.
     assert_eq!(passes, 3 + 9);
 }
 

@@ -1,6 +1,7 @@
-//! Token trees: the last pass gave a distribution at every draft position; the most probable combinations of its tokens
-//! are tried as branches of the next pass. They are found best first, by a heap over summed log-probabilities: a branch
-//! that is taken out is replaced by its sibling of the next rank and by its most probable child. No tensors.
+//! Token trees: the last pass gave a distribution at every draft position; the most probable combinations of
+//! its tokens are tried as branches of the next pass. They are found best first, by a heap over summed
+//! log-probabilities: a branch that is taken out is replaced by its sibling of the next rank and by its most
+//! probable child. No tensors.
 //!
 //! Not part of arXiv 2512.14681, which recycles n-grams alone.
 

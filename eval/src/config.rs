@@ -141,8 +141,8 @@ impl EvalConfig {
         self.prompts.path = PathBuf::new();
     }
 
-    /// Compares only these decoders with the autoregressive one: every entry of the configuration with such a name, or one
-    /// with defaults if there is none.
+    /// Compares only these decoders with the autoregressive one: every entry of the configuration with such a
+    /// name, or one with defaults if there is none.
     pub fn choose_decoders(&mut self, chosen: &[DecoderName]) {
         self.tuned = false;
         let listed = std::mem::take(&mut self.decoders);
@@ -192,7 +192,8 @@ impl EvalConfig {
         Ok(contenders)
     }
 
-    /// Labels of the decoders of `models` that no row of `rows` is of, such as one tuned after the rows were measured.
+    /// Labels of the decoders of `models` that no row of `rows` is of, such as one tuned after the rows were
+    /// measured.
     ///
     /// # Errors
     /// `Decoder`, and those of [`tuned`].

@@ -2,7 +2,8 @@
 
 use jacobi_model::{LanguageModel, Place, Rows, Work};
 
-/// Index of the first token in which two responses differ; if one is a prefix of the other, the length of the shorter.
+/// Index of the first token in which two responses differ; if one is a prefix of the other, the length of the
+/// shorter.
 pub(crate) fn first_divergence(tokens: &[u32], reference: &[u32]) -> Option<usize> {
     if tokens == reference {
         return None;

@@ -1,5 +1,5 @@
-//! The memory floor: the time to read all weights once, which bounds autoregressive decoding. An autoregressive loop that
-//! is much slower is a weak baseline, and a speedup over a weak baseline means little.
+//! The memory floor: the time to read all weights once, which bounds autoregressive decoding. An autoregressive
+//! loop that is much slower is a weak baseline, and a speedup over a weak baseline means little.
 
 use std::time::Instant;
 
@@ -12,8 +12,8 @@ const BUFFER: i64 = 1 << 26;
 const GPU_BUFFER: i64 = 1 << 29;
 const COPIES: usize = 5;
 
-/// The floor of `model` on this machine: the bytes that a forward pass reads, over the median bandwidth of a few large
-/// copies.
+/// The floor of `model` on this machine: the bytes that a forward pass reads, over the median bandwidth of a
+/// few large copies.
 pub(crate) fn memory_floor(model: &Transformer) -> MemoryFloor {
     let bytes = weight_bytes(model.parameters());
     let bandwidth = copy_bytes_per_second(model.device());

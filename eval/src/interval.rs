@@ -26,8 +26,8 @@ pub(crate) fn median(ascending: &[f64]) -> Option<f64> {
     Some(if ascending.len() % 2 == 1 { upper } else { (ascending[middle - 1] + upper) / 2.0 })
 }
 
-/// Percentile bootstrap of `statistic` over samples drawn with replacement, reproducible from `seed`. `None` with fewer
-/// than two samples, or if the statistic has no value on some draw.
+/// Percentile bootstrap of `statistic` over samples drawn with replacement, reproducible from `seed`. `None`
+/// with fewer than two samples, or if the statistic has no value on some draw.
 pub(crate) fn bootstrap(
     samples: usize,
     seed: u64,

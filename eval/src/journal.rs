@@ -1,7 +1,7 @@
 //! The file of finished samples, from which a killed evaluation resumes.
 //!
-//! A prompt is kept when every decoder has answered it. Otherwise all of them measure it again: figures of one prompt are
-//! compared with each other, so they must come from one process (a sitting).
+//! A prompt is kept when every decoder has answered it. Otherwise all of them measure it again: figures of one
+//! prompt are compared with each other, so they must come from one process (a sitting).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -23,8 +23,8 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens `path` and reads its samples; creates it, with its directory, if missing. An incomplete last line, written when
-    /// the process was killed, is removed.
+    /// Opens `path` and reads its samples; creates it, with its directory, if missing. An incomplete last line,
+    /// written when the process was killed, is removed.
     pub(crate) fn open(path: &Path) -> Result<Self, EvalError> {
         let io = |source| EvalError::Journal { path: path.to_owned(), source };
         if let Some(dir) = path.parent() {
@@ -46,8 +46,8 @@ impl Journal {
         Ok(Self { path: path.to_owned(), file, kept, sitting: sitting + 1 })
     }
 
-    /// The samples of one prompt that equal `wanted` in model, task, decoder and prompt; `None` unless all of them are there
-    /// without an error.
+    /// The samples of one prompt that equal `wanted` in model, task, decoder and prompt; `None` unless all of
+    /// them are there without an error.
     pub(crate) fn take(&mut self, wanted: &[EvalSample]) -> Option<Vec<EvalSample>> {
         let found = |wanted: &EvalSample| self.kept.get(&key(wanted)).filter(|s| s.error.is_none()).cloned();
         wanted.iter().map(found).collect()

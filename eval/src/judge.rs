@@ -74,8 +74,8 @@ impl Judge {
         Ok(verdict)
     }
 
-    /// A program that passes prints a random word at its end, so that exiting early does not pass. A program that searches
-    /// its own source can still find the word.
+    /// A program that passes prints a random word at its end, so that exiting early does not pass. A program
+    /// that searches its own source can still find the word.
     fn run(&self, tests: &str, code: &str) -> Result<Verdict, SandboxError> {
         let sandbox = self.sandbox.as_ref().expect("it is opened for tasks that run programs");
         let passed = format!("passed-{:016x}", RandomState::new().hash_one(code));
@@ -103,8 +103,8 @@ pub struct TaskCheck {
     pub isolation: Option<Isolation>,
 }
 
-/// Judges the reference responses of a task as if a model had given them: all should be right. `progress` gets the number of
-/// questions done, and of all.
+/// Judges the reference responses of a task as if a model had given them: all should be right. `progress` gets
+/// the number of questions done, and of all.
 ///
 /// # Errors
 /// A task, questions or sandbox that cannot be used; [`EvalError::NoReference`].

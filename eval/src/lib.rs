@@ -1,13 +1,15 @@
-//! Quality and speed of models under decoders: prompts in, one [`EvalRow`](jacobi_datasets::schema::eval_row::EvalRow)
-//! per model and decoder out, with every sample behind it.
+//! Quality and speed of models under decoders: prompts in, one
+//! [`EvalRow`](jacobi_datasets::schema::eval_row::EvalRow) per model and decoder out, with every sample behind
+//! it.
 //!
-//! The autoregressive decoder always runs, on the same prompts in turn with the others: speeds are ratios to its speed, and
-//! outputs are compared with its output. It is added in front if the configuration leaves it out.
+//! The autoregressive decoder always runs, on the same prompts in turn with the others: speeds are ratios to
+//! its speed, and outputs are compared with its output. It is added in front if the configuration leaves it
+//! out.
 //!
 //! [`tune()`] searches the decoder that is best for a model on this machine, [`tuned()`] reads its result.
 //!
-//! Reading order: [`config`] (the settings), [`tasks`] (questions and scoring), [`run`] (the loop), [`score`] (figures from
-//! samples).
+//! Reading order: [`config`] (the settings), [`tasks`] (questions and scoring), [`run`] (the loop), [`score`]
+//! (figures from samples).
 
 pub mod config;
 mod divergence;

@@ -68,8 +68,8 @@ pub(crate) struct OpenModel {
     pub(crate) prompts: Vec<Vec<Tokens>>,
 }
 
-/// Loads a model and encodes every question with its tokenizer and chat template. It is an error if the model can answer no
-/// question of a set.
+/// Loads a model and encodes every question with its tokenizer and chat template. It is an error if the model
+/// can answer no question of a set.
 pub(crate) fn open_model(
     model: &EvalModel,
     compute: Compute,

@@ -1,7 +1,7 @@
 //! McNemar's exact test: is one decoder or model right more often than another, on the prompts that both answered?
 //!
-//! Only prompts that exactly one of them gets right count. If both are equally good, each of these is equally likely to be
-//! either's (McNemar 1947; exact: the two-sided binomial test at 1/2).
+//! Only prompts that exactly one of them gets right count. If both are equally good, each of these is equally
+//! likely to be either's (McNemar 1947; exact: the two-sided binomial test at 1/2).
 
 use std::collections::BTreeMap;
 
@@ -51,9 +51,9 @@ impl Series<'_> {
     }
 }
 
-/// The tests, in the order of the samples: each decoder against the autoregressive one of the same model, and each model
-/// against the first one, and against the first one of its role, under the same decoder. Samples without a verdict are left
-/// out.
+/// The tests, in the order of the samples: each decoder against the autoregressive one of the same model, and
+/// each model against the first one, and against the first one of its role, under the same decoder. Samples
+/// without a verdict are left out.
 pub fn paired_tests(samples: &[EvalSample]) -> Vec<PairedTest> {
     let series = series(samples);
     let mut tests = Vec::new();

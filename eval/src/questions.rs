@@ -36,7 +36,8 @@ pub(crate) fn read(task: &Task) -> Result<(Vec<Question>, Vec<BadRow>), EvalErro
     Ok((with_answers(prompts, task)?, bad_rows))
 }
 
-/// Renames the second `a` to `a#2`: a file may contain a question twice, but samples are identified by the question's id.
+/// Renames the second `a` to `a#2`: a file may contain a question twice, but samples are identified by the
+/// question's id.
 fn make_ids_unique(prompts: &mut [Prompt]) {
     let mut seen: HashMap<String, usize> = HashMap::new();
     for prompt in prompts {

@@ -8,7 +8,8 @@ use crate::run::{Answered, Bench, Passes, guarded};
 use crate::tasks::Scorer;
 
 impl Bench<'_> {
-    /// The samples of one prompt, by decoder. If there is no autoregressive response, the others are compared with none.
+    /// The samples of one prompt, by decoder. If there is no autoregressive response, the others are compared
+    /// with none.
     pub(crate) fn samples(&self, index: usize, answers: &[Answered], sitting: usize) -> Vec<EvalSample> {
         let reference = answers[0].as_ref().ok().map(|(generation, _)| generation.tokens.as_slice());
         let sample = |(turn, answer): (usize, &Answered)| {
@@ -45,8 +46,8 @@ impl Bench<'_> {
         }
     }
 
-    /// `reference` is the autoregressive response; `None` for the autoregressive sample itself. An error if the response
-    /// cannot be judged.
+    /// `reference` is the autoregressive response; `None` for the autoregressive sample itself. An error if the
+    /// response cannot be judged.
     fn sample(
         &self,
         index: usize,
@@ -86,8 +87,8 @@ impl Bench<'_> {
         })
     }
 
-    /// `text` cut into the pieces that each pass added, the prefill first. A character that a pass began belongs to the
-    /// pass that ended it.
+    /// `text` cut into the pieces that each pass added, the prefill first. A character that a pass began
+    /// belongs to the pass that ended it.
     pub(crate) fn pieces(&self, tokens: &[u32], text: &str, passes: &Passes) -> Vec<String> {
         let (mut end, mut cut) = (1, 0);
         let mut pieces = Vec::with_capacity(passes.len() + 1);

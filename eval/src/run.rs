@@ -35,8 +35,8 @@ pub struct EvalJob<'a> {
     pub config: &'a EvalConfig,
     /// Seed of the random drafts and of the bootstrap.
     pub seed: u64,
-    /// The file that finished samples are appended to. Samples in it are not measured again; the caller makes sure that
-    /// they were measured under the same settings.
+    /// The file that finished samples are appended to. Samples in it are not measured again; the caller makes
+    /// sure that they were measured under the same settings.
     pub samples: &'a Path,
 }
 
@@ -255,8 +255,8 @@ impl Bench<'_> {
         true
     }
 
-    /// The responses of all decoders to one prompt; `None` if the stop flag ended it. `report` gets the decoder's index, the
-    /// number of responses so far, and the response.
+    /// The responses of all decoders to one prompt; `None` if the stop flag ended it. `report` gets the
+    /// decoder's index, the number of responses so far, and the response.
     fn answer(
         &self,
         index: usize,
@@ -328,8 +328,8 @@ impl Bench<'_> {
         }
     }
 
-    /// Adds the ranks that right tokens had where drafts were wrong, on the first `count` prompts, after all timed runs. A
-    /// decoder that fails on one of them gets none, and a warning.
+    /// Adds the ranks that right tokens had where drafts were wrong, on the first `count` prompts, after all
+    /// timed runs. A decoder that fails on one of them gets none, and a warning.
     fn rank_rejections(&self, count: usize, measured: &mut Measured, stop: &AtomicBool) {
         for ((contender, ranks), samples) in
             self.contenders.iter().zip(&mut measured.ranks).zip(&measured.samples).skip(1)

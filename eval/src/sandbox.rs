@@ -1,9 +1,9 @@
 //! Runs generated programs isolated from the machine.
 //!
-//! A warden (`sandbox/warden.py`, in the interpreter that the programs need anyway) forks a process, isolates it from
-//! everything but the interpreter's own files, makes it an unprivileged user, sets limits, and starts the program in it.
-//! The warden itself stays outside, watches time, memory and output, and kills all that the program started. The
-//! strongest [`Isolation`] that works on this machine is found by trying.
+//! A warden (`sandbox/warden.py`, in the interpreter that the programs need anyway) forks a process, isolates
+//! it from everything but the interpreter's own files, makes it an unprivileged user, sets limits, and starts
+//! the program in it. The warden itself stays outside, watches time, memory and output, and kills all that the
+//! program started. The strongest [`Isolation`] that works on this machine is found by trying.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -58,7 +58,8 @@ pub enum Isolation {
     Namespaces,
     /// The same, set up by `bwrap`.
     Bubblewrap,
-    /// Landlock and a filter of system calls: one process without network, which reads the interpreter's files and writes none.
+    /// Landlock and a filter of system calls: one process without network, which reads the interpreter's files
+    /// and writes none.
     Landlock,
     /// Limits alone.
     None,
@@ -258,7 +259,8 @@ enum Answer {
     Output {},
 }
 
-/// The path of the interpreter that `python` starts: a version manager's shim would be slow to start for each program.
+/// The path of the interpreter that `python` starts: a version manager's shim would be slow to start for each
+/// program.
 fn interpreter(python: &Path) -> Result<PathBuf, SandboxError> {
     let asked = "import sys, ctypes, os; print(sys.executable if sys.version_info >= (3, 8) else '')";
     let output = Command::new(python).args(["-I", "-S", "-c", asked]).stdin(Stdio::null()).output();

@@ -8,9 +8,9 @@ use jacobi_datasets::{FinishReason, repeats};
 
 use crate::interval::{bootstrap, median, median_of, wilson};
 
-/// The row of one decoder; `None` without samples. `samples` and `autoregressive` hold the same prompts in the same order;
-/// for the autoregressive row itself they are the same samples. A prompt that one of the two failed on counts in accuracy,
-/// but in no figure of speed or agreement.
+/// The row of one decoder; `None` without samples. `samples` and `autoregressive` hold the same prompts in the
+/// same order; for the autoregressive row itself they are the same samples. A prompt that one of the two failed
+/// on counts in accuracy, but in no figure of speed or agreement.
 pub fn row(samples: &[EvalSample], autoregressive: &[EvalSample], dtype: &str, seed: u64) -> Option<EvalRow> {
     assert_eq!(samples.len(), autoregressive.len(), "every decoder runs on every prompt");
     let scored: Vec<bool> = samples.iter().filter_map(|sample| sample.correct).collect();

@@ -1,6 +1,7 @@
-//! Tuning: finds the decoder and the settings that are best for a model on this machine. It times forward passes by their
-//! width ([`latency`]), then decodes the given prompts with candidates ([`candidates`]) by successive halving
-//! ([`halving`]). The defaults stay in to the end, so the result is at least as good in these measurements.
+//! Tuning: finds the decoder and the settings that are best for a model on this machine. It times forward
+//! passes by their width ([`latency`]), then decodes the given prompts with candidates ([`candidates`]) by
+//! successive halving ([`halving`]). The defaults stay in to the end, so the result is at least as good in
+//! these measurements.
 
 mod candidates;
 mod halving;
@@ -150,7 +151,8 @@ impl Search<'_> {
         generate(self.model, prompt, entrant, &mut |_| {}).stats
     }
 
-    /// As many tokens as are cached in the middle of a typical response; at most half the context, so that passes fit.
+    /// As many tokens as are cached in the middle of a typical response; at most half the context, so that
+    /// passes fit.
     fn typical_text(&self) -> Vec<u32> {
         let mut lengths: Vec<usize> = self.prompts.iter().map(Vec::len).collect();
         lengths.sort_unstable();

@@ -90,7 +90,8 @@ impl From<DtypeName> for Dtype {
 /// Decodes and prints.
 ///
 /// # Errors
-/// Options that exclude each other; a model or prompt that cannot be used; a signal, after the response so far is printed.
+/// Options that exclude each other; a model or prompt that cannot be used; a signal, after the response so far
+/// is printed.
 pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
     args.view.check()?;
     let prompt = args.prompt()?;

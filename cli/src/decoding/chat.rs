@@ -12,12 +12,12 @@ use crate::exit::BrokenOff;
 use crate::output;
 use crate::signals::Stop;
 
-/// Answers the lines of standard input, each in the context of the conversation so far, with fresh `views` for each answer.
-/// `/reset` starts a new conversation; `/quit` and the end of the input end it.
+/// Answers the lines of standard input, each in the context of the conversation so far, with fresh `views` for
+/// each answer. `/reset` starts a new conversation; `/quit` and the end of the input end it.
 ///
 /// # Errors
-/// A signal; input or output that fails; a conversation that the model's template refuses. A full context is an error, but
-/// on a terminal only a message: the user can react to it.
+/// A signal; input or output that fails; a conversation that the model's template refuses. A full context is an
+/// error, but on a terminal only a message: the user can react to it.
 pub fn chat(
     engine: &Engine,
     settings: &Settings,

@@ -1,4 +1,5 @@
-//! Converts passes to rows of text: the tokens that each added with their sources, the next draft, the rejected tokens.
+//! Converts passes to rows of text: the tokens that each added with their sources, the next draft, the rejected
+//! tokens.
 
 use jacobi_datasets::Tokenizer;
 use jacobi_decoder::{Pass, Source};
@@ -73,7 +74,8 @@ fn mark_of(pass: &Pass, index: usize) -> Mark {
     }
 }
 
-/// The rows whose predictions become the next draft, each with the row that held the old draft at the predicted position.
+/// The rows whose predictions become the next draft, each with the row that held the old draft at the predicted
+/// position.
 fn refined_rows(pass: &Pass) -> Vec<(usize, Option<usize>)> {
     let Some(&last) = pass.path.last() else { return Vec::new() };
     let rows = pass.draft.continuation(last);

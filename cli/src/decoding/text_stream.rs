@@ -9,8 +9,8 @@ const INCOMPLETE: char = '\u{fffd}';
 #[derive(Clone, Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// The last tokens that gave text, and then those held back. Decoded together, since a token's text can depend on the
-    /// token before it.
+    /// The last tokens that gave text, and then those held back. Decoded together, since a token's text can
+    /// depend on the token before it.
     recent: Vec<u32>,
     /// Number of tokens of `recent` that gave text.
     given: usize,

@@ -57,8 +57,8 @@ impl View for PassLines<'_> {
 /// The text in colours, and after it the draft, which is redrawn with each pass.
 pub struct Live<'a> {
     reader: PassReader<'a>,
-    /// Column where the text ends. Lines are broken here, not by the terminal: terminals differ in where the cursor is after
-    /// the last column.
+    /// Column where the text ends. Lines are broken here, not by the terminal: terminals differ in where the
+    /// cursor is after the last column.
     column: usize,
 }
 
@@ -75,7 +75,8 @@ impl<'a> Live<'a> {
             frame += &self.grown(span, columns);
         }
         let lines = DRAFT_LINES.min(lines.saturating_sub(1)).max(1);
-        // Down and up again: scrolls now if necessary, since scrolling later would move the text off the saved position.
+        // Down and up again: scrolls now if necessary, since scrolling later would move the text off the saved
+        // position.
         frame += &"\x1bD".repeat(lines - 1);
         if lines > 1 {
             frame += &format!("\x1b[{}A", lines - 1);

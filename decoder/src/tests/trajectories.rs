@@ -121,8 +121,8 @@ proptest! {
         }
     }
 
-    /// A given response costs no pass over its end where the model agrees, whatever it was made by; where the model does
-    /// not, its own comes out, or nothing does.
+    /// A given response costs no pass over its end where the model agrees, whatever it was made by; where the
+    /// model does not, its own comes out, or nothing does.
     #[test]
     fn a_given_response_is_verified(
         model in models(),

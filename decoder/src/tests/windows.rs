@@ -40,8 +40,8 @@ impl Expected {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
-    /// The window is whole blocks, cut where the response must end; the next block starts as soon as the newest has settled,
-    /// and no sooner, whatever branches there are.
+    /// The window is whole blocks, cut where the response must end; the next block starts as soon as the newest
+    /// has settled, and no sooner, whatever branches there are.
     #[test]
     fn the_window_holds_whole_blocks_and_starts_the_next_when_the_newest_has_settled(
         model in models(),
@@ -104,8 +104,8 @@ fn passes(config: &MultiBlockConfig) -> usize {
     some_models().map(|model| of(&model)).sum()
 }
 
-/// Raising one setting saves passes over all models together, or costs at most one percent: a single response can need more
-/// passes.
+/// Raising one setting saves passes over all models together, or costs at most one percent: a single response
+/// can need more passes.
 #[test]
 fn more_drafts_save_passes() {
     let passes = |max_blocks, pool_size, tree_budget| {

@@ -11,10 +11,10 @@ use super::*;
 use crate::questions;
 use crate::tasks;
 
-/// The token after position `at` is `1001 + at` whatever precedes it, so filler (earlier tokens) is never right and every
-/// draft is right after one pass. `flips`: passes over several rows give another token at this position, whose logit is 0.25
-/// below the right one's, as in near-ties in bf16. `slips`: every pass whose first row is not this position does so.
-/// `panics_at`: a pass over (cached tokens, rows) panics.
+/// The token after position `at` is `1001 + at` whatever precedes it, so filler (earlier tokens) is never right
+/// and every draft is right after one pass. `flips`: passes over several rows give another token at this
+/// position, whose logit is 0.25 below the right one's, as in near-ties in bf16. `slips`: every pass whose
+/// first row is not this position does so. `panics_at`: a pass over (cached tokens, rows) panics.
 struct Counting {
     context: usize,
     flips: Option<usize>,

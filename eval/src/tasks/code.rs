@@ -1,7 +1,8 @@
 //! Python code in responses, and the program that tests it.
 //!
-//! The code is searched for after the reasoning (`</think>`): the first fenced block with a definition, else the first fenced
-//! block, closed or not; else the text between `[BEGIN]` and `[DONE]`; else the lines from the first that looks like code.
+//! The code is searched for after the reasoning (`</think>`): the first fenced block with a definition, else
+//! the first fenced block, closed or not; else the text between `[BEGIN]` and `[DONE]`; else the lines from the
+//! first that looks like code.
 
 /// Placeholder of the answer in a test program.
 pub(super) const PLACE: &str = "@answer@";
@@ -20,9 +21,9 @@ pub(super) fn extract(response: &str) -> Option<String> {
     if code.trim().is_empty() { None } else { Some(code) }
 }
 
-/// The program that passes if `code` is right: `tests` with the code in its place. `from __future__` lines are moved to the
-/// front. Its module name is not `__main__`, so that code under `if __name__ == '__main__'` does not run; dataclasses need
-/// the module to be registered under its name.
+/// The program that passes if `code` is right: `tests` with the code in its place. `from __future__` lines are
+/// moved to the front. Its module name is not `__main__`, so that code under `if __name__ == '__main__'` does
+/// not run; dataclasses need the module to be registered under its name.
 pub(super) fn program(tests: &str, code: &str, passed: &str) -> String {
     let whole = tests.replace(PLACE, code);
     let (future, rest): (Vec<&str>, Vec<&str>) =
@@ -83,9 +84,9 @@ fn between_marks(text: &str) -> Option<String> {
     Some(inside.split("[DONE]").next().unwrap_or(inside).to_owned())
 }
 
-/// Code without a fence. An indented start is the body of a function that the prompt began, up to the first line that is not
-/// indented, unless it is prose before a definition. Otherwise the code goes from the first definition or import to the
-/// first line of prose.
+/// Code without a fence. An indented start is the body of a function that the prompt began, up to the first
+/// line that is not indented, unless it is prose before a definition. Otherwise the code goes from the first
+/// definition or import to the first line of prose.
 fn bare(text: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().collect();
     let first = lines.iter().position(|line| !line.trim().is_empty())?;

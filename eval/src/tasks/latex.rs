@@ -18,8 +18,8 @@ pub(super) fn balanced(text: &str) -> Option<&str> {
     None
 }
 
-/// Splits `text`, which follows a command, into the command's argument and the rest. The argument is `{..}` without its
-/// braces, else a command or one character.
+/// Splits `text`, which follows a command, into the command's argument and the rest. The argument is `{..}`
+/// without its braces, else a command or one character.
 pub(super) fn argument(text: &str) -> Option<(&str, &str)> {
     let text = text.trim_start();
     if let Some(inside) = text.strip_prefix('{') {
@@ -61,8 +61,8 @@ pub(super) fn stated_answers(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Replaces each `command` and its `N` arguments by `write(arguments)`, innermost first. A command that lacks an argument
-/// stays.
+/// Replaces each `command` and its `N` arguments by `write(arguments)`, innermost first. A command that lacks
+/// an argument stays.
 pub(super) fn rewritten<const N: usize>(
     text: &str,
     command: &str,
@@ -106,8 +106,8 @@ pub(super) fn respelled(text: &str, spelling: &str, plain: &str) -> String {
     written
 }
 
-/// Removes braces around single characters, and around powers and indices of digits: `x^{2}` becomes `x^2`, `{x}` becomes
-/// `x`.
+/// Removes braces around single characters, and around powers and indices of digits: `x^{2}` becomes `x^2`,
+/// `{x}` becomes `x`.
 pub(super) fn unbraced(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,7 +1,7 @@
 //! Answers of competition mathematics, as MATH asks for them (arXiv 2103.03874): in `\boxed{..}`.
 //!
-//! The answer of a response is its last closed box that is not empty, else the text after its last "answer is". Answers are
-//! equal when their normal forms are. In the normal form
+//! The answer of a response is its last closed box that is not empty, else the text after its last "answer is".
+//! Answers are equal when their normal forms are. In the normal form
 //!
 //! - numbers are reduced fractions; fractions, roots and powers have one spelling; words are in lower case;
 //! - units, currency, percent and degree signs are removed, and so is `x =` or `x \in` in front;
@@ -12,7 +12,8 @@
 use super::latex::{balanced, boxed, respelled, rewritten, stated_answers, unbraced};
 use super::number::Number;
 
-/// Bytes of the longest answer that is read. Right answers are much shorter; endless output costs neither time nor stack.
+/// Bytes of the longest answer that is read. Right answers are much shorter; endless output costs neither time
+/// nor stack.
 const LONGEST: usize = 2000;
 
 /// The right answer, normalised, from the text of the answer column.
@@ -98,8 +99,8 @@ pub(super) fn normal(answer: &str) -> Option<String> {
     if text.is_empty() { None } else { Some(text) }
 }
 
-/// Handles text in a formula: a unit after a number is removed with its power, "or" and "and" separate a list, and text
-/// alone is the answer.
+/// Handles text in a formula: a unit after a number is removed with its power, "or" and "and" separate a list,
+/// and text alone is the answer.
 fn without_words(answer: &str) -> String {
     let mut text = answer.to_owned();
     for command in ["\\textbf", "\\textit", "\\text", "\\mbox", "\\mathrm", "\\mathbf"] {
@@ -176,8 +177,9 @@ fn parts(text: &str) -> String {
     elements.join(",")
 }
 
-/// The elements of a bare list. A comma without a space after it separates thousands if it can: `100,200` is one number, as
-/// `1,234` is, and `100, 200` are two. So the rare list of such numbers without spaces is misread.
+/// The elements of a bare list. A comma without a space after it separates thousands if it can: `100,200` is
+/// one number, as `1,234` is, and `100, 200` are two. So the rare list of such numbers without spaces is
+/// misread.
 fn listed(text: &str) -> Vec<&str> {
     let elements = split(text, &[';']).into_iter().flat_map(|part| match is_grouped(without_unit(part)) {
         true => vec![part],
@@ -266,8 +268,8 @@ fn element(text: &str) -> String {
     format!("{sign}{above}/{below}")
 }
 
-/// Both sides of a quotient, without redundant brackets: those of `(x+1)/2` and `1/(2x)` stay. `None` if `text` has not
-/// exactly one `/` outside of brackets.
+/// Both sides of a quotient, without redundant brackets: those of `(x+1)/2` and `1/(2x)` stay. `None` if `text`
+/// has not exactly one `/` outside of brackets.
 fn quotient(text: &str) -> Option<(&str, &str)> {
     let mut depth = 0;
     let mut slashes = text.char_indices().filter(|&(_, c)| {
@@ -323,8 +325,8 @@ fn without_unit(text: &str) -> &str {
     if is_unit && number(value).is_some() { value } else { text }
 }
 
-/// The value of a decimal, a fraction or a mixed number. Signs and brackets around it are removed in a loop: a response can
-/// have any number of them, too many for recursion.
+/// The value of a decimal, a fraction or a mixed number. Signs and brackets around it are removed in a loop: a
+/// response can have any number of them, too many for recursion.
 fn number(text: &str) -> Option<Number> {
     let (mut text, mut is_negative) = (text, false);
     loop {

@@ -1,5 +1,5 @@
-//! Tasks: the questions, how an answer is extracted from a response, and when it is right. A task is data, a TOML file with
-//! a version; the built-in ones are in `built_in/`. No tokens or models here.
+//! Tasks: the questions, how an answer is extracted from a response, and when it is right. A task is data, a
+//! TOML file with a version; the built-in ones are in `built_in/`. No tokens or models here.
 //!
 //! To add a task: a file in `built_in/`, a line in `BUILT_IN`, and hand-scored cases in the tests of its extractor.
 

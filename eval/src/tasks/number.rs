@@ -1,5 +1,5 @@
-//! Exact numbers in running text: `$1,234.50`, `-5`, `3/4`, `3 1/2`. Values are reduced fractions, so `18`, `18.00` and
-//! `36/2` are equal without a tolerance.
+//! Exact numbers in running text: `$1,234.50`, `-5`, `3/4`, `3 1/2`. Values are reduced fractions, so `18`,
+//! `18.00` and `36/2` are equal without a tolerance.
 
 use std::fmt;
 
@@ -102,8 +102,8 @@ fn is_group(bytes: &[u8], at: usize) -> bool {
     bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count() == 3
 }
 
-/// Whether a minus before the number, and before its currency and markup, is a sign and not an operator; and the start of the
-/// number with its sign.
+/// Whether a minus before the number, and before its currency and markup, is a sign and not an operator; and
+/// the start of the number with its sign.
 fn sign_before(text: &str, start: usize) -> (bool, usize) {
     let markup = |c: char| matches!(c, '$' | '€' | '£' | '\\' | '*' | '{' | '(' | INVISIBLE_PLUS);
     let before = text[..start].trim_end_matches(markup);

@@ -1,5 +1,5 @@
-//! The decoders that are tried: the autoregressive baseline, the defaults, and a sample of all combinations of settings
-//! whose widest pass can pay off.
+//! The decoders that are tried: the autoregressive baseline, the defaults, and a sample of all combinations of
+//! settings whose widest pass can pay off.
 
 use jacobi_datasets::Rng;
 use jacobi_datasets::schema::tuned::Latency;
@@ -33,9 +33,9 @@ pub(crate) fn defaults(seed: u64, stop: &StopRules) -> Vec<Settings> {
     strategies.map(|strategy| Settings::greedy(strategy, stop.clone())).into()
 }
 
-/// Up to `count` further decoders, a function of the arguments: every block size without branches, as `jacobi` and as a
-/// sliding window, then `multi_block` with settings in random order. Those whose widest pass costs more than the most
-/// tokens that it could accept are left out.
+/// Up to `count` further decoders, a function of the arguments: every block size without branches, as `jacobi`
+/// and as a sliding window, then `multi_block` with settings in random order. Those whose widest pass costs
+/// more than the most tokens that it could accept are left out.
 pub(crate) fn challengers(
     latency: &Latency,
     defaults: &[Settings],

@@ -1,5 +1,5 @@
-//! Successive halving: every candidate on a few prompts, the better half on twice as many, and so on, so that most of the
-//! time goes to the best candidates. This file only schedules; the caller decodes.
+//! Successive halving: every candidate on a few prompts, the better half on twice as many, and so on, so that
+//! most of the time goes to the best candidates. This file only schedules; the caller decodes.
 
 use jacobi_datasets::schema::tuned::Objective;
 use jacobi_decoder::DecodeStats;
@@ -64,9 +64,9 @@ impl Race {
         self.rounds().into_iter().map(turns).sum()
     }
 
-    /// Runs the race; returns the statistics by entrant, then prompt. `decode` takes each turn; if it returns `None`, so
-    /// does this. On each prompt all entrants take turns, in alternating order, so that drift of the machine affects all of
-    /// them alike.
+    /// Runs the race; returns the statistics by entrant, then prompt. `decode` takes each turn; if it returns
+    /// `None`, so does this. On each prompt all entrants take turns, in alternating order, so that drift of the
+    /// machine affects all of them alike.
     pub(crate) fn run(
         &self,
         decode: &mut dyn FnMut(Turn) -> Option<DecodeStats>,

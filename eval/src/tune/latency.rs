@@ -40,8 +40,8 @@ pub(crate) fn measure(model: &dyn LanguageModel, text: &[u32], stop: &AtomicBool
     Some(Latency { cached: text.len(), knee: knee(&widths), widths })
 }
 
-/// The median of several passes of each width. The first round warms up and finds the widest pass to measure; the others go
-/// up and down in turn, so that drift of the machine affects all widths alike.
+/// The median of several passes of each width. The first round warms up and finds the widest pass to measure;
+/// the others go up and down in turn, so that drift of the machine affects all widths alike.
 fn medians(widest: usize, time: &mut dyn FnMut(usize) -> Option<f64>) -> Option<Vec<WidthLatency>> {
     time(1)?;
     let mut one = None;

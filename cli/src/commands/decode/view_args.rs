@@ -16,7 +16,8 @@ use crate::output::{self, Stream};
 /// The text alone, unless more is asked for.
 #[derive(Debug, clap::Args)]
 pub struct ViewArgs {
-    /// Print one JSON object: prompt_tokens, response_tokens, text, finish_reason, stats; an array of them for --compare
+    /// Print one JSON object: prompt_tokens, response_tokens, text, finish_reason, stats; an array of them for
+    /// --compare
     #[arg(long)]
     pub json: bool,
     /// Show each pass: what was accepted and from where, what was refined, what was rejected
