@@ -196,7 +196,7 @@ impl EvalConfig {
     /// measured.
     ///
     /// # Errors
-    /// `Decoder`, and those of [`tuned`].
+    /// `Decoder`, and those of [`tuned()`].
     pub fn unmeasured(&self, models: &[EvalModel], rows: &[EvalRow]) -> Result<Vec<String>, EvalError> {
         let stop = StopRules { max_new_tokens: self.max_new_tokens.max(1), eos_token_ids: Vec::new() };
         let mut unmeasured = Vec::new();

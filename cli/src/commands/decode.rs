@@ -39,7 +39,7 @@ pub struct DecodeArgs {
     /// The prompt; `-` reads it from standard input
     #[arg(long, short, value_name = "TEXT")]
     prompt: Option<String>,
-    /// Answer each line of standard input, with all that was said before: the default without --prompt on a terminal
+    /// Answer each line of standard input, in one conversation: the default without --prompt on a terminal
     #[arg(long, conflicts_with = "prompt")]
     chat: bool,
     /// Take the prompt as it is, without the model's chat template
@@ -49,7 +49,7 @@ pub struct DecodeArgs {
     decoder: DecoderArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Longest response
+    /// Maximum tokens of a response
     #[arg(long, default_value_t = 256, value_name = "N", allow_negative_numbers = true,
         value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: u32,

@@ -16,7 +16,7 @@ const DEFAULT: DecoderName = DecoderName::Jacobi;
 /// One decoder or several to compare, and their settings.
 #[derive(Debug, clap::Args)]
 pub struct DecoderArgs {
-    /// How to decode; all give the same greedy text [default: what the model's jacobi.json says, else jacobi]
+    /// The decoder; all give the same greedy text [default: the one in the model's jacobi.json, else jacobi]
     #[arg(long, value_parser = decoder_name())]
     decoder: Option<DecoderName>,
     /// Decode the prompt under each of these, side by side, for instance ar,jacobi,multi-block
@@ -29,16 +29,17 @@ pub struct DecoderArgs {
     /// How multi-block's window grows [default: blocks]
     #[arg(long, value_parser = window_name())]
     window: Option<WindowName>,
-    /// Most blocks in flight of multi-block [default: 2]
+    /// Maximum blocks in flight, for multi-block [default: 2]
     #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     max_blocks: Option<u32>,
-    /// Share of a block that agrees with itself before multi-block starts the next [default: 0.85]
+    /// Share of a block that a pass accepts or leaves unchanged before multi-block starts the next [default:
+    /// 0.85]
     #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = ratio)]
     spawn_ratio: Option<f64>,
-    /// What multi-block's fresh tokens are [default: random]
+    /// What multi-block fills a new block with [default: random]
     #[arg(long, value_parser = filler_name())]
     filler: Option<Filler>,
-    /// Rejected drafts that multi-block tries again per pass [default: 4]
+    /// Rejected drafts that multi-block retries per pass [default: 4]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<usize>)]
     pool_size: Option<usize>,
     /// Rows of multi-block's token tree [default: 0]
@@ -66,7 +67,10 @@ fn window_name() -> impl TypedValueParser<Value = WindowName> {
 fn filler_name() -> impl TypedValueParser<Value = Filler> {
     choice(vec![
         (PossibleValue::new("random").help("Drawn from prompt and response"), Filler::Random),
-        (PossibleValue::new("ngram").help("What followed the last tokens before"), Filler::Ngram),
+        (
+            PossibleValue::new("ngram").help("What followed an earlier occurrence of the last tokens"),
+            Filler::Ngram,
+        ),
     ])
 }
 
