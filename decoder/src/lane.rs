@@ -125,8 +125,8 @@ struct Outcome {
     pass: Option<Pass>,
 }
 
-/// One forward pass over a turn of each lane, which come with their slots. For each lane the [`Pass`] that observers
-/// see, if it verified a draft.
+/// Runs one forward pass over a turn of each (slot, lane). Returns by lane the [`Pass`] that observers see, if it
+/// verified a draft.
 pub(crate) fn advance(
     session: &mut dyn Session,
     lanes: &mut [(usize, &mut Lane)],
