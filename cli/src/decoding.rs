@@ -1,4 +1,4 @@
-//! Text through a decoder and back: a model with its tokenizer, and its responses.
+//! Decoding of text: a model with its tokenizer, and its responses.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +34,7 @@ impl Engine {
     /// # Errors
     /// A model or tokenizer that does not load.
     pub fn load(dir: &Path, compute: impl Into<Compute>) -> anyhow::Result<Self> {
-        // Before the tokenizer's: its message for a missing directory is the better one.
+        // The model first: its message for a missing directory is the better one.
         let model = DecodingModel::new(load(dir, compute)?.transformer);
         Ok(Self { model, tokenizer: Tokenizer::load(dir)? })
     }
@@ -54,12 +54,12 @@ impl Engine {
         &self.tokenizer
     }
 
-    /// Longest conversation, in tokens.
+    /// Tokens of the model's context.
     pub fn context_length(&self) -> usize {
         self.model.context_length()
     }
 
-    /// Ids of a prompt that can be answered: as it is if `raw`, else in the chat template.
+    /// Ids of a prompt: without the chat template if `raw`, else in it.
     ///
     /// # Errors
     /// A prompt that is empty or fills the context; a model without chat template.
@@ -86,19 +86,19 @@ impl Engine {
         Ok(self.tokenizer.encode_chat(messages)?)
     }
 
-    /// What is wrong with a prompt that leaves no room for an answer.
+    /// A message if `prompt` leaves no room for an answer.
     fn too_long(&self, prompt: &[u32]) -> Option<String> {
         let (found, context) = (prompt.len(), self.context_length());
         (found >= context)
             .then(|| format!("the prompt has {found} tokens, the model's context holds {context}"))
     }
 
-    /// Ends at the model's own end of sequence, or after `max_new_tokens`.
+    /// Stop at the model's end-of-sequence tokens, or after `max_new_tokens`.
     pub fn stop_rules(&self, max_new_tokens: usize) -> StopRules {
         StopRules { max_new_tokens, eos_token_ids: self.tokenizer.eos_token_ids().to_vec() }
     }
 
-    /// What `decoding` has made of a prompt of `prompt` tokens.
+    /// The response of `decoding` so far, after `prompt` tokens.
     fn decoded(&self, prompt: usize, decoding: &Decoding) -> Decoded {
         let (prompt_tokens, response_tokens) = decoding.text().split_at(prompt);
         Decoded {
@@ -111,7 +111,7 @@ impl Engine {
     }
 }
 
-/// Decodes one response before `views`; a raised `stop` breaks it off between two passes.
+/// Decodes one response and shows it in `views`; a raised `stop` interrupts it between two passes.
 ///
 /// # Errors
 /// A view that fails.

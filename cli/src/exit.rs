@@ -1,6 +1,7 @@
 //! Exit codes: 2 for usage and configuration errors, 128+n for signal n, 1 for every other failure.
 
 use jacobi_datasets::RankError;
+use jacobi_decoder::DecoderError;
 use jacobi_eval::EvalError;
 use jacobi_trainer::TrainError;
 use jacobi_trajectory_gen::GenerateError;
@@ -75,6 +76,7 @@ pub fn code(error: &anyhow::Error) -> u8 {
         generate
             || train
             || eval
+            || cause.is::<DecoderError>()
             || cause.is::<UsageError>()
             || cause.is::<ConfigError>()
             || cause.is::<RankError>()

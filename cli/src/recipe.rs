@@ -116,7 +116,7 @@ impl Recipe {
         }
         let in_eval = |error: EvalError| UsageError(format!("[eval]: {error}"));
         for decoder in &self.eval.decoders {
-            decoder.strategy(self.seed).map_err(in_eval)?;
+            decoder.strategy(self.seed).map_err(|error| in_eval(error.into()))?;
         }
         let prompts = &self.eval.prompts;
         let scores = tasks::find(&self.eval.task).map_err(in_eval)?.scores();

@@ -1,91 +1,33 @@
-//! Many requests side by side: continuous batching, in which every pass is filled with whatever rows there are: prompts,
-//! the ends of responses that grow, the blocks of those that are complete so far. A slot that is done takes the next
-//! request at once; rows of sequences of any length and stage lie in one pass one behind the other, so that nothing is
-//! padded and nobody waits for a neighbour of another length.
+//! Continuous batching: many requests share each forward pass, whatever stage they are in: prefill, growing
+//! response, or blocks of the response that are refined for their trajectories. A slot that is done takes the
+//! next request at once. The rows of all sequences are concatenated, so nothing is padded and no sequence waits
+//! for one of another length.
 
-use std::{ops::ControlFlow, time::Instant};
+use std::ops::ControlFlow;
 
-use jacobi_datasets::State;
-use jacobi_model::{LanguageModel, Session, Work};
+use jacobi_model::{LanguageModel, Session};
 
 use crate::{
-    Generation, Pass, Settings, Trajectories,
-    lane::{Lane, Outcome, Part, Space, Turn},
-    outputs::Outputs,
+    Answer, Pass, Request,
+    lane::{Lane, Part, Space, Turn, advance},
 };
-
-/// What is asked for.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// At least one token, and fewer than the context holds.
-    pub prompt: Vec<u32>,
-    /// How to answer it.
-    pub settings: Settings,
-    /// A response that is there already: the model's own is compared with it, and is the same where they agree.
-    pub given: Option<Vec<u32>>,
-    /// What to do where they do not.
-    pub on_disagreement: Disagreement,
-    /// The response's blocks are to be refined too.
-    pub trajectories: Option<Trajectories>,
-}
-
-/// What a given response that the model would not give leads to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Disagreement {
-    /// The model's own from the first difference on.
-    #[default]
-    Replace,
-    /// No response.
-    Refuse,
-}
-
-impl Request {
-    /// A response and nothing else.
-    pub fn new(prompt: Vec<u32>, settings: Settings) -> Self {
-        let on_disagreement = Disagreement::default();
-        Self { prompt, settings, given: None, on_disagreement, trajectories: None }
-    }
-}
-
-/// What came of a request.
-#[derive(Clone, Debug)]
-pub enum Answer {
-    /// A response.
-    Response(Response),
-    /// The given response is not the model's.
-    Refused {
-        /// Blocks in which it is not.
-        disagreeing_blocks: usize,
-    },
-}
-
-/// A response and the trajectories of its blocks.
-#[derive(Clone, Debug)]
-pub struct Response {
-    /// The tokens, and what the passes that found them cost.
-    pub generation: Generation,
-    /// In order of block, then iteration; none unless they were asked for.
-    pub states: Vec<State>,
-    /// Blocks in which a given response was not the model's.
-    pub disagreeing_blocks: usize,
-}
 
 /// How much is worked on at a time. None of it changes a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     /// Requests side by side.
     pub slots: usize,
-    /// Tokens each of them has room for: prompt, response, and the rows of a pass over its end.
+    /// Tokens that each slot has room for: prompt, response, and the rows of a pass.
     pub capacity: usize,
-    /// Rows of a pass to aim at. One with a long prompt in it is wider, and so is one with more responses that grow.
+    /// Rows of a pass to aim at. A pass is wider when a prompt is longer than this, or when many responses grow.
     pub rows: usize,
 }
 
-/// What happens while a batch is worked on.
+/// What happens while a batch runs.
 pub enum BatchEvent<'a> {
     /// The prefill of the request with this key has given these tokens.
     Prefill(usize, &'a [u32]),
-    /// A pass over the end of the response to the request with this key.
+    /// A pass that verified a draft for the request with this key.
     Pass(usize, &'a Pass),
     /// A forward pass over so many rows has ended.
     Forward(usize),
@@ -96,12 +38,11 @@ pub enum BatchEvent<'a> {
 /// Called with every event; it may stop the batch.
 pub type OnEvent<'a> = &'a mut dyn FnMut(BatchEvent) -> ControlFlow<()>;
 
-/// Answers each request, and refines what it is asked to. Requests have a key of the caller's, are asked for when there
-/// is a slot for them, and end in any order. `on_event` may stop the batch. Who shares a pass with whom changes no response in fp32, nor
-/// in any dtype on a CPU.
+/// Answers each request. `requests` yields (key, request) and is asked whenever a slot is free; requests end in any
+/// order. `on_event` may stop the batch. Sharing passes changes no response in fp32, nor in any dtype on a CPU.
 ///
 /// # Panics
-/// As [`Batch::admit`], and if there is no room for anything.
+/// As [`Batch::new`] and [`Batch::admit`].
 pub fn generate_batch(
     model: &dyn LanguageModel,
     requests: &mut dyn Iterator<Item = (usize, Request)>,
@@ -133,21 +74,21 @@ pub struct Batch<'a> {
 
 struct Admitted {
     key: usize,
-    /// How many were admitted before.
+    /// How many were admitted before it.
     order: usize,
     lane: Lane,
     /// Its prefill has been reported.
     prefilled: bool,
 }
 
-/// A lane in its slot, and what it wants of a pass.
+/// A slot, its request, and the rows that it has in the pass.
 type Planned<'l> = (usize, &'l mut Admitted, Turn);
 
 impl<'a> Batch<'a> {
-    /// Without requests yet.
+    /// An empty batch.
     ///
     /// # Panics
-    /// If there is no room for anything.
+    /// If `room` has no slot or no row.
     pub fn new(model: &'a dyn LanguageModel, room: Room) -> Self {
         assert!(room.slots > 0 && room.rows > 0, "a batch has a slot and a row");
         let lanes = (0..room.slots).map(|_| None).collect();
@@ -159,12 +100,12 @@ impl<'a> Batch<'a> {
         self.lanes.iter().any(Option::is_none)
     }
 
-    /// Whether there is no request.
+    /// Whether all slots are free.
     pub fn is_empty(&self) -> bool {
         self.lanes.iter().all(Option::is_none)
     }
 
-    /// Takes a request into a free slot.
+    /// Takes a request into a free slot. Events name it by `key`.
     ///
     /// # Panics
     /// As [`crate::Decoding::new`], if no slot is free, or if the request needs more than a slot's capacity.
@@ -178,30 +119,33 @@ impl<'a> Batch<'a> {
         self.admitted += 1;
     }
 
-    /// Gives up the requests whose key `is_gone`.
+    /// Cancels the requests whose key `is_gone`.
     pub fn drop_where(&mut self, is_gone: &dyn Fn(usize) -> bool) {
-        for place in &mut self.lanes {
-            place.take_if(|admitted| is_gone(admitted.key));
+        for slot in &mut self.lanes {
+            slot.take_if(|admitted| is_gone(admitted.key));
         }
     }
 
-    /// One forward pass for all requests; `on_event` is called with what it gave.
+    /// One forward pass for all requests; `on_event` receives what it gave.
     ///
     /// # Panics
     /// If there is no request.
     pub fn pass(&mut self, on_event: OnEvent) -> ControlFlow<()> {
-        let turns = plan(&mut self.lanes, self.room.rows);
-        let rows = turns.iter().map(|(.., turn)| turn.rows()).sum();
-        assert!(rows > 0, "a request that is not done wants something of a pass");
-        let passes = pass(&mut *self.session, turns);
+        let planned = plan(&mut self.lanes, self.room.rows);
+        let rows = planned.iter().map(|(.., turn)| turn.rows()).sum();
+        assert!(rows > 0, "a request that is not done has rows in a pass");
+        let keys: Vec<usize> = planned.iter().map(|(_, admitted, _)| admitted.key).collect();
+        let (mut lanes, turns): (Vec<_>, Vec<_>) =
+            planned.into_iter().map(|(slot, admitted, turn)| ((slot, &mut admitted.lane), turn)).unzip();
+        let passes = advance(&mut *self.session, &mut lanes, turns);
         self.report_prefills(on_event)?;
-        for (key, pass) in passes {
+        for (key, pass) in keys.into_iter().zip(passes) {
             if let Some(pass) = pass {
                 on_event(BatchEvent::Pass(key, &pass))?;
             }
         }
         on_event(BatchEvent::Forward(rows))?;
-        self.reap(on_event)
+        self.remove_done(on_event)
     }
 
     fn report_prefills(&mut self, on_event: OnEvent) -> ControlFlow<()> {
@@ -216,9 +160,9 @@ impl<'a> Batch<'a> {
         ControlFlow::Continue(())
     }
 
-    fn reap(&mut self, on_event: OnEvent) -> ControlFlow<()> {
-        for place in &mut self.lanes {
-            if let Some(Admitted { key, lane, .. }) = place.take_if(|admitted| admitted.lane.is_done()) {
+    fn remove_done(&mut self, on_event: OnEvent) -> ControlFlow<()> {
+        for slot in &mut self.lanes {
+            if let Some(Admitted { key, lane, .. }) = slot.take_if(|admitted| admitted.lane.is_done()) {
                 on_event(BatchEvent::Done(key, lane.finish()))?;
             }
         }
@@ -226,7 +170,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The most urgent parts first, of each those of the oldest request first, as far as the rows go.
+/// Fills a pass of `rows` rows: the most urgent part of all requests first, and within a part the oldest
+/// request first.
 fn plan(lanes: &mut [Option<Admitted>], rows: usize) -> Vec<Planned<'_>> {
     let admitted = lanes.iter_mut().enumerate().filter_map(|(slot, place)| Some((slot, place.as_mut()?)));
     let mut planned: Vec<Planned> =
@@ -240,48 +185,4 @@ fn plan(lanes: &mut [Option<Admitted>], rows: usize) -> Vec<Planned<'_>> {
     }
     planned.retain(|(.., turn)| turn.rows() > 0);
     planned
-}
-
-/// One forward pass over all turns; what each lane heard, by its key.
-fn pass(session: &mut dyn Session, turns: Vec<Planned>) -> Vec<(usize, Option<Pass>)> {
-    let (lanes, turns): (Vec<_>, Vec<_>) =
-        turns.into_iter().map(|(slot, lane, turn)| ((slot, lane), turn)).unzip();
-    let keys: Vec<usize> = lanes.iter().map(|(_, admitted)| admitted.key).collect();
-    let mut lanes: Vec<(usize, &mut Lane)> =
-        lanes.into_iter().map(|(slot, admitted)| (slot, &mut admitted.lane)).collect();
-    keys.into_iter().zip(advance(session, &mut lanes, turns)).collect()
-}
-
-/// One forward pass over a turn of each lane; the passes over ends of responses.
-pub(crate) fn advance(
-    session: &mut dyn Session,
-    lanes: &mut [(usize, &mut Lane)],
-    turns: Vec<Turn>,
-) -> Vec<Option<Pass>> {
-    let started = Instant::now();
-    let work: Vec<Vec<Work>> = lanes.iter().zip(&turns).map(|((slot, _), turn)| turn.work(*slot)).collect();
-    let outputs: Vec<usize> =
-        work.iter().map(|work| work.iter().map(|work| work.rows.len() - work.first_output).sum()).collect();
-    let predictions = session.forward(&work.concat());
-    // The most probable tokens, if anyone wants them.
-    let greedy = match lanes.iter().any(|(_, lane)| lane.sequence().is_greedy()) {
-        true => predictions.greedy(),
-        false => Vec::new(),
-    };
-    drop(work);
-    let mut first = 0;
-    let mut passes = Vec::with_capacity(lanes.len());
-    for (((slot, lane), turn), outputs) in lanes.iter_mut().zip(turns).zip(outputs) {
-        let Outcome { keep, pass } = lane.absorb(turn, Outputs::new(&*predictions, &greedy, first));
-        first += outputs;
-        if !keep.is_empty() {
-            session.keep(*slot, &keep);
-        }
-        passes.push(pass);
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    for ((_, lane), pass) in lanes.iter_mut().zip(&passes) {
-        lane.sequence_mut().spent(pass.as_ref(), seconds);
-    }
-    passes
 }

@@ -1,25 +1,25 @@
-//! The blocks of a response that is known, each on its way to its fixed point, all of them side by side.
+//! Trajectories of a response by refining all of its blocks side by side.
 //!
-//! The trajectory of a block depends on nothing but the text before it, so the blocks of a known response need not wait
-//! for each other (arXiv 2512.14681 makes them one after the other). They are [`crate::jacobi`]'s: the states are those
-//! that its passes would show, and a law compares them. What its passes would only confirm is not computed again: where
-//! a draft agrees with the response, the model's tokens are the response's, so a pass asks about the rows from the first
-//! wrong token on; and what follows a block's last token is the next block's business.
+//! The trajectory of a block depends only on the text before it, so the blocks of a known response need not wait for
+//! each other (arXiv 2512.14681 refines them one after the other). The states are those that the passes of
+//! [`crate::jacobi`] would show; a test compares them. Rows whose outcome is known are left out: while a draft agrees
+//! with the response the model's tokens are the response's, so a pass starts at the first wrong token; and it ends
+//! before the block's last token, whose successor belongs to the next block.
 
 use jacobi_datasets::{NoiseScheduleConfig, State, is_settled, wants_fixed_point};
 use jacobi_model::{Place, Rows};
 
 use crate::Filler;
 
-/// Which states a block's trajectory has.
+/// Which states of a block's trajectory are recorded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum States {
     /// From the start to the fixed point.
     All,
-    /// From the start to the first that training will choose whatever comes after it; where it will choose the fixed
-    /// point in any case, that alone, as iteration 0.
+    /// From the start to the first state that training chooses whatever follows. If training chooses the fixed
+    /// point in any case, the fixed point alone, as iteration 0.
     Scheduled {
-        /// The targets; a random schedule has none that are known beforehand.
+        /// The targets, from a schedule that is not random: its targets are known beforehand.
         noise: NoiseScheduleConfig,
         /// Blocks per noise cycle.
         window: usize,
@@ -43,27 +43,28 @@ pub struct Trajectories {
     pub block_size: usize,
     /// Seed of the fillers.
     pub seed: u64,
-    /// Which states.
+    /// Which states are recorded.
     pub states: States,
 }
 
-/// One block, of which `start` is the first token's place in the text.
+/// One block on its way to its fixed point.
 pub(crate) struct Block {
     index: usize,
+    /// Position of its first token in the text.
     start: usize,
     draft: Vec<u32>,
     /// Leading tokens of `draft` that are right.
     converged: usize,
     iteration: u32,
-    /// The noise ratio that training will ask for, if that is known.
+    /// The noise ratio that training will ask for, if it is known.
     target: Option<f64>,
     states: Vec<State>,
     done: bool,
 }
 
 impl Block {
-    /// Adds to `blocks` those of the response behind the first `prompt` tokens of `text` that are complete: whole ones,
-    /// and the last once the response is not `open` any more.
+    /// Adds to `blocks` the complete blocks of the response, which follows the first `prompt` tokens of `text`:
+    /// all whole ones, and the last shorter one once the response is not `open` any more.
     pub(crate) fn add_complete(
         blocks: &mut Vec<Self>,
         text: &[u32],
@@ -82,7 +83,7 @@ impl Block {
         }
     }
 
-    /// The block that `text` ends with, from `start` on.
+    /// The last block of `text`, from position `start` on.
     fn new(text: &[u32], (index, start): (usize, usize), config: &Trajectories) -> Self {
         let len = text.len() - start;
         let filler = Filler::Random.fill(&text[..=start], &[], config.block_size - 1, config.seed, index);
@@ -98,7 +99,7 @@ impl Block {
             states: Vec::new(),
             done: false,
         };
-        // Its fixed point is the response, and may be all that is wanted of it.
+        // The fixed point is the response itself and needs no pass.
         if block.target.is_some_and(|target| wants_fixed_point(len, target)) {
             block.converged = len;
             block.finish();
@@ -112,24 +113,27 @@ impl Block {
         self.done
     }
 
-    /// Its trajectory, once it is done.
+    /// Its trajectory.
+    ///
+    /// # Panics
+    /// If it is not done.
     pub(crate) fn into_states(self) -> Vec<State> {
         assert!(self.done, "block {} has not reached its end", self.index);
         self.states
     }
 
-    /// Number of rows that the next pass is asked about.
+    /// Rows in the next pass.
     pub(crate) fn asked(&self) -> usize {
         self.draft.len() - 1 - self.converged
     }
 
-    /// Those rows, and what they follow.
+    /// The rows of the next pass, and the text that they follow.
     pub(crate) fn ask(&self) -> (Place, Rows) {
         let rows = &self.draft[self.converged..self.draft.len() - 1];
         (Place::After(self.start + self.converged), Rows::chain(rows))
     }
 
-    /// Takes the model's tokens after the rows it was asked about.
+    /// Takes the model's token after each row of the pass.
     pub(crate) fn absorb(&mut self, text: &[u32], chosen: &[u32]) {
         assert_eq!(chosen.len(), self.asked(), "a token for every row");
         self.draft[self.converged] = text[self.start + self.converged];
@@ -138,7 +142,7 @@ impl Block {
         self.record(text);
     }
 
-    /// Notes the draft as a state, and sees whether it is the end.
+    /// Records the draft as a state, and ends the trajectory if it is the last one wanted.
     fn record(&mut self, text: &[u32]) {
         let len = self.draft.len();
         loop {
@@ -148,22 +152,17 @@ impl Block {
                 return self.finish();
             }
             self.push(self.draft[self.converged..].to_vec());
-            if self.is_settled() {
+            if self.target.is_some_and(|target| is_settled(self.converged, len, target)) {
                 self.done = true;
                 return;
             }
             if self.asked() > 0 {
                 return;
             }
-            // Only the last token is wrong, and what comes there is known.
+            // Only the last token is wrong, and the right one is known.
             self.draft[self.converged] = text[self.start + self.converged];
             self.iteration += 1;
         }
-    }
-
-    /// Whether no later state will be chosen.
-    fn is_settled(&self) -> bool {
-        self.target.is_some_and(|target| is_settled(self.converged, self.draft.len(), target))
     }
 
     fn push(&mut self, tail: Vec<u32>) {
@@ -171,7 +170,7 @@ impl Block {
         self.states.push(State { block: self.index as u32, iteration: self.iteration, converged, tail });
     }
 
-    /// Notes the fixed point.
+    /// Records the fixed point.
     fn finish(&mut self) {
         self.done = true;
         self.push(Vec::new());

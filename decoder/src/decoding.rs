@@ -1,9 +1,12 @@
-//! One response pass by pass, as an iterator.
+//! One response, decoded pass by pass.
 
 use jacobi_datasets::FinishReason;
 use jacobi_model::{LanguageModel, Session};
 
-use crate::{DecodeStats, Generation, Pass, Request, Settings, batch::advance, lane::Lane};
+use crate::{
+    DecodeStats, Generation, Pass, Request, Settings,
+    lane::{Lane, advance},
+};
 
 /// One response as it grows: an iterator over its passes.
 pub struct Decoding<'a> {
@@ -12,7 +15,7 @@ pub struct Decoding<'a> {
 }
 
 impl<'a> Decoding<'a> {
-    /// Runs the prompt, which gives the first token.
+    /// Runs the prefill, which gives the first token.
     ///
     /// # Panics
     /// If the prompt is empty or fills the model's context, or a setting is out of range: callers validate what users
@@ -26,10 +29,9 @@ impl<'a> Decoding<'a> {
         decoding
     }
 
-    /// Has passes say which rank the right token had where a draft was wrong ([`Pass::rejected_rank`]). Costs time in
-    /// every pass, and changes nothing else.
+    /// Fills in [`Pass::rejected_rank`] from now on. Costs time in every pass, and changes nothing else.
     pub fn rank_rejections(mut self) -> Self {
-        self.lane.sequence_mut().rank_rejections();
+        self.lane.rank_rejections();
         self
     }
 
@@ -43,15 +45,15 @@ impl<'a> Decoding<'a> {
         self.lane.sequence().stats()
     }
 
-    /// Why the response ended; none while it grows.
+    /// Why the response ended; `None` while it grows.
     pub fn finish_reason(&self) -> Option<FinishReason> {
         self.lane.sequence().finish_reason()
     }
 
-    /// The response, once the passes have ended.
+    /// The response, once it is complete.
     ///
     /// # Panics
-    /// If they have not.
+    /// If it is not.
     pub fn finish(self) -> Generation {
         self.lane.into_generation()
     }

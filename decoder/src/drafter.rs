@@ -1,30 +1,31 @@
-//! The seam between verifying and guessing. A drafter may propose anything: what it proposes changes how many passes a
-//! response takes, never its text.
+//! The interface between proposing drafts and verifying them. A draft changes how many passes a response takes,
+//! never its text: the model accepts or rejects each token of it.
 
 use crate::{Draft, Pass, outputs::Outputs};
 
-/// Proposes what the next pass verifies.
+/// Proposes the rows that the next pass verifies.
 pub(crate) trait Drafter {
-    /// Rows to verify. `text` is prompt and response; its last token, known to be right and not cached yet, becomes row 0.
-    /// No path is longer than `room` rows (at least 1).
+    /// Rows to verify. `text` is prompt and response; its last token, which is right and not cached yet,
+    /// becomes row 0. No path is longer than `room` rows (at least 1).
     fn draft(&mut self, text: &[u32], room: usize) -> Draft;
 
-    /// Hears what a pass over its draft accepted (at least row 0), and may ask what else the model thought possible.
+    /// Learns from a pass over its draft, which accepted at least row 0. `outputs` has the model's other likely
+    /// tokens.
     fn learn(&mut self, pass: &Pass, outputs: &Outputs);
 
-    /// Remembers from now on what [`Drafter::rejected_rank`] needs.
+    /// Keeps from now on what [`Drafter::rejected_rank`] needs.
     fn rank_rejections(&mut self) {}
 
-    /// What [`Pass::rejected_rank`] is of a pass that this has yet to learn from.
+    /// [`Pass::rejected_rank`] of `pass`, before the drafter learns from it.
     fn rejected_rank(&self, _pass: &Pass) -> Option<usize> {
         None
     }
 
-    /// Hears that `token` was found to be the next one without its draft.
-    fn skip(&mut self, token: u32);
+    /// Moves on by one token that was decided without its draft.
+    fn skip(&mut self);
 }
 
-/// Drafts nothing: one token per pass, the baseline of every speed figure and the oracle of every other decoder.
+/// Drafts nothing: one token per pass. The baseline of every speed figure; every other decoder is tested against it.
 pub(crate) struct Autoregressive;
 
 impl Drafter for Autoregressive {
@@ -34,5 +35,5 @@ impl Drafter for Autoregressive {
 
     fn learn(&mut self, _pass: &Pass, _outputs: &Outputs) {}
 
-    fn skip(&mut self, _token: u32) {}
+    fn skip(&mut self) {}
 }

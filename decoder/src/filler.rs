@@ -1,44 +1,47 @@
-//! What a fresh block holds behind its known first token. A filler is a guess like any draft: it changes how many
-//! passes a block takes, never the text.
+//! Filler: the tokens of a new block after its known first token. It is a draft like any other: it changes how
+//! many passes a block takes, never the text.
 
 use jacobi_datasets::Rng;
+use serde::{Deserialize, Serialize};
 
-/// Longest run of preceding tokens that a prompt n-gram has to match, tried first.
+/// The longest n-gram that is looked up, tried first.
 const LONGEST_KEY: usize = 3;
 
-/// Where fillers come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Where filler comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Filler {
-    /// Tokens drawn from prompt and response (arXiv 2512.14681 draws from the prompt alone; tokens of the response
-    /// are nearer to what comes).
+    /// Tokens drawn from prompt and response. (arXiv 2512.14681 draws from the prompt alone; the next tokens
+    /// resemble the response more.)
     #[default]
     Random,
-    /// What followed the last tokens where they stood before, in prompt or response; drawn where they did not.
+    /// The tokens that followed an earlier occurrence of the last tokens, in prompt or response; drawn if there
+    /// is none.
     Ngram,
 }
 
 impl Filler {
-    /// `count` tokens to follow `text` (prompt and response) and `draft` behind it, a pure function of the arguments;
-    /// `fills` counts how often filler was drawn for this response.
+    /// `count` tokens to follow `text` (prompt and response) and then `draft`, a pure function of the
+    /// arguments. `fills` is how often filler was drawn for this response before.
     pub(crate) fn fill(self, text: &[u32], draft: &[u32], count: usize, seed: u64, fills: usize) -> Vec<u32> {
         let mut rng = Rng::new(&[seed, fills as u64]);
         let mut filler = match self {
             Self::Random => Vec::with_capacity(count),
-            Self::Ngram => followed(text, draft, count),
+            Self::Ngram => continuation(text, draft, count),
         };
         filler.extend((filler.len()..count).map(|_| text[rng.below(text.len())]));
         filler
     }
 }
 
-/// What followed the last tokens of `text` and `draft` at the latest place in `text` where the longest run of them
-/// stood before.
-fn followed(text: &[u32], draft: &[u32], count: usize) -> Vec<u32> {
+/// Up to `count` tokens that follow the latest earlier occurrence in `text` of the last tokens of `text` and `draft`,
+/// for as many last tokens as occur.
+fn continuation(text: &[u32], draft: &[u32], count: usize) -> Vec<u32> {
     let tail: Vec<u32> =
         text[text.len().saturating_sub(LONGEST_KEY)..].iter().chain(draft).copied().collect();
     for length in (1..=LONGEST_KEY.min(tail.len())).rev() {
         let key = &tail[tail.len() - length..];
-        // The key itself stands at the end of `text` when nothing is drafted: only what something follows counts.
+        // Without a draft the key is the end of `text`, which nothing follows: that occurrence does not count.
         let place = (length..text.len()).rev().find(|&end| text[..end].ends_with(key));
         if let Some(end) = place {
             return text[end..].iter().copied().take(count).collect();

@@ -1,7 +1,10 @@
 //! Jacobi decoding, one block after the other (arXiv 2305.10427; arXiv 2512.14681 section 2). A block starts as
-//! its known first token and filler; each forward pass replaces every unconverged position by the model's token; the
-//! block is done when a pass changes nothing. It is the draft window of [`crate::multi_block`] with one block and no
-//! branches. Departure from the reference: converged tokens are never fed again, so a pass shrinks with its block.
+//! its known first token and filler; each forward pass replaces every unconverged token by the model's; the
+//! block is at its fixed point when a pass changes nothing. This is the draft window of [`crate::multi_block`]
+//! with one block and no branches.
+//!
+//! Departure from the reference: converged tokens are cached and not fed again, so passes shrink while a block
+//! converges.
 
 use crate::{Filler, Growth, MultiBlockConfig};
 

@@ -1,7 +1,9 @@
-//! One request on its way through passes that it shares with others: the prompt, the response, and the blocks of the
-//! response, each from the moment it is complete on.
+//! One request and its rows in the passes that it shares with others: the prompt, the response, and the blocks of the
+//! response, each from the moment it is complete.
 
-use jacobi_model::{Place, Rows, Work};
+use std::time::Instant;
+
+use jacobi_model::{Place, Rows, Session, Work};
 
 use crate::{
     Answer, Disagreement, Draft, Generation, Pass, Request, Response, Trajectories, blocks::Block,
@@ -12,26 +14,26 @@ pub(crate) struct Lane {
     sequence: Sequence,
     trajectories: Option<Trajectories>,
     on_disagreement: Disagreement,
-    /// Blocks in which a given response is not the model's.
+    /// Blocks of a given response that contain a token which is not the model's.
     disagreeing_blocks: usize,
     stage: Stage,
-    /// Those of the response so far that are complete.
+    /// The complete blocks of the response so far, if trajectories are asked for.
     blocks: Vec<Block>,
 }
 
 #[derive(PartialEq)]
 enum Stage {
-    /// The prompt, and a given response behind it, are to be run.
+    /// The prompt, and a given response after it, are not cached yet.
     Prefill,
     /// The response grows.
     Answering,
-    /// It is complete; blocks may still iterate.
+    /// The response is complete; its blocks may still iterate.
     Answered,
     /// The given response is not the model's.
     Refused,
 }
 
-/// What can be asked of a pass.
+/// What a lane can have rows of a pass for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// The next tokens of the response.
@@ -43,21 +45,21 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    /// The most urgent first: what grows decides how many passes there are, and a new request makes more of all of it.
+    /// The most urgent first: growing responses decide how many passes there are, and each new request adds to them.
     pub(crate) const ALL: [Self; 3] = [Self::Answer, Self::Blocks, Self::Prefill];
 }
 
-/// Rows that a pass still has room for. Who comes first always finds room, and so does the first prompt: a lane that waits
-/// for rows that nobody else wants may wait for long, and one prompt can have more rows than a pass.
+/// Rows that a pass still has room for. The first part always fits, and so does the first prompt: a prompt can have
+/// more rows than a pass, and must not wait until no other request wants any.
 pub(crate) struct Space {
     rows: usize,
     left: usize,
-    opened: bool,
+    has_prefill: bool,
 }
 
 impl Space {
     pub(crate) fn new(rows: usize) -> Self {
-        Self { rows, left: rows, opened: false }
+        Self { rows, left: rows, has_prefill: false }
     }
 
     fn holds(&self, rows: usize) -> bool {
@@ -69,11 +71,11 @@ impl Space {
     }
 }
 
-/// What a lane wants of a pass.
+/// The rows of one lane in a pass.
 #[derive(Default)]
 pub(crate) struct Turn {
     end: Option<End>,
-    /// Some blocks, by their place among all.
+    /// Blocks by their index in [`Lane::blocks`].
     blocks: Vec<(usize, Place, Rows)>,
 }
 
@@ -91,6 +93,7 @@ impl End {
         }
     }
 
+    /// The first row whose prediction is wanted.
     fn first_output(&self) -> usize {
         match self {
             Self::Prefill { first_output, .. } => *first_output,
@@ -100,7 +103,7 @@ impl End {
 }
 
 impl Turn {
-    pub(crate) fn work(&self, slot: usize) -> Vec<Work<'_>> {
+    fn work(&self, slot: usize) -> Vec<Work<'_>> {
         let end = self.end.iter().map(|end| (Place::End, end.rows(), end.first_output()));
         let blocks = self.blocks.iter().map(|(_, place, rows)| (*place, rows, 0));
         let work = end.chain(blocks);
@@ -113,13 +116,45 @@ impl Turn {
     }
 }
 
-/// What came of a turn.
+/// What a lane made of a pass.
 #[derive(Default)]
-pub(crate) struct Outcome {
-    /// Rows to be cached.
-    pub(crate) keep: Vec<usize>,
-    /// What observers see.
-    pub(crate) pass: Option<Pass>,
+struct Outcome {
+    /// Rows that stay in the cache.
+    keep: Vec<usize>,
+    /// For observers, if the pass verified a draft.
+    pass: Option<Pass>,
+}
+
+/// Runs one forward pass over a turn of each (slot, lane). Returns by lane the [`Pass`] that observers see, if it
+/// verified a draft.
+pub(crate) fn advance(
+    session: &mut dyn Session,
+    lanes: &mut [(usize, &mut Lane)],
+    turns: Vec<Turn>,
+) -> Vec<Option<Pass>> {
+    let started = Instant::now();
+    let work: Vec<Vec<Work>> = lanes.iter().zip(&turns).map(|((slot, _), turn)| turn.work(*slot)).collect();
+    let outputs: Vec<usize> =
+        work.iter().map(|work| work.iter().map(|work| work.rows.len() - work.first_output).sum()).collect();
+    let predictions = session.forward(&work.concat());
+    let is_greedy = lanes.iter().any(|(_, lane)| lane.sequence.is_greedy());
+    let greedy = if is_greedy { predictions.greedy() } else { Vec::new() };
+    drop(work);
+    let mut first = 0;
+    let mut passes = Vec::with_capacity(lanes.len());
+    for (((slot, lane), turn), outputs) in lanes.iter_mut().zip(turns).zip(outputs) {
+        let Outcome { keep, pass } = lane.absorb(turn, Outputs::new(&*predictions, &greedy, first));
+        first += outputs;
+        if !keep.is_empty() {
+            session.keep(*slot, &keep);
+        }
+        passes.push(pass);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    for ((_, lane), pass) in lanes.iter_mut().zip(&passes) {
+        lane.sequence.count(pass.as_ref(), seconds);
+    }
+    passes
 }
 
 impl Lane {
@@ -141,8 +176,8 @@ impl Lane {
         &self.sequence
     }
 
-    pub(crate) fn sequence_mut(&mut self) -> &mut Sequence {
-        &mut self.sequence
+    pub(crate) fn rank_rejections(&mut self) {
+        self.sequence.rank_rejections();
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -153,7 +188,7 @@ impl Lane {
         }
     }
 
-    /// Everything it wants of the next pass.
+    /// All rows that it wants in the next pass.
     pub(crate) fn turn(&mut self) -> Turn {
         let mut turn = Turn::default();
         for part in Part::ALL {
@@ -162,7 +197,7 @@ impl Lane {
         turn
     }
 
-    /// Adds to `turn` what it wants of one kind, as far as there is `space`.
+    /// Adds its rows for `part` to `turn`, as far as there is `space`.
     pub(crate) fn ask(&mut self, part: Part, space: &mut Space, turn: &mut Turn) {
         match (part, &self.stage) {
             (Part::Answer, Stage::Answering) => {
@@ -171,31 +206,31 @@ impl Lane {
                 turn.end = Some(End::Answering(draft));
             }
             (Part::Prefill, Stage::Prefill) => {
-                let (rows, first_output) = self.sequence.opening();
-                if space.holds(rows.len()) || !space.opened {
-                    space.opened = true;
+                let (rows, first_output) = self.sequence.prefill();
+                if space.holds(rows.len()) || !space.has_prefill {
+                    space.has_prefill = true;
                     space.take(rows.len());
                     turn.end = Some(End::Prefill { rows, first_output });
                 }
             }
             (Part::Blocks, Stage::Answering | Stage::Answered) => {
-                for (at, block) in self.blocks.iter().enumerate().filter(|(_, block)| !block.is_done()) {
+                for (index, block) in self.blocks.iter().enumerate().filter(|(_, block)| !block.is_done()) {
                     if !space.holds(block.asked()) {
                         return;
                     }
                     space.take(block.asked());
                     let (place, rows) = block.ask();
-                    turn.blocks.push((at, place, rows));
+                    turn.blocks.push((index, place, rows));
                 }
             }
             _ => {}
         }
     }
 
-    /// Takes what the model said.
-    pub(crate) fn absorb(&mut self, turn: Turn, mut outputs: Outputs) -> Outcome {
-        let of_end = turn.end.as_ref().map_or(0, |end| end.rows().len() - end.first_output());
-        let heard = match turn.end {
+    /// Takes the model's outputs after the rows of `turn`.
+    fn absorb(&mut self, turn: Turn, mut outputs: Outputs) -> Outcome {
+        let outputs_of_end = turn.end.as_ref().map_or(0, |end| end.rows().len() - end.first_output());
+        let outcome = match turn.end {
             Some(End::Prefill { rows, first_output }) => self.begin(&rows, first_output, &outputs),
             Some(End::Answering(draft)) => {
                 let pass = self.sequence.absorb(draft, &outputs);
@@ -203,36 +238,38 @@ impl Lane {
             }
             None => Outcome::default(),
         };
-        outputs.skip(of_end);
+        outputs.skip(outputs_of_end);
         let text = self.sequence.text();
-        for (at, place, rows) in turn.blocks {
+        for (index, place, rows) in turn.blocks {
             let Place::After(prefix) = place else { panic!("blocks lie within their text") };
             let chosen = outputs.choose(self.sequence.sampling(), &rows, &text[..prefix]);
-            self.blocks[at].absorb(text, &chosen);
+            self.blocks[index].absorb(text, &chosen);
             outputs.skip(rows.len());
         }
         if self.stage == Stage::Answering {
-            self.grown();
+            self.add_blocks();
         }
-        heard
+        outcome
     }
 
+    /// Ends the prefill, whose rows are the prompt and a given response.
     fn begin(&mut self, rows: &Rows, first_output: usize, outputs: &Outputs) -> Outcome {
         let wrong = self.sequence.begin(outputs);
-        // A response without trajectories is one block.
-        let block = self.trajectories.as_ref().map_or(usize::MAX, |config| config.block_size);
-        let mut blocks: Vec<usize> = wrong.iter().map(|at| at / block).collect();
+        // A response without trajectories counts as one block.
+        let block_size = self.trajectories.as_ref().map_or(usize::MAX, |config| config.block_size);
+        let mut blocks: Vec<usize> = wrong.iter().map(|position| position / block_size).collect();
         blocks.dedup();
         self.disagreeing_blocks = blocks.len();
         let refused = !blocks.is_empty() && self.on_disagreement == Disagreement::Refuse;
         self.stage = if refused { Stage::Refused } else { Stage::Answering };
+        // The last right token is not cached: it is row 0 of the next draft.
         let keep = self.sequence.text().len() - 1;
         assert!(first_output < keep + 1 && keep <= rows.len(), "{keep} of {} rows are right", rows.len());
         Outcome { keep: (0..keep).collect(), pass: None }
     }
 
-    /// The response has grown: blocks that are complete with it may iterate.
-    fn grown(&mut self) {
+    /// Adds the blocks that are complete now that the response has grown.
+    fn add_blocks(&mut self) {
         let open = self.sequence.is_open();
         if let Some(config) = &self.trajectories {
             let response = (self.sequence.prompt(), open);
@@ -251,7 +288,7 @@ impl Lane {
         self.sequence.finish()
     }
 
-    /// What became of the request.
+    /// The answer to the request.
     ///
     /// # Panics
     /// If it is not done.

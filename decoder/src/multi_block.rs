@@ -1,11 +1,23 @@
-//! Multi-block decoding with rejection recycling (arXiv 2512.14681, section 4), seen as one draft window that grows.
-//! A pass takes [real-active draft | pseudo-active blocks], causal, all refined alike; only the leading run that
-//! agrees is committed. When the real-active block is complete, what the window holds behind it becomes real-active:
-//! its first token is the known-right one and the rest is draft, verified from the left. Beside the run, two sources of
-//! branches are verified in the same pass: earlier rejected runs out of the n-gram pool, and a token tree from what the
-//! last pass thought possible.
+//! Multi-block decoding with rejection recycling (arXiv 2512.14681, section 4), as one draft window over
+//! several blocks.
 //!
-//! Departure: candidates share the window's cache as branches of one forward; the reference copies it per candidate.
+//! Each pass verifies
+//!
+//! ```text
+//! known-right token | rest of the real-active block | pseudo-active blocks
+//! ```
+//!
+//! with causal attention. The prefix of the draft that agrees with the model's tokens is accepted, and every
+//! other token is replaced by the model's prediction (a Jacobi iteration of all blocks at once). When the
+//! real-active block is complete, the first pseudo-active block becomes real-active, with its content as the
+//! draft. A further block starts when a share r of the newest one has settled, up to K blocks.
+//!
+//! Two kinds of branches are verified in the same pass beside this run: continuations from the pool of rejected
+//! n-grams ([`crate::ngram_pool`]), and a token tree from the distributions of the last pass
+//! ([`crate::token_tree`]).
+//!
+//! Departure: branches share one forward pass and one cache with the run; the reference copies the cache per
+//! candidate.
 
 use crate::{
     Draft, Filler, Pass, RANKED, Source,
@@ -20,39 +32,45 @@ use crate::{
 pub struct MultiBlockConfig {
     /// Tokens of a block, n.
     pub block_size: usize,
-    /// When the window takes in fresh tokens.
+    /// When the window grows.
     pub growth: Growth,
-    /// What fresh tokens are.
+    /// Where the first tokens of a new block come from.
     pub filler: Filler,
-    /// n-gram candidates verified per pass; 0 turns recycling off.
+    /// n-gram candidates per pass; 0 turns recycling off.
     pub pool_size: usize,
-    /// Rows of the token tree, those of the real-active draft included; 0 turns it off.
+    /// Rows of the token tree, including those of the real-active draft; 0 turns it off.
     pub tree_budget: usize,
     /// Seed of the fillers.
     pub seed: u64,
 }
 
-/// When the draft window takes in fresh tokens.
+/// Default of K, the reference's.
+pub(crate) const MAX_BLOCKS: usize = 2;
+
+/// Default of r, the reference's.
+pub(crate) const SPAWN_RATIO: f64 = 0.85;
+
+/// When the draft window grows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Growth {
-    /// A block at a time.
+    /// By a block at a time.
     Blocks {
         /// Most blocks in flight, K.
         max_blocks: usize,
-        /// Share of the newest block that a pass must accept or leave as it was before the next one is started, r.
+        /// Share of the newest block that a pass must accept or leave unchanged before the next block starts, r.
         spawn_ratio: f64,
     },
-    /// As many as were accepted: the window always holds one block size.
+    /// By as many tokens as were accepted: the window always holds `block_size` tokens.
     Sliding,
 }
 
 impl Default for MultiBlockConfig {
-    /// The reference's numbers for K, r and the pool; blocks of 16 where it has 64: a fifth of the rows for 2 to 5 % more
-    /// passes, measured on responses of 40 tokens (LOG.md).
+    /// The reference's K, r and pool; blocks of 16 where the reference has 64: a fifth of the rows for 2 to 5 %
+    /// more passes, measured on responses of 40 tokens (LOG.md).
     fn default() -> Self {
         Self {
             block_size: 16,
-            growth: Growth::Blocks { max_blocks: 2, spawn_ratio: 0.85 },
+            growth: Growth::Blocks { max_blocks: MAX_BLOCKS, spawn_ratio: SPAWN_RATIO },
             filler: Filler::Random,
             pool_size: 4,
             tree_budget: 0,
@@ -73,36 +91,34 @@ impl MultiBlockConfig {
     }
 
     /// # Panics
-    /// If a size is 0 or the ratio is no share: callers validate what users give.
-    pub(crate) fn check(&self) {
+    /// If a setting is out of range: callers validate what users give.
+    fn check(&self) {
         assert!(self.block_size > 0, "block_size is at least 1");
         if let Growth::Blocks { max_blocks, spawn_ratio } = self.growth {
             assert!(max_blocks > 0, "max_blocks is at least 1");
-            assert!(
-                (0.0..=1.0).contains(&spawn_ratio),
-                "spawn_ratio is between 0 and 1, unlike {spawn_ratio}"
-            );
+            assert!((0.0..=1.0).contains(&spawn_ratio), "spawn_ratio {spawn_ratio} is not between 0 and 1");
         }
     }
 }
 
-/// The draft window of one response: whole blocks from the known-right token on, of which the first, the real-active
-/// one, may be accepted in part already.
+/// The draft window of one response: blocks from the known-right token on. The first is the real-active block, whose
+/// tokens may be accepted in part; the others are pseudo-active.
 pub(crate) struct Window {
     config: MultiBlockConfig,
-    /// Draft behind the known-right token: what the last pass predicts, also beyond the window, then filler.
+    /// The draft after the known-right token: predictions of the last pass, which may reach beyond the window,
+    /// then filler.
     ahead: Vec<u32>,
-    /// The last pass's best `ranks` tokens at each position of `ahead` that it predicted.
+    /// The best `ranks` tokens at each position of `ahead` that the last pass predicted.
     marginals: Vec<Marginal>,
     ranks: usize,
-    /// Tokens, from the known-right one on, that the real-active block still has.
+    /// Tokens of the real-active block from the known-right one to its end.
     real: usize,
-    /// Blocks in flight; 0 when the next pass starts one at the known-right token.
+    /// Blocks in flight; 0 when the next draft starts one at the known-right token.
     blocks: usize,
-    /// Tokens of the newest block that the last pass accepted or left as they were.
+    /// Tokens of the newest block that the last pass accepted or left unchanged.
     stable: usize,
     pool: NgramPool,
-    /// Times that filler was drawn.
+    /// How often filler was drawn.
     fills: usize,
 }
 
@@ -123,12 +139,12 @@ impl Window {
         }
     }
 
-    /// Tokens of the window, the known-right one included.
+    /// Tokens of the window, including the known-right one.
     fn len(&self) -> usize {
         self.real + (self.blocks - 1) * self.config.block_size
     }
 
-    /// Starts a block where the rules say so, and fills the window up.
+    /// Starts a block if it is time, and draws filler for the positions that have no draft.
     fn grow(&mut self, text: &[u32]) {
         let n = self.config.block_size;
         match self.config.growth {
@@ -150,7 +166,7 @@ impl Window {
         }
     }
 
-    /// Moves the window over `accepted` tokens. A branch may end behind the block it began in.
+    /// Moves the window over `accepted` tokens, of which a branch may have led beyond the real-active block.
     fn shift(&mut self, accepted: usize) {
         let n = self.config.block_size;
         let complete = if accepted < self.real { 0 } else { 1 + (accepted - self.real) / n };
@@ -160,8 +176,8 @@ impl Window {
         }
     }
 
-    /// Tokens of the newest block that are right, or stay the same in the `next` draft, whose first token is known to be
-    /// right.
+    /// Tokens of the newest block that are accepted, or are the same in the `next` draft, which starts at the
+    /// known-right token.
     fn stable(&self, pass: &Pass, next: &[u32]) -> usize {
         let (n, accepted) = (self.config.block_size, pass.path.len());
         let run = &pass.draft.rows().tokens()[..pass.draft.run_len()];
@@ -215,7 +231,7 @@ impl Drafter for Window {
             return None;
         }
         let run = &pass.draft.rows().tokens()[..pass.draft.run_len()];
-        // Up to the first wrong token the path is the run itself, so the model's choice after each row is the right one.
+        // Before the first wrong token the path is the run, so the model's token after each row is the right one.
         let right = pass.chosen.iter().take(pass.tokens.len());
         let wrong = run.iter().skip(1).zip(right).position(|(drafted, right)| drafted != right)?;
         let marginal = self.marginals.get(wrong)?;
@@ -223,7 +239,7 @@ impl Drafter for Window {
         Some(rank.unwrap_or(RANKED))
     }
 
-    fn skip(&mut self, _token: u32) {
+    fn skip(&mut self) {
         self.shift(1);
         self.ahead.drain(..self.ahead.len().min(1));
         self.marginals.drain(..self.marginals.len().min(1));

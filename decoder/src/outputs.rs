@@ -1,15 +1,15 @@
-//! What the model expects after the rows of one sequence, and the tokens taken from it.
+//! The model's outputs after the rows of one sequence, and the tokens taken from them.
 
 use jacobi_model::{Predictions, Rows};
 
 use crate::Sampling;
 
-/// One sequence's share of a pass's predictions.
+/// The part of a pass's predictions that belongs to one sequence.
 pub(crate) struct Outputs<'a> {
     predictions: &'a dyn Predictions,
-    /// The most probable tokens of the whole pass; there when sampling is greedy.
+    /// The most probable token at each output of the whole pass; empty if no sequence is greedy.
     greedy: &'a [u32],
-    /// The output of row 0.
+    /// Index of the output of row 0.
     first: usize,
 }
 
@@ -24,7 +24,7 @@ impl<'a> Outputs<'a> {
         self.predictions.top(&rows, k)
     }
 
-    /// Passes over the next `count` outputs.
+    /// Moves row 0 by `count` outputs.
     pub(crate) fn skip(&mut self, count: usize) {
         self.first += count;
     }

@@ -1,30 +1,30 @@
-//! The states of every block as the passes of plain Jacobi decoding show them: the definition of a trajectory, against
-//! which [`crate::Trajectories`] are held.
+//! The states of every block, read from the passes of plain Jacobi decoding. This is the definition of a trajectory;
+//! [`crate::Trajectories`] are tested against it.
 
 use jacobi_datasets::State;
 
 use crate::Pass;
 
-/// Keeps every draft; what of it was right is known only when the response is complete.
+/// Keeps every draft until the response is complete: only then is it known which tokens were right.
 #[derive(Default)]
 pub struct Recorder {
     drafts: Vec<Draft>,
 }
 
 struct Draft {
-    /// Index in the response of its first token.
+    /// Position of its first token in the response.
     offset: usize,
     tokens: Vec<u32>,
 }
 
 impl Recorder {
-    /// Sees a pass of plain Jacobi decoding, in which no draft reaches beyond its block.
+    /// Records a pass of plain Jacobi decoding, whose drafts end with their block.
     pub fn record(&mut self, pass: &Pass) {
         self.drafts.push(Draft { offset: pass.offset, tokens: pass.draft.rows().tokens().to_vec() });
     }
 
-    /// The states of all blocks of `response`, each block's from its start (iteration 0) to the first that is its fixed
-    /// point; the pass that verifies it adds no state. What a draft held beyond the response is cut off.
+    /// The states of all blocks of `response`, each from its start (iteration 0) to its fixed point; the pass that
+    /// verifies the fixed point adds no state. Drafts are cut where the response ends.
     pub fn states(self, response: &[u32], block_size: usize) -> Vec<State> {
         let mut states = Vec::new();
         let mut drafts = self.drafts.into_iter().peekable();
@@ -41,7 +41,6 @@ impl Recorder {
                         converged: (offset + agreed) as u32,
                         tail: draft.tokens[agreed..right.len()].to_vec(),
                     });
-                    // A draft that is right stays so.
                     iteration += 1;
                 }
             }

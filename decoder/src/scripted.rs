@@ -9,7 +9,7 @@ pub(crate) struct Scripted {
     pub(crate) context: usize,
     pub(crate) seed: u64,
     pub(crate) memory: usize,
-    /// On average this many of ten positions ignore the context, as a forced model's do.
+    /// This many of ten positions on average ignore the context, as in a model after Jacobi forcing.
     pub(crate) forced: u64,
 }
 

@@ -1,29 +1,35 @@
-//! One response being decoded: text so far, the rules that end it, and what drafts for it.
+//! One response being decoded: its text so far, its drafter, and the rules that end it.
 
 use jacobi_datasets::FinishReason;
 use jacobi_model::Rows;
 
-use crate::{DecodeStats, Draft, Generation, Pass, Sampling, Settings, drafter::Drafter, outputs::Outputs};
+use crate::{
+    DecodeStats, Draft, Generation, Pass, Sampling, Settings, Strategy,
+    drafter::{Autoregressive, Drafter},
+    multi_block::Window,
+    outputs::Outputs,
+};
 
 pub(crate) struct Sequence {
     settings: Settings,
-    /// The prompt and the response.
+    /// The prompt and the response so far.
     text: Vec<u32>,
+    /// Tokens of the prompt.
     prompt: usize,
     /// Longest `text`.
     limit: usize,
-    /// What the model's first tokens are compared with.
+    /// The response to verify in the prefill; empty if there is none.
     given: Vec<u32>,
     finished: Option<FinishReason>,
     drafter: Box<dyn Drafter>,
-    /// The next pass verifies the known-right token alone: a near-tie is decided as autoregressive decoding would.
+    /// The next pass has one row, as in autoregressive decoding: it decides a near-tie.
     alone: bool,
     stats: DecodeStats,
 }
 
 impl Sequence {
     /// # Panics
-    /// If the prompt is empty or fills the context, no token is asked for, or none is given.
+    /// If the prompt is empty or fills the context, `max_new_tokens` is 0, or the given response is empty.
     pub(crate) fn new(settings: Settings, prompt: &[u32], given: Option<Vec<u32>>, context: usize) -> Self {
         assert!(!prompt.is_empty(), "a prompt has at least one token");
         assert!(prompt.len() < context, "a prompt of {} tokens fills the context of {context}", prompt.len());
@@ -36,7 +42,7 @@ impl Sequence {
             given.truncate(end + 1);
         }
         Self {
-            drafter: settings.strategy.drafter(),
+            drafter: drafter(&settings.strategy),
             settings,
             text: prompt.to_vec(),
             prompt: prompt.len(),
@@ -81,29 +87,29 @@ impl Sequence {
         &self.settings.sampling
     }
 
-    /// The rows of the prefill, and the first whose prediction is wanted.
-    pub(crate) fn opening(&self) -> (Rows, usize) {
+    /// The rows of the prefill, and the first row whose prediction is wanted.
+    pub(crate) fn prefill(&self) -> (Rows, usize) {
         (Rows::chain(&[self.text.as_slice(), &self.given].concat()), self.prompt - 1)
     }
 
-    /// The prefill gives the first token, and more where a given response is a right draft. Returns the places in it at
-    /// which the model gives another token after what was given before.
+    /// Takes the first token from the prefill, and with it the right tokens of a given response. Returns the
+    /// positions in the given response at which the model gives another token after the given ones before.
     pub(crate) fn begin(&mut self, outputs: &Outputs) -> Vec<usize> {
         let given = std::mem::take(&mut self.given);
         let draft = Draft::run(self.text[self.prompt - 1], &given, 1);
         let chosen = outputs.choose(&self.settings.sampling, draft.rows(), &self.text[..self.prompt - 1]);
         let agreed = draft.accepted(&chosen).len() - 1;
         let whole = !given.is_empty() && agreed == given.len();
-        // What would come after the whole of it is not asked for.
+        // A given response that is right is taken as it is: the token that would follow it is not wanted.
         self.extend(&chosen[..agreed + usize::from(!whole)]);
         if whole && self.is_open() {
             self.finished = Some(FinishReason::Length);
         }
-        (0..given.len()).filter(|&at| chosen[at] != given[at]).collect()
+        (0..given.len()).filter(|&index| chosen[index] != given[index]).collect()
     }
 
-    /// Counts a pass that took so long; the prefill is none.
-    pub(crate) fn spent(&mut self, pass: Option<&Pass>, seconds: f64) {
+    /// Counts a pass, or the time of the prefill if there is none.
+    pub(crate) fn count(&mut self, pass: Option<&Pass>, seconds: f64) {
         match pass {
             Some(pass) => self.stats.count(pass, seconds),
             None if self.stats.forwards == 0 => self.stats.prefill_seconds += seconds,
@@ -111,17 +117,17 @@ impl Sequence {
         }
     }
 
-    /// What the next pass verifies.
+    /// The rows of the next pass.
     pub(crate) fn draft(&mut self) -> Draft {
         let known = self.text[self.text.len() - 1];
         if self.alone {
             return Draft::run(known, &[], 1);
         }
-        // The row of the last token that still fits is verified too: it completes its block.
+        // One row more than there are tokens to come: the last token's own row completes its block.
         self.drafter.draft(&self.text, self.limit - self.text.len() + 1)
     }
 
-    /// Takes what the pass over `draft` proved right.
+    /// Takes the tokens that the pass over `draft` accepts.
     pub(crate) fn absorb(&mut self, draft: Draft, outputs: &Outputs) -> Pass {
         let before = &self.text[..self.text.len() - 1];
         let chosen = outputs.choose(&self.settings.sampling, draft.rows(), before);
@@ -133,7 +139,7 @@ impl Sequence {
         let tokens = self.extend(&right);
         let mut pass = Pass { offset, draft, chosen, path, tokens, rejected_rank: None };
         match (self.alone, pass.path.is_empty()) {
-            (true, _) => self.drafter.skip(pass.tokens[0]),
+            (true, _) => self.drafter.skip(),
             (false, false) => {
                 pass.rejected_rank = self.drafter.rejected_rank(&pass);
                 self.drafter.learn(&pass, outputs);
@@ -144,7 +150,8 @@ impl Sequence {
         pass
     }
 
-    /// The place on `path` of the first row of a wide pass whose two best tokens are too close to call.
+    /// The index on `path` of the first row whose two best tokens are closer than `strict_gap`; `None` for a
+    /// pass over one row, which decides.
     fn near_tie(&self, draft: &Draft, path: &[usize], outputs: &Outputs) -> Option<usize> {
         let gap = self.settings.strict_gap?;
         if draft.rows().len() == 1 || !self.is_greedy() {
@@ -156,7 +163,7 @@ impl Sequence {
             .position(|best| matches!(best[..], [first, second] if first.1 - second.1 < gap))
     }
 
-    /// Appends tokens up to the first that ends the response, and returns those.
+    /// Appends tokens up to the first that ends the response, and returns the appended ones.
     fn extend(&mut self, right: &[u32]) -> Vec<u32> {
         let start = self.text.len();
         for &token in right {
@@ -178,5 +185,13 @@ impl Sequence {
         let tokens = self.text.split_off(self.prompt);
         let finish_reason = self.finished.expect("decoding runs until a rule ends it");
         Generation { tokens, finish_reason, stats }
+    }
+}
+
+fn drafter(strategy: &Strategy) -> Box<dyn Drafter> {
+    match strategy {
+        Strategy::Autoregressive => Box::new(Autoregressive),
+        Strategy::Jacobi(config) => Box::new(Window::new(config.into())),
+        Strategy::MultiBlock(config) => Box::new(Window::new(config.clone())),
     }
 }

@@ -1,39 +1,41 @@
-//! What a decoder did: forward passes, accepted tokens, time.
+//! Statistics of decoding: forward passes, accepted tokens, time.
 
 use std::{collections::BTreeMap, iter::Sum};
 
+use serde::Serialize;
+
 use crate::{Pass, Source};
 
-/// Statistics of one response. Prefill is apart: it gives the first token, so `tokens` excludes it and
-/// autoregressive decoding has exactly one token per forward.
+/// Statistics of one response. The prefill, which gives the first token, is counted in `prefill_seconds` alone,
+/// so that autoregressive decoding has exactly one token per forward.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DecodeStats {
     /// Forward passes after the prefill.
     pub forwards: usize,
-    /// Tokens those passes produced.
+    /// Tokens that those passes added.
     pub tokens: usize,
-    /// Seconds for the prompt and the first token.
+    /// Seconds for the prefill.
     pub prefill_seconds: f64,
-    /// Seconds for the rest.
+    /// Seconds for the other passes.
     pub decode_seconds: f64,
     /// `acceptance[a]`: passes that accepted `a` tokens.
     pub acceptance: Vec<usize>,
-    /// Draft tokens that were right, by source.
+    /// Accepted draft tokens, by source.
     pub accepted_from: BTreeMap<Source, usize>,
     /// Passes and their seconds, by rows fed.
     pub widths: BTreeMap<usize, WidthStats>,
 }
 
 /// The passes of one width.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct WidthStats {
-    /// How many.
+    /// Number of passes.
     pub forwards: usize,
-    /// Together, from the draft to the accepted tokens.
+    /// Their time in total, from the draft to the accepted tokens.
     pub seconds: f64,
 }
 
-/// Of several responses together.
+/// The statistics of several responses together.
 impl<'a> Sum<&'a DecodeStats> for DecodeStats {
     fn sum<I: Iterator<Item = &'a Self>>(responses: I) -> Self {
         responses.fold(Self::default(), |mut total, one| {
@@ -68,7 +70,7 @@ impl DecodeStats {
             self.acceptance.resize(accepted + 1, 0);
         }
         self.acceptance[accepted] += 1;
-        // Row 0 was known before.
+        // Row 0 is no draft.
         for &row in pass.path.iter().skip(1) {
             *self.accepted_from.entry(pass.draft.source(row)).or_default() += 1;
         }
@@ -77,12 +79,17 @@ impl DecodeStats {
         width.seconds += seconds;
     }
 
-    /// Tokens per forward; none when the prefill was all.
+    /// Rows of all passes after the prefill.
+    pub fn rows(&self) -> usize {
+        self.widths.iter().map(|(rows, width)| rows * width.forwards).sum()
+    }
+
+    /// Tokens per forward; `None` without a pass after the prefill.
     pub fn tpf(&self) -> Option<f64> {
         (self.forwards > 0).then(|| self.tokens as f64 / self.forwards as f64)
     }
 
-    /// Tokens per second of decoding; none when the prefill was all.
+    /// Tokens per second of decoding; `None` without a pass after the prefill.
     pub fn tps(&self) -> Option<f64> {
         (self.forwards > 0).then(|| self.tokens as f64 / self.decode_seconds)
     }

@@ -1,8 +1,9 @@
-//! Laws of every decoder, on a scripted model: same text as autoregressive decoding, never more passes, books that add
-//! up, the model's own distribution.
+//! Laws of every decoder, on a scripted model: same text as autoregressive decoding, never more passes, consistent
+//! statistics, the model's own distribution.
 
 use std::ops::ControlFlow;
 
+use jacobi_datasets::FinishReason;
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Arbitrary;
 
@@ -10,7 +11,7 @@ mod trajectories;
 mod windows;
 
 use crate::{
-    Answer, Batch, BatchEvent, DecodeStats, Decoding, Filler, FinishReason, Generation, Growth, JacobiConfig,
+    Answer, Batch, BatchEvent, DecodeStats, Decoding, Filler, Generation, Growth, JacobiConfig,
     MultiBlockConfig, Pass, RANKED, RandomSampling, Request, Room, Sampling, Settings, Source, StopRules,
     Strategy, generate, generate_batch, scripted::Scripted,
 };
@@ -66,7 +67,7 @@ fn models() -> impl Arbitrary<Value = Scripted> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
-    /// The lossless law, over random models, prompts and every knob, degenerate values included.
+    /// The lossless law, over random models, prompts and settings, including degenerate ones.
     #[test]
     fn every_decoder_equals_autoregressive(
         model in models(),
@@ -86,10 +87,10 @@ proptest! {
         // At least one token per forward, so never more forwards than AR; AR is one token per forward.
         prop_assert!(found.stats.forwards <= expected.stats.forwards);
         prop_assert_eq!(expected.stats.forwards, expected.tokens.len() - 1);
-        check_books(&found, &passes, strategy.max_rows())?;
+        check_statistics(&found, &passes, strategy.max_rows())?;
     }
 
-    /// Deciding near-ties alone costs passes, never text.
+    /// `strict_gap` costs passes and does not change the text.
     #[test]
     fn strict_decoding_equals_autoregressive(
         model in models(),
@@ -103,7 +104,7 @@ proptest! {
         prop_assert_eq!(run(&model, &[0, 1], &strict).tokens, expected.tokens);
     }
 
-    /// Who shares a pass with whom changes no response.
+    /// Sharing passes changes no response.
     #[test]
     fn a_batch_gives_what_each_prompt_gives_alone(
         model in models(),
@@ -148,8 +149,8 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
-    /// Ranking rejections changes no pass; each rank is the one that the model itself, asked again, gives the right token
-    /// where the pass before drafted the wrong one.
+    /// Ranking rejections changes no pass; each rank is that of the right token in the model's logits after the
+    /// drafted text of the pass before.
     #[test]
     fn a_rejected_rank_is_what_the_pass_before_thought_of_the_right_token(
         model in (20usize..60, any::<u64>(), 1usize..3).prop_map(|(vocabulary, seed, memory)| {
@@ -191,8 +192,8 @@ proptest! {
     }
 }
 
-/// What observers and statistics say is the response.
-fn check_books(found: &Generation, passes: &[Pass], max_rows: usize) -> Result<(), TestCaseError> {
+/// The passes and the statistics agree with the response.
+fn check_statistics(found: &Generation, passes: &[Pass], max_rows: usize) -> Result<(), TestCaseError> {
     let stats = &found.stats;
     prop_assert_eq!(passes.len(), stats.forwards);
     prop_assert_eq!(stats.acceptance.iter().sum::<usize>(), stats.forwards);
@@ -266,7 +267,8 @@ fn prompts_longer_than_a_pass_do_not_wait_for_each_others_responses() {
         passes += usize::from(matches!(event, BatchEvent::Forward(_)));
         ControlFlow::Continue(())
     });
-    // A prompt in each of the first three, whose last gives the first token of a response; nine more tokens after it.
+    // Each of the first three passes has a prompt; the last of them gives a first token, which nine more tokens
+    // follow.
     assert_eq!(passes, 3 + 9);
 }
 
@@ -292,7 +294,7 @@ fn eos_ends_the_response_at_every_offset_of_a_block() {
     }
 }
 
-/// Every sequence of three tokens over three ids, its count in 6,000 seeds against its enumerated probability.
+/// The counts of all sequences of three tokens over three ids in 6,000 seeds, against their enumerated probabilities.
 /// 26 degrees of freedom: Pearson's statistic is above 54.1 once in a thousand; the seeds are fixed.
 #[test]
 fn sampled_text_has_the_models_distribution_under_every_decoder() {
@@ -341,7 +343,7 @@ fn tpf(model: &Scripted, strategy: Strategy) -> f64 {
     let settings = Settings::greedy(strategy, stop);
     let runs: Vec<DecodeStats> = (0..20).map(|prompt| run(model, &[prompt], &settings).stats).collect();
     let total: DecodeStats = runs.iter().sum();
-    // The books of all are those of each.
+    // The sums agree with each other.
     assert_eq!(total.acceptance.iter().sum::<usize>(), total.forwards);
     assert_eq!(total.widths.values().map(|width| width.forwards).sum::<usize>(), total.forwards);
     let committed: usize = total.acceptance.iter().zip(0..).map(|(passes, tokens)| passes * tokens).sum();
@@ -349,7 +351,7 @@ fn tpf(model: &Scripted, strategy: Strategy) -> f64 {
     total.tpf().unwrap()
 }
 
-/// Each setting changes what it is said to change.
+/// Each setting has its effect.
 #[test]
 fn every_setting_changes_the_passes() {
     // The right token is often among the most probable ones of a slightly wrong context.

@@ -1,7 +1,7 @@
-//! Token trees: the last pass already said what else it thought possible at every draft position. The most probable
-//! combinations are tried as branches of the next pass. Best first: a heap over summed log-probabilities, in which a
-//! branch gives way to its sibling of the next rank and grows by the most probable token of the next position.
-//! Integers and probabilities only.
+//! Token trees: the last pass gave a distribution at every draft position; the most probable combinations of
+//! its tokens are tried as branches of the next pass. They are found best first, by a heap over summed
+//! log-probabilities: a branch that is taken out is replaced by its sibling of the next rank and by its most
+//! probable child. No tensors.
 //!
 //! Not part of arXiv 2512.14681, which recycles n-grams alone.
 
@@ -9,15 +9,15 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 
 use crate::draft::{Draft, Source};
 
-/// Tokens of a position that a tree may try. Beyond the tenth rank the right token is hardly ever found.
+/// Tokens per position that a tree may try: the right token rarely has a rank beyond the tenth.
 pub(crate) const RANKS: usize = 10;
 
 /// The most probable tokens of one position with their log-probabilities, best first.
 pub(crate) type Marginal = Vec<(u32, f32)>;
 
-/// A branch that may become a row: the token of `rank` in the marginal of depth `depth + 1`, below `parent`.
+/// A branch that may become a row below `parent`: the token of `rank` in `marginals[depth]`.
 struct Branch {
-    /// Summed log-probability from the root down to it.
+    /// Summed log-probability of its path from the root.
     score: f32,
     parent: usize,
     depth: usize,
@@ -39,15 +39,15 @@ impl PartialOrd for Branch {
 }
 
 impl Ord for Branch {
-    /// By score; of equal ones the shallower, then the better rank, so that the order never depends on the heap.
+    /// By score, then depth, rank and parent, smallest first, so that the order does not depend on the heap.
     fn cmp(&self, other: &Self) -> Ordering {
         let key = |b: &Self| (b.depth, b.rank, b.parent);
         self.score.total_cmp(&other.score).then_with(|| key(other).cmp(&key(self)))
     }
 }
 
-/// Adds branches to `draft` until it has `budget` rows. `marginals[d]` is that of the tokens at depth `d + 1`; the root
-/// is row 0. Branches that the draft holds already cost nothing.
+/// Adds branches to `draft` until it has `budget` rows. `marginals[d]` belongs to depth `d + 1`; the root is row 0.
+/// Branches that the draft holds already are not added again.
 pub(crate) fn grow(draft: &mut Draft, marginals: &[Marginal], budget: usize) {
     let mut heap = BinaryHeap::new();
     let offer = |heap: &mut BinaryHeap<Branch>, above: f32, parent, depth: usize, rank: usize| {
@@ -67,72 +67,4 @@ pub(crate) fn grow(draft: &mut Draft, marginals: &[Marginal], budget: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// The rows below the run as paths of tokens.
-    fn paths(draft: &Draft) -> Vec<Vec<u32>> {
-        let rows = draft.rows();
-        let path = |row| rows.path(row)[1..].iter().map(|&at| rows.tokens()[at]).collect();
-        (draft.run_len()..rows.len()).map(path).collect()
-    }
-
-    #[test]
-    fn the_most_probable_branches_come_first() {
-        // Depth 1: 10 (0.5), 11 (0.4); depth 2: 20 (0.7), 21 (0.2).
-        let ln = |p: f32| p.ln();
-        let marginals = [vec![(10, ln(0.5)), (11, ln(0.4))], vec![(20, ln(0.7)), (21, ln(0.2))]];
-        let mut draft = Draft::run(1, &[10, 20], 3);
-        grow(&mut draft, &marginals, 6);
-        assert_eq!(paths(&draft), [vec![11], vec![11, 20], vec![10, 21]]);
-        let mut draft = Draft::run(1, &[10, 20], 3);
-        grow(&mut draft, &marginals, 100);
-        assert_eq!(draft.rows().len(), 7);
-        let mut draft = Draft::run(1, &[10, 20], 3);
-        grow(&mut draft, &marginals, 2);
-        assert_eq!(draft.rows().len(), 3);
-        grow(&mut draft, &[], 100);
-        assert_eq!(draft.rows().len(), 3);
-    }
-
-    proptest! {
-        /// Against the slow version: all combinations, sorted.
-        #[test]
-        fn the_tree_is_the_best_of_all_combinations(
-            // Distinct scores, so that one order is right.
-            steps in prop::collection::vec(prop::collection::vec(0.01f32..3.0, 1..4), 1..4),
-            budget in 1usize..40,
-        ) {
-            let marginals: Vec<Marginal> = steps
-                .iter()
-                .enumerate()
-                .map(|(depth, steps)| {
-                    let mut score = 0.0;
-                    let token = |rank: usize| (10 * depth + rank) as u32;
-                    steps.iter().enumerate().map(|(rank, step)| { score -= step; (token(rank), score) }).collect()
-                })
-                .collect();
-            let mut draft = Draft::run(99, &[], 1);
-            grow(&mut draft, &marginals, budget);
-            let mut all: Vec<(f32, Vec<u32>)> = vec![];
-            let mut level: Vec<(f32, Vec<u32>)> = vec![(0.0, vec![])];
-            for marginal in &marginals {
-                level = level
-                    .iter()
-                    .flat_map(|(score, path)| marginal.iter().map(move |(token, log_probability)| {
-                        (score + log_probability, [path.as_slice(), &[*token]].concat())
-                    }))
-                    .collect();
-                all.extend(level.clone());
-            }
-            let found = paths(&draft);
-            prop_assert_eq!(found.len(), (budget - 1).min(all.len()));
-            let worst = found.iter().map(|path| all.iter().find(|(_, p)| p == path).unwrap().0)
-                .fold(f32::INFINITY, f32::min);
-            let better = all.iter().filter(|(score, _)| *score > worst + 1e-4).count();
-            prop_assert!(better < found.len().max(1), "{better} combinations beat the worst of {}", found.len());
-        }
-    }
-}
+mod tests;

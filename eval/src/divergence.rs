@@ -1,8 +1,9 @@
-//! Where a response leaves the autoregressive one, and how near a tie it was there.
+//! Where a response diverges from the autoregressive one, and how close the logits were there.
 
 use jacobi_model::{LanguageModel, Place, Rows, Work};
 
-/// Index of the first token in which two responses differ; a response that ends early differs where it ends.
+/// Index of the first token in which two responses differ; if one is a prefix of the other, the length of the
+/// shorter.
 pub(crate) fn first_divergence(tokens: &[u32], reference: &[u32]) -> Option<usize> {
     if tokens == reference {
         return None;
@@ -11,7 +12,7 @@ pub(crate) fn first_divergence(tokens: &[u32], reference: &[u32]) -> Option<usiz
     Some(differs.unwrap_or_else(|| tokens.len().min(reference.len())))
 }
 
-/// The logit of `reference`'s token less that of the other one where `tokens` leaves it, computed by the passes of
+/// The logit of `reference`'s token minus that of the other one where `tokens` diverges, computed by the passes of
 /// autoregressive decoding: one over the prompt, then one over each token. `None` if one response ends there.
 pub(crate) fn gap(
     model: &dyn LanguageModel,
@@ -20,7 +21,7 @@ pub(crate) fn gap(
     reference: &[u32],
 ) -> Option<f64> {
     let at = first_divergence(tokens, reference)?;
-    let (own, other) = (*reference.get(at)?, *tokens.get(at)?);
+    let (expected, found) = (*reference.get(at)?, *tokens.get(at)?);
     let mut session = model.session(1, prompt.len() + at);
     let mut feed = |tokens: &[u32]| {
         let rows = Rows::chain(tokens);
@@ -35,7 +36,7 @@ pub(crate) fn gap(
     };
     let prefill = feed(prompt);
     let logits = reference[..at].iter().fold(prefill, |_, &token| feed(&[token])).logits(0);
-    Some(f64::from(logits[own as usize]) - f64::from(logits[other as usize]))
+    Some(f64::from(logits[expected as usize]) - f64::from(logits[found as usize]))
 }
 
 #[cfg(test)]

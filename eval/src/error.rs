@@ -1,8 +1,9 @@
-//! What can go wrong in an evaluation.
+//! Errors of evaluations and of tuning.
 
 use std::path::PathBuf;
 
 use jacobi_datasets::{BadRow, DatasetError};
+use jacobi_decoder::DecoderError;
 use jacobi_model::ModelError;
 
 use crate::sandbox::SandboxError;
@@ -21,7 +22,7 @@ pub enum EvalError {
     /// The file of a task cannot be read; the cause names it.
     #[error("cannot read the task: give its TOML file, or the name of a built-in one")]
     TaskUnread(#[source] std::io::Error),
-    /// The file of a task is not one.
+    /// The file of a task is malformed.
     #[error("{} is not a task: {reason}", path.display())]
     TaskFile {
         /// The file.
@@ -29,19 +30,19 @@ pub enum EvalError {
         /// What is wrong.
         reason: String,
     },
-    /// A task without questions of its own was given none.
+    /// A task that brings no questions was given none.
     #[error("task \"{task}\" brings no questions: give --tasks {task}=FILE, or path in its [[eval.tasks]]")]
     NoQuestions {
         /// The task.
         task: String,
     },
-    /// Two tasks whose rows nobody could tell apart.
+    /// Two tasks of one name, whose rows could not be told apart.
     #[error("task \"{task}\" is listed twice: remove one, or give its file another name")]
     TaskTwice {
         /// The task.
         task: String,
     },
-    /// A task that brings no reference responses, so that nothing can be checked.
+    /// A task without reference responses cannot be checked.
     #[error(
         "task \"{task}\" has no reference responses: set response_column or response_template in its [prompts]"
     )]
@@ -49,27 +50,22 @@ pub enum EvalError {
         /// The task.
         task: String,
     },
-    /// Programs cannot be run.
+    /// Generated programs cannot be run.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    /// Nothing to measure on.
+    /// Neither prompts nor tasks are given.
     #[error("there is nothing to evaluate on: set eval.prompts.path, add [[eval.tasks]], or give --tasks")]
     NoTasks,
-    /// A decoder cannot be made from its settings.
-    #[error("decoder \"{name}\": {reason}")]
-    Decoder {
-        /// The decoder.
-        name: &'static str,
-        /// What is wrong and what to do.
-        reason: String,
-    },
-    /// Nothing to decode.
+    /// A decoder's settings, or the same decoder twice.
+    #[error(transparent)]
+    Decoder(#[from] DecoderError),
+    /// No token to decode.
     #[error("eval.max_new_tokens is 0; it must be at least 1")]
     MaxNewTokens,
     /// No models were given.
     #[error("there is no model to evaluate; name at least one")]
     NoModels,
-    /// The questions of a task; the cause names the file, and settings as `[prompts]` has them.
+    /// The questions of a task cannot be read; the cause names the file, and settings by their names in `[prompts]`.
     #[error(
         "cannot read the questions of task \"{task}\" (a setting of prompts is one of [eval.prompts], or of [prompts] in the task's file)"
     )]
@@ -86,7 +82,7 @@ pub enum EvalError {
     /// A model could not be loaded.
     #[error("cannot load the model {name} for evaluation")]
     Model {
-        /// What rows would have called it.
+        /// Its name.
         name: String,
         /// The cause.
         #[source]
@@ -117,7 +113,7 @@ pub enum EvalError {
         /// The first one.
         sample_id: String,
     },
-    /// The task cannot read the given answer.
+    /// A right answer is not of the form that the task reads.
     #[error(
         "task \"{task}\" cannot read the answer of prompt {sample_id}: {answer:?}; correct it in the prompt file"
     )]
@@ -126,7 +122,7 @@ pub enum EvalError {
         task: String,
         /// The prompt.
         sample_id: String,
-        /// What stands in the answer column.
+        /// The content of the answer column.
         answer: String,
     },
     /// A prompt leaves no room for a response.
@@ -144,7 +140,7 @@ pub enum EvalError {
         /// Longest sequence of the model.
         context: usize,
     },
-    /// What was tuned for a model cannot be read.
+    /// A model's `jacobi.json` cannot be used.
     #[error("{} is not usable: delete it, or run `jacobi tune` again", path.display())]
     Tuned {
         /// The file.
@@ -162,7 +158,7 @@ pub enum EvalError {
         #[source]
         source: std::io::Error,
     },
-    /// A line of the file of samples is not one.
+    /// A line of the file of samples is malformed.
     #[error("{}:{line}: not a sample of an evaluation; delete the line, or measure again with --overwrite", path.display())]
     JournalLine {
         /// The file.
@@ -182,7 +178,7 @@ pub enum EvalError {
 }
 
 impl EvalError {
-    /// Whether only the command line or a recipe can mend it.
+    /// Whether the command line or the recipe has to be corrected.
     pub fn is_usage(&self) -> bool {
         use EvalError::{
             Decoder, MaxNewTokens, NoModels, NoQuestions, NoReference, NoTasks, TaskTwice, UnknownTask,
@@ -194,7 +190,7 @@ impl EvalError {
                 | TaskTwice { .. }
                 | NoReference { .. }
                 | NoTasks
-                | Decoder { .. }
+                | Decoder(_)
                 | MaxNewTokens
                 | NoModels
         )

@@ -1,5 +1,5 @@
-//! The memory floor: one token at a time cannot be faster than its weights can be read. An autoregressive loop far
-//! above it is a weak baseline, and a speedup over a weak baseline says nothing.
+//! The memory floor: the time to read all weights once, which bounds autoregressive decoding. An autoregressive
+//! loop that is much slower is a weak baseline, and a speedup over a weak baseline means little.
 
 use std::time::Instant;
 
@@ -7,13 +7,13 @@ use jacobi_datasets::schema::eval_statistics::MemoryFloor;
 use jacobi_model::Transformer;
 use tch::{Device, Kind, Tensor};
 
-/// Elements of each fp32 buffer: beyond any cache, and on a GPU so many that starting and waiting do not count.
+/// Elements of each fp32 buffer: larger than any cache, and on a GPU so large that launch times are negligible.
 const BUFFER: i64 = 1 << 26;
 const GPU_BUFFER: i64 = 1 << 29;
 const COPIES: usize = 5;
 
-/// The floor of `model` on this machine at this moment: the bytes that a forward reads, over the median of a few large
-/// copies.
+/// The floor of `model` on this machine: the bytes that a forward pass reads, over the median bandwidth of a
+/// few large copies.
 pub(crate) fn memory_floor(model: &Transformer) -> MemoryFloor {
     let bytes = weight_bytes(model.parameters());
     let bandwidth = copy_bytes_per_second(model.device());
@@ -24,7 +24,7 @@ pub(crate) fn memory_floor(model: &Transformer) -> MemoryFloor {
     }
 }
 
-/// Every weight once, but of an embedding with a head of its own: of that a token needs one row.
+/// Bytes of all weights, without an embedding that is not the head too: a token reads one row of it.
 fn weight_bytes(parameters: &[(String, Tensor)]) -> u64 {
     let has_head = parameters.iter().any(|(name, _)| name == "lm_head.weight");
     let read = parameters.iter().filter(|(name, _)| !(has_head && name == "model.embed_tokens.weight"));
@@ -39,7 +39,7 @@ fn copy_bytes_per_second(device: Device) -> f64 {
         .map(|_| {
             let started = Instant::now();
             other.copy_(&ones);
-            // Reading one element waits for all of them.
+            // Reading one element waits for the copy to end.
             let _ = other.double_value(&[0]);
             let moved = 2 * ones.numel() * Kind::Float.elt_size_in_bytes();
             moved as f64 / started.elapsed().as_secs_f64()

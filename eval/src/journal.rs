@@ -1,8 +1,7 @@
-//! Samples as they are finished: a file to which those of each prompt are appended, so that an evaluation that was
-//! killed goes on from there.
+//! The file of finished samples, from which a killed evaluation resumes.
 //!
-//! A prompt is kept when every decoder has answered it. One that was broken off in the middle is measured again by all of
-//! them: figures of one prompt are held against each other, so they belong to one sitting.
+//! A prompt is kept when every decoder has answered it. Otherwise all of them measure it again: figures of one
+//! prompt are compared with each other, so they must come from one process (a sitting).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,13 +18,13 @@ pub(crate) struct Journal {
     path: PathBuf,
     file: File,
     kept: HashMap<String, EvalSample>,
-    /// Which sitting this is, from 1.
+    /// Number of this sitting, from 1.
     pub(crate) sitting: usize,
 }
 
 impl Journal {
-    /// Opens `path`, which is made with its directory if missing, and reads what is in it. A last line that was cut short
-    /// is removed: the process was killed while it wrote.
+    /// Opens `path` and reads its samples; creates it, with its directory, if missing. An incomplete last line,
+    /// written when the process was killed, is removed.
     pub(crate) fn open(path: &Path) -> Result<Self, EvalError> {
         let io = |source| EvalError::Journal { path: path.to_owned(), source };
         if let Some(dir) = path.parent() {
@@ -47,14 +46,14 @@ impl Journal {
         Ok(Self { path: path.to_owned(), file, kept, sitting: sitting + 1 })
     }
 
-    /// The samples of one prompt, if every one of `wanted` was answered. Each of `wanted` names one of them: model, task,
-    /// decoder and prompt are what counts.
+    /// The samples of one prompt that equal `wanted` in model, task, decoder and prompt; `None` unless all of
+    /// them are there without an error.
     pub(crate) fn take(&mut self, wanted: &[EvalSample]) -> Option<Vec<EvalSample>> {
         let found = |wanted: &EvalSample| self.kept.get(&key(wanted)).filter(|s| s.error.is_none()).cloned();
         wanted.iter().map(found).collect()
     }
 
-    /// Keeps the samples of one prompt; when this returns they are on the disk.
+    /// Appends the samples of one prompt and waits until they are on disk.
     pub(crate) fn append(&mut self, samples: &[EvalSample]) -> Result<(), EvalError> {
         let mut text = String::new();
         for sample in samples {
@@ -70,14 +69,14 @@ fn key(sample: &EvalSample) -> String {
     let role = sample.model_role.as_str();
     let settings = serde_json::Value::Object(sample.decoder_settings.clone());
     let decoder = decoder_label(&sample.decoder, &sample.decoder_settings);
-    // Settings that the label leaves out tell decoders apart too.
+    // The label leaves out some settings.
     [role, &sample.model, &sample.task, &decoder, &settings.to_string(), &sample.sample_id].join("\0")
 }
 
-/// The samples in a file of samples, in their order.
+/// All samples of the file, in order.
 ///
 /// # Errors
-/// The file cannot be read, or a line of it is not a sample.
+/// [`EvalError::Journal`], [`EvalError::JournalLine`].
 pub fn read_samples(path: &Path) -> Result<Vec<EvalSample>, EvalError> {
     let text = fs_err::read_to_string(path)
         .map_err(|source| EvalError::Journal { path: path.to_owned(), source })?;
@@ -93,54 +92,4 @@ fn parse(path: &Path, line: usize, bytes: &[u8]) -> Result<EvalSample, EvalError
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::sample;
-
-    fn of(decoder: &str, id: &str) -> EvalSample {
-        let mut sample = sample(decoder, 8, 4, 1.0);
-        sample.sample_id = id.to_owned();
-        sample
-    }
-
-    #[test]
-    fn a_prompt_is_kept_when_every_decoder_has_answered_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("report").join("samples.jsonl");
-        let mut journal = Journal::open(&path).unwrap();
-        assert_eq!(journal.sitting, 1);
-        let prompts = ["a", "b", "c"].map(|id| [of("ar", id), of("jacobi", id)]);
-        journal.append(&prompts[0]).unwrap();
-        journal.append(&prompts[1][..1]).unwrap();
-        let mut failed = prompts[2].clone();
-        failed[1].error = Some("x".to_owned());
-        journal.append(&failed).unwrap();
-        let mut journal = Journal::open(&path).unwrap();
-        assert_eq!(journal.sitting, 2);
-        assert_eq!(journal.take(&prompts[0]).as_deref(), Some(&prompts[0][..]));
-        assert_eq!((journal.take(&prompts[1]), journal.take(&prompts[2])), (None, None));
-        let mut other = prompts[0].clone();
-        other[1].decoder_settings.insert("spawn_ratio".to_owned(), 0.5.into());
-        assert_eq!(journal.take(&other), None);
-    }
-
-    #[test]
-    fn a_line_cut_short_is_removed_and_a_damaged_one_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("samples.jsonl");
-        Journal::open(&path).unwrap().append(&[of("ar", "a"), of("ar", "b")]).unwrap();
-        let whole = fs_err::read_to_string(&path).unwrap();
-        let first = whole.split_inclusive('\n').next().unwrap();
-        for cut in [1, 40, whole.len() - first.len() - 1] {
-            fs_err::write(&path, &whole[..first.len() + cut]).unwrap();
-            let mut journal = Journal::open(&path).unwrap();
-            assert!(journal.take(&[of("ar", "a")]).is_some() && journal.take(&[of("ar", "b")]).is_none());
-            assert_eq!(fs_err::read_to_string(&path).unwrap(), first);
-            journal.append(&[of("ar", "b")]).unwrap();
-            assert_eq!(read_samples(&path).unwrap(), [of("ar", "a"), of("ar", "b")]);
-        }
-        fs_err::write(&path, format!("{first}{{oops}}\n")).unwrap();
-        let message = Journal::open(&path).unwrap_err().to_string();
-        assert!(message.contains("samples.jsonl:2") && message.contains("--overwrite"), "{message}");
-    }
-}
+mod tests;

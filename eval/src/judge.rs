@@ -1,4 +1,4 @@
-//! Responses to verdicts: answers compared, programs run.
+//! Verdicts on responses, by comparing answers or running programs.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -6,28 +6,27 @@ use std::hash::{BuildHasher, RandomState};
 
 use jacobi_datasets::BadRow;
 
-use crate::config::SandboxConfig;
 use crate::questions::{self, Question};
-use crate::sandbox::{Ended, Isolation, Sandbox, SandboxError};
+use crate::sandbox::{Ended, Isolation, Sandbox, SandboxConfig, SandboxError};
 use crate::tasks::{Scorer, Task, test_program};
 use crate::{EvalError, TaskConfig};
 
-/// What is to be said about a response.
+/// The verdict on a response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// The answer read from it.
+    /// The answer extracted from it.
     pub(crate) answer: Option<String>,
-    /// Whether it is right; `None` if the task does not score.
+    /// Whether the answer is right; `None` if the task does not score.
     pub(crate) correct: Option<bool>,
     /// Why a program did not pass.
     pub(crate) failure: Option<String>,
 }
 
-/// Judges the responses of all tasks of a run.
+/// Judges the responses to all tasks of a run.
 #[derive(Debug)]
 pub(crate) struct Judge {
     sandbox: Option<Sandbox>,
-    /// Decoders mostly give the same text: each program runs once.
+    /// By program. Decoders mostly give the same text, so each program runs once.
     known: RefCell<HashMap<String, Verdict>>,
 }
 
@@ -42,7 +41,7 @@ impl Judge {
         Ok(Self { sandbox, known: RefCell::default() })
     }
 
-    /// What isolates programs, where a task has any.
+    /// How programs are isolated, if a task has any.
     pub(crate) fn isolation(&self) -> Option<Isolation> {
         self.sandbox.as_ref().map(Sandbox::isolation)
     }
@@ -50,7 +49,7 @@ impl Judge {
     /// The verdict on a response.
     ///
     /// # Errors
-    /// [`SandboxError::Warden`]: its program could not be run, which says nothing about it. It may be asked again.
+    /// [`SandboxError::Warden`]: the sandbox failed, so there is no verdict. A later call may succeed.
     pub(crate) fn verdict(
         &self,
         task: &Task,
@@ -75,8 +74,8 @@ impl Judge {
         Ok(verdict)
     }
 
-    /// A program has passed when it says so in a random word, so that an early exit is none. The word stands in the program:
-    /// who looks for it there can say it too.
+    /// A program that passes prints a random word at its end, so that exiting early does not pass. A program
+    /// that searches its own source can still find the word.
     fn run(&self, tests: &str, code: &str) -> Result<Verdict, SandboxError> {
         let sandbox = self.sandbox.as_ref().expect("it is opened for tasks that run programs");
         let passed = format!("passed-{:016x}", RandomState::new().hash_one(code));
@@ -89,26 +88,26 @@ impl Judge {
     }
 }
 
-/// What checking a task found.
+/// The result of checking a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskCheck {
     /// Questions whose reference response was judged.
     pub judged: usize,
-    /// Those judged right.
+    /// Those that are right.
     pub right: usize,
-    /// The others, by name, with the reason.
+    /// The wrong ones, by id, with the reason.
     pub wrong: Vec<(String, String)>,
-    /// Malformed rows, left out.
+    /// Malformed rows, which are left out.
     pub bad_rows: Vec<BadRow>,
-    /// What isolated programs, if the task has any.
+    /// How programs were isolated, if the task has any.
     pub isolation: Option<Isolation>,
 }
 
-/// Judges the reference responses of a task as if a model had given them: all should be right. `progress` hears how many
-/// are done, of how many.
+/// Judges the reference responses of a task as if a model had given them: all should be right. `progress` gets
+/// the number of questions done, and of all.
 ///
 /// # Errors
-/// The task or its questions are not usable, or there is no sandbox; [`EvalError::NoReference`].
+/// A task, questions or sandbox that cannot be used; [`EvalError::NoReference`].
 pub fn check_task(
     config: &TaskConfig,
     sandbox: &SandboxConfig,

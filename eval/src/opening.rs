@@ -1,4 +1,4 @@
-//! What an evaluation reads before it measures: questions, models, and the questions in a model's tokens.
+//! Loads the questions and the models of an evaluation, and encodes the questions for each model.
 
 use std::fmt;
 use std::slice::from_ref;
@@ -24,14 +24,14 @@ impl QuestionSet {
     }
 }
 
-/// What of a task's file is no question.
+/// Rows of a task's file that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     /// Name of the task.
     pub task: String,
-    /// Rows of the file, as far as it was asked for.
+    /// Rows read, according to `offset` and `limit`.
     pub rows: usize,
-    /// Those of them that could not be read; at least one.
+    /// The malformed ones; at least one.
     pub bad_rows: Vec<BadRow>,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for LeftOut {
     }
 }
 
-/// The questions of every task. What malformed rows there are comes back apart.
+/// The questions of every task, and the malformed rows.
 pub(crate) fn read_questions(config: &EvalConfig) -> Result<(Vec<QuestionSet>, Vec<LeftOut>), EvalError> {
     let (mut sets, mut left_out) = (Vec::new(), Vec::new());
     for task in config.measured()? {
@@ -57,19 +57,19 @@ pub(crate) fn read_questions(config: &EvalConfig) -> Result<(Vec<QuestionSet>, V
     Ok((sets, left_out))
 }
 
-/// The token ids of a question, or why the model cannot be asked it.
+/// The token ids of a question, or why the model cannot answer it.
 pub(crate) type Tokens = Result<Vec<u32>, String>;
 
-/// A model that can be measured.
+/// A loaded model with its prompts.
 pub(crate) struct OpenModel {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) transformer: Transformer,
-    /// Each question of each set.
+    /// By question set, then question.
     pub(crate) prompts: Vec<Vec<Tokens>>,
 }
 
-/// Loads a model and makes every question its own. One that it cannot be asked is left out; that it can be asked none of
-/// a set is an error.
+/// Loads a model and encodes every question with its tokenizer and chat template. It is an error if the model
+/// can answer no question of a set.
 pub(crate) fn open_model(
     model: &EvalModel,
     compute: Compute,

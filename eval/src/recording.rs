@@ -1,4 +1,4 @@
-//! A response with all that is kept of it: its text, the verdict on it, what its passes did.
+//! Responses to samples: text, verdict, statistics of the passes.
 
 use jacobi_datasets::schema::eval_row::{EvalSample, EvalWidth};
 use jacobi_decoder::{DecodeStats, Generation, WidthStats};
@@ -8,7 +8,8 @@ use crate::run::{Answered, Bench, Passes, guarded};
 use crate::tasks::Scorer;
 
 impl Bench<'_> {
-    /// The samples of one prompt. Nothing is compared with an autoregressive response that there is not.
+    /// The samples of one prompt, by decoder. If there is no autoregressive response, the others are compared
+    /// with none.
     pub(crate) fn samples(&self, index: usize, answers: &[Answered], sitting: usize) -> Vec<EvalSample> {
         let reference = answers[0].as_ref().ok().map(|(generation, _)| generation.tokens.as_slice());
         let sample = |(turn, answer): (usize, &Answered)| {
@@ -27,15 +28,15 @@ impl Bench<'_> {
         answers.iter().enumerate().map(sample).collect()
     }
 
-    /// A sample before it has a response.
+    /// A sample without a response.
     pub(crate) fn blank(&self, index: usize, turn: usize) -> EvalSample {
         let (question, contender) = (&self.questions[index], &self.contenders[turn]);
         EvalSample {
             model: self.model.name.clone(),
             model_role: self.model.role,
             task: self.task.name.clone(),
-            decoder: contender.name.as_str().to_owned(),
-            decoder_settings: contender.shown.clone(),
+            decoder: contender.strategy.name().as_str().to_owned(),
+            decoder_settings: contender.decoder_settings(),
             sample_id: question.prompt.id.clone(),
             prompt: question.prompt.messages.last().map_or_else(String::new, |m| m.content.clone()),
             prompt_tokens: self.prompts[index].as_ref().map_or(0, Vec::len),
@@ -45,7 +46,8 @@ impl Bench<'_> {
         }
     }
 
-    /// `reference` is the autoregressive response, or `None` for that itself. An error if it cannot be judged.
+    /// `reference` is the autoregressive response; `None` for the autoregressive sample itself. An error if the
+    /// response cannot be judged.
     fn sample(
         &self,
         index: usize,
@@ -85,8 +87,8 @@ impl Bench<'_> {
         })
     }
 
-    /// `text` cut where each pass ended, the prefill being the first. A pass that ends inside a character leaves that
-    /// character to the next one.
+    /// `text` cut into the pieces that each pass added, the prefill first. A character that a pass began
+    /// belongs to the pass that ended it.
     pub(crate) fn pieces(&self, tokens: &[u32], text: &str, passes: &Passes) -> Vec<String> {
         let (mut end, mut cut) = (1, 0);
         let mut pieces = Vec::with_capacity(passes.len() + 1);

@@ -1,5 +1,5 @@
-//! The measuring loop. Models one after the other, each loaded once; for every prompt all decoders in turn, in
-//! alternating order, so that drift of the machine (clock, neighbours) falls on all of them alike.
+//! The measuring loop: models one after the other, each loaded once; for every prompt all decoders in turn, in
+//! alternating order, so that drift of the machine (clock, other processes) affects all of them alike.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -7,17 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
 use jacobi_datasets::schema::eval_statistics::MemoryFloor;
-use jacobi_decoder::{Generation, StopRules, generate};
+use jacobi_decoder::{Decoding, Generation, RANKED, Settings, StopRules, generate};
 use jacobi_model::{Compute, DecodingModel, Device, Dtype, LanguageModel, dtype_name};
 
-use crate::config::Contender;
 use crate::divergence::gap;
 use crate::floor::memory_floor;
 use crate::journal::Journal;
 use crate::judge::Judge;
 use crate::opening::{LeftOut, OpenModel, Tokens, open_model, read_questions};
 use crate::questions::Question;
-use crate::ranks::count_rejections;
 use crate::running::Running;
 use crate::sandbox::Isolation;
 use crate::score;
@@ -37,8 +35,8 @@ pub struct EvalJob<'a> {
     pub config: &'a EvalConfig,
     /// Seed of the random drafts and of the bootstrap.
     pub seed: u64,
-    /// Where samples are kept as they are finished. What is there already is not measured again; whoever asks has to see to
-    /// it that it was made under the same settings.
+    /// The file that finished samples are appended to. Samples in it are not measured again; the caller makes
+    /// sure that they were measured under the same settings.
     pub samples: &'a Path,
 }
 
@@ -48,7 +46,7 @@ impl EvalJob<'_> {
     }
 }
 
-/// One more sample is done.
+/// Progress after each sample.
 #[derive(Clone, Debug)]
 pub struct EvalProgress<'a> {
     /// Name of the model.
@@ -57,7 +55,7 @@ pub struct EvalProgress<'a> {
     pub model_role: ModelRole,
     /// Name of the decoder.
     pub decoder: &'a str,
-    /// Samples done, over all models, tasks and decoders; warm-up does not count.
+    /// Samples done, over all models, tasks and decoders, without the warm-up.
     pub done: usize,
     /// Samples to do.
     pub total: usize,
@@ -65,11 +63,11 @@ pub struct EvalProgress<'a> {
     pub tokens: usize,
     /// Decode forwards of this sample.
     pub forwards: usize,
-    /// How the decoder has done on this task so far.
+    /// Figures of the decoder on this task so far.
     pub so_far: Running,
 }
 
-/// What an evaluation found.
+/// The results of an evaluation.
 #[derive(Clone, Debug, Default)]
 pub struct EvalOutcome {
     /// One row per model, task and decoder, in this order, autoregressive first.
@@ -78,18 +76,18 @@ pub struct EvalOutcome {
     pub samples: Vec<EvalSample>,
     /// Malformed rows of the prompt files, by task.
     pub left_out: Vec<LeftOut>,
-    /// Figures that could not be had, each with its reason; all others are there.
+    /// Figures that could not be measured, each with its reason.
     pub warnings: Vec<String>,
-    /// What isolated generated programs, where a task has any.
+    /// How generated programs were isolated, if a task has any.
     pub isolation: Option<Isolation>,
-    /// Whether the stop flag ended it early. The rows then hold the prompts that every decoder had finished.
+    /// Whether the stop flag ended it early. The rows then cover the prompts that every decoder had answered.
     pub interrupted: bool,
 }
 
-/// Measures every model under every decoder. `stop` is looked at before each sample; `progress` hears of each one.
+/// Measures every model under every decoder. `stop` is read before each sample, `progress` called after each.
 ///
 /// # Errors
-/// The task, a decoder, the prompts, an answer, or a model is not usable: see [`EvalError`].
+/// [`EvalError`] for a task, decoder, prompt file, answer or model that cannot be used.
 pub fn evaluate(
     job: &EvalJob,
     stop: &AtomicBool,
@@ -98,14 +96,14 @@ pub fn evaluate(
     if job.models.is_empty() {
         return Err(EvalError::NoModels);
     }
-    // A decoder that cannot be made is refused before anything is loaded.
+    // Refuses bad decoders before anything is loaded.
     let no_stop = StopRules { max_new_tokens: 1, eos_token_ids: Vec::new() };
     let decoders = |model| Ok(job.config.contenders_of(model, job.seed, &no_stop)?.len());
     let decoders: Vec<usize> = job.models.iter().map(decoders).collect::<Result<_, EvalError>>()?;
     let (sets, left_out) = read_questions(job.config)?;
     let mut journal = Journal::open(job.samples)?;
     let judge = Judge::open(sets.iter().map(|set| &set.task), &job.config.sandbox)?;
-    // The first is measured at once; a flaw of the others must not wait until it was.
+    // Finds what is wrong with the later models before the first is measured.
     for model in job.models.iter().skip(1) {
         open_model(model, job.compute(), &sets)?;
     }
@@ -137,7 +135,7 @@ pub fn evaluate(
                 progress(&EvalProgress { done: done + p.done, total, ..p.clone() });
             })?;
             done += set.questions.len() * decoders;
-            bench.weigh_divergences(&mut measured, stop);
+            bench.add_divergence_gaps(&mut measured, stop);
             bench.rank_rejections(job.config.rank_prompts, &mut measured, stop);
             outcome.add(measured, &set.task, dtype_name(transformer.kind()), job.seed);
             if outcome.interrupted {
@@ -160,7 +158,7 @@ impl EvalOutcome {
     }
 }
 
-/// One model with everything it is measured on.
+/// One model on one task, under all decoders.
 pub(crate) struct Bench<'a> {
     pub(crate) model: &'a EvalModel,
     pub(crate) language_model: &'a dyn LanguageModel,
@@ -170,13 +168,13 @@ pub(crate) struct Bench<'a> {
     pub(crate) questions: &'a [Question],
     /// Token ids of each question.
     pub(crate) prompts: Vec<Tokens>,
-    /// Autoregressive first.
-    pub(crate) contenders: &'a [Contender],
-    /// If it could be measured.
+    /// The decoders, autoregressive first.
+    pub(crate) contenders: &'a [Settings],
+    /// `None` if it could not be measured.
     pub(crate) floor: Option<MemoryFloor>,
 }
 
-/// What was found, by decoder.
+/// Results by decoder.
 struct Measured {
     /// In the order of the prompts.
     samples: Vec<Vec<EvalSample>>,
@@ -187,14 +185,14 @@ struct Measured {
     interrupted: bool,
 }
 
-/// How many tokens each pass committed.
+/// Number of tokens that each pass added.
 pub(crate) type Passes = Vec<usize>;
 
-/// A response, or why there is none.
+/// A response, or the reason why there is none.
 pub(crate) type Answered = Result<(Generation, Passes), String>;
 
-/// What `work` gives, or what it panicked with: an error of one sample or of one figure is no reason to lose all others,
-/// whatever libtorch makes of it.
+/// The result of `work`, or the message of its panic: a failure within libtorch must not lose the other samples and
+/// figures.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -203,7 +201,7 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 impl Bench<'_> {
-    /// Takes from the journal what is there, and measures and appends what is not.
+    /// Takes samples from the journal; measures and appends the missing ones.
     fn measure(
         &self,
         warmup: usize,
@@ -244,27 +242,27 @@ impl Bench<'_> {
         Ok(measured)
     }
 
-    /// False if the stop flag ended it.
+    /// Decodes some prompts without counting them. False if the stop flag ended it.
     fn warm_up(&self, prompts: usize, stop: &AtomicBool) -> bool {
         for prompt in self.prompts.iter().flatten().cycle().take(prompts) {
             for contender in self.contenders {
                 if stop.load(Ordering::Relaxed) {
                     return false;
                 }
-                // What goes wrong here will again where it counts.
+                // A failure here will be reported when the prompt is measured.
                 let _ = self.generate(prompt, contender);
             }
         }
         true
     }
 
-    /// The responses of all decoders to one prompt; `None` if the stop flag ended it. `heard` is told whose response it
-    /// is and how many there are now.
+    /// The responses of all decoders to one prompt; `None` if the stop flag ended it. `report` gets the
+    /// decoder's index, the number of responses so far, and the response.
     fn answer(
         &self,
         index: usize,
         stop: &AtomicBool,
-        heard: &mut dyn FnMut(usize, usize, &Answered),
+        report: &mut dyn FnMut(usize, usize, &Answered),
     ) -> Option<Vec<Answered>> {
         let mut order: Vec<usize> = (0..self.contenders.len()).collect();
         if index % 2 == 1 {
@@ -279,16 +277,16 @@ impl Bench<'_> {
                 Ok(prompt) => self.generate(prompt, &self.contenders[turn]),
                 Err(reason) => Err(reason.clone()),
             };
-            heard(turn, done + 1, &answer);
+            report(turn, done + 1, &answer);
             answers[turn] = Some(answer);
         }
         answers.into_iter().collect()
     }
 
-    fn generate(&self, prompt: &[u32], contender: &Contender) -> Answered {
+    fn generate(&self, prompt: &[u32], contender: &Settings) -> Answered {
         let mut passes = Passes::new();
         let observe = &mut |pass: &jacobi_decoder::Pass| passes.push(pass.tokens.len());
-        let generation = guarded(|| generate(self.language_model, prompt, &contender.settings, observe))?;
+        let generation = guarded(|| generate(self.language_model, prompt, contender, observe))?;
         Ok((generation, passes))
     }
 
@@ -297,7 +295,7 @@ impl Bench<'_> {
         EvalProgress {
             model: &self.model.name,
             model_role: self.model.role,
-            decoder: self.contenders[turn].name.as_str(),
+            decoder: self.contenders[turn].strategy.name().as_str(),
             done,
             total: self.prompts.len() * self.contenders.len(),
             tokens: generation.map_or(0, |generation| generation.tokens.len()),
@@ -306,9 +304,9 @@ impl Bench<'_> {
         }
     }
 
-    /// Adds the logit gaps of all divergences; afterwards, so that no timed run has them for a neighbour. One that cannot be
-    /// had is left out, and the first of them is named.
-    fn weigh_divergences(&self, measured: &mut Measured, stop: &AtomicBool) {
+    /// Adds the logit gaps of all divergences, after all timed runs. A gap that cannot be computed is left out with a
+    /// warning.
+    fn add_divergence_gaps(&self, measured: &mut Measured, stop: &AtomicBool) {
         let mut failures = Vec::new();
         let [autoregressive, others @ ..] = &mut measured.samples[..] else { return };
         for samples in others {
@@ -331,8 +329,8 @@ impl Bench<'_> {
         }
     }
 
-    /// Adds what the first `count` prompts say about the rejected drafts of each decoder that drafts; untimed, too. A decoder
-    /// that one of them is too much for has none.
+    /// Adds the ranks that right tokens had where drafts were wrong, on the first `count` prompts, after all
+    /// timed runs. A decoder that fails on one of them gets none, and a warning.
     fn rank_rejections(&self, count: usize, measured: &mut Measured, stop: &AtomicBool) {
         for ((contender, ranks), samples) in
             self.contenders.iter().zip(&mut measured.ranks).zip(&measured.samples).skip(1)
@@ -343,9 +341,13 @@ impl Bench<'_> {
                     return;
                 }
                 let (Ok(prompt), None) = (prompt, &sample.error) else { continue };
-                let add = || count_rejections(self.language_model, prompt, &contender.settings, ranks);
+                let add = || {
+                    ranks.resize(RANKED + 1, 0);
+                    let passes = Decoding::new(self.language_model, prompt, contender).rank_rejections();
+                    passes.filter_map(|pass| pass.rejected_rank).for_each(|rank| ranks[rank] += 1);
+                };
                 if let Err(reason) = guarded(add) {
-                    let (name, decoder) = (&self.model.name, contender.name.as_str());
+                    let (name, decoder) = (&self.model.name, contender.strategy.name().as_str());
                     measured.warnings.push(format!("no ranks of {name} under {decoder}: {reason}"));
                     ranks.clear();
                     break;
@@ -356,5 +358,4 @@ impl Bench<'_> {
 }
 
 #[cfg(test)]
-#[path = "run_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! How a decoder has done so far, for those who wait.
+//! Figures of a decoder so far, for progress lines.
 
 use jacobi_datasets::schema::eval_row::EvalSample;
 
@@ -38,7 +38,7 @@ impl Running {
         (self.tokens > 0 && self.seconds > 0.0).then(|| self.tokens as f64 / self.seconds)
     }
 
-    /// That, over the autoregressive decoder's.
+    /// Tokens per second over those of the autoregressive decoder.
     pub fn speedup(&self) -> Option<f64> {
         Some(self.tps()? / self.baseline?)
     }

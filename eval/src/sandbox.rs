@@ -1,9 +1,9 @@
-//! Generated programs, run where they can do no harm.
+//! Runs generated programs isolated from the machine.
 //!
-//! A warden (`sandbox/warden.py`, in the interpreter that the programs need anyway) forks a cell, shuts it off from
-//! everything but the interpreter's own files, becomes an unprivileged user, sets limits, and starts the program. It
-//! stays outside, watches time, memory and output, and kills whatever is left. What shuts the cell off is found out by
-//! trying, the strongest first: [`Isolation`].
+//! A warden (`sandbox/warden.py`, in the interpreter that the programs need anyway) forks a process, isolates
+//! it from everything but the interpreter's own files, makes it an unprivileged user, sets limits, and starts
+//! the program in it. The warden itself stays outside, watches time, memory and output, and kills all that the
+//! program started. The strongest [`Isolation`] that works on this machine is found by trying.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -13,14 +13,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-
-use crate::config::SandboxConfig;
 
 const WARDEN: &str = concat!(include_str!("sandbox/kernel.py"), include_str!("sandbox/warden.py"));
 
-/// Processes and threads at a time.
+/// Processes and threads of a program at a time.
 const PROCESSES: u32 = 32;
 /// Open files of a process.
 const FILES: u32 = 64;
@@ -28,19 +26,40 @@ const FILES: u32 = 64;
 const DISK: u64 = 64 << 20;
 /// Bytes a program may write to its output.
 const OUTPUT: u64 = 64 << 10;
-/// How much of their end is kept.
+/// Bytes at the end of the output that are kept.
 const TAIL: usize = 4096;
 /// How long the warden itself may take beyond the program's time.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What shuts a program off.
+/// `[eval.sandbox]`: the interpreter and the limits of generated programs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SandboxConfig {
+    /// The Python interpreter, 3.8 or later: a name or a path.
+    pub python: PathBuf,
+    /// Seconds that a program may take, both of wall-clock time and of one core.
+    pub seconds: u64,
+    /// Megabytes that a program may use, all its processes together.
+    pub memory_mb: u64,
+    /// Run programs with limits alone where nothing isolates them; the same as `--allow-unsafe-execution`.
+    pub allow_unsafe_execution: bool,
+}
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        Self { python: "python3".into(), seconds: 10, memory_mb: 1024, allow_unsafe_execution: false }
+    }
+}
+
+/// How a program is isolated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
-    /// Namespaces of its own for processes, mounts, network and the rest, and a list of refused system calls.
+    /// Namespaces for processes, mounts, network and the rest, and a filter of system calls.
     Namespaces,
-    /// The same, made by `bwrap`.
+    /// The same, set up by `bwrap`.
     Bubblewrap,
-    /// One process that can read the interpreter's files, write none, and reach nobody: Landlock and refused system calls.
+    /// Landlock and a filter of system calls: one process without network, which reads the interpreter's files
+    /// and writes none.
     Landlock,
     /// Limits alone.
     None,
@@ -66,50 +85,50 @@ impl fmt::Display for Isolation {
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// By itself, with exit code 0.
+    /// With exit code 0.
     Well {
-        /// The end of what it wrote.
+        /// The end of its output.
         output: String,
     },
-    /// Otherwise.
+    /// In any other way.
     Badly {
-        /// Why, in a line.
+        /// Why, in one line.
         why: String,
     },
 }
 
-/// Why a program could not be run at all.
+/// Why a program could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// There is no interpreter.
+    /// The interpreter does not start.
     #[error("cannot run {}, which generated programs need: install Python 3.8 or later, or set eval.sandbox.python", python.display())]
     NoPython {
-        /// What was tried.
+        /// The interpreter.
         python: PathBuf,
         /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// It does not work.
+    /// The interpreter is too old, or is no Python.
     #[error("{} is no Python 3.8 or later with ctypes, which generated programs need: set eval.sandbox.python to one", python.display())]
     BadPython {
-        /// What was tried.
+        /// The interpreter.
         python: PathBuf,
     },
-    /// This machine isolates nothing.
+    /// No isolation works on this machine.
     #[error(
         "generated programs cannot be isolated here ({reasons}). Run as a user who may make namespaces, install bubblewrap, \
          or use Linux 5.13 or later with Landlock; on a machine that may be harmed, --allow-unsafe-execution runs them with \
          limits alone"
     )]
     NoIsolation {
-        /// What each kind failed at.
+        /// Why each kind failed.
         reasons: String,
     },
-    /// The warden could not be started or broke.
+    /// The warden did not start, or failed.
     #[error("the sandbox failed: {reason}")]
     Warden {
-        /// At what.
+        /// Why.
         reason: String,
     },
 }
@@ -124,7 +143,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Finds the strongest isolation there is by trying.
+    /// A sandbox with the strongest isolation that works here.
     ///
     /// # Errors
     /// [`SandboxError::NoPython`], [`SandboxError::BadPython`]; [`SandboxError::NoIsolation`] unless
@@ -143,10 +162,10 @@ impl Sandbox {
         Err(SandboxError::NoIsolation { reasons: reasons.join("; ") })
     }
 
-    /// The same with this isolation and no other.
+    /// A sandbox with this isolation.
     ///
     /// # Errors
-    /// As [`Sandbox::open`]; [`SandboxError::Warden`] where it cannot be had.
+    /// As [`Sandbox::open`]; [`SandboxError::Warden`] if it does not work here.
     pub fn with(isolation: Isolation, limits: &SandboxConfig) -> Result<Self, SandboxError> {
         let bwrap = (isolation == Isolation::Bubblewrap).then(|| find_program("bwrap")).flatten();
         if isolation == Isolation::Bubblewrap && bwrap.is_none() {
@@ -160,15 +179,15 @@ impl Sandbox {
         }
     }
 
-    /// What is in force.
+    /// The isolation in force.
     pub fn isolation(&self) -> Isolation {
         self.isolation
     }
 
-    /// Runs a program to its end. Whatever it does comes back as how it ended.
+    /// Runs a program to its end, which is returned whatever it is.
     ///
     /// # Errors
-    /// [`SandboxError::Warden`]: nothing about the program, but of the machine.
+    /// [`SandboxError::Warden`], a failure of the machine and not of the program.
     pub fn run(&self, program: &str) -> Result<Ended, SandboxError> {
         let failed = |reason: String| SandboxError::Warden { reason };
         let scratch = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
@@ -182,7 +201,7 @@ impl Sandbox {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut warden = command.spawn().map_err(|error| failed(error.to_string()))?;
         let answer = self.answer(&mut warden, program);
-        // It has ended or is to blame; its cells die with it.
+        // Killing the warden also kills what it started.
         let _ = warden.kill();
         let _ = warden.wait();
         let answer = answer?;
@@ -228,7 +247,7 @@ impl Sandbox {
     }
 }
 
-/// What the warden says.
+/// The warden's answer.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "how", rename_all = "lowercase")]
 enum Answer {
@@ -240,7 +259,8 @@ enum Answer {
     Output {},
 }
 
-/// The interpreter behind a name: a shim would otherwise be asked each time.
+/// The path of the interpreter that `python` starts: a version manager's shim would be slow to start for each
+/// program.
 fn interpreter(python: &Path) -> Result<PathBuf, SandboxError> {
     let asked = "import sys, ctypes, os; print(sys.executable if sys.version_info >= (3, 8) else '')";
     let output = Command::new(python).args(["-I", "-S", "-c", asked]).stdin(Stdio::null()).output();

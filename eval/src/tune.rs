@@ -1,7 +1,7 @@
-//! Tuning: the decoder and the settings that are best for a model on this machine. What they depend on is measured:
-//! how long forward passes take by their width ([`latency`]), and what the model accepts on the given prompts, by a race
-//! of candidates ([`candidates`], [`halving`]). What decoders do by default races to the end, so what is found is at
-//! least as good in the measurements it was found by.
+//! Tuning: finds the decoder and the settings that are best for a model on this machine. It times forward
+//! passes by their width ([`latency`]), then decodes the given prompts with candidates ([`candidates`]) by
+//! successive halving ([`halving`]). The defaults stay in to the end, so the result is at least as good in
+//! these measurements.
 
 mod candidates;
 mod halving;
@@ -12,13 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::schema::tuned::{Latency, Objective, Trial};
 use jacobi_datasets::{BadRow, PromptsConfig, Tokenizer};
-use jacobi_decoder::{DecodeStats, StopRules, generate};
+use jacobi_decoder::{DecodeStats, Settings, StopRules, generate};
 use jacobi_model::{Compute, DecodingModel, Device, Dtype, LanguageModel, dtype_name, load};
 
-use crate::config::Contender;
 use crate::tasks::{self, SPEED_ONLY, Task};
 use crate::{EvalError, questions};
-use halving::{Race, Tally, Turn};
+use halving::{Race, Turn};
 
 /// A search to run.
 #[derive(Clone, Copy, Debug)]
@@ -29,24 +28,24 @@ pub struct TuneJob<'a> {
     pub dtype: Dtype,
     /// Where to compute.
     pub device: Device,
-    /// What is decoded; all of it by those that come furthest.
+    /// The prompts; the last candidates decode all of them.
     pub prompts: &'a PromptsConfig,
     /// Longest response, EOS included.
     pub max_new_tokens: usize,
     /// What to maximise.
     pub objective: Objective,
-    /// Combinations of settings to try beside the defaults.
+    /// Combinations of settings to try besides the defaults.
     pub candidates: usize,
-    /// Seed of the random drafts and of which combinations are tried.
+    /// Seed of the fillers and of the choice of combinations.
     pub seed: u64,
 }
 
-/// How far the search is.
+/// Progress of the search.
 #[derive(Clone, Debug)]
 pub enum TuneProgress<'a> {
-    /// Forward passes are timed.
+    /// The latencies of forward passes.
     Latency(&'a Latency),
-    /// One more response is decoded.
+    /// A response was decoded.
     Decoded {
         /// Responses so far.
         done: usize,
@@ -59,7 +58,7 @@ pub enum TuneProgress<'a> {
     },
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Clone, Debug)]
 pub struct TuneOutcome {
     /// Every decoder tried, best first; empty if the stop flag ended the search.
@@ -74,10 +73,10 @@ pub struct TuneOutcome {
     pub interrupted: bool,
 }
 
-/// Searches. `stop` is looked at before each forward pass that is timed and before each response.
+/// Searches. `stop` is read before each forward pass that is timed and before each response.
 ///
 /// # Errors
-/// The model or the prompts are not usable: see [`EvalError`].
+/// [`EvalError`] for a model or prompts that cannot be used.
 pub fn tune(
     job: &TuneJob,
     stop: &AtomicBool,
@@ -104,7 +103,7 @@ pub fn tune(
         job,
         stop,
     };
-    let found = search.run(progress)?;
+    let found = search.run(progress);
     let interrupted = found.is_none();
     let (trials, latency) = found.unwrap_or_default();
     let dtype = dtype_name(loaded.transformer.kind());
@@ -121,54 +120,39 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// None if the stop flag ended it.
-    fn run(
-        &self,
-        progress: &mut dyn FnMut(&TuneProgress),
-    ) -> Result<Option<(Vec<Trial>, Latency)>, EvalError> {
-        let Some(latency) = latency::measure(self.model, &self.typical_text(), self.stop) else {
-            return Ok(None);
-        };
+    /// `None` if the stop flag ended it.
+    fn run(&self, progress: &mut dyn FnMut(&TuneProgress)) -> Option<(Vec<Trial>, Latency)> {
+        let TuneJob { seed, candidates, objective, .. } = *self.job;
+        let latency = latency::measure(self.model, &self.typical_text(), self.stop)?;
         progress(&TuneProgress::Latency(&latency));
-        let mut entrants = candidates::defaults(self.job.seed, &self.stop_rules)?;
+        let mut entrants = candidates::defaults(seed, &self.stop_rules);
         let seeded = entrants.len();
-        let further = candidates::challengers(
-            &latency,
-            &entrants,
-            self.job.candidates,
-            self.job.seed,
-            &self.stop_rules,
-        )?;
-        entrants.extend(further);
-        let race = Race {
-            seeded,
-            challengers: entrants.len() - seeded,
-            prompts: self.prompts.len(),
-            objective: self.job.objective,
-        };
+        entrants.extend(candidates::challengers(&latency, &entrants, candidates, seed, &self.stop_rules));
+        let challengers = entrants.len() - seeded;
+        let race = Race { seeded, challengers, prompts: self.prompts.len(), objective };
         let (rounds, total) = (race.rounds().len(), race.turns());
         let mut done = 0;
         // The first responses of a process are slower.
         self.decode(&self.prompts[0], &entrants[0]);
         self.decode(&self.prompts[0], &entrants[seeded - 1]);
-        let tallies = race.run(&mut |Turn { round, entrant, prompt }| {
+        let stats = race.run(&mut |Turn { round, entrant, prompt }| {
             if self.stop.load(Ordering::Relaxed) {
                 return None;
             }
             let stats = self.decode(&self.prompts[prompt], &entrants[entrant]);
             done += 1;
             progress(&TuneProgress::Decoded { done, total, round: round + 1, rounds });
-            Some(Tally::of(&stats))
-        });
-        let Some(tallies) = tallies else { return Ok(None) };
-        Ok(Some((trials(&entrants, &tallies, seeded, self.job.objective), latency)))
+            Some(stats)
+        })?;
+        Some((trials(&entrants, &stats, seeded, objective), latency))
     }
 
-    fn decode(&self, prompt: &[u32], contender: &Contender) -> DecodeStats {
-        generate(self.model, prompt, &contender.settings, &mut |_| {}).stats
+    fn decode(&self, prompt: &[u32], entrant: &Settings) -> DecodeStats {
+        generate(self.model, prompt, entrant, &mut |_| {}).stats
     }
 
-    /// As many tokens as are cached in the middle of a typical response, leaving room in the context for passes.
+    /// As many tokens as are cached in the middle of a typical response; at most half the context, so that
+    /// passes fit.
     fn typical_text(&self) -> Vec<u32> {
         let mut lengths: Vec<usize> = self.prompts.iter().map(Vec::len).collect();
         lengths.sort_unstable();
@@ -178,27 +162,33 @@ impl Search<'_> {
     }
 }
 
-/// What became of every entrant, best first: those that came further before those that were left behind.
-fn trials(entrants: &[Contender], tallies: &[Vec<Tally>], seeded: usize, objective: Objective) -> Vec<Trial> {
-    let trial = |(index, (entrant, tallies_of)): (usize, (&Contender, &Vec<Tally>))| {
-        let prompts = tallies_of.len();
-        let (sum, baseline) = (Tally::sum(tallies_of), Tally::sum(&tallies[0][..prompts]));
-        let mut decoder = entrant.shown.clone();
-        decoder.shift_insert(0, "name".to_owned(), entrant.name.as_str().into());
+/// A trial of every entrant, best first; entrants that decoded more prompts come before those that dropped out.
+fn trials(
+    entrants: &[Settings],
+    stats: &[Vec<DecodeStats>],
+    seeded: usize,
+    objective: Objective,
+) -> Vec<Trial> {
+    let trial = |(index, (entrant, own)): (usize, (&Settings, &Vec<DecodeStats>))| {
+        let prompts = own.len();
+        let sum: DecodeStats = own.iter().sum();
+        let baseline: DecodeStats = stats[0][..prompts].iter().sum();
+        let mut decoder = entrant.decoder_settings();
+        decoder.shift_insert(0, "name".to_owned(), entrant.strategy.name().as_str().into());
         Trial {
             decoder,
             is_default: index < seeded,
             prompts,
             tokens: sum.tokens,
             forwards: sum.forwards,
-            rows: sum.rows,
-            decode_seconds: sum.seconds,
+            rows: sum.rows(),
+            decode_seconds: sum.decode_seconds,
             tpf: sum.tpf(),
             tps: sum.tps(),
             speedup_over_ar: sum.tps().zip(baseline.tps()).map(|(tps, ar)| tps / ar),
         }
     };
-    let mut trials: Vec<Trial> = entrants.iter().zip(tallies).enumerate().map(trial).collect();
+    let mut trials: Vec<Trial> = entrants.iter().zip(stats).enumerate().map(trial).collect();
     let score = |trial: &Trial| trial.score(objective).unwrap_or(0.0);
     trials.sort_by(|a, b| b.prompts.cmp(&a.prompts).then(score(b).total_cmp(&score(a))));
     trials
@@ -210,17 +200,21 @@ mod tests {
 
     #[test]
     fn the_furthest_and_fastest_comes_first() {
-        let entrants =
-            candidates::defaults(0, &StopRules { max_new_tokens: 9, eos_token_ids: vec![] }).unwrap();
-        let tally = |tokens, seconds| Tally { tokens, forwards: 10, rows: 40, seconds };
-        let tallies = [
-            vec![tally(10, 1.0), tally(10, 3.0)],
-            vec![tally(30, 2.0), tally(30, 2.0)],
-            vec![tally(50, 1.0)],
-            vec![tally(60, 8.0), tally(60, 8.0)],
+        let entrants = candidates::defaults(0, &StopRules { max_new_tokens: 9, eos_token_ids: vec![] });
+        let decoded = |tokens, decode_seconds| DecodeStats {
+            tokens,
+            forwards: 10,
+            decode_seconds,
+            ..DecodeStats::default()
+        };
+        let stats = [
+            vec![decoded(10, 1.0), decoded(10, 3.0)],
+            vec![decoded(30, 2.0), decoded(30, 2.0)],
+            vec![decoded(50, 1.0)],
+            vec![decoded(60, 8.0), decoded(60, 8.0)],
         ];
         let order = |objective| {
-            let trials = trials(&entrants, &tallies, 2, objective);
+            let trials = trials(&entrants, &stats, 2, objective);
             trials.iter().map(|t| (t.label(), t.is_default, t.speedup_over_ar)).collect::<Vec<_>>()
         };
         let jacobi = ("jacobi n=16".to_owned(), true, Some(3.0));

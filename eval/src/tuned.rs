@@ -1,20 +1,20 @@
-//! The decoder that was tuned for a model: `jacobi.json` beside its weights.
+//! Reads the decoder that was tuned for a model, from `jacobi.json` in the model's directory.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
 use jacobi_datasets::schema::tuned::{TUNED_FILE, TUNED_SCHEMA, Tuned};
+use jacobi_decoder::DecoderConfig;
 use serde_json::Value;
 
-use crate::{DecoderConfig, EvalError};
+use crate::EvalError;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// The decoder that `jacobi tune` found best for the model in `dir`; none if it was not tuned.
+/// The decoder that `jacobi tune` found best for the model in `dir`; `None` if it was not tuned.
 ///
 /// # Errors
-/// [`EvalError::Tuned`] if there is a `jacobi.json` that is not one of this version, or names settings that the decoder
-/// does not have.
+/// [`EvalError::Tuned`] if `jacobi.json` is of another version, or has settings that the decoder does not have.
 pub fn tuned(dir: &Path) -> Result<Option<DecoderConfig>, EvalError> {
     let path = dir.join(TUNED_FILE);
     let decoder = match fs_err::read_to_string(&path) {
@@ -38,64 +38,10 @@ fn read(text: &str) -> Result<DecoderConfig, Cause> {
         return Err("its decoder has no name".into());
     }
     let decoder: DecoderConfig = serde_json::from_value(Value::Object(tuned.best.decoder))?;
-    // What cannot run is found here, where the file is known. The seed decides nothing about that.
+    // Checked here, where the file is known; no check depends on the seed.
     decoder.strategy(0)?;
     Ok(decoder)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::DecoderName;
-
-    const FILE: &str = r#"{"schema": "jacobi-tune/1", "decoder": {"name": "multi_block", "block_size": 8, "tree_budget": 16},
-        "is_default": false, "prompts": 2, "tokens": 9, "forwards": 3, "rows": 30, "decode_seconds": 0.5, "tpf": 3.0,
-        "tps": 18.0, "speedup_over_ar": null, "objective": "tps", "dtype": "float32",
-        "latency": {"cached": 1, "knee": 1, "widths": []}, "command": "jacobi tune", "environment": {}}"#;
-
-    fn with_file(text: &str) -> Result<Option<DecoderConfig>, EvalError> {
-        let dir = tempfile::tempdir().unwrap();
-        fs_err::write(dir.path().join(TUNED_FILE), text).unwrap();
-        tuned(dir.path())
-    }
-
-    #[test]
-    fn what_was_tuned_is_read_and_nothing_is_nothing() {
-        let expected = DecoderConfig {
-            name: DecoderName::MultiBlock,
-            block_size: Some(8),
-            tree_budget: Some(16),
-            ..DecoderConfig::default()
-        };
-        assert_eq!(with_file(FILE).unwrap(), Some(expected));
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(tuned(dir.path()).unwrap(), None);
-        assert_eq!(tuned(&dir.path().join("nowhere")).unwrap(), None);
-    }
-
-    #[test]
-    fn a_bad_file_is_named_with_the_way_out_and_its_cause() {
-        let rows = [
-            (String::new(), "EOF"),
-            ("{oops".into(), "line 1"),
-            ("[]".into(), "its schema is null"),
-            (FILE.replace("tune/1", "tune/2"), "its schema is \"jacobi-tune/2\", not \"jacobi-tune/1\""),
-            (FILE.replace("\"dtype\"", "\"dtyp\""), "missing field `dtype`"),
-            (FILE.replace("\"name\": \"multi_block\", ", ""), "no name"),
-            (FILE.replace("multi_block", "medusa"), "unknown variant `medusa`"),
-            (FILE.replace("tree_budget", "tree"), "unknown field `tree`"),
-            (FILE.replace("multi_block", "jacobi"), "it has no tree_budget"),
-            (FILE.replace("\"block_size\": 8", "\"block_size\": 0"), "at least 1"),
-        ];
-        for (text, cause) in rows {
-            let error = with_file(&text).unwrap_err();
-            let message = error.to_string();
-            assert!(message.contains("jacobi.json") && message.contains("delete it"), "{message}");
-            let source = std::error::Error::source(&error).unwrap().to_string();
-            assert!(source.contains(cause), "{source}");
-        }
-        let dir = tempfile::tempdir().unwrap();
-        fs_err::create_dir(dir.path().join(TUNED_FILE)).unwrap();
-        assert!(matches!(tuned(dir.path()), Err(EvalError::Tuned { .. })));
-    }
-}
+mod tests;

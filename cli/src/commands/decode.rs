@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use jacobi_datasets::hub;
-use jacobi_decoder::Settings;
+use jacobi_decoder::{Settings, Strategy};
 use jacobi_model::{Compute, DeviceChoice, Dtype};
 use jacobi_report::{DecodedPage, comparison_table};
 
-use crate::decoding::compare::{Contender, compare};
+use crate::decoding::compare::{compare, label};
 use crate::decoding::{Engine, chat, respond};
 use crate::device;
 use crate::exit::{BrokenOff, UsageError};
@@ -21,7 +21,7 @@ mod numbers;
 mod sampling_args;
 mod view_args;
 
-pub use decoder_args::DecoderName;
+pub use decoder_args::decoder_name;
 
 use decoder_args::DecoderArgs;
 use numbers::whole;
@@ -39,7 +39,7 @@ pub struct DecodeArgs {
     /// The prompt; `-` reads it from standard input
     #[arg(long, short, value_name = "TEXT")]
     prompt: Option<String>,
-    /// Answer each line of standard input, with all that was said before: the default without --prompt on a terminal
+    /// Answer each line of standard input, in one conversation: the default without --prompt on a terminal
     #[arg(long, conflicts_with = "prompt")]
     chat: bool,
     /// Take the prompt as it is, without the model's chat template
@@ -49,7 +49,7 @@ pub struct DecodeArgs {
     decoder: DecoderArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Longest response
+    /// Maximum tokens of a response
     #[arg(long, default_value_t = 256, value_name = "N", allow_negative_numbers = true,
         value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: u32,
@@ -90,14 +90,17 @@ impl From<DtypeName> for Dtype {
 /// Decodes and prints.
 ///
 /// # Errors
-/// Options that exclude each other; a model or prompt that cannot be used; a signal, once what is there is printed.
+/// Options that exclude each other; a model or prompt that cannot be used; a signal, after the response so far
+/// is printed.
 pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
     args.view.check()?;
     let prompt = args.prompt()?;
     let model = hub::model_dir(&args.model)?;
     let strategies = args.decoder.strategies(&model, args.seed)?;
     let sampling = args.sampling.sampling(args.seed)?;
-    if args.sampling.strict_gap().is_some() && strategies.iter().all(|(name, _)| is_ar(*name)) {
+    if args.sampling.strict_gap().is_some()
+        && strategies.iter().all(|strategy| *strategy == Strategy::Autoregressive)
+    {
         return Err(UsageError(
             "--strict changes nothing for ar, which decides every token alone: drop it".into(),
         )
@@ -105,17 +108,14 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
     }
     let compute = Compute { dtype: args.dtype.into(), device: device::choose(args.device)? };
     let engine = Engine::load(&model, compute)?;
-    let contender = |(name, strategy)| Contender {
-        name,
-        settings: Settings {
-            strategy,
-            sampling: sampling.clone(),
-            stop: engine.stop_rules(args.max_new_tokens as usize),
-            // One token at a time is as strict as it gets.
-            strict_gap: args.sampling.strict_gap().filter(|_| !is_ar(name)),
-        },
+    let contender = |strategy| Settings {
+        sampling: sampling.clone(),
+        stop: engine.stop_rules(args.max_new_tokens as usize),
+        // The autoregressive decoder decides every token alone.
+        strict_gap: args.sampling.strict_gap().filter(|_| strategy != Strategy::Autoregressive),
+        strategy,
     };
-    let contenders: Vec<Contender> = strategies.into_iter().map(contender).collect();
+    let contenders: Vec<Settings> = strategies.into_iter().map(contender).collect();
     match prompt {
         None => args.chat(&engine, &contenders[0]),
         Some(prompt) if args.decoder.is_comparison() => args.compare(&engine, &prompt, contenders),
@@ -123,18 +123,14 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
     }
 }
 
-fn is_ar(name: jacobi_eval::DecoderName) -> bool {
-    name == jacobi_eval::DecoderName::Ar
-}
-
 impl DecodeArgs {
-    /// The prompt's text; none for a chat.
+    /// The prompt's text; `None` for a chat.
     fn prompt(&self) -> anyhow::Result<Option<String>> {
         match self.prompt.as_deref() {
             Some("-") => {
                 let text = io::read_to_string(io::stdin())
                     .context("cannot read the prompt from standard input; it has to be UTF-8 text")?;
-                // What `echo` ends a line with is no part of the prompt.
+                // The line end that `echo` adds does not belong to the prompt.
                 let line = text.strip_suffix('\n').unwrap_or(&text);
                 Ok(Some(line.strip_suffix('\r').unwrap_or(line).to_owned()))
             }
@@ -148,29 +144,29 @@ impl DecodeArgs {
         }
     }
 
-    fn head(&self, prompt: &str, contender: &Contender) -> DecodedPage {
+    fn head(&self, prompt: &str, contender: &Settings) -> DecodedPage {
         DecodedPage {
             model: self.model.display().to_string(),
-            decoder: contender.label(),
+            decoder: label(contender),
             prompt: prompt.to_owned(),
             ..DecodedPage::default()
         }
     }
 
-    fn one(&self, engine: &Engine, prompt: &str, contender: &Contender) -> anyhow::Result<()> {
+    fn one(&self, engine: &Engine, prompt: &str, contender: &Settings) -> anyhow::Result<()> {
         let ids = engine.encode(prompt, self.raw)?;
         let stop = Stop::quietly()?;
         let mut views = self.view.views(engine, &self.head(prompt, contender));
-        respond(engine, &ids, &contender.settings, &mut views, stop.flag())?;
+        respond(engine, &ids, contender, &mut views, stop.flag())?;
         Ok(stop.check().map_err(BrokenOff::from)?)
     }
 
-    fn chat(&self, engine: &Engine, contender: &Contender) -> anyhow::Result<()> {
+    fn chat(&self, engine: &Engine, contender: &Settings) -> anyhow::Result<()> {
         let head = DecodedPage::default();
-        chat::chat(engine, &contender.settings, &|engine| self.view.views(engine, &head), &Stop::quietly()?)
+        chat::chat(engine, contender, &|engine| self.view.views(engine, &head), &Stop::quietly()?)
     }
 
-    fn compare(&self, engine: &Engine, prompt: &str, contenders: Vec<Contender>) -> anyhow::Result<()> {
+    fn compare(&self, engine: &Engine, prompt: &str, contenders: Vec<Settings>) -> anyhow::Result<()> {
         let ids = engine.encode(prompt, self.raw)?;
         let stop = Stop::quietly()?;
         let live = !self.view.json && output::is_drawable(Stream::Stdout);

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use jacobi_datasets::hub;
 use jacobi_datasets::schema::eval_row::ModelRole;
+use jacobi_decoder::DecoderName;
 use jacobi_eval::EvalModel;
 use jacobi_model::DeviceChoice;
 use jacobi_report::terminal_table;
 
-use super::decode::DecoderName;
+use super::decode::decoder_name;
 use crate::exit::UsageError;
 use crate::kept_eval::Replace;
 use crate::pipeline::{base_model, training_curves};
@@ -42,7 +43,7 @@ pub struct EvalArgs {
     #[arg(long, value_delimiter = ',', value_name = "TASK[=FILE],..")]
     tasks: Vec<String>,
     /// Decoders to compare with ar, instead of the recipe's; with the recipe's settings, or their defaults
-    #[arg(long, value_delimiter = ',', value_enum, value_name = "DECODER,..")]
+    #[arg(long, value_delimiter = ',', value_parser = decoder_name(), value_name = "DECODER,..")]
     decoders: Vec<DecoderName>,
     /// Maximum questions of each task
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -120,8 +121,7 @@ fn recipe(args: &EvalArgs) -> anyhow::Result<Recipe> {
         eval.choose_tasks(&args.tasks);
     }
     if !args.decoders.is_empty() {
-        let names: Vec<jacobi_eval::DecoderName> = args.decoders.iter().map(|&name| name.into()).collect();
-        eval.choose_decoders(&names);
+        eval.choose_decoders(&args.decoders);
     }
     eval.sandbox.allow_unsafe_execution |= args.allow_unsafe_execution;
     if let Some(limit) = args.limit {

@@ -10,12 +10,11 @@ use anyhow::Context;
 use jacobi_datasets::hub;
 use jacobi_datasets::schema::eval_row::decoder_label;
 use jacobi_datasets::schema::tuned::TUNED_FILE;
-use jacobi_decoder::{Room, StopRules};
-use jacobi_eval::DecoderConfig;
+use jacobi_decoder::{DecoderConfig, DecoderName, Room, StopRules};
 use jacobi_model::{Compute, DeviceChoice, LanguageModel};
 use serde_json::Value;
 
-use super::decode::{DecoderName, DtypeName};
+use super::decode::{DtypeName, decoder_name};
 use crate::decoding::Engine;
 use crate::device;
 use crate::exit::UsageError;
@@ -46,7 +45,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME")]
     served_model_name: Option<String>,
     /// The decoder [default: the one in the model's jacobi.json, else jacobi]
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = decoder_name())]
     decoder: Option<DecoderName>,
     /// The address to listen on. Others can connect to anything but a loopback address: set an API key
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
@@ -156,14 +155,14 @@ impl ServeArgs {
     /// The decoder from the options or from jacobi.json; a line says what to expect if there is neither.
     fn decoder(&self, dir: &Path) -> anyhow::Result<DecoderConfig> {
         if let Some(name) = self.decoder {
-            return Ok(DecoderConfig { name: name.into(), ..DecoderConfig::default() });
+            return Ok(DecoderConfig { name, ..DecoderConfig::default() });
         }
         Ok(jacobi_eval::tuned(dir)?.unwrap_or_else(|| {
             output::status(&format!(
                 "serve: no {TUNED_FILE} beside the model: decoding as `jacobi` with n = 16; `jacobi tune` finds what is \
                  fastest here. A model that was not post-trained gains little"
             ));
-            DecoderConfig { name: jacobi_eval::DecoderName::Jacobi, ..DecoderConfig::default() }
+            DecoderConfig { name: DecoderName::Jacobi, ..DecoderConfig::default() }
         }))
     }
 

@@ -1,4 +1,4 @@
-//! A conversation: a line in, an answer out, until the input ends.
+//! A conversation: each line of standard input is answered, until the input ends.
 
 use std::io::{self, BufRead, IsTerminal};
 
@@ -12,12 +12,12 @@ use crate::exit::BrokenOff;
 use crate::output;
 use crate::signals::Stop;
 
-/// Answers the lines of standard input, each with all that was said before, shown by what `views` makes for each
-/// answer. `/reset` starts anew, `/quit` and the end of the input end it.
+/// Answers the lines of standard input, each in the context of the conversation so far, with fresh `views` for
+/// each answer. `/reset` starts a new conversation; `/quit` and the end of the input end it.
 ///
 /// # Errors
-/// A signal; what cannot be read or shown; a conversation the model's template refuses. On a terminal a full context is
-/// only said, since one can do something about it; elsewhere it is an error.
+/// A signal; input or output that fails; a conversation that the model's template refuses. A full context is an
+/// error, but on a terminal only a message: the user can react to it.
 pub fn chat(
     engine: &Engine,
     settings: &Settings,
@@ -46,7 +46,7 @@ pub fn chat(
                 bail!("{full}: /reset starts a new conversation");
             }
             messages.pop();
-            output::status(&format!("{full}: /reset starts a new conversation, or say it shorter"));
+            output::status(&format!("{full}: /reset starts a new conversation, or shorten the message"));
             continue;
         }
         let decoded = respond(engine, &prompt, settings, &mut views(engine), stop.flag())?;
@@ -65,7 +65,7 @@ pub fn chat(
     Ok(())
 }
 
-/// The next line of standard input; none at its end. On a terminal one that is no text is asked for again.
+/// The next line of standard input; `None` at its end. On a terminal, a line that is not UTF-8 is asked for again.
 fn next_line(interactive: bool) -> io::Result<Option<String>> {
     loop {
         if interactive {

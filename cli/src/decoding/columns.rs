@@ -1,16 +1,16 @@
-//! Texts side by side on a terminal, drawn anew as they grow.
+//! Texts side by side on a terminal, redrawn as they grow.
 
 use console::{Term, measure_text_width, truncate_str};
 use jacobi_report::visible;
 
 use crate::output;
 
-/// Between two columns.
+/// Separates two columns.
 const GAP: &str = " │ ";
-/// Narrower than this no text can be read.
+/// Cells of a column at least: narrower text cannot be read.
 const NARROWEST: usize = 12;
 
-/// One text with what stands above it.
+/// One text with its head.
 #[derive(Clone, Debug)]
 pub(super) struct Column {
     pub(super) head: [String; 2],
@@ -20,12 +20,12 @@ pub(super) struct Column {
 /// The columns on the screen.
 #[derive(Default)]
 pub(super) struct Columns {
-    /// Lines drawn last.
+    /// Number of lines drawn last.
     drawn: usize,
 }
 
 impl Columns {
-    /// Draws over what was drawn last.
+    /// Redraws all columns in place.
     ///
     /// # Errors
     /// When standard output cannot be written.
@@ -51,12 +51,8 @@ fn frame(columns: &[Column], lines: usize, width: usize) -> Vec<String> {
     };
     let mut frame: Vec<String> =
         (0..2).map(|at| row(&mut columns.iter().map(|column| column.head[at].as_str()))).collect();
-    frame.push(row(&mut columns
-        .iter()
-        .map(|_| "─".repeat(wide))
-        .collect::<Vec<_>>()
-        .iter()
-        .map(String::as_str)));
+    let rule = "─".repeat(wide);
+    frame.push(row(&mut columns.iter().map(|_| rule.as_str())));
     for line in 0..height {
         let last = |text: &'_ Vec<String>| text.len().saturating_sub(height) + line;
         frame.push(row(&mut texts.iter().map(|text| text.get(last(text)).map_or("", String::as_str))));
@@ -72,7 +68,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
         for c in visible(line).chars() {
             let cells = measure_text_width(c.encode_utf8(&mut [0; 4]));
             if used + cells > width {
-                // Between two words, if there is a place.
+                // Between two words if possible.
                 let at = start.rfind(' ').filter(|_| c != ' ').map_or(start.len(), |space| space + 1);
                 let rest = start.split_off(at);
                 lines.push(std::mem::replace(&mut start, rest));

@@ -1,12 +1,10 @@
-//! `--compare`: one prompt under several decoders, which take turns pass by pass.
+//! `--compare`: one prompt under several decoders, which alternate pass by pass.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jacobi_datasets::schema::eval_row::decoder_label;
-use jacobi_decoder::{Decoding, Settings};
-use jacobi_eval::DecoderName;
-use jacobi_eval::decoders::settings_of;
+use jacobi_decoder::{Decoding, Settings, Strategy};
 use jacobi_report::ComparisonRow;
 use serde_json::{Map, Value};
 
@@ -15,36 +13,25 @@ use super::text_stream::TextStream;
 use super::{Decoded, Engine};
 use crate::output;
 
-/// Between two drawings: often enough to look alive, seldom enough to cost nothing.
+/// Time between two drawings, which is small enough to look live and large enough to cost nothing.
 const DRAW_EVERY: Duration = Duration::from_millis(40);
 
-/// A decoder by name, ready to run.
-#[derive(Clone, Debug)]
-pub struct Contender {
-    /// Which decoder.
-    pub name: DecoderName,
-    /// All that its response depends on.
-    pub settings: Settings,
+/// The decoder's name with its main settings.
+pub fn label(settings: &Settings) -> String {
+    decoder_label(settings.strategy.name().as_str(), &settings.decoder_settings())
 }
 
-impl Contender {
-    /// The name with the main settings.
-    pub fn label(&self) -> String {
-        decoder_label(self.name.as_str(), &settings_of(&self.settings))
-    }
-}
+/// The responses of all decoders to the prompt, in their order.
+pub struct Comparison(Vec<(Settings, Decoded)>);
 
-/// What every contender made of the prompt, in their order.
-pub struct Comparison(Vec<(Contender, Decoded)>);
-
-/// Decodes `prompt` under every contender, with columns drawn on the way if `live`; a raised `stop` breaks off.
+/// Decodes `prompt` under every contender, until a raised `stop`; draws the texts in columns meanwhile if `live`.
 ///
 /// # Errors
 /// When standard output cannot be written.
 pub fn compare(
     engine: &Engine,
     prompt: &[u32],
-    contenders: Vec<Contender>,
+    contenders: Vec<Settings>,
     live: bool,
     stop: &AtomicBool,
 ) -> anyhow::Result<Comparison> {
@@ -74,7 +61,7 @@ pub fn compare(
     Ok(Comparison(contenders.into_iter().zip(decoded).collect()))
 }
 
-/// One response on its way.
+/// One response being decoded.
 struct Lane<'a> {
     label: String,
     decoding: Decoding<'a>,
@@ -83,14 +70,14 @@ struct Lane<'a> {
 }
 
 impl<'a> Lane<'a> {
-    fn new(engine: &'a Engine, prompt: &[u32], contender: &'a Contender) -> Self {
-        let decoding = Decoding::new(engine.model(), prompt, &contender.settings);
+    fn new(engine: &'a Engine, prompt: &[u32], contender: &'a Settings) -> Self {
+        let decoding = Decoding::new(engine.model(), prompt, contender);
         let mut stream = TextStream::new(engine.tokenizer());
         let text = stream.push(decoding.text()[prompt.len()]);
-        Self { label: contender.label(), decoding, stream, text }
+        Self { label: label(contender), decoding, stream, text }
     }
 
-    /// One pass; whether there was one to make.
+    /// Makes a pass. False if the response was complete.
     fn step(&mut self) -> bool {
         let pass = self.decoding.next();
         for &token in pass.iter().flat_map(|pass| &pass.tokens) {
@@ -112,18 +99,18 @@ impl<'a> Lane<'a> {
 }
 
 impl Comparison {
-    /// The rows of the table. Speeds compare from the first pass on, texts only once both are whole.
+    /// The rows of the table. Texts are compared only if both responses are complete.
     pub fn rows(&self) -> Vec<ComparisonRow> {
         let ar = self
             .0
             .iter()
-            .find(|(contender, _)| contender.name == DecoderName::Ar)
+            .find(|(contender, _)| contender.strategy == Strategy::Autoregressive)
             .map(|(_, decoded)| decoded);
-        let row = |(contender, decoded): &(Contender, Decoded)| {
+        let row = |(contender, decoded): &(Settings, Decoded)| {
             let whole = ar.filter(|ar| ar.finish_reason.is_some() && decoded.finish_reason.is_some());
             let tps = decoded.stats.tps();
             ComparisonRow {
-                decoder: contender.label(),
+                decoder: label(contender),
                 tokens: decoded.response_tokens.len(),
                 forwards: decoded.stats.forwards,
                 tpf: decoded.stats.tpf(),
@@ -135,11 +122,11 @@ impl Comparison {
         self.0.iter().map(row).collect()
     }
 
-    /// An array of the objects that each decoder alone would give, with its name as `decoder`.
+    /// An array of the JSON forms of all responses, each with its decoder's name as `decoder`.
     pub fn to_json(&self) -> Value {
-        let object = |(contender, decoded): &(Contender, Decoded)| {
+        let object = |(contender, decoded): &(Settings, Decoded)| {
             let mut named = Map::new();
-            named.insert("decoder".to_owned(), contender.name.as_str().into());
+            named.insert("decoder".to_owned(), contender.strategy.name().as_str().into());
             named.extend(decoded.to_json());
             Value::Object(named)
         };
@@ -151,20 +138,16 @@ impl Comparison {
 mod tests {
     use super::*;
     use crate::decoding::tests::default_model;
-    use jacobi_decoder::{JacobiConfig, Strategy};
+    use jacobi_decoder::JacobiConfig;
     use jacobi_model::Dtype;
 
     #[test]
     fn decoders_take_turns_and_a_stop_leaves_what_is_there() {
         let engine = Engine::load(&default_model(), Dtype::Float32).unwrap();
         let prompt = engine.encode("Anna has 3 apples and buys 4.", false).unwrap();
-        let contender =
-            |name, strategy| Contender { name, settings: Settings::greedy(strategy, engine.stop_rules(16)) };
+        let contender = |strategy| Settings::greedy(strategy, engine.stop_rules(16));
         let jacobi = Strategy::Jacobi(JacobiConfig { block_size: 8, seed: 0 });
-        let contenders = vec![
-            contender(DecoderName::Jacobi, jacobi),
-            contender(DecoderName::Ar, Strategy::Autoregressive),
-        ];
+        let contenders = vec![contender(jacobi), contender(Strategy::Autoregressive)];
         let compared =
             |stop| compare(&engine, &prompt, contenders.clone(), false, &AtomicBool::new(stop)).unwrap();
         let rows = compared(false).rows();

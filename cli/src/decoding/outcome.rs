@@ -4,23 +4,23 @@ use jacobi_datasets::FinishReason;
 use jacobi_decoder::DecodeStats;
 use serde_json::{Map, Value, json};
 
-/// A response, whole or broken off.
+/// A response, complete or interrupted.
 #[derive(Clone, Debug)]
 pub struct Decoded {
-    /// Ids of the prompt, chat template included.
+    /// Ids of the prompt, including the chat template.
     pub prompt_tokens: Vec<u32>,
     /// Ids of the response.
     pub response_tokens: Vec<u32>,
     /// Text of the response.
     pub text: String,
-    /// Why it ended; none if it was broken off.
+    /// Why it ended; `None` if it was interrupted.
     pub finish_reason: Option<FinishReason>,
     /// Passes, acceptance and time.
     pub stats: DecodeStats,
 }
 
 impl Decoded {
-    /// The published JSON form.
+    /// The documented JSON form.
     pub fn to_json(&self) -> Map<String, Value> {
         let stats = &self.stats;
         let fields = json!({
@@ -36,27 +36,11 @@ impl Decoded {
                 "prefill_seconds": stats.prefill_seconds,
                 "decode_seconds": stats.decode_seconds,
                 "acceptance": stats.acceptance,
-                "accepted_from": self.accepted_from(),
-                "widths": self.widths(),
+                "accepted_from": stats.accepted_from,
+                "widths": stats.widths,
             },
         });
         fields.as_object().cloned().expect("an object was written")
-    }
-
-    /// Draft tokens that were right, by source.
-    fn accepted_from(&self) -> Value {
-        let counts = &self.stats.accepted_from;
-        counts.iter().map(|(source, count)| (source.as_str().to_owned(), Value::from(*count))).collect()
-    }
-
-    /// Passes and their seconds, by rows fed.
-    fn widths(&self) -> Value {
-        let widths = self.stats.widths.iter();
-        widths
-            .map(|(rows, width)| {
-                (rows.to_string(), json!({"forwards": width.forwards, "seconds": width.seconds}))
-            })
-            .collect()
     }
 
     /// The statistics in one line.

@@ -1,4 +1,4 @@
-//! `--html`: a response with its passes as a page in a file.
+//! `--html`: writes a response with its passes as a page.
 
 use std::path::PathBuf;
 
@@ -11,11 +11,11 @@ use super::{Decoded, view::View};
 
 /// Collects the passes and writes the page at the end.
 pub struct Page<'a> {
-    /// Reads the passes.
+    /// Converts the passes.
     pub reader: PassReader<'a>,
-    /// What is known of the page beforehand.
+    /// The page, with its head filled in.
     pub shown: DecodedPage,
-    /// Where it goes.
+    /// The file to write.
     pub file: PathBuf,
 }
 
@@ -34,7 +34,7 @@ impl View for Page<'_> {
         if let Some(last) = self.shown.passes.last_mut() {
             let rest = self.reader.rest();
             last.accepted.extend((!rest.is_empty()).then_some(Span { mark: Mark::Model, text: rest }));
-            // No pass follows that would start from it.
+            // No pass verifies this draft.
             last.draft.clear();
         }
         self.shown.figures = figures(decoded);
@@ -43,7 +43,7 @@ impl View for Page<'_> {
     }
 }
 
-/// Value and what it is.
+/// Pairs of value and label.
 fn figures(decoded: &Decoded) -> Vec<(String, String)> {
     let stats = &decoded.stats;
     let mut figures = vec![

@@ -1,4 +1,5 @@
-//! Passes over ids to rows of text: what each added and from where, what it drafts next, what it threw away.
+//! Converts passes to rows of text: the tokens that each added with their sources, the next draft, the rejected
+//! tokens.
 
 use jacobi_datasets::Tokenizer;
 use jacobi_decoder::{Pass, Source};
@@ -6,30 +7,30 @@ use jacobi_report::{Mark, PassRow, Span};
 
 use super::text_stream::TextStream;
 
-/// Reads the passes of one response in order.
+/// Converts the passes of one response, in order.
 pub struct PassReader<'a> {
     tokenizer: &'a Tokenizer,
     text: TextStream<'a>,
 }
 
 impl<'a> PassReader<'a> {
-    /// Before the first pass.
+    /// A reader before the first pass.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
         Self { tokenizer, text: TextStream::new(tokenizer) }
     }
 
-    /// The pass over the prompt.
+    /// The row of the prefill.
     pub fn prompt(&mut self, prompt: &[u32], first: u32) -> PassRow {
         let mut accepted = Vec::new();
         add(&mut accepted, Mark::Model, self.text.push(first));
         PassRow { rows: prompt.len(), tokens: 1, accepted, ..PassRow::default() }
     }
 
-    /// A further pass.
+    /// The row of a pass after the prefill.
     pub fn pass(&mut self, pass: &Pass) -> PassRow {
         let mut accepted = Vec::new();
-        for (at, &token) in pass.tokens.iter().enumerate() {
-            add(&mut accepted, mark_of(pass, at), self.text.push(token));
+        for (index, &token) in pass.tokens.iter().enumerate() {
+            add(&mut accepted, mark_of(pass, index), self.text.push(token));
         }
         let mut draft = Vec::new();
         let mut ahead = self.text.clone();
@@ -37,17 +38,17 @@ impl<'a> PassReader<'a> {
             add(&mut draft, mark, ahead.push(token));
         }
         add(&mut draft, Mark::Refined, ahead.rest());
-        let thrown_away = |run: Vec<u32>| Span { mark: Mark::Rejected, text: self.tokenizer.decode(&run) };
+        let span = |run: Vec<u32>| Span { mark: Mark::Rejected, text: self.tokenizer.decode(&run) };
         PassRow {
             rows: pass.draft.rows().len(),
             tokens: pass.tokens.len(),
             accepted,
             draft,
-            rejected: rejected(pass).into_iter().map(thrown_away).collect(),
+            rejected: rejected(pass).into_iter().map(span).collect(),
         }
     }
 
-    /// What no token completed.
+    /// The text of an incomplete character at the end.
     pub fn rest(&mut self) -> String {
         self.text.rest()
     }
@@ -62,9 +63,9 @@ fn add(spans: &mut Vec<Span>, mark: Mark, text: String) {
     }
 }
 
-/// Where the token at `at` of those added came from.
-fn mark_of(pass: &Pass, at: usize) -> Mark {
-    match pass.source(at) {
+/// The mark of the source of `pass.tokens[index]`.
+fn mark_of(pass: &Pass, index: usize) -> Mark {
+    match pass.source(index) {
         None => Mark::Model,
         Some(Source::Own) => Mark::Own,
         Some(Source::Pseudo) => Mark::Pseudo,
@@ -73,15 +74,15 @@ fn mark_of(pass: &Pass, at: usize) -> Mark {
     }
 }
 
-/// The rows whose predictions are the next draft, after the one that gave the last added token, each with the row that
-/// held the draft at the place it predicts.
+/// The rows whose predictions become the next draft, each with the row that held the old draft at the predicted
+/// position.
 fn refined_rows(pass: &Pass) -> Vec<(usize, Option<usize>)> {
     let Some(&last) = pass.path.last() else { return Vec::new() };
     let rows = pass.draft.continuation(last);
     (1..rows.len()).map(|at| (rows[at], rows.get(at + 1).copied())).collect()
 }
 
-/// What the pass leaves drafted behind what it added.
+/// The draft after the tokens that the pass added.
 fn next_draft(pass: &Pass) -> Vec<(u32, Mark)> {
     let mark = |(row, drafted)| {
         let token = pass.chosen[row];
@@ -94,7 +95,7 @@ fn is_kept(pass: &Pass, (row, drafted): (usize, Option<usize>)) -> bool {
     drafted.is_some_and(|drafted| pass.draft.rows().tokens()[drafted] == pass.chosen[row])
 }
 
-/// Draft tokens that are gone, by runs of rows below each other. A pass that only found a near-tie rejects nothing.
+/// Rejected draft tokens, grouped into runs of parents and children. A pass that ended at a near-tie rejects nothing.
 fn rejected(pass: &Pass) -> Vec<Vec<u32>> {
     if pass.path.is_empty() {
         return Vec::new();

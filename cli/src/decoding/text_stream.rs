@@ -1,23 +1,23 @@
-//! Text as its tokens come: whole characters at once, those of several tokens held back until they are complete.
+//! Decodes a stream of tokens to text. A character of several tokens is held back until it is complete.
 
 use jacobi_datasets::Tokenizer;
 
-/// What stands for bytes that are no character, or not yet.
+/// Stands for bytes that are not a character, or not a complete one.
 const INCOMPLETE: char = '\u{fffd}';
 
-/// The text of a growing run of tokens.
+/// The text of a growing sequence of tokens.
 #[derive(Clone, Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// The last tokens that gave text, and those that wait. Decoded together, since what a token says can depend on
-    /// the one before it.
+    /// The last tokens that gave text, and then those held back. Decoded together, since a token's text can
+    /// depend on the token before it.
     recent: Vec<u32>,
-    /// How many of `recent` gave text.
+    /// Number of tokens of `recent` that gave text.
     given: usize,
 }
 
 impl<'a> TextStream<'a> {
-    /// Before the first token.
+    /// A stream without tokens.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
         Self { tokenizer, recent: Vec::new(), given: 0 }
     }
@@ -25,7 +25,7 @@ impl<'a> TextStream<'a> {
     /// The text that `token` completes; empty while a character is incomplete.
     pub fn push(&mut self, token: u32) -> String {
         self.recent.push(token);
-        let fresh = self.waiting();
+        let fresh = self.held_back();
         if fresh.is_empty() || fresh.ends_with(INCOMPLETE) {
             return String::new();
         }
@@ -34,14 +34,14 @@ impl<'a> TextStream<'a> {
         fresh
     }
 
-    /// What is left at the end, complete or not.
+    /// The text held back, complete or not.
     pub fn rest(&mut self) -> String {
-        let fresh = self.waiting();
+        let fresh = self.held_back();
         self.given = self.recent.len();
         fresh
     }
 
-    fn waiting(&self) -> String {
+    fn held_back(&self) -> String {
         let before = self.tokenizer.decode(&self.recent[..self.given]);
         let now = self.tokenizer.decode(&self.recent);
         now.get(before.len()..).unwrap_or_default().to_owned()

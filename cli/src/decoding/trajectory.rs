@@ -1,5 +1,5 @@
-//! `--show-trajectory`: a response as it converges. In colours, the text grows with the draft of the pass in flight
-//! behind it; without, a line per pass.
+//! `--show-trajectory`: shows how a response converges. With colours, the growing text followed by the current draft;
+//! without, a line per pass.
 
 use console::{Term, measure_text_width};
 use jacobi_datasets::Tokenizer;
@@ -10,11 +10,11 @@ use super::pass_reader::PassReader;
 use super::{Decoded, view::View};
 use crate::output;
 
-/// Most lines that a draft takes.
+/// Most lines of a draft.
 const DRAFT_LINES: usize = 8;
 /// Clears from the cursor to the end of the screen.
 const CLEAR: &str = "\x1b[J";
-/// Remembers where the cursor stands, and goes back there.
+/// Save the position of the cursor, and restore it.
 const SAVE: &str = "\x1b7";
 const RESTORE: &str = "\x1b8";
 
@@ -25,7 +25,7 @@ pub struct PassLines<'a> {
 }
 
 impl<'a> PassLines<'a> {
-    /// Before the first pass.
+    /// A view before the first pass.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
         Self { reader: PassReader::new(tokenizer), number: 0 }
     }
@@ -54,28 +54,29 @@ impl View for PassLines<'_> {
     }
 }
 
-/// The text in colours, and behind it the draft, drawn anew with each pass.
+/// The text in colours, and after it the draft, which is redrawn with each pass.
 pub struct Live<'a> {
     reader: PassReader<'a>,
-    /// Where on its line the text ends. Lines are broken here and not by the terminal, whose cursor has no certain
-    /// place once it stands behind the last column.
+    /// Column where the text ends. Lines are broken here, not by the terminal: terminals differ in where the
+    /// cursor is after the last column.
     column: usize,
 }
 
 impl<'a> Live<'a> {
-    /// Before the first pass.
+    /// A view before the first pass.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
         Self { reader: PassReader::new(tokenizer), column: 0 }
     }
 
-    /// What the terminal gets for `row` when it has `lines` lines of `columns`.
+    /// The output for `row` on a terminal of `lines` lines of `columns`.
     fn frame(&mut self, row: &PassRow, lines: usize, columns: usize) -> String {
         let mut frame = CLEAR.to_owned();
         for span in &row.accepted {
             frame += &self.grown(span, columns);
         }
         let lines = DRAFT_LINES.min(lines.saturating_sub(1)).max(1);
-        // Down and up again: scrolls where needed, so that the saved place stays where it is.
+        // Down and up again: scrolls now if necessary, since scrolling later would move the text off the saved
+        // position.
         frame += &"\x1bD".repeat(lines - 1);
         if lines > 1 {
             frame += &format!("\x1b[{}A", lines - 1);
@@ -84,7 +85,7 @@ impl<'a> Live<'a> {
         frame + SAVE + &draft(row, room) + RESTORE
     }
 
-    /// A piece of the text itself.
+    /// The output for an accepted piece of the text.
     fn grown(&mut self, span: &Span, columns: usize) -> String {
         let mut line = String::new();
         let mut painted = String::new();
@@ -125,7 +126,7 @@ impl View for Live<'_> {
     }
 }
 
-/// The draft and what was rejected, on `room` cells.
+/// The output for the draft and the rejected tokens, in at most `room` cells.
 fn draft(row: &PassRow, mut room: usize) -> String {
     let mut text = String::new();
     let gap = Span { mark: Mark::Model, text: "  ".to_owned() };
@@ -147,7 +148,7 @@ fn size() -> (usize, usize) {
     (lines.into(), columns.into())
 }
 
-/// Cells that `c` takes once it is visible.
+/// Cells of `c` in visible form.
 fn width(c: char) -> usize {
     measure_text_width(&visible(c.encode_utf8(&mut [0; 4])))
 }

@@ -1,4 +1,4 @@
-//! What is shown of a response while it grows and at its end.
+//! Views of a response: output while it grows and at its end.
 
 use jacobi_decoder::Pass;
 use serde_json::Value;
@@ -6,9 +6,9 @@ use serde_json::Value;
 use super::{Decoded, text_stream::TextStream};
 use crate::output::{self, Color, Stream};
 
-/// Sees a response from its prompt to its end. Fails when what it sees cannot be shown.
+/// Shows a response from its prompt to its end. Fails if the output cannot be written.
 pub trait View {
-    /// The prompt was run and gave the first token.
+    /// The prefill gave the first token.
     ///
     /// # Errors
     /// See [`View`].
@@ -16,7 +16,7 @@ pub trait View {
         Ok(())
     }
 
-    /// A pass was made.
+    /// A pass has ended.
     ///
     /// # Errors
     /// See [`View`].
@@ -24,16 +24,16 @@ pub trait View {
         Ok(())
     }
 
-    /// The response ended or was broken off.
+    /// The response is complete, or was interrupted.
     ///
     /// # Errors
     /// See [`View`].
     fn end(&mut self, decoded: &Decoded) -> anyhow::Result<()>;
 }
 
-/// All at once, when it is there: the text, or one JSON object.
+/// Prints the text, or one JSON object, at the end.
 pub struct Whole {
-    /// The object.
+    /// Print the JSON object.
     pub json: bool,
 }
 
@@ -44,7 +44,7 @@ impl View for Whole {
     }
 }
 
-/// The statistics in one line on standard error.
+/// Prints the statistics in one line on standard error.
 pub struct Summary;
 
 impl View for Summary {
@@ -54,7 +54,7 @@ impl View for Summary {
     }
 }
 
-/// The text as its tokens are accepted.
+/// Prints the text as its tokens are accepted.
 pub struct Streamed<'a>(pub TextStream<'a>);
 
 impl View for Streamed<'_> {

@@ -6,7 +6,7 @@ use jacobi_datasets::{NoiseScheduleConfig, ScheduleKind, State, choose_state, ja
 use super::*;
 use crate::{Disagreement, Recorder, Response, States, Trajectories};
 
-/// One prompt at a time, one block after the other, every pass looked at.
+/// The response and its states by sequential Jacobi decoding, with every pass recorded.
 fn sequential(
     model: &Scripted,
     prompt: &[u32],
@@ -21,7 +21,7 @@ fn sequential(
     (generation, states)
 }
 
-/// What of all `states` a schedule asks for.
+/// Those of all `states` that a schedule asks for.
 fn asked_for(states: &[State], response: usize, config: &Trajectories) -> Vec<State> {
     let States::Scheduled { noise, window } = config.states else { return states.to_vec() };
     let mut asked = Vec::new();
@@ -29,7 +29,7 @@ fn asked_for(states: &[State], response: usize, config: &Trajectories) -> Vec<St
         let block = states[0].block as usize;
         let len = config.block_size.min(response - block * config.block_size);
         let target = noise.target(block, window, 0);
-        // Nearest to the target whatever has been or will be: of these and the one before the fixed point, the latter.
+        // Only the fixed point is recorded if it is nearer to the target than any state before it can be.
         let off = |right: usize| ((len - right) as f64 / len as f64 - target).abs();
         if off(len) < off(len - 1) {
             asked.push(State { block: block as u32, iteration: 0, converged: len as u32, tail: vec![] });
@@ -121,8 +121,8 @@ proptest! {
         }
     }
 
-    /// A given response costs no pass over its end where the model agrees, whatever it was made by; where the model does
-    /// not, its own comes out, or nothing does.
+    /// A given response costs no pass over its end where the model agrees, whatever it was made by; where the
+    /// model does not, its own comes out, or nothing does.
     #[test]
     fn a_given_response_is_verified(
         model in models(),

@@ -2,15 +2,15 @@
 
 use super::*;
 
-/// What the draft window must hold, by places of the response: the ends of the blocks in flight, oldest first.
+/// The expected draft window: the positions in the response where the blocks in flight end, oldest first.
 struct Expected {
     ends: Vec<usize>,
-    /// Tokens of the newest block that the last pass accepted or left as they were.
+    /// Tokens of the newest block that the last pass accepted or left unchanged.
     stable: usize,
 }
 
 impl Expected {
-    /// Starts a block where the rules say so.
+    /// Starts a block if it is time.
     fn grow(&mut self, known: usize, config: &MultiBlockConfig) {
         let Growth::Blocks { max_blocks, spawn_ratio } = config.growth else { unreachable!("blocks") };
         let enough = (spawn_ratio * config.block_size as f64).ceil() as usize;
@@ -23,7 +23,7 @@ impl Expected {
         }
     }
 
-    /// Takes over what a pass and the draft of the next one say.
+    /// Updates from a pass and the draft of the next one.
     fn learn(&mut self, pass: &Pass, next: &Pass, block_size: usize) {
         let token = |pass: &Pass, place: usize| {
             pass.draft.rows().tokens()[..pass.draft.run_len()].get(place - pass.offset).copied()
@@ -40,8 +40,8 @@ impl Expected {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
-    /// The window is whole blocks, cut where the response must end; the next block is started as soon as the newest has
-    /// settled, and no sooner, whatever branches there are.
+    /// The window is whole blocks, cut where the response must end; the next block starts as soon as the newest
+    /// has settled, and no sooner, whatever branches there are.
     #[test]
     fn the_window_holds_whole_blocks_and_starts_the_next_when_the_newest_has_settled(
         model in models(),
@@ -86,7 +86,7 @@ fn a_sliding_window_keeps_its_length() {
     }
 }
 
-/// From models that hardly gain by drafts to some that were forced well.
+/// From models that gain little from drafts to models like those after Jacobi forcing.
 fn some_models() -> impl Iterator<Item = Scripted> {
     let kinds = [(4, 1, 0), (8, 1, 0), (9, 2, 5), (30, 2, 7), (30, 2, 9)];
     kinds.into_iter().flat_map(|(vocabulary, memory, forced)| {
@@ -104,8 +104,8 @@ fn passes(config: &MultiBlockConfig) -> usize {
     some_models().map(|model| of(&model)).sum()
 }
 
-/// One setting more, all others alike: fewer passes over all models together, or at most a hundredth more. A single
-/// response can be unlucky.
+/// Raising one setting saves passes over all models together, or costs at most one percent: a single response
+/// can need more passes.
 #[test]
 fn more_drafts_save_passes() {
     let passes = |max_blocks, pool_size, tree_budget| {

@@ -1,13 +1,13 @@
-//! Python programs: what a response offers as its code, and the program that tests it.
+//! Python code in responses, and the program that tests it.
 //!
-//! Read in this order: behind the reasoning (`</think>`); the first fenced block that defines something, else the first
-//! fenced block, also one that is never closed; between `[BEGIN]` and `[DONE]`; else from the first line that is code
-//! to the last.
+//! The code is searched for after the reasoning (`</think>`): the first fenced block with a definition, else
+//! the first fenced block, closed or not; else the text between `[BEGIN]` and `[DONE]`; else the lines from the
+//! first that looks like code.
 
-/// Where in a test program the answer is put.
+/// Placeholder of the answer in a test program.
 pub(super) const PLACE: &str = "@answer@";
 
-/// The code of a response. `None` where there is none.
+/// The code in a response. `None` if there is none.
 pub(super) fn extract(response: &str) -> Option<String> {
     let text = response.replace("\r\n", "\n").replace('\u{a0}', " ");
     let text = text.rsplit("</think>").next().unwrap_or(&text);
@@ -21,9 +21,9 @@ pub(super) fn extract(response: &str) -> Option<String> {
     if code.trim().is_empty() { None } else { Some(code) }
 }
 
-/// The program that passes if `code` is right: `tests` with the code in its place. What must come first in a file does,
-/// and the program has another name than `__main__`, so that no demonstration runs; it is found under that name, as
-/// dataclasses need.
+/// The program that passes if `code` is right: `tests` with the code in its place. `from __future__` lines are
+/// moved to the front. Its module name is not `__main__`, so that code under `if __name__ == '__main__'` does
+/// not run; dataclasses need the module to be registered under its name.
 pub(super) fn program(tests: &str, code: &str, passed: &str) -> String {
     let whole = tests.replace(PLACE, code);
     let (future, rest): (Vec<&str>, Vec<&str>) =
@@ -35,7 +35,7 @@ pub(super) fn program(tests: &str, code: &str, passed: &str) -> String {
     )
 }
 
-/// The contents of fenced blocks that can be Python, in order. The last may be open.
+/// The contents of the fenced blocks that can be Python, in order. The last may be unclosed.
 fn blocks(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut open: Option<(char, usize, bool, Vec<&str>)> = None;
@@ -65,7 +65,7 @@ fn blocks(text: &str) -> Vec<String> {
     found
 }
 
-/// Whether a block's info string lets it be Python: `python`, `py`, `python3`, `{.python}`, or nothing.
+/// Whether a block's info string allows Python: `python`, `py`, `python3`, `{.python}`, or nothing.
 fn is_python(info: &str) -> bool {
     let word: String = info.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
     word.is_empty() || word.starts_with("py")
@@ -84,9 +84,9 @@ fn between_marks(text: &str) -> Option<String> {
     Some(inside.split("[DONE]").next().unwrap_or(inside).to_owned())
 }
 
-/// Code without a fence: an indented start goes on a function that the prompt began, up to the first line that is not
-/// indented, unless it is prose before a definition; else from the first line that opens a definition or an import, up to
-/// the first line that is prose.
+/// Code without a fence. An indented start is the body of a function that the prompt began, up to the first
+/// line that is not indented, unless it is prose before a definition. Otherwise the code goes from the first
+/// definition or import to the first line of prose.
 fn bare(text: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().collect();
     let first = lines.iter().position(|line| !line.trim().is_empty())?;
@@ -104,7 +104,7 @@ fn bare(text: &str) -> Option<String> {
     Some(code.copied().collect::<Vec<_>>().join("\n"))
 }
 
-/// Whether a line can be Python: indented, empty, a comment, or without the look of a sentence.
+/// Whether a line can be Python: indented, empty, a comment, or not like a sentence.
 fn is_code(line: &str) -> bool {
     let line = line.trim_end();
     if line.is_empty() || line.starts_with([' ', '\t', '#', '@', ')', ']', '}', '"', '\'']) {
@@ -126,7 +126,7 @@ fn is_code(line: &str) -> bool {
     }
 }
 
-/// An interactive session without its prompts and answers.
+/// The input lines of an interactive session; other code as it is.
 fn without_prompts(code: &str) -> String {
     if !code.trim_start().starts_with(">>> ") {
         return code.to_owned();
@@ -138,7 +138,7 @@ fn without_prompts(code: &str) -> String {
     typed.collect::<Vec<_>>().join("\n")
 }
 
-/// The indentation that the code needs: none where it defines something, the body's where it goes on a function.
+/// Corrects the indentation: none for a definition, four spaces for the body of a function that the prompt began.
 fn as_lines(code: &str) -> String {
     let lines: Vec<&str> = code.lines().map(str::trim_end).collect();
     let filled = || lines.iter().filter(|line| !line.is_empty());
@@ -150,13 +150,13 @@ fn as_lines(code: &str) -> String {
         return lines.iter().map(|line| line.get(depth..).unwrap_or_default()).collect::<Vec<_>>().join("\n");
     }
     let returns = |line: &str| line.starts_with("return ") || line == "return";
-    // Only the first line lost its indentation: what stood before it was the prompt's.
+    // Only the first line lacks its indentation, which was the end of the prompt.
     let mut others = filled().skip(1).peekable();
     let is_lost = !whole && depth == 0 && !first.ends_with(':') && others.peek().is_some();
     if is_lost && others.all(|line| line.starts_with(' ')) {
         return format!("    {}", lines.join("\n").trim_start());
     }
-    // It returns, from branches at least, and there is no function yet that it could return from.
+    // A `return` outside of a function: the code is a function's body.
     let is_body = depth == 0
         && if defines(code) {
             !whole && filled().any(|line| returns(line))

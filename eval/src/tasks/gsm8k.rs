@@ -1,13 +1,12 @@
 //! Numeric answers, as GSM8K asks for them (arXiv 2110.14168). The gold answer stands after `####`.
 //!
-//! A response is read in the order of how plainly it says its answer: the last `#### 18`, else the last `\boxed{18}`,
-//! else the last "answer is 18", else its last number. Numbers compare exactly after commas, currency, units
-//! and trailing zeros are gone.
+//! The answer of a response is its last `#### 18`, else its last `\boxed{18}`, else its last "answer is 18",
+//! else its last number. Numbers are compared exactly, without commas, currency, units and trailing zeros.
 
-use super::latex::{boxed, rewritten};
+use super::latex::{boxed, rewritten, stated_answers};
 use super::number::{Found, INVISIBLE_PLUS, Number, numbers};
 
-/// The right answer, from the text that has it.
+/// The right answer, from the text of the answer column.
 pub(super) fn gold(answer: &str) -> Option<String> {
     let number = after_hashes(answer).or_else(|| last(answer));
     number.map(|n| n.to_string())
@@ -18,7 +17,7 @@ pub(super) fn extract(response: &str) -> Option<String> {
     let response = plain_fractions(response);
     let number = after_hashes(&response)
         .or_else(|| boxed(&response).find_map(first_after_equals))
-        .or_else(|| after_answer_is(&response))
+        .or_else(|| stated_answers(&response).find_map(first_of_clauses))
         .or_else(|| last(&response));
     number.map(|n| n.to_string())
 }
@@ -27,7 +26,7 @@ fn last(text: &str) -> Option<Number> {
     numbers(text).last().map(|found| found.value)
 }
 
-/// The last `####` that a number follows directly; Markdown headings such as `#### Step 1` and `#### 1. Add` are none.
+/// The last number directly after `####`. Markdown headings such as `#### Step 1` and `#### 1. Add` do not count.
 fn after_hashes(text: &str) -> Option<Number> {
     text.rmatch_indices("####").find_map(|(at, marker)| {
         let rest = &text[at + marker.len()..];
@@ -40,111 +39,30 @@ fn after_hashes(text: &str) -> Option<Number> {
     })
 }
 
-/// What parts an answer from the reasons for it, in one sentence.
+/// Separators of clauses: what follows an answer in its sentence is often the reason for it.
 const BREAKS: [&str; 5] = [", ", "; ", " (", " because ", " since "];
 
-/// The last "answer is" or "answer:" of any case that has a number in its sentence: in the first clause with one.
-fn after_answer_is(text: &str) -> Option<Number> {
-    let lower = text.to_ascii_lowercase();
-    let mut starts: Vec<usize> = ["answer is", "answer:", "answer**:", "answer:**"]
-        .into_iter()
-        .flat_map(|phrase| lower.match_indices(phrase).map(move |(at, _)| at + phrase.len()))
-        .collect();
-    starts.sort_unstable();
-    starts.into_iter().rev().find_map(|start| {
-        let rest = text[start..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*'));
-        let end = [". ", ".\n", "\n"].into_iter().filter_map(|stop| rest.find(stop)).min();
-        let mut clauses = vec![&rest[..end.unwrap_or(rest.len())]];
-        for part in BREAKS {
-            clauses = clauses.into_iter().flat_map(|clause| clause.split(part)).collect();
-        }
-        clauses.into_iter().find_map(first_after_equals)
-    })
+/// The answer in the first clause of `sentence` that contains a number.
+fn first_of_clauses(sentence: &str) -> Option<Number> {
+    let mut clauses = vec![sentence];
+    for separator in BREAKS {
+        clauses = clauses.into_iter().flat_map(|clause| clause.split(separator)).collect();
+    }
+    clauses.into_iter().find_map(first_after_equals)
 }
 
+/// The first number after the last `=`, else the first number.
 fn first_after_equals(text: &str) -> Option<Number> {
     let after = text.rsplit('=').next().unwrap_or(text);
     let first = |text: &str| numbers(text).first().map(|found: &Found| found.value);
     first(after).or_else(|| first(text))
 }
 
-/// `\frac{3}{4}`, `\dfrac{3}{4}`, `\tfrac{3}{4}` as `3/4`, parted from a number before it.
+/// Writes `\frac{3}{4}`, `\dfrac{3}{4}`, `\tfrac{3}{4}` as `3/4`, separated from a number before it.
 fn plain_fractions(text: &str) -> String {
     let plain = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac");
     rewritten(&plain, "\\frac", |[above, below]: [&str; 2]| format!("{INVISIBLE_PLUS}{above}/{below}"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Scored by hand.
-    #[test]
-    fn responses_to_answers() {
-        let rows = [
-            ("", None),
-            ("I do not know.", None),
-            ("She makes 9 * 2 = $18.\n#### 18", Some("18")),
-            ("#### 1,234", Some("1234")),
-            ("#### $1,234.00", Some("1234")),
-            ("#### -5", Some("-5")),
-            ("#### 18 dollars, not 20", Some("18")),
-            ("####18.", Some("18")),
-            ("#### **18**\nLet me know if 3 more examples help.", Some("18")),
-            ("#### Step 1: add 2 and 3\n#### Step 2: the answer is 5", Some("5")),
-            ("#### 12\nWait, that is wrong.\n#### 13", Some("13")),
-            ("#### 1. Find the cost\n#### 2. Compute the rest\n\\boxed{42}", Some("42")),
-            ("#### **1. Add**\n#### 2) Double\n#### 3: Check\nSo 10 are left", Some("10")),
-            ("#### 1. Add\n2 + 3 = 5\n#### $42.", Some("42")),
-            ("#### 1.5 hours", Some("1.5")),
-            ("Therefore \\boxed{18}.", Some("18")),
-            ("\\[ \\boxed{\\$1,800} \\] after 3 weeks", Some("1800")),
-            ("\\boxed{x = 18\\text{ m}^2}", Some("18")),
-            ("\\boxed{18\\text{ dollars in } 2 \\text{ days}}", Some("18")),
-            ("first \\boxed{3}, finally \\boxed{4}", Some("4")),
-            ("\\boxed{\\frac{3}{4}} of 100", Some("0.75")),
-            ("\\boxed{unfinished 7", Some("7")),
-            ("The answer is 18. Note that 2 + 2 = 4.", Some("18")),
-            ("The answer is 5, because 5 x 3 = 15.", Some("5")),
-            ("The answer is 5 since 5 * 3 = 15", Some("5")),
-            ("The answer is 5 (5 * 3 = 15).", Some("5")),
-            ("The answer is, then, 2 + 3 = 5; 5 + 1 = 6", Some("5")),
-            ("The answer is 3\\frac12.", Some("3.5")),
-            ("So \\boxed{-3 \\frac{1}{2}}", Some("-3.5")),
-            ("He needs 3 1/2 cups", Some("3.5")),
-            ("\\boxed{-\\frac{3}{4}}", Some("-0.75")),
-            ("The answer is $18.50.", Some("18.5")),
-            ("The final ANSWER IS: **42** apples", Some("42")),
-            ("So the answer is 5 + 6 = 11 eggs.", Some("11")),
-            ("The answer is simple.\nWe get 7 cats and 9 dogs", Some("9")),
-            ("**Answer:** 60 km/h", Some("60")),
-            ("Answer: \\( 2.0 \\)", Some("2")),
-            ("The answer is 12\n\n30 is wrong", Some("12")),
-            ("He has 20 - 3 = 17 left", Some("17")),
-            ("It drops to -3 degrees", Some("-3")),
-            ("It drops by 10-3", Some("3")),
-            ("He ran 1/2 of it", Some("0.5")),
-            ("That makes 50%.", Some("50")),
-            ("In total, 1,000,000 people", Some("1000000")),
-            ("naïve café costs €3,50", Some("50")),
-            ("The answer is −4 °C", Some("-4")),
-        ];
-        for (response, expected) in rows {
-            assert_eq!(extract(response).as_deref(), expected, "{response:?}");
-        }
-    }
-
-    #[test]
-    fn gold_answers() {
-        let rows = [
-            ("Natalia sold 48/2 = <<48/2=24>>24 clips.\n#### 72", Some("72")),
-            ("#### 1,050", Some("1050")),
-            ("#### -3", Some("-3")),
-            ("72", Some("72")),
-            ("none", None),
-        ];
-        for (gold, expected) in rows {
-            assert_eq!(super::gold(gold).as_deref(), expected, "{gold:?}");
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
-//! What tasks read of LaTeX: arguments in braces, boxed answers, commands and their other spellings.
+//! Parsing that several tasks share: LaTeX commands and their arguments, boxed answers, and "the answer is".
 
-/// The text up to the brace that closes the one before it.
+/// The text up to the brace that closes an open one.
 pub(super) fn balanced(text: &str) -> Option<&str> {
     let mut depth = 1;
     let mut escaped = false;
@@ -18,7 +18,8 @@ pub(super) fn balanced(text: &str) -> Option<&str> {
     None
 }
 
-/// What follows a command as its argument, and the rest: `{..}` without its braces, else a command or one character.
+/// Splits `text`, which follows a command, into the command's argument and the rest. The argument is `{..}`
+/// without its braces, else a command or one character.
 pub(super) fn argument(text: &str) -> Option<(&str, &str)> {
     let text = text.trim_start();
     if let Some(inside) = text.strip_prefix('{') {
@@ -35,7 +36,7 @@ pub(super) fn argument(text: &str) -> Option<(&str, &str)> {
     text.is_char_boundary(end).then(|| text.split_at(end))
 }
 
-/// The contents of every `\boxed{..}` and `\fbox{..}` that is closed, the last one first.
+/// The contents of every closed `\boxed{..}` and `\fbox{..}`, last one first.
 pub(super) fn boxed(text: &str) -> impl Iterator<Item = &str> {
     let mut starts: Vec<usize> = ["\\boxed", "\\fbox"]
         .into_iter()
@@ -45,8 +46,23 @@ pub(super) fn boxed(text: &str) -> impl Iterator<Item = &str> {
     starts.into_iter().rev().filter_map(|at| argument(&text[at..])).map(|(inner, _)| inner)
 }
 
-/// Replaces each `command` and its `N` arguments by what `write` makes of them, innermost first. One that lacks an
-/// argument stays.
+/// The texts after "answer is" or "answer:" of any case, each up to the end of its sentence, last one first.
+pub(super) fn stated_answers(text: &str) -> impl Iterator<Item = &str> {
+    let lower = text.to_ascii_lowercase();
+    let mut starts: Vec<usize> = ["answer is", "answer:", "answer**:", "answer:**"]
+        .into_iter()
+        .flat_map(|phrase| lower.match_indices(phrase).map(move |(at, _)| at + phrase.len()))
+        .collect();
+    starts.sort_unstable();
+    starts.into_iter().rev().map(|start| {
+        let rest = text[start..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*'));
+        let end = [". ", ".\n", "\n"].into_iter().filter_map(|stop| rest.find(stop)).min();
+        &rest[..end.unwrap_or(rest.len())]
+    })
+}
+
+/// Replaces each `command` and its `N` arguments by `write(arguments)`, innermost first. A command that lacks
+/// an argument stays.
 pub(super) fn rewritten<const N: usize>(
     text: &str,
     command: &str,
@@ -77,7 +93,7 @@ pub(super) fn rewritten<const N: usize>(
     text
 }
 
-/// `text` with `plain` for each `spelling`; the command `\in` does not stand in `\infty`.
+/// Replaces each `spelling` by `plain`, but not the `\in` of `\infty`.
 pub(super) fn respelled(text: &str, spelling: &str, plain: &str) -> String {
     let is_letter = |c: char| c.is_ascii_alphabetic();
     let mut pieces = text.split(spelling);
@@ -90,7 +106,8 @@ pub(super) fn respelled(text: &str, spelling: &str, plain: &str) -> String {
     written
 }
 
-/// `x^{2}` as `x^2`, `a_{1}` as `a_1`, `{x}` as `x`: braces around single characters, and around whole powers and indices.
+/// Removes braces around single characters, and around powers and indices of digits: `x^{2}` becomes `x^2`,
+/// `{x}` becomes `x`.
 pub(super) fn unbraced(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
@@ -115,66 +132,4 @@ pub(super) fn unbraced(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arguments_end_where_they_are_closed() {
-        let rows = [
-            ("{a{b}c}d", Some(("a{b}c", "d"))),
-            ("{a\\}b}c", Some(("a\\}b", "c"))),
-            (" 12", Some(("1", "2"))),
-            ("\\pi2", Some(("\\pi", "2"))),
-            ("\\%x", Some(("\\%", "x"))),
-            ("é1", Some(("é", "1"))),
-            ("{open", None),
-            ("", None),
-        ];
-        for (text, expected) in rows {
-            assert_eq!(argument(text), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_spelling_is_no_part_of_a_longer_command() {
-        let rows = [
-            ("x\\in\\infty", "x∈\\infty"),
-            ("\\in(0,1),\\int_0^1", "∈(0,1),\\int_0^1"),
-            ("\\in \\in2\\in", "∈ ∈2∈"),
-            ("none", "none"),
-        ];
-        for (text, expected) in rows {
-            assert_eq!(respelled(text, "\\in", "∈"), expected, "{text:?}");
-        }
-        assert_eq!(respelled("50\\%a", "\\%", ""), "50a");
-    }
-
-    #[test]
-    fn braces_go_where_they_bind_nothing() {
-        let rows = [
-            ("x^{2}+{y}", "x^2+y"),
-            ("2^{10}a_{12}", "2^10a_12"),
-            ("{10}", "{10}"),
-            ("x^{-1}", "x^{-1}"),
-            ("{", "{"),
-        ];
-        for (text, expected) in rows {
-            assert_eq!(unbraced(text), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn commands_are_rewritten_from_the_inside() {
-        let over = |[a, b]: [&str; 2]| format!("({a})/({b})");
-        let rows = [
-            ("\\frac{1}{\\frac23}", "(1)/((2)/(3))"),
-            ("\\frac12 + \\frac", "(1)/(2) + \\frac"),
-            ("\\frac{1", "\\frac{1"),
-            ("\\fraction{1}{2}", "\\fraction{1}{2}"),
-        ];
-        for (text, expected) in rows {
-            assert_eq!(rewritten(text, "\\frac", over), expected, "{text:?}");
-        }
-        assert_eq!(boxed("\\boxed{1} \\fbox{2} \\boxed{3").collect::<Vec<_>>(), ["2", "1"]);
-    }
-}
+mod tests;

@@ -1,44 +1,37 @@
 //! Answers of competition mathematics, as MATH asks for them (arXiv 2103.03874): in `\boxed{..}`.
 //!
-//! A response's answer is its last closed box with something in it, else what follows its last "answer is". Answers are
-//! equal when their normal forms are: numbers as reduced fractions whatever their spelling, units, currency, percent and
-//! degree signs gone, fractions, roots and powers in one spelling, words in one case, what stands after `x =` or `x \in`,
-//! lists sorted, tuples and intervals part by part. What this does not see: that two different expressions have one value.
+//! The answer of a response is its last closed box that is not empty, else the text after its last "answer is".
+//! Answers are equal when their normal forms are. In the normal form
+//!
+//! - numbers are reduced fractions; fractions, roots and powers have one spelling; words are in lower case;
+//! - units, currency, percent and degree signs are removed, and so is `x =` or `x \in` in front;
+//! - lists are sorted; tuples and intervals are normalised part by part.
+//!
+//! Different expressions of the same value are not recognised as equal.
 
-use super::latex::{balanced, boxed, respelled, rewritten, unbraced};
+use super::latex::{balanced, boxed, respelled, rewritten, stated_answers, unbraced};
 use super::number::Number;
 
-/// Bytes of an answer. No right one comes near; what a model writes without end is none, and costs neither time nor stack.
+/// Bytes of the longest answer that is read. Right answers are much shorter; endless output costs neither time
+/// nor stack.
 const LONGEST: usize = 2000;
 
-/// The right answer, normalised, from the text that has it.
+/// The right answer, normalised, from the text of the answer column.
 pub(super) fn gold(answer: &str) -> Option<String> {
     normal(last_box(answer).unwrap_or(answer))
 }
 
-/// The answer of a response, as it stands there.
+/// The answer of a response, not normalised.
 pub(super) fn extract(response: &str) -> Option<String> {
-    last_box(response).or_else(|| after_answer_is(response)).map(str::to_owned)
+    last_box(response).or_else(|| stated_answers(response).next()).map(str::to_owned)
 }
 
-/// The last box with something in it: behind it the empty `\boxed{}` may be talked about.
+/// The last box that is not empty: a response may mention `\boxed{}` after its answer.
 fn last_box(text: &str) -> Option<&str> {
     boxed(text).find(|inner| normal(inner).is_some())
 }
 
-/// What the last "answer is" says, up to the end of its sentence.
-fn after_answer_is(text: &str) -> Option<&str> {
-    let lower = text.to_ascii_lowercase();
-    let starts = ["answer is", "answer:", "answer**:", "answer:**"]
-        .into_iter()
-        .filter_map(|phrase| lower.rfind(phrase).map(|at| at + phrase.len()));
-    let rest =
-        text[starts.max()?..].trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ':' | '*'));
-    let end = [". ", ".\n", "\n"].into_iter().filter_map(|stop| rest.find(stop)).min();
-    Some(&rest[..end.unwrap_or(rest.len())])
-}
-
-/// Sizes and signs that say nothing about the value.
+/// Sizes and signs that do not change the value.
 const NOISE: [&str; 18] = [
     "\\left",
     "\\right",
@@ -60,7 +53,7 @@ const NOISE: [&str; 18] = [
     "**",
 ];
 
-/// Other spellings of the same.
+/// Spellings, and the one that they are replaced by.
 const SPELLINGS: [(&str, &str); 23] = [
     ("\\;", " "),
     ("\\:", " "),
@@ -87,13 +80,13 @@ const SPELLINGS: [(&str, &str); 23] = [
     ("\\in", "∈"),
 ];
 
-/// The normal form of an answer; `None` if nothing is left of it.
+/// The normal form of an answer; `None` if it is empty.
 pub(super) fn normal(answer: &str) -> Option<String> {
     let answer = answer.trim();
     if answer.len() > LONGEST {
         return None;
     }
-    // The end of a matrix row is no escaped space.
+    // First, since the end of a matrix row contains an escaped space.
     let mut text = answer.trim_start_matches("\\[").trim_end_matches("\\]").trim().replace("\\\\", "⏎");
     let noise = NOISE.map(|noise| (noise, ""));
     for (spelling, plain) in noise.into_iter().chain(SPELLINGS) {
@@ -106,7 +99,8 @@ pub(super) fn normal(answer: &str) -> Option<String> {
     if text.is_empty() { None } else { Some(text) }
 }
 
-/// Text in a formula: a unit behind a number goes, with its power; "or" and "and" part a list; text alone is the answer.
+/// Handles text in a formula: a unit after a number is removed with its power, "or" and "and" separate a list,
+/// and text alone is the answer.
 fn without_words(answer: &str) -> String {
     let mut text = answer.to_owned();
     for command in ["\\textbf", "\\textit", "\\text", "\\mbox", "\\mathrm", "\\mathbf"] {
@@ -134,12 +128,12 @@ fn without_words(answer: &str) -> String {
     if plain.trim().is_empty() { word(words.trim().trim_matches(['(', ')'])) } else { plain }
 }
 
-/// A word in one case. A single letter keeps its own: it is a variable.
+/// A word in lower case. A single letter is a variable and keeps its case.
 fn word(text: &str) -> String {
     if text.chars().count() > 1 { text.to_lowercase() } else { text.to_owned() }
 }
 
-/// Without spaces. A comma before one parts a list for certain and becomes a semicolon.
+/// Removes spaces. A comma before a space certainly separates a list, and becomes a semicolon.
 fn unspaced(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
@@ -153,7 +147,7 @@ fn unspaced(text: &str) -> String {
     plain
 }
 
-/// What stands after `x =`, `f(x) =`, `(x, y) =` or `x \in`, where that is all there is on the left.
+/// The text after `x =`, `f(x) =`, `(x, y) =` or `x \in`, if nothing else is on the left.
 fn right_side(text: &str) -> &str {
     match text.split_once(['=', '∈']) {
         Some((left, right)) if is_name(left) && !right.contains('=') => right,
@@ -167,7 +161,7 @@ fn is_name(left: &str) -> bool {
         && commas(left).len() == 1
 }
 
-/// A tuple, interval or matrix row part by part in its order; a set or a bare list sorted.
+/// Normalises a tuple, interval or matrix row part by part; sorts a set or a bare list.
 fn parts(text: &str) -> String {
     let set = text.strip_prefix("\\{").and_then(|inner| inner.strip_suffix("\\}"));
     let inside = set.unwrap_or(text);
@@ -183,8 +177,9 @@ fn parts(text: &str) -> String {
     elements.join(",")
 }
 
-/// The elements of a bare list. A comma with no space behind it parts thousands where it can: `100,200` is a number as
-/// `1,234` is, and `100, 200` are two. Who means two and writes no space is read wrongly, as seldom as can be.
+/// The elements of a bare list. A comma without a space after it separates thousands if it can: `100,200` is
+/// one number, as `1,234` is, and `100, 200` are two. So the rare list of such numbers without spaces is
+/// misread.
 fn listed(text: &str) -> Vec<&str> {
     let elements = split(text, &[';']).into_iter().flat_map(|part| match is_grouped(without_unit(part)) {
         true => vec![part],
@@ -193,7 +188,7 @@ fn listed(text: &str) -> Vec<&str> {
     elements.filter(|element| !element.is_empty()).collect()
 }
 
-/// `1` and `-2` of `x=1` and `x=-2`. Values of several names are not the same list in another order.
+/// The right sides `1` and `-2` of `x=1` and `x=-2`; `None` if the names differ, since then the order matters.
 fn values_of_one_name<'a>(elements: &[&'a str]) -> Option<Vec<&'a str>> {
     let sides: Vec<(&str, &str)> =
         elements.iter().map(|element| element.split_once('=')).collect::<Option<_>>()?;
@@ -202,7 +197,7 @@ fn values_of_one_name<'a>(elements: &[&'a str]) -> Option<Vec<&'a str>> {
     is_one.then(|| sides.into_iter().map(|(_, right)| right).collect())
 }
 
-/// Whether commas part thousands: `1,234,567`.
+/// Whether commas separate thousands: `1,234,567`.
 fn is_grouped(text: &str) -> bool {
     let digits = text.trim_start_matches('-');
     let whole = digits.split('.').next().unwrap_or_default();
@@ -213,7 +208,7 @@ fn is_grouped(text: &str) -> bool {
         && groups.all(|group| numeric(group) && group.len() == 3)
 }
 
-/// What one pair of brackets encloses, if it encloses all.
+/// The inside of one pair of brackets around the whole text.
 fn enclosed(text: &str) -> Option<&str> {
     let inner = text.strip_prefix(['(', '['])?.strip_suffix([')', ']'])?;
     let mut depth = 0i32;
@@ -224,7 +219,7 @@ fn enclosed(text: &str) -> Option<&str> {
     stays_inside.then_some(inner)
 }
 
-/// What a character does to the depth of brackets.
+/// The change of bracket depth at a character.
 fn step(c: char) -> i32 {
     match c {
         '(' | '[' | '{' => 1,
@@ -233,12 +228,12 @@ fn step(c: char) -> i32 {
     }
 }
 
-/// Parts between commas, whatever stands behind them.
+/// Parts between commas or semicolons outside of brackets.
 fn commas(text: &str) -> Vec<&str> {
     split(text, &[',', ';'])
 }
 
-/// Parts between `separators` that no bracket holds.
+/// Parts between `separators` outside of brackets.
 fn split<'a>(text: &'a str, separators: &[char]) -> Vec<&'a str> {
     let (mut depth, mut start, mut parts) = (0, 0, Vec::new());
     for (at, c) in text.char_indices() {
@@ -252,7 +247,7 @@ fn split<'a>(text: &'a str, separators: &[char]) -> Vec<&'a str> {
     parts
 }
 
-/// One expression: a number if it is one, a word, else its text with signs and quotients in one spelling.
+/// Normalises one expression: a number, a word, or a text with one spelling of signs and quotients.
 fn element(text: &str) -> String {
     let text = without_unit(text);
     if let Some(number) = number(text) {
@@ -273,8 +268,8 @@ fn element(text: &str) -> String {
     format!("{sign}{above}/{below}")
 }
 
-/// Both sides of the one quotient that `text` is, without those brackets around them that decide nothing: `(x+1)/2` is not
-/// `x+1/2`, and `1/(2x)` not `1/2x`.
+/// Both sides of a quotient, without redundant brackets: those of `(x+1)/2` and `1/(2x)` stay. `None` if `text`
+/// has not exactly one `/` outside of brackets.
 fn quotient(text: &str) -> Option<(&str, &str)> {
     let mut depth = 0;
     let mut slashes = text.char_indices().filter(|&(_, c)| {
@@ -290,7 +285,7 @@ fn quotient(text: &str) -> Option<(&str, &str)> {
     Some((bare(above, is_product), bare(below, is_factor)))
 }
 
-/// Whether nothing is added in `text`, outside of brackets; a sign in front is allowed.
+/// Whether `text` has no sum outside of brackets; a sign in front is allowed.
 fn is_product(text: &str) -> bool {
     let mut depth = 0;
     let adds = text.char_indices().any(|(at, c)| {
@@ -300,7 +295,7 @@ fn is_product(text: &str) -> bool {
     !adds && !text.contains("\\pm") && !text.contains("\\mp")
 }
 
-/// Whether `text` is a number, a letter, a command, a root or something in brackets, or a power of one.
+/// Whether `text` is a number, a letter, a command, a root, an expression in brackets, or a power of one of these.
 fn is_factor(text: &str) -> bool {
     let is_base = |text: &str| {
         let command = text.strip_prefix('\\').unwrap_or_default();
@@ -314,13 +309,13 @@ fn is_factor(text: &str) -> bool {
     is_base(text) || power.is_some_and(|(base, exponent)| is_base(base) && is_exponent(exponent))
 }
 
-/// Units of two and three letters; two letters alone could be two variables.
+/// Units of two and three letters; other two letters could be a product of two variables.
 const UNITS: [&str; 20] = [
     "cm", "mm", "km", "ft", "in", "yd", "mi", "kg", "mg", "lb", "oz", "ml", "hr", "min", "sec", "day", "mph",
     "kph", "lbs", "deg",
 ];
 
-/// `5cm` and `5cm^2` as `5`: a unit behind a number, or any word of four letters.
+/// Removes a unit after a number, of [`UNITS`] or any word of at least four letters: `5cm^2` becomes `5`.
 fn without_unit(text: &str) -> &str {
     let unit = text.trim_end_matches(['²', '³']);
     let unit = unit.strip_suffix("^2").or_else(|| unit.strip_suffix("^3")).unwrap_or(unit);
@@ -330,8 +325,8 @@ fn without_unit(text: &str) -> &str {
     if is_unit && number(value).is_some() { value } else { text }
 }
 
-/// A decimal, a fraction of two, or a whole number with a fraction behind it, signs and brackets around it. A model can
-/// write any number of them, so they are taken off one after the other.
+/// The value of a decimal, a fraction or a mixed number. Signs and brackets around it are removed in a loop: a
+/// response can have any number of them, too many for recursion.
 fn number(text: &str) -> Option<Number> {
     let (mut text, mut is_negative) = (text, false);
     loop {
@@ -350,7 +345,7 @@ fn number(text: &str) -> Option<Number> {
     Some(if is_negative { value.negated() } else { value })
 }
 
-/// `above` over `below`; `3(1)` over `2` is a mixed number.
+/// The value of `above` over `below`; `3(1)` over `2` is the mixed number 3 1/2.
 fn fraction(above: &str, below: &str) -> Option<Number> {
     let below = number(below)?;
     if let Some(above) = number(above) {

@@ -1,7 +1,7 @@
-//! Tasks: what is asked, how an answer is read from a response, and when it is right. A task is data, a TOML file with
-//! a version: the built-in ones lie in `built_in/`, one's own anywhere. It never sees tokens or models.
+//! Tasks: the questions, how an answer is extracted from a response, and when it is right. A task is data, a
+//! TOML file with a version; the built-in ones are in `built_in/`. No tokens or models here.
 //!
-//! To add one: a file there, a line in `BUILT_IN`, and hand-scored cases in the tests of its extractor.
+//! To add a task: a file in `built_in/`, a line in `BUILT_IN`, and hand-scored cases in the tests of its extractor.
 
 use std::path::Path;
 
@@ -30,38 +30,38 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("spec_bench", include_str!("built_in/spec_bench.toml")),
 ];
 
-/// What is asked and how it is scored.
+/// Questions, and how answers to them are scored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
-    /// What rows call it.
+    /// Its name in results.
     pub name: String,
-    /// Raised whenever data, wording, extraction or scoring change a figure. `None` where the prompts are a recipe's own.
+    /// Raised whenever data, wording, extraction or scoring change a figure. `None` for a recipe's own prompts.
     pub version: Option<u32>,
-    /// Whose settings these are.
+    /// The publication or harness whose settings these are.
     pub follows: String,
-    /// Longest response, EOS included.
+    /// Longest response, including EOS.
     pub max_new_tokens: Option<usize>,
-    /// Where the questions are, how they are worded, and the right answers.
+    /// The file of questions, their wording, and the right answers.
     #[serde(default)]
     pub prompts: PromptsConfig,
-    /// How an answer is read from a response.
+    /// How an answer is extracted from a response.
     pub extractor: Extractor,
-    /// When it is right.
+    /// When the answer is right.
     pub scorer: Scorer,
 }
 
-/// How an answer is read from a response.
+/// How an answer is extracted from a response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Extractor {
-    /// Not at all.
+    /// No answer is extracted.
     None,
-    /// The number that it says most plainly is its answer.
+    /// The number that the response most clearly gives as its answer.
     Number,
-    /// The last `\boxed{..}`, else what follows the last "answer is".
+    /// The last `\boxed{..}`, else the text after the last "answer is".
     Boxed,
-    /// The Python code that it offers.
+    /// The Python code in it.
     Code,
     /// The last match of a regular expression: its first group, or all of it.
     Pattern(String),
@@ -73,25 +73,25 @@ pub enum Extractor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scorer {
-    /// Never said: for speed alone.
+    /// Answers are not scored: for speed alone.
     None,
     /// The same exact number.
     Number,
-    /// The same in the normal form of competition mathematics.
+    /// The same expression in the normal form for competition mathematics.
     Math,
-    /// The same text, but for case and space around it.
+    /// The same text, ignoring case and spaces.
     Text,
-    /// The program that it stands in, at `@answer@`, runs to its end.
+    /// The test program with the answer in place of `@answer@` runs to its end.
     Python,
 }
 
 impl Task {
-    /// Whether prompts must carry an answer. A task that needs none never scores.
+    /// Whether answers are scored, so that every prompt needs a right answer.
     pub fn scores(&self) -> bool {
         self.scorer != Scorer::None
     }
 
-    /// The right answer, normalised, from what the prompt file gives. `None` if it cannot be read.
+    /// The right answer, normalised, from the text of the answer column. `None` if it cannot be read.
     pub fn expected(&self, answer: &str) -> Option<String> {
         match self.scorer {
             Scorer::None => None,
@@ -102,7 +102,7 @@ impl Task {
         }
     }
 
-    /// The answer that a response gives, normalised so that equal answers are equal strings. `None` if it gives none.
+    /// The answer in a response, normalised so that equal answers are equal strings. `None` if there is none.
     pub fn extract(&self, response: &str) -> Option<String> {
         let answer = match &self.extractor {
             Extractor::None => None,
@@ -121,7 +121,7 @@ impl Task {
     }
 }
 
-/// The program that passes, and says `passed` at its end, if `code` is right by `tests`.
+/// The program that runs `tests` on `code`, and prints `passed` at its end.
 pub(crate) fn test_program(tests: &str, code: &str, passed: &str) -> String {
     code::program(tests, code, passed)
 }

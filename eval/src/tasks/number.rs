@@ -1,5 +1,5 @@
-//! Exact numbers read from running text: `$1,234.50`, `-5`, `3/4`, `3 1/2`. Values are reduced fractions, so `18`, `18.00`
-//! and `36/2` are equal without any tolerance.
+//! Exact numbers in running text: `$1,234.50`, `-5`, `3/4`, `3 1/2`. Values are reduced fractions, so `18`,
+//! `18.00` and `36/2` are equal without a tolerance.
 
 use std::fmt;
 
@@ -10,18 +10,18 @@ pub struct Number {
     denominator: i128,
 }
 
-/// A number and the bytes it stands at.
+/// A number and its position in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// First byte, the sign included.
+    /// The first byte, of the sign if there is one.
     pub start: usize,
-    /// The byte behind it.
+    /// The byte after it.
     pub end: usize,
     /// The value.
     pub value: Number,
 }
 
-/// What stands before the fraction of a mixed number, so that `3\frac12` is not read as `31/2`.
+/// Written before a fraction, so that `3\frac12` is not read as `31/2`.
 pub(super) const INVISIBLE_PLUS: char = '\u{2064}';
 
 /// Every number of `text`, in order. Numbers too long for 128 bits are left out.
@@ -39,7 +39,7 @@ pub fn numbers(text: &str) -> Vec<Found> {
             let (denominator, after) = decimal(bytes, end + 1);
             value = value.zip(denominator).and_then(|(n, d)| n.divided_by(d));
             end = after;
-        } else if let Some((fraction, after)) = fraction_behind(text, end)
+        } else if let Some((fraction, after)) = fraction_after(text, end)
             && !text[at..end].contains('.')
         {
             value = value.and_then(|whole| whole.plus(fraction));
@@ -55,8 +55,8 @@ pub fn numbers(text: &str) -> Vec<Found> {
     found
 }
 
-/// The proper fraction of a mixed number whose whole ends at `at`, and where it ends: the `1/2` of `3 1/2`.
-fn fraction_behind(text: &str, at: usize) -> Option<(Number, usize)> {
+/// The proper fraction of a mixed number whose whole part ends at `at`, the `1/2` of `3 1/2`, and its end.
+fn fraction_after(text: &str, at: usize) -> Option<(Number, usize)> {
     let rest = &text[at..];
     let behind = rest.strip_prefix(' ').unwrap_or(rest);
     let behind = behind.strip_prefix(INVISIBLE_PLUS).unwrap_or(behind);
@@ -74,7 +74,7 @@ fn starts_number(bytes: &[u8], at: usize) -> bool {
     digit(at) || (bytes[at] == b'.' && digit(at + 1))
 }
 
-/// Reads digits, groups of three behind commas, and a fraction part. Returns the end of what it read.
+/// Reads digits, groups of three after commas, and a fraction part. Returns the value and its end.
 fn decimal(bytes: &[u8], start: usize) -> (Option<Number>, usize) {
     let digit = |i: usize| bytes.get(i).is_some_and(u8::is_ascii_digit);
     let mut digits = Vec::new();
@@ -97,12 +97,13 @@ fn decimal(bytes: &[u8], start: usize) -> (Option<Number>, usize) {
     (Number::from_digits(&digits, places), at)
 }
 
-/// Whether exactly three digits stand at `at`: `1,234` is one number and `1, 2` or `1,2` are two.
+/// Whether there are exactly three digits at `at`: `1,234` is one number, `1, 2` and `1,2` are two.
 fn is_group(bytes: &[u8], at: usize) -> bool {
     bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count() == 3
 }
 
-/// Looks left of a number over currency and markup for a minus that is a sign: not one between two operands.
+/// Whether a minus before the number, and before its currency and markup, is a sign and not an operator; and
+/// the start of the number with its sign.
 fn sign_before(text: &str, start: usize) -> (bool, usize) {
     let markup = |c: char| matches!(c, '$' | '€' | '£' | '\\' | '*' | '{' | '(' | INVISIBLE_PLUS);
     let before = text[..start].trim_end_matches(markup);
@@ -115,7 +116,7 @@ fn sign_before(text: &str, start: usize) -> (bool, usize) {
 }
 
 impl Number {
-    /// `text` if it is a decimal and nothing else.
+    /// The value of `text`, if it is a decimal and nothing else.
     pub(super) fn read(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
         if bytes.is_empty() || !starts_number(bytes, 0) {
@@ -180,51 +181,4 @@ impl fmt::Display for Number {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_to_numbers() {
-        let rows = [
-            ("", ""),
-            ("none here.", ""),
-            ("18", "18"),
-            ("It is 18.", "18"),
-            ("$1,234.50.", "1234.5"),
-            ("1,234,567", "1234567"),
-            ("1, 2 and 3", "1 2 3"),
-            ("1,2,3", "1 2 3"),
-            ("1,2345", "1 2345"),
-            ("007", "7"),
-            (".5 and 0.50", "0.5 0.5"),
-            ("-5", "-5"),
-            ("−5 °C", "-5"),
-            ("-$5 or $-5", "-5 -5"),
-            ("10-3", "10 3"),
-            ("10 - 3", "10 3"),
-            ("a range 5 -7", "5 -7"),
-            ("3/4 of 1/3", "0.75 1/3"),
-            ("36/2", "18"),
-            ("3 1/2 cups, 1 3/4", "3.5 1.75"),
-            ("-3 1/2", "-3.5"),
-            ("3 5/2", "3 2.5"),
-            ("3.5 1/2", "3.5 0.5"),
-            ("3, 1/2", "3 0.5"),
-            ("3  1/2", "3 0.5"),
-            ("3 1 / 2", "3 1 2"),
-            ("5/0", ""),
-            ("v1.2.3", "1.2 0.3"),
-            ("-0", "0"),
-            ("99999999999999999999999999999999999999999999", ""),
-        ];
-        for (text, expected) in rows {
-            let read: Vec<String> = numbers(text).iter().map(|n| n.value.to_string()).collect();
-            assert_eq!(read.join(" "), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_number_starts_at_its_sign() {
-        assert_eq!(numbers("x = -$5")[0].start, 4);
-    }
-}
+mod tests;

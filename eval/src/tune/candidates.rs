@@ -1,87 +1,90 @@
-//! What is tried: the autoregressive baseline, the decoders as they are by default, and a sample of every combination
-//! of settings whose widest pass can pay for itself.
+//! The decoders that are tried: the autoregressive baseline, the defaults, and a sample of all combinations of
+//! settings whose widest pass can pay off.
 
 use jacobi_datasets::Rng;
 use jacobi_datasets::schema::tuned::Latency;
-use jacobi_decoder::{Growth, StopRules, Strategy};
+use jacobi_decoder::{Filler, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy};
 
 use super::latency::cost;
-use crate::config::Contender;
-use crate::{DecoderConfig, DecoderName, EvalError, FillerName, WindowName};
 
 const BLOCK_SIZES: [usize; 5] = [4, 8, 16, 32, 64];
 const POOL_SIZES: [usize; 4] = [0, 2, 4, 8];
 const TREE_BUDGETS: [usize; 5] = [0, 8, 16, 32, 64];
-/// K and r; for one block at a time r decides nothing.
-const BLOCKS: [(usize, f64); 5] = [(1, 0.85), (2, 0.5), (2, 0.85), (3, 0.5), (3, 0.85)];
+/// With one block at a time `spawn_ratio` has no effect.
+const GROWTHS: [Growth; 6] = [
+    Growth::Blocks { max_blocks: 1, spawn_ratio: 0.85 },
+    Growth::Blocks { max_blocks: 2, spawn_ratio: 0.5 },
+    Growth::Blocks { max_blocks: 2, spawn_ratio: 0.85 },
+    Growth::Blocks { max_blocks: 3, spawn_ratio: 0.5 },
+    Growth::Blocks { max_blocks: 3, spawn_ratio: 0.85 },
+    Growth::Sliding,
+];
 
-/// The settings that are always tried, the autoregressive baseline first.
-pub(crate) fn defaults(seed: u64, stop: &StopRules) -> Result<Vec<Contender>, EvalError> {
-    let named = |name| DecoderConfig { name, ..DecoderConfig::default() };
-    let tree = DecoderConfig { tree_budget: Some(32), ..named(DecoderName::MultiBlock) };
-    let decoders = [named(DecoderName::Ar), named(DecoderName::Jacobi), named(DecoderName::MultiBlock), tree];
-    decoders.iter().map(|decoder| Contender::new(decoder, seed, stop)).collect()
+/// The decoders that are always tried, the autoregressive baseline first.
+pub(crate) fn defaults(seed: u64, stop: &StopRules) -> Vec<Settings> {
+    let multi_block = MultiBlockConfig { seed, ..MultiBlockConfig::default() };
+    let jacobi = JacobiConfig { block_size: multi_block.block_size, seed };
+    let strategies = [
+        Strategy::Autoregressive,
+        Strategy::Jacobi(jacobi),
+        Strategy::MultiBlock(multi_block.clone()),
+        Strategy::MultiBlock(MultiBlockConfig { tree_budget: 32, ..multi_block }),
+    ];
+    strategies.map(|strategy| Settings::greedy(strategy, stop.clone())).into()
 }
 
-/// Up to `count` further ones, the same for the same arguments: every block size without branches, as `jacobi` and as a
-/// sliding window, then `multi_block` with settings drawn at random. Those whose widest pass costs more than the most
-/// tokens it could accept are left out.
+/// Up to `count` further decoders, a function of the arguments: every block size without branches, as `jacobi`
+/// and as a sliding window, then `multi_block` with settings in random order. Those whose widest pass costs
+/// more than the most tokens that it could accept are left out.
 pub(crate) fn challengers(
     latency: &Latency,
-    defaults: &[Contender],
+    defaults: &[Settings],
     count: usize,
     seed: u64,
     stop: &StopRules,
-) -> Result<Vec<Contender>, EvalError> {
-    let mut drawn = windows();
-    Rng::new(&[seed, count as u64]).shuffle(&mut drawn);
-    let mut found = Vec::new();
-    for decoder in plain().into_iter().chain(drawn) {
-        let contender = Contender::new(&decoder, seed, stop)?;
-        let known = defaults.iter().chain(&found).any(|other| other.settings == contender.settings);
-        if !known && can_pay(latency, &contender.settings.strategy) && found.len() < count {
-            found.push(contender);
+) -> Vec<Settings> {
+    let mut windows = windows(seed);
+    Rng::new(&[seed, count as u64]).shuffle(&mut windows);
+    let mut found: Vec<Settings> = Vec::new();
+    for strategy in without_branches(seed).into_iter().chain(windows) {
+        if found.len() == count {
+            break;
+        }
+        let is_known = defaults.iter().chain(&found).any(|other| other.strategy == strategy);
+        if !is_known && can_pay(latency, &strategy) {
+            found.push(Settings::greedy(strategy, stop.clone()));
         }
     }
-    Ok(found)
+    found
 }
 
-/// The narrowest windows: no branches, one block.
-fn plain() -> Vec<DecoderConfig> {
-    let jacobi = DecoderConfig { name: DecoderName::Jacobi, ..DecoderConfig::default() };
-    let sliding = DecoderConfig {
-        name: DecoderName::MultiBlock,
-        window: Some(WindowName::Sliding),
-        filler: Some(FillerName::Ngram),
-        pool_size: Some(0),
-        tree_budget: Some(0),
-        ..DecoderConfig::default()
+/// The narrowest windows: one block, no branches.
+fn without_branches(seed: u64) -> Vec<Strategy> {
+    let of_size = |block_size| {
+        let sliding = MultiBlockConfig {
+            block_size,
+            growth: Growth::Sliding,
+            filler: Filler::Ngram,
+            pool_size: 0,
+            tree_budget: 0,
+            seed,
+        };
+        [Strategy::Jacobi(JacobiConfig { block_size, seed }), Strategy::MultiBlock(sliding)]
     };
-    let sized =
-        |block_size| [&jacobi, &sliding].map(|d| DecoderConfig { block_size: Some(block_size), ..d.clone() });
-    BLOCK_SIZES.into_iter().flat_map(sized).collect()
+    BLOCK_SIZES.into_iter().flat_map(of_size).collect()
 }
 
-/// Every combination of `multi_block`'s settings.
-fn windows() -> Vec<DecoderConfig> {
-    let sliding = DecoderConfig { window: Some(WindowName::Sliding), ..DecoderConfig::default() };
-    let blocks = BLOCKS.map(|(max_blocks, spawn_ratio)| DecoderConfig {
-        max_blocks: Some(max_blocks),
-        spawn_ratio: Some(spawn_ratio),
-        ..DecoderConfig::default()
-    });
+/// Every combination of the settings of `multi_block`.
+fn windows(seed: u64) -> Vec<Strategy> {
     let mut windows = Vec::new();
-    for growth in blocks.into_iter().chain([sliding]) {
+    for growth in GROWTHS {
         for block_size in BLOCK_SIZES {
-            for filler in [FillerName::Random, FillerName::Ngram] {
+            for filler in [Filler::Random, Filler::Ngram] {
                 for pool_size in POOL_SIZES {
-                    windows.extend(TREE_BUDGETS.map(|tree_budget| DecoderConfig {
-                        name: DecoderName::MultiBlock,
-                        block_size: Some(block_size),
-                        filler: Some(filler),
-                        pool_size: Some(pool_size),
-                        tree_budget: Some(tree_budget),
-                        ..growth.clone()
+                    windows.extend(TREE_BUDGETS.map(|tree_budget| {
+                        let config =
+                            MultiBlockConfig { block_size, growth, filler, pool_size, tree_budget, seed };
+                        Strategy::MultiBlock(config)
                     }));
                 }
             }
@@ -90,7 +93,7 @@ fn windows() -> Vec<DecoderConfig> {
     windows
 }
 
-/// Whether the widest pass costs no more than autoregressive passes for every token it could accept.
+/// Whether the widest pass costs at most one autoregressive pass for every token that it could accept.
 fn can_pay(latency: &Latency, strategy: &Strategy) -> bool {
     let most_accepted = match strategy {
         Strategy::Autoregressive => 1,
@@ -104,60 +107,4 @@ fn can_pay(latency: &Latency, strategy: &Strategy) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use jacobi_datasets::schema::tuned::WidthLatency;
-    use serde_json::Value;
-
-    /// Flat to `knee` rows, then in proportion.
-    fn machine(knee: usize) -> Latency {
-        let width = |rows: usize| WidthLatency { rows, seconds: (rows as f64 / knee as f64).max(1.0) };
-        Latency { cached: 9, knee, widths: (0..10).map(|power| width(1 << power)).collect() }
-    }
-
-    fn stop() -> StopRules {
-        StopRules { max_new_tokens: 9, eos_token_ids: vec![2] }
-    }
-
-    fn labels(knee: usize, count: usize, seed: u64) -> Vec<String> {
-        let found =
-            challengers(&machine(knee), &defaults(seed, &stop()).unwrap(), count, seed, &stop()).unwrap();
-        let label = |c: &Contender| format!("{} {}", c.name.as_str(), Value::Object(c.shown.clone()));
-        found.iter().map(label).collect()
-    }
-
-    #[test]
-    fn the_sample_is_fixed_by_its_seed_and_holds_nothing_twice() {
-        let some = labels(256, 32, 7);
-        assert_eq!((some.len(), &some), (32, &labels(256, 32, 7)));
-        assert_ne!(some, labels(256, 32, 8));
-        let narrow = |name| some[..9].iter().filter(|label| label.starts_with(name)).count();
-        assert_eq!((narrow("jacobi"), narrow("multi_block")), (4, 5), "jacobi with 16 is a default");
-        let mut all = labels(256, usize::MAX, 7);
-        // Six windows, five sizes, two fillers, four pools, five trees, less the two defaults; and four of jacobi.
-        assert_eq!(all.len(), 1200 - 2 + 4);
-        all.sort();
-        all.dedup();
-        assert_eq!(all.len(), 1202);
-        assert!(labels(256, 0, 7).is_empty());
-    }
-
-    #[test]
-    fn what_cannot_pay_for_its_widest_pass_is_left_out() {
-        let wide =
-            |labels: Vec<String>| labels.iter().filter(|label| label.contains("\"pool_size\":8")).count();
-        // Every row costs as much as a pass of one: a branch beside the run never pays, a run alone just does.
-        let narrow = labels(1, usize::MAX, 7);
-        assert!(narrow.iter().any(|label| label.starts_with("jacobi")) && wide(narrow) == 0);
-        assert_eq!(wide(labels(512, usize::MAX, 7)), 300);
-        assert!((1..300).contains(&wide(labels(8, usize::MAX, 7))));
-    }
-
-    #[test]
-    fn the_defaults_are_those_of_the_decoders() {
-        let names: Vec<&str> = defaults(3, &stop()).unwrap().iter().map(|c| c.name.as_str()).collect();
-        assert_eq!(names, ["ar", "jacobi", "multi_block", "multi_block"]);
-        let strategy = DecoderConfig::default().strategy(3).unwrap();
-        assert_eq!(defaults(3, &stop()).unwrap()[0].settings.strategy, strategy);
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! How tokens are taken from the model's distribution.
+//! The options for how tokens are taken from the model's distribution.
 
 use jacobi_decoder::{RandomSampling, Sampling};
 
@@ -17,11 +17,11 @@ pub struct SamplingArgs {
     /// Sample from the most probable tokens that together reach probability P
     #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = share)]
     top_p: Option<f32>,
-    /// Sample, with tokens that were there before made less probable; 1 changes nothing
+    /// Sample, with tokens of the prompt and the response so far made less probable; 1 changes nothing
     #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = above_zero)]
     repetition_penalty: Option<f32>,
-    /// Greedy: decide a token alone where a wide pass gives its two best tokens log-probabilities closer than GAP; for
-    /// bfloat16 [default GAP: 0.5]
+    /// Greedy: decide a token by a pass over one row where a wide pass gives its two best tokens
+    /// log-probabilities closer than GAP; for bfloat16 [default GAP: 0.5]
     #[arg(long, value_name = "GAP", num_args = 0..=1, default_missing_value = "0.5",
         allow_negative_numbers = true, value_parser = above_zero)]
     strict: Option<f32>,

@@ -1,4 +1,4 @@
-//! How a response is shown.
+//! The options for how a response is shown.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,8 @@ use crate::output::{self, Stream};
 /// The text alone, unless more is asked for.
 #[derive(Debug, clap::Args)]
 pub struct ViewArgs {
-    /// Print one JSON object: prompt_tokens, response_tokens, text, finish_reason, stats; an array of them for --compare
+    /// Print one JSON object: prompt_tokens, response_tokens, text, finish_reason, stats; an array of them for
+    /// --compare
     #[arg(long)]
     pub json: bool,
     /// Show each pass: what was accepted and from where, what was refined, what was rejected
@@ -28,10 +29,10 @@ pub struct ViewArgs {
 }
 
 impl ViewArgs {
-    /// Finds out whether the page can be written before anything is decoded.
+    /// Checks that the page can be written, before anything is decoded.
     ///
     /// # Errors
-    /// When its directory is not there.
+    /// If its directory does not exist.
     pub fn check(&self) -> anyhow::Result<()> {
         let Some(file) = &self.html else { return Ok(()) };
         let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -39,8 +40,7 @@ impl ViewArgs {
         Ok(())
     }
 
-    /// What shows a response: one view on standard output, its statistics, and the page, whose `head` is known
-    /// beforehand.
+    /// The views of a response: one on standard output, its statistics, and the page, which starts as `head`.
     pub fn views<'a>(&self, engine: &'a Engine, head: &DecodedPage) -> Vec<Box<dyn View + 'a>> {
         let tokenizer = engine.tokenizer();
         let shown: Box<dyn View> = if self.json {

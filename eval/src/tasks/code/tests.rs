@@ -1,7 +1,7 @@
 //! Responses scored by hand: what is read from them, and whether it passes.
 
 use super::*;
-use crate::config::SandboxConfig;
+use crate::SandboxConfig;
 use crate::judge::Judge;
 use crate::tasks::find;
 

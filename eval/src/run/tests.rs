@@ -1,20 +1,20 @@
-//! The loop against a scripted model whose figures can be worked out by hand.
+//! The loop on a scripted model whose figures can be computed by hand.
 
 use std::cell::RefCell;
 
 use jacobi_datasets::schema::eval_row::EvalRow;
 use jacobi_datasets::{FinishReason, Message, Prompt};
+use jacobi_decoder::{DecoderConfig, DecoderName};
 use jacobi_model::{Predictions, Session, Work};
 
 use super::*;
 use crate::questions;
-use crate::{DecoderConfig, DecoderName, tasks};
+use crate::tasks;
 
-/// The token after position `at` is `1001 + at` whatever stands before, so a draft of fillers (earlier tokens) is never
-/// right by chance and always right after one pass. `flips`: wide forwards give another token at this position,
-/// as bf16 near-ties do; its logit is 0.25 below the right one's. `slips`: so does every forward of which this position
-/// is not the first row, as a model does that the right tokens before it would have told better. `panics_at`: a forward
-/// over so many cached tokens of so many rows goes wrong.
+/// The token after position `at` is `1001 + at` whatever precedes it, so filler (earlier tokens) is never right
+/// and every draft is right after one pass. `flips`: passes over several rows give another token at this
+/// position, whose logit is 0.25 below the right one's, as in near-ties in bf16. `slips`: every pass whose
+/// first row is not this position does so. `panics_at`: a pass over (cached tokens, rows) panics.
 struct Counting {
     context: usize,
     flips: Option<usize>,
@@ -107,7 +107,7 @@ fn question(id: &str, expected: Option<&str>) -> Question {
     Question { prompt, expected: expected.map(str::to_owned) }
 }
 
-/// Prompt `a` has 3 tokens and reaches the EOS 1008 as its sixth token; `b` has 12 and runs into the limit of 9.
+/// Prompt `a` has 3 tokens and reaches the EOS 1008 as its sixth token; `b` has 12 and reaches the limit of 9.
 fn with_bench<T>(model: &Counting, check: impl FnOnce(&Bench) -> T) -> T {
     let jacobi = DecoderConfig { name: DecoderName::Jacobi, block_size: Some(4), ..DecoderConfig::default() };
     let config = EvalConfig { decoders: vec![jacobi], ..EvalConfig::default() };
@@ -215,7 +215,7 @@ fn a_flipped_near_tie_is_reported() {
     let measured = with_bench(&model, |bench| {
         let mut measured = measure(bench, 0, &go, &mut |_| ());
         let before = model.widths.borrow().len();
-        bench.weigh_divergences(&mut measured, &go);
+        bench.add_divergence_gaps(&mut measured, &go);
         // As autoregressive decoding came there: the prompt, then token by token.
         assert_eq!(model.widths.borrow()[before..], [3, 1, 1]);
         measured
@@ -340,7 +340,7 @@ fn an_analysis_that_fails_leaves_out_its_figure_and_says_so() {
     // The prefill of a.
     let broken = Counting { panics_at: Some((0, 3)), ..counting() };
     with_bench(&broken, |bench| {
-        bench.weigh_divergences(&mut measured, &go);
+        bench.add_divergence_gaps(&mut measured, &go);
         bench.rank_rejections(8, &mut measured, &go);
     });
     assert_eq!((measured.samples[1][0].divergence_gap, measured.ranks[1].len()), (None, 0));

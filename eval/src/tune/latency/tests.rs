@@ -1,0 +1,66 @@
+//! Latencies of a machine with a roofline.
+
+use super::*;
+
+/// A machine with a roofline: flat to 16 rows, then in proportion. Every fifth pass is disturbed.
+fn roofline(widest: usize, disturbed: f64) -> (Vec<WidthLatency>, Vec<usize>) {
+    let mut asked = Vec::new();
+    let widths = medians(widest, &mut |rows| {
+        asked.push(rows);
+        let quiet = (rows as f64 / 16.0).max(1.0);
+        Some(if asked.len() % 5 == 0 { quiet * disturbed } else { quiet })
+    });
+    (widths.unwrap(), asked)
+}
+
+#[test]
+fn widths_double_and_disturbances_do_not_count() {
+    let (widths, asked) = roofline(100, 7.0);
+    let expected = [(1, 1.0), (2, 1.0), (4, 1.0), (8, 1.0), (16, 1.0), (32, 2.0), (64, 4.0)];
+    assert_eq!(widths.iter().map(|w| (w.rows, w.seconds)).collect::<Vec<_>>(), expected);
+    // Warm-up, then up and down.
+    assert_eq!(asked[..15], [1, 1, 2, 4, 8, 16, 32, 64, 1, 2, 4, 8, 16, 32, 64]);
+    assert_eq!(asked[15..22], [64, 32, 16, 8, 4, 2, 1]);
+    assert_eq!(asked.len(), 8 + 7 * REPEATS);
+    assert_eq!(knee(&widths), 16);
+}
+
+#[test]
+fn what_nobody_would_pay_for_is_not_measured_further() {
+    let (widths, _) = roofline(4096, 1.0);
+    assert_eq!(widths.last().map(|w| (w.rows, w.seconds)), Some((512, 32.0)));
+    assert_eq!(roofline(1, 1.0).0.len(), 1);
+}
+
+#[test]
+fn the_knee_is_the_widest_pass_of_one_and_a_half_rows() {
+    let check = |seconds: &[f64], expected| {
+        let width = |(at, &seconds): (usize, &f64)| WidthLatency { rows: 1 << at, seconds };
+        assert_eq!(knee(&seconds.iter().enumerate().map(width).collect::<Vec<_>>()), expected);
+    };
+    check(&[], 1);
+    check(&[2.0], 1);
+    check(&[2.0, 3.5], 1);
+    check(&[2.0, 3.0, 3.1], 2);
+    check(&[2.0, 3.1, 2.9, 6.0], 4);
+}
+
+#[test]
+fn costs_between_and_beyond_the_measured_widths() {
+    let widths = roofline(64, 1.0).0;
+    let latency = Latency { cached: 1, knee: 16, widths };
+    for (rows, expected) in [(1, 1.0), (3, 1.0), (16, 1.0), (24, 1.5), (48, 3.0), (64, 4.0), (128, 8.0)] {
+        assert_eq!(cost(&latency, rows), expected, "{rows} rows");
+    }
+    assert_eq!(cost(&Latency::default(), 5), 1.0);
+}
+
+#[test]
+fn the_stop_flag_ends_it() {
+    let mut left = 9;
+    let widths = medians(8, &mut |_| {
+        left -= 1;
+        (left > 0).then_some(1.0)
+    });
+    assert_eq!(widths, None);
+}
