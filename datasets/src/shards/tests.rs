@@ -96,7 +96,7 @@ fn a_finished_row_group_outlives_its_process() {
 fn a_death_while_shards_are_joined_or_named_loses_nothing() {
     let whole = filled();
     let manifest = Manifest::load(whole.path()).unwrap().unwrap();
-    let unnamed = |index: usize| format!("{UNNAMED}{index:05}.parquet");
+    let unnamed = |index: usize| format!("{JOINED}{index:05}.parquet");
     let mut before = manifest.clone();
     before.complete = false;
     for (index, shard) in before.shards.iter_mut().enumerate() {
