@@ -5,11 +5,12 @@ use std::path::Path;
 
 use crate::error::DatasetError;
 
-/// Replaces `path` by what `write` writes. After a crash at any moment, and for every reader, `path` is the former file or
-/// the whole new one. A crash before the rename can leave a hidden `.NAME.*.tmp` in the directory.
+/// Replaces `path` by what `write` writes. After a crash at any moment, and for every reader, `path` is the
+/// former file or the whole new one. A crash before the rename can leave a hidden `.NAME.*.tmp` in the directory.
 ///
 /// # Errors
-/// `Io` or `DiskFull` if the directory is missing, not writable or full, or if `write` fails; `path` is then unchanged.
+/// `Io` or `DiskFull` if the directory is missing, not writable or full, or if `write` fails; `path` is then
+/// unchanged.
 pub fn write_atomic(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,

@@ -1,11 +1,11 @@
 //! The packed sequence of one sample and its attention mask. The only index arithmetic of the project.
 //!
-//! A sample is packed as `[p | c | k]`: the prompt, the clean stream (blocks `c_0 .. c_{T-1}`, the response), then the
-//! noisy stream (blocks `k_0 .. k_{T-1}`, one recorded state of each block). `c_j` and `k_j` have the same position ids.
-//! The last block may be shorter than `block_size`; nothing is padded.
+//! A sample is packed as `[p | c | k]`: the prompt, the clean stream (blocks `c_0 .. c_{T-1}`, the response),
+//! then the noisy stream (blocks `k_0 .. k_{T-1}`, one recorded state of each block). `c_j` and `k_j` have
+//! the same position ids. The last block may be shorter than `block_size`; nothing is padded.
 //!
-//! A noisy block sees the prompt, the clean blocks before its window, and the noisy blocks of its window up to itself. With
-//! P = 1 prompt token, R = 5 response tokens, blocks of n = 2 and windows of w = 2 blocks:
+//! A noisy block sees the prompt, the clean blocks before its window, and the noisy blocks of its window up
+//! to itself. With P = 1 prompt token, R = 5 response tokens, blocks of n = 2 and windows of w = 2 blocks:
 //!
 //! ```text
 //! token      p   c0 c0 c1 c1 c2   k0 k0 k1 k1 k2
@@ -14,13 +14,13 @@
 //! window         0  0  0  0  1    0  0  0  0  1
 //! ```
 //!
-//! Token 9 (in `k_1`) sees 0 and 6..=9: the prompt and the noisy tokens of window 0. Token 10 (in `k_2`) sees 0..=4 and
-//! itself: the prompt and the clean blocks before window 1. So there are three runs: 0..6 behind no prefix, 6..10 behind
-//! 0..1, and 10..11 behind 0..5.
+//! Token 9 (in `k_1`) sees 0 and 6..=9: the prompt and the noisy tokens of window 0. Token 10 (in `k_2`) sees
+//! 0..=4 and itself: the prompt and the clean blocks before window 1. So there are three runs: 0..6 behind no
+//! prefix, 6..10 behind 0..1, and 10..11 behind 0..5.
 //!
-//! Source: arXiv 2512.14681, the noise-aware causal mask. Departures: the paper interleaves noisy and clean blocks and pads
-//! the last one. In our order the mask is causal attention over `p + c` and over one run per window behind a prefix, so no
-//! masked product is computed.
+//! Source: arXiv 2512.14681, the noise-aware causal mask. Departures: the paper interleaves noisy and clean
+//! blocks and pads the last one. In our order the mask is causal attention over `p + c` and over one run per
+//! window behind a prefix, so no masked product is computed.
 
 use std::ops::Range;
 
@@ -152,8 +152,8 @@ impl Layout {
         }
     }
 
-    /// The mask as runs that cover all tokens in order: first the prompt with the clean stream, then each window of the
-    /// noisy stream behind the prompt and the clean blocks before it.
+    /// The mask as runs that cover all tokens in order: first the prompt with the clean stream, then each
+    /// window of the noisy stream behind the prompt and the clean blocks before it.
     pub fn runs(&self) -> Vec<CausalRun> {
         let clean = CausalRun { prefix: 0..0, own: 0..self.noisy_base() };
         let mut runs = Vec::from_iter((self.noisy_base() > 0).then_some(clean));

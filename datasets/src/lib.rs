@@ -2,9 +2,9 @@
 //!
 //! No tensors here: this crate never links libtorch. Token ids are `u32`, in Parquet `i32`.
 //!
-//! Reading order: [`prompts`] and [`tokenizer`] (text to ids), [`schema::trajectory`] (recorded states), [`layout`] (the
-//! packed sequence and its mask), [`noise`] (which state becomes the noisy block), [`mod@pack`] (a packed sample with its
-//! losses), [`row`] (several samples in one forward pass).
+//! Reading order: [`prompts`] and [`tokenizer`] (text to ids), [`schema::trajectory`] (recorded states),
+//! [`layout`] (the packed sequence and its mask), [`noise`] (which state becomes the noisy block),
+//! [`mod@pack`] (a packed sample with its losses), [`row`] (several samples in one forward pass).
 
 pub mod atomic;
 pub mod error;

@@ -1,13 +1,13 @@
 //! Noise schedules: which recorded state of each block becomes its noisy block.
 //!
-//! The schedule gives block j of a window of w blocks a target noise ratio t_j, and the state with the nearest ratio is
-//! chosen. Example: `linear` with w = 3 has the targets 0, 0.5, 1, 0, 0.5, 1, .. A block of 4 tokens whose states have 1, 2
-//! and 4 converged tokens (ratios 0.75, 0.5, 0) enters as its fixed point for target 0, with 2 converged tokens for 0.5 and
-//! with 1 for 1.
+//! The schedule gives block j of a window of w blocks a target noise ratio t_j, and the state with the
+//! nearest ratio is chosen. Example: `linear` with w = 3 has the targets 0, 0.5, 1, 0, 0.5, 1, .. A block of
+//! 4 tokens whose states have 1, 2 and 4 converged tokens (ratios 0.75, 0.5, 0) enters as its fixed point for
+//! target 0, with 2 converged tokens for 0.5 and with 1 for 1.
 //!
-//! Source: arXiv 2512.14681, the progressive noise schedule (there: linear, random, reverse). Departures: `constant` is
-//! ours; linear and reverse windows of one block have the target `t_max`, because a one-step `linspace` would give `t_min`,
-//! by default no noise and thus no consistency loss.
+//! Source: arXiv 2512.14681, the progressive noise schedule (there: linear, random, reverse). Departures:
+//! `constant` is ours; linear and reverse windows of one block have the target `t_max`, because a one-step
+//! `linspace` would give `t_min`, by default no noise and thus no consistency loss.
 
 use serde::{Deserialize, Serialize};
 
@@ -71,8 +71,8 @@ impl NoiseScheduleConfig {
     }
 }
 
-/// The state of a block of `block_len` tokens with the noise ratio nearest to `target`, the earlier one on a tie. `None`
-/// without states.
+/// The state of a block of `block_len` tokens with the noise ratio nearest to `target`, the earlier one on a
+/// tie. `None` without states.
 pub fn choose_state<'a>(
     states: impl Iterator<Item = &'a State>,
     block_len: usize,
@@ -88,8 +88,8 @@ pub fn choose_state<'a>(
     best.map(|(state, _)| state)
 }
 
-/// Whether no state after one with `converged` right tokens can be chosen for `target`: each iteration makes at least one
-/// more token right, so if one more is not nearer, no later state is.
+/// Whether no state after one with `converged` right tokens can be chosen for `target`: each iteration makes
+/// at least one more token right, so if one more is not nearer, no later state is.
 pub fn is_settled(converged: usize, block_len: usize, target: f64) -> bool {
     distance(converged + 1, block_len, target) >= distance(converged, block_len, target)
 }

@@ -1,8 +1,9 @@
 //! From a trajectory to a packed sample: its tokens, and the rows of the forward pass that enter each loss.
 //!
-//! Source: arXiv 2512.14681, the dual objective: cross-entropy on the clean stream, soft cross-entropy of the noisy stream
-//! against the clean one. Departures: no padding; a block without a recorded state enters as its fixed point; consistency
-//! starts at the first token that differs from the clean block, and the row of EOS has no target.
+//! Source: arXiv 2512.14681, the dual objective: cross-entropy on the clean stream, soft cross-entropy of the
+//! noisy stream against the clean one. Departures: no padding; a block without a recorded state enters as its
+//! fixed point; consistency starts at the first token that differs from the clean block, and the row of EOS
+//! has no target.
 //!
 //! Example: prompt `a`, response `b c d EOS`, blocks of n = 2, chosen states `b x` and `d y`:
 //!
@@ -11,8 +12,8 @@
 //! token    a  b  c  d  EOS   b  x  d  y
 //! ```
 //!
-//! AR targets: rows 0..=3 predict `b c d EOS`. Consistency: row 6 (`x` for `c`) learns the distribution of row 2. The
-//! second block differs only at `y`, the position of EOS, which has no target.
+//! AR targets: rows 0..=3 predict `b c d EOS`. Consistency: row 6 (`x` for `c`) learns the distribution of
+//! row 2. The second block differs only at `y`, the position of EOS, which has no target.
 
 use std::path::Path;
 
@@ -101,8 +102,8 @@ pub struct PackedSample {
     pub tokens: Vec<u32>,
     /// Positions and mask.
     pub layout: Layout,
-    /// Targets of the autoregressive loss, ascending by row: the response up to and including EOS, and the prompt with
-    /// [`PackConfig::ar_prompt_tokens`].
+    /// Targets of the autoregressive loss, ascending by row: the response up to and including EOS, and the
+    /// prompt with [`PackConfig::ar_prompt_tokens`].
     pub ar: Vec<ArTarget>,
     /// Pairs of the consistency loss: in each block from the first divergence on, up to the position before EOS.
     pub pc: Vec<PcPair>,

@@ -37,8 +37,8 @@ pub enum PromptFormat {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct PromptsConfig {
-    /// The file, local or on the hub (`hf://datasets/ORG/NAME[@REVISION]/FILE`). One `*` in its name stands for any text:
-    /// all matching files are read, sorted by name.
+    /// The file, local or on the hub (`hf://datasets/ORG/NAME[@REVISION]/FILE`). One `*` in its name stands
+    /// for any text: all matching files are read, sorted by name.
     pub path: PathBuf,
     /// Its format.
     pub format: PromptFormat,
@@ -46,8 +46,8 @@ pub struct PromptsConfig {
     pub prompt_column: String,
     /// The user's text as a Jinja template over the columns, in place of `prompt_column`.
     pub template: Option<String>,
-    /// Column with a conversation: a list of `{role, content}` or of `{from, value}`. A final assistant turn is the
-    /// response and not part of the prompt.
+    /// Column with a conversation: a list of `{role, content}` or of `{from, value}`. A final assistant turn
+    /// is the response and not part of the prompt.
     pub messages_column: Option<String>,
     /// Column with the id of the row; without it the id is a digest of the messages.
     pub id_column: Option<String>,

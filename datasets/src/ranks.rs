@@ -1,5 +1,5 @@
-//! Several processes of one job: this process's rank, its share of the prompts, and the rendezvous of processes that train
-//! together.
+//! Several processes of one job: this process's rank, its share of the prompts, and the rendezvous of
+//! processes that train together.
 
 use std::path::{Path, PathBuf};
 
@@ -85,13 +85,14 @@ impl Rank {
         }
     }
 
-    /// The rank that the environment describes, of two factors. The first is `RANK` and `WORLD_SIZE` as torchrun sets them,
-    /// or else the task of a Slurm step of several tasks. The second is `SLURM_ARRAY_TASK_ID` and `SLURM_ARRAY_TASK_COUNT`
-    /// (with `_MIN` and `_STEP` for arrays that do not count 0, 1, 2, ..). An array of jobs of several processes has the
-    /// product of both. `None` for a single process.
+    /// The rank that the environment describes, of two factors. The first is `RANK` and `WORLD_SIZE` as
+    /// torchrun sets them, or else the task of a Slurm step of several tasks. The second is
+    /// `SLURM_ARRAY_TASK_ID` and `SLURM_ARRAY_TASK_COUNT` (with `_MIN` and `_STEP` for arrays that do not
+    /// count 0, 1, 2, ..). An array of jobs of several processes has the product of both. `None` for a single process.
     ///
     /// # Errors
-    /// [`RankError`] for one variable of a pair, for a value that is not a number, and for a lone task that is not the first.
+    /// [`RankError`] for one variable of a pair, for a value that is not a number, and for a lone task that
+    /// is not the first.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, RankError> {
         let variables = Variables(&variable);
         let job = match variables.pair("RANK", "WORLD_SIZE")? {
@@ -113,7 +114,8 @@ impl Rank {
         Self::new(rank, world_size).map(|rank| Some(rank).filter(|_| world_size > 1))
     }
 
-    /// Whether a prompt with this hash belongs to this rank. Equal prompts have the same rank, so duplicates are found.
+    /// Whether a prompt with this hash belongs to this rank. Equal prompts have the same rank, so duplicates
+    /// are found.
     pub fn owns(self, content_hash: u128) -> bool {
         content_hash % self.world_size as u128 == self.rank as u128
     }
@@ -163,8 +165,8 @@ pub enum Keeper {
 }
 
 impl Membership {
-    /// The membership that the environment describes: the variables of torchrun, or the task of a Slurm step together with
-    /// `MASTER_ADDR` and `MASTER_PORT`. `None` without these variables and for a single process.
+    /// The membership that the environment describes: the variables of torchrun, or the task of a Slurm step
+    /// together with `MASTER_ADDR` and `MASTER_PORT`. `None` without these variables and for a single process.
     ///
     /// # Errors
     /// [`RankError`] for some of the variables without the others, and for a value that is not a number.

@@ -1,5 +1,5 @@
-//! Responses of another engine, matched to prompts: JSONL or Parquet as vLLM and SGLang write them, or plain columns.
-//! Token ids are used unchanged. Text is tokenised, and refused if its tokens decode to another text.
+//! Responses of another engine, matched to prompts: JSONL or Parquet as vLLM and SGLang write them, or plain
+//! columns. Token ids are used unchanged. Text is tokenised, and refused if its tokens decode to another text.
 //!
 //! | what | keys |
 //! |---|---|
@@ -9,8 +9,8 @@
 //! | text | `response`, `text`, `output`, `generated_text`, `completion` |
 //! | finish reason | `finish_reason`, a word or `{"type": word}` |
 //!
-//! Keys in `outputs[0]` (vLLM's request output), `response.body.choices[0]` and `choices[0]` (the batch and completion
-//! formats) and `meta_info` (SGLang) take precedence over those of the row.
+//! Keys in `outputs[0]` (vLLM's request output), `response.body.choices[0]` and `choices[0]` (the batch and
+//! completion formats) and `meta_info` (SGLang) take precedence over those of the row.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -129,7 +129,7 @@ impl Responses {
         keys.extend(find(&["prompt"]).and_then(Value::as_str).map(|text| Key::PromptText(text.to_owned())));
         keys.extend(find(IDS).and_then(text_of).map(Key::Id));
         if keys.is_empty() {
-            return Err("neither an id nor a prompt says what it answers".to_owned());
+            return Err("neither an id nor a prompt to match it by".to_owned());
         }
         for key in keys {
             self.by_key.entry(key).or_default().push(self.entries.len());
@@ -140,7 +140,8 @@ impl Responses {
 }
 
 impl Matching<'_> {
-    /// The response to a prompt with the tokens `prompt_tokens`, found by its tokens, messages, text or id, in this order.
+    /// The response to a prompt with the tokens `prompt_tokens`, found by its tokens, messages, text or id,
+    /// in this order.
     ///
     /// # Errors
     /// Why there is no response, or no usable one.

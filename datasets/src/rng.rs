@@ -1,7 +1,7 @@
 //! A seeded generator: SplitMix64 (Steele, Lea, Flood 2014), with the same numbers on every machine and release.
 //!
-//! Data order and random noise schedules are pure functions of their seeds, so they must not depend on the version of a
-//! crate.
+//! Data order and random noise schedules are pure functions of their seeds, so they must not depend on the
+//! version of a crate.
 
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 

@@ -1,9 +1,9 @@
 //! Several packed samples as one sequence of the forward pass (a packed row), and which samples share one.
 //!
-//! Samples follow each other without padding and do not see each other. In each window of the noisy stream, the leading
-//! tokens that equal the clean stream have the clean stream's hidden states: same tokens, same positions, same visible
-//! tokens. They are left out, and the rest of the window sees the clean tokens in their place. No loss needs
-//! them, because consistency starts at the first divergence.
+//! Samples follow each other without padding and do not see each other. In each window of the noisy stream,
+//! the leading tokens that equal the clean stream have the clean stream's hidden states: same tokens, same
+//! positions, same visible tokens. They are left out, and the rest of the window sees the clean tokens in
+//! their place. No loss needs them, because consistency starts at the first divergence.
 //!
 //! Example: prompt `a`, response `b c d e`, blocks of n = 2 in one window of w = 2, noisy blocks `b c` and `x e`:
 //!
@@ -165,8 +165,8 @@ fn runs_of(sample: &PackedSample) -> Vec<CausalRun> {
     layout.runs().into_iter().map(shortened).filter(|run| !run.own.is_empty()).collect()
 }
 
-/// Divides samples of these lengths into rows of at most `budget` tokens: best fit, longest first. A sample longer than
-/// `budget` gets its own row. Returns indices into `lengths`.
+/// Divides samples of these lengths into rows of at most `budget` tokens: best fit, longest first. A sample
+/// longer than `budget` gets its own row. Returns indices into `lengths`.
 pub fn fill_rows(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&at| std::cmp::Reverse(lengths[at]));

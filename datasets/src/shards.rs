@@ -1,9 +1,10 @@
 //! Writes a directory of shards so that a crash loses no finished row group.
 //!
-//! A row group is written as a small shard, `part-00012.parquet`, and entered into the manifest; from then on it is durable.
-//! When the parts are large enough they are joined to one shard, `shard-00003.parquet`. At the end all shards get their
-//! final names, `trajectories-00003-of-00008.parquet`. Every step writes the new files, replaces the manifest, then removes
-//! the files that the manifest no longer lists. Opening the directory removes the files that a crash left.
+//! A row group is written as a small shard, `part-00012.parquet`, and entered into the manifest; from then on
+//! it is durable. When the parts are large enough they are joined to one shard, `shard-00003.parquet`. At the
+//! end all shards get their final names, `trajectories-00003-of-00008.parquet`. Every step writes the new
+//! files, replaces the manifest, then removes the files that the manifest no longer lists. Opening the
+//! directory removes the files that a crash left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -40,8 +41,8 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Resumes the directory from its manifest, or starts it. A missing shard is removed from the manifest, so that its rows
-    /// are made again.
+    /// Resumes the directory from its manifest, or starts it. A missing shard is removed from the manifest,
+    /// so that its rows are made again.
     ///
     /// # Errors
     /// `Digest` for a changed shard, `StrayShards` for shards without a manifest, `Io`.
@@ -169,7 +170,8 @@ impl ShardWriter {
         self.save()
     }
 
-    /// Joins the last parts and gives all shards their final names. A complete directory without new rows does not change.
+    /// Joins the last parts and gives all shards their final names. A complete directory without new rows
+    /// does not change.
     ///
     /// # Errors
     /// `BadManifest` if the counts of prompts do not add up, `Io` or `DiskFull`.

@@ -30,8 +30,8 @@ pub const TOKENIZER_FILES: &[&str] = &[
     "tokenizer.model",
 ];
 
-/// Copies a tokenizer file. Adds `model_input_names` to a tokenizer_config.json without it: otherwise transformers passes
-/// `token_type_ids`, which causal models of its version 4 refuse.
+/// Copies a tokenizer file. Adds `model_input_names` to a tokenizer_config.json without it: otherwise
+/// transformers passes `token_type_ids`, which causal models of its version 4 refuse.
 ///
 /// # Errors
 /// If `source` cannot be read or `target` cannot be written.
@@ -58,12 +58,12 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a Hugging Face model directory. Only `tokenizer.json` is required; the chat template is
-    /// `chat_template.jinja` or an entry of `tokenizer_config.json`.
+    /// Reads the tokenizer of a Hugging Face model directory. Only `tokenizer.json` is required; the chat
+    /// template is `chat_template.jinja` or an entry of `tokenizer_config.json`.
     ///
     /// # Errors
-    /// `NoTokenizer`, `Tokenizer`, `Json`, `Io`; `ChatTemplate` for a template that does not parse; `NoEos` if no file names
-    /// an end-of-sequence token of the vocabulary.
+    /// `NoTokenizer`, `Tokenizer`, `Json`, `Io`; `ChatTemplate` for a template that does not parse; `NoEos`
+    /// if no file names an end-of-sequence token of the vocabulary.
     pub fn load(dir: &Path) -> Result<Self, DatasetError> {
         let path = dir.join(TOKENIZER_JSON);
         if !path.is_file() {
@@ -199,7 +199,8 @@ fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value["content"].as_str())
 }
 
-/// The end-of-sequence ids of the first of generation_config.json, config.json and tokenizer_config.json that names any.
+/// The end-of-sequence ids of the first of generation_config.json, config.json and tokenizer_config.json that
+/// names any.
 fn eos_token_ids(
     dir: &Path,
     tokenizer_config: &Value,

@@ -118,8 +118,8 @@ impl Group {
     }
 }
 
-/// The states of a block up to the first that equals `clean`. The reference updates its first state in place, so it records
-/// the fixed point instead of the random start: that state is dropped.
+/// The states of a block up to the first that equals `clean`. The reference updates its first state in place,
+/// so it records the fixed point instead of the random start: that state is dropped.
 fn states_of(block: &RecordedBlock, clean: &[u32]) -> Vec<State> {
     let last = block.states.len() - 1;
     let mut states: Vec<State> = Vec::new();

@@ -53,7 +53,8 @@ pub(super) fn find(config: &PromptsConfig, hub: &Hub) -> Result<Vec<Source>, Dat
     Ok(sources)
 }
 
-/// The rows of one file. Of Parquet, only the `wanted` columns, each with the setting that names it, or all for `None`.
+/// The rows of one file. Of Parquet, only the `wanted` columns, each with the setting that names it, or all
+/// for `None`.
 pub(super) fn open(
     path: &Path,
     configured: PromptFormat,

@@ -34,16 +34,12 @@ pub(super) fn wanted(config: &PromptsConfig, wording: &Wording) -> Vec<(&'static
         (None, Some(template)) => in_template(template),
         (None, None) => vec![("prompts.prompt_column", config.prompt_column.clone())],
     };
-    let column = |column: &Option<String>, template: &Option<Template>| match template {
-        Some(_) => None,
-        None => column.clone(),
-    };
-    let answer = column(&config.answer_column, &wording.answer);
-    let response = column(&config.response_column, &wording.response);
+    let unless =
+        |template: &Option<Template>, column: &Option<String>| column.clone().filter(|_| template.is_none());
     let optional = [
         ("prompts.id_column", config.id_column.clone()),
-        ("prompts.answer_column", answer),
-        ("prompts.response_column", response),
+        ("prompts.answer_column", unless(&wording.answer, &config.answer_column)),
+        ("prompts.response_column", unless(&wording.response, &config.response_column)),
         ("prompts.filter_column", config.filter_column.clone()),
     ];
     wanted.extend(wording.answer.iter().chain(&wording.response).flat_map(in_template));

@@ -38,8 +38,8 @@ pub struct PromptStream {
 /// Opens the configured files and reads a few rows in advance.
 ///
 /// # Errors
-/// `Missing`, `Prompts`, `MissingColumn`, `Json` (a JSON file that is not an array), `Parquet`, `Io`, `HubPath`, `Hub`,
-/// `HubOffline`, `Template`. The items of the stream can also be `Prompts`, if no row is selected.
+/// `Missing`, `Prompts`, `MissingColumn`, `Json` (a JSON file that is not an array), `Parquet`, `Io`,
+/// `HubPath`, `Hub`, `HubOffline`, `Template`. The items of the stream can also be `Prompts`, if no row is selected.
 pub fn stream_prompts(config: &PromptsConfig) -> Result<PromptStream, DatasetError> {
     stream_prompts_from(config, &Hub::from_environment())
 }

@@ -87,8 +87,8 @@ pub struct EvalRow {
     pub accuracy: Option<f64>,
     /// Share of samples whose token ids all equal those of the autoregressive decoder, 0 to 1.
     pub exact_match_ar: Option<f64>,
-    /// Samples that diverge from the autoregressive output, per 1000 response tokens up to and including the divergence.
-    /// (After it the texts are different prompts, so nothing more can be compared.)
+    /// Samples that diverge from the autoregressive output, per 1000 response tokens up to and including the
+    /// divergence. (After it the texts are different prompts, so nothing more can be compared.)
     pub divergences_per_1k_tokens: Option<f64>,
     /// Median of the samples' [`EvalSample::divergence_gap`].
     pub divergence_gap_median: Option<f64>,
@@ -116,16 +116,16 @@ pub struct EvalRow {
     pub stopped_by_length: usize,
     /// `acceptance[a]` is the number of forwards that accepted `a` tokens.
     pub acceptance: Vec<usize>,
-    /// Right draft tokens by source: `own`, `pseudo`, `recycled`, `tree`. As in `acceptance`, tokens that the last forward
-    /// accepted after the end of the response count too. In addition every forward gives one token.
+    /// Right draft tokens by source: `own`, `pseudo`, `recycled`, `tree`. As in `acceptance`, tokens that the
+    /// last forward accepted after the end of the response count too. In addition every forward gives one token.
     #[serde(default)]
     pub accepted_from: BTreeMap<String, usize>,
     /// Forwards and their seconds by rows fed, ascending.
     #[serde(default)]
     pub widths: Vec<EvalWidth>,
-    /// `rejection_ranks[r]`: forwards with a wrong draft token, where the forward before had ranked the right token `r`-th
-    /// (0 is the drafted token); the last entry counts all higher ranks. Counted in separate, untimed passes over the first
-    /// prompts; empty if not requested.
+    /// `rejection_ranks[r]`: forwards with a wrong draft token, where the forward before had ranked the right
+    /// token `r`-th (0 is the drafted token); the last entry counts all higher ranks. Counted in separate,
+    /// untimed passes over the first prompts; empty if not requested.
     #[serde(default)]
     pub rejection_ranks: Vec<usize>,
     /// Bootstrap interval of `tps` over samples.
@@ -143,14 +143,15 @@ pub struct EvalRow {
     /// Median of [`EvalSample::first_divergence`] over the samples that diverge.
     #[serde(default)]
     pub first_divergence_median: Option<f64>,
-    /// Share of samples that repeat themselves: a run of at most 64 tokens at least 4 times in a row, 32 tokens or more.
+    /// Share of samples that repeat themselves: a run of at most 64 tokens at least 4 times in a row, 32
+    /// tokens or more.
     #[serde(default)]
     pub degenerate: Option<f64>,
     /// Upper bound of the autoregressive speed; only in the autoregressive row.
     #[serde(default)]
     pub memory_floor: Option<MemoryFloor>,
-    /// Samples without a response because of an error ([`EvalSample::error`]). They count as wrong answers and are left out of
-    /// every figure of speed and fidelity.
+    /// Samples without a response because of an error ([`EvalSample::error`]). They count as wrong answers
+    /// and are left out of every figure of speed and fidelity.
     #[serde(default)]
     pub failed: usize,
     /// Number of sittings: one, and one more each time the evaluation was resumed.
@@ -183,7 +184,8 @@ impl EvalRow {
         self.exact_match_ar.is_some_and(|share| share < 1.0 || self.dtype != "float32")
     }
 
-    /// The decoder with its main settings, for tables: `ar`, `jacobi n=16`, `multi_block n=16 K=2 pool=4 ngram strict`.
+    /// The decoder with its main settings, for tables: `ar`, `jacobi n=16`,
+    /// `multi_block n=16 K=2 pool=4 ngram strict`.
     pub fn decoder_label(&self) -> String {
         decoder_label(&self.decoder, &self.decoder_settings)
     }
@@ -237,8 +239,8 @@ pub struct EvalSample {
     pub matches_ar: Option<bool>,
     /// Index of the first response token that differs from the autoregressive decoder's.
     pub first_divergence: Option<usize>,
-    /// At the divergence, the logit of the autoregressive decoder's token minus that of this decoder's, both from a pass over
-    /// one row. Near 0 the two tokens were tied.
+    /// At the divergence, the logit of the autoregressive decoder's token minus that of this decoder's, both
+    /// from a pass over one row. Near 0 the two tokens were tied.
     pub divergence_gap: Option<f64>,
     /// `acceptance[a]` is the number of forwards that accepted `a` tokens.
     #[serde(default)]

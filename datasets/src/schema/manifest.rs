@@ -199,12 +199,12 @@ pub fn shard_file_name(index: usize, total: usize) -> String {
     format!("trajectories-{index:05}-of-{total:05}.parquet")
 }
 
-/// Reads all trajectories of a finished directory, after checking every digest. They are sorted by sample id and prompt
-/// tokens, so their order depends neither on generation nor on the division into shards.
+/// Reads all trajectories of a finished directory, after checking every digest. They are sorted by sample id
+/// and prompt tokens, so their order depends neither on generation nor on the division into shards.
 ///
 /// # Errors
-/// `Missing` without a manifest, `Incomplete`, `NoTrajectories`, `Unusable` for shards of different runs, and those of
-/// [`Manifest::load`], [`Manifest::verify`] and [`read_shard`].
+/// `Missing` without a manifest, `Incomplete`, `NoTrajectories`, `Unusable` for shards of different runs, and
+/// those of [`Manifest::load`], [`Manifest::verify`] and [`read_shard`].
 pub fn read_all(dir: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), DatasetError> {
     let manifest = Manifest::load(dir)?.ok_or_else(|| DatasetError::Missing {
         path: dir.join(MANIFEST_FILE),

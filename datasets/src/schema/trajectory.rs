@@ -1,8 +1,8 @@
 //! Trajectory shards: one Parquet row per sample, every recorded state of every block.
 //!
-//! A state stores only the tail after its converged prefix, because the prefix equals the clean block. That halves the
-//! file and keeps every noise schedule possible. The file metadata (keys `jacobi.*`) name the model, the tokenizer and the
-//! settings that made the rows.
+//! A state stores only the tail after its converged prefix, because the prefix equals the clean block. That
+//! halves the file and keeps every noise schedule possible. The file metadata (keys `jacobi.*`) name the
+//! model, the tokenizer and the settings that made the rows.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -57,10 +57,10 @@ impl FinishReason {
     }
 }
 
-/// Forward passes that Jacobi decoding needs for a block of `block_len` tokens with these recorded states; `None` if they
-/// do not reach the fixed point. Counted from the last noisy state, because older shards count the verifying pass as an
-/// iteration of the fixed point. `ends`: the response ends with this block. Then the last iteration may give the token
-/// that ends it, and no pass has to verify it.
+/// Forward passes that Jacobi decoding needs for a block of `block_len` tokens with these recorded states;
+/// `None` if they do not reach the fixed point. Counted from the last noisy state, because older shards count
+/// the verifying pass as an iteration of the fixed point. `ends`: the response ends with this block. Then the
+/// last iteration may give the token that ends it, and no pass has to verify it.
 pub fn jacobi_passes(states: &[State], block_len: usize, ends: bool) -> Option<usize> {
     let (last, before) = states.split_last().filter(|(last, _)| last.tail.is_empty())?;
     let noisy = before.last();
@@ -74,8 +74,8 @@ pub fn jacobi_passes(states: &[State], block_len: usize, ends: bool) -> Option<u
 pub struct State {
     /// Block index within the response.
     pub block: u32,
-    /// Jacobi iterations before it: 0 for the random start, and for a fixed point that was known without iterating. The
-    /// pass that verifies a fixed point does not count.
+    /// Jacobi iterations before it: 0 for the random start, and for a fixed point that was known without
+    /// iterating. The pass that verifies a fixed point does not count.
     pub iteration: u32,
     /// Number of leading tokens that equal the clean block.
     pub converged: u32,
@@ -139,13 +139,13 @@ pub struct TrajectoryMetadata {
     pub tool_version: String,
 }
 
-/// Key of [`TrajectoryMetadata::decoding`] that names the noise schedule of shards that hold the states of one schedule
-/// only.
+/// Key of [`TrajectoryMetadata::decoding`] that names the noise schedule of shards that hold the states of
+/// one schedule only.
 pub const SCHEDULE_KEY: &str = "scheduled_states";
 
 impl TrajectoryMetadata {
-    /// Whether both describe rows of one run. The model's path and the program's version do not change the rows and may
-    /// differ between sittings and machines.
+    /// Whether both describe rows of one run. The model's path and the program's version do not change the
+    /// rows and may differ between sittings and machines.
     pub fn agrees_with(&self, other: &Self) -> bool {
         let Self { base_model, base_revision, tool_version, .. } = self.clone();
         self == &Self { base_model, base_revision, tool_version, ..other.clone() }

@@ -1,5 +1,5 @@
-//! The results of tuning: `jacobi.json` in a model's directory (schema [`TUNED_SCHEMA`]), the best decoder for it on a
-//! machine, and `tune.json` (schema [`TRIALS_SCHEMA`]), everything that was tried.
+//! The results of tuning: `jacobi.json` in a model's directory (schema [`TUNED_SCHEMA`]), the best decoder
+//! for it on a machine, and `tune.json` (schema [`TRIALS_SCHEMA`]), everything that was tried.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -50,8 +50,8 @@ impl ChatTemplate {
     }
 }
 
-/// Replaces `{% generation %}`, which marks the assistant's text for training and writes nothing, by `{% if true %}`, which
-/// has the same whitespace rules.
+/// Replaces `{% generation %}`, which marks the assistant's text for training and writes nothing, by
+/// `{% if true %}`, which has the same whitespace rules.
 fn without_generation_tags(source: &str) -> String {
     let mut output = String::with_capacity(source.len());
     let mut rest = source;
@@ -75,7 +75,8 @@ fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// As `json.dumps(value, ensure_ascii=False, indent=indent)`, with which transformers replaces Jinja's HTML-safe filter.
+/// As `json.dumps(value, ensure_ascii=False, indent=indent)`, with which transformers replaces Jinja's
+/// HTML-safe filter.
 fn tojson(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
     // All templates we know leave the other options of transformers at their defaults, so they are refused.

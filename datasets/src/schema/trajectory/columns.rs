@@ -39,8 +39,8 @@ fn state_fields() -> Fields {
     Fields::from(vec![number("block"), number("iteration"), number("converged"), tail])
 }
 
-/// Refuses a file whose columns differ in name, order or type. Nullability and the names of list items may differ,
-/// because other writers choose their own.
+/// Refuses a file whose columns differ in name, order or type. Nullability and the names of list items may
+/// differ, because other writers choose their own.
 pub(super) fn check_columns(path: &Path, found: &Schema) -> Result<(), DatasetError> {
     let (found, expected) = (describe_fields(found.fields()), describe_fields(schema().fields()));
     if found == expected {
