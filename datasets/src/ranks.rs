@@ -78,11 +78,10 @@ impl Rank {
     /// # Errors
     /// [`RankError::OutOfRange`].
     pub fn new(rank: usize, world_size: usize) -> Result<Self, RankError> {
-        if rank < world_size {
-            Ok(Self { rank, world_size })
-        } else {
-            Err(RankError::OutOfRange { rank, world_size })
+        if rank >= world_size {
+            return Err(RankError::OutOfRange { rank, world_size });
         }
+        Ok(Self { rank, world_size })
     }
 
     /// The rank that the environment describes, of two factors. The first is `RANK` and `WORLD_SIZE` as

@@ -190,10 +190,10 @@ impl ShardWriter {
         let total = self.manifest.shards.len();
         let names: Vec<String> = (0..total).map(|index| shard_file_name(index, total)).collect();
         let current: Vec<&String> = self.manifest.shards.iter().map(|shard| &shard.file).collect();
-        let taken =
-            |(index, name): (usize, &String)| current.iter().position(|file| *file == name) != Some(index);
-        let collides = names.iter().enumerate().any(|at| current.contains(&at.1) && taken(at));
-        if collides {
+        let is_taken = |(index, name): (usize, &String)| {
+            current.iter().position(|file| *file == name).is_some_and(|at| at != index)
+        };
+        if names.iter().enumerate().any(is_taken) {
             let first = self.unused_number();
             self.rename((0..total).map(|index| numbered(JOINED, first + index)).collect())?;
         }
