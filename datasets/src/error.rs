@@ -250,13 +250,13 @@ pub enum DatasetError {
         input: usize,
     },
 
-    /// A model directory without a tokenizer.
-    #[error(
-        "{dir} has no tokenizer.json: point model.path at a Hugging Face model directory with a fast tokenizer"
-    )]
-    NoTokenizer {
-        /// The directory.
+    /// A model directory without a tokenizer, an end-of-sequence token or a chat template.
+    #[error("{dir} {lack}")]
+    IncompleteModel {
+        /// The model directory.
         dir: PathBuf,
+        /// What it lacks, and the way out.
+        lack: &'static str,
     },
 
     /// A tokenizer.json that cannot be read, or a text it cannot encode.
@@ -266,22 +266,6 @@ pub enum DatasetError {
         path: PathBuf,
         /// The error of the tokenizers library.
         source: Box<dyn std::error::Error + Send + Sync>,
-    },
-
-    /// A model whose configuration names no end-of-sequence token, or one that the vocabulary lacks.
-    #[error(
-        "{dir} names no end-of-sequence token of the vocabulary: set eos_token_id in generation_config.json"
-    )]
-    NoEos {
-        /// The model directory.
-        dir: PathBuf,
-    },
-
-    /// A model without a chat template.
-    #[error("{dir} has no chat template: add chat_template.jinja, or give the prompts without a template")]
-    NoChatTemplate {
-        /// The model directory.
-        dir: PathBuf,
     },
 
     /// A chat template that does not parse, or refuses these messages.

@@ -62,12 +62,13 @@ impl Tokenizer {
     /// template is `chat_template.jinja` or an entry of `tokenizer_config.json`.
     ///
     /// # Errors
-    /// `NoTokenizer`, `Tokenizer`, `Json`, `Io`; `ChatTemplate` for a template that does not parse; `NoEos`
-    /// if no file names an end-of-sequence token of the vocabulary.
+    /// `Tokenizer`, `Json`, `Io`; `ChatTemplate` for a template that does not parse; `IncompleteModel` without
+    /// a tokenizer.json, or if no file names an end-of-sequence token of the vocabulary.
     pub fn load(dir: &Path) -> Result<Self, DatasetError> {
         let path = dir.join(TOKENIZER_JSON);
         if !path.is_file() {
-            return Err(DatasetError::NoTokenizer { dir: dir.to_path_buf() });
+            let lack = "has no tokenizer.json: point model.path at a Hugging Face model directory with a fast tokenizer";
+            return Err(DatasetError::IncompleteModel { dir: dir.to_path_buf(), lack });
         }
         let bytes = fs_err::read(&path).map_err(DatasetError::io("read", &path))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
@@ -110,7 +111,7 @@ impl Tokenizer {
     /// Ids of a conversation in the model's chat template, with the prompt for the next answer.
     ///
     /// # Errors
-    /// `NoChatTemplate`, `ChatTemplate` when the template refuses the messages, `Tokenizer`.
+    /// `IncompleteModel` without a template, `ChatTemplate` if it refuses the messages, `Tokenizer`.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, DatasetError> {
         self.encode(&self.render_chat(messages, true)?)
     }
@@ -118,14 +119,16 @@ impl Tokenizer {
     /// Text of a conversation in the model's chat template.
     ///
     /// # Errors
-    /// `NoChatTemplate`, `ChatTemplate` when the template refuses the messages.
+    /// `IncompleteModel` without a template, `ChatTemplate` if it refuses the messages.
     pub fn render_chat(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, DatasetError> {
         let dir = || self.dir.clone();
-        let template = self.template.as_ref().ok_or_else(|| DatasetError::NoChatTemplate { dir: dir() })?;
+        let lack = "has no chat template: add chat_template.jinja, or give the prompts without a template";
+        let template =
+            self.template.as_ref().ok_or_else(|| DatasetError::IncompleteModel { dir: dir(), lack })?;
         template
             .render(messages, add_generation_prompt)
             .map_err(|source| DatasetError::ChatTemplate { dir: dir(), source })
@@ -220,7 +223,8 @@ fn eos_token_ids(
         }
     }
     let id = token_text(&tokenizer_config["eos_token"]).and_then(|token| inner.token_to_id(token));
-    id.map(|id| vec![id]).ok_or_else(|| DatasetError::NoEos { dir: dir.to_path_buf() })
+    let lack = "names no end-of-sequence token of the vocabulary: set eos_token_id in generation_config.json";
+    id.map(|id| vec![id]).ok_or_else(|| DatasetError::IncompleteModel { dir: dir.to_path_buf(), lack })
 }
 
 #[cfg(test)]
