@@ -106,7 +106,7 @@ mod tests {
     use crate::fixtures::{curve, results, samples};
 
     #[test]
-    fn report_says_what_how_and_shows_text() {
+    fn the_report_has_every_section() {
         let chart = |file: &str, task: Option<&str>| Chart {
             file: file.to_owned(),
             title: "Tokens".to_owned(),

@@ -57,7 +57,7 @@ fn nearest_state_wins_and_ties_go_to_the_earlier() {
 }
 
 #[test]
-fn what_is_known_of_the_choice_beforehand_is_what_is_chosen() {
+fn early_decisions_equal_the_choice_among_all_states() {
     let state = |converged: usize, len: usize| State {
         block: 0,
         iteration: converged as u32,

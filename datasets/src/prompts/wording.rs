@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_is_none_names_its_setting() {
+    fn an_invalid_template_names_its_setting() {
         let config = PromptsConfig { answer_template: Some("{{ a".to_owned()), ..PromptsConfig::default() };
         let message = Wording::of(&config).err().unwrap().to_string();
         assert!(message.contains("prompts.answer_template"), "{message}");

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_process_knows_its_number_on_its_machine() {
+fn the_local_rank_is_that_of_torchrun_or_slurm() {
     type Case = (&'static [(&'static str, &'static str)], Result<usize, RankError>);
     let rows: [Case; 4] = [
         (&[], Ok(0)),
@@ -19,7 +19,7 @@ fn a_process_knows_its_number_on_its_machine() {
 }
 
 #[test]
-fn the_environment_of_torchrun_and_slurm_is_understood_and_half_of_it_refused() {
+fn ranks_of_torchrun_and_slurm_are_read_and_partial_ones_refused() {
     let rank = |rank, world_size| Ok(Some(Rank { rank, world_size }));
     type Expected = Result<Option<Rank>, RankError>;
     let rows: [(&[(&str, &str)], Expected); 14] = [
@@ -75,7 +75,7 @@ fn lookup(variables: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> {
 }
 
 #[test]
-fn who_trains_together_is_told_wholly_or_not_at_all() {
+fn a_membership_needs_all_of_its_variables() {
     let torchrun = [
         ("RANK", "3"),
         ("WORLD_SIZE", "4"),

@@ -10,7 +10,7 @@ fn matches_published_splitmix64_numbers() {
 }
 
 #[test]
-fn every_seed_counts_and_so_does_their_order() {
+fn seeds_and_their_order_determine_the_stream() {
     let first = |seeds: &[u64]| Rng::new(seeds).next_u64();
     assert_eq!(first(&[1, 2]), first(&[1, 2]));
     for other in [&[2, 1][..], &[1, 3], &[0, 2], &[1], &[1, 2, 0], &[]] {

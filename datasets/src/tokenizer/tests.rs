@@ -57,7 +57,7 @@ fn ids_have_no_additions_and_no_limits() {
 }
 
 #[test]
-fn a_copied_config_says_what_the_model_takes_and_keeps_what_it_says() {
+fn a_copied_config_gets_model_input_names_and_keeps_its_own() {
     let rows = [
         (
             r#"{"eos_token": "</s>", "a": "é"}"#,
@@ -124,7 +124,7 @@ fn chats_are_encoded_up_to_the_answer() {
 }
 
 #[test]
-fn bad_directories_are_told_apart() {
+fn bad_directories_have_different_errors() {
     let eos = json!({"eos_token": "</s>"});
     let empty = tempfile::tempdir().unwrap();
     let err = Tokenizer::load(empty.path()).unwrap_err();

@@ -125,14 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn the_staircase_holds_those_that_nothing_beats() {
+    fn the_frontier_holds_the_undominated_points() {
         let places = [at(10.0, 0.9), at(30.0, 0.8), at(20.0, 0.7), at(30.0, 0.75), at(5.0, 0.9)];
         assert_eq!(unbeaten(&places), [(30.0, 0.8), (10.0, 0.8), (10.0, 0.9), (0.0, 0.9)]);
         assert!(unbeaten(&[]).is_empty());
     }
 
     #[test]
-    fn numbers_never_lie_on_each_other() {
+    fn numbers_of_points_never_overlap() {
         let mut taken = Vec::new();
         for _ in 0..4 {
             let spot = free_spot((100, 100), &taken);

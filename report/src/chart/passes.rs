@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_has_a_before_whatever_was_tuned() {
+    fn charts_compare_before_and_after_also_with_a_tuned_decoder() {
         let mut rows = rows();
         assert_eq!(names(&rows), ["base jacobi n=16", "trained jacobi n=16"]);
         assert_eq!(names(&rows[..2]), ["base jacobi n=16"]);

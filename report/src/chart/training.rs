@@ -81,7 +81,7 @@ mod tests {
     use crate::fixtures::curve;
 
     #[test]
-    fn a_run_shows_what_its_decoder_gained_over_samples_and_steps_and_what_it_lost() {
+    fn a_run_has_charts_of_tpf_and_of_its_loss() {
         let charts = charts(&[curve("round 1/a", 20), curve("round-2", 10)]).unwrap();
         let files: Vec<&str> = charts.iter().map(|chart| chart.file.as_str()).collect();
         let expected =
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_logged_is_not_drawn() {
+    fn missing_figures_have_no_chart() {
         assert!(charts(&[]).unwrap().is_empty());
         let mut curve = curve("a", 1);
         curve.evaluations.truncate(1);

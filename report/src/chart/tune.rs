@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_is_what_was_measured_where_it_was_measured() {
+    fn the_interpolation_equals_the_measurements_at_their_places() {
         let place = |x, y, score| Place { x, y, score, is_best: false };
         let places = [place(2.0, 2.0, 1.0), place(4.0, 5.0, 3.0)];
         assert!((field(&places, 2.0, 2.0) - 1.0).abs() < 0.01);

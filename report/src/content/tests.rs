@@ -4,7 +4,7 @@ use super::*;
 use crate::fixtures::{results, rows};
 
 #[test]
-fn bfloat16_is_explained_and_no_rows_is_said() {
+fn bfloat16_and_missing_rows_are_explained() {
     let mut rows = rows();
     assert!(!method(&rows).join(" ").contains("near-ties"));
     rows[0].dtype = "bfloat16".to_owned();
@@ -28,7 +28,7 @@ fn the_baseline_is_held_against_the_memory_floor() {
 }
 
 #[test]
-fn interruptions_and_failures_are_said() {
+fn interruptions_and_failures_are_reported() {
     let mut rows = rows();
     let text = method(&rows).join("\n");
     assert!(!text.contains("sittings") && !text.contains("without a response"), "{text}");
@@ -41,7 +41,7 @@ fn interruptions_and_failures_are_said() {
 }
 
 #[test]
-fn rows_that_could_not_be_read_are_said() {
+fn unreadable_rows_are_reported() {
     let mut results = results();
     let said = |results: &Results| Content::of(results, &[], &[], [&[], &[]]).method().join("\n");
     assert!(!said(&results).contains("no samples"));

@@ -70,7 +70,7 @@ fn the_block_has_the_shape_that_the_harness_gives_its_results() {
 }
 
 #[test]
-fn nothing_scored_is_nothing_said() {
+fn without_scores_there_are_no_keys() {
     let mut rows = rows();
     assert!(block(&[]).is_empty());
     for row in &mut rows {

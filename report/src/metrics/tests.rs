@@ -10,7 +10,7 @@ fn read(text: &str) -> Result<TrainingCurve, ReportError> {
 }
 
 #[test]
-fn reads_and_sums_up() {
+fn curves_are_read_and_summarised() {
     let curve = read(concat!(
         "{\"step\": 0, \"eval/tpf\": 1.25}\n",
         "{\"step\": 1, \"train/loss\": 4.0, \"train/loss_ar\": 1.0, \"train/tokens_per_second\": 100}\n",

@@ -40,7 +40,7 @@ fn card_names_base_method_settings_figures_and_licence() {
 }
 
 #[test]
-fn unknown_licence_and_no_measurement_are_said_plainly() {
+fn an_unknown_licence_and_missing_measurements_are_stated() {
     let mut unmeasured = trials().best().unwrap();
     unmeasured.best.prompts = 0;
     let card = ModelCard {

@@ -37,7 +37,7 @@ trained  jacobi n=16         100  40.0 %  60.0 %  60.0 %  70.0 %  70.0 %  70.0 %
 }
 
 #[test]
-fn what_no_row_has_is_left_out() {
+fn statistics_without_data_are_left_out() {
     let mut rows = rows();
     for row in &mut rows {
         row.acceptance.clear();

@@ -28,7 +28,7 @@ fn markdown_table() {
 }
 
 #[test]
-fn training_changed_what_stands_before_and_after_the_arrow() {
+fn the_table_shows_each_figure_before_and_after_training() {
     let expected = "\
 | decoder | TPF | tokens/s | over ar, decoding | over ar, end to end | accuracy | exact match |
 | :--- | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -41,7 +41,7 @@ fn training_changed_what_stands_before_and_after_the_arrow() {
 }
 
 #[test]
-fn a_compared_model_is_held_against_the_base_of_its_own_evaluation() {
+fn a_model_is_compared_with_the_base_of_its_evaluation() {
     let mut rows = rows();
     let other = rows.clone().into_iter().map(|row| EvalRow {
         model: "other".to_owned(),

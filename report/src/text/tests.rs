@@ -8,7 +8,7 @@ fn text_stays_on_its_line() {
 }
 
 #[test]
-fn values_as_read() {
+fn numbers_are_formatted() {
     let rows = [
         (number(None), "–"),
         (number(Some(0.0)), "0.00"),

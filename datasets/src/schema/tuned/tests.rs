@@ -19,7 +19,7 @@ fn trials() -> Trials {
 }
 
 #[test]
-fn both_files_round_trip_and_the_best_stands_at_the_top() {
+fn both_files_round_trip_and_the_best_is_first() {
     let trials = trials();
     let text = serde_json::to_string(&trials).unwrap();
     assert_eq!(serde_json::from_str::<Trials>(&text).unwrap(), trials);
@@ -31,7 +31,7 @@ fn both_files_round_trip_and_the_best_stands_at_the_top() {
 }
 
 #[test]
-fn a_trial_says_what_it_is() {
+fn a_trial_has_label_rows_and_scores() {
     let trial = &trials().trials[0];
     assert_eq!(trial.label(), "multi_block n=8 K=2 tree=16 ngram r=0.5");
     assert_eq!(trial.rows_per_forward(), Some(10.0));
