@@ -75,9 +75,9 @@ fn scheduled_states_serve_their_schedule_and_no_other() {
         assert_eq!(pack(all, 8, &train, 3).unwrap(), pack(scheduled, 8, &train, 3).unwrap());
     }
     let path = bench.path("scheduled");
-    metadata.check_schedule(&path, &train).unwrap();
+    train.check_schedule(&path, &metadata).unwrap();
     let other = PackConfig { window_size: 4, ..train };
-    let error = metadata.check_schedule(&path, &other).unwrap_err().to_string();
+    let error = other.check_schedule(&path, &metadata).unwrap_err().to_string();
     assert!(error.contains("window 16") && error.contains("window 4"), "{error}");
     // A schedule that is drawn anew in every epoch cannot be met beforehand.
     let mut config = bench.config.clone();

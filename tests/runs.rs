@@ -218,7 +218,7 @@ fn a_run_makes_the_rows_of_a_deleted_shard_again() {
     let shard = trajectories.join("trajectories-00000-of-00001.parquet");
     fs_err::remove_file(&shard).unwrap();
     let message = read_all(&trajectories).unwrap_err().to_string();
-    assert!(message.contains("does not exist: `jacobi generate` makes its rows anew"), "{message}");
+    assert!(message.contains("does not exist: `jacobi generate` makes its rows again"), "{message}");
     succeed(dir, &run);
     assert!(shard.is_file());
     assert!(read_all(&trajectories).unwrap().1 == before, "other rows than before");

@@ -1,45 +1,49 @@
-//! What can go wrong between this crate and the world. Each message names the file and the way out.
+//! Failures to read, write or fetch data. Each message names the file and the way out.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use parquet::errors::ParquetError;
 
 /// A failure to read or write data. The underlying error, where there is one, is the `source`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatasetError {
     /// The operating system refused.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {path}")]
     Io {
-        /// What was tried, e.g. `read`.
+        /// The attempted action, e.g. `read`.
         action: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// Its answer.
+        /// The system's error.
         source: io::Error,
     },
 
-    /// No room left.
-    #[error("the disk is full, cannot write {}: free some space and run the same command again; what was finished is kept", path.display())]
+    /// No space left on the disk.
+    #[error(
+        "the disk is full, cannot write {path}: free some space and run the same command again; finished files are kept"
+    )]
     DiskFull {
         /// The file that did not fit.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
 
-    /// A JSON file that is not JSON, or not of the expected shape.
-    #[error("{} is not the JSON it should be ({expected})", path.display())]
+    /// A file that is not JSON, or not of the expected shape.
+    #[error("{path} is not valid JSON, or not {expected}")]
     Json {
         /// The file.
         path: PathBuf,
-        /// What should be in it.
+        /// The expected content.
         expected: &'static str,
         /// Line, column and cause.
         source: serde_json::Error,
     },
 
-    /// A file that somebody has to bring.
-    #[error("{} does not exist: {way_out}", path.display())]
+    /// A file that the user has to provide or make.
+    #[error("{path} does not exist: {way_out}")]
     Missing {
         /// The path as configured.
         path: PathBuf,
@@ -47,49 +51,12 @@ pub enum DatasetError {
         way_out: &'static str,
     },
 
-    /// A directory where a prompt file is wanted.
-    #[error("prompts.path {} is a directory: name a file in it{}", path.display(), one_of(found))]
-    PromptPathIsDirectory {
-        /// The path as configured.
-        path: PathBuf,
-        /// Files in it that could be meant.
-        found: Vec<String>,
-    },
-
-    /// The name of the prompt file does not tell its format.
-    #[error("cannot tell the format of {} from its name: set prompts.format to jsonl, json or parquet", path.display())]
-    PromptFormatUnknown {
-        /// The path as configured.
-        path: PathBuf,
-    },
-
-    /// The prompt file has no rows.
-    #[error("{} holds no prompts: it is empty", path.display())]
-    NoPrompts {
-        /// The file.
-        path: PathBuf,
-    },
-
-    /// `offset` and `limit` leave no row.
-    #[error(
-        "prompts.offset = {offset} and prompts.limit = {} select none of the {rows} rows of {}{filter}",
-        limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string()), path.display()
-    )]
-    NoPromptsSelected {
-        /// The file.
-        path: PathBuf,
-        /// Rows in the file, those left out by a filter not counted.
-        rows: usize,
-        /// That filter, in words.
-        filter: String,
-        /// Rows skipped.
-        offset: usize,
-        /// Rows taken at most.
-        limit: Option<usize>,
-    },
+    /// A prompt file, or a selection of its rows, without prompts. The text names file, setting and way out.
+    #[error("{0}")]
+    Prompts(String),
 
     /// A configured column that no row has.
-    #[error("{} has no column `{column}`: set {setting} to one of {}", path.display(), available.join(", "))]
+    #[error("{path} has no column `{column}`: set {setting} to one of {}", available.join(", "))]
     MissingColumn {
         /// The file.
         path: PathBuf,
@@ -101,8 +68,8 @@ pub enum DatasetError {
         available: Vec<String>,
     },
 
-    /// A template that is not Jinja.
-    #[error("{setting} is not a template: correct it, columns stand in double braces")]
+    /// A setting that is not a valid Jinja template.
+    #[error("{setting} is not a valid template: columns are written as {{{{ name }}}}")]
     Template {
         /// The setting.
         setting: &'static str,
@@ -110,29 +77,29 @@ pub enum DatasetError {
         source: minijinja::Error,
     },
 
-    /// A row of a response file that cannot be used.
-    #[error("{}, line {line}: {reason}", path.display())]
-    BadResponse {
+    /// A row that contradicts itself or its file, or holds nothing usable.
+    #[error("{path}, {place}: {reason}")]
+    BadRow {
         /// The file.
         path: PathBuf,
-        /// 1-based line or row.
-        line: usize,
+        /// `line 3` or `row 3`, from 1.
+        place: String,
         /// What is wrong with it.
         reason: String,
     },
 
-    /// A path that begins like one of the hub and is none.
+    /// A path with the prefix of the hub but not its form.
     #[error("{path} is not of the form {form}")]
     HubPath {
         /// The path as configured.
         path: String,
-        /// What it should look like.
+        /// The required form.
         form: &'static str,
     },
 
-    /// A file that the hub did not give.
+    /// A file that could not be downloaded from the hub.
     #[error(
-        "cannot fetch {file} of {repo} at {revision} from {endpoint}: check the name, the network (HF_ENDPOINT), and HF_TOKEN if access is restricted; HF_HUB_OFFLINE=1 makes do with what is cached"
+        "cannot fetch {file} of {repo} at {revision} from {endpoint}: check the name, the network (HF_ENDPOINT), and HF_TOKEN if access is restricted; HF_HUB_OFFLINE=1 uses only cached files"
     )]
     Hub {
         /// Path within the repository.
@@ -141,14 +108,16 @@ pub enum DatasetError {
         repo: String,
         /// Branch, tag or commit.
         revision: String,
-        /// Where it was looked for.
+        /// The hub's URL.
         endpoint: String,
-        /// The hub's answer.
+        /// The failed request.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
-    /// Offline, and not in the cache.
-    #[error("HF_HUB_OFFLINE is set and {file} of {repo} at {revision} is not in the cache {}: unset it once, or fill the cache elsewhere", cache.display())]
+    /// A file that is not in the cache while offline.
+    #[error(
+        "HF_HUB_OFFLINE is set and {file} of {repo} at {revision} is not in the cache {cache}: unset it once, or fill the cache elsewhere"
+    )]
     HubOffline {
         /// Path within the repository.
         file: String,
@@ -193,83 +162,41 @@ pub enum DatasetError {
         reason: String,
     },
 
-    /// A file that is no Parquet, or a truncated or damaged one.
-    #[error("{} is not a readable Parquet file: it is truncated, damaged or of another format", path.display())]
+    /// A file that is not Parquet, or is truncated or damaged.
+    #[error("{path} is not a readable Parquet file: it is truncated, damaged or of another format")]
     Parquet {
         /// The file.
         path: PathBuf,
-        /// What the reader stumbled on.
-        source: parquet::errors::ParquetError,
+        /// The reader's error.
+        source: ParquetError,
     },
 
-    /// Columns that could not be built or read.
-    #[error("cannot convert the columns of {}", path.display())]
-    Arrow {
+    /// A shard or manifest of another schema or version, with other columns, or with settings that do not fit.
+    #[error("{path}: {reason}: generate the trajectories again")]
+    Unusable {
         /// The file.
         path: PathBuf,
-        /// What was wrong.
-        source: arrow_schema::ArrowError,
+        /// What does not fit, with what was found and what was expected.
+        reason: String,
     },
 
-    /// A Parquet file of another schema or version.
-    #[error("{} is of schema {found}, this program reads {expected}: generate the trajectories again", path.display())]
-    WrongSchema {
-        /// The file.
-        path: PathBuf,
-        /// Schema name and version in the file, or `none`.
-        found: String,
-        /// Schema name and version of this program.
-        expected: String,
-    },
-
-    /// A Parquet file that claims our schema but has other columns.
-    #[error("{} has columns {found}, its schema says {expected}: generate the trajectories again", path.display())]
-    WrongColumns {
-        /// The file.
-        path: PathBuf,
-        /// Columns in the file.
-        found: String,
-        /// Columns of the schema.
-        expected: String,
-    },
-
-    /// An entry of the file metadata that is absent or senseless.
-    #[error("{}: metadata `{key}` is {found}: generate the trajectories again", path.display())]
-    BadMetadata {
-        /// The file.
-        path: PathBuf,
-        /// The entry.
-        key: String,
-        /// Its value, or `missing`.
-        found: String,
-    },
-
-    /// Shards with the states of one noise schedule are asked for those of another.
+    /// Shards that hold the states of one noise schedule only, asked for those of another.
     #[error(
-        "{path} holds the states of one noise schedule alone ({made}), and training asks for another ({asked}): train with that one, or generate again with generate.states = \"all\""
+        "{path} holds the states of one noise schedule only ({made}), but training asks for another ({asked}): train with the first, or generate again with generate.states = \"all\""
     )]
     WrongSchedule {
         /// The directory or file.
         path: PathBuf,
         /// The schedule they were made for.
         made: String,
-        /// The one that is asked for.
+        /// The requested schedule.
         asked: String,
     },
 
-    /// A row that contradicts itself or its file.
-    #[error("{}, row {row}: {reason}", path.display())]
-    BadShardRow {
-        /// The file.
-        path: PathBuf,
-        /// 1-based row.
-        row: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
-
-    /// A file whose content is not what was written.
-    #[error("{} has changed since it was written (digest {found}, recorded {expected}): delete it and run `jacobi generate` again, which makes its rows anew (what was imported, import again)", path.display())]
+    /// A file that has changed since it was written.
+    #[error(
+        "{path} has changed since it was written (digest {found}, recorded {expected}): delete it and run `jacobi generate` again, which makes its rows again (or `jacobi import`, if it was imported)"
+    )]
     Digest {
         /// The file.
         path: PathBuf,
@@ -279,15 +206,10 @@ pub enum DatasetError {
         found: String,
     },
 
-    /// A directory that no generation has written to.
-    #[error("{} holds no trajectories (no {}): run `jacobi generate` first", dir.display(), crate::schema::manifest::MANIFEST_FILE)]
-    NoManifest {
-        /// The directory.
-        dir: PathBuf,
-    },
-
-    /// A generation that has not come to its end.
-    #[error("the trajectories in {} are not complete ({done} of {input} prompts): run `jacobi generate` again, which resumes, or `jacobi import`, which starts over", dir.display())]
+    /// A generation that has not finished.
+    #[error(
+        "the trajectories in {dir} are not complete ({done} of {input} prompts): run `jacobi generate` again, which resumes, or `jacobi import`, which starts over"
+    )]
     Incomplete {
         /// The directory.
         dir: PathBuf,
@@ -298,32 +220,29 @@ pub enum DatasetError {
     },
 
     /// A manifest whose numbers contradict each other.
-    #[error("{}: {reason}: delete the directory and generate again", path.display())]
+    #[error("{path}: {reason}: delete the directory and generate again")]
     BadManifest {
         /// The manifest.
         path: PathBuf,
-        /// What does not add up.
+        /// The contradiction.
         reason: String,
     },
 
-    /// Shards that no manifest speaks of.
-    #[error("{} holds {file} but no manifest.json: choose another directory, or remove what is in it with --overwrite", dir.display())]
+    /// Shards without a manifest.
+    #[error(
+        "{dir} holds {file} but no manifest.json: choose another directory, or replace its shards with --overwrite"
+    )]
     StrayShards {
         /// The directory.
         dir: PathBuf,
-        /// One of them.
+        /// One of the shards.
         file: String,
     },
 
-    /// Shards of different runs in one directory.
-    #[error("{} was written with other settings than the first shard of its directory: generate into an empty directory", path.display())]
-    MixedShards {
-        /// The first shard that differs.
-        path: PathBuf,
-    },
-
     /// A complete generation without a single trajectory.
-    #[error("the trajectories in {} are empty (0 of {input} prompts gave one): see errors.jsonl beside them", dir.display())]
+    #[error(
+        "the trajectories in {dir} are empty (0 of {input} prompts gave one): see errors.jsonl in the same directory"
+    )]
     NoTrajectories {
         /// The directory.
         dir: PathBuf,
@@ -331,49 +250,32 @@ pub enum DatasetError {
         input: usize,
     },
 
-    /// A model directory without tokenizer.
-    #[error("{} has no tokenizer.json: point model.path at a Hugging Face model directory with a fast tokenizer", dir.display())]
-    NoTokenizer {
-        /// The directory.
+    /// A model directory without a tokenizer, an end-of-sequence token or a chat template.
+    #[error("{dir} {lack}")]
+    IncompleteModel {
+        /// The model directory.
         dir: PathBuf,
+        /// What it lacks, and the way out.
+        lack: &'static str,
     },
 
     /// A tokenizer.json that cannot be read, or a text it cannot encode.
-    #[error("the tokenizer {} failed", path.display())]
+    #[error("the tokenizer {path} failed")]
     Tokenizer {
         /// The file.
         path: PathBuf,
-        /// Cause, in the words of the tokenizers library.
+        /// The error of the tokenizers library.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
-    /// The configuration names an end-of-sequence token that the vocabulary lacks, or none at all.
-    #[error("{} names no end-of-sequence token of the vocabulary: set eos_token_id in generation_config.json", dir.display())]
-    NoEos {
-        /// The model directory.
-        dir: PathBuf,
-    },
-
-    /// A model without chat template.
-    #[error("{} has no chat template: add chat_template.jinja, or give the prompts without template", dir.display())]
-    NoChatTemplate {
-        /// The model directory.
-        dir: PathBuf,
-    },
-
     /// A chat template that does not parse, or refuses these messages.
-    #[error("the chat template of {} failed", dir.display())]
+    #[error("the chat template of {dir} failed")]
     ChatTemplate {
         /// The model directory.
         dir: PathBuf,
         /// Line and cause.
         source: minijinja::Error,
     },
-}
-
-/// `, for instance a or b`, or nothing.
-fn one_of(names: &[String]) -> String {
-    if names.is_empty() { String::new() } else { format!(", for instance {}", names.join(" or ")) }
 }
 
 impl DatasetError {
@@ -386,13 +288,8 @@ impl DatasetError {
         }
     }
 
-    /// For `map_err`: `Parquet` about `path`.
-    pub(crate) fn parquet(path: &std::path::Path) -> impl Fn(parquet::errors::ParquetError) -> Self + '_ {
-        move |source| Self::Parquet { path: path.to_path_buf(), source }
-    }
-
-    /// For `map_err`: `Arrow` about `path`.
-    pub(crate) fn arrow(path: &std::path::Path) -> impl Fn(arrow_schema::ArrowError) -> Self + '_ {
-        move |source| Self::Arrow { path: path.to_path_buf(), source }
+    /// For `map_err` of a Parquet or Arrow reader: `Parquet` about `path`.
+    pub(crate) fn parquet<E: Into<ParquetError>>(path: &Path) -> impl Fn(E) -> Self + '_ {
+        move |source| Self::Parquet { path: path.to_path_buf(), source: source.into() }
     }
 }

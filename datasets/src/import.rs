@@ -1,20 +1,20 @@
-//! Trajectories that the reference implementation of arXiv 2512.14681 published, as ours.
+//! Converts trajectories of the reference implementation of arXiv 2512.14681 to ours.
 //!
-//! Two forms, told apart by their fields:
-//! - **recorded**: an array with an object per block, those of a sample one after the other: `data_id`,
-//!   `diffusion_itr_id` (`itr_3`: the block), `prompt_ids` (`[[..]]`: prompt and blocks so far), `answer_trajectory_ids` (the
-//!   states, the fixed point last) and `teacher_output_ids` (prompt and whole response).
-//! - **packed**: a line per sample: `prompt_ids`, `prompt_ids_len`, `complete_training_sequence_ids` (prompt, then noisy and
-//!   clean tokens of each block in turn) and `traj_position_indices` (which state each noisy block is). One state per block
-//!   is all that is left: every schedule chooses it.
+//! Two forms, distinguished by their fields:
+//! - **recorded**: an array with an object per block, grouped by sample: `data_id`, `diffusion_itr_id` (`itr_3`: the block),
+//!   `prompt_ids` (`[[..]]`: prompt and earlier blocks), `answer_trajectory_ids` (the states, the fixed point last) and
+//!   `teacher_output_ids` (prompt and whole response).
+//! - **packed**: a line per sample: `prompt_ids`, `prompt_ids_len`, `complete_training_sequence_ids` (the prompt, then for
+//!   each block its noisy and its clean tokens) and `traj_position_indices` (the iteration of each noisy block). It has one
+//!   state per block, which every schedule chooses.
 //!
-//! There the last block runs on behind the end-of-sequence token; here the response ends with it.
+//! Their last block continues after the end-of-sequence token; our response ends with it.
 
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer as _, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::error::DatasetError;
@@ -23,57 +23,55 @@ use crate::schema::trajectory::{FinishReason, State, Trajectory};
 mod packed;
 mod recorded;
 
-/// A sample of theirs as one of ours.
+/// A converted sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Imported {
     /// The sample.
     pub trajectory: Trajectory,
-    /// Tokens of its blocks.
+    /// Tokens per block.
     pub block_size: usize,
 }
 
-/// A sample that cannot be taken over.
+/// A sample that cannot be converted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadImport {
-    /// Its name, or where it stands.
+    /// Its name, or its place in the file.
     pub name: String,
     /// What is wrong with it.
     pub reason: String,
 }
 
-/// Receives the samples of a file.
+/// Called with each sample of a file.
 pub type Receiver<'a> = dyn FnMut(Result<Imported, BadImport>) -> Result<(), DatasetError> + 'a;
 
-/// Reads a file of either form, sample by sample, and gives each to `each`. `eos` ends responses.
+/// Reads a file of either form and passes sample by sample to `each`. A token of `eos` ends a response.
 ///
 /// # Errors
-/// `Io`, `Json` for a file that is none; whatever `each` returns.
+/// `Io`, `Json` for a file that is not JSON, and the errors of `each`.
 pub fn read_reference(path: &Path, eos: &[u32], each: &mut Receiver) -> Result<(), DatasetError> {
     let mut group = recorded::Group::default();
     let mut number = 0;
-    for_each_object(path, &mut |object| {
+    for_each_value(path, &mut |value| {
         number += 1;
-        let name =
-            |object: &Value| object["data_id"].as_str().map_or(format!("entry {number}"), str::to_owned);
-        if object.get("complete_training_sequence_ids").is_some() {
-            let name = name(&object);
-            return each(packed::convert(object, eos).map_err(|reason| BadImport { name, reason }));
+        let name = value["data_id"].as_str().map_or_else(|| format!("entry {number}"), str::to_owned);
+        let bad = |reason| BadImport { name, reason };
+        if value.get("complete_training_sequence_ids").is_some() {
+            return each(packed::convert(value, eos).map_err(bad));
         }
-        let name = name(&object);
-        match group.add(object) {
+        match group.add(value) {
             Ok(None) => Ok(()),
-            Ok(Some(whole)) => each(whole.convert(eos)),
-            Err(reason) => each(Err(BadImport { name, reason })),
+            Ok(Some(complete)) => each(complete.convert(eos)),
+            Err(reason) => each(Err(bad(reason))),
         }
     })?;
-    match group.end() {
-        Some(whole) => each(whole.convert(eos)),
+    match group.take() {
+        Some(last) => each(last.convert(eos)),
         None => Ok(()),
     }
 }
 
-/// The objects of an array or of lines, one at a time.
-fn for_each_object(
+/// The elements of an array, or the values of lines, one at a time.
+fn for_each_value(
     path: &Path,
     each: &mut dyn FnMut(Value) -> Result<(), DatasetError>,
 ) -> Result<(), DatasetError> {
@@ -90,33 +88,25 @@ fn for_each_object(
             Some(byte) if byte.is_ascii_whitespace() => reader.consume(1),
             Some(b'[') => break,
             _ => {
-                let values = serde_json::Deserializer::from_reader(reader).into_iter::<Value>();
-                return values.into_iter().try_for_each(|value| each(value.map_err(json)?));
+                let mut values = serde_json::Deserializer::from_reader(reader).into_iter::<Value>();
+                return values.try_for_each(|value| each(value.map_err(json)?));
             }
         }
     }
     let mut failure = None;
-    let mut deserializer = serde_json::Deserializer::from_reader(reader);
-    let outcome = Elements { each, failure: &mut failure }.deserialize(&mut deserializer);
-    match (failure, outcome) {
-        (Some(error), _) => Err(error),
-        (None, outcome) => outcome.map_err(json),
+    let elements = Elements { each, failure: &mut failure };
+    let parsed = serde_json::Deserializer::from_reader(reader).deserialize_seq(elements);
+    match failure {
+        Some(error) => Err(error),
+        None => parsed.map_err(json),
     }
 }
 
-/// Hands on the elements of an array as they are parsed, so that the array is never in memory as a whole.
+/// Passes on the elements of an array as they are parsed, so that the array is never in memory as a whole.
 struct Elements<'a> {
     each: &'a mut dyn FnMut(Value) -> Result<(), DatasetError>,
-    /// What `each` returned, for which the parser's error type has no room.
+    /// The error of `each`, which the parser's error type cannot hold.
     failure: &'a mut Option<DatasetError>,
-}
-
-impl<'de> DeserializeSeed<'de> for Elements<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
 }
 
 impl<'de> Visitor<'de> for Elements<'_> {
@@ -137,7 +127,7 @@ impl<'de> Visitor<'de> for Elements<'_> {
     }
 }
 
-/// A response that ends with the first of `eos`, and why.
+/// The response up to and including its first token of `eos`, and its finish reason.
 fn end_at(eos: &[u32], mut response: Vec<u32>) -> (Vec<u32>, FinishReason) {
     match response.iter().position(|token| eos.contains(token)) {
         Some(end) => {
@@ -148,7 +138,7 @@ fn end_at(eos: &[u32], mut response: Vec<u32>) -> (Vec<u32>, FinishReason) {
     }
 }
 
-/// A state of a block as the tail behind what is right already; `tokens` may be longer than the block.
+/// A state of a block: its converged prefix and its tail. `tokens` may be longer than the block.
 fn state(block: usize, iteration: usize, tokens: &[u32], clean: &[u32]) -> State {
     let tokens = &tokens[..clean.len().min(tokens.len())];
     let converged = tokens.iter().zip(clean).take_while(|(a, b)| a == b).count();

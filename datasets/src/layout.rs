@@ -1,12 +1,26 @@
-//! The packed sequence of one sample, and who sees whom in it. The only index arithmetic of the project.
+//! The packed sequence of one sample and its attention mask. The only index arithmetic of the project.
 //!
-//! A sample is packed as `[p | c | k]`: the prompt, its response (clean blocks `c_0 .. c_{T-1}`), then one noisy state
-//! of every block (`k_0 .. k_{T-1}`). `c_j` and `k_j` share their position ids. The last block may be shorter than
-//! `block_size`: there is no padding anywhere.
+//! A sample is packed as `[p | c | k]`: the prompt, the clean stream (blocks `c_0 .. c_{T-1}`, the response),
+//! then the noisy stream (blocks `k_0 .. k_{T-1}`, one recorded state of each block). `c_j` and `k_j` have
+//! the same position ids. The last block may be shorter than `block_size`; nothing is padded.
 //!
-//! Source: arXiv 2512.14681, the noise-aware causal mask. Departures: the paper interleaves noisy and clean blocks and
-//! pads the last one; in our order the mask is ordinary causal attention over `p + c` plus one ordinary causal run per
-//! window behind a prefix, so that no masked product has to be computed.
+//! A noisy block sees the prompt, the clean blocks before its window, and the noisy blocks of its window up
+//! to itself. With P = 1 prompt token, R = 5 response tokens, blocks of n = 2 and windows of w = 2 blocks:
+//!
+//! ```text
+//! token      p   c0 c0 c1 c1 c2   k0 k0 k1 k1 k2
+//! index      0   1  2  3  4  5    6  7  8  9  10
+//! position   0   1  2  3  4  5    1  2  3  4  5
+//! window         0  0  0  0  1    0  0  0  0  1
+//! ```
+//!
+//! Token 9 (in `k_1`) sees 0 and 6..=9: the prompt and the noisy tokens of window 0. Token 10 (in `k_2`) sees
+//! 0..=4 and itself: the prompt and the clean blocks before window 1. So there are three runs: 0..6 behind no
+//! prefix, 6..10 behind 0..1, and 10..11 behind 0..5.
+//!
+//! Source: arXiv 2512.14681, the noise-aware causal mask. Departures: the paper interleaves noisy and clean
+//! blocks and pads the last one. In our order the mask is causal attention over `p + c` and over one run per
+//! window behind a prefix, so no masked product is computed.
 
 use std::ops::Range;
 
@@ -19,33 +33,33 @@ pub enum NoiseContext {
     /// Their noisy states: the method of the paper.
     #[default]
     Window,
-    /// Their clean tokens: the ablation in the manner of CLLM.
+    /// Their clean tokens, as in CLLM: an ablation.
     Clean,
 }
 
-/// Rows that attend alike: each sees the whole prefix, and of the run those before it and itself.
+/// Consecutive tokens that attend causally to each other behind a common prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CausalRun {
-    /// What every row of the run sees.
+    /// Tokens that every token of the run sees.
     pub prefix: Range<usize>,
-    /// The rows.
+    /// The tokens of the run.
     pub own: Range<usize>,
 }
 
-/// Shape of one packed sample: every start, position and visibility follows from these numbers.
+/// Shape of one packed sample: all indices, positions and the mask follow from these numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Tokens of the prompt, P.
     pub prompt_len: usize,
     /// Tokens of the response, R.
     pub response_len: usize,
-    /// Tokens of a block, n; at least 1.
+    /// Tokens per block, n; at least 1.
     pub block_size: usize,
-    /// Blocks of a noise cycle, w; at least 1.
+    /// Blocks per window, w; at least 1.
     pub window_size: usize,
     /// What noisy blocks see within their window.
     pub noise_context: NoiseContext,
-    /// Whether the noisy stream is there at all; without it the sample is `[p | c]`.
+    /// Whether there is a noisy stream; without it the sample is `[p | c]`.
     pub with_noise: bool,
 }
 
@@ -55,7 +69,7 @@ impl Layout {
         self.response_len.div_ceil(self.block_size)
     }
 
-    /// Tokens of block `j`: n, or what is left for the last one.
+    /// Tokens of block `j`: n, or fewer for the last block.
     ///
     /// # Panics
     /// When there is no block `j`.
@@ -64,12 +78,12 @@ impl Layout {
         self.block_size.min(self.response_len - j * self.block_size)
     }
 
-    /// Tokens packed: P + R, and R more with noise.
+    /// Number of tokens: P + R, or P + 2R with noise.
     pub fn len(&self) -> usize {
         self.noisy_base() + if self.with_noise { self.response_len } else { 0 }
     }
 
-    /// Whether nothing is packed.
+    /// Whether there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -93,24 +107,24 @@ impl Layout {
         self.noisy_base() + j * self.block_size
     }
 
-    /// First block of the window that block `j` belongs to: w * floor(j / w).
+    /// First block of the window of block `j`: w * floor(j / w).
     pub fn window_start(&self, j: usize) -> usize {
         j / self.window_size * self.window_size
     }
 
-    /// Position id of token `t`: 0 .. P-1 for the prompt, then P .. P+R-1 for the clean and again for the noisy stream.
+    /// Position id of token `t`: 0 .. P-1 in the prompt, P .. P+R-1 in the clean and again in the noisy stream.
     ///
     /// # Panics
-    /// When `t` is not packed.
+    /// When there is no token `t`.
     pub fn position(&self, t: usize) -> usize {
         self.assert_token(t);
         if t < self.noisy_base() { t } else { t - self.response_len }
     }
 
-    /// Whether token `q` attends to token `k`: the definition, which every mask is tested against.
+    /// Whether token `q` attends to token `k`: the definition of the mask, against which every other form is tested.
     ///
     /// # Panics
-    /// When `q` or `k` is not packed.
+    /// When there is no token `q` or `k`.
     pub fn sees(&self, q: usize, k: usize) -> bool {
         let causal = k <= q;
         match (self.segment(q), self.segment(k)) {
@@ -124,10 +138,10 @@ impl Layout {
         }
     }
 
-    /// The tokens that `q` sees, as two runs of indices; the second is empty except for noisy tokens.
+    /// The tokens that `q` sees, as two ranges; the second is empty unless `q` is noisy.
     ///
     /// # Panics
-    /// When `q` is not packed.
+    /// When there is no token `q`.
     pub fn visible(&self, q: usize) -> [Range<usize>; 2] {
         match self.segment(q) {
             Segment::Prompt | Segment::Clean { .. } => [0..q + 1, 0..0],
@@ -138,8 +152,8 @@ impl Layout {
         }
     }
 
-    /// The mask as runs that cover the tokens one after the other: the prompt with the clean stream, then each window of
-    /// the noisy stream behind the clean tokens before it.
+    /// The mask as runs that cover all tokens in order: first the prompt with the clean stream, then each
+    /// window of the noisy stream behind the prompt and the clean blocks before it.
     pub fn runs(&self) -> Vec<CausalRun> {
         let clean = CausalRun { prefix: 0..0, own: 0..self.noisy_base() };
         let mut runs = Vec::from_iter((self.noisy_base() > 0).then_some(clean));
@@ -156,16 +170,16 @@ impl Layout {
         runs
     }
 
-    /// The clean token at the position of the noisy token `t`; none for tokens that are not noisy.
+    /// The clean token at the position of the noisy token `t`; `None` for a token that is not noisy.
     ///
     /// # Panics
-    /// When `t` is not packed.
-    pub fn clean_twin(&self, t: usize) -> Option<usize> {
+    /// When there is no token `t`.
+    pub fn clean_counterpart(&self, t: usize) -> Option<usize> {
         self.assert_token(t);
         (t >= self.noisy_base()).then(|| t - self.response_len)
     }
 
-    /// The mask, `len x len`, row-major: entry `q * len + k` is `sees(q, k)`. Built from runs, not pair by pair.
+    /// The mask, `len x len`, row-major: entry `q * len + k` is `sees(q, k)`.
     pub fn dense_mask(&self) -> Vec<bool> {
         let len = self.len();
         let mut mask = vec![false; len * len];
@@ -177,7 +191,7 @@ impl Layout {
         mask
     }
 
-    /// A noisy block sees the clean blocks before this one, and the noisy blocks from it on to itself.
+    /// The first noisy block that noisy block `own` sees. Of the blocks before that one it sees the clean form.
     fn first_noisy_seen(&self, own: usize) -> usize {
         match self.noise_context {
             NoiseContext::Window => self.window_start(own),
@@ -209,7 +223,7 @@ impl Layout {
     }
 }
 
-/// Where a packed token belongs.
+/// The part of the sequence that a token belongs to.
 enum Segment {
     Prompt,
     Clean { block: usize },
@@ -217,152 +231,4 @@ enum Segment {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn layout(prompt_len: usize, response_len: usize, block_size: usize, window_size: usize) -> Layout {
-        Layout {
-            prompt_len,
-            response_len,
-            block_size,
-            window_size,
-            noise_context: NoiseContext::Window,
-            with_noise: true,
-        }
-    }
-
-    /// The mask as rows of `#` and `.`, readable in a failing test.
-    fn picture(layout: &Layout) -> Vec<String> {
-        let len = layout.len();
-        let mark = |q, k| if layout.sees(q, k) { '#' } else { '.' };
-        (0..len).map(|q| (0..len).map(|k| mark(q, k)).collect()).collect()
-    }
-
-    #[test]
-    fn starts_lengths_and_positions_of_a_ragged_sample() {
-        let l = layout(3, 5, 2, 2);
-        assert_eq!((l.num_blocks(), l.len()), (3, 13));
-        assert_eq!([0, 1, 2].map(|j| l.block_len(j)), [2, 2, 1]);
-        assert_eq!([0, 1, 2].map(|j| l.clean_start(j)), [3, 5, 7]);
-        assert_eq!([0, 1, 2].map(|j| l.noisy_start(j)), [8, 10, 12]);
-        assert_eq!([0, 1, 2].map(|j| l.window_start(j)), [0, 0, 2]);
-        let positions: Vec<usize> = (0..13).map(|t| l.position(t)).collect();
-        assert_eq!(positions, [0, 1, 2, 3, 4, 5, 6, 7, 3, 4, 5, 6, 7]);
-    }
-
-    #[test]
-    fn noisy_blocks_see_noisy_blocks_of_their_window_and_clean_blocks_before_it() {
-        let expected = [
-            //p ccccc kkkkk   P = 1, n = 2, w = 2: blocks 0 and 1 share a window, block 2 opens the next
-            "#..........",
-            "##.........",
-            "###........",
-            "####.......",
-            "#####......",
-            "######.....",
-            "#.....#....",
-            "#.....##...",
-            "#.....###..",
-            "#.....####.",
-            "#####.....#",
-        ];
-        assert_eq!(picture(&layout(1, 5, 2, 2)), expected);
-    }
-
-    #[test]
-    fn clean_context_is_the_same_as_a_window_of_one() {
-        let clean = Layout { noise_context: NoiseContext::Clean, ..layout(2, 7, 3, 4) };
-        assert_eq!(picture(&clean), picture(&layout(2, 7, 3, 1)));
-        assert_ne!(picture(&clean), picture(&layout(2, 7, 3, 4)));
-    }
-
-    #[test]
-    fn degenerate_samples_have_no_blocks_or_no_noise() {
-        let empty = layout(0, 0, 4, 1);
-        assert!(empty.is_empty() && empty.dense_mask().is_empty() && empty.num_blocks() == 0);
-        let plain = Layout { with_noise: false, ..layout(2, 3, 4, 1) };
-        assert_eq!(picture(&plain), ["#....", "##...", "###..", "####.", "#####"]);
-    }
-
-    #[test]
-    #[should_panic(expected = "block 2 of 2")]
-    fn a_block_that_is_not_there_is_a_bug() {
-        layout(1, 8, 4, 1).clean_start(2);
-    }
-
-    #[test]
-    #[should_panic(expected = "no noisy stream")]
-    fn a_noisy_start_without_noise_is_a_bug() {
-        Layout { with_noise: false, ..layout(1, 8, 4, 1) }.noisy_start(0);
-    }
-
-    /// Small layouts, with every degenerate knob in reach: block 1, window 1, window > T, ragged and empty responses.
-    fn any_layout() -> impl Strategy<Value = Layout> {
-        let context = prop_oneof![Just(NoiseContext::Window), Just(NoiseContext::Clean)];
-        (0_usize..6, 0_usize..20, 1_usize..7, 1_usize..7, context, any::<bool>()).prop_map(
-            |(prompt_len, response_len, block_size, window_size, noise_context, with_noise)| Layout {
-                prompt_len,
-                response_len,
-                block_size,
-                window_size,
-                noise_context,
-                with_noise,
-            },
-        )
-    }
-
-    /// The rule of DESIGN in its own words, from positions alone, sharing no helper with the code above.
-    fn sees_by_the_book(l: &Layout, q: usize, k: usize) -> bool {
-        let (p, r, n) = (l.prompt_len, l.response_len, l.block_size);
-        let w = if l.noise_context == NoiseContext::Clean { 1 } else { l.window_size };
-        if q < p + r {
-            return k <= q;
-        }
-        let j = (q - p - r) / n;
-        let i = w * (j / w);
-        let earlier_clean = k < p + i * n;
-        let own_window = k >= p + r + i * n && k <= q;
-        earlier_clean || own_window
-    }
-
-    proptest! {
-        #[test]
-        fn mask_and_predicate_and_book_agree_on_every_pair(l in any_layout()) {
-            let (len, mask) = (l.len(), l.dense_mask());
-            prop_assert_eq!(mask.len(), len * len);
-            for q in 0..len {
-                for k in 0..len {
-                    prop_assert_eq!(mask[q * len + k], l.sees(q, k), "{:?} q={} k={}", l, q, k);
-                    prop_assert_eq!(l.sees(q, k), sees_by_the_book(&l, q, k), "{:?} q={} k={}", l, q, k);
-                }
-            }
-        }
-
-        #[test]
-        fn runs_and_predicate_agree_on_every_pair(l in any_layout()) {
-            let mut next = 0;
-            for run in l.runs() {
-                prop_assert_eq!(run.own.start, next);
-                next = run.own.end;
-                for q in run.own.clone() {
-                    for k in 0..l.len() {
-                        let seen = run.prefix.contains(&k) || (run.own.start..=q).contains(&k);
-                        prop_assert_eq!(seen, l.sees(q, k), "{:?} q={} k={}", l, q, k);
-                    }
-                }
-            }
-            prop_assert_eq!(next, l.len());
-        }
-
-        #[test]
-        fn a_token_sees_each_position_up_to_its_own_exactly_once(l in any_layout()) {
-            for q in 0..l.len() {
-                let mut seen: Vec<usize> = (0..l.len()).filter(|&k| l.sees(q, k)).map(|k| l.position(k)).collect();
-                seen.sort_unstable();
-                prop_assert_eq!(seen, (0..=l.position(q)).collect::<Vec<_>>());
-            }
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,10 @@
-//! Data as rows: prompts in, trajectories on disk, packed samples out, and the tokenizer between text and ids.
+//! Data as rows: prompts, trajectories on disk, packed samples, and the tokenizer.
 //!
 //! No tensors here: this crate never links libtorch. Token ids are `u32`, in Parquet `i32`.
 //!
-//! Reading order: [`prompts`] and [`tokenizer`] (text to ids), [`schema::trajectory`] (what is recorded),
-//! [`layout`] (the only index arithmetic), [`noise`] (which recorded state the student sees), [`mod@pack`] (both together), [`row`] (several
-//! samples in one forward pass).
+//! Reading order: [`prompts`] and [`tokenizer`] (text to ids), [`schema::trajectory`] (recorded states),
+//! [`layout`] (the packed sequence and its mask), [`noise`] (which state becomes the noisy block),
+//! [`mod@pack`] (a packed sample with its losses), [`row`] (several samples in one forward pass).
 
 pub mod atomic;
 pub mod error;

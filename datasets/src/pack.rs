@@ -1,26 +1,40 @@
-//! One trajectory to one packed sample: its tokens, and which rows of the forward pass enter which loss.
+//! From a trajectory to a packed sample: its tokens, and the rows of the forward pass that enter each loss.
 //!
-//! Source: arXiv 2512.14681, the dual objective: cross-entropy on the clean stream, soft cross-entropy of the noisy
-//! stream against the clean one. Departures: no padding; a block without recorded state enters as its own fixed point;
-//! consistency starts at the first token that really differs, and nothing is asked for after EOS.
+//! Source: arXiv 2512.14681, the dual objective: cross-entropy on the clean stream, soft cross-entropy of the
+//! noisy stream against the clean one. Departures: no padding; a block without a recorded state enters as its
+//! fixed point; consistency starts at the first token that differs from the clean block, and the row of EOS
+//! has no target.
+//!
+//! Example: prompt `a`, response `b c d EOS`, blocks of n = 2, chosen states `b x` and `d y`:
+//!
+//! ```text
+//! row      0  1  2  3  4     5  6  7  8
+//! token    a  b  c  d  EOS   b  x  d  y
+//! ```
+//!
+//! AR targets: rows 0..=3 predict `b c d EOS`. Consistency: row 6 (`x` for `c`) learns the distribution of
+//! row 2. The second block differs only at `y`, the position of EOS, which has no target.
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::DatasetError;
 use crate::layout::{Layout, NoiseContext};
 use crate::noise::{NoiseScheduleConfig, choose_state};
-use crate::schema::trajectory::{FinishReason, Trajectory};
+use crate::schema::trajectory::{FinishReason, SCHEDULE_KEY, Trajectory, TrajectoryMetadata};
 
 /// How samples are packed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PackConfig {
-    /// Blocks per noise cycle, w.
+    /// Blocks per window, w.
     pub window_size: usize,
     /// What noisy blocks see within their window.
     pub noise_context: NoiseContext,
-    /// Which state of each block is taken.
+    /// Which state of each block becomes its noisy block.
     pub noise: NoiseScheduleConfig,
-    /// Prompt tokens behind the first are targets of the autoregressive loss too, as in the reference code.
+    /// Whether all prompt tokens but the first are targets of the autoregressive loss too, as in the reference code.
     pub ar_prompt_tokens: bool,
 }
 
@@ -36,23 +50,37 @@ impl Default for PackConfig {
 }
 
 impl PackConfig {
-    /// What decides which states are taken, in words.
+    /// The settings that decide which states are chosen, as text.
     pub fn schedule_text(&self) -> String {
         let NoiseScheduleConfig { schedule, t_min, t_max } = self.noise;
         format!("{schedule:?} {t_min}..{t_max}, window {}", self.window_size).to_lowercase()
     }
+
+    /// Checks that the shards in `path` hold the states that this configuration chooses.
+    ///
+    /// # Errors
+    /// `WrongSchedule` if they hold the states of another schedule only.
+    pub fn check_schedule(&self, path: &Path, metadata: &TrajectoryMetadata) -> Result<(), DatasetError> {
+        let asked = self.schedule_text();
+        match metadata.decoding.get(SCHEDULE_KEY) {
+            Some(made) if *made != asked => {
+                Err(DatasetError::WrongSchedule { path: path.to_path_buf(), made: made.clone(), asked })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
-/// A row whose logits have to predict `token`.
+/// A row whose logits predict `token`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArTarget {
-    /// Row of the forward pass, on the prompt or the clean stream.
+    /// Row of the forward pass, in the prompt or the clean stream.
     pub row: usize,
-    /// The token that follows it.
+    /// The next token.
     pub token: u32,
 }
 
-/// Two rows that have to predict the same distribution.
+/// A noisy row that learns the distribution of a clean row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PcPair {
     /// Row in the noisy block.
@@ -61,7 +89,7 @@ pub struct PcPair {
     pub teacher: usize,
     /// The block.
     pub block: usize,
-    /// Offset of the row behind the first divergence of the block.
+    /// Offset from the first divergence of the block.
     pub distance: usize,
 }
 
@@ -72,16 +100,16 @@ pub struct PackedSample {
     pub sample_id: String,
     /// `layout.len()` ids: prompt, clean stream, noisy stream.
     pub tokens: Vec<u32>,
-    /// Positions and visibility.
+    /// Positions and mask.
     pub layout: Layout,
-    /// Targets of the autoregressive loss, ascending by row: the response up to and including EOS, and the prompt where
-    /// [`PackConfig::ar_prompt_tokens`] asks for it.
+    /// Targets of the autoregressive loss, ascending by row: the response up to and including EOS, and the
+    /// prompt with [`PackConfig::ar_prompt_tokens`].
     pub ar: Vec<ArTarget>,
-    /// Pairs of the consistency loss: from the first divergence to the position before EOS.
+    /// Pairs of the consistency loss: in each block from the first divergence on, up to the position before EOS.
     pub pc: Vec<PcPair>,
 }
 
-/// Why a sample or a setting cannot be packed.
+/// Why a sample cannot be packed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackError {
@@ -99,7 +127,7 @@ pub enum PackError {
         name: &'static str,
     },
 
-    /// A noise range that is none.
+    /// An invalid noise range.
     #[error("t_min = {t_min} and t_max = {t_max}: they must obey 0 <= t_min <= t_max <= 1")]
     NoiseRange {
         /// Lower end.
@@ -122,11 +150,10 @@ pub enum PackError {
     },
 }
 
-/// Packs one sample. `seed` (the run's seed and epoch) and the sample's id fix the random schedule.
+/// Packs one sample. `seed` (of the run and epoch) and the sample's id determine the random schedule.
 ///
 /// # Errors
-/// `EmptyLoss` when there is nothing to learn; `ZeroSize`, `NoiseRange` for settings, `StateLength` for rows that make
-/// no sense.
+/// `EmptyLoss` if neither loss has a target; `ZeroSize` and `NoiseRange` for settings, `StateLength` for states.
 pub fn pack(
     sample: &Trajectory,
     block_size: usize,
@@ -168,14 +195,14 @@ fn check(block_size: usize, config: &PackConfig) -> Result<(), PackError> {
     if config.noise.is_valid() { Ok(()) } else { Err(PackError::NoiseRange { t_min, t_max }) }
 }
 
-/// The chosen state of every block, one after the other.
+/// The chosen states of all blocks, concatenated.
 fn noisy_stream(
     sample: &Trajectory,
     layout: &Layout,
     config: &PackConfig,
     seed: u64,
 ) -> Result<Vec<u32>, PackError> {
-    // Without the id, block j of all samples would draw the same random ratio.
+    // Without the id, block j of every sample would draw the same random ratio.
     let seed = seed ^ digest(&sample.sample_id);
     let mut stream = Vec::with_capacity(layout.response_len);
     for block in 0..layout.num_blocks() {
@@ -205,7 +232,7 @@ fn digest(text: &str) -> u64 {
     u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 of 32 bytes"))
 }
 
-/// Row P-1+r predicts response token r. Without a prompt no row predicts the first one.
+/// Row P-1+r predicts response token r. Without a prompt, no row predicts the first response token.
 fn ar_targets(sample: &Trajectory, layout: &Layout) -> Vec<ArTarget> {
     let tokens = sample.response_tokens.iter().enumerate();
     tokens
@@ -214,16 +241,17 @@ fn ar_targets(sample: &Trajectory, layout: &Layout) -> Vec<ArTarget> {
 }
 
 fn pc_pairs(sample: &Trajectory, layout: &Layout, tokens: &[u32]) -> Vec<PcPair> {
-    // The row of EOS itself predicts what comes after the end: nothing anyone will read.
+    // The row of EOS would predict what follows the end of the response.
     let end =
         layout.prompt_len + layout.response_len - usize::from(sample.finish_reason == FinishReason::Eos);
     let mut pairs = Vec::new();
     for block in 0..layout.num_blocks() {
         let (clean, noisy) = (layout.clean_start(block), layout.noisy_start(block));
-        let kept = layout.block_len(block).min(end.saturating_sub(clean));
-        let divergence = (0..kept).find(|&offset| tokens[clean + offset] != tokens[noisy + offset]);
-        for offset in divergence.unwrap_or(kept)..kept {
-            let distance = offset - divergence.unwrap_or(kept);
+        let len = layout.block_len(block).min(end.saturating_sub(clean));
+        let differs = |&offset: &usize| tokens[clean + offset] != tokens[noisy + offset];
+        let divergence = (0..len).find(differs).unwrap_or(len);
+        for offset in divergence..len {
+            let distance = offset - divergence;
             pairs.push(PcPair { student: noisy + offset, teacher: clean + offset, block, distance });
         }
     }

@@ -1,6 +1,6 @@
 //! Prompts from files: JSONL, JSON or Parquet, plain text or conversations, columns by name.
 //!
-//! A row that cannot be used is a value ([`BadRow`]), not the end of the run; a file that cannot be used is an error.
+//! A row that cannot be used is a value ([`BadRow`]) and does not end the run; a file that cannot be used is an error.
 
 use std::path::{Path, PathBuf};
 
@@ -22,10 +22,10 @@ pub use stream::{PromptStream, stream_prompts, stream_prompts_from};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PromptFormat {
-    /// By the extension: `.jsonl`, `.ndjson`, `.json` (an array, or lines all the same), `.parquet`.
+    /// By the extension: `.jsonl`, `.ndjson`, `.json` (an array or lines), `.parquet`.
     #[default]
     Auto,
-    /// One JSON object per line; empty lines do not count.
+    /// One JSON object per line; empty lines are skipped.
     Jsonl,
     /// One array of objects.
     Json,
@@ -37,19 +37,19 @@ pub enum PromptFormat {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct PromptsConfig {
-    /// The file, here or on the hub (`hf://datasets/ORG/NAME[@REVISION]/FILE`). One `*` in its name stands for any text: all
-    /// files that fit are read one after the other, by name.
+    /// The file, local or on the hub (`hf://datasets/ORG/NAME[@REVISION]/FILE`). One `*` in its name stands
+    /// for any text: all matching files are read, sorted by name.
     pub path: PathBuf,
     /// Its format.
     pub format: PromptFormat,
-    /// Column with the user's text; not read when `template` or `messages_column` is set.
+    /// Column with the user's text; not read if `template` or `messages_column` is set.
     pub prompt_column: String,
     /// The user's text as a Jinja template over the columns, in place of `prompt_column`.
     pub template: Option<String>,
-    /// Column with a conversation: a list of `{role, content}` or of `{from, value}`. A closing assistant turn is the
-    /// response, not part of the prompt.
+    /// Column with a conversation: a list of `{role, content}` or of `{from, value}`. A final assistant turn
+    /// is the response and not part of the prompt.
     pub messages_column: Option<String>,
-    /// Column with the name of the row; without it the name is a digest of the messages.
+    /// Column with the id of the row; without it the id is a digest of the messages.
     pub id_column: Option<String>,
     /// Column with the reference answer, for evaluation.
     pub answer_column: Option<String>,
@@ -59,17 +59,17 @@ pub struct PromptsConfig {
     pub response_template: Option<String>,
     /// Column with a given response.
     pub response_column: Option<String>,
-    /// System message put before conversations that bring none.
+    /// System message for conversations without one.
     pub system: Option<String>,
-    /// Column that decides whether a row takes part at all; rows that do not are as good as not there.
+    /// Column by which rows are kept or dropped. Dropped rows are not counted anywhere.
     pub filter_column: Option<String>,
-    /// Values of it that take part; when empty, all but `filter_drop`.
+    /// Values of `filter_column` to keep; if empty, all but `filter_drop`.
     pub filter_keep: Vec<String>,
-    /// Values of it that do not.
+    /// Values of `filter_column` to drop.
     pub filter_drop: Vec<String>,
-    /// Rows to skip.
+    /// Number of rows to skip.
     pub offset: usize,
-    /// Rows to take at most, after `offset`.
+    /// Maximum number of rows, after `offset`.
     pub limit: Option<usize>,
 }
 
@@ -97,10 +97,10 @@ impl Default for PromptsConfig {
 }
 
 impl PromptsConfig {
-    /// The files that `path` stands for, in the order they are read; those of the hub are downloaded.
+    /// The local files of `path`, in reading order; downloads those of the hub.
     ///
     /// # Errors
-    /// `Missing`, `PromptPathIsDirectory`, `HubPath`, `Hub`, `HubOffline`.
+    /// `Missing`, `Prompts` for a directory, `HubPath`, `Hub`, `HubOffline`.
     pub fn files(&self) -> Result<Vec<PathBuf>, DatasetError> {
         let hub = Hub::from_environment();
         files::find(self, &hub)?.into_iter().map(|source| source.locate(&hub)).collect()
@@ -117,7 +117,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// A turn of `role` saying `content`.
+    /// A turn of `role` with the text `content`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
     }
@@ -128,7 +128,7 @@ impl Message {
 pub struct Prompt {
     /// From the id column, or 16 hex digits of the BLAKE3 of the messages.
     pub id: String,
-    /// The conversation so far; the last turn is the one to answer.
+    /// The conversation; the last turn is the one to answer.
     pub messages: Vec<Message>,
     /// Reference answer.
     pub answer: Option<String>,
@@ -137,7 +137,7 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// 128 bits of the BLAKE3 of the messages: equal prompts are equal whatever they are called.
+    /// 128 bits of the BLAKE3 of the messages: equal for equal messages, whatever the id.
     pub fn content_hash(&self) -> u128 {
         row::content_hash(&self.messages)
     }
@@ -146,10 +146,10 @@ impl Prompt {
 /// A row that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRow {
-    /// Name of its file, where the configured path stands for several.
+    /// Name of its file, if the configured path matches several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// 1-based line of a JSONL file, row of any other.
+    /// Line of a JSONL file, row of any other, from 1.
     pub line: usize,
     /// What is wrong with it.
     pub reason: String,
@@ -160,7 +160,7 @@ impl BadRow {
         Self { file: None, line, reason: reason.into() }
     }
 
-    /// Where it stands: `line 7`, or `train-1.jsonl, line 7`.
+    /// Its place: `line 7`, or `train-1.jsonl, line 7`.
     pub fn place(&self) -> String {
         let file = self.file.as_ref().map_or_else(String::new, |file| format!("{file}, "));
         format!("{file}line {}", self.line)
@@ -173,7 +173,7 @@ impl std::fmt::Display for BadRow {
     }
 }
 
-/// Reads the rows `offset .. offset + limit` of the configured file, good and bad, in order, into memory.
+/// Reads the rows `offset .. offset + limit` of the configured files into memory, good and bad, in order.
 ///
 /// # Errors
 /// Those of [`stream_prompts`] and of its items.
@@ -181,26 +181,21 @@ pub fn read_prompts(config: &PromptsConfig) -> Result<Vec<Result<Prompt, BadRow>
     stream_prompts(config)?.collect()
 }
 
-/// A row as read, with its line, or why it is none.
+/// The columns of a row with its line, or why the row is unusable.
 pub(crate) type RawRow = Result<(usize, serde_json::Map<String, serde_json::Value>), BadRow>;
 
-/// All columns of all rows of one file, whatever they mean.
+/// All columns of all rows of one file.
 ///
 /// # Errors
-/// `PromptFormatUnknown`, `Parquet`, `Io`.
+/// `Prompts` for an unknown format, `Json`, `Parquet`, `Io`.
 pub(crate) fn rows_of(
     path: &Path,
 ) -> Result<impl Iterator<Item = Result<RawRow, DatasetError>>, DatasetError> {
-    let rows = match files::format(PromptFormat::Auto, path)? {
-        PromptFormat::Parquet => parquet_rows::open(path, None)?,
-        PromptFormat::Json => text_rows::open_json(path)?,
-        PromptFormat::Jsonl => text_rows::open_jsonl(path)?,
-        PromptFormat::Auto => text_rows::open_json_or_jsonl(path)?,
-    };
+    let rows = files::open(path, PromptFormat::Auto, None)?;
     Ok(rows.map(|row| Ok(row?.map(|row| (row.line, row.columns)))))
 }
 
-/// The content hash of a conversation in either form, if `value` is one. A closing assistant turn is not part of it.
+/// The content hash of a conversation in either form, without a final assistant turn; `None` for any other value.
 pub(crate) fn hash_of_messages(value: &serde_json::Value) -> Option<u128> {
     let mut messages: Vec<Message> = value.as_array()?.iter().map(row::message).collect::<Option<_>>()?;
     messages.pop_if(|last| last.role == "assistant");

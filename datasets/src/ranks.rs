@@ -1,5 +1,5 @@
-//! Several processes that share one job: which of them is this one, which prompts are its own, and where those that train
-//! together meet.
+//! Several processes of one job: this process's rank, its share of the prompts, and the rendezvous of
+//! processes that train together.
 
 use std::path::{Path, PathBuf};
 
@@ -8,39 +8,39 @@ use std::path::{Path, PathBuf};
 pub struct Rank {
     /// From 0.
     pub rank: usize,
-    /// How many there are.
+    /// Number of processes.
     pub world_size: usize,
 }
 
-/// Variables that tell a process which part of a job it is.
+/// Environment variables that do not describe a rank.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RankError {
-    /// One without the other.
+    /// One variable of a pair.
     #[error("{set} is set, {missing} is not: set both, or neither")]
     Partial {
-        /// Set.
+        /// The variable that is set.
         set: &'static str,
-        /// Not set.
+        /// The variable that is not.
         missing: &'static str,
     },
-    /// Some of those that only work together.
+    /// Some of the variables that are needed together.
     #[error(
         "{} set, {} not: processes that train together need {}; set all, as torchrun does, or none",
         are(set), are(missing), MEMBERSHIP.join(", ")
     )]
     Incomplete {
-        /// Set.
+        /// Variables that are set.
         set: Vec<&'static str>,
-        /// Not set.
+        /// Variables that are not.
         missing: Vec<&'static str>,
     },
-    /// A Slurm step of several tasks without a place to meet.
+    /// A Slurm step of several tasks without a rendezvous address.
     #[error(
-        "{missing} is not set: {tasks} tasks of a Slurm step train together, and need to know where to meet; see \
+        "{missing} is not set: {tasks} tasks of a Slurm step train together and need an address to meet at; see \
          scripts/launch-train.sbatch, or start one task"
     )]
     NoMeetingPlace {
-        /// Not set.
+        /// The variable that is not set.
         missing: &'static str,
         /// Tasks of the step.
         tasks: usize,
@@ -50,48 +50,48 @@ pub enum RankError {
     NoNumber {
         /// The variable.
         name: &'static str,
-        /// What it holds.
+        /// Its value.
         value: String,
     },
-    /// One task of a Slurm array that was queued alone: what it was to be a part of, nobody knows any more.
+    /// One task of a Slurm array that was queued again alone: the size of the array is unknown.
     #[error(
-        "SLURM_ARRAY_TASK_ID is {id} and SLURM_ARRAY_TASK_COUNT is 1: a task queued again by itself is told which part it \
-         makes by --rank {id} and --world-size with the number of tasks the array had"
+        "SLURM_ARRAY_TASK_ID is {id} and SLURM_ARRAY_TASK_COUNT is 1: to queue one task of an array \
+         again, pass --rank {id} and --world-size with the number of tasks of the array"
     )]
     LoneTask {
         /// Its number.
         id: usize,
     },
-    /// A rank that the job does not have.
+    /// A rank outside the job.
     #[error("rank {rank} of {world_size}: ranks are counted from 0, there are {world_size}")]
     OutOfRange {
         /// The rank.
         rank: usize,
-        /// How many there are.
+        /// Number of processes.
         world_size: usize,
     },
 }
 
 impl Rank {
-    /// A rank that exists.
+    /// A rank below `world_size`.
     ///
     /// # Errors
     /// [`RankError::OutOfRange`].
     pub fn new(rank: usize, world_size: usize) -> Result<Self, RankError> {
-        if rank < world_size {
-            Ok(Self { rank, world_size })
-        } else {
-            Err(RankError::OutOfRange { rank, world_size })
+        if rank >= world_size {
+            return Err(RankError::OutOfRange { rank, world_size });
         }
+        Ok(Self { rank, world_size })
     }
 
-    /// What the environment says: `RANK` and `WORLD_SIZE` as torchrun sets them, or else the task of a Slurm step of several;
-    /// `SLURM_ARRAY_TASK_ID` and `SLURM_ARRAY_TASK_COUNT` (with `_MIN` and `_STEP` where the array does not count 0, 1, 2, ..).
-    /// An array of jobs of several processes has the product. `None` when none of them is set, or where there is but one
-    /// process.
+    /// The rank that the environment describes, of two factors. The first is `RANK` and `WORLD_SIZE` as
+    /// torchrun sets them, or else the task of a Slurm step of several tasks. The second is
+    /// `SLURM_ARRAY_TASK_ID` and `SLURM_ARRAY_TASK_COUNT` (with `_MIN` and `_STEP` for arrays that do not
+    /// count 0, 1, 2, ..). An array of jobs of several processes has the product of both. `None` for a single process.
     ///
     /// # Errors
-    /// [`RankError`] for half a pair, for what is no number, and for a single task that is not the first.
+    /// [`RankError`] for one variable of a pair, for a value that is not a number, and for a lone task that
+    /// is not the first.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, RankError> {
         let variables = Variables(&variable);
         let job = match variables.pair("RANK", "WORLD_SIZE")? {
@@ -113,19 +113,19 @@ impl Rank {
         Self::new(rank, world_size).map(|rank| Some(rank).filter(|_| world_size > 1))
     }
 
-    /// Whether a prompt of this content belongs to this rank: equal prompts always meet in one, so that a duplicate is
-    /// seen as one whoever it falls to.
+    /// Whether a prompt with this hash belongs to this rank. Equal prompts have the same rank, so duplicates
+    /// are found.
     pub fn owns(self, content_hash: u128) -> bool {
         content_hash % self.world_size as u128 == self.rank as u128
     }
 
-    /// Where its shards go: a directory of its own beside those of the others.
+    /// The directory for the shards of this rank.
     pub fn directory(self, output: &Path) -> PathBuf {
         output.join(format!("rank-{:05}-of-{:05}", self.rank, self.world_size))
     }
 }
 
-/// Which of the processes on its machine this is, as torchrun or Slurm says: 0 where nobody does.
+/// The rank among the processes of this machine, from torchrun or Slurm; 0 without either.
 ///
 /// # Errors
 /// [`RankError::NoNumber`].
@@ -134,41 +134,41 @@ pub fn local_rank(variable: impl Fn(&str) -> Option<String>) -> Result<usize, Ra
     Ok(variables.number("LOCAL_RANK")?.or(variables.number("SLURM_LOCALID")?).unwrap_or(0))
 }
 
-/// Variables that processes training together need, all of them.
+/// Variables that processes training together need.
 const MEMBERSHIP: [&str; 5] = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"];
 
-/// A process that trains together with others: which it is, and where they meet.
+/// A process that trains together with others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
-    /// Which of all.
+    /// Rank among all processes.
     pub rank: Rank,
-    /// Which of those on its machine.
+    /// Rank among the processes of its machine.
     pub local_rank: usize,
-    /// The machine where they meet.
+    /// Host of the rendezvous store.
     pub host: String,
-    /// Its port.
+    /// Port of the rendezvous store.
     pub port: u16,
-    /// Who keeps the place.
+    /// The process that runs the store.
     pub keeper: Keeper,
-    /// How often the launcher has started all of them anew.
+    /// How often the launcher has restarted the processes.
     pub attempt: usize,
 }
 
-/// Who keeps the place where processes meet.
+/// The process that runs the rendezvous store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeper {
-    /// The first of them.
+    /// Rank 0.
     FirstRank,
-    /// Who started them: torchrun, or `jacobi train --nproc`.
+    /// The launcher: torchrun, or `jacobi train --nproc`.
     Launcher,
 }
 
 impl Membership {
-    /// What the environment says: the variables of torchrun, or the task of a Slurm step together with `MASTER_ADDR` and
-    /// `MASTER_PORT`. `None` where there is nothing of that, or but one process.
+    /// The membership that the environment describes: the variables of torchrun, or the task of a Slurm step
+    /// together with `MASTER_ADDR` and `MASTER_PORT`. `None` without these variables and for a single process.
     ///
     /// # Errors
-    /// [`RankError`] for a part of the variables and for what is no number.
+    /// [`RankError`] for some of the variables without the others, and for a value that is not a number.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, RankError> {
         let variables = Variables(&variable);
         let (set, missing): (Vec<&str>, Vec<&str>) =
@@ -180,7 +180,7 @@ impl Membership {
                     variables.pair("RANK", "WORLD_SIZE")?.expect("none of them is missing");
                 (Rank::new(rank, world_size)?, variables.number("LOCAL_RANK")?.unwrap_or(0))
             }
-            // The meeting place is for the batch file to say, the rest Slurm does.
+            // The batch file sets the address, Slurm the rest.
             Some((task, tasks)) if set.iter().all(|name| name.starts_with("MASTER_")) => {
                 if let Some(&missing) = missing.iter().find(|name| name.starts_with("MASTER_")) {
                     return Err(RankError::NoMeetingPlace { missing, tasks });
@@ -205,7 +205,7 @@ impl Membership {
     }
 }
 
-/// An environment, read as numbers.
+/// The variables of an environment; empty ones count as unset.
 struct Variables<'a>(&'a dyn Fn(&str) -> Option<String>);
 
 impl Variables<'_> {
@@ -227,7 +227,7 @@ impl Variables<'_> {
         }
     }
 
-    /// The task of a step that `srun` started with several. Within a batch file without `srun` there is no step.
+    /// Task and number of tasks of a step that `srun` started with several. A batch file without `srun` has no step.
     fn slurm_step(&self) -> Result<Option<(usize, usize)>, RankError> {
         let Some(tasks) = self.number("SLURM_STEP_NUM_TASKS")?.filter(|&tasks| tasks > 1) else {
             return Ok(None);
@@ -244,130 +244,4 @@ fn are(names: &[&str]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_knows_its_number_on_its_machine() {
-        type Case = (&'static [(&'static str, &'static str)], Result<usize, RankError>);
-        let rows: [Case; 4] = [
-            (&[], Ok(0)),
-            (&[("LOCAL_RANK", "3"), ("SLURM_LOCALID", "1")], Ok(3)),
-            (&[("SLURM_LOCALID", "1")], Ok(1)),
-            (&[("LOCAL_RANK", "x")], Err(RankError::NoNumber { name: "LOCAL_RANK", value: "x".into() })),
-        ];
-        for (variables, expected) in rows {
-            let lookup = |name: &str| {
-                variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-            };
-            assert_eq!(local_rank(lookup), expected, "{variables:?}");
-        }
-    }
-
-    #[test]
-    fn the_environment_of_torchrun_and_slurm_is_understood_and_half_of_it_refused() {
-        let rank = |rank, world_size| Ok(Some(Rank { rank, world_size }));
-        type Expected = Result<Option<Rank>, RankError>;
-        let rows: [(&[(&str, &str)], Expected); 14] = [
-            (&[], Ok(None)),
-            (&[("RANK", "0"), ("WORLD_SIZE", "1")], Ok(None)),
-            (&[("SLURM_ARRAY_TASK_ID", "0"), ("SLURM_ARRAY_TASK_COUNT", "1")], Ok(None)),
-            (
-                &[
-                    ("SLURM_ARRAY_TASK_ID", "5"),
-                    ("SLURM_ARRAY_TASK_COUNT", "1"),
-                    ("SLURM_ARRAY_TASK_MIN", "5"),
-                ],
-                Err(RankError::LoneTask { id: 5 }),
-            ),
-            (&[("RANK", "1"), ("WORLD_SIZE", "4")], rank(1, 4)),
-            (&[("SLURM_ARRAY_TASK_ID", "2"), ("SLURM_ARRAY_TASK_COUNT", "3")], rank(2, 3)),
-            (
-                &[
-                    ("SLURM_ARRAY_TASK_ID", "14"),
-                    ("SLURM_ARRAY_TASK_COUNT", "3"),
-                    ("SLURM_ARRAY_TASK_MIN", "10"),
-                    ("SLURM_ARRAY_TASK_STEP", "2"),
-                ],
-                rank(2, 3),
-            ),
-            (
-                &[
-                    ("SLURM_ARRAY_TASK_ID", "1"),
-                    ("SLURM_ARRAY_TASK_COUNT", "2"),
-                    ("RANK", "0"),
-                    ("WORLD_SIZE", "4"),
-                ],
-                rank(4, 8),
-            ),
-            (&[("SLURM_PROCID", "3"), ("SLURM_STEP_NUM_TASKS", "4")], rank(3, 4)),
-            (&[("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "1")], Ok(None)),
-            (&[("RANK", "1")], Err(RankError::Partial { set: "RANK", missing: "WORLD_SIZE" })),
-            (
-                &[("SLURM_ARRAY_TASK_COUNT", "3")],
-                Err(RankError::Partial { set: "SLURM_ARRAY_TASK_COUNT", missing: "SLURM_ARRAY_TASK_ID" }),
-            ),
-            (&[("RANK", "4"), ("WORLD_SIZE", "4")], Err(RankError::OutOfRange { rank: 4, world_size: 4 })),
-            (
-                &[("RANK", "x"), ("WORLD_SIZE", "4")],
-                Err(RankError::NoNumber { name: "RANK", value: "x".to_owned() }),
-            ),
-        ];
-        for (variables, expected) in rows {
-            assert_eq!(Rank::from_environment(lookup(variables)), expected, "{variables:?}");
-        }
-    }
-
-    fn lookup(variables: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> {
-        let owned: Vec<(String, String)> =
-            variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        move |name| owned.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
-    }
-
-    #[test]
-    fn who_trains_together_is_told_wholly_or_not_at_all() {
-        let torchrun = [
-            ("RANK", "3"),
-            ("WORLD_SIZE", "4"),
-            ("LOCAL_RANK", "1"),
-            ("MASTER_ADDR", "node-0"),
-            ("MASTER_PORT", "29500"),
-        ];
-        let member = Membership {
-            rank: Rank { rank: 3, world_size: 4 },
-            local_rank: 1,
-            host: "node-0".into(),
-            port: 29500,
-            keeper: Keeper::FirstRank,
-            attempt: 0,
-        };
-        let read = |variables: &[(&str, &str)]| Membership::from_environment(lookup(variables));
-        assert_eq!(read(&torchrun), Ok(Some(member.clone())));
-        let agent = [("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RESTART_COUNT", "2")];
-        let restarted = Membership { keeper: Keeper::Launcher, attempt: 2, ..member.clone() };
-        assert_eq!(read(&[&torchrun[..], &agent].concat()), Ok(Some(restarted)));
-        let slurm = [("SLURM_PROCID", "3"), ("SLURM_STEP_NUM_TASKS", "4"), ("SLURM_LOCALID", "1")];
-        assert_eq!(read(&[&slurm, &torchrun[3..]].concat()), Ok(Some(member)));
-        assert_eq!(read(&slurm), Err(RankError::NoMeetingPlace { missing: "MASTER_ADDR", tasks: 4 }));
-        assert_eq!(read(&[]), Ok(None));
-        let alone = [("RANK", "0"), ("WORLD_SIZE", "1")];
-        assert_eq!(read(&[&alone, &torchrun[2..]].concat()), Ok(None));
-        // Every part of the variables is refused, with both lists.
-        for chosen in 1..(1 << torchrun.len()) - 1 {
-            let chosen = |at: &usize| chosen >> at & 1 == 1;
-            let part: Vec<_> = (0..torchrun.len()).filter(chosen).map(|at| torchrun[at]).collect();
-            let error = read(&part).unwrap_err();
-            let RankError::Incomplete { set, missing } = &error else { panic!("{part:?}: {error}") };
-            assert_eq!((set.len(), missing.len()), (part.len(), torchrun.len() - part.len()));
-            assert!(error.to_string().contains(missing[0]), "{error}");
-        }
-    }
-
-    #[test]
-    fn every_prompt_has_one_owner() {
-        for hash in [0, 1, 6, 7, u128::MAX] {
-            let owners = (0..3).filter(|&rank| Rank { rank, world_size: 3 }.owns(hash)).count();
-            assert_eq!(owners, 1, "{hash}");
-        }
-    }
-}
+mod tests;

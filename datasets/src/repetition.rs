@@ -1,7 +1,7 @@
-//! Runs of items that directly follow themselves: what tells a response that goes in circles.
+//! Detects repetition: runs of items that directly follow themselves.
 
-/// For each period from 1 to `max_period`: how often, at most, a run of so many items directly follows itself, and the
-/// period. Nothing repeated counts as once. `items.len() * max_period` comparisons.
+/// For each period from 1 to `max_period`: the most often that a run of `period` items occurs in direct
+/// succession (1 for no repetition), and the period. Takes `items.len() * max_period` comparisons.
 pub fn repeats<T: PartialEq>(items: &[T], max_period: usize) -> impl Iterator<Item = (usize, usize)> {
     (1..=max_period.min(items.len() / 2)).map(|period| {
         let (mut equal, mut most) = (0, 0);

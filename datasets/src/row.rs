@@ -1,65 +1,74 @@
-//! Several packed samples as one row of the forward pass, without padding and without what would be computed twice; and
-//! which samples share a row.
+//! Several packed samples as one sequence of the forward pass (a packed row), and which samples share one.
 //!
-//! The samples follow each other and do not see each other. Within a window of noisy blocks, the tokens before the first
-//! one that differs from the clean stream have the clean stream's hidden states: same tokens, same positions, same things
-//! seen. They are left out, and the rest of the window sees the clean tokens in their place. Consistency starts at a
-//! divergence, so no loss is taken there.
+//! Samples follow each other without padding and do not see each other. In each window of the noisy stream,
+//! the leading tokens that equal the clean stream have the clean stream's hidden states: same tokens, same
+//! positions, same visible tokens. They are left out, and the rest of the window sees the clean tokens in
+//! their place. No loss needs them, because consistency starts at the first divergence.
+//!
+//! Example: prompt `a`, response `b c d e`, blocks of n = 2 in one window of w = 2, noisy blocks `b c` and `x e`:
+//!
+//! ```text
+//! index      0  1  2  3  4   5  6
+//! token      a  b  c  d  e   x  e      the noisy `b c` is left out
+//! position   0  1  2  3  4   3  4
+//! runs       0..5 behind no prefix, 5..7 behind 0..3
+//! ```
 
 use std::ops::Range;
 
-use crate::{layout::CausalRun, pack::PackedSample};
+use crate::layout::CausalRun;
+use crate::pack::PackedSample;
 
-/// A row of the clean stream whose logits are wanted.
+/// A row of the forward pass with a target: the logits of a prompt or clean token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LossRow {
-    /// Row of the forward pass, on a prompt or a clean stream.
+    /// Row of the forward pass, in a prompt or a clean stream.
     pub row: usize,
-    /// The token that follows, if there is one to learn: the target of the autoregressive loss.
+    /// The next token, if it is a target of the autoregressive loss.
     pub token: Option<u32>,
-    /// The noisy row that has to predict the same distribution.
+    /// The noisy row that learns this row's distribution.
     pub student: Option<StudentRow>,
 }
 
-/// A row of a noisy block that learns from its clean row.
+/// A row of a noisy block that learns the distribution of its clean row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StudentRow {
     /// Row of the forward pass.
     pub row: usize,
-    /// The block, counted over the blocks of all samples of the row.
+    /// The block, counted over all samples of the packed row.
     pub block: usize,
-    /// Offset behind the first divergence of the block.
+    /// Offset from the first divergence of the block.
     pub distance: usize,
-    /// Blocks of its sample.
+    /// Number of blocks of its sample.
     pub blocks_of_sample: usize,
 }
 
 /// Samples ready for one forward pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PackedRow {
-    /// The tokens, sample by sample.
+    /// Tokens, sample by sample.
     pub tokens: Vec<u32>,
-    /// Their position ids.
+    /// Position ids of the tokens.
     pub positions: Vec<usize>,
-    /// Who sees whom; the runs cover the tokens one after the other.
+    /// The mask: runs that cover all tokens in order.
     pub runs: Vec<CausalRun>,
-    /// Where losses are taken, ascending by row.
+    /// Rows with a loss, ascending by row.
     pub losses: Vec<LossRow>,
     /// The prompt and clean stream of each sample.
     pub clean: Vec<Range<usize>>,
-    /// Blocks so far, of all samples.
+    /// Number of blocks of all samples.
     blocks: usize,
 }
 
 impl PackedRow {
-    /// The samples one after the other.
+    /// Packs the samples one after the other.
     pub fn new<'a>(samples: impl IntoIterator<Item = &'a PackedSample>) -> Self {
         let mut row = Self::default();
         samples.into_iter().for_each(|sample| row.push(sample));
         row
     }
 
-    /// A row that teaches nothing: one token, for who has none while others have some.
+    /// One token without loss, for a rank that has no sample while other ranks have one.
     pub fn idle() -> Self {
         let runs = vec![CausalRun { prefix: 0..0, own: 0..1 }];
         let clean = std::iter::once(0..1).collect();
@@ -68,12 +77,12 @@ impl PackedRow {
 
     fn push(&mut self, sample: &PackedSample) {
         let (layout, start) = (&sample.layout, self.tokens.len());
-        // The row of each of the sample's tokens; of a token left out, nothing.
-        let mut place = vec![None; sample.tokens.len()];
+        // The row of each token of the sample; `None` for tokens that are left out.
+        let mut rows = vec![None; sample.tokens.len()];
         for run in runs_of(sample) {
             let begin = self.tokens.len();
             for t in run.own.clone() {
-                place[t] = Some(self.tokens.len());
+                rows[t] = Some(self.tokens.len());
                 self.tokens.push(sample.tokens[t]);
                 self.positions.push(layout.position(t));
             }
@@ -81,7 +90,7 @@ impl PackedRow {
             self.runs.push(CausalRun { prefix, own: begin..self.tokens.len() });
         }
         self.clean.push(start..start + layout.prompt_len + layout.response_len);
-        self.push_losses(sample, &|t| place[t].expect("rows with a loss are computed"));
+        self.push_losses(sample, &|t| rows[t].expect("rows with a loss are not left out"));
         self.blocks += layout.num_blocks();
     }
 
@@ -109,7 +118,7 @@ impl PackedRow {
         self.losses.extend(losses);
     }
 
-    /// The prompts and clean streams alone, without losses, and the row there of each loss row here.
+    /// The prompts and clean streams without noisy streams and losses, and the row in it of each loss of `self`.
     pub fn clean_part(&self) -> (Self, Vec<usize>) {
         let mut part = Self::default();
         let mut rows = Vec::with_capacity(self.losses.len());
@@ -126,7 +135,7 @@ impl PackedRow {
         (part, rows)
     }
 
-    /// Pairs of tokens that see each other.
+    /// Number of pairs (query, key) in the mask.
     pub fn seen_pairs(&self) -> usize {
         let pairs = |run: &CausalRun| {
             let own = run.own.len();
@@ -136,16 +145,16 @@ impl PackedRow {
     }
 }
 
-/// Tokens that the sample takes in a row.
+/// Number of tokens of the sample in a packed row.
 pub fn row_len(sample: &PackedSample) -> usize {
     runs_of(sample).iter().map(|run| run.own.len()).sum()
 }
 
-/// The sample's runs, each window without its leading tokens that equal the clean ones.
+/// The runs of the sample, each window without the leading tokens that equal the clean stream.
 fn runs_of(sample: &PackedSample) -> Vec<CausalRun> {
     let layout = &sample.layout;
     let shortened = |run: CausalRun| {
-        let clean = layout.clean_twin(run.own.start);
+        let clean = layout.clean_counterpart(run.own.start);
         let shared = clean.map_or(0, |clean| {
             let (noisy, clean) = (&sample.tokens[run.own.clone()], &sample.tokens[clean..]);
             noisy.iter().zip(clean).take_while(|(noisy, clean)| noisy == clean).count()
@@ -156,8 +165,8 @@ fn runs_of(sample: &PackedSample) -> Vec<CausalRun> {
     layout.runs().into_iter().map(shortened).filter(|run| !run.own.is_empty()).collect()
 }
 
-/// Which of `lengths` share a row of at most `budget` tokens: best fit, the longest first. What is longer than the
-/// budget gets a row of its own.
+/// Divides samples of these lengths into rows of at most `budget` tokens: best fit, longest first. A sample
+/// longer than `budget` gets its own row. Returns indices into `lengths`.
 pub fn fill_rows(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&at| std::cmp::Reverse(lengths[at]));
@@ -176,123 +185,4 @@ pub fn fill_rows(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::{
-        layout::NoiseContext,
-        pack::{PackConfig, pack},
-        schema::trajectory::{FinishReason, State, Trajectory},
-    };
-
-    /// Blocks of 3 whose states converge as far as told.
-    fn sample(
-        prompt: u32,
-        response: u32,
-        converged: &[u32],
-        window: usize,
-        context: NoiseContext,
-    ) -> PackedSample {
-        let response_tokens: Vec<u32> = (10..10 + response).collect();
-        let states = response_tokens
-            .chunks(3)
-            .zip(converged)
-            .enumerate()
-            .map(|(block, (clean, &converged))| {
-                let converged = converged.min(clean.len() as u32);
-                let tail = vec![7; clean.len() - converged as usize];
-                State { block: block as u32, iteration: 0, converged, tail }
-            })
-            .collect();
-        let row = Trajectory {
-            sample_id: "s".into(),
-            prompt_tokens: (0..prompt).collect(),
-            response_tokens,
-            finish_reason: FinishReason::Length,
-            states,
-        };
-        let config = PackConfig { window_size: window, noise_context: context, ..PackConfig::default() };
-        pack(&row, 3, &config, 0).unwrap()
-    }
-
-    #[test]
-    fn leading_tokens_of_a_window_that_equal_the_clean_ones_are_left_out() {
-        // Window 1: block 0 converged, block 1 up to its second token. Window 2: block 2 from its second token.
-        let packed = sample(2, 8, &[3, 1, 1], 2, NoiseContext::Window);
-        let row = PackedRow::new([&packed, &packed]);
-        // p p c c c c c c c c | k1 k1 | k2, of 2 + 8 + 8 tokens.
-        assert_eq!(row_len(&packed), 10 + 2 + 1);
-        assert_eq!(row.tokens[..13], [0, 1, 10, 11, 12, 13, 14, 15, 16, 17, 7, 7, 7]);
-        assert_eq!(row.positions[10..13], [6, 7, 9]);
-        let run = |prefix, own| CausalRun { prefix, own };
-        assert_eq!(row.runs[..3], [run(0..0, 0..10), run(0..6, 10..12), run(0..9, 12..13)]);
-        assert_eq!(row.runs[3..], [run(13..13, 13..23), run(13..19, 23..25), run(13..22, 25..26)]);
-        assert_eq!(row.losses.len(), 18);
-        let student = |row, block, distance| StudentRow { row, block, distance, blocks_of_sample: 3 };
-        assert_eq!(row.losses[5], LossRow { row: 6, token: Some(15), student: Some(student(10, 1, 0)) });
-        assert_eq!(row.losses[8], LossRow { row: 9, token: None, student: Some(student(12, 2, 0)) });
-        assert_eq!(row.losses[17].student, Some(student(25, 5, 0)));
-        assert_eq!(row.seen_pairs(), 2 * (55 + 15 + 10));
-        let (part, rows) = row.clean_part();
-        assert_eq!(part.tokens, [&row.tokens[..10], &row.tokens[..10]].concat());
-        assert_eq!(part.runs, [run(0..0, 0..10), run(10..10, 10..20)]);
-        assert_eq!(rows[..], [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
-    }
-
-    #[test]
-    fn best_fit_fills_the_fullest_row_that_has_room() {
-        assert_eq!(fill_rows(&[3, 9, 5, 2, 12, 1], 10), [vec![4], vec![1, 5], vec![2, 0, 3]]);
-        assert!(fill_rows(&[], 10).is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn every_sample_has_one_row_and_no_row_is_overfull(lengths in proptest::collection::vec(1_usize..40, 0..30), budget in 1_usize..60) {
-            let rows = fill_rows(&lengths, budget);
-            let mut seen: Vec<usize> = rows.iter().flatten().copied().collect();
-            seen.sort_unstable();
-            prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
-            for row in &rows {
-                prop_assert!(row.len() == 1 || row.iter().map(|&at| lengths[at]).sum::<usize>() <= budget);
-            }
-        }
-
-        /// What a kept token sees, as positions and tokens, is what the definition lets it see.
-        #[test]
-        fn a_row_sees_what_the_definition_says(
-            prompt in 1_u32..4,
-            response in 1_u32..14,
-            converged in proptest::collection::vec(0_u32..4, 5),
-            window in 1_usize..5,
-            clean in any::<bool>(),
-        ) {
-            let context = if clean { NoiseContext::Clean } else { NoiseContext::Window };
-            let packed = sample(prompt, response, &converged, window, context);
-            let other = sample(2, 5, &[0, 2], 1, context);
-            let row = PackedRow::new([&other, &packed]);
-            let (base, layout) = (row_len(&other), packed.layout);
-            let mut kept = Vec::new();
-            for run in &row.runs {
-                for q in run.own.clone().filter(|&q| q >= base) {
-                    let seen = run.prefix.clone().chain(run.own.start..=q);
-                    let found: Vec<(usize, u32)> = seen.map(|k| (row.positions[k], row.tokens[k])).collect();
-                    let matching = (0..layout.len()).filter(|&t| {
-                        layout.position(t) == row.positions[q] && packed.tokens[t] == row.tokens[q]
-                    });
-                    let expected = matching.map(|t| {
-                        let mut seen: Vec<(usize, u32)> =
-                            (0..layout.len()).filter(|&k| layout.sees(t, k)).map(|k| (layout.position(k), packed.tokens[k])).collect();
-                        seen.sort_unstable();
-                        seen
-                    });
-                    let mut sorted = found.clone();
-                    sorted.sort_unstable();
-                    prop_assert!(expected.into_iter().any(|expected| expected == sorted), "{found:?}");
-                    kept.push(q);
-                }
-            }
-            prop_assert_eq!(kept, (base..row.tokens.len()).collect::<Vec<_>>());
-        }
-    }
-}
+mod tests;

@@ -1,9 +1,10 @@
-//! A directory of shards as it grows, durable row group by row group.
+//! Writes a directory of shards so that a crash loses no finished row group.
 //!
-//! A row group is written as a small shard of its own, `part-00012.parquet`, and named in the manifest: from then on no
-//! death of the process loses it. Once the parts hold enough bytes they are joined to a shard, and in the end shards are
-//! given their names with the count. Every such step makes the new files first, then replaces the manifest, then
-//! removes the files it no longer names; whoever opens the directory next removes what a death left over.
+//! A row group is written as a small shard, `part-00012.parquet`, and entered into the manifest; from then on
+//! it is durable. When the parts are large enough they are joined to one shard, `shard-00003.parquet`. At the
+//! end all shards get their final names, `trajectories-00003-of-00008.parquet`. Every step writes the new
+//! files, replaces the manifest, then removes the files that the manifest no longer lists. Opening the
+//! directory removes the files that a crash left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,39 +16,39 @@ use crate::schema::trajectory::{
 };
 
 const PART: &str = "part-";
-const UNNAMED: &str = "shard-";
-const NAMED: &str = "trajectories-";
+const JOINED: &str = "shard-";
+const FINAL: &str = "trajectories-";
 
-/// What became of the prompts that gave no row, and what was counted over the answers: saved with every change.
+/// Counts of prompts without a row, and counts over the responses; saved with every change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Prompts left out, by rule.
+    /// Prompts skipped, by rule.
     pub skipped_by: BTreeMap<String, usize>,
     /// Prompts that could not be read or answered.
     pub failed: usize,
-    /// Over the answers, by name.
+    /// Counts over the responses, by name.
     pub counts: BTreeMap<String, usize>,
 }
 
-/// Writes rows into a directory.
+/// Writes rows into a directory of shards.
 #[derive(Debug)]
 pub struct ShardWriter {
     dir: PathBuf,
     metadata: TrajectoryMetadata,
     manifest: Manifest,
-    /// A shard is closed when it has at least this size.
+    /// Parts are joined to a shard when they have at least this size together.
     shard_bytes: u64,
 }
 
 impl ShardWriter {
-    /// Takes the directory up again as its manifest says, or starts it. A shard that is no longer there is forgotten, so
-    /// that its rows are made again.
+    /// Resumes the directory from its manifest, or starts it. A missing shard is removed from the manifest,
+    /// so that its rows are made again.
     ///
     /// # Errors
-    /// `Digest` for a shard that has changed, `StrayShards` for shards without manifest, `Io`.
+    /// `Digest` for a changed shard, `StrayShards` for shards without a manifest, `Io`.
     ///
     /// # Panics
-    /// When `dir` holds rows under other settings than those of `manifest`: the caller decides what that means.
+    /// When `dir` holds rows under other settings than those of `manifest`: the caller checks that first.
     pub fn open(
         dir: &Path,
         metadata: TrajectoryMetadata,
@@ -56,7 +57,7 @@ impl ShardWriter {
     ) -> Result<Self, DatasetError> {
         fs_err::create_dir_all(dir).map_err(DatasetError::io("make", dir))?;
         let manifest = match Manifest::load(dir)? {
-            None => match our_files(dir)?.into_iter().find(|name| name.ends_with(".parquet")) {
+            None => match shard_files(dir)?.into_iter().find(|name| name.ends_with(".parquet")) {
                 Some(file) => return Err(DatasetError::StrayShards { dir: dir.to_path_buf(), file }),
                 None => manifest,
             },
@@ -74,10 +75,10 @@ impl ShardWriter {
         Ok(writer)
     }
 
-    /// Makes the shards at `sources`, those of `manifest` in order, this directory's own, and its former ones forgotten.
+    /// Replaces the shards of `dir` by those at `sources`, which are the shards of `manifest` in order.
     ///
     /// # Errors
-    /// `BadManifest`, `Io` or `DiskFull`.
+    /// `Io`, `DiskFull`, or those of [`Manifest::load`].
     pub fn adopt(
         dir: &Path,
         metadata: TrajectoryMetadata,
@@ -89,11 +90,11 @@ impl ShardWriter {
         let taken: Vec<&str> = former.iter().map(|shard| shard.file.as_str()).collect();
         let mut number = 0;
         for (shard, source) in writer.manifest.shards.iter_mut().zip(sources) {
-            // A name that the directory's manifest does not mean yet.
-            while taken.contains(&format!("{UNNAMED}{number:05}.parquet").as_str()) {
+            // A name that the current manifest of the directory does not use.
+            while taken.contains(&numbered(JOINED, number).as_str()) {
                 number += 1;
             }
-            shard.file = format!("{UNNAMED}{number:05}.parquet");
+            shard.file = numbered(JOINED, number);
             number += 1;
             let target = dir.join(&shard.file);
             link(source, &target).map_err(DatasetError::io("write", &target))?;
@@ -104,14 +105,15 @@ impl ShardWriter {
         Ok(writer.manifest)
     }
 
-    /// Removes whatever an earlier run wrote into `dir`, and nothing else.
+    /// Removes everything that an earlier run wrote into `dir`, and nothing else.
     ///
     /// # Errors
     /// `Io`.
     pub fn discard(dir: &Path) -> Result<(), DatasetError> {
         let manifest = dir.join(MANIFEST_FILE);
-        // First: without it, no one takes what is left for a whole.
-        for path in std::iter::once(manifest).chain(our_files(dir)?.into_iter().map(|name| dir.join(name))) {
+        // The manifest first: without it, remaining shards are not mistaken for a complete directory.
+        for path in std::iter::once(manifest).chain(shard_files(dir)?.into_iter().map(|name| dir.join(name)))
+        {
             match fs_err::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(DatasetError::io("remove", path)(error));
@@ -122,12 +124,12 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// The books as they are on disk.
+    /// The manifest as it is on disk.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// How many prompts there are so far, where their number is known only in the end.
+    /// Sets the number of prompts so far, if the total is known only at the end.
     pub fn set_input(&mut self, input: usize) {
         self.manifest.input = input;
     }
@@ -145,21 +147,21 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Writes a row group; when this returns, no death of the process can lose it.
+    /// Writes a row group; once this returns, it is durable.
     ///
     /// # Errors
-    /// `Io` or `DiskFull`: the row group is then not written, all earlier ones are.
+    /// `Io` or `DiskFull`: then this row group is not written; earlier ones are kept.
     pub fn append(&mut self, rows: &[Trajectory], tally: &Tally) -> Result<(), DatasetError> {
-        let file = self.fresh_name(PART);
+        let file = numbered(PART, self.unused_number());
         let digest = write_shard(&self.dir.join(&file), &self.metadata, rows)?;
         self.manifest.shards.push(entry(file, digest));
         self.set_tally(tally);
         self.save()?;
-        let open: u64 = self.parts().map(|part| part.bytes).sum();
-        if open >= self.shard_bytes { self.join_parts() } else { Ok(()) }
+        let bytes: u64 = self.parts().map(|part| part.bytes).sum();
+        if bytes >= self.shard_bytes { self.join_parts() } else { Ok(()) }
     }
 
-    /// Notes how things stand without writing rows.
+    /// Saves the counts without writing rows.
     ///
     /// # Errors
     /// `Io` or `DiskFull`.
@@ -168,11 +170,11 @@ impl ShardWriter {
         self.save()
     }
 
-    /// Closes the last shard and gives all of them their names. A directory that was complete and has got no new row
-    /// stays as it is.
+    /// Joins the last parts and gives all shards their final names. A complete directory without new rows
+    /// does not change.
     ///
     /// # Errors
-    /// `BadManifest` when the prompts do not add up, `Io` or `DiskFull`.
+    /// `BadManifest` if the counts of prompts do not add up, `Io` or `DiskFull`.
     pub fn finish(&mut self, tally: &Tally) -> Result<(), DatasetError> {
         self.set_tally(tally);
         if self.parts().next().is_some() {
@@ -183,17 +185,17 @@ impl ShardWriter {
         self.name_shards()
     }
 
-    /// Gives all shards their names with the count.
+    /// Gives all shards their final names.
     fn name_shards(&mut self) -> Result<(), DatasetError> {
         let total = self.manifest.shards.len();
         let names: Vec<String> = (0..total).map(|index| shard_file_name(index, total)).collect();
         let current: Vec<&String> = self.manifest.shards.iter().map(|shard| &shard.file).collect();
-        let taken =
-            |(index, name): (usize, &String)| current.iter().position(|file| *file == name) != Some(index);
-        let collides = names.iter().enumerate().any(|at| current.contains(&at.1) && taken(at));
-        if collides {
-            let first = self.fresh_number();
-            self.rename((0..total).map(|index| format!("{UNNAMED}{:05}.parquet", first + index)).collect())?;
+        let is_taken = |(index, name): (usize, &String)| {
+            current.iter().position(|file| *file == name).is_some_and(|at| at != index)
+        };
+        if names.iter().enumerate().any(is_taken) {
+            let first = self.unused_number();
+            self.rename((0..total).map(|index| numbered(JOINED, first + index)).collect())?;
         }
         self.rename(names)
     }
@@ -212,7 +214,7 @@ impl ShardWriter {
     }
 
     fn join_parts(&mut self) -> Result<(), DatasetError> {
-        let file = self.fresh_name(UNNAMED);
+        let file = numbered(JOINED, self.unused_number());
         let parts: Vec<PathBuf> = self.parts().map(|part| self.dir.join(&part.file)).collect();
         let digest = join_shards(&self.dir.join(&file), &self.metadata, &parts)?;
         self.manifest.shards.retain(|shard| !shard.file.starts_with(PART));
@@ -221,7 +223,7 @@ impl ShardWriter {
         self.remove_strays()
     }
 
-    /// Gives the shards `names`, of which none is another shard's name now.
+    /// Renames the shards to `names`, none of which is the present name of another shard.
     fn rename(&mut self, names: Vec<String>) -> Result<(), DatasetError> {
         for (shard, name) in self.manifest.shards.iter_mut().zip(names) {
             if shard.file != name {
@@ -238,45 +240,45 @@ impl ShardWriter {
         self.manifest.save(&self.dir)
     }
 
-    /// Removes shards that the manifest does not name.
+    /// Removes shards that the manifest does not list.
     fn remove_strays(&self) -> Result<(), DatasetError> {
         let known: BTreeSet<&str> = self.manifest.shards.iter().map(|shard| shard.file.as_str()).collect();
-        for name in our_files(&self.dir)?.into_iter().filter(|name| !known.contains(name.as_str())) {
+        for name in shard_files(&self.dir)?.into_iter().filter(|name| !known.contains(name.as_str())) {
             let path = self.dir.join(&name);
             fs_err::remove_file(&path).map_err(DatasetError::io("remove", &path))?;
         }
         Ok(())
     }
 
-    fn fresh_name(&self, kind: &str) -> String {
-        format!("{kind}{:05}.parquet", self.fresh_number())
-    }
-
-    /// Above every number in use.
-    fn fresh_number(&self) -> usize {
+    /// The smallest number above all numbers in use.
+    fn unused_number(&self) -> usize {
         let number = |shard: &ShardEntry| {
             let name = shard.file.strip_suffix(".parquet")?;
-            name.strip_prefix(PART).or(name.strip_prefix(UNNAMED))?.parse::<usize>().ok()
+            name.strip_prefix(PART).or(name.strip_prefix(JOINED))?.parse::<usize>().ok()
         };
         self.manifest.shards.iter().filter_map(number).max().map_or(0, |number| number + 1)
     }
+}
+
+fn numbered(kind: &str, number: usize) -> String {
+    format!("{kind}{number:05}.parquet")
 }
 
 fn entry(file: String, digest: ShardDigest) -> ShardEntry {
     ShardEntry { file, rows: digest.rows, bytes: digest.bytes, blake3: digest.blake3 }
 }
 
-/// Whether a writer of shards gives this name. Other programs name parts too (`part-00000-UUID.snappy.parquet`).
+/// Whether this is a name of ours. Other programs write parts too (`part-00000-UUID.snappy.parquet`).
 fn is_shard(name: &str) -> bool {
     let Some(stem) = name.strip_suffix(".parquet") else { return false };
     let number = |text: &str| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-    match stem.strip_prefix(NAMED) {
+    match stem.strip_prefix(FINAL) {
         Some(numbers) => numbers.split_once("-of-").is_some_and(|(index, of)| number(index) && number(of)),
-        None => [PART, UNNAMED].iter().any(|kind| stem.strip_prefix(kind).is_some_and(number)),
+        None => [PART, JOINED].iter().any(|kind| stem.strip_prefix(kind).is_some_and(number)),
     }
 }
 
-/// A second name for a file; a copy where the file system has no links.
+/// Gives the file `from` the second name `to`; copies it if the file system has no hard links.
 pub(crate) fn link(from: &Path, to: &Path) -> std::io::Result<()> {
     match fs_err::remove_file(to) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -289,11 +291,13 @@ pub(crate) fn link(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Names in `dir` that only a writer of shards gives: shards, parts, and temporary files of one that died.
-fn our_files(dir: &Path) -> Result<Vec<String>, DatasetError> {
+/// Files in `dir` with names of ours: shards, parts, and temporary files of a crashed process.
+fn shard_files(dir: &Path) -> Result<Vec<String>, DatasetError> {
     let ours = |name: &String| match name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")) {
         // `.NAME.RANDOM.tmp`
-        Some(torn) => torn.rsplit_once('.').is_some_and(|(name, _)| is_shard(name) || name == MANIFEST_FILE),
+        Some(temporary) => {
+            temporary.rsplit_once('.').is_some_and(|(name, _)| is_shard(name) || name == MANIFEST_FILE)
+        }
         None => is_shard(name),
     };
     if !dir.is_dir() {

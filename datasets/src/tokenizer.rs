@@ -1,4 +1,4 @@
-//! Text to ids and back, with the tokenizer and the chat template that come with the model.
+//! Text to ids and back, with the model's own tokenizer and chat template.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const MODEL_INPUT_NAMES: &str = "model_input_names";
 const GENERATION_CONFIG: &str = "generation_config.json";
 
-/// The files of a model directory that belong to its tokenizer: export copies those that exist.
+/// The tokenizer files of a model directory; export copies those that exist.
 pub const TOKENIZER_FILES: &[&str] = &[
     TOKENIZER_JSON,
     TOKENIZER_CONFIG,
@@ -30,18 +30,18 @@ pub const TOKENIZER_FILES: &[&str] = &[
     "tokenizer.model",
 ];
 
-/// Copies a file of a tokenizer. A tokenizer_config.json that does not say what the model takes then says so: without it
-/// transformers hands `token_type_ids` over, which causal models of its version 4 refuse.
+/// Copies a tokenizer file. Adds `model_input_names` to a tokenizer_config.json without it: otherwise
+/// transformers passes `token_type_ids`, which causal models of its version 4 refuse.
 ///
 /// # Errors
-/// When one cannot be read or the other not be written.
+/// If `source` cannot be read or `target` cannot be written.
 pub fn copy_tokenizer_file(source: &Path, target: &Path) -> std::io::Result<()> {
     if source.file_name().is_some_and(|name| name == TOKENIZER_CONFIG)
         && let Ok(mut config) = serde_json::from_slice::<Map<String, Value>>(&fs_err::read(source)?)
         && !config.contains_key(MODEL_INPUT_NAMES)
     {
         config.insert(MODEL_INPUT_NAMES.to_owned(), json!(["input_ids", "attention_mask"]));
-        let text = serde_json::to_string_pretty(&config).expect("what was JSON");
+        let text = serde_json::to_string_pretty(&config).expect("a JSON object");
         return fs_err::write(target, text + "\n");
     }
     fs_err::copy(source, target).map(drop)
@@ -58,21 +58,22 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer of a Hugging Face model directory. Only `tokenizer.json` must be there; the chat template
-    /// is `chat_template.jinja` or an entry of `tokenizer_config.json`.
+    /// Reads the tokenizer of a Hugging Face model directory. Only `tokenizer.json` is required; the chat
+    /// template is `chat_template.jinja` or an entry of `tokenizer_config.json`.
     ///
     /// # Errors
-    /// `NoTokenizer`, `Tokenizer`, `Json`, `Io`; `ChatTemplate` for one that does not parse; `NoEos` when no file
-    /// names an end-of-sequence token of the vocabulary.
+    /// `Tokenizer`, `Json`, `Io`; `ChatTemplate` for a template that does not parse; `IncompleteModel` without
+    /// a tokenizer.json, or if no file names an end-of-sequence token of the vocabulary.
     pub fn load(dir: &Path) -> Result<Self, DatasetError> {
         let path = dir.join(TOKENIZER_JSON);
         if !path.is_file() {
-            return Err(DatasetError::NoTokenizer { dir: dir.to_path_buf() });
+            let lack = "has no tokenizer.json: point model.path at a Hugging Face model directory with a fast tokenizer";
+            return Err(DatasetError::IncompleteModel { dir: dir.to_path_buf(), lack });
         }
         let bytes = fs_err::read(&path).map_err(DatasetError::io("read", &path))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|source| DatasetError::Tokenizer { path: path.clone(), source })?;
-        // Files saved after training may cut or pad: both would change the data in silence.
+        // A tokenizer.json may enable truncation or padding, which would silently change the data.
         inner.with_truncation(None).map_err(|source| DatasetError::Tokenizer { path, source })?;
         inner.with_padding(None);
         let config = read_json(&dir.join(TOKENIZER_CONFIG))?;
@@ -85,7 +86,7 @@ impl Tokenizer {
         })
     }
 
-    /// Ids of a text, no special tokens added; special tokens that stand in the text become their ids.
+    /// Ids of a text, without adding special tokens; special tokens in the text become their ids.
     ///
     /// # Errors
     /// `Tokenizer`.
@@ -97,35 +98,37 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Text of ids, special tokens left out. Ids beyond the vocabulary give no text.
+    /// Text of ids without special tokens. Ids outside the vocabulary give no text.
     pub fn decode(&self, ids: &[u32]) -> String {
         self.inner.decode(ids, true).expect("decoders of tokenizer.json join strings, which cannot fail")
     }
 
-    /// Text of ids, special tokens written out.
+    /// Text of ids with special tokens.
     pub fn decode_with_special(&self, ids: &[u32]) -> String {
         self.inner.decode(ids, false).expect("decoders of tokenizer.json join strings, which cannot fail")
     }
 
-    /// Ids of a conversation in the model's own chat template, up to where the answer begins.
+    /// Ids of a conversation in the model's chat template, with the prompt for the next answer.
     ///
     /// # Errors
-    /// `NoChatTemplate`, `ChatTemplate` when the template refuses the messages, `Tokenizer`.
+    /// `IncompleteModel` without a template, `ChatTemplate` if it refuses the messages, `Tokenizer`.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, DatasetError> {
         self.encode(&self.render_chat(messages, true)?)
     }
 
-    /// A conversation as the model's chat template writes it.
+    /// Text of a conversation in the model's chat template.
     ///
     /// # Errors
-    /// `NoChatTemplate`, `ChatTemplate` when the template refuses the messages.
+    /// `IncompleteModel` without a template, `ChatTemplate` if it refuses the messages.
     pub fn render_chat(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, DatasetError> {
         let dir = || self.dir.clone();
-        let template = self.template.as_ref().ok_or_else(|| DatasetError::NoChatTemplate { dir: dir() })?;
+        let lack = "has no chat template: add chat_template.jinja, or give the prompts without a template";
+        let template =
+            self.template.as_ref().ok_or_else(|| DatasetError::IncompleteModel { dir: dir(), lack })?;
         template
             .render(messages, add_generation_prompt)
             .map_err(|source| DatasetError::ChatTemplate { dir: dir(), source })
@@ -141,18 +144,18 @@ impl Tokenizer {
         &self.hash
     }
 
-    /// Size of the vocabulary, added tokens included. The model's embedding may have more rows.
+    /// Size of the vocabulary with added tokens. The model's embedding may have more rows.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// The token of an id as the vocabulary spells it.
+    /// The token of an id, as spelled in the vocabulary.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 }
 
-/// A JSON file, or null when it is not there.
+/// The content of a JSON file; null if there is no file.
 fn read_json(path: &Path) -> Result<Value, DatasetError> {
     if !path.is_file() {
         return Ok(Value::Null);
@@ -165,7 +168,7 @@ fn read_json(path: &Path) -> Result<Value, DatasetError> {
     })
 }
 
-/// As transformers does: the file before the entry, and of several named templates the default one.
+/// As transformers does: the file takes precedence over the entry, and of several named templates `default` is used.
 fn load_template(dir: &Path, config: &Value) -> Result<Option<ChatTemplate>, DatasetError> {
     let path = dir.join(CHAT_TEMPLATE);
     let source = if path.is_file() {
@@ -180,14 +183,12 @@ fn load_template(dir: &Path, config: &Value) -> Result<Option<ChatTemplate>, Dat
             _ => None,
         }
     };
-    let build = |source: String| ChatTemplate::new(&source, special_tokens(config));
-    source
-        .map(build)
-        .transpose()
-        .map_err(|source| DatasetError::ChatTemplate { dir: dir.to_path_buf(), source })
+    let parse = |source: String| ChatTemplate::new(&source, special_tokens(config));
+    let template = source.map(parse).transpose();
+    template.map_err(|source| DatasetError::ChatTemplate { dir: dir.to_path_buf(), source })
 }
 
-/// `bos_token`, `eos_token` and the like, by the names that templates use.
+/// `bos_token`, `eos_token` and other special tokens, by their names in templates.
 fn special_tokens(config: &Value) -> Vec<(String, String)> {
     let entries = config.as_object().into_iter().flatten();
     entries
@@ -201,7 +202,8 @@ fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value["content"].as_str())
 }
 
-/// The first of generation_config.json, config.json and tokenizer_config.json that names one.
+/// The end-of-sequence ids of the first of generation_config.json, config.json and tokenizer_config.json that
+/// names any.
 fn eos_token_ids(
     dir: &Path,
     tokenizer_config: &Value,
@@ -221,7 +223,8 @@ fn eos_token_ids(
         }
     }
     let id = token_text(&tokenizer_config["eos_token"]).and_then(|token| inner.token_to_id(token));
-    id.map(|id| vec![id]).ok_or_else(|| DatasetError::NoEos { dir: dir.to_path_buf() })
+    let lack = "names no end-of-sequence token of the vocabulary: set eos_token_id in generation_config.json";
+    id.map(|id| vec![id]).ok_or_else(|| DatasetError::IncompleteModel { dir: dir.to_path_buf(), lack })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::table::Table;
 use crate::text::{NOT_MEASURED, number, times};
 
-/// What one decoder did.
+/// The figures of one decoder.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ComparisonRow {
     /// Its name with its settings.
@@ -16,9 +16,9 @@ pub struct ComparisonRow {
     pub tpf: Option<f64>,
     /// Tokens per second.
     pub tps: Option<f64>,
-    /// Tokens per second, over those of the autoregressive decoder.
+    /// Tokens per second relative to the autoregressive decoder.
     pub speedup: Option<f64>,
-    /// Whether its text is the autoregressive decoder's.
+    /// Whether its text equals that of the autoregressive decoder.
     pub same_text: Option<bool>,
 }
 

@@ -1,4 +1,4 @@
-//! What both renderings of a report show.
+//! The content of a report, for Markdown and HTML.
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Results};
 use serde_json::{Map, Value};
@@ -7,20 +7,20 @@ use crate::chart::Chart;
 use crate::figures::{Compared, Figure};
 use crate::metrics::TrainingCurve;
 use crate::samples::{Pair, pairs};
-use crate::table::{model_label, tasks};
+use crate::table::{distinct, model_label, tasks};
 use crate::text::{markdown_cell, number, times};
 
-/// What the environment of results calls the rows of question files that could not be read.
+/// Key of the environment of results under which unreadable rows of question files are counted.
 pub const ROWS_LEFT_OUT: &str = "question_rows_left_out";
 
-/// Measurements with what is drawn and chosen from them.
+/// The measurements, with their charts and the chosen samples.
 pub(crate) struct Content<'a> {
     pub(crate) results: &'a Results,
     pub(crate) training: &'a [TrainingCurve],
-    /// Of the rows, and of the training.
+    /// Charts of the rows.
     pub(crate) charts: &'a [Chart],
     pub(crate) training_charts: &'a [Chart],
-    /// By task.
+    /// One comparison per task.
     pub(crate) compared: Vec<Compared<'a>>,
     pub(crate) pairs: Vec<Pair<'a>>,
 }
@@ -37,36 +37,26 @@ impl<'a> Content<'a> {
         Self { results, training, charts, training_charts, compared, pairs }
     }
 
-    /// Which models on which tasks.
+    /// The models and the tasks.
     pub(crate) fn title(&self) -> String {
         let rows = &self.results.rows;
-        let mut models: Vec<&str> = Vec::new();
-        for row in rows {
-            if !models.contains(&row.model.as_str()) {
-                models.push(&row.model);
-            }
+        if rows.is_empty() {
+            return "Evaluation".to_owned();
         }
-        match models.len() {
-            0 => "Evaluation".to_owned(),
-            _ => format!("{} on {}", models.join(", "), tasks(rows).join(", ")),
-        }
+        let models = distinct(rows, |row| &row.model);
+        format!("{} on {}", models.join(", "), tasks(rows).join(", "))
     }
 
-    /// The headline figures of each task, with its name where there are several.
+    /// The headline figures of each task, with the task's name if there are several.
     pub(crate) fn headlines(&self) -> impl Iterator<Item = (Option<&'a str>, Vec<Figure>)> {
         headlines(&self.compared)
     }
 
-    /// As [`method`], and what of the question files was not measured.
+    /// As [`method`], and the rows of question files that could not be read.
     pub(crate) fn method(&self) -> Vec<String> {
         let left_out = self.results.environment.get(ROWS_LEFT_OUT).and_then(Value::as_str);
         let sentence = |left_out| format!("Rows of the question files that are no samples: {left_out}.");
         method(&self.results.rows).into_iter().chain(left_out.map(sentence)).collect()
-    }
-
-    /// The environment.
-    pub(crate) fn environment(&self) -> impl Iterator<Item = (&'a str, String)> {
-        listed(&self.results.environment)
     }
 }
 
@@ -79,7 +69,7 @@ pub(crate) fn headlines<'a>(
     compared.iter().map(move |of| (task(of), of.figures())).filter(|(_, figures)| !figures.is_empty())
 }
 
-/// The figures of a headline as a Markdown list, under the name of their task if one is given.
+/// Headline figures as a Markdown list, under the name of the task if it is given.
 pub(crate) fn figure_list(task: Option<&str>, figures: &[Figure]) -> String {
     let line = |figure: &Figure| format!("- **{}** {}: {}\n", figure.value, figure.label, figure.note);
     let lines: String = figures.iter().map(line).collect();
@@ -89,13 +79,13 @@ pub(crate) fn figure_list(task: Option<&str>, figures: &[Figure]) -> String {
     }
 }
 
-/// Names and values as text; nested values are written as JSON.
+/// Names and values as text; nested values as JSON.
 pub(crate) fn listed(values: &Map<String, Value>) -> impl Iterator<Item = (&str, String)> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     values.iter().map(move |(name, value)| (name.as_str(), text(value)))
 }
 
-/// How the figures came about, in sentences.
+/// How the figures were measured, in sentences.
 pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
     if rows.is_empty() {
         return vec!["Nothing: there are no rows.".to_owned()];
@@ -147,7 +137,7 @@ pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
     sentences
 }
 
-/// What an interruption does to the figures.
+/// The effect of an interruption on the figures.
 fn sittings(rows: &[EvalRow]) -> Option<String> {
     let most = rows.iter().map(|row| row.sittings).max().filter(|sittings| *sittings > 1)?;
     Some(format!(
@@ -157,7 +147,7 @@ fn sittings(rows: &[EvalRow]) -> Option<String> {
     ))
 }
 
-/// What could not be measured.
+/// Samples without a response.
 fn failed(rows: &[EvalRow]) -> Option<String> {
     let of = |row: &EvalRow| {
         let label = format!("{} {} on {}", model_label(row, rows), row.decoder_label(), row.task);
@@ -173,7 +163,7 @@ fn failed(rows: &[EvalRow]) -> Option<String> {
     })
 }
 
-/// How good the baseline is.
+/// The speed of the baseline relative to the memory floor.
 fn floor(row: &EvalRow, rows: &[EvalRow]) -> Option<String> {
     let (floor, over) = (row.memory_floor?, row.over_floor()?);
     Some(format!(
@@ -188,65 +178,4 @@ fn floor(row: &EvalRow, rows: &[EvalRow]) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::{results, rows};
-
-    #[test]
-    fn bfloat16_is_explained_and_no_rows_is_said() {
-        let mut rows = rows();
-        assert!(!method(&rows).join(" ").contains("near-ties"));
-        rows[0].dtype = "bfloat16".to_owned();
-        assert!(method(&rows).join(" ").contains("near-ties"));
-        assert_eq!(method(&[]), ["Nothing: there are no rows."]);
-    }
-
-    #[test]
-    fn the_gap_is_explained_where_outputs_differ() {
-        let rows = rows();
-        assert!(method(&rows).join(" ").contains("logit gap"));
-        assert!(!method(&rows[..3]).join(" ").contains("logit gap"));
-    }
-
-    #[test]
-    fn the_baseline_is_held_against_the_memory_floor() {
-        let text = method(&rows()).join("\n");
-        let expected = "The ar loop of the base model takes 1.13x the memory floor: 269 MB of weights read once per token at \
-            12.5 GB/s, the copy bandwidth measured in the same process, would be 46.5 tokens/s.";
-        assert!(text.contains(expected), "{text}");
-    }
-
-    #[test]
-    fn interruptions_and_failures_are_said() {
-        let mut rows = rows();
-        let text = method(&rows).join("\n");
-        assert!(!text.contains("sittings") && !text.contains("without a response"), "{text}");
-        (rows[1].sittings, rows[3].failed) = (3, 2);
-        let text = method(&rows).join("\n");
-        assert!(
-            text.contains("up to 3 sittings") && text.contains(": 2 of trained jacobi n=16 on gsm8k."),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn rows_that_could_not_be_read_are_said() {
-        let mut results = results();
-        let said = |results: &Results| Content::of(results, &[], &[], [&[], &[]]).method().join("\n");
-        assert!(!said(&results).contains("no samples"));
-        results.environment.insert(ROWS_LEFT_OUT.to_owned(), "1 of 9 rows of sums".into());
-        assert!(said(&results).ends_with("that are no samples: 1 of 9 rows of sums."), "{}", said(&results));
-    }
-
-    #[test]
-    fn nested_environment_is_json() {
-        let mut results = results();
-        results.environment.insert("gpu".to_owned(), serde_json::json!({"name": "x"}));
-        let content = Content::of(&results, &[], &[], [&[], &[]]);
-        let found: Vec<(&str, String)> = content.environment().collect();
-        assert!(
-            found.contains(&("gpu", r#"{"name":"x"}"#.to_owned()))
-                && found.contains(&("threads", "2".into()))
-        );
-    }
-}
+mod tests;

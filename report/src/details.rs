@@ -1,4 +1,4 @@
-//! What stands behind the results: intervals and medians, where time went, how true outputs stayed, paired tests.
+//! Detailed tables: intervals and medians, times, fidelity, paired tests.
 
 use jacobi_datasets::schema::eval_row::{EvalRow, Results};
 use jacobi_datasets::schema::eval_statistics::{Answerer, Median, PairedTest};
@@ -7,7 +7,7 @@ use crate::passes::Statistic;
 use crate::table::{Table, model_label, tasks};
 use crate::text::{NOT_MEASURED, interval, number, percent, times};
 
-/// A column: its heading, and what stands under it.
+/// A column: its heading and the cell of a row.
 type Column = (&'static str, fn(&EvalRow) -> String);
 
 const SPEED: [Column; 8] = [
@@ -44,7 +44,7 @@ const FIDELITY: [Column; 5] = [
     ("cut at limit", |row| format!("{} of {}", row.stopped_by_length, row.samples)),
 ];
 
-/// The tables, each with what it says.
+/// The tables with heading and note.
 pub(crate) fn details(results: &Results) -> Vec<Statistic> {
     let rows = &results.rows;
     let mut all = vec![
@@ -70,7 +70,7 @@ pub(crate) fn details(results: &Results) -> Vec<Statistic> {
         Statistic {
             heading: "Right more often?",
             note: "McNemar's exact test on the prompts that both had: p is how probable a split at least as uneven is if \
-                   both are equally good. Above 0.05 nobody should call the difference one.",
+                   both are equally good. With p above 0.05 there is no evidence of a difference.",
             table: paired(results),
         },
     ];

@@ -1,4 +1,4 @@
-//! What can go wrong when a report is written.
+//! Failures to write a report.
 
 use std::path::PathBuf;
 
@@ -7,18 +7,9 @@ use jacobi_datasets::DatasetError;
 /// Why a report could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// The report directory could not be made.
-    #[error("cannot create the report directory; check that {} is writable", path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A report file could not be written; the cause names it.
-    #[error("cannot write the report")]
-    Write(#[from] DatasetError),
+    /// A file or directory could not be read or written.
+    #[error(transparent)]
+    File(#[from] DatasetError),
     /// A row or sample has no JSON form.
     #[error("cannot write {file} as JSON")]
     Json {
@@ -36,15 +27,6 @@ pub enum ReportError {
         /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The metrics file could not be read.
-    #[error("cannot read the training metrics {}", path.display())]
-    ReadMetrics {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
     },
     /// A line of the metrics file is not a JSON object.
     #[error(

@@ -1,9 +1,11 @@
-//! `report.html`: one file, no scripts, nothing fetched, light and dark. All text that came from outside is escaped.
+//! `report.html`: one file without scripts or external resources, for light and dark displays. All external
+//! text is escaped.
 
 use jacobi_datasets::schema::eval_row::EvalSample;
+use serde_json::{Map, Value};
 
 use crate::chart::Chart;
-use crate::content::Content;
+use crate::content::{Content, listed};
 use crate::details::details;
 use crate::figures::Figure;
 use crate::metrics::TrainingCurve;
@@ -49,11 +51,11 @@ pub(crate) fn render(content: &Content) -> String {
         body += &section("In detail", &details);
     }
     body += &section("Command", &format!("<pre>{}</pre>\n", escape_html(&content.results.command)));
-    body += &section("Environment", &environment_list(content));
+    body += &section("Environment", &environment_list(&content.results.environment));
     page(&title, &body)
 }
 
-/// A whole page around `body`, which is HTML; `title` is text.
+/// A complete page around `body`, which is HTML; `title` is text.
 pub(crate) fn page(title: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -83,34 +85,31 @@ pub(crate) fn tiles(figures: &[Figure]) -> String {
     format!("<div class=\"tiles\">\n{}</div>\n", figures.iter().map(tile).collect::<String>())
 }
 
-/// What training cost and gained, with its charts.
+/// Cost and results of training, with its charts.
 pub(crate) fn training(curves: &[TrainingCurve], charts: &[Chart]) -> String {
-    let gained: String = evaluations(curves).iter().map(statistic).collect();
-    list(curves.iter().map(TrainingCurve::summary)) + &figures(charts) + &gained
+    let evaluations: String = evaluations(curves).iter().map(statistic).collect();
+    list(curves.iter().map(TrainingCurve::summary)) + &figures(charts) + &evaluations
 }
 
-/// Nothing if there are no items.
+/// Empty without items.
 fn list(items: impl IntoIterator<Item = String>) -> String {
     let items: String = items.into_iter().map(|item| format!("<li>{}</li>\n", escape_html(&item))).collect();
     if items.is_empty() { items } else { format!("<ul>\n{items}</ul>\n") }
 }
 
 fn table(table: &Table) -> String {
-    let cell = |tag: &str, column: usize, text: &str| {
-        let class = if column < table.left { "name" } else { "figure" };
-        format!("<{tag} class=\"{class}\">{}</{tag}>", escape_html(text))
+    let row = |tag: &str, cells: &[String]| {
+        let cell = |(column, text): (usize, &String)| {
+            let class = if column < table.left { "name" } else { "figure" };
+            format!("<{tag} class=\"{class}\">{}</{tag}>", escape_html(text))
+        };
+        format!("<tr>{}</tr>\n", cells.iter().enumerate().map(cell).collect::<String>())
     };
-    let row = |tag: &str, cells: &mut dyn Iterator<Item = &str>| {
-        let cells: String = cells.enumerate().map(|(column, text)| cell(tag, column, text)).collect();
-        format!("<tr>{cells}</tr>\n")
-    };
-    let mut text = format!("<div class=\"scroll\"><table>\n<thead>{}</thead>\n<tbody>\n", {
-        row("th", &mut table.header.iter().map(String::as_str))
-    });
-    for cells in &table.rows {
-        text += &row("td", &mut cells.iter().map(String::as_str));
-    }
-    text + "</tbody>\n</table></div>\n"
+    let header = row("th", &table.header);
+    let rows: String = table.rows.iter().map(|cells| row("td", cells)).collect();
+    format!(
+        "<div class=\"scroll\"><table>\n<thead>{header}</thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n"
+    )
 }
 
 fn statistic(statistic: &Statistic) -> String {
@@ -169,79 +168,12 @@ fn answer(sample: &EvalSample) -> String {
     )
 }
 
-fn environment_list(content: &Content) -> String {
+fn environment_list(environment: &Map<String, Value>) -> String {
     let item = |(name, value): (&str, String)| {
         format!("<dt>{}</dt><dd>{}</dd>\n", escape_html(name), escape_html(&value))
     };
-    format!("<dl>\n{}</dl>\n", content.environment().map(item).collect::<String>())
+    format!("<dl>\n{}</dl>\n", listed(environment).map(item).collect::<String>())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::{results, samples};
-
-    #[test]
-    fn page_is_self_contained_and_shows_the_samples() {
-        let (results, samples) = (results(), samples());
-        let charts = crate::chart::charts(&results.rows).unwrap();
-        let page = render(&Content::of(&results, &samples, &[], [&charts, &[]]));
-        for part in [
-            "<!doctype html>",
-            "<title>tiny on gsm8k</title>",
-            "<b>2.71</b><span>tokens per forward pass (jacobi n=16)</span>",
-            "<td class=\"figure\">2.32x</td>",
-            "<h2>Before and after training</h2>",
-            "<td class=\"figure\">1.08 → 2.71</td>",
-            "<h3>Milliseconds per pass</h3>",
-            "<span class=\"even\">Two &amp; two</span><span class=\"odd\"> make 4.</span>",
-            "What is &lt;b&gt;2&lt;/b&gt; + 2?",
-            "<dt>device</dt><dd>cpu &lt;2 cores&gt;</dd>",
-            "prefers-color-scheme: dark",
-            "<svg",
-        ] {
-            assert!(page.contains(part), "missing {part:?}");
-        }
-        for fetched in ["<script", "src=", "href=", "url(", "@import"] {
-            assert!(!page.contains(fetched), "{fetched:?} fetches something");
-        }
-    }
-
-    #[test]
-    fn charts_of_several_tasks_stand_under_their_names() {
-        let chart = |task: Option<&str>| Chart {
-            file: String::new(),
-            title: "t".to_owned(),
-            task: task.map(str::to_owned),
-            svg: String::new(),
-        };
-        let page = figures(&[chart(None), chart(Some("a & b")), chart(Some("a & b")), chart(Some("c"))]);
-        assert_eq!(
-            (page.matches("<div class=\"charts\">").count(), page.matches("<figure>").count()),
-            (3, 4)
-        );
-        assert!(page.contains("<h3>a &amp; b</h3>") && page.contains("<h3>c</h3>"), "{page}");
-        assert_eq!(figures(&[]), "");
-    }
-
-    #[test]
-    fn hostile_text_cannot_leave_its_place() {
-        let (mut results, mut samples) = (results(), samples());
-        let hostile = "</style><script>alert(1)</script><img src=x>";
-        results.command = hostile.to_owned();
-        results.environment.insert(hostile.to_owned(), hostile.into());
-        for row in &mut results.rows {
-            (row.model, row.task) = (hostile.to_owned(), hostile.to_owned());
-        }
-        for sample in &mut samples {
-            sample.model = hostile.to_owned();
-            sample.prompt = hostile.to_owned();
-            sample.text = hostile.to_owned();
-            sample.pieces = vec![hostile.to_owned()];
-        }
-        let charts = crate::chart::charts(&results.rows).unwrap();
-        let page = render(&Content::of(&results, &samples, &[], [&charts, &[]]));
-        assert!(!page.contains("<script") && !page.contains("<img"));
-        assert_eq!(page.matches("</style>").count(), 1);
-    }
-}
+mod tests;

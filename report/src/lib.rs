@@ -1,6 +1,6 @@
-//! Evaluation rows to things people read: a terminal table, `report.md`, a self-contained `report.html`, SVG charts,
-//! a model card, the findings of tuning, and coloured trajectories. It computes no measurement of its own and never links libtorch: what it
-//! shows is in the rows and samples it is given.
+//! Renders evaluation rows: a terminal table, `report.md`, a self-contained `report.html`, SVG charts, a
+//! model card, the results of tuning, and coloured trajectories. It measures nothing and never links
+//! libtorch: everything it shows is in the rows and samples it is given.
 
 mod chart;
 mod comparison;

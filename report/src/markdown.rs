@@ -1,7 +1,9 @@
-//! `report.md`: for a terminal, a pull request, a wiki.
+//! `report.md`.
+
+use serde_json::{Map, Value};
 
 use crate::chart::Chart;
-use crate::content::{Content, figure_list};
+use crate::content::{Content, figure_list, listed};
 use crate::details::details;
 use crate::metrics::TrainingCurve;
 use crate::passes::{Statistic, statistics};
@@ -37,27 +39,32 @@ pub(crate) fn render(content: &Content) -> String {
     }
     text += &format!("## Charts\n\n{}", figures(content.charts));
     text += &samples_section(&content.pairs);
-    text += "## Command\n\n";
-    text += &code_block(&content.results.command);
-    text += "\n## Environment\n\n| name | value |\n| :--- | :--- |\n";
-    for (name, value) in content.environment() {
-        text += &format!("| {} | {} |\n", markdown_cell(name), markdown_cell(&value));
-    }
-    text
+    text + &command_and_environment(&content.results.command, &content.results.environment)
 }
 
-/// What training cost and gained, with its charts.
+/// The sections about how the results were made.
+pub(crate) fn command_and_environment(command: &str, environment: &Map<String, Value>) -> String {
+    let values = pairs("name", listed(environment));
+    format!("## Command\n\n{}\n## Environment\n\n{values}", code_block(command))
+}
+
+/// A table of names and values.
+pub(crate) fn pairs<'a>(heading: &str, pairs: impl Iterator<Item = (&'a str, String)>) -> String {
+    let row =
+        |(name, value): (&str, String)| format!("| {} | {} |\n", markdown_cell(name), markdown_cell(&value));
+    format!("| {heading} | value |\n| :--- | :--- |\n{}", pairs.map(row).collect::<String>())
+}
+
+/// Cost and results of training, with its charts.
 pub(crate) fn training(curves: &[TrainingCurve], charts: &[Chart]) -> String {
     let mut text: String = curves.iter().map(|curve| format!("- {}\n", curve.summary())).collect();
     text += &format!("\n{}", figures(charts));
-    if let Some(Statistic { heading, note, table }) = evaluations(curves) {
-        text += &format!("### {heading}\n\n{note}\n\n{}\n", table.markdown());
-    }
+    text.extend(evaluations(curves).iter().map(statistic));
     text
 }
 
-/// Charts one below the other, those of each task under its name.
-fn figures(charts: &[Chart]) -> String {
+/// The charts, those of each task under its name.
+pub(crate) fn figures(charts: &[Chart]) -> String {
     let figure = |chart: &Chart| format!("![{}]({})\n\n", chart.title, chart.file);
     let of_task = |charts: &[Chart]| {
         let task = charts[0].task.as_deref();
@@ -68,14 +75,14 @@ fn figures(charts: &[Chart]) -> String {
 }
 
 fn statistics_section(title: &str, statistics: &[Statistic]) -> String {
-    let mut text = String::new();
-    for (index, Statistic { heading, note, table }) in statistics.iter().enumerate() {
-        if index == 0 {
-            text += &format!("## {title}\n\n");
-        }
-        text += &format!("### {heading}\n\n{note}\n\n{}\n", table.markdown());
+    if statistics.is_empty() {
+        return String::new();
     }
-    text
+    format!("## {title}\n\n{}", statistics.iter().map(statistic).collect::<String>())
+}
+
+fn statistic(Statistic { heading, note, table }: &Statistic) -> String {
+    format!("### {heading}\n\n{note}\n\n{}\n", table.markdown())
 }
 
 fn samples_section(pairs: &[Pair]) -> String {
@@ -99,7 +106,7 @@ mod tests {
     use crate::fixtures::{curve, results, samples};
 
     #[test]
-    fn report_says_what_how_and_shows_text() {
+    fn the_report_has_every_section() {
         let chart = |file: &str, task: Option<&str>| Chart {
             file: file.to_owned(),
             title: "Tokens".to_owned(),

@@ -2,17 +2,18 @@
 
 use std::path::Path;
 
+use jacobi_datasets::DatasetError;
 use serde_json::{Map, Value};
 
 use crate::ReportError;
 use crate::text::number;
 
-/// One logged step. A figure that the step did not log is `None`.
+/// One logged step. A figure that was not logged is `None`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TrainingPoint {
     /// Optimizer step, from 1.
     pub step: u64,
-    /// Whole loss, `train/loss`.
+    /// Total loss, `train/loss`.
     pub loss: Option<f64>,
     /// Autoregressive part, `train/loss_ar`.
     pub loss_ar: Option<f64>,
@@ -22,10 +23,10 @@ pub struct TrainingPoint {
     pub tokens_per_second: Option<f64>,
 }
 
-/// What the decoder in the loop measured at one step, on prompts that are held out.
+/// An evaluation during training, on held-out prompts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EvaluationPoint {
-    /// Optimizer steps taken; 0 is the model that training started from.
+    /// Optimizer steps so far; 0 for the initial model.
     pub step: u64,
     /// Accepted tokens per forward pass, `eval/tpf`.
     pub tpf: f64,
@@ -35,30 +36,29 @@ pub struct EvaluationPoint {
     pub loss_ar: Option<f64>,
 }
 
-/// What one training run logged.
+/// The log of one training run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainingCurve {
-    /// What to call it: `round-1`.
+    /// Its name, e.g. `round-1`.
     pub label: String,
-    /// Samples of one optimizer step.
+    /// Samples per optimizer step.
     pub samples_per_step: usize,
     /// Steps in the order logged.
     pub points: Vec<TrainingPoint>,
-    /// Evaluations, likewise.
+    /// Evaluations in the order logged.
     pub evaluations: Vec<EvaluationPoint>,
-    /// How long it took, evaluations included, over all sittings; if it was logged.
+    /// Seconds over all sittings with evaluations; if logged.
     pub seconds: Option<f64>,
 }
 
 impl TrainingCurve {
-    /// Reads `metrics.jsonl` of a run whose steps had `samples_per_step` samples. A last line without its newline is a
-    /// write cut short, and is left out; steps logged again after a resume replace those of the first attempt.
+    /// Reads `metrics.jsonl` of a run with `samples_per_step` samples per step. A last line without newline
+    /// is an incomplete write and is ignored; steps logged again after a resume replace the earlier ones.
     ///
     /// # Errors
     /// The file cannot be read, or a line is not a JSON object.
     pub fn read(label: &str, path: &Path, samples_per_step: usize) -> Result<Self, ReportError> {
-        let text = fs_err::read_to_string(path)
-            .map_err(|source| ReportError::ReadMetrics { path: path.to_owned(), source })?;
+        let text = fs_err::read_to_string(path).map_err(DatasetError::io("read", path))?;
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let (mut points, mut evaluations, mut clock) = (Vec::new(), Vec::new(), Clock::default());
         for (index, line) in whole.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -74,7 +74,7 @@ impl TrainingCurve {
         Ok(Self { label: label.to_owned(), samples_per_step, points, evaluations, seconds: clock.seconds })
     }
 
-    /// Samples trained on in so many steps; those of a second epoch count again.
+    /// Samples in this many steps; repeated samples count again.
     pub(crate) fn samples(&self, steps: u64) -> u64 {
         steps * self.samples_per_step as u64
     }
@@ -90,8 +90,9 @@ impl TrainingCurve {
         format!("{}: {last} steps, {} samples{time}", self.label, self.samples(last))
     }
 
-    /// [`TrainingCurve::cost`], and `, loss 2.31 to 1.02 (autoregressive 0.30 to 0.21, consistency 2.01 to 0.81), 512
-    /// tokens/s, TPF 1.08 to 1.83`. Ends of a loss are means over a tenth of it, because single steps are noisy.
+    /// [`TrainingCurve::cost`], and
+    /// `, loss 2.31 to 1.02 (autoregressive 0.30 to 0.21, consistency 2.01 to 0.81), 512 tokens/s, TPF 1.08 to 1.83`.
+    /// The ends of a loss are means over a tenth of the steps, because single steps are noisy.
     pub(crate) fn summary(&self) -> String {
         let mut text = self.cost();
         let ends = |get: fn(&TrainingPoint) -> Option<f64>| {
@@ -123,7 +124,7 @@ impl TrainingCurve {
     }
 }
 
-/// Adds what a line has, in the place of all from its step on.
+/// Appends the point of a line, and drops all points from its step on.
 fn replace<T>(points: &mut Vec<T>, point: Option<T>, step: fn(&T) -> u64) {
     if let Some(point) = point {
         points.retain(|earlier| step(earlier) < step(&point));
@@ -143,7 +144,7 @@ impl Logged {
         self.0.get("step").and_then(Value::as_u64)
     }
 
-    /// `None` for a line that tells of no step, but of an evaluation.
+    /// `None` for a line without training figures.
     fn step(&self) -> Option<TrainingPoint> {
         self.0.keys().find(|key| key.starts_with("train/"))?;
         Some(TrainingPoint {
@@ -165,7 +166,8 @@ impl Logged {
     }
 }
 
-/// Adds up sittings. `seconds` of a line counts from when the sitting began, so that where it falls, another began.
+/// Sums the time of all sittings. `seconds` of a line counts from the start of its sitting, so a decrease
+/// means a new sitting.
 #[derive(Default)]
 struct Clock {
     sitting: f64,
@@ -196,55 +198,4 @@ fn mean(values: &[f64]) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<TrainingCurve, ReportError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("metrics.jsonl");
-        fs_err::write(&path, text).unwrap();
-        TrainingCurve::read("round-1", &path, 8)
-    }
-
-    #[test]
-    fn reads_and_sums_up() {
-        let curve = read(concat!(
-            "{\"step\": 0, \"eval/tpf\": 1.25}\n",
-            "{\"step\": 1, \"train/loss\": 4.0, \"train/loss_ar\": 1.0, \"train/tokens_per_second\": 100}\n",
-            "{\"step\": 2, \"train/loss\": 9.0, \"eval/tpf\": 9.0, \"train/tokens_per_second\": 200}\n",
-            "{\"step\": 2, \"train/loss\": 2.0, \"train/tokens_per_second\": 300}\n",
-            "{\"note\": \"no step\"}\n",
-            "{\"step\": 2, \"eval/tpf\": 1.5, \"eval/loss_ar\": 0.5}\n",
-            "{\"step\": 3, \"train/l"
-        ))
-        .unwrap();
-        assert_eq!(curve.points.len(), 2);
-        let evaluation = |step, tpf, loss_ar| EvaluationPoint { step, tpf, exact_match_ar: None, loss_ar };
-        assert_eq!(curve.evaluations, [evaluation(0, 1.25, None), evaluation(2, 1.5, Some(0.5))]);
-        assert_eq!(
-            curve.summary(),
-            "round-1: 2 steps, 16 samples, loss 4.00 to 2.00 (autoregressive 1.00 to 1.00), 200.0 tokens/s, \
-             TPF 1.25 to 1.50"
-        );
-        assert_eq!(read("").unwrap().summary(), "round-1: no steps logged");
-    }
-
-    #[test]
-    fn time_adds_up_over_sittings() {
-        let lines = [(1, 60.0), (2, 100.0), (3, 30.0), (4, 70.0)];
-        let text: String = lines
-            .map(|(step, seconds)| {
-                format!("{{\"step\": {step}, \"seconds\": {seconds}, \"train/loss\": 1}}\n")
-            })
-            .concat();
-        assert_eq!(read(&text).unwrap().cost(), "round-1: 4 steps, 32 samples, 3 min");
-        let rows = [(119.0, "119 s"), (7199.0, "120 min"), (7200.0, "2.0 h")];
-        assert!(rows.iter().all(|&(seconds, text)| duration(seconds) == text));
-    }
-
-    #[test]
-    fn a_bad_line_is_named() {
-        let message = read("{\"step\": 1}\noops\n").unwrap_err().to_string();
-        assert!(message.contains("metrics.jsonl:2:"), "{message}");
-    }
-}
+mod tests;

@@ -1,31 +1,32 @@
-//! The README.md of an exported model, in the form the hub reads: front matter, then what, how and how good.
+//! The README.md of an exported model in the form of the hub: front matter, measurements, use, training.
 
 use jacobi_datasets::schema::eval_row::EvalRow;
 use jacobi_datasets::schema::tuned::Tuned;
 
 use crate::content::{figure_list, headlines, method};
 use crate::figures::Compared;
+use crate::markdown;
 use crate::table::Table;
-use crate::text::{code_block, markdown_cell, number, times};
+use crate::text::{code_block, number, times};
 
-/// What a model card says beside the measured rows.
+/// The content of a model card.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelCard<'a> {
     /// Name of the model.
     pub name: &'a str,
     /// Name or path of the model training started from.
     pub base_model: &'a str,
-    /// Its name on the hub, if it came from there: the hub refuses a card that gives a path for it.
+    /// Its name on the hub, if it is from there: the hub refuses a path as `base_model`.
     pub base_on_hub: Option<&'a str>,
     /// Licence identifier of the base model, if known; the trained weights derive from it.
     pub license: Option<&'a str>,
     /// Training settings by name, in the order to print.
     pub training: &'a [(String, String)],
-    /// What it was made from and with, by name, in the order to print.
+    /// Inputs and versions by name, in the order to print.
     pub provenance: &'a [(String, String)],
     /// The decoder in `jacobi.json`.
     pub decoding: &'a Tuned,
-    /// Whether `custom_generate/` lies beside it.
+    /// Whether the export has `custom_generate/`.
     pub custom_generate: bool,
     /// Measured rows; may be empty.
     pub rows: &'a [EvalRow],
@@ -131,13 +132,10 @@ fn pairs(heading: &str, pairs: &[(String, String)]) -> String {
     if pairs.is_empty() {
         return String::new();
     }
-    let line = |(name, value): &(String, String)| {
-        format!("| {} | {} |\n", markdown_cell(name), markdown_cell(value))
-    };
-    format!("| {heading} | value |\n| :--- | :--- |\n{}\n", pairs.iter().map(line).collect::<String>())
+    markdown::pairs(heading, pairs.iter().map(|(name, value)| (name.as_str(), value.clone()))) + "\n"
 }
 
-/// How it is decoded, and how that was found.
+/// The decoder in `jacobi.json`, and how it was found.
 fn decoding(tuned: &Tuned) -> String {
     let best = &tuned.best;
     let found = match best.prompts {
@@ -159,7 +157,7 @@ fn decoding(tuned: &Tuned) -> String {
 }
 
 fn front_matter(card: &ModelCard) -> String {
-    // JSON strings are YAML strings: a path with a colon or a quote stays one value.
+    // JSON strings are valid YAML strings, also with colons and quotes.
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let mut text = String::from("---\nlibrary_name: transformers\npipeline_tag: text-generation\n");
     if let Some(base) = card.base_on_hub {
@@ -180,69 +178,4 @@ fn one_line(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::{rows, trials};
-
-    #[test]
-    fn card_names_base_method_settings_figures_and_licence() {
-        let training = [("learning_rate".to_owned(), "1e-5".to_owned())];
-        let rows = rows();
-        let card = ModelCard {
-            name: "tiny-jacobi",
-            base_model: "org/tiny@v1",
-            base_on_hub: Some("org/tiny"),
-            license: Some("apache-2.0"),
-            training: &training,
-            provenance: &[("base files".to_owned(), "0123abcd".to_owned())],
-            decoding: &trials().best().unwrap(),
-            custom_generate: true,
-            rows: &rows,
-            command: "jacobi run --config a.toml",
-        };
-        let text = model_card(&card);
-        for part in [
-            "---\nlibrary_name: transformers\npipeline_tag: text-generation\nbase_model: \"org/tiny\"\nlicense: \"apache-2.0\"\n",
-            "\n# tiny-jacobi\n",
-            "- **2.71** tokens per forward pass",
-            "| trained | jacobi n=16 |",
-            "- parallel-decoding\n- custom_generate\n---\n",
-            "AutoModelForCausalLM",
-            "custom_generate=model.config._name_or_path, trust_remote_code=True",
-            "arxiv.org/abs/2512.14681",
-            "under the decoder in `jacobi.json`, the fastest of those measured, over 4 prompts: TPF 3.00, 150.0 tokens/s, 1.50x",
-            "| name | jacobi |\n| block_size | 8 |\n",
-            "| learning_rate | 1e-5 |\n",
-            "## Provenance\n\n| what | value |\n| :--- | :--- |\n| base files | 0123abcd |\n",
-            "under its licence, apache-2.0.\n",
-        ] {
-            assert!(text.contains(part), "missing {part:?} in:\n{text}");
-        }
-    }
-
-    #[test]
-    fn unknown_licence_and_no_measurement_are_said_plainly() {
-        let mut unmeasured = trials().best().unwrap();
-        unmeasured.best.prompts = 0;
-        let card = ModelCard {
-            name: "m",
-            base_model: "b",
-            base_on_hub: None,
-            license: None,
-            training: &[],
-            provenance: &[],
-            decoding: &unmeasured,
-            custom_generate: false,
-            rows: &[],
-            command: "jacobi export",
-        };
-        let text = model_card(&card);
-        assert!(
-            text.contains("not measured; `jacobi tune`")
-                && text.contains("look it up there")
-                && !text.contains("license:")
-                && !text.contains("custom_generate")
-                && !text.contains("## Measured")
-        );
-    }
-}
+mod tests;

@@ -1,5 +1,5 @@
-//! What the passes of each decoder did: how much they accepted and from where, what they cost by their width, and how
-//! high the right token ranked where a draft was wrong. Tables of one line per model and decoder.
+//! Statistics of the passes of each decoder: accepted tokens and their sources, time by width, and the rank
+//! of the right token where a draft was wrong. Tables of one line per model and decoder.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ pub(crate) struct Statistic {
     pub(crate) table: Table,
 }
 
-/// How many of the most probable tokens the columns of [`ranks`] take in.
+/// The k of the columns of [`ranks`]: the right token is among the k most probable.
 const TOP: [usize; 8] = [2, 3, 4, 6, 8, 10, 16, 32];
 
-/// Every statistic that some row has.
+/// All statistics that at least one row has.
 pub(crate) fn statistics(rows: &[EvalRow]) -> Vec<Statistic> {
     let share = |_, share| percent(Some(share));
     let accepted = table(rows, acceptance, |&tokens| bucket_label(tokens), share);
@@ -53,7 +53,7 @@ pub(crate) fn statistics(rows: &[EvalRow]) -> Vec<Statistic> {
     measured.map(|(heading, note, table)| Statistic { heading, note, table }).collect()
 }
 
-/// A column per key that occurs, a line per row that has any.
+/// A column per occurring key, a line per row with any key.
 fn table<'a, K: Ord + Copy>(
     rows: &'a [EvalRow],
     values: impl Fn(&'a EvalRow) -> BTreeMap<K, f64>,
@@ -70,11 +70,11 @@ fn table<'a, K: Ord + Copy>(
         names.cells(row).into_iter().chain(cells).collect()
     };
     let lines = found.iter().filter(|(_, values)| !values.is_empty()).map(line).collect();
-    let header = names.header().iter().map(|name| (*name).to_owned()).chain(keys.values().cloned()).collect();
-    Table { header, rows: lines, left: names.header().len() }
+    let header = names.header.iter().map(|name| (*name).to_owned()).chain(keys.values().cloned()).collect();
+    Table { header, rows: lines, left: names.header.len() }
 }
 
-/// The smallest power of two that is not below `count`; 0 for none.
+/// The smallest power of two that is at least `count`; 0 for 0.
 fn bucket(count: usize) -> usize {
     if count == 0 { 0 } else { count.next_power_of_two() }
 }
@@ -97,7 +97,7 @@ fn acceptance(row: &EvalRow) -> BTreeMap<usize, f64> {
     shares(row.acceptance.iter().enumerate().map(|(tokens, &passes)| (bucket(tokens), passes)))
 }
 
-/// `[k - 1]`: the share of passes whose draft was right up to its position k.
+/// `[k - 1]`: the share of passes whose draft was right up to position k.
 pub(crate) fn reached(row: &EvalRow) -> Vec<f64> {
     let passes = row.acceptance.iter().sum::<usize>() as f64;
     let from = |accepted: usize| row.acceptance[accepted..].iter().sum::<usize>() as f64;
@@ -108,14 +108,14 @@ fn sources(row: &EvalRow) -> BTreeMap<&str, f64> {
     if row.accepted_from.is_empty() {
         return BTreeMap::new();
     }
-    // A pass that accepts nothing has left a near-tie to the next one.
+    // A pass without accepted tokens left a near-tie to the next pass.
     let passes = row.forwards - row.acceptance.first().copied().unwrap_or(0);
     let drafted = row.accepted_from.iter().map(|(source, &tokens)| (source.as_str(), tokens));
-    // This name sorts before those of the sources.
+    // This name sorts before the names of the sources.
     shares(drafted.chain([("one per pass", passes)]))
 }
 
-/// The passes of similar width.
+/// Passes of similar width.
 #[derive(Default)]
 pub(crate) struct Width {
     forwards: usize,
@@ -126,7 +126,7 @@ pub(crate) struct Width {
     pub(crate) milliseconds: f64,
 }
 
-/// By powers of two: a draft window has many widths, most of them few passes.
+/// Passes grouped by powers of two, because most single widths have few passes.
 pub(crate) fn widths(row: &EvalRow) -> BTreeMap<usize, Width> {
     let mut widths: BTreeMap<usize, Width> = BTreeMap::new();
     for width in &row.widths {
@@ -140,7 +140,7 @@ pub(crate) fn widths(row: &EvalRow) -> BTreeMap<usize, Width> {
     widths
 }
 
-/// At 0 the rejections, at k the share of them in which the right token was among the k most probable.
+/// At 0 the number of rejections, at k the share of them with the right token among the k most probable.
 fn ranks(row: &EvalRow) -> BTreeMap<usize, f64> {
     let found = cumulative_ranks(row);
     let rejections = row.rejection_ranks.iter().sum::<usize>();
@@ -151,11 +151,12 @@ fn ranks(row: &EvalRow) -> BTreeMap<usize, f64> {
     TOP.iter().filter_map(top).chain([(0, rejections as f64)]).collect()
 }
 
-/// `[k - 1]`: the share of rejections in which the right token was among the k most probable.
+/// `[k - 1]`: the share of rejections with the right token among the k most probable.
 pub(crate) fn cumulative_ranks(row: &EvalRow) -> Vec<f64> {
     let rejections = row.rejection_ranks.iter().sum::<usize>() as f64;
-    let told_apart = row.rejection_ranks.len().saturating_sub(1);
-    let sums = row.rejection_ranks.iter().take(told_apart).scan(0, |sum, count| {
+    // The last entry counts all higher ranks.
+    let single_ranks = row.rejection_ranks.len().saturating_sub(1);
+    let sums = row.rejection_ranks.iter().take(single_ranks).scan(0, |sum, count| {
         *sum += count;
         Some(*sum as f64 / rejections)
     });
@@ -163,74 +164,4 @@ pub(crate) fn cumulative_ranks(row: &EvalRow) -> Vec<f64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::rows;
-
-    #[test]
-    fn each_decoder_has_its_line() {
-        let found: Vec<String> = statistics(&rows()).iter().map(|s| s.table.terminal()).collect();
-        let expected = [
-            "\
-model    decoder           1       2  3 to 4  5 to 8
-───────  ───────────  ──────  ──────  ──────  ──────
-base     jacobi n=16  96.1 %   3.9 %
-trained  jacobi n=16  38.3 %  25.5 %  26.4 %   9.8 %
-",
-            "\
-model    decoder      one per pass     own
-───────  ───────────  ────────────  ──────
-base     jacobi n=16        92.6 %   7.4 %
-trained  jacobi n=16        36.9 %  63.1 %
-",
-            "\
-model    decoder         1  3 to 4  9 to 16
-───────  ───────────  ────  ──────  ───────
-base     ar           24.2
-base     jacobi n=16          13.5     27.0
-trained  ar           24.4
-trained  jacobi n=16          14.2     28.4
-",
-            "\
-model    decoder      rejections   top 2   top 3   top 4   top 6   top 8  top 10  top 16  top 32
-───────  ───────────  ──────────  ──────  ──────  ──────  ──────  ──────  ──────  ──────  ──────
-trained  jacobi n=16         100  40.0 %  60.0 %  60.0 %  70.0 %  70.0 %  70.0 %  70.0 %  80.0 %
-",
-        ];
-        assert_eq!(found, expected, "{}", found.concat());
-    }
-
-    #[test]
-    fn what_no_row_has_is_left_out() {
-        let mut rows = rows();
-        for row in &mut rows {
-            row.acceptance.clear();
-            row.accepted_from.clear();
-            row.widths.clear();
-            row.rejection_ranks.clear();
-        }
-        assert!(statistics(&rows).is_empty());
-        // Asked for, and nothing was rejected.
-        rows[1].rejection_ranks = vec![0; 33];
-        assert!(statistics(&rows).is_empty());
-    }
-
-    #[test]
-    fn a_draft_is_right_up_to_each_position_before_the_last_right_one() {
-        let mut row = rows().swap_remove(3);
-        row.acceptance = vec![0, 2, 1, 0, 1];
-        assert_eq!(reached(&row), [0.5, 0.25, 0.25]);
-        row.acceptance = vec![0, 4];
-        assert!(reached(&row).is_empty());
-    }
-
-    #[test]
-    fn passes_that_leave_a_near_tie_give_no_token() {
-        let mut row = rows().swap_remove(3);
-        (row.forwards, row.acceptance) = (10, vec![5, 3, 2]);
-        row.accepted_from = [("own".to_owned(), 2), ("tree".to_owned(), 3)].into();
-        let expected = [("one per pass", 0.5), ("own", 0.2), ("tree", 0.3)];
-        assert_eq!(sources(&row), expected.into());
-        assert_eq!(acceptance(&row), [(0, 0.5), (1, 0.3), (2, 0.2)].into());
-    }
-}
+mod tests;

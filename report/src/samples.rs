@@ -1,19 +1,18 @@
-//! Which samples a report shows: the first few that both sides answered, in the order of the prompt file, so that
-//! nobody chose the good ones.
+//! The samples of a report: the first few prompts that both sides answered, in file order, without selection.
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample};
 use jacobi_datasets::schema::trajectory::FinishReason;
 
 use crate::figures::Compared;
 
-/// How many prompts a report shows.
+/// Maximum number of prompts in a report.
 const SHOWN: usize = 3;
 
-/// One prompt and what two decoders made of it.
+/// One prompt with the responses of two decoders.
 pub(crate) struct Pair<'a> {
-    /// The base model, one token at a time.
+    /// The base model with autoregressive decoding.
     pub(crate) before: &'a EvalSample,
-    /// The trained model under its fastest decoder.
+    /// The trained model with its fastest decoder.
     pub(crate) after: &'a EvalSample,
 }
 
@@ -39,7 +38,7 @@ fn belongs(sample: &EvalSample, row: &EvalRow) -> bool {
         && sample.decoder_settings == row.decoder_settings
 }
 
-/// What a sample cost and whether it is right, in one line.
+/// Cost and correctness of a sample, in one line.
 pub(crate) fn caption(sample: &EvalSample) -> String {
     let mut parts = vec![
         format!("{} tokens", sample.response_tokens),

@@ -1,8 +1,8 @@
-//! Numbers and strings as people read them: fixed places, a dash for what was not measured, escapes.
+//! Numbers and text for people: fixed places, a dash for missing figures, escapes.
 
 use jacobi_datasets::schema::eval_row::Interval;
 
-/// Stands where nothing was measured.
+/// The sign for a figure that was not measured.
 pub(crate) const NOT_MEASURED: &str = "–";
 
 /// `2.71`, `41.2`, `1234`: three significant figures, so that columns compare.
@@ -20,7 +20,7 @@ pub(crate) fn times(value: Option<f64>) -> String {
     value.map_or_else(|| NOT_MEASURED.to_owned(), |v| format!("{}x", number(Some(v))))
 }
 
-/// `92.2 %` of a share. Only a whole share reads 100 %: 0.9999 is 99.9 %.
+/// `92.2 %` of a share. Only 1.0 is 100 %: 0.9999 is 99.9 %.
 pub(crate) fn percent(share: Option<f64>) -> String {
     match share {
         None => NOT_MEASURED.to_owned(),
@@ -29,7 +29,7 @@ pub(crate) fn percent(share: Option<f64>) -> String {
     }
 }
 
-/// `2.51 to 2.92`, the ends written by `format`.
+/// `2.51 to 2.92`, with `format` for both ends.
 pub(crate) fn interval(interval: Option<Interval>, format: fn(Option<f64>) -> String) -> String {
     interval.map_or_else(
         || NOT_MEASURED.to_owned(),
@@ -45,7 +45,7 @@ pub(crate) fn gaps(median: Option<f64>, max: Option<f64>) -> String {
     }
 }
 
-/// Text made safe between HTML tags and in quoted attributes.
+/// Text for HTML, between tags and in quoted attributes.
 pub(crate) fn escape_html(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -69,12 +69,13 @@ pub(crate) fn code_block(text: &str) -> String {
     format!("{fence}text\n{}\n{fence}\n", text.trim_end())
 }
 
-/// Text safe inside a Markdown table cell.
+/// Text for a cell of a Markdown table.
 pub(crate) fn markdown_cell(text: &str) -> String {
     text.replace('\\', "\\\\").replace('|', "\\|").replace(['\n', '\r'], " ").replace('<', "&lt;")
 }
 
-/// Line breaks and control characters as signs, so that a text stays on its line and cannot steer the terminal.
+/// Replaces line breaks and control characters by visible signs, so that text stays on one line and cannot
+/// control the terminal.
 pub fn visible(text: &str) -> String {
     let sign = |c: char| match c {
         '\n' => '⏎',
@@ -86,46 +87,4 @@ pub fn visible(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_stays_on_its_line() {
-        assert_eq!(visible("a\nb\t\u{1b}[31m"), "a⏎b→·[31m");
-    }
-
-    #[test]
-    fn values_as_read() {
-        let rows = [
-            (number(None), "–"),
-            (number(Some(0.0)), "0.00"),
-            (number(Some(2.714)), "2.71"),
-            (number(Some(41.23)), "41.2"),
-            (number(Some(1234.5)), "1234"),
-            (times(Some(2.306)), "2.31x"),
-            (times(None), "–"),
-            (percent(Some(0.9219)), "92.2 %"),
-            (percent(Some(0.9999)), "99.9 %"),
-            (percent(Some(1.0)), "100 %"),
-            (percent(Some(0.0)), "0.0 %"),
-            (interval(Some(Interval { low: 2.5, high: 2.9 }), times), "2.50x to 2.90x"),
-            (interval(None, times), "–"),
-            (gaps(Some(0.03125), Some(0.125)), "0.031, at most 0.125"),
-            (gaps(None, None), "–"),
-        ];
-        for (actual, expected) in rows {
-            assert_eq!(actual, expected);
-        }
-    }
-
-    #[test]
-    fn hostile_text_stays_text() {
-        assert_eq!(
-            escape_html("<script>'a' & \"b\"</script>\0"),
-            "&lt;script&gt;&#39;a&#39; &amp; &quot;b&quot;&lt;/script&gt;\u{fffd}"
-        );
-        assert_eq!(code_block("a\n```\nb"), "````text\na\n```\nb\n````\n");
-        assert_eq!(code_block(""), "```text\n\n```\n");
-        assert_eq!(markdown_cell("a|b\nc<d"), "a\\|b c&lt;d");
-    }
-}
+mod tests;

@@ -1,43 +1,38 @@
-//! How a model was trained: what it cost, what the decoder in the loop measured, the curves. A section of a report, and a
-//! page of its own for a run that is not evaluated yet.
+//! Training: its cost, the evaluations during it, the curves. A section of a report, and a separate page for
+//! a run that is not evaluated yet.
 
 use std::path::Path;
 
-use jacobi_datasets::atomic::write_atomic;
-
-use crate::chart::training::charts;
+use crate::chart::{Chart, training::charts};
 use crate::metrics::{EvaluationPoint, TrainingCurve};
 use crate::passes::Statistic;
 use crate::table::Table;
 use crate::text::{number, percent};
+use crate::write::write_files;
 use crate::{ReportError, html, markdown};
 
-/// So many evaluations of a curve are listed, evenly chosen, the first and the last among them.
+/// Maximum number of listed evaluations of a curve: the first, the last, and others at even distances.
 const LISTED: usize = 12;
 
-/// Writes `training.md`, `training.html` and their charts into `dir`, which is made if missing.
+/// Writes `training.md`, `training.html` and their charts into `dir`, which is created if missing.
 ///
 /// # Errors
 /// The directory or a file in it cannot be written, or a chart cannot be drawn.
 pub fn write_training(dir: &Path, curves: &[TrainingCurve]) -> Result<(), ReportError> {
-    fs_err::create_dir_all(dir).map_err(|source| ReportError::Directory { path: dir.to_owned(), source })?;
-    let write = |name: &str, text: &str| write_atomic(&dir.join(name), |out| out.write_all(text.as_bytes()));
     let charts = charts(curves)?;
-    for chart in &charts {
-        write(&chart.file, &chart.svg)?;
-    }
-    write("training.md", &format!("# Training\n\n{}", markdown::training(curves, &charts)))?;
+    write_files(dir, charts.iter().map(Chart::as_file))?;
+    let markdown = format!("# Training\n\n{}", markdown::training(curves, &charts));
     let body = format!("<h1>Training</h1>\n{}", html::training(curves, &charts));
-    write("training.html", &html::page("Training", &body))?;
-    Ok(())
+    let page = html::page("Training", &body);
+    write_files(dir, [("training.md", &*markdown), ("training.html", &*page)])
 }
 
-/// What the decoder in the loop measured, for a terminal; empty if it measured nothing.
+/// The evaluations during training, for a terminal; empty without evaluations.
 pub fn training_table(curves: &[TrainingCurve]) -> String {
     evaluations(curves).map_or_else(String::new, |evaluations| evaluations.table.terminal())
 }
 
-/// The same as a table of the report.
+/// The evaluations during training, as a table of the report.
 pub(crate) fn evaluations(curves: &[TrainingCurve]) -> Option<Statistic> {
     let header = ["run", "steps", "samples", "TPF", "exact match", "AR loss"];
     let line = |curve: &TrainingCurve, at: &EvaluationPoint| {

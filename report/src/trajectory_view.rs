@@ -1,5 +1,5 @@
-//! One block of a trajectory, on a terminal or as an HTML page: a line per state, from the random start to the fixed
-//! point.
+//! One block of a trajectory for a terminal or as an HTML page: a line per state, from the random start to
+//! the fixed point.
 
 use crate::html::{page, section};
 use crate::text::{escape_html, visible};
@@ -10,46 +10,47 @@ const EARLY: &str = "\x1b[33m";
 const NOISY: &str = "\x1b[2m";
 const RESET: &str = "\x1b[0m";
 
-/// What is known of a run of tokens in a state.
+/// The kind of a run of tokens in a state.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Of the converged prefix.
+    /// In the converged prefix.
     Converged,
-    /// Right already, behind something wrong.
+    /// Right, but after a wrong token.
     Early,
     /// Wrong.
     Noisy,
 }
 
-/// One state: its iteration (`None` for the clean block), tokens converged, and its tokens in runs of a kind.
+/// One state or the clean block.
 struct Line {
-    iteration: Option<u32>,
+    /// Its iteration, or `clean`.
+    name: String,
     converged: usize,
     runs: Vec<(Vec<u32>, Kind)>,
 }
 
-/// How kinds of tokens are told apart.
+/// How kinds of tokens are marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marks {
-    /// The converged prefix green, tokens of the tail that are already right yellow, the rest dim.
+    /// The converged prefix green, right tokens of the tail yellow, the others dim.
     Colors,
-    /// A bar behind the converged prefix, brackets around what is already right.
+    /// A bar after the converged prefix, brackets around right tokens of the tail.
     Signs,
 }
 
 impl Marks {
-    /// What the marks mean, in one line.
+    /// The legend, in one line.
     pub fn legend(self) -> String {
         match self {
-            Self::Colors => {
-                [Kind::Converged, Kind::Early, Kind::Noisy].map(|k| painted(k, k.phrase())).join(", ")
-            }
+            Self::Colors => Kind::ALL.map(|kind| painted(kind, kind.phrase())).join(", "),
             Self::Signs => "converged│still wrong, ⟨right already, behind something wrong⟩".to_owned(),
         }
     }
 }
 
 impl Kind {
+    const ALL: [Self; 3] = [Self::Converged, Self::Early, Self::Noisy];
+
     fn phrase(self) -> &'static str {
         match self {
             Self::Converged => "converged",
@@ -59,12 +60,11 @@ impl Kind {
     }
 }
 
-/// The states of `block` as lines: in front the iteration and how many tokens have converged, then the text under
-/// `marks`. The last line is the clean block. Line breaks and control characters of the text are shown as visible signs, so that a sample cannot steer the
-/// terminal.
+/// The states of `block` as lines: the iteration, the number of converged tokens, and the text with `marks`.
+/// The last line is the clean block. Line breaks and control characters are shown as visible signs, so that a
+/// sample cannot control the terminal.
 ///
-/// `block_size` is the one the shard was made with and `decode` turns ids into text. A block the response does not
-/// have gives no lines.
+/// `block_size` is that of the shard; `decode` turns ids into text. No lines if the response has no such block.
 pub fn trajectory_view(
     trajectory: &Trajectory,
     block: usize,
@@ -78,14 +78,13 @@ pub fn trajectory_view(
         Marks::Signs => signed,
     };
     let text = |line: &Line| {
-        let name = line.iteration.map_or_else(|| "clean".to_owned(), |iteration| iteration.to_string());
         let runs: String = line.runs.iter().map(|(tokens, kind)| marked(*kind, &decode(tokens))).collect();
-        format!("{name:>5} {:>3}/{len:<3} {runs}", line.converged)
+        format!("{:>5} {:>3}/{len:<3} {runs}", line.name, line.converged)
     };
     lines.iter().map(text).collect()
 }
 
-/// The same as a self-contained page. A block the response does not have gives an empty table.
+/// The same as a self-contained page. An empty table if the response has no such block.
 pub fn trajectory_page(
     trajectory: &Trajectory,
     block: usize,
@@ -99,15 +98,15 @@ pub fn trajectory_page(
         Kind::Noisy => "refined",
     };
     let span = |kind, text: &str| format!("<span class=\"{}\">{}</span>", class(kind), escape_html(text));
-    let legend =
-        [Kind::Converged, Kind::Early, Kind::Noisy].map(|kind| span(kind, kind.phrase()) + " ").concat();
+    let legend = Kind::ALL.map(|kind| span(kind, kind.phrase())).join(" ");
     let (lines, len) = lines(trajectory, block, block_size).unwrap_or_default();
     let row = |line: &Line| {
-        let name = line.iteration.map_or_else(|| "clean".to_owned(), |iteration| iteration.to_string());
         let runs: String =
             line.runs.iter().map(|(tokens, kind)| span(*kind, &visible(&decode(tokens)))).collect();
-        let figures =
-            format!("<td class=\"figure\">{name}</td><td class=\"figure\">{}/{len}</td>", line.converged);
+        let figures = format!(
+            "<td class=\"figure\">{}</td><td class=\"figure\">{}/{len}</td>",
+            line.name, line.converged
+        );
         format!("<tr>{figures}<td>{runs}</td></tr>\n")
     };
     let rows: String = lines.iter().map(row).collect();
@@ -117,7 +116,7 @@ pub fn trajectory_page(
     );
     let head = format!("<header><p>Jacobi trajectory</p><h1>{}</h1></header>\n", escape_html(title));
     let prompt = format!("<pre>{}</pre>\n", escape_html(&decode(&trajectory.prompt_tokens)));
-    let legend = format!("<p class=\"legend\">{}</p>\n", legend.trim_end());
+    let legend = format!("<p class=\"legend\">{}</p>\n", legend);
     page(title, &(head + &section("Prompt", &prompt) + &section("States", &(legend + &table))))
 }
 
@@ -128,17 +127,13 @@ fn lines(trajectory: &Trajectory, block: usize, block_size: usize) -> Option<(Ve
     let mut lines: Vec<Line> = states
         .map(|state| {
             let converged = (state.converged as usize).min(clean.len());
-            let mut runs_of_line = vec![(clean[..converged].to_vec(), Kind::Converged)];
-            runs_of_line.extend(
-                runs(&state.tail, &clean[converged..])
-                    .into_iter()
-                    .map(|(run, right)| (run.to_vec(), if right { Kind::Early } else { Kind::Noisy })),
-            );
-            Line { iteration: Some(state.iteration), converged, runs: runs_of_line }
+            let mut all = vec![(clean[..converged].to_vec(), Kind::Converged)];
+            all.extend(runs(&state.tail, &clean[converged..]));
+            Line { name: state.iteration.to_string(), converged, runs: all }
         })
         .collect();
     let whole = vec![(clean.to_vec(), Kind::Converged)];
-    lines.push(Line { iteration: None, converged: clean.len(), runs: whole });
+    lines.push(Line { name: "clean".to_owned(), converged: clean.len(), runs: whole });
     Some((lines, clean.len()))
 }
 
@@ -160,87 +155,13 @@ fn signed(kind: Kind, text: &str) -> String {
     }
 }
 
-/// Runs of `tail` that agree with `clean` throughout, or nowhere.
-fn runs<'a>(tail: &'a [u32], clean: &[u32]) -> Vec<(&'a [u32], bool)> {
-    let mut runs = Vec::new();
-    let mut start = 0;
-    let right = |at: usize| clean.get(at) == Some(&tail[at]);
-    for at in 1..=tail.len() {
-        if at == tail.len() || right(at) != right(start) {
-            runs.push((&tail[start..at], right(start)));
-            start = at;
-        }
-    }
-    runs
+/// Runs of `tail` that equal `clean` at every position, or at none.
+fn runs(tail: &[u32], clean: &[u32]) -> Vec<(Vec<u32>, Kind)> {
+    let kind = |&at: &usize| if clean.get(at) == Some(&tail[at]) { Kind::Early } else { Kind::Noisy };
+    let indices: Vec<usize> = (0..tail.len()).collect();
+    let runs = indices.chunk_by(|a, b| kind(a) == kind(b));
+    runs.map(|run| (run.iter().map(|&at| tail[at]).collect(), kind(&run[0]))).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use jacobi_datasets::schema::trajectory::{FinishReason, State};
-
-    fn decode(ids: &[u32]) -> String {
-        ids.iter().map(|&id| char::from_u32(id).unwrap()).collect()
-    }
-
-    fn ids(text: &str) -> Vec<u32> {
-        text.chars().map(u32::from).collect()
-    }
-
-    fn trajectory() -> Trajectory {
-        let state =
-            |block, iteration, converged, tail| State { block, iteration, converged, tail: ids(tail) };
-        Trajectory {
-            sample_id: "s".to_owned(),
-            prompt_tokens: ids("p"),
-            response_tokens: ids("abcdef\n"),
-            finish_reason: FinishReason::Eos,
-            states: vec![state(0, 0, 1, "xcy"), state(0, 1, 3, "\x1b"), state(1, 0, 0, "ef!")],
-        }
-    }
-
-    #[test]
-    fn states_of_a_block() {
-        assert_eq!(
-            trajectory_view(&trajectory(), 0, 4, Marks::Colors, &decode),
-            [
-                "    0   1/4   \x1b[32ma\x1b[0m\x1b[2mx\x1b[0m\x1b[33mc\x1b[0m\x1b[2my\x1b[0m",
-                "    1   3/4   \x1b[32mabc\x1b[0m\x1b[2m·\x1b[0m",
-                "clean   4/4   \x1b[32mabcd\x1b[0m",
-            ]
-        );
-        assert_eq!(
-            trajectory_view(&trajectory(), 1, 4, Marks::Colors, &decode),
-            ["    0   0/3   \x1b[33mef\x1b[0m\x1b[2m!\x1b[0m", "clean   3/3   \x1b[32mef⏎\x1b[0m"]
-        );
-        assert_eq!(
-            trajectory_view(&trajectory(), 0, 4, Marks::Signs, &decode),
-            ["    0   1/4   a│x⟨c⟩y", "    1   3/4   abc│·", "clean   4/4   abcd│"]
-        );
-        assert!(Marks::Colors.legend().contains("\x1b[33mright already"));
-        assert!(Marks::Signs.legend().contains("⟨right already"));
-    }
-
-    #[test]
-    fn a_block_outside_has_no_lines() {
-        assert!(trajectory_view(&trajectory(), 2, 4, Marks::Signs, &decode).is_empty());
-        assert!(!trajectory_page(&trajectory(), 2, 4, "t", &decode).contains("class=\"figure\""));
-    }
-
-    #[test]
-    fn the_page_has_every_state_and_escapes_what_it_shows() {
-        let mut shown = trajectory();
-        shown.prompt_tokens = ids("<script>");
-        let page = trajectory_page(&shown, 0, 4, "a <b>", &decode);
-        for part in [
-            "<title>a &lt;b&gt;</title>",
-            "&lt;script&gt;",
-            "<td class=\"figure\">0</td><td class=\"figure\">1/4</td><td><span class=\"own\">a</span>\
-             <span class=\"refined\">x</span><span class=\"kept\">c</span><span class=\"refined\">y</span></td>",
-            "<td class=\"figure\">clean</td><td class=\"figure\">4/4</td><td><span class=\"own\">abcd</span></td>",
-        ] {
-            assert!(page.contains(part), "missing {part:?}: {page}");
-        }
-        assert!(!page.contains("<script"));
-    }
-}
+mod tests;

@@ -1,38 +1,32 @@
-//! What tuning found, for the terminal and as `tune.md` with its charts.
+//! The results of tuning, for the terminal and as `tune.md` with its charts.
 
 use std::path::Path;
 
-use jacobi_datasets::atomic::write_atomic;
 use jacobi_datasets::schema::tuned::{Objective, Trial, Trials};
 
-use crate::ReportError;
 use crate::chart::{Chart, tune::charts};
-use crate::content::listed;
 use crate::table::Table;
-use crate::text::{code_block, markdown_cell, number, times};
+use crate::text::{number, times};
+use crate::write::write_files;
+use crate::{ReportError, markdown};
 
-/// The best decoder beside what is had without tuning, for a terminal.
+/// The best decoder and the defaults, for a terminal.
 pub fn tune_table(trials: &Trials) -> String {
     table(trials, |trial, place| place == 0 || trial.is_default).terminal()
 }
 
-/// Writes `tune.json`, its charts and `tune.md` into `dir`, which is made if missing. The measurements go first: if a
-/// drawing fails, they are kept.
+/// Writes `tune.json`, its charts and `tune.md` into `dir`, which is created if missing. The measurements are
+/// written first, so that they are kept if a chart cannot be drawn.
 ///
 /// # Errors
 /// The directory or a file in it cannot be written, or a chart cannot be drawn.
 pub fn write_tune_report(dir: &Path, trials: &Trials) -> Result<(), ReportError> {
-    fs_err::create_dir_all(dir).map_err(|source| ReportError::Directory { path: dir.to_owned(), source })?;
-    let write = |name: &str, text: &str| write_atomic(&dir.join(name), |out| out.write_all(text.as_bytes()));
     let json = serde_json::to_string_pretty(trials)
         .map_err(|source| ReportError::Json { file: "tune.json", source })?;
-    write("tune.json", &(json + "\n"))?;
+    write_files(dir, [("tune.json", &*(json + "\n"))])?;
     let charts = charts(trials)?;
-    for chart in &charts {
-        write(&chart.file, &chart.svg)?;
-    }
-    write("tune.md", &render(trials, &charts))?;
-    Ok(())
+    write_files(dir, charts.iter().map(Chart::as_file))?;
+    write_files(dir, [("tune.md", &*render(trials, &charts))])
 }
 
 fn table(trials: &Trials, shown: impl Fn(&Trial, usize) -> bool) -> Table {
@@ -65,17 +59,9 @@ fn render(trials: &Trials, charts: &[Chart]) -> String {
         text += &format!("- {sentence}\n");
     }
     text += "\n";
-    for chart in charts {
-        text += &format!("![{}]({})\n\n", chart.title, chart.file);
-    }
+    text += &markdown::figures(charts);
     text += &format!("## Every decoder tried\n\n{}\n", table(trials, |_, _| true).markdown());
-    text += "## Command\n\n";
-    text += &code_block(&trials.command);
-    text += "\n## Environment\n\n| name | value |\n| :--- | :--- |\n";
-    for (name, value) in listed(&trials.environment) {
-        text += &format!("| {} | {} |\n", markdown_cell(name), markdown_cell(&value));
-    }
-    text
+    text + &markdown::command_and_environment(&trials.command, &trials.environment)
 }
 
 fn findings(trials: &Trials) -> Vec<String> {
@@ -116,45 +102,4 @@ fn findings(trials: &Trials) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::trials;
-
-    #[test]
-    fn the_terminal_shows_the_best_and_the_defaults() {
-        let expected = "\
-settings  decoder                    TPF  tokens/s  speedup over ar  rows per pass  prompts
-────────  ────────────────────────  ────  ────────  ───────────────  ─────────────  ───────
-best      jacobi n=8                3.00     150.0            1.50x           8.00        4
-default   ar                        1.00     100.0            1.00x           1.00        4
-default   multi_block n=16 tree=32  3.00      50.0            0.50x           40.0        4
-";
-        assert_eq!(tune_table(&trials()), expected);
-    }
-
-    #[test]
-    fn the_report_says_what_was_found_and_everything_tried() {
-        let dir = tempfile::tempdir().unwrap();
-        let target = dir.path().join("tune");
-        write_tune_report(&target, &trials()).unwrap();
-        let mut names: Vec<String> = fs_err::read_dir(&target)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["tune-contour.svg", "tune-latency.svg", "tune.json", "tune.md"]);
-        let json = fs_err::read_to_string(target.join("tune.json")).unwrap();
-        assert_eq!(serde_json::from_str::<Trials>(&json).unwrap(), trials());
-        let text = fs_err::read_to_string(target.join("tune.md")).unwrap();
-        for part in [
-            "- Best by tokens per second: **jacobi n=8**, 150.0 tokens/s, 1.50x that of ar, TPF 3.00, over 4 prompts,",
-            "one row takes 2.00 ms behind 90 cached tokens; the knee is at width 16, 3.00 ms",
-            "![Forward pass by width](tune-latency.svg)\n",
-            "|  | jacobi n=64 | 2.00 |",
-            "## Command\n\n```text\njacobi tune --config a.toml\n```\n",
-            "| threads | 2 |\n",
-        ] {
-            assert!(text.contains(part), "missing {part:?} in:\n{text}");
-        }
-    }
-}
+mod tests;

@@ -52,7 +52,7 @@ impl Dataset {
         let (mut rows, block_size, origin) = match data {
             TrainData::Trajectories(dir) => {
                 let (metadata, rows) = read_all(&dir)?;
-                metadata.check_schedule(&dir, &config.pack())?;
+                config.pack().check_schedule(&dir, &metadata)?;
                 (rows, Some(metadata.block_size), dir.display().to_string())
             }
             TrainData::Samples { rows, origin } => (rows, None, origin),

@@ -1,4 +1,4 @@
-//! A packed training record.
+//! Packed samples.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -24,7 +24,10 @@ pub(super) fn convert(object: Value, eos: &[u32]) -> Result<Imported, String> {
     }
     let pairs = &complete_training_sequence_ids[prompt_ids_len..];
     if blocks == 0 || pairs.is_empty() || !pairs.len().is_multiple_of(2 * blocks) {
-        return Err(format!("{} tokens behind the prompt are no {blocks} pairs of blocks", pairs.len()));
+        return Err(format!(
+            "{} tokens behind the prompt cannot be divided into {blocks} pairs of blocks",
+            pairs.len()
+        ));
     }
     let block_size = pairs.len() / (2 * blocks);
     let (noisy, clean): (Vec<&[u32]>, Vec<&[u32]>) =

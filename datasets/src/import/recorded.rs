@@ -1,4 +1,4 @@
-//! Recorded blocks, gathered to samples.
+//! Recorded blocks, collected to samples.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -32,42 +32,42 @@ impl Ids {
     }
 }
 
-/// A block with its number.
-struct Numbered {
+/// A parsed block.
+struct RecordedBlock {
     index: usize,
-    /// Prompt and blocks so far.
+    /// Prompt and earlier blocks.
     prefix: Vec<u32>,
     states: Vec<Vec<u32>>,
 }
 
-/// The blocks of one sample, as far as they have come.
+/// The blocks of one sample read so far.
 #[derive(Default)]
 pub(super) struct Group {
     data_id: String,
-    blocks: Vec<Numbered>,
+    blocks: Vec<RecordedBlock>,
     teacher: Vec<u32>,
 }
 
 impl Group {
-    /// Takes a block in; when it begins another sample, the one before comes back whole.
+    /// Adds a block. If it belongs to another sample, returns the previous sample, which is complete.
     pub(super) fn add(&mut self, object: Value) -> Result<Option<Self>, String> {
         let block: Block = serde_json::from_value(object).map_err(|error| error.to_string())?;
         let digits = block.diffusion_itr_id.trim_start_matches("itr_");
         let index = digits
             .parse()
             .map_err(|_| format!("diffusion_itr_id {} has no number", block.diffusion_itr_id))?;
-        let whole = (self.data_id != block.data_id).then(|| self.end()).flatten();
+        let complete = if self.data_id == block.data_id { None } else { self.take() };
         self.data_id = block.data_id;
         self.teacher = block.teacher_output_ids;
         let (prefix, states) = (block.prompt_ids.into_list(), block.answer_trajectory_ids);
-        self.blocks.push(Numbered { index, prefix, states });
-        Ok(whole)
+        self.blocks.push(RecordedBlock { index, prefix, states });
+        Ok(complete)
     }
 
-    /// What there is, if anything.
-    pub(super) fn end(&mut self) -> Option<Self> {
-        let whole = std::mem::take(self);
-        (!whole.blocks.is_empty()).then_some(whole)
+    /// The blocks read so far, if there are any.
+    pub(super) fn take(&mut self) -> Option<Self> {
+        let group = std::mem::take(self);
+        (!group.blocks.is_empty()).then_some(group)
     }
 
     pub(super) fn convert(mut self, eos: &[u32]) -> Result<Imported, BadImport> {
@@ -82,7 +82,7 @@ impl Group {
         let prompt_len = first.prefix.len().checked_sub(first.index * block_size);
         let prompt_len = prompt_len.filter(|_| block_size > 0).ok_or("its first block has no states")?;
         let prompt = first.prefix[..prompt_len].to_vec();
-        let mut whole = first.prefix.clone();
+        let mut text = first.prefix.clone();
         for (at, block) in self.blocks.iter().enumerate() {
             let index = block.index;
             if index != first.index + at {
@@ -91,18 +91,18 @@ impl Group {
             if block.states.is_empty() || block.states.iter().any(|state| state.len() != block_size) {
                 return Err(format!("a state of block {index} is not of {block_size} tokens"));
             }
-            if block.prefix != whole {
+            if block.prefix != text {
                 return Err(format!("block {index} does not continue the one before"));
             }
-            whole.extend(block.states.last().into_iter().flatten());
+            text.extend(block.states.last().into_iter().flatten());
         }
-        if !self.teacher.starts_with(&whole) {
+        if !self.teacher.starts_with(&text) {
             return Err("teacher_output_ids are not its prompt and blocks".to_owned());
         }
-        let (response_tokens, finish_reason) = end_at(eos, whole[prompt_len..].to_vec());
+        let (response_tokens, finish_reason) = end_at(eos, text[prompt_len..].to_vec());
         let mut states = Vec::new();
         for block in &self.blocks {
-            // Behind the end there is nothing to learn.
+            // Blocks after the end of the response are dropped.
             if let Some(clean) = response_tokens.chunks(block_size).nth(block.index) {
                 states.extend(states_of(block, clean));
             }
@@ -118,9 +118,9 @@ impl Group {
     }
 }
 
-/// The states of a block up to the first that is the fixed point in `clean`. The reference updates its first state in
-/// place, so that what it recorded of the random start is the fixed point: that one is left out.
-fn states_of(block: &Numbered, clean: &[u32]) -> Vec<State> {
+/// The states of a block up to the first that equals `clean`. The reference updates its first state in place,
+/// so it records the fixed point instead of the random start: that state is dropped.
+fn states_of(block: &RecordedBlock, clean: &[u32]) -> Vec<State> {
     let last = block.states.len() - 1;
     let mut states: Vec<State> = Vec::new();
     for (iteration, tokens) in block.states.iter().enumerate() {

@@ -100,7 +100,7 @@ fn packed_records_become_samples_with_one_state_per_block() {
 }
 
 #[test]
-fn what_does_not_fit_together_is_named_and_the_rest_goes_on() {
+fn inconsistent_samples_are_reported_and_skipped() {
     let teacher = [1, 10, 11, 12, 13];
     let good = block(9, 0, &[1], &[&[10, 11]], &[1, 10, 11]);
     let rows = [
@@ -140,7 +140,7 @@ fn what_does_not_fit_together_is_named_and_the_rest_goes_on() {
 }
 
 #[test]
-fn a_file_that_is_no_json_is_an_error() {
+fn a_file_that_is_not_json_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     for text in ["[{]", "PAR1", "[1, 2"] {
         let path = dir.path().join("f.json");

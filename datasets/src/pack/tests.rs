@@ -85,7 +85,7 @@ fn the_schedule_picks_the_states() {
 }
 
 #[test]
-fn random_choice_depends_on_seed_and_sample_and_nothing_else() {
+fn random_choice_depends_on_seed_and_sample_only() {
     let states: Vec<State> = (0..8)
         .flat_map(|block| (1..=4).map(move |c| state(block, c - 1, c, &vec![9; 4 - c as usize])))
         .collect();
@@ -108,7 +108,7 @@ fn without_states_only_the_clean_stream_is_packed() {
 }
 
 #[test]
-fn prompt_tokens_are_targets_where_they_are_asked_for() {
+fn prompt_tokens_are_targets_if_configured() {
     let asked = PackConfig { ar_prompt_tokens: true, ..config(1, ScheduleKind::Constant) };
     let packed = pack(&sample(2, FinishReason::Eos, vec![]), 4, &asked, 0).unwrap();
     // No row comes before the first token.
@@ -121,7 +121,7 @@ fn prompt_tokens_are_targets_where_they_are_asked_for() {
 }
 
 #[test]
-fn a_lone_eos_is_learnt_but_not_compared() {
+fn a_lone_eos_has_an_ar_target_but_no_pair() {
     let packed = pack(
         &sample(1, FinishReason::Eos, vec![state(0, 0, 0, &[5])]),
         4,
@@ -143,7 +143,7 @@ fn an_empty_loss_mask_names_its_sample() {
 }
 
 #[test]
-fn senseless_settings_and_states_are_refused() {
+fn invalid_settings_and_states_are_refused() {
     let good = sample(4, FinishReason::Eos, vec![]);
     let zero = |result: Result<PackedSample, PackError>| matches!(result, Err(PackError::ZeroSize { .. }));
     assert!(zero(pack(&good, 0, &PackConfig::default(), 0)));

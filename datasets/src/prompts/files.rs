@@ -1,12 +1,13 @@
-//! Which files a configured path stands for.
+//! The files of a configured path, and how each is opened.
 
 use std::path::{Path, PathBuf};
 
-use super::{PromptFormat, PromptsConfig};
+use super::row::Rows;
+use super::{PromptFormat, PromptsConfig, parquet_rows, text_rows};
 use crate::error::DatasetError;
 use crate::hub::{Hub, HubRepo, dataset_file};
 
-/// A file of prompts, here or on the hub.
+/// A file of prompts, local or on the hub.
 pub(super) enum Source {
     Local(PathBuf),
     Hub(HubRepo, String),
@@ -20,7 +21,7 @@ impl Source {
         }
     }
 
-    /// Where it lies on this machine, which may mean downloading it.
+    /// The local path; downloads a file of the hub.
     pub(super) fn locate(self, hub: &Hub) -> Result<PathBuf, DatasetError> {
         match self {
             Self::Local(path) => Ok(path),
@@ -29,31 +30,46 @@ impl Source {
     }
 }
 
-/// The files of `config.path`, in the order they are read; at least one.
+/// The files of `config.path`, in reading order; at least one.
 pub(super) fn find(config: &PromptsConfig, hub: &Hub) -> Result<Vec<Source>, DatasetError> {
     let path = &config.path;
-    let way_out = "set prompts.path (relative paths start at the working directory)";
-    let missing = || DatasetError::Missing { path: path.clone(), way_out };
-    if let Some((repo, file)) = dataset_file(path)? {
+    let sources: Vec<Source> = if let Some((repo, file)) = dataset_file(path)? {
         if !file.contains('*') {
             return Ok(vec![Source::Hub(repo, file)]);
         }
-        let files = hub.list(&repo)?.into_iter().filter(|name| fits(&file, name));
-        let sources: Vec<Source> = files.map(|name| Source::Hub(repo.clone(), name)).collect();
-        return if sources.is_empty() { Err(missing()) } else { Ok(sources) };
-    }
-    if path.is_file() {
+        let names = hub.list(&repo)?.into_iter().filter(|name| fits(&file, name));
+        names.map(|name| Source::Hub(repo.clone(), name)).collect()
+    } else if path.is_file() {
         return Ok(vec![Source::Local(path.clone())]);
+    } else if path.is_dir() {
+        return Err(is_directory(path));
+    } else {
+        matching(path)?.into_iter().map(Source::Local).collect()
+    };
+    if sources.is_empty() {
+        let way_out = "set prompts.path (relative paths start at the working directory)";
+        return Err(DatasetError::Missing { path: path.clone(), way_out });
     }
-    if path.is_dir() {
-        return Err(DatasetError::PromptPathIsDirectory { path: path.clone(), found: candidates(path) });
-    }
-    let files = matching(path)?;
-    if files.is_empty() { Err(missing()) } else { Ok(files.into_iter().map(Source::Local).collect()) }
+    Ok(sources)
 }
 
-/// The format of one file; `Auto` is left only for `.json`, whose first character decides.
-pub(super) fn format(configured: PromptFormat, path: &Path) -> Result<PromptFormat, DatasetError> {
+/// The rows of one file. Of Parquet, only the `wanted` columns, each with the setting that names it, or all
+/// for `None`.
+pub(super) fn open(
+    path: &Path,
+    configured: PromptFormat,
+    wanted: Option<&[(&'static str, String)]>,
+) -> Result<Rows, DatasetError> {
+    match format(configured, path)? {
+        PromptFormat::Parquet => parquet_rows::open(path, wanted),
+        PromptFormat::Json => text_rows::open_json(path),
+        PromptFormat::Jsonl => text_rows::open_jsonl(path),
+        PromptFormat::Auto => text_rows::open_json_or_jsonl(path),
+    }
+}
+
+/// The format of one file. `Auto` remains for `.json` only, where the first character decides.
+fn format(configured: PromptFormat, path: &Path) -> Result<PromptFormat, DatasetError> {
     if configured != PromptFormat::Auto {
         return Ok(configured);
     }
@@ -62,11 +78,14 @@ pub(super) fn format(configured: PromptFormat, path: &Path) -> Result<PromptForm
         Some("jsonl" | "ndjson") => Ok(PromptFormat::Jsonl),
         Some("json") => Ok(PromptFormat::Auto),
         Some("parquet") => Ok(PromptFormat::Parquet),
-        _ => Err(DatasetError::PromptFormatUnknown { path: path.to_path_buf() }),
+        _ => Err(DatasetError::Prompts(format!(
+            "cannot tell the format of {} from its name: set prompts.format to jsonl, json or parquet",
+            path.display()
+        ))),
     }
 }
 
-/// Whether `name` is `pattern` with any text in the place of its one `*`.
+/// Whether `name` matches `pattern`, in which one `*` stands for any text.
 pub(super) fn fits(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
@@ -76,7 +95,7 @@ pub(super) fn fits(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// The files that a path with a `*` in its file name means, by name; none for a path without.
+/// The files that match a path with a `*` in its file name, sorted by name; none for a path without.
 fn matching(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let pattern = path.file_name().unwrap_or_default().to_string_lossy();
     let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -89,12 +108,17 @@ fn matching(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     Ok(files)
 }
 
-/// What a user who named a directory may have meant: the first few files in it that could hold prompts.
-fn candidates(dir: &Path) -> Vec<String> {
+/// Names up to five files of the directory that could hold prompts.
+fn is_directory(dir: &Path) -> DatasetError {
     let mut names = list(dir).unwrap_or_default();
     names.retain(|name| [".jsonl", ".ndjson", ".json", ".parquet"].iter().any(|end| name.ends_with(end)));
     names.truncate(5);
-    names
+    let examples =
+        if names.is_empty() { String::new() } else { format!(", for instance {}", names.join(" or ")) };
+    DatasetError::Prompts(format!(
+        "prompts.path {} is a directory: name a file in it{examples}",
+        dir.display()
+    ))
 }
 
 fn list(dir: &Path) -> Result<Vec<String>, DatasetError> {

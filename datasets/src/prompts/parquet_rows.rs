@@ -1,4 +1,4 @@
-//! Rows of Parquet files: the configured columns, as the JSON values that the other formats give.
+//! Rows of Parquet files, as JSON values like those of the other formats.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use arrow_array::types::{
     UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Fields};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
@@ -20,7 +20,7 @@ use crate::error::DatasetError;
 /// Rows decoded at a time.
 const BATCH: usize = 256;
 
-/// Reads the columns that are wanted, each with the setting that wants it, or all of them, row group by row group.
+/// Reads the `wanted` columns, each with the setting that names it, or all columns for `None`, batch by batch.
 pub(super) fn open(path: &Path, wanted: Option<&[(&'static str, String)]>) -> Result<Rows, DatasetError> {
     let file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?.into_parts().0;
     if file.metadata().map_err(DatasetError::io("read", path))?.len() == 0 {
@@ -51,19 +51,26 @@ pub(super) fn open(path: &Path, wanted: Option<&[(&'static str, String)]>) -> Re
                     Ok(row(&batch, index, line))
                 })
                 .collect(),
-            Err(error) => vec![Err(DatasetError::arrow(&path)(error))],
+            Err(error) => vec![Err(DatasetError::parquet(&path)(error))],
         }
     })))
 }
 
 fn row(batch: &RecordBatch, index: usize, line: usize) -> Result<Row, BadRow> {
-    let fields = batch.schema_ref().fields().iter().zip(batch.columns());
-    let columns: Result<Map<_, _>, String> =
-        fields.map(|(field, array)| Ok((field.name().clone(), value(array, index)?))).collect();
-    columns.map(|columns| Row { file: None, line, columns }).map_err(|reason| BadRow::new(line, reason))
+    object(batch.schema_ref().fields(), batch.columns(), index)
+        .map(|columns| Row { file: None, line, columns })
+        .map_err(|reason| BadRow::new(line, reason))
 }
 
-/// Entry `index` of a column; an error for types that no prompt is made of.
+fn object(fields: &Fields, columns: &[ArrayRef], index: usize) -> Result<Map<String, Value>, String> {
+    fields
+        .iter()
+        .zip(columns)
+        .map(|(field, array)| Ok((field.name().clone(), value(array, index)?)))
+        .collect()
+}
+
+/// Entry `index` of a column; an error for types that hold neither text nor messages.
 fn value(array: &ArrayRef, index: usize) -> Result<Value, String> {
     if array.is_null(index) {
         return Ok(Value::Null);
@@ -85,17 +92,11 @@ fn value(array: &ArrayRef, index: usize) -> Result<Value, String> {
         DataType::Float64 => array.as_primitive::<Float64Type>().value(index).into(),
         DataType::List(_) => list(&array.as_list::<i32>().value(index))?,
         DataType::LargeList(_) => list(&array.as_list::<i64>().value(index))?,
-        DataType::Struct(fields) => {
-            let fields = fields.iter().zip(array.as_struct().columns());
-            let fields: Result<Map<_, _>, String> =
-                fields.map(|(field, array)| Ok((field.name().clone(), value(array, index)?))).collect();
-            Value::Object(fields?)
-        }
+        DataType::Struct(fields) => object(fields, array.as_struct().columns(), index)?.into(),
         other => return Err(format!("a column of type {other} cannot be read as text or messages")),
     })
 }
 
 fn list(items: &ArrayRef) -> Result<Value, String> {
-    let items: Result<Vec<Value>, String> = (0..items.len()).map(|index| value(items, index)).collect();
-    Ok(Value::Array(items?))
+    (0..items.len()).map(|index| value(items, index)).collect()
 }

@@ -1,4 +1,4 @@
-//! One row of any format to a [`Prompt`].
+//! From a row of any format to a [`Prompt`].
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use super::wording::{Template, Wording};
 use super::{BadRow, Message, Prompt, PromptsConfig};
 use crate::error::DatasetError;
 
-/// A row of the file, whatever its format: its columns by name, and where it stands.
+/// A row of a file of any format.
 pub(super) struct Row {
-    /// Name of its file, where there are several.
+    /// Name of its file, if there are several.
     pub(super) file: Option<Arc<str>>,
     /// 1-based line or row.
     pub(super) line: usize,
@@ -18,10 +18,12 @@ pub(super) struct Row {
     pub(super) columns: Map<String, Value>,
 }
 
-/// A row, or why it is none; outside of it, why there are no more.
-pub(super) type Rows = Box<dyn Iterator<Item = Result<Result<Row, BadRow>, DatasetError>>>;
+/// A row or the reason why it is unusable; an error ends the iteration.
+pub(super) type RowResult = Result<Result<Row, BadRow>, DatasetError>;
 
-/// The configured columns, each with the setting that names it.
+pub(super) type Rows = Box<dyn Iterator<Item = RowResult>>;
+
+/// The columns to read, each with the setting that names it.
 pub(super) fn wanted(config: &PromptsConfig, wording: &Wording) -> Vec<(&'static str, String)> {
     let in_template = |template: &Template| {
         let setting = template.setting;
@@ -32,16 +34,12 @@ pub(super) fn wanted(config: &PromptsConfig, wording: &Wording) -> Vec<(&'static
         (None, Some(template)) => in_template(template),
         (None, None) => vec![("prompts.prompt_column", config.prompt_column.clone())],
     };
-    let column = |column: &Option<String>, template: &Option<Template>| match template {
-        Some(_) => None,
-        None => column.clone(),
-    };
-    let answer = column(&config.answer_column, &wording.answer);
-    let response = column(&config.response_column, &wording.response);
+    let unless =
+        |template: &Option<Template>, column: &Option<String>| column.clone().filter(|_| template.is_none());
     let optional = [
         ("prompts.id_column", config.id_column.clone()),
-        ("prompts.answer_column", answer),
-        ("prompts.response_column", response),
+        ("prompts.answer_column", unless(&wording.answer, &config.answer_column)),
+        ("prompts.response_column", unless(&wording.response, &config.response_column)),
         ("prompts.filter_column", config.filter_column.clone()),
     ];
     wanted.extend(wording.answer.iter().chain(&wording.response).flat_map(in_template));
@@ -49,8 +47,8 @@ pub(super) fn wanted(config: &PromptsConfig, wording: &Wording) -> Vec<(&'static
     wanted
 }
 
-/// Whether `filter_column` lets a row take part. A row without a value there, or with a list, takes part in nothing.
-pub(super) fn takes_part(config: &PromptsConfig, row: &Row) -> bool {
+/// Whether `filter_column` keeps the row. A row without a value there, or with a list, is dropped.
+pub(super) fn is_kept(config: &PromptsConfig, row: &Row) -> bool {
     let Some(column) = &config.filter_column else { return true };
     let value = match row.columns.get(column) {
         Some(Value::Bool(value)) => value.to_string(),
@@ -63,7 +61,7 @@ pub(super) fn takes_part(config: &PromptsConfig, row: &Row) -> bool {
     kept && !config.filter_drop.contains(&value)
 }
 
-/// Builds the prompt of a row, or says what is wrong with it.
+/// The prompt of a row, or what is wrong with it.
 pub(super) fn to_prompt(config: &PromptsConfig, wording: &Wording, row: &Row) -> Result<Prompt, BadRow> {
     let file = row.file.as_deref().map(str::to_owned);
     convert(config, wording, row).map_err(|reason| BadRow { file, line: row.line, reason })
@@ -93,7 +91,7 @@ fn convert(config: &PromptsConfig, wording: &Wording, row: &Row) -> Result<Promp
         None => optional(column),
     };
     Ok(Prompt {
-        id: optional(&config.id_column)?.unwrap_or_else(|| digest(&messages)),
+        id: optional(&config.id_column)?.unwrap_or_else(|| hash(&messages).to_hex()[..16].to_owned()),
         answer: given(&wording.answer, &config.answer_column)?,
         response: given(&wording.response, &config.response_column)?.or(last_turn),
         messages,
@@ -111,7 +109,7 @@ fn column<'a>(row: &'a Row, name: &str) -> Result<&'a Value, String> {
     }
 }
 
-/// Text, or a number as text: ids and answers come as either.
+/// Text, or a number as text: files hold ids and answers as either.
 fn text(row: &Row, name: &str) -> Result<String, String> {
     match column(row, name)? {
         Value::String(text) => Ok(text.clone()),
@@ -163,15 +161,11 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn digest(messages: &[Message]) -> String {
-    hash(messages).to_hex()[..16].to_owned()
-}
-
 pub(super) fn content_hash(messages: &[Message]) -> u128 {
     u128::from_le_bytes(hash(messages).as_bytes()[..16].try_into().expect("16 of 32 bytes"))
 }
 
-/// Lengths keep `("a", "bc")` and `("ab", "c")` apart.
+/// The lengths make `("a", "bc")` and `("ab", "c")` differ.
 fn hash(messages: &[Message]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for text in messages.iter().flat_map(|message| [&message.role, &message.content]) {

@@ -1,19 +1,20 @@
-//! Prompt files as a stream: only the rows at hand are in memory, however long the file is (a JSON array excepted).
+//! Prompt files as a stream: only a few rows are in memory, however long the file is (except for a JSON array).
 
 use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::files::Source;
-use super::row::{self, Row, Rows};
+use super::row::{self, Row, RowResult, Rows};
 use super::wording::Wording;
-use super::{BadRow, Prompt, PromptFormat, PromptsConfig, files, parquet_rows, text_rows};
+use super::{BadRow, Prompt, PromptsConfig, files};
 use crate::error::DatasetError;
 use crate::hub::Hub;
 
-/// Rows read before the first one is given: a column that none of them has is noticed before any work is done.
+/// Rows read in advance, so that a column that no row has is an error before any work is done.
 const LOOK_AHEAD: usize = 1000;
 
-/// The rows `offset .. offset + limit` of the configured file, good and bad, in order. An error ends it.
+/// The rows `offset .. offset + limit` of the configured files, good and bad, in order. An error ends the stream.
 pub struct PromptStream {
     config: PromptsConfig,
     wording: Wording,
@@ -21,29 +22,29 @@ pub struct PromptStream {
     wanted: Vec<(&'static str, String)>,
     files: VecDeque<Source>,
     hub: Hub,
-    /// Of the file being read.
+    /// Rows of the current file.
     rows: Option<Rows>,
-    /// The name of that file, when there are several.
-    reading: Option<Arc<str>>,
+    /// Name of the current file, if there are several.
+    current_file: Option<Arc<str>>,
     several: bool,
     ahead: VecDeque<Result<Row, BadRow>>,
     columns: Columns,
-    /// Rows that take part, read so far.
-    read: usize,
-    given: usize,
+    /// Rows read so far that the filter keeps.
+    kept: usize,
+    returned: usize,
     ended: bool,
 }
 
-/// Opens the configured file and reads a little ahead.
+/// Opens the configured files and reads a few rows in advance.
 ///
 /// # Errors
-/// `Missing`, `PromptPathIsDirectory`, `PromptFormatUnknown`, `NoPrompts`, `MissingColumn`, `Json` (a JSON
-/// file that is no array), `Parquet`, `Io`, `HubPath`, `Hub`, `HubOffline`, `Template`. The stream's own items can further be `NoPromptsSelected`.
+/// `Missing`, `Prompts`, `MissingColumn`, `Json` (a JSON file that is not an array), `Parquet`, `Io`,
+/// `HubPath`, `Hub`, `HubOffline`, `Template`. The items of the stream can also be `Prompts`, if no row is selected.
 pub fn stream_prompts(config: &PromptsConfig) -> Result<PromptStream, DatasetError> {
     stream_prompts_from(config, &Hub::from_environment())
 }
 
-/// The same, with files of the hub from `hub`. Each is fetched when it is reached.
+/// As [`stream_prompts`], with files of the hub from `hub`. Each is downloaded when the stream reaches it.
 ///
 /// # Errors
 /// As [`stream_prompts`].
@@ -58,11 +59,11 @@ pub fn stream_prompts_from(config: &PromptsConfig, hub: &Hub) -> Result<PromptSt
         files,
         hub: hub.clone(),
         rows: None,
-        reading: None,
+        current_file: None,
         ahead: VecDeque::new(),
         columns: Columns::default(),
-        read: 0,
-        given: 0,
+        kept: 0,
+        returned: 0,
         ended: false,
     };
     while stream.ahead.len() < LOOK_AHEAD {
@@ -70,7 +71,8 @@ pub fn stream_prompts_from(config: &PromptsConfig, hub: &Hub) -> Result<PromptSt
             Some(row) => stream.ahead.push_back(row?),
             None => {
                 if stream.ahead.is_empty() {
-                    return Err(DatasetError::NoPrompts { path: config.path.clone() });
+                    let path = config.path.display();
+                    return Err(DatasetError::Prompts(format!("{path} holds no prompts: it is empty")));
                 }
                 stream.columns.check(config, &stream.wanted)?;
                 break;
@@ -81,63 +83,56 @@ pub fn stream_prompts_from(config: &PromptsConfig, hub: &Hub) -> Result<PromptSt
 }
 
 impl PromptStream {
-    fn next_of_files(&mut self) -> Option<Result<Result<Row, BadRow>, DatasetError>> {
+    fn next_of_files(&mut self) -> Option<RowResult> {
         loop {
             if let Some(mut row) = self.rows.as_mut().and_then(Iterator::next) {
                 match &mut row {
                     Ok(Ok(row)) => {
-                        self.columns.see(row);
-                        row.file = self.reading.clone();
+                        self.columns.add(row);
+                        row.file = self.current_file.clone();
                     }
-                    Ok(Err(bad)) => bad.file = self.reading.as_deref().map(str::to_owned),
+                    Ok(Err(bad)) => bad.file = self.current_file.as_deref().map(str::to_owned),
                     Err(_) => {}
                 }
                 return Some(row);
             }
             let source = self.files.pop_front()?;
-            self.reading = self.several.then(|| source.name().into());
-            match source.locate(&self.hub).and_then(|path| self.open(&path)) {
+            self.current_file = self.several.then(|| source.name().into());
+            let open = |path: PathBuf| files::open(&path, self.config.format, Some(&self.wanted));
+            match source.locate(&self.hub).and_then(open) {
                 Ok(rows) => self.rows = Some(rows),
                 Err(error) => return Some(Err(error)),
             }
         }
     }
 
-    fn open(&self, path: &std::path::Path) -> Result<Rows, DatasetError> {
-        match files::format(self.config.format, path)? {
-            PromptFormat::Parquet => parquet_rows::open(path, Some(&self.wanted)),
-            PromptFormat::Json => text_rows::open_json(path),
-            PromptFormat::Jsonl => text_rows::open_jsonl(path),
-            PromptFormat::Auto => text_rows::open_json_or_jsonl(path),
-        }
-    }
-
-    /// The next row that takes part.
-    fn next_row(&mut self) -> Option<Result<Result<Row, BadRow>, DatasetError>> {
+    /// The next row that the filter keeps.
+    fn next_kept(&mut self) -> Option<RowResult> {
         loop {
             let row = match self.ahead.pop_front() {
                 Some(row) => Ok(row),
                 None => self.next_of_files()?,
             };
             match &row {
-                Ok(Ok(good)) if !row::takes_part(&self.config, good) => {}
+                Ok(Ok(good)) if !row::is_kept(&self.config, good) => {}
                 _ => {
-                    self.read += 1;
+                    self.kept += 1;
                     return Some(row);
                 }
             }
         }
     }
 
-    fn next_selected(&mut self) -> Option<Result<Result<Row, BadRow>, DatasetError>> {
-        if self.config.limit.is_some_and(|limit| self.given >= limit && self.given > 0) {
+    /// The next row between `offset` and `offset + limit`.
+    fn next_selected(&mut self) -> Option<RowResult> {
+        if self.config.limit.is_some_and(|limit| self.returned >= limit && self.returned > 0) {
             return None;
         }
         loop {
-            match self.next_row() {
+            match self.next_kept() {
                 Some(Ok(row)) => {
-                    if self.read > self.config.offset && self.config.limit != Some(0) {
-                        self.given += 1;
+                    if self.kept > self.config.offset && self.config.limit != Some(0) {
+                        self.returned += 1;
                         return Some(Ok(row));
                     }
                 }
@@ -147,15 +142,19 @@ impl PromptStream {
         }
     }
 
-    /// What can only be said once all rows have been read.
+    /// Checks that are possible only after the last row.
     fn check_end(&self) -> Result<(), DatasetError> {
         self.columns.check(&self.config, &self.wanted)?;
         let PromptsConfig { path, offset, limit, filter_column, .. } = &self.config;
-        if self.given == 0 {
-            let (path, offset, limit) = (path.clone(), *offset, *limit);
+        if self.returned == 0 {
             let let_through = |column| format!(" that prompts.filter_column = {column} lets through");
             let filter = filter_column.as_ref().map_or_else(String::new, let_through);
-            return Err(DatasetError::NoPromptsSelected { path, rows: self.read, filter, offset, limit });
+            let limit = limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
+            return Err(DatasetError::Prompts(format!(
+                "prompts.offset = {offset} and prompts.limit = {limit} select none of the {} rows of {}{filter}",
+                self.kept,
+                path.display()
+            )));
         }
         Ok(())
     }
@@ -176,16 +175,16 @@ impl Iterator for PromptStream {
     }
 }
 
-/// The columns that readable rows had.
+/// The columns of the readable rows.
 #[derive(Default)]
 struct Columns {
     seen: BTreeSet<String>,
-    /// Those of the first row, in its order.
+    /// Columns of the first row, in file order.
     first: Vec<String>,
 }
 
 impl Columns {
-    fn see(&mut self, row: &Row) {
+    fn add(&mut self, row: &Row) {
         if self.first.is_empty() {
             self.first = row.columns.keys().cloned().collect();
         }

@@ -44,7 +44,7 @@ fn summary(rows: &[Result<Prompt, BadRow>]) -> Vec<String> {
 }
 
 #[test]
-fn bad_lines_keep_their_number_and_the_rest_goes_on() {
+fn bad_lines_are_reported_by_number_and_skipped() {
     let bytes =
         b"\xef\xbb\xbf{\"prompt\": \"one\"}\r\n\n{\"prompt\": \"t\xffo\"}\n{\"prompt\": \n[1]\n{\"x\": 1}\n\
         {\"prompt\": null}\n{\"prompt\": [\"a\"]}\n{\"prompt\": \" \"}\n{\"prompt\": \"last \xc3\xa9\"}";
@@ -176,7 +176,7 @@ fn offset_and_limit_count_bad_rows_too() {
 }
 
 #[test]
-fn a_column_can_decide_which_rows_take_part() {
+fn a_filter_column_keeps_and_drops_rows() {
     let lines = b"{\"prompt\": \"a\", \"source\": \"math\"}\n{\"prompt\": \"b\", \"source\": \"code\"}\nbad\n\
         {\"prompt\": \"c\"}\n{\"prompt\": \"d\", \"source\": \"math\"}\n{\"prompt\": \"e\", \"source\": \"chat\"}\n";
     type Change = fn(&mut PromptsConfig);
@@ -210,7 +210,7 @@ fn a_column_can_decide_which_rows_take_part() {
 }
 
 #[test]
-fn truths_can_decide_and_a_filter_that_lets_nothing_through_is_named() {
+fn booleans_filter_and_a_filter_that_keeps_nothing_is_named() {
     let lines = b"{\"prompt\": \"a\", \"good\": true}\n{\"prompt\": \"b\", \"good\": false}\n{\"prompt\": \"c\", \"good\": null}\n";
     let keep = |value: &str| {
         let value = value.to_owned();
@@ -222,7 +222,7 @@ fn truths_can_decide_and_a_filter_that_lets_nothing_through_is_named() {
 }
 
 #[test]
-fn a_star_stands_for_all_files_that_fit_and_a_directory_is_called_one() {
+fn a_star_matches_files_and_a_directory_is_refused() {
     let (dir, mut config) = file("train-1.jsonl", b"{\"prompt\": \"second\"}");
     fs_err::write(dir.path().join("train-0.jsonl"), "{\"prompt\": \"first\"}\n{\"prompt\": \"too\"}")
         .unwrap();
@@ -250,7 +250,7 @@ fn a_star_stands_for_all_files_that_fit_and_a_directory_is_called_one() {
 }
 
 #[test]
-fn missing_and_empty_files_are_told_apart() {
+fn missing_and_empty_files_have_different_errors() {
     let (dir, config) = file("x.jsonl", b"");
     let missing = PromptsConfig { path: dir.path().join("no.jsonl"), ..config.clone() };
     let message = read_prompts(&missing).unwrap_err().to_string();
@@ -342,7 +342,7 @@ fn parquet_gives_text_numbers_and_conversations() {
 }
 
 #[test]
-fn parquet_that_is_none_is_refused_by_name() {
+fn a_file_that_is_not_parquet_is_refused_by_name() {
     let message = error("x.parquet", b"{\"prompt\": \"a\"}", |_| ());
     assert!(message.contains("x.parquet is not a readable Parquet file"), "{message}");
 }
@@ -355,7 +355,7 @@ fn unknown_settings_are_errors() {
 }
 
 #[test]
-fn templates_word_prompts_and_answers_of_every_format() {
+fn templates_render_prompts_answers_and_responses() {
     let lines = b"{\"q\": \"one?\", \"tests\": [\"a\", \"b\"], \"prompt\": \"unread\"}\n{\"tests\": []}";
     let wording = |config: &mut PromptsConfig| {
         config.template = Some("Q: {{ q }}".to_owned());

@@ -6,34 +6,32 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::BadRow;
-use super::row::{Row, Rows};
+use super::row::{Row, RowResult, Rows};
 use crate::error::DatasetError;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// One object per line, read line by line. A line that is not UTF-8, not JSON or not an object is a bad row with its
-/// number.
+/// One object per line, read line by line. A line that is not UTF-8, not JSON or not an object is a bad row.
 pub(super) fn open_jsonl(path: &Path) -> Result<Rows, DatasetError> {
     Ok(Box::new(Lines { reader: open(path)?, path: path.to_path_buf(), number: 0 }))
 }
 
-/// One array of objects, read as a whole.
+/// One array of objects, read into memory.
 pub(super) fn open_json(path: &Path) -> Result<Rows, DatasetError> {
     let bytes = fs_err::read(path).map_err(DatasetError::io("read", path))?;
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
     if bytes.trim_ascii().is_empty() {
         return Ok(Box::new(std::iter::empty()));
     }
-    let expected = "an array of objects";
     let values: Vec<Value> = serde_json::from_slice(bytes).map_err(|source| DatasetError::Json {
         path: path.to_path_buf(),
-        expected,
+        expected: "an array of objects",
         source,
     })?;
     Ok(Box::new((1..).zip(values).map(|(number, value)| Ok(object(number, value)))))
 }
 
-/// Many a `.json` holds lines: an array starts with a bracket, a line with a brace.
+/// `.json` files hold an array or lines of objects: an array starts with a bracket, a line with a brace.
 pub(super) fn open_json_or_jsonl(path: &Path) -> Result<Rows, DatasetError> {
     let mut reader = open(path)?;
     loop {
@@ -60,7 +58,7 @@ struct Lines {
 }
 
 impl Iterator for Lines {
-    type Item = Result<Result<Row, BadRow>, DatasetError>;
+    type Item = RowResult;
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut bytes = Vec::new();

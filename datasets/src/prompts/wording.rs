@@ -1,7 +1,7 @@
-//! The wording of prompts and answers: Jinja templates over the columns of a row.
+//! Prompts and answers as Jinja templates over the columns of a row.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value as JinjaValue;
+use minijinja::value::{Serde, Value as JinjaValue};
 use minijinja::{Environment, UndefinedBehavior};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Map, Value};
@@ -13,7 +13,7 @@ const NAME: &str = "wording";
 
 /// The templates of a configuration, parsed.
 pub(super) struct Wording {
-    /// What the user says, in place of a column.
+    /// The user's text, in place of a column.
     pub(super) prompt: Option<Template>,
     /// The reference answer, in place of a column.
     pub(super) answer: Option<Template>,
@@ -55,7 +55,7 @@ impl Template {
         Ok(Self { environment, setting })
     }
 
-    /// The columns it reads, by name.
+    /// The columns it reads, sorted.
     pub(super) fn columns(&self) -> Vec<String> {
         let globals: Vec<&str> = self.environment.globals().map(|(name, _)| name).collect();
         let template = self.environment.get_template(NAME).expect("it was added");
@@ -65,29 +65,12 @@ impl Template {
         names
     }
 
-    /// The text of one row, or why there is none.
+    /// The text of one row, or why it cannot be rendered.
     pub(super) fn render(&self, columns: &Map<String, Value>) -> Result<String, String> {
         let template = self.environment.get_template(NAME).expect("it was added");
-        let context =
-            JinjaValue::from_pairs(columns.iter().map(|(name, value)| (name.as_str(), jinja(value))));
-        template.render(context).map_err(|error| format!("{}: {error}", self.setting))
-    }
-}
-
-fn jinja(value: &Value) -> JinjaValue {
-    match value {
-        Value::Null => JinjaValue::from(()),
-        Value::Bool(truth) => JinjaValue::from(*truth),
-        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(whole), _) => JinjaValue::from(whole),
-            (None, Some(real)) => JinjaValue::from(real),
-            (None, None) => JinjaValue::from(number.to_string()),
-        },
-        Value::String(text) => JinjaValue::from(text.as_str()),
-        Value::Array(items) => items.iter().map(jinja).collect(),
-        Value::Object(fields) => {
-            JinjaValue::from_pairs(fields.iter().map(|(name, value)| (name.as_str(), jinja(value))))
-        }
+        template
+            .render(JinjaValue::from(Serde(columns)))
+            .map_err(|error| format!("{}: {error}", self.setting))
     }
 }
 
@@ -122,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_is_none_names_its_setting() {
+    fn an_invalid_template_names_its_setting() {
         let config = PromptsConfig { answer_template: Some("{{ a".to_owned()), ..PromptsConfig::default() };
         let message = Wording::of(&config).err().unwrap().to_string();
         assert!(message.contains("prompts.answer_template"), "{message}");

@@ -32,7 +32,7 @@ fn take(row: &str) -> Result<Vec<u32>, String> {
 }
 
 #[test]
-fn every_form_is_read_and_ends_where_it_ended() {
+fn every_format_is_read_up_to_its_end_of_sequence() {
     let tokenizer = model();
     let eos = tokenizer.eos_token_ids()[0];
     let plain = tokenizer.encode("It is 4.").unwrap();
@@ -82,7 +82,7 @@ fn every_form_is_read_and_ends_where_it_ended() {
 }
 
 #[test]
-fn what_cannot_be_used_says_why() {
+fn unusable_responses_name_their_reason() {
     let rows = [
         ("{\"id\": \"b\", \"response\": \"x\"}", "has no response to it"),
         ("{\"id\": \"a\", \"prompt_token_ids\": [5], \"response\": \"x\"}", "answers another prompt"),

@@ -1,6 +1,6 @@
 //! One row of an evaluation: a model under a decoder on a task. The serde types of `results.json`
 //! (schema [`RESULTS_SCHEMA`]) and `samples.jsonl`, written by the evaluator and read by the report.
-//! They hold figures and text only; what a figure means is said at its field.
+//! Figures and text only; each field says what it means.
 
 use std::collections::BTreeMap;
 
@@ -66,14 +66,14 @@ pub struct EvalRow {
     pub model_role: ModelRole,
     /// Name of the task.
     pub task: String,
-    /// Its version, which stands for data, wording, extraction and scoring. `None` where the prompts are a recipe's own.
+    /// Version of its data, wording, extraction and scoring. `None` if the prompts are those of a recipe.
     #[serde(default)]
     pub task_version: Option<u32>,
     /// Name of the decoder: `ar`, `jacobi`, `multi_block`.
     pub decoder: String,
     /// Settings of the decoder by name, for instance `{"block_size": 16}`.
     pub decoder_settings: Map<String, Value>,
-    /// Number of samples, all of them: those that ran into the length limit too.
+    /// Number of samples, including those that reached the length limit.
     pub samples: usize,
     /// Dtype the weights were computed in.
     pub dtype: String,
@@ -87,16 +87,16 @@ pub struct EvalRow {
     pub accuracy: Option<f64>,
     /// Share of samples whose token ids all equal those of the autoregressive decoder, 0 to 1.
     pub exact_match_ar: Option<f64>,
-    /// Samples that leave the autoregressive output, per 1000 response tokens up to and including the point where
-    /// they leave (after it the two texts are different prompts, so nothing more can be compared).
+    /// Samples that diverge from the autoregressive output, per 1000 response tokens up to and including the
+    /// divergence. (After it the texts are different prompts, so nothing more can be compared.)
     pub divergences_per_1k_tokens: Option<f64>,
     /// Median of the samples' [`EvalSample::divergence_gap`].
     pub divergence_gap_median: Option<f64>,
-    /// Largest of them.
+    /// Largest [`EvalSample::divergence_gap`] of the samples.
     pub divergence_gap_max: Option<f64>,
-    /// Mean over samples of each sample's own tokens per forward.
+    /// Mean over samples of tokens per forward.
     pub tpf_macro: Option<f64>,
-    /// Mean over samples of each sample's own tokens per second.
+    /// Mean over samples of tokens per second.
     pub tps_macro: Option<f64>,
     /// Bootstrap interval of `tpf` over samples.
     pub tpf_interval: Option<Interval>,
@@ -116,16 +116,16 @@ pub struct EvalRow {
     pub stopped_by_length: usize,
     /// `acceptance[a]` is the number of forwards that accepted `a` tokens.
     pub acceptance: Vec<usize>,
-    /// Draft tokens that were right, by source: `own`, `pseudo`, `recycled`, `tree`; as in `acceptance`, those that a last
-    /// forward proved right behind the end of its response count too. Every forward gives one token besides.
+    /// Right draft tokens by source: `own`, `pseudo`, `recycled`, `tree`. As in `acceptance`, tokens that the
+    /// last forward accepted after the end of the response count too. In addition every forward gives one token.
     #[serde(default)]
     pub accepted_from: BTreeMap<String, usize>,
     /// Forwards and their seconds by rows fed, ascending.
     #[serde(default)]
     pub widths: Vec<EvalWidth>,
-    /// `rejection_ranks[r]`: forwards whose draft was wrong where the forward before had the right token at rank `r`
-    /// (0 is what it drafted); the last entry is all from there on. Counted apart, over the first prompts, untimed;
-    /// empty where not asked for.
+    /// `rejection_ranks[r]`: forwards with a wrong draft token, where the forward before had ranked the right
+    /// token `r`-th (0 is the drafted token); the last entry counts all higher ranks. Counted in separate,
+    /// untimed passes over the first prompts; empty if not requested.
     #[serde(default)]
     pub rejection_ranks: Vec<usize>,
     /// Bootstrap interval of `tps` over samples.
@@ -137,23 +137,24 @@ pub struct EvalRow {
     /// Prompt tokens per second of prefill, micro.
     #[serde(default)]
     pub prefill_tps: Option<f64>,
-    /// What one prompt takes and gives: medians over samples.
+    /// Times and speeds per prompt: medians over samples.
     #[serde(default)]
     pub per_prompt: PerPrompt,
-    /// Median over the samples that diverge of where they do, as [`EvalSample::first_divergence`].
+    /// Median of [`EvalSample::first_divergence`] over the samples that diverge.
     #[serde(default)]
     pub first_divergence_median: Option<f64>,
-    /// Share of samples that go in circles: a run of at most 64 tokens at least 4 times in a row, 32 tokens or more.
+    /// Share of samples that repeat themselves: a run of at most 64 tokens at least 4 times in a row, 32
+    /// tokens or more.
     #[serde(default)]
     pub degenerate: Option<f64>,
-    /// How fast one token at a time could be; of the autoregressive row alone.
+    /// Upper bound of the autoregressive speed; only in the autoregressive row.
     #[serde(default)]
     pub memory_floor: Option<MemoryFloor>,
-    /// Samples that have no response because something went wrong, [`EvalSample::error`]. They count as wrong answers,
-    /// and no figure of speed or fidelity has them.
+    /// Samples without a response because of an error ([`EvalSample::error`]). They count as wrong answers
+    /// and are left out of every figure of speed and fidelity.
     #[serde(default)]
     pub failed: usize,
-    /// In how many sittings the samples were made: one, and one more each time the evaluation was resumed.
+    /// Number of sittings: one, and one more each time the evaluation was resumed.
     #[serde(default = "one")]
     pub sittings: usize,
 }
@@ -168,22 +169,23 @@ impl EvalRow {
         self.decoder == AUTOREGRESSIVE
     }
 
-    /// How many times as long as the memory floor a token took.
+    /// Time per token, as a multiple of the memory floor.
     pub fn over_floor(&self) -> Option<f64> {
         Some(self.memory_floor?.tokens_per_second / self.tps?)
     }
 
-    /// Whether both are of one decoder under the same settings.
+    /// Whether both rows have the same decoder with the same settings.
     pub fn is_decoded_as(&self, other: &Self) -> bool {
         (&self.decoder, &self.decoder_settings) == (&other.decoder, &other.decoder_settings)
     }
 
-    /// Whether some sample left the autoregressive output, or numbers are rounded so that one could have.
+    /// Whether a sample diverged from the autoregressive output, or could have because of rounding.
     pub fn may_diverge(&self) -> bool {
         self.exact_match_ar.is_some_and(|share| share < 1.0 || self.dtype != "float32")
     }
 
-    /// The decoder with its main settings, for tables: `ar`, `jacobi n=16`, `multi_block n=16 K=2 pool=4 ngram strict`.
+    /// The decoder with its main settings, for tables: `ar`, `jacobi n=16`,
+    /// `multi_block n=16 K=2 pool=4 ngram strict`.
     pub fn decoder_label(&self) -> String {
         decoder_label(&self.decoder, &self.decoder_settings)
     }
@@ -212,19 +214,19 @@ pub struct EvalSample {
     pub response_tokens: usize,
     /// Token ids of the response, EOS included.
     pub response_ids: Vec<u32>,
-    /// Text of the response, special tokens left out.
+    /// Text of the response without special tokens.
     pub text: String,
-    /// The same text cut where each forward ended, for decoders that accept several tokens per forward; empty for `ar`.
+    /// The same text divided by forwards, for decoders that accept several tokens per forward; empty for `ar`.
     pub pieces: Vec<String>,
     /// Why the response ends.
     pub finish_reason: FinishReason,
-    /// Whether the answer is right; `None` if the task does not score.
+    /// Whether the answer is right; `None` if the task has no scoring.
     pub correct: Option<bool>,
-    /// Answer read from the response, normalised.
+    /// Answer extracted from the response, normalised.
     pub answer: Option<String>,
-    /// The right answer, normalised; `None` where a program decides.
+    /// The right answer, normalised; `None` if a program checks the response.
     pub expected: Option<String>,
-    /// Why a program that was to decide did not pass.
+    /// Why the checking program failed.
     #[serde(default)]
     pub failure: Option<String>,
     /// Decode forwards.
@@ -237,8 +239,8 @@ pub struct EvalSample {
     pub matches_ar: Option<bool>,
     /// Index of the first response token that differs from the autoregressive decoder's.
     pub first_divergence: Option<usize>,
-    /// There, the logit of the autoregressive decoder's token less that of this decoder's, as a pass over one row gives
-    /// them. Next to 0 the two were as good as tied.
+    /// At the divergence, the logit of the autoregressive decoder's token minus that of this decoder's, both
+    /// from a pass over one row. Near 0 the two tokens were tied.
     pub divergence_gap: Option<f64>,
     /// `acceptance[a]` is the number of forwards that accepted `a` tokens.
     #[serde(default)]
@@ -249,10 +251,10 @@ pub struct EvalSample {
     /// Forwards and their seconds by rows fed, ascending.
     #[serde(default)]
     pub widths: Vec<EvalWidth>,
-    /// As [`EvalRow::memory_floor`], measured in the sitting that made the sample.
+    /// As [`EvalRow::memory_floor`], measured in the sitting of this sample.
     #[serde(default)]
     pub memory_floor: Option<MemoryFloor>,
-    /// Which sitting made it, from 1.
+    /// The sitting of this sample, from 1.
     #[serde(default = "one")]
     pub sitting: usize,
     /// Why there is no response.
@@ -261,7 +263,7 @@ pub struct EvalSample {
 }
 
 impl EvalSample {
-    /// Tokens per decode forward, the prefill's token apart; `None` if that was the whole response.
+    /// Tokens per decode forward without the token of the prefill; `None` without decode forwards.
     pub fn tpf(&self) -> Option<f64> {
         (self.forwards > 0).then(|| self.response_tokens.saturating_sub(1) as f64 / self.forwards as f64)
     }
@@ -277,16 +279,16 @@ impl EvalSample {
 pub struct Results {
     /// [`RESULTS_SCHEMA`].
     pub schema: String,
-    /// The command line that made the results.
+    /// The command line of the evaluation.
     pub command: String,
     /// Versions, device, threads.
     pub environment: Map<String, Value>,
     /// One row per model and decoder.
     pub rows: Vec<EvalRow>,
-    /// Decoders and models against each other, prompt by prompt.
+    /// Tests of decoders and models against each other, prompt by prompt.
     #[serde(default)]
     pub paired_tests: Vec<PairedTest>,
-    /// Everything that decided the samples, `section.key` to JSON text: recipe, questions, models, machine.
+    /// Everything that determines the samples, `section.key` to JSON text: recipe, questions, models, machine.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
 }
@@ -314,108 +316,4 @@ pub fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn row_json() -> Value {
-        json!({
-            "model": "m", "model_role": "trained", "task": "gsm8k", "task_version": 1, "decoder": "jacobi",
-            "decoder_settings": {"block_size": 16}, "samples": 2, "dtype": "float32", "tpf": 2.5, "tps": 90.0,
-            "speedup_over_ar": 2.0, "accuracy": null, "exact_match_ar": 0.5, "divergences_per_1k_tokens": 20.0,
-            "divergence_gap_median": 0.125, "divergence_gap_max": null,
-            "tpf_macro": 2.4, "tps_macro": 88.0, "tpf_interval": {"low": 2.25, "high": 2.75},
-            "speedup_interval": null, "accuracy_interval": null, "tokens": 50, "forwards": 20,
-            "decode_seconds": 0.5, "prefill_seconds": 0.25, "stopped_by_length": 0, "acceptance": [0, 10, 5, 0, 5],
-            "accepted_from": {"own": 25, "tree": 5}, "widths": [{"rows": 16, "forwards": 20, "seconds": 0.5}],
-            "rejection_ranks": [0, 3, 1], "tps_interval": {"low": 80.0, "high": 95.5}, "tps_end_to_end": 68.5,
-            "prefill_tps": 120.0,
-            "per_prompt": {
-                "prefill_seconds": {"median": 0.125, "low": 0.125, "high": 0.25}, "decode_seconds": null,
-                "end_to_end_seconds": null, "tpf": {"median": 2.5, "low": null, "high": null}, "tps": null,
-                "speedup_over_ar": null
-            },
-            "first_divergence_median": 7.0, "degenerate": 0.0,
-            "memory_floor": {"weight_bytes": 4000, "copy_bytes_per_second": 400000.0, "tokens_per_second": 100.0},
-            "failed": 0, "sittings": 2
-        })
-    }
-
-    #[test]
-    fn results_round_trip_with_the_published_field_names_in_order() {
-        let text = serde_json::to_string(&json!({
-            "schema": "jacobi-eval/1", "command": "jacobi eval", "environment": {"cpu": "x"}, "rows": [row_json()],
-            "paired_tests": [{
-                "task": "gsm8k",
-                "a": {"model": "m", "model_role": "base", "decoder": "ar", "decoder_settings": {}},
-                "b": {"model": "m", "model_role": "trained", "decoder": "ar", "decoder_settings": {}},
-                "both": 1, "only_a": 0, "only_b": 1, "neither": 0, "p_value": 1.0
-            }],
-            "settings": {"seed": "0"}
-        }))
-        .unwrap();
-        let results: Results = serde_json::from_str(&text).unwrap();
-        assert_eq!(results.schema, RESULTS_SCHEMA);
-        assert_eq!(serde_json::to_string(&results).unwrap(), text);
-    }
-
-    #[test]
-    fn files_from_before_a_field_still_load() {
-        let mut json = row_json();
-        let full: EvalRow = serde_json::from_value(json.clone()).unwrap();
-        let since = [
-            "task_version",
-            "divergence_gap_median",
-            "divergence_gap_max",
-            "accepted_from",
-            "widths",
-            "rejection_ranks",
-            "tps_interval",
-            "tps_end_to_end",
-            "prefill_tps",
-            "per_prompt",
-            "first_divergence_median",
-            "degenerate",
-            "memory_floor",
-            "failed",
-            "sittings",
-        ];
-        for field in since {
-            json.as_object_mut().unwrap().remove(field).unwrap();
-        }
-        let row: EvalRow = serde_json::from_value(json).unwrap();
-        let expected = EvalRow {
-            task_version: None,
-            divergence_gap_median: None,
-            accepted_from: BTreeMap::new(),
-            widths: vec![],
-            rejection_ranks: vec![],
-            tps_interval: None,
-            tps_end_to_end: None,
-            prefill_tps: None,
-            per_prompt: PerPrompt::default(),
-            first_divergence_median: None,
-            degenerate: None,
-            memory_floor: None,
-            failed: 0,
-            sittings: 1,
-            ..full
-        };
-        assert_eq!(row, expected);
-    }
-
-    #[test]
-    fn labels_carry_the_main_settings() {
-        let mut row: EvalRow = serde_json::from_value(row_json()).unwrap();
-        assert_eq!(row.decoder_label(), "jacobi n=16");
-        row.decoder_settings.insert("strict_gap".to_owned(), json!(0.1));
-        assert_eq!(row.decoder_label(), "jacobi n=16 strict");
-        assert!(!row.is_autoregressive());
-        row.decoder_settings.insert("window".to_owned(), "sliding".into());
-        assert_eq!(row.decoder_label(), "jacobi n=16 sliding strict");
-        row.decoder = AUTOREGRESSIVE.to_owned();
-        row.decoder_settings.clear();
-        assert_eq!(row.decoder_label(), "ar");
-        assert!(row.is_autoregressive());
-    }
-}
+mod tests;

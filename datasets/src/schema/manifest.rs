@@ -1,4 +1,4 @@
-//! `manifest.json`: what a directory of shards holds, how far its generation has come, and the digest of each shard.
+//! `manifest.json`: the shards of a directory with their digests, and the progress of its generation.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,7 +31,7 @@ impl ShardEntry {
     /// Compares the digest of the file in `dir` with the recorded one.
     ///
     /// # Errors
-    /// `Missing` when it is not there, `Digest` when it has changed.
+    /// `Missing` if there is no file, `Digest` if it has changed.
     pub fn verify(&self, dir: &Path) -> Result<(), DatasetError> {
         let path = dir.join(&self.file);
         let mut file = open_shard(&path)?;
@@ -45,12 +45,12 @@ impl ShardEntry {
     }
 }
 
-/// Which part of a job a directory holds.
+/// The part of a job that a directory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankEntry {
     /// From 0.
     pub rank: usize,
-    /// Parts of the job.
+    /// Number of parts.
     pub world_size: usize,
     /// Prompts of all parts together.
     pub total_input: usize,
@@ -67,22 +67,22 @@ pub struct Manifest {
     pub input: usize,
     /// Prompts that became a row.
     pub written: usize,
-    /// Prompts left out by a rule.
+    /// Prompts skipped by a rule.
     pub skipped: usize,
     /// Prompts that could not be read or answered; see `errors.jsonl`.
     pub failed: usize,
-    /// How many of those skipped by which rule.
+    /// Number of prompts skipped by each rule.
     #[serde(default)]
     pub skipped_by: BTreeMap<String, usize>,
-    /// What was counted over the answers, by name.
+    /// Counts over the responses, by name.
     #[serde(default)]
     pub counts: BTreeMap<String, usize>,
-    /// Whether every prompt has been dealt with.
+    /// Whether every prompt is written, skipped or failed.
     pub complete: bool,
     /// Set in the directory of one rank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<RankEntry>,
-    /// Set where the shards of so many ranks were joined.
+    /// Number of ranks whose shards were merged; unset if the directory is not the result of a merge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merged_ranks: Option<usize>,
     /// The shards, in order.
@@ -90,7 +90,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The manifest of a directory that holds nothing yet, of a run over `input` prompts.
+    /// The manifest of an empty directory for a run over `input` prompts.
     pub fn new(settings: BTreeMap<String, String>, input: usize) -> Self {
         Self {
             schema: MANIFEST_SCHEMA.to_owned(),
@@ -130,7 +130,7 @@ impl Manifest {
     /// The manifest of `dir`, or `None` when there is none.
     ///
     /// # Errors
-    /// `Io`, `Json`, `WrongSchema`, or `BadManifest` when its numbers do not add up.
+    /// `Io`, `Json`, `Unusable`, or `BadManifest` if its numbers do not add up.
     pub fn load(dir: &Path) -> Result<Option<Self>, DatasetError> {
         let path = dir.join(MANIFEST_FILE);
         let bytes = match fs_err::read(&path) {
@@ -143,18 +143,18 @@ impl Manifest {
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(json)?;
         let found = value.get("schema").and_then(serde_json::Value::as_str).unwrap_or("none");
         if found != MANIFEST_SCHEMA {
-            let (found, expected) = (found.to_owned(), MANIFEST_SCHEMA.to_owned());
-            return Err(DatasetError::WrongSchema { path, found, expected });
+            let reason = format!("it is of schema {found}, this program reads {MANIFEST_SCHEMA}");
+            return Err(DatasetError::Unusable { path, reason });
         }
         let manifest: Self = serde_json::from_value(value).map_err(json)?;
         manifest.check(dir)?;
         Ok(Some(manifest))
     }
 
-    /// Whether its numbers add up.
+    /// Checks that its numbers add up; `dir` is named in the error.
     ///
     /// # Errors
-    /// `BadManifest`, about the manifest of `dir`.
+    /// `BadManifest`.
     pub fn check(&self, dir: &Path) -> Result<(), DatasetError> {
         match self.contradiction() {
             Some(reason) => Err(DatasetError::BadManifest { path: dir.join(MANIFEST_FILE), reason }),
@@ -162,7 +162,7 @@ impl Manifest {
         }
     }
 
-    /// Writes the manifest into `dir`, whole or not at all.
+    /// Writes the manifest into `dir`, atomically.
     ///
     /// # Errors
     /// `Io`.
@@ -175,7 +175,7 @@ impl Manifest {
     /// Compares the digest of every shard with the recorded one.
     ///
     /// # Errors
-    /// `Io` for a shard that is missing, `Digest` for one that has changed.
+    /// `Missing` for a missing shard, `Digest` for a changed one.
     pub fn verify(&self, dir: &Path) -> Result<(), DatasetError> {
         self.shards.iter().try_for_each(|shard| shard.verify(dir))
     }
@@ -199,14 +199,17 @@ pub fn shard_file_name(index: usize, total: usize) -> String {
     format!("trajectories-{index:05}-of-{total:05}.parquet")
 }
 
-/// Reads all trajectories of a finished directory, after checking every digest. They come in the order of their sample
-/// ids and tokens, which depends neither on the order they were made in nor on how they lie in shards.
+/// Reads all trajectories of a finished directory, after checking every digest. They are sorted by sample id
+/// and prompt tokens, so their order depends neither on generation nor on the division into shards.
 ///
 /// # Errors
-/// `NoManifest`, `Incomplete`, `NoTrajectories`, `MixedShards`, and all that [`Manifest::load`],
-/// [`Manifest::verify`] and [`read_shard`] return.
+/// `Missing` without a manifest, `Incomplete`, `NoTrajectories`, `Unusable` for shards of different runs, and
+/// those of [`Manifest::load`], [`Manifest::verify`] and [`read_shard`].
 pub fn read_all(dir: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), DatasetError> {
-    let manifest = Manifest::load(dir)?.ok_or_else(|| DatasetError::NoManifest { dir: dir.to_path_buf() })?;
+    let manifest = Manifest::load(dir)?.ok_or_else(|| DatasetError::Missing {
+        path: dir.join(MANIFEST_FILE),
+        way_out: "run `jacobi generate` first, which makes the trajectories and this file",
+    })?;
     let Manifest { input, written, skipped, failed, complete, .. } = manifest;
     if !complete {
         let done = written + skipped + failed;
@@ -224,7 +227,8 @@ pub fn read_all(dir: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), Dat
         match &mut all {
             None => all = Some((metadata, rows)),
             Some((first, _)) if !first.agrees_with(&metadata) => {
-                return Err(DatasetError::MixedShards { path });
+                let reason = "its settings are not those of the first shard of its directory".to_owned();
+                return Err(DatasetError::Unusable { path, reason });
             }
             Some((_, all)) => all.extend(rows),
         }

@@ -1,4 +1,4 @@
-//! One file per kind of row on disk.
+//! Types of the files on disk, one module each.
 
 pub mod eval_row;
 pub mod eval_statistics;

@@ -1,22 +1,23 @@
 //! Trajectory shards: one Parquet row per sample, every recorded state of every block.
 //!
-//! A state keeps only the tail after its converged prefix, since the prefix equals the clean block: half the size, and
-//! every noise schedule stays possible later. The file metadata (keys under `jacobi.`) say which model, tokenizer and
-//! settings made the rows.
+//! A state stores only the tail after its converged prefix, because the prefix equals the clean block. That
+//! halves the file and keeps every noise schedule possible. The file metadata (keys `jacobi.*`) name the
+//! model, the tokenizer and the settings that made the rows.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic::write_atomic;
 use crate::error::DatasetError;
-use crate::pack::PackConfig;
 
 mod check;
 mod columns;
@@ -27,22 +28,22 @@ use columns::{check_columns, from_batch, names_and_prompts, schema, to_batch};
 
 /// Schema name in the file metadata.
 pub const SCHEMA_NAME: &str = "jacobi-trajectory";
-/// Schema version in the file metadata; any change of columns or of their meaning raises it.
+/// Schema version in the file metadata. A change of columns or of their meaning increases it.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// Why a response ends where it ends.
+/// Why a response ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FinishReason {
     /// Its last token is an end-of-sequence token.
     #[default]
     Eos,
-    /// The length limit cut it.
+    /// It reached the length limit.
     Length,
 }
 
 impl FinishReason {
-    /// The word on disk: `eos` or `length`.
+    /// The value on disk: `eos` or `length`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Eos => "eos",
@@ -50,16 +51,16 @@ impl FinishReason {
         }
     }
 
-    /// The reverse of [`as_str`](Self::as_str); `None` for any other word.
+    /// The inverse of [`as_str`](Self::as_str); `None` for any other text.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Eos, Self::Length].into_iter().find(|reason| reason.as_str() == name)
     }
 }
 
-/// Passes that Jacobi decoding needs for a block of `block_len` tokens with these recorded states; none where they do
-/// not lead to the fixed point. Counted from the last noisy state, because older shards count the verifying pass as an
-/// iteration of the fixed point. `ends` says that the response ends with the block: then the token that ends it may come
-/// from the last iteration, and nothing is left to verify.
+/// Forward passes that Jacobi decoding needs for a block of `block_len` tokens with these recorded states;
+/// `None` if they do not reach the fixed point. Counted from the last noisy state, because older shards count
+/// the verifying pass as an iteration of the fixed point. `ends`: the response ends with this block. Then the
+/// last iteration may give the token that ends it, and no pass has to verify it.
 pub fn jacobi_passes(states: &[State], block_len: usize, ends: bool) -> Option<usize> {
     let (last, before) = states.split_last().filter(|(last, _)| last.tail.is_empty())?;
     let noisy = before.last();
@@ -73,23 +74,23 @@ pub fn jacobi_passes(states: &[State], block_len: usize, ends: bool) -> Option<u
 pub struct State {
     /// Block index within the response.
     pub block: u32,
-    /// Jacobi iterations that led to it: 0 is the random start, or a fixed point that was known without any. The pass
-    /// that verifies a fixed point is not among them.
+    /// Jacobi iterations before it: 0 for the random start, and for a fixed point that was known without
+    /// iterating. The pass that verifies a fixed point does not count.
     pub iteration: u32,
-    /// Length of the leading run that equals the clean block.
+    /// Number of leading tokens that equal the clean block.
     pub converged: u32,
     /// The tokens after it, to the end of the block.
     pub tail: Vec<u32>,
 }
 
 impl State {
-    /// Noise ratio: share of a block of `block_len` tokens from the first divergence on; 0 at the fixed point.
+    /// Noise ratio: the share of the block's `block_len` tokens from the first divergence on; 0 at the fixed point.
     pub fn noise_ratio(&self, block_len: usize) -> f64 {
         noise_ratio(self.converged as usize, block_len)
     }
 }
 
-/// Noise ratio of a block of which the first `converged` tokens are right.
+/// Noise ratio of a block whose first `converged` tokens are right.
 pub(crate) fn noise_ratio(converged: usize, block_len: usize) -> f64 {
     block_len.saturating_sub(converged) as f64 / block_len.max(1) as f64
 }
@@ -110,14 +111,14 @@ pub struct Trajectory {
 }
 
 impl Trajectory {
-    /// Every token id in it: those of the prompt, the response and the states.
+    /// Every token id of the prompt, the response and the states.
     pub fn token_ids(&self) -> impl Iterator<Item = u32> {
         let tails = self.states.iter().flat_map(|state| &state.tail);
         self.prompt_tokens.iter().chain(&self.response_tokens).chain(tails).copied()
     }
 }
 
-/// What made the rows of a shard.
+/// The model, tokenizer and settings that made the rows of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrajectoryMetadata {
     /// Name or path of the model.
@@ -138,33 +139,20 @@ pub struct TrajectoryMetadata {
     pub tool_version: String,
 }
 
-/// Key of [`TrajectoryMetadata::decoding`] under which shards that hold states for one noise schedule alone name it.
+/// Key of [`TrajectoryMetadata::decoding`] that names the noise schedule of shards that hold the states of
+/// one schedule only.
 pub const SCHEDULE_KEY: &str = "scheduled_states";
 
 impl TrajectoryMetadata {
-    /// Whether rows of both are rows of one run: where the model lay and which version of the program ran decide nothing, and
-    /// may change between two sittings or differ between two machines.
+    /// Whether both describe rows of one run. The model's path and the program's version do not change the
+    /// rows and may differ between sittings and machines.
     pub fn agrees_with(&self, other: &Self) -> bool {
         let Self { base_model, base_revision, tool_version, .. } = self.clone();
         self == &Self { base_model, base_revision, tool_version, ..other.clone() }
     }
-
-    /// Whether the shards in `path` have the states that packing under `config` asks for.
-    ///
-    /// # Errors
-    /// `WrongSchedule` if they were made for another schedule.
-    pub fn check_schedule(&self, path: &Path, config: &PackConfig) -> Result<(), DatasetError> {
-        let asked = config.schedule_text();
-        match self.decoding.get(SCHEDULE_KEY) {
-            Some(made) if *made != asked => {
-                Err(DatasetError::WrongSchedule { path: path.to_path_buf(), made: made.clone(), asked })
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
-/// What the manifest notes of a written shard.
+/// What the manifest records of a written shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardDigest {
     /// Rows written.
@@ -175,33 +163,32 @@ pub struct ShardDigest {
     pub bytes: u64,
 }
 
-/// Writes a shard (Parquet, zstd) of one row group, whole or not at all.
+/// Writes a shard (Parquet, zstd) of one row group, atomically.
 ///
 /// # Errors
-/// `BadShardRow` for a row that contradicts itself, `Io` when the file cannot be written.
+/// `BadRow` for a row that contradicts itself, `Io` or `DiskFull` if the file cannot be written.
 pub fn write_shard(
     path: &Path,
     metadata: &TrajectoryMetadata,
     rows: &[Trajectory],
 ) -> Result<ShardDigest, DatasetError> {
     let mut encoder = Encoder::new(path, metadata)?;
-    encoder.group(rows)?;
+    encoder.append_row_group(rows)?;
     encoder.write()
 }
 
-/// Writes the rows of `parts`, shards themselves, as one shard with a row group for each, whole or not at all. Only one
-/// part is in memory at a time.
+/// Joins the shards `parts` to one shard with a row group for each, atomically. Reads one part at a time.
 ///
 /// # Errors
 /// As [`write_shard`] and [`read_shard`].
 pub fn join_shards(
     path: &Path,
     metadata: &TrajectoryMetadata,
-    parts: &[std::path::PathBuf],
+    parts: &[PathBuf],
 ) -> Result<ShardDigest, DatasetError> {
     let mut encoder = Encoder::new(path, metadata)?;
     for part in parts {
-        encoder.group(&read_shard(part)?.1)?;
+        encoder.append_row_group(&read_shard(part)?.1)?;
     }
     encoder.write()
 }
@@ -212,7 +199,7 @@ pub fn join_shards(
 /// `Missing`, `Io`.
 pub(crate) fn open_shard(path: &Path) -> Result<fs_err::File, DatasetError> {
     if !path.exists() {
-        let way_out = "`jacobi generate` makes its rows anew; for a rank's shard give its --rank and --world-size (what was imported, import again)";
+        let way_out = "`jacobi generate` makes its rows again; for a rank's shard give its --rank and --world-size (import again what was imported)";
         return Err(DatasetError::Missing { path: path.to_path_buf(), way_out });
     }
     fs_err::File::open(path).map_err(DatasetError::io("read", path))
@@ -221,56 +208,60 @@ pub(crate) fn open_shard(path: &Path) -> Result<fs_err::File, DatasetError> {
 /// Reads a shard and checks every row against the metadata.
 ///
 /// # Errors
-/// `Missing`, `Io`, `Parquet` (truncated, damaged), `WrongSchema`, `WrongColumns`, `BadMetadata`, `BadShardRow`, `Digest`; each
-/// names the file.
+/// `Missing`, `Io`, `Parquet` (truncated, damaged), `Unusable`, `BadRow`, `Digest`; each names the file.
 pub fn read_shard(path: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), DatasetError> {
-    let file = open_shard(path)?.into_parts().0;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
-    let entries = builder.metadata().file_metadata().key_value_metadata();
-    let entries = Entries { path, entries: entries.map_or(&[][..], Vec::as_slice) };
-    entries.check_schema()?;
-    let metadata = entries.metadata()?;
+    let (builder, metadata) = open_with_metadata(path)?;
     check_columns(path, builder.schema())?;
     seal::check(path, &fs_err::read(path).map_err(DatasetError::io("read", path))?)?;
 
     let mut rows = Vec::new();
     for batch in builder.build().map_err(DatasetError::parquet(path))? {
-        from_batch(path, &batch.map_err(DatasetError::arrow(path))?, &mut rows)?;
+        from_batch(path, &batch.map_err(DatasetError::parquet(path))?, &mut rows)?;
     }
     check_rows(path, &metadata, &rows)?;
     Ok((metadata, rows))
 }
 
-/// What made the rows of a shard, without reading them.
+/// The metadata of a shard, without its rows.
 ///
 /// # Errors
-/// `Io`, `Parquet`, `WrongSchema`, `BadMetadata`.
+/// `Missing`, `Io`, `Parquet`, `Unusable`.
 pub fn read_metadata(path: &Path) -> Result<TrajectoryMetadata, DatasetError> {
+    open_with_metadata(path).map(|(_, metadata)| metadata)
+}
+
+type Builder = ParquetRecordBatchReaderBuilder<std::fs::File>;
+
+fn open_builder(path: &Path) -> Result<Builder, DatasetError> {
     let file = open_shard(path)?.into_parts().0;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
+    ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))
+}
+
+fn open_with_metadata(path: &Path) -> Result<(Builder, TrajectoryMetadata), DatasetError> {
+    let builder = open_builder(path)?;
     let entries = builder.metadata().file_metadata().key_value_metadata();
     let entries = Entries { path, entries: entries.map_or(&[][..], Vec::as_slice) };
     entries.check_schema()?;
-    entries.metadata()
+    let metadata = entries.metadata()?;
+    Ok((builder, metadata))
 }
 
-/// The sample id and prompt of every row of a shard whose digest has been checked; nothing else of it is decoded.
+/// The sample id and prompt of every row of a shard whose digest has been checked; no other column is decoded.
 ///
 /// # Errors
 /// As [`read_shard`].
 pub fn read_prompts_of_shard(path: &Path) -> Result<Vec<(String, Vec<u32>)>, DatasetError> {
-    let file = open_shard(path)?.into_parts().0;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))?;
+    let builder = open_builder(path)?;
     check_columns(path, builder.schema())?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), [0, 1]);
     let mut rows = Vec::new();
     for batch in builder.with_projection(mask).build().map_err(DatasetError::parquet(path))? {
-        names_and_prompts(path, &batch.map_err(DatasetError::arrow(path))?, &mut rows)?;
+        names_and_prompts(path, &batch.map_err(DatasetError::parquet(path))?, &mut rows)?;
     }
     Ok(rows)
 }
 
-/// A shard being put together in memory.
+/// A shard under construction, in memory.
 struct Encoder<'a> {
     path: &'a Path,
     metadata: &'a TrajectoryMetadata,
@@ -285,25 +276,30 @@ impl<'a> Encoder<'a> {
             .set_key_value_metadata(Some(key_values(metadata)))
             .build();
         let writer = ArrowWriter::try_new(Vec::new(), std::sync::Arc::new(schema()), Some(properties))
-            .map_err(DatasetError::parquet(path))?;
+            .map_err(not_encoded(path))?;
         Ok(Self { path, metadata, writer, rows: 0 })
     }
 
-    fn group(&mut self, rows: &[Trajectory]) -> Result<(), DatasetError> {
+    fn append_row_group(&mut self, rows: &[Trajectory]) -> Result<(), DatasetError> {
         check_rows(self.path, self.metadata, rows)?;
-        let batch = to_batch(rows).map_err(DatasetError::arrow(self.path))?;
-        self.writer.write(&batch).map_err(DatasetError::parquet(self.path))?;
-        self.writer.flush().map_err(DatasetError::parquet(self.path))?;
+        let batch = to_batch(rows).map_err(not_encoded(self.path))?;
+        self.writer.write(&batch).map_err(not_encoded(self.path))?;
+        self.writer.flush().map_err(not_encoded(self.path))?;
         self.rows += rows.len();
         Ok(())
     }
 
     fn write(self) -> Result<ShardDigest, DatasetError> {
-        let bytes = seal::seal(self.writer.into_inner().map_err(DatasetError::parquet(self.path))?);
+        let bytes = seal::seal(self.writer.into_inner().map_err(not_encoded(self.path))?);
         write_atomic(self.path, |out| out.write_all(&bytes))?;
         let blake3 = blake3::hash(&bytes).to_hex().to_string();
         Ok(ShardDigest { rows: self.rows, blake3, bytes: bytes.len() as u64 })
     }
+}
+
+/// For `map_err` of the encoder: `Io` about the file to write.
+fn not_encoded<E: Into<ParquetError>>(path: &Path) -> impl Fn(E) -> DatasetError + '_ {
+    move |source| DatasetError::io("write", path)(io::Error::other(source.into()))
 }
 
 fn key_values(metadata: &TrajectoryMetadata) -> Vec<KeyValue> {
@@ -346,11 +342,8 @@ impl<'a> Entries<'a> {
     }
 
     fn bad(&self, key: &str, found: &str) -> DatasetError {
-        DatasetError::BadMetadata {
-            path: self.path.to_path_buf(),
-            key: format!("jacobi.{key}"),
-            found: found.to_owned(),
-        }
+        let reason = format!("metadata `jacobi.{key}` is {found}");
+        DatasetError::Unusable { path: self.path.to_path_buf(), reason }
     }
 
     fn check_schema(&self) -> Result<(), DatasetError> {
@@ -362,7 +355,8 @@ impl<'a> Entries<'a> {
         if found == expected {
             return Ok(());
         }
-        Err(DatasetError::WrongSchema { path: self.path.to_path_buf(), found, expected })
+        let reason = format!("it is of schema {found}, this program reads {expected}");
+        Err(DatasetError::Unusable { path: self.path.to_path_buf(), reason })
     }
 
     fn metadata(&self) -> Result<TrajectoryMetadata, DatasetError> {

@@ -1,12 +1,12 @@
-//! What tuning finds: `jacobi.json` beside a model (schema [`TUNED_SCHEMA`]), the decoder that was best for it on a
-//! machine, and `tune.json` (schema [`TRIALS_SCHEMA`]), everything that was tried on the way.
+//! The results of tuning: `jacobi.json` in a model's directory (schema [`TUNED_SCHEMA`]), the best decoder
+//! for it on a machine, and `tune.json` (schema [`TRIALS_SCHEMA`]), everything that was tried.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::schema::eval_row::decoder_label;
 
-/// The file beside a model.
+/// The file in a model's directory.
 pub const TUNED_FILE: &str = "jacobi.json";
 
 /// The `schema` field of `jacobi.json`.
@@ -15,7 +15,7 @@ pub const TUNED_SCHEMA: &str = "jacobi-tune/1";
 /// The `schema` field of `tune.json`.
 pub const TRIALS_SCHEMA: &str = "jacobi-trials/1";
 
-/// What tuning maximises.
+/// The figure that tuning maximises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
@@ -26,23 +26,23 @@ pub enum Objective {
     Tpf,
 }
 
-/// A decoder on some prompts. A figure that was not measured is `None` and `null` in JSON.
+/// A decoder measured on some prompts. A figure that was not measured is `None` and `null` in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// Name and settings by their keys in `[[eval.decoders]]`: a `DecoderConfig` of the decoder crate, which this crate does
     /// not see.
     pub decoder: Map<String, Value>,
-    /// Whether these are the decoder's own defaults, or the autoregressive baseline.
+    /// Whether these are the decoder's defaults, or the autoregressive baseline.
     pub is_default: bool,
-    /// Prompts decoded, the first ones of the file.
+    /// Prompts decoded, from the start of the file.
     pub prompts: usize,
-    /// Tokens that decode forwards made.
+    /// Tokens of decode forwards.
     pub tokens: usize,
     /// Decode forwards.
     pub forwards: usize,
     /// Rows fed to them.
     pub rows: usize,
-    /// Seconds they took, with drafting and verifying.
+    /// Seconds of decode forwards, with drafting and verifying.
     pub decode_seconds: f64,
     /// `tokens` / `forwards`.
     pub tpf: Option<f64>,
@@ -74,7 +74,7 @@ impl Trial {
         (self.forwards > 0).then(|| self.rows as f64 / self.forwards as f64)
     }
 
-    /// How good it is, in a figure that does not depend on which prompts it was tried on: TPF, or the speedup.
+    /// The figure to compare by, which depends little on the prompts tried: TPF, or the speedup.
     pub fn score(&self, objective: Objective) -> Option<f64> {
         match objective {
             Objective::Tps => self.speedup_over_ar,
@@ -86,11 +86,11 @@ impl Trial {
 /// Seconds of forward passes by their width.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
-    /// Cached tokens behind which was measured.
+    /// Cached tokens before the measured rows.
     pub cached: usize,
     /// The largest width that costs little more than one row.
     pub knee: usize,
-    /// Narrowest first, from one row on.
+    /// Ascending, from one row on.
     pub widths: Vec<WidthLatency>,
 }
 
@@ -108,7 +108,7 @@ pub struct WidthLatency {
 pub struct Trials {
     /// [`TRIALS_SCHEMA`].
     pub schema: String,
-    /// What was maximised.
+    /// The maximised figure.
     pub objective: Objective,
     /// Dtype the weights were computed in.
     pub dtype: String,
@@ -116,14 +116,14 @@ pub struct Trials {
     pub trials: Vec<Trial>,
     /// Forward passes by width.
     pub latency: Latency,
-    /// The command line that made it.
+    /// The command line of the tuning.
     pub command: String,
     /// Versions, device, threads.
     pub environment: Map<String, Value>,
 }
 
 impl Trials {
-    /// The content of `jacobi.json`; none if nothing was tried.
+    /// The content of `jacobi.json`; `None` if nothing was tried.
     pub fn best(&self) -> Option<Tuned> {
         Some(Tuned {
             schema: TUNED_SCHEMA.to_owned(),
@@ -145,57 +145,17 @@ pub struct Tuned {
     /// The decoder and its figures.
     #[serde(flatten)]
     pub best: Trial,
-    /// What was maximised.
+    /// The maximised figure.
     pub objective: Objective,
     /// Dtype the weights were computed in.
     pub dtype: String,
     /// Forward passes by width.
     pub latency: Latency,
-    /// The command line that made it.
+    /// The command line of the tuning.
     pub command: String,
     /// Versions, device, threads.
     pub environment: Map<String, Value>,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn trials() -> Trials {
-        let trials = json!({
-            "schema": TRIALS_SCHEMA, "objective": "tpf", "dtype": "float32",
-            "trials": [{
-                "decoder": {"name": "multi_block", "block_size": 8, "max_blocks": 2, "spawn_ratio": 0.5, "filler": "ngram",
-                    "pool_size": 0, "tree_budget": 16},
-                "is_default": false, "prompts": 3, "tokens": 60, "forwards": 20, "rows": 200, "decode_seconds": 0.5,
-                "tpf": 3.0, "tps": 120.0, "speedup_over_ar": null
-            }],
-            "latency": {"cached": 40, "knee": 2, "widths": [{"rows": 1, "seconds": 0.5}, {"rows": 2, "seconds": 0.625}]},
-            "command": "jacobi tune", "environment": {"cpu": "x"}
-        });
-        serde_json::from_value(trials).unwrap()
-    }
-
-    #[test]
-    fn both_files_round_trip_and_the_best_stands_at_the_top() {
-        let trials = trials();
-        let text = serde_json::to_string(&trials).unwrap();
-        assert_eq!(serde_json::from_str::<Trials>(&text).unwrap(), trials);
-        let tuned = trials.best().unwrap();
-        let text = serde_json::to_string(&tuned).unwrap();
-        assert!(
-            text.starts_with(r#"{"schema":"jacobi-tune/1","decoder":{"name":"multi_block","block_size":8,"#)
-        );
-        assert_eq!(serde_json::from_str::<Tuned>(&text).unwrap(), tuned);
-        assert_eq!(Trials { trials: vec![], ..trials }.best(), None);
-    }
-
-    #[test]
-    fn a_trial_says_what_it_is() {
-        let trial = &trials().trials[0];
-        assert_eq!(trial.label(), "multi_block n=8 K=2 tree=16 ngram r=0.5");
-        assert_eq!(trial.rows_per_forward(), Some(10.0));
-        assert_eq!((trial.score(Objective::Tpf), trial.score(Objective::Tps)), (Some(3.0), None));
-    }
-}
+mod tests;

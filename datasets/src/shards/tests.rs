@@ -73,7 +73,7 @@ fn shards_roll_by_size_keep_their_row_groups_and_get_their_count_in_the_end() {
 }
 
 #[test]
-fn a_finished_row_group_outlives_its_process() {
+fn a_finished_row_group_survives_a_crash() {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = open(dir.path(), 6, u64::MAX);
     writer.append(&rows(0..3), &Tally::default()).unwrap();
@@ -93,10 +93,10 @@ fn a_finished_row_group_outlives_its_process() {
 
 /// Each step makes files, replaces the manifest, removes files: a death before and after the replacement.
 #[test]
-fn a_death_while_shards_are_joined_or_named_loses_nothing() {
+fn a_crash_while_shards_are_joined_or_named_loses_nothing() {
     let whole = filled();
     let manifest = Manifest::load(whole.path()).unwrap().unwrap();
-    let unnamed = |index: usize| format!("{UNNAMED}{index:05}.parquet");
+    let unnamed = |index: usize| format!("{JOINED}{index:05}.parquet");
     let mut before = manifest.clone();
     before.complete = false;
     for (index, shard) in before.shards.iter_mut().enumerate() {

@@ -13,7 +13,7 @@ const STEP: i32 = 42;
 const HEADING: i32 = 24;
 const LEFT: i32 = 8;
 
-/// The figures that can be compared between tasks.
+/// The charts of figures that can be compared between tasks.
 pub(super) fn charts(rows: &[EvalRow]) -> Result<Vec<Chart>, ReportError> {
     let rows: Vec<&EvalRow> = rows.iter().collect();
     Ok(vec![
@@ -33,8 +33,8 @@ pub(super) fn speed(rows: &[&EvalRow]) -> Result<Chart, ReportError> {
 /// A figure and its interval.
 type Value = (f64, Option<Interval>);
 
-/// One bar per row, each under its name with its value at the end; and under the name of their task where there are
-/// several. A line over the end of a bar is the interval.
+/// One bar per row under its name, with its value at the end, grouped by task if there are several. A line
+/// over the end of a bar is the interval.
 fn bars(
     file: &str,
     title: &str,
@@ -75,7 +75,7 @@ fn bars(
     })
 }
 
-/// A line from one place to the other, closed at both ends.
+/// An interval: a line with a stroke at both ends.
 fn whisker(area: &Area, [low, high]: [i32; 2], y: i32) -> DrawResult {
     for line in [[(low, y), (high, y)], [(low, y - 4), (low, y + 4)], [(high, y - 4), (high, y + 4)]] {
         area.draw(&PathElement::new(line, TEXT))?;

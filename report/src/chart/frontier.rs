@@ -1,4 +1,4 @@
-//! The speed-quality frontier: every decoder of every model as a point, those that nothing beats joined.
+//! The speed-quality frontier: every decoder of every model as a point, with a line through the best.
 
 use jacobi_datasets::schema::eval_row::EvalRow;
 use plotters::prelude::*;
@@ -11,7 +11,7 @@ use super::{
 use crate::ReportError;
 use crate::table::model_label;
 
-/// Above the axes, for the numbers of points.
+/// Space above the axes, for the numbers of points.
 const TOP: i32 = 12;
 
 struct Place {
@@ -21,8 +21,8 @@ struct Place {
     label: String,
 }
 
-/// Accuracy over tokens per second on one task, if it has accuracies. Points are numbered, their names stand below: at
-/// this size names beside points would lie on each other.
+/// Accuracy over tokens per second on one task, if it has accuracies. Points are numbered and named in a list
+/// below: names at the points would overlap.
 pub(super) fn chart(rows: &[EvalRow], task: &str) -> Result<Option<Chart>, ReportError> {
     let places = places(rows, task);
     if places.is_empty() {
@@ -42,7 +42,7 @@ fn places(rows: &[EvalRow], task: &str) -> Vec<Place> {
 fn frontier(title: &str, places: &[Place]) -> Result<Chart, ReportError> {
     let fastest = places.iter().map(|place| place.tps).fold(f64::MIN_POSITIVE, f64::max);
     let accuracies = || places.iter().map(|place| place.accuracy);
-    // A tenth at least, so that a difference of one prompt does not look like a cliff.
+    // At least a tenth, so that a difference of one prompt looks small.
     let (low, high) = (accuracies().fold(1.0, f64::min), accuracies().fold(0.0, f64::max));
     let room = ((high - low) * 0.2).max(0.05);
     let (low, high) = ((low - room).max(-0.02), high + room);
@@ -54,7 +54,7 @@ fn frontier(title: &str, places: &[Place]) -> Result<Chart, ReportError> {
             y: low..high,
             x_title: "tokens per second, decoding only",
             x_ticks: 8,
-            // Room above is for the numbers of points, room below for their lower halves: neither is a share.
+            // The margins for the numbers above points and for the lower halves of points are not shares.
             y_label: |share| match share {
                 -1e-9..1.000_000_001 => percent_of(share),
                 _ => String::new(),
@@ -79,14 +79,14 @@ fn frontier(title: &str, places: &[Place]) -> Result<Chart, ReportError> {
     })
 }
 
-/// Above a point, as high as it takes to lie on no other number.
+/// The lowest place above a point where its number does not overlap another.
 fn free_spot((x, y): (i32, i32), taken: &[(i32, i32)]) -> (i32, i32) {
     let free =
         |spot: &(i32, i32)| taken.iter().all(|t| (t.0 - spot.0).abs() > 18 || (t.1 - spot.1).abs() > 14);
     (0..).map(|step| (x, y - 15 - 15 * step)).find(free).unwrap_or((x, y - 15))
 }
 
-/// The corners of the staircase under which every point lies: faster ones are never more accurate.
+/// The Pareto frontier as a staircase: its corners, from the fastest point to the most accurate.
 fn unbeaten(places: &[Place]) -> Vec<(f64, f64)> {
     let mut by_speed: Vec<&Place> = places.iter().collect();
     by_speed.sort_by(|a, b| b.tps.total_cmp(&a.tps).then(b.accuracy.total_cmp(&a.accuracy)));
@@ -104,7 +104,7 @@ fn unbeaten(places: &[Place]) -> Vec<(f64, f64)> {
     steps
 }
 
-/// The numbers with their names, a line each.
+/// The list of numbers and names.
 fn names(area: &Area, places: &[Place], top: i32) -> DrawResult {
     for (index, place) in places.iter().enumerate() {
         let y = top + LINE * index as i32 + LINE / 2;
@@ -125,14 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn the_staircase_holds_those_that_nothing_beats() {
+    fn the_frontier_holds_the_undominated_points() {
         let places = [at(10.0, 0.9), at(30.0, 0.8), at(20.0, 0.7), at(30.0, 0.75), at(5.0, 0.9)];
         assert_eq!(unbeaten(&places), [(30.0, 0.8), (10.0, 0.8), (10.0, 0.9), (0.0, 0.9)]);
         assert!(unbeaten(&[]).is_empty());
     }
 
     #[test]
-    fn numbers_never_lie_on_each_other() {
+    fn numbers_of_points_never_overlap() {
         let mut taken = Vec::new();
         for _ in 0..4 {
             let spot = free_spot((100, 100), &taken);

@@ -1,11 +1,12 @@
-//! Line charts: several series over one axis, named in a legend.
+//! Line charts of several series with a legend.
 
 use plotters::prelude::*;
 
 use super::{Axes, Chart, Legend, PLOT_HEIGHT, draw, plot};
 use crate::ReportError;
+use crate::text::number;
 
-/// Up to so many points of a line are marked.
+/// Lines of at most this many points have a marker at each point.
 const MARKED: usize = 40;
 
 /// One series.
@@ -20,14 +21,19 @@ pub(super) struct Lines<'a> {
     pub(super) file: &'a str,
     pub(super) title: &'a str,
     pub(super) x_title: &'a str,
-    /// Where the y axis begins.
+    /// Start of the y axis.
     pub(super) y_from: f64,
     pub(super) y_label: fn(f64) -> String,
     pub(super) lines: Vec<Line>,
 }
 
-impl Lines<'_> {
-    /// None if there is nothing to join.
+impl<'a> Lines<'a> {
+    /// A chart whose y axis starts at 0 and has plain numbers.
+    pub(super) fn new(file: &'a str, title: &'a str, x_title: &'a str, lines: Vec<Line>) -> Self {
+        Self { file, title, x_title, y_from: 0.0, y_label: |y| number(Some(y)), lines }
+    }
+
+    /// `None` if no line has two points to join.
     pub(super) fn draw(mut self) -> Result<Option<Chart>, ReportError> {
         self.lines.retain(|line| !line.points.is_empty());
         let points = || self.lines.iter().flat_map(|line| &line.points);

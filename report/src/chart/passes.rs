@@ -1,4 +1,4 @@
-//! What the passes of the rows did that the headline of a task is about: more lines and bars could not be told apart.
+//! Charts of the passes of a few rows, those of the headline: more lines and bars would be unreadable.
 
 use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
 use plotters::prelude::*;
@@ -8,12 +8,11 @@ use super::{Axes, Chart, Legend, PLOT_HEIGHT, THIRD, draw, percent_of, plot, rol
 use crate::ReportError;
 use crate::figures::Compared;
 use crate::passes;
-use crate::text::number;
 
-/// A row and the colour of its lines.
+/// A row and its colour.
 type Shown<'a> = (&'a EvalRow, RGBColor);
 
-/// The charts of one task, whose rows these are; none if no parallel decoder ran.
+/// The charts of the rows of one task; none without a parallel decoder.
 pub(super) fn charts(rows: &[&EvalRow]) -> Result<Vec<Chart>, ReportError> {
     let mut shown = shown(rows);
     shown.retain(|(row, _)| row.acceptance.iter().any(|&count| count > 0));
@@ -28,8 +27,8 @@ pub(super) fn charts(rows: &[&EvalRow]) -> Result<Vec<Chart>, ReportError> {
     Ok(charts)
 }
 
-/// The fastest decoder of the trained model, and before and after training the fastest that both models were measured
-/// under: the same one, unless it was tuned for the trained model.
+/// The fastest decoder of the trained model, and the fastest that both models were measured with, before and
+/// after training. They are the same, unless a decoder was tuned for the trained model.
 fn shown<'a>(rows: &[&'a EvalRow]) -> Vec<Shown<'a>> {
     let whole = Compared::of(rows);
     let Some(fastest) = whole.after_parallel else { return Vec::new() };
@@ -51,7 +50,7 @@ fn shown<'a>(rows: &[&'a EvalRow]) -> Vec<Shown<'a>> {
     shown
 }
 
-/// Share of forwards by the number of tokens they accepted, one bar per decoder at each number.
+/// Share of forwards by number of accepted tokens, one bar per decoder at each number.
 fn acceptance(rows: &[Shown]) -> Result<Chart, ReportError> {
     let colored: Vec<(String, RGBColor)> = rows.iter().map(|&(row, color)| (name(row), color)).collect();
     let shares: Vec<Vec<f64>> = rows
@@ -89,41 +88,25 @@ fn acceptance(rows: &[Shown]) -> Result<Chart, ReportError> {
     })
 }
 
-/// How often a pass accepted a draft at least this far. The first token of a pass is right whatever was drafted.
+/// Share of passes that accepted the draft up to each position. The first token of a pass is always right.
 fn positions(rows: &[Shown]) -> Lines<'static> {
-    Lines {
-        file: "positions.svg",
-        title: "Draft right up to this position, share of passes",
-        x_title: "position in the draft",
-        y_from: 0.0,
-        y_label: percent_of,
-        lines: lines(rows, |row| (1..).map(f64::from).zip(passes::reached(row)).collect()),
-    }
+    let title = "Draft right up to this position, share of passes";
+    let lines = lines(rows, |row| (1..).map(f64::from).zip(passes::reached(row)).collect());
+    Lines { y_label: percent_of, ..Lines::new("positions.svg", title, "position in the draft", lines) }
 }
 
 /// Time of a pass by the rows fed.
 fn widths(rows: &[Shown]) -> Lines<'static> {
     let points = |row: &EvalRow| passes::widths(row).values().map(|w| (w.rows, w.milliseconds)).collect();
-    Lines {
-        file: "widths.svg",
-        title: "Milliseconds of one forward pass by the rows fed",
-        x_title: "rows",
-        y_from: 0.0,
-        y_label: |y| number(Some(y)),
-        lines: lines(rows, points),
-    }
+    let title = "Milliseconds of one forward pass by the rows fed";
+    Lines::new("widths.svg", title, "rows", lines(rows, points))
 }
 
-/// How often the right token was among the most probable ones where a draft was wrong.
+/// Share of rejected drafts with the right token among the k most probable.
 fn ranks(rows: &[Shown]) -> Lines<'static> {
-    Lines {
-        file: "ranks.svg",
-        title: "Right token among the k most probable, share of rejected drafts",
-        x_title: "k",
-        y_from: 0.0,
-        y_label: percent_of,
-        lines: lines(rows, |row| (1..).map(f64::from).zip(passes::cumulative_ranks(row)).collect()),
-    }
+    let title = "Right token among the k most probable, share of rejected drafts";
+    let lines = lines(rows, |row| (1..).map(f64::from).zip(passes::cumulative_ranks(row)).collect());
+    Lines { y_label: percent_of, ..Lines::new("ranks.svg", title, "k", lines) }
 }
 
 /// A line per row.
@@ -131,7 +114,7 @@ fn lines(rows: &[Shown], points: impl Fn(&EvalRow) -> Vec<(f64, f64)>) -> Vec<Li
     rows.iter().map(|&(row, color)| Line { name: name(row), color, points: points(row) }).collect()
 }
 
-/// The decoder with its model's role.
+/// The model's role and the decoder.
 fn name(row: &EvalRow) -> String {
     format!("{} {}", row.model_role.as_str(), row.decoder_label())
 }
@@ -146,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_has_a_before_whatever_was_tuned() {
+    fn charts_compare_before_and_after_also_with_a_tuned_decoder() {
         let mut rows = rows();
         assert_eq!(names(&rows), ["base jacobi n=16", "trained jacobi n=16"]);
         assert_eq!(names(&rows[..2]), ["base jacobi n=16"]);

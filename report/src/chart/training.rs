@@ -1,4 +1,4 @@
-//! How training went: what the decoder in the loop measured, over samples seen and over steps, and the loss.
+//! Charts of training: evaluations over samples and over steps, and the loss.
 
 use plotters::prelude::*;
 
@@ -6,39 +6,22 @@ use super::lines::{Line, Lines};
 use super::{BASE, Chart, FOURTH, THIRD, TRAINED, slug};
 use crate::ReportError;
 use crate::metrics::{EvaluationPoint, TrainingCurve, TrainingPoint};
-use crate::text::number;
 
 const COLORS: [RGBColor; 4] = [TRAINED, THIRD, FOURTH, BASE];
 
-/// A loss line has at most so many points; each is the mean of as many steps as that takes.
+/// Maximum number of points of a loss line; each is the mean of consecutive steps.
 const LOSS_POINTS: usize = 120;
 
-/// Every chart that the curves give.
+/// All charts of the curves.
 pub(crate) fn charts(curves: &[TrainingCurve]) -> Result<Vec<Chart>, ReportError> {
-    let by_samples = |curve: &TrainingCurve, at: &EvaluationPoint| curve.samples(at.step) as f64;
-    let by_steps = |_: &TrainingCurve, at: &EvaluationPoint| at.step as f64;
-    let evaluated = [
-        Lines {
-            file: "training-tpf-samples.svg",
-            title: "Tokens per forward pass of held-out prompts, by samples trained on",
-            x_title: "samples trained on",
-            y_from: 1.0,
-            y_label: |y| number(Some(y)),
-            lines: lines(curves, by_samples),
-        },
-        Lines {
-            file: "training-tpf-steps.svg",
-            title: "Tokens per forward pass of held-out prompts, by steps",
-            x_title: "steps",
-            y_from: 1.0,
-            y_label: |y| number(Some(y)),
-            lines: lines(curves, by_steps),
-        },
-    ];
-    let mut charts = Vec::new();
-    for chart in evaluated {
-        charts.extend(chart.draw()?);
-    }
+    let title = "Tokens per forward pass of held-out prompts, by samples trained on";
+    let samples = tpf(curves, "training-tpf-samples.svg", title, "samples trained on", |curve, at| {
+        curve.samples(at.step) as f64
+    });
+    let title = "Tokens per forward pass of held-out prompts, by steps";
+    let steps = tpf(curves, "training-tpf-steps.svg", title, "steps", |_, at| at.step as f64);
+    let mut charts = Vec::from_iter(samples.draw()?);
+    charts.extend(steps.draw()?);
     for curve in curves {
         charts.extend(loss(curve)?);
     }
@@ -46,12 +29,19 @@ pub(crate) fn charts(curves: &[TrainingCurve]) -> Result<Vec<Chart>, ReportError
 }
 
 /// TPF at every evaluation, a line per curve.
-fn lines(curves: &[TrainingCurve], x: fn(&TrainingCurve, &EvaluationPoint) -> f64) -> Vec<Line> {
+fn tpf<'a>(
+    curves: &[TrainingCurve],
+    file: &'a str,
+    title: &'a str,
+    x_title: &'a str,
+    x: fn(&TrainingCurve, &EvaluationPoint) -> f64,
+) -> Lines<'a> {
     let line = |(curve, &color): (&TrainingCurve, &RGBColor)| {
         let point = |at: &EvaluationPoint| (x(curve, at), at.tpf);
         Line { name: curve.label.clone(), color, points: curve.evaluations.iter().map(point).collect() }
     };
-    curves.iter().zip(COLORS.iter().cycle()).map(line).collect()
+    let lines = curves.iter().zip(COLORS.iter().cycle()).map(line).collect();
+    Lines { y_from: 1.0, ..Lines::new(file, title, x_title, lines) }
 }
 
 /// The loss and its parts over steps.
@@ -69,21 +59,17 @@ fn loss(curve: &TrainingCurve) -> Result<Option<Chart>, ReportError> {
         logged.chunks(together).map(mean).collect()
     };
     let means = if together > 1 { format!(", means of {together} logged steps") } else { String::new() };
-    let chart = Lines {
-        file: &format!("loss-{}.svg", slug(&curve.label)),
-        title: &format!("Training loss, {}{means}", curve.label),
-        x_title: "step",
-        y_from: 0.0,
-        y_label: |y| number(Some(y)),
-        lines: PARTS
-            .iter()
-            .map(|&(name, color, get)| Line { name: name.to_owned(), color, points: points(get) })
-            .collect(),
+    let line = |(name, color, get): (&str, RGBColor, Get)| Line {
+        name: name.to_owned(),
+        color,
+        points: points(get),
     };
-    chart.draw()
+    let lines = PARTS.map(line).into();
+    let title = format!("Training loss, {}{means}", curve.label);
+    Lines::new(&format!("loss-{}.svg", slug(&curve.label)), &title, "step", lines).draw()
 }
 
-/// Of points that follow each other.
+/// Mean of consecutive points.
 fn mean(points: &[(f64, f64)]) -> (f64, f64) {
     let (x, y) = points.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
     (x / points.len() as f64, y / points.len() as f64)
@@ -95,7 +81,7 @@ mod tests {
     use crate::fixtures::curve;
 
     #[test]
-    fn a_run_shows_what_its_decoder_gained_over_samples_and_steps_and_what_it_lost() {
+    fn a_run_has_charts_of_tpf_and_of_its_loss() {
         let charts = charts(&[curve("round 1/a", 20), curve("round-2", 10)]).unwrap();
         let files: Vec<&str> = charts.iter().map(|chart| chart.file.as_str()).collect();
         let expected =
@@ -110,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_logged_is_not_drawn() {
+    fn missing_figures_have_no_chart() {
         assert!(charts(&[]).unwrap().is_empty());
         let mut curve = curve("a", 1);
         curve.evaluations.truncate(1);

@@ -1,4 +1,4 @@
-//! The charts of tuning: what a forward pass costs by its width, and how good decoders are by block size and width.
+//! The charts of tuning: time of a forward pass by width, and the objective by block size and width.
 
 use jacobi_datasets::schema::tuned::{Latency, Objective, Trial, Trials};
 use plotters::prelude::*;
@@ -21,7 +21,7 @@ const BANDS: [RGBColor; 7] = [
     RGBColor(0x1d, 0x4e, 0xd8),
 ];
 
-/// Every chart that the trials give.
+/// All charts of the trials.
 pub(crate) fn charts(trials: &Trials) -> Result<Vec<Chart>, ReportError> {
     let mut charts = Vec::new();
     if !trials.latency.widths.is_empty() {
@@ -34,7 +34,7 @@ pub(crate) fn charts(trials: &Trials) -> Result<Vec<Chart>, ReportError> {
     Ok(charts)
 }
 
-/// Milliseconds by rows, both by powers of two, with the knee.
+/// Milliseconds by rows, both on a log scale, with the knee.
 fn latency(latency: &Latency) -> Result<Chart, ReportError> {
     let points: Vec<(f64, f64)> =
         latency.widths.iter().map(|w| ((w.rows as f64).log2(), (w.seconds * 1000.0).log2())).collect();
@@ -83,12 +83,12 @@ fn power(exponent: &f64) -> String {
     if exponent.fract() == 0.0 { format!("{:.0}", exponent.exp2()) } else { String::new() }
 }
 
-/// A decoder on the plane of block size and mean width, both as powers of two, with how good it was.
+/// A decoder at the logarithms of its block size and mean width, with its score.
 struct Place {
     x: f64,
     y: f64,
     score: f64,
-    /// Whether it is the one that was found best.
+    /// Whether it is the best decoder.
     is_best: bool,
 }
 
@@ -100,14 +100,14 @@ fn places(trials: &[Trial], objective: Objective) -> Vec<Place> {
     trials.iter().enumerate().filter_map(place).collect()
 }
 
-/// What the places around (x, y) say, the nearer the louder.
+/// The score at (x, y), interpolated with inverse-distance weights.
 fn field(places: &[Place], x: f64, y: f64) -> f64 {
     let weight = |place: &Place| 1.0 / ((place.x - x).powi(2) + (place.y - y).powi(2) + 1e-3).powi(2);
     let sum: f64 = places.iter().map(weight).sum();
     places.iter().map(|place| place.score * weight(place)).sum::<f64>() / sum
 }
 
-/// The objective over block size and rows per pass, interpolated between the decoders measured, in bands.
+/// The objective over block size and rows per pass, interpolated between the measured decoders, in bands.
 fn contour(places: &[Place], objective: Objective) -> Result<Chart, ReportError> {
     const CELLS: usize = 56;
     let title = match objective {
@@ -171,7 +171,7 @@ fn contour(places: &[Place], objective: Objective) -> Result<Chart, ReportError>
     })
 }
 
-/// The bands with their values, best on top.
+/// The colour scale, best on top.
 fn scale(area: &Area, worst: f64, best: f64) -> DrawResult {
     const LEFT: i32 = super::WIDTH as i32 - 80;
     const STEP: i32 = 26;
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_is_what_was_measured_where_it_was_measured() {
+    fn the_interpolation_equals_the_measurements_at_their_places() {
         let place = |x, y, score| Place { x, y, score, is_best: false };
         let places = [place(2.0, 2.0, 1.0), place(4.0, 5.0, 3.0)];
         assert!((field(&places, 2.0, 2.0) - 1.0).abs() < 0.01);

@@ -70,7 +70,7 @@ fn no_manifest_is_not_an_error_until_rows_are_wanted() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(Manifest::load(dir.path()).unwrap(), None);
     let err = read_all(dir.path()).unwrap_err();
-    assert!(matches!(err, DatasetError::NoManifest { .. }), "{err}");
+    assert!(matches!(err, DatasetError::Missing { .. }), "{err}");
     assert!(err.to_string().contains("jacobi generate"), "{err}");
 }
 
@@ -107,8 +107,8 @@ fn bad_manifests_are_refused_for_their_reason() {
         ("\"schema\"", "\"scheme\"", "is of schema none"),
         ("\"input\": 6", "\"input\": 7", "3 written + 1 skipped + 2 failed is not 7 input"),
         ("\"rows\": 1", "\"rows\": 2", "its shards hold 4 rows, not the 3 written"),
-        ("\"input\": 6", "\"input\": \"6\"", "is not the JSON it should be (a shard manifest)"),
-        ("{", "", "is not the JSON it should be (a shard manifest)"),
+        ("\"input\": 6", "\"input\": \"6\"", "is not valid JSON, or not a shard manifest"),
+        ("{", "", "is not valid JSON, or not a shard manifest"),
     ] {
         fs_err::write(&path, good.replacen(from, to, 1)).unwrap();
         let message = Manifest::load(dir.path()).unwrap_err().to_string();
@@ -128,7 +128,7 @@ fn shards_of_two_runs_do_not_mix() {
     manifest.shards[1].blake3 = write_shard(&path, &metadata(1), &[row("b")]).unwrap().blake3;
     manifest.save(dir.path()).unwrap();
     let err = read_all(dir.path()).unwrap_err();
-    assert!(matches!(err, DatasetError::MixedShards { .. }), "{err}");
+    assert!(matches!(err, DatasetError::Unusable { .. }), "{err}");
 }
 
 #[test]

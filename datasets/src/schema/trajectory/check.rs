@@ -1,4 +1,4 @@
-//! What every row of a shard holds to, whoever made it: checked before it is written and after it is read.
+//! The rules that every row of a shard obeys, checked before it is written and after it is read.
 
 use std::path::Path;
 
@@ -16,10 +16,15 @@ pub(super) fn check_rows(
     for (index, row) in rows.iter().enumerate() {
         if let Err(reason) = check_row(row, metadata.block_size) {
             let reason = format!("sample {}: {reason}", row.sample_id);
-            return Err(DatasetError::BadShardRow { path: path.to_path_buf(), row: index + 1, reason });
+            return Err(bad_row(path, index + 1)(reason));
         }
     }
     Ok(())
+}
+
+/// `BadRow` about the `row`-th row of a shard, from 1.
+pub(super) fn bad_row(path: &Path, row: usize) -> impl Fn(String) -> DatasetError + '_ {
+    move |reason| DatasetError::BadRow { path: path.to_path_buf(), place: format!("row {row}"), reason }
 }
 
 fn check_row(row: &Trajectory, block_size: usize) -> Result<(), String> {

@@ -10,10 +10,11 @@ use arrow_array::{Array, ArrayRef, Int32Array, ListArray, RecordBatch, StringArr
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, Schema};
 
+use super::check::bad_row;
 use crate::error::DatasetError;
 use crate::schema::trajectory::{FinishReason, State, Trajectory};
 
-/// The columns, to the letter.
+/// The columns on disk.
 pub(super) fn schema() -> Schema {
     Schema::new(vec![
         Field::new("sample_id", DataType::Utf8, false),
@@ -38,14 +39,15 @@ fn state_fields() -> Fields {
     Fields::from(vec![number("block"), number("iteration"), number("converged"), tail])
 }
 
-/// Refuses a file whose columns differ in name, order or type. Nullability and the inner names of lists may differ:
-/// other writers choose those freely.
+/// Refuses a file whose columns differ in name, order or type. Nullability and the names of list items may
+/// differ, because other writers choose their own.
 pub(super) fn check_columns(path: &Path, found: &Schema) -> Result<(), DatasetError> {
     let (found, expected) = (describe_fields(found.fields()), describe_fields(schema().fields()));
     if found == expected {
         return Ok(());
     }
-    Err(DatasetError::WrongColumns { path: path.to_path_buf(), found, expected })
+    let reason = format!("it has columns {found}, its schema says {expected}");
+    Err(DatasetError::Unusable { path: path.to_path_buf(), reason })
 }
 
 fn describe_fields(fields: &Fields) -> String {
@@ -105,7 +107,7 @@ fn id_lists<'a>(lists: impl Iterator<Item = &'a [u32]> + Clone) -> Result<ListAr
     )
 }
 
-/// Appends the rows of a batch whose columns have been checked.
+/// Appends the rows of a batch with checked columns to `rows`.
 pub(super) fn from_batch(
     path: &Path,
     batch: &RecordBatch,
@@ -113,35 +115,33 @@ pub(super) fn from_batch(
 ) -> Result<(), DatasetError> {
     let column = |index: usize| batch.column(index);
     for index in 0..batch.num_rows() {
-        let row = rows.len() + 1;
-        let bad = |reason: String| DatasetError::BadShardRow { path: path.to_path_buf(), row, reason };
+        let bad = bad_row(path, rows.len() + 1);
         if let Some(null) = batch.columns().iter().position(|column| column.is_null(index)) {
             return Err(bad(format!("{} is null", batch.schema().field(null).name())));
         }
         let finish_reason = column(3).as_string::<i32>().value(index);
         rows.push(Trajectory {
             sample_id: column(0).as_string::<i32>().value(index).to_owned(),
-            prompt_tokens: numbers(&column(1).as_list::<i32>().value(index)).map_err(bad)?,
-            response_tokens: numbers(&column(2).as_list::<i32>().value(index)).map_err(bad)?,
+            prompt_tokens: numbers(&column(1).as_list::<i32>().value(index)).map_err(&bad)?,
+            response_tokens: numbers(&column(2).as_list::<i32>().value(index)).map_err(&bad)?,
             finish_reason: FinishReason::from_name(finish_reason)
                 .ok_or_else(|| bad(format!("finish_reason `{finish_reason}` is neither eos nor length")))?,
-            states: states(&column(4).as_list::<i32>().value(index)).map_err(bad)?,
+            states: states(&column(4).as_list::<i32>().value(index)).map_err(&bad)?,
         });
     }
     Ok(())
 }
 
-/// Appends the first two columns of a batch that has no others.
+/// Appends the rows of a batch that has the first two columns only.
 pub(super) fn names_and_prompts(
     path: &Path,
     batch: &RecordBatch,
     rows: &mut Vec<(String, Vec<u32>)>,
 ) -> Result<(), DatasetError> {
     for index in 0..batch.num_rows() {
-        let row = rows.len() + 1;
-        let bad = |reason: String| DatasetError::BadShardRow { path: path.to_path_buf(), row, reason };
+        let bad = bad_row(path, rows.len() + 1);
         let name = batch.column(0).as_string::<i32>().value(index).to_owned();
-        rows.push((name, numbers(&batch.column(1).as_list::<i32>().value(index)).map_err(bad)?));
+        rows.push((name, numbers(&batch.column(1).as_list::<i32>().value(index)).map_err(&bad)?));
     }
     Ok(())
 }

@@ -1,0 +1,58 @@
+//! Templates as transformers renders them, refusals and dates.
+
+use super::*;
+
+fn render(source: &str, messages: &[Message]) -> Result<String, Error> {
+    let tokens =
+        vec![("bos_token".to_owned(), "<s>".to_owned()), ("eos_token".to_owned(), "</s>".to_owned())];
+    ChatTemplate::new(source, tokens)?.render(messages, true)
+}
+
+#[test]
+fn templates_have_what_transformers_gives_them() {
+    let messages = [Message::new("user", " a \"é\" <b> "), Message::new("assistant", "yes")];
+    for (source, expected) in [
+        ("{{ bos_token }}|{{ eos_token }}|{{ pad_token }}", "<s>|</s>|"),
+        ("{{ messages[0].content.strip().upper() }}", "A \"É\" <B>"),
+        ("{{ messages[0]['content'] | trim }}", "a \"é\" <b>"),
+        ("{{ messages[1] | tojson }}", r#"{"role": "assistant", "content": "yes"}"#),
+        ("{{ messages[0].content | tojson }}", r#"" a \"é\" <b> ""#),
+        ("{{ [1, true, none] | tojson }}", "[1, true, null]"),
+        ("{{ {'a': [1]} | tojson(indent=2) }}", "{\n  \"a\": [\n    1\n  ]\n}"),
+        ("{{ add_generation_prompt }}", "True"),
+        ("{% if tools is none %}none{% endif %}", "none"),
+        (
+            "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}",
+            "assistant",
+        ),
+        ("x\n  {% if true %}\ny\n  {% endif %}\nz\n", "x\ny\nz"),
+        ("a {%- generation %} b {% endgeneration -%} c", "a b c"),
+        ("{%generation%}b{%-endgeneration-%}", "b"),
+        ("{% set ns = namespace(n=1) %}{% set ns.n = 2 %}{{ ns.n }}", "2"),
+    ] {
+        assert_eq!(render(source, &messages).unwrap(), expected, "{source}");
+    }
+}
+
+#[test]
+fn errors_carry_the_message_of_the_template() {
+    let err = render("{{ raise_exception('roles must alternate') }}", &[]).unwrap_err();
+    assert!(err.to_string().contains("roles must alternate"), "{err}");
+    assert!(render("{% if %}", &[]).is_err());
+    assert!(render("{{ 1 | tojson(sort_keys=true) }}", &[]).is_err());
+}
+
+#[test]
+fn dates_are_those_of_the_calendar() {
+    for (seconds, format, expected) in [
+        (0, "%d %b %Y", "01 Jan 1970"),
+        (951_782_400, "%A %d %B %Y", "Tuesday 29 February 2000"),
+        (1_732_492_799, "%a %y-%m-%d %H:%M:%S %%", "Sun 24-11-24 23:59:59 %"),
+        (4_107_542_400, "%Y-%m-%d", "2100-03-01"),
+    ] {
+        let time = DateTime::from_timestamp(seconds, 0).unwrap();
+        assert_eq!(strftime(format, time).unwrap(), expected);
+    }
+    assert!(strftime("%Q", DateTime::default()).unwrap_err().to_string().contains("%Q"));
+    assert_eq!(render("{{ strftime_now('%Y') | length }}", &[]).unwrap(), "4");
+}

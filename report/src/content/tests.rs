@@ -1,0 +1,60 @@
+//! The sentences of the method, and the environment.
+
+use super::*;
+use crate::fixtures::{results, rows};
+
+#[test]
+fn bfloat16_and_missing_rows_are_explained() {
+    let mut rows = rows();
+    assert!(!method(&rows).join(" ").contains("near-ties"));
+    rows[0].dtype = "bfloat16".to_owned();
+    assert!(method(&rows).join(" ").contains("near-ties"));
+    assert_eq!(method(&[]), ["Nothing: there are no rows."]);
+}
+
+#[test]
+fn the_gap_is_explained_where_outputs_differ() {
+    let rows = rows();
+    assert!(method(&rows).join(" ").contains("logit gap"));
+    assert!(!method(&rows[..3]).join(" ").contains("logit gap"));
+}
+
+#[test]
+fn the_baseline_is_held_against_the_memory_floor() {
+    let text = method(&rows()).join("\n");
+    let expected = "The ar loop of the base model takes 1.13x the memory floor: 269 MB of weights read once per token at \
+        12.5 GB/s, the copy bandwidth measured in the same process, would be 46.5 tokens/s.";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn interruptions_and_failures_are_reported() {
+    let mut rows = rows();
+    let text = method(&rows).join("\n");
+    assert!(!text.contains("sittings") && !text.contains("without a response"), "{text}");
+    (rows[1].sittings, rows[3].failed) = (3, 2);
+    let text = method(&rows).join("\n");
+    assert!(
+        text.contains("up to 3 sittings") && text.contains(": 2 of trained jacobi n=16 on gsm8k."),
+        "{text}"
+    );
+}
+
+#[test]
+fn unreadable_rows_are_reported() {
+    let mut results = results();
+    let said = |results: &Results| Content::of(results, &[], &[], [&[], &[]]).method().join("\n");
+    assert!(!said(&results).contains("no samples"));
+    results.environment.insert(ROWS_LEFT_OUT.to_owned(), "1 of 9 rows of sums".into());
+    assert!(said(&results).ends_with("that are no samples: 1 of 9 rows of sums."), "{}", said(&results));
+}
+
+#[test]
+fn nested_environment_is_json() {
+    let mut results = results();
+    results.environment.insert("gpu".to_owned(), serde_json::json!({"name": "x"}));
+    let found: Vec<(&str, String)> = listed(&results.environment).collect();
+    assert!(
+        found.contains(&("gpu", r#"{"name":"x"}"#.to_owned())) && found.contains(&("threads", "2".into()))
+    );
+}

@@ -1,0 +1,65 @@
+//! The headline with and without a trained model.
+
+use super::*;
+use crate::fixtures::rows;
+
+fn lines(rows: &[EvalRow]) -> Vec<String> {
+    let compared = Compared::by_task(rows);
+    let figures: Vec<Figure> = compared.iter().flat_map(Compared::figures).collect();
+    figures.iter().map(|f| format!("{} | {} | {}", f.value, f.label, f.note)).collect()
+}
+
+#[test]
+fn before_and_after() {
+    assert_eq!(
+        lines(&rows()),
+        [
+            "2.71 | tokens per forward pass (jacobi n=16) | 1.08 before training, 2.51 times that",
+            "2.32x | tokens/s over our ar loop | 95.2 against 41.0 tokens/s, same model, same run",
+            "92.2 % | gsm8k accuracy | 93.8 % base model under ar (-1.6 points)",
+            "98.4 % | exact match with ar | 64 samples, token for token; logit gap where they part 0.031, at most 0.031",
+        ]
+    );
+}
+
+#[test]
+fn each_task_has_its_own_headline() {
+    let mut rows = rows();
+    let other =
+        |row: EvalRow| EvalRow { task: "math500".to_owned(), tpf: row.tpf.map(|tpf| tpf * 2.0), ..row };
+    rows.extend(rows.clone().into_iter().map(other));
+    let lines = lines(&rows);
+    assert_eq!(lines.len(), 8);
+    assert!(lines[0].starts_with("2.71 |") && lines[4].starts_with("5.42 |") && lines[6].contains("math500"));
+}
+
+#[test]
+fn before_is_the_base_of_the_same_evaluation() {
+    let named = |name: &'static str, tpf: f64| {
+        rows().into_iter().map(move |row| EvalRow {
+            model: name.to_owned(),
+            tpf: row.tpf.map(|t| t * tpf),
+            ..row
+        })
+    };
+    let mut rows: Vec<EvalRow> = named("slow", 2.0).chain(named("fast", 1.0)).collect();
+    rows[7].tps = Some(500.0);
+    assert!(lines(&rows)[0].ends_with("1.08 before training, 2.51 times that"), "{:?}", lines(&rows));
+}
+
+#[test]
+fn one_model_has_no_before() {
+    let lines = lines(&rows()[..2]);
+    assert_eq!(lines[0], "1.08 | tokens per forward pass (jacobi n=16) | 1.00 is one token at a time");
+    assert_eq!(lines[2], "93.8 % | gsm8k accuracy | 93.8 % under ar");
+}
+
+#[test]
+fn ar_alone_has_no_headline_and_no_accuracy_is_left_out() {
+    assert!(lines(&rows()[..1]).is_empty());
+    let mut rows = rows();
+    for row in &mut rows {
+        row.accuracy = None;
+    }
+    assert_eq!(lines(&rows).len(), 3);
+}

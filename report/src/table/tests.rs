@@ -1,0 +1,95 @@
+//! Tables on the terminal and in Markdown.
+
+use super::*;
+use crate::fixtures::rows;
+
+#[test]
+fn terminal_table_is_aligned() {
+    let expected = "\
+model    decoder       TPF  tokens/s     speedup, 95 %  accuracy  exact match        divergence gap
+───────  ───────────  ────  ────────  ────────────────  ────────  ───────────  ────────────────────
+base     ar           1.00      41.2             1.00x    93.8 %            –                     –
+base     jacobi n=16  1.08      40.0  0.97x, 0.00–1.00    93.8 %        100 %                     –
+trained  ar           1.00      41.0             1.00x    92.2 %            –                     –
+trained  jacobi n=16  2.71      95.2  2.32x, 2.00–3.00    92.2 %       98.4 %  0.031, at most 0.031
+";
+    assert_eq!(terminal_table(&rows()), expected);
+    assert!(expected.lines().all(|line| line.chars().count() <= 100));
+}
+
+#[test]
+fn markdown_table() {
+    let expected = "\
+| model | decoder | TPF | tokens/s | speedup over ar | accuracy | exact match |
+| :--- | :--- | ---: | ---: | ---: | ---: | ---: |
+| tiny | ar | 1.00 | 41.2 | 1.00x | 93.8 % | – |
+";
+    assert_eq!(Table::results(&rows()[..1]).markdown(), expected);
+}
+
+#[test]
+fn the_table_shows_each_figure_before_and_after_training() {
+    let expected = "\
+| decoder | TPF | tokens/s | over ar, decoding | over ar, end to end | accuracy | exact match |
+| :--- | ---: | ---: | ---: | ---: | ---: | ---: |
+| ar | 1.00 → 1.00 | 41.2 → 41.0 | 1.00x → 1.00x | 1.00x → 1.00x | 93.8 % → 92.2 % | – → – |
+| jacobi n=16 | 1.08 → 2.71 | 40.0 → 95.2 | 0.97x → 2.32x | 0.97x → 2.31x | 93.8 % → 92.2 % | 100 % → 98.4 % |
+";
+    assert_eq!(Table::before_and_after(&rows()).markdown(), expected);
+    assert!(Table::before_and_after(&rows()[..2]).rows.is_empty());
+    assert!(Table::before_and_after(&rows()[2..]).rows.is_empty());
+}
+
+#[test]
+fn a_model_is_compared_with_the_base_of_its_evaluation() {
+    let mut rows = rows();
+    let other = rows.clone().into_iter().map(|row| EvalRow {
+        model: "other".to_owned(),
+        tpf: row.tpf.map(|tpf| tpf + 1.0),
+        ..row
+    });
+    rows.extend(other);
+    // A decoder that the base model was not measured under.
+    rows[7].decoder_settings.insert("block_size".to_owned(), 8.into());
+    let lines = Table::before_and_after(&rows).rows;
+    let starts: Vec<String> = lines.iter().map(|line| line[..3].join(", ")).collect();
+    assert_eq!(
+        starts,
+        [
+            "trained tiny, ar, 1.00 → 1.00",
+            "trained tiny, jacobi n=16, 1.08 → 2.71",
+            "trained other, ar, 2.00 → 2.00",
+            "trained other, jacobi n=8, – → 3.71"
+        ]
+    );
+}
+
+#[test]
+fn several_tasks_have_a_column() {
+    let mut rows = rows();
+    rows[1].task = "math500".to_owned();
+    let table = terminal_table(&rows[..2]);
+    assert!(
+        table.contains("\ntiny   gsm8k    ar ") && table.contains("\ntiny   math500  jacobi n=16 "),
+        "{table}"
+    );
+}
+
+#[test]
+fn two_models_of_one_role_are_named() {
+    let mut rows = rows();
+    rows[1].model = "other".to_owned();
+    assert_eq!(model_label(&rows[0], &rows), "base tiny");
+    assert_eq!(model_label(&rows[2], &rows), "trained");
+    assert_eq!(
+        (model_label(&rows[0], &rows[..2]), model_label(&rows[1], &rows[..2])),
+        ("tiny".into(), "other".into())
+    );
+    // One model alone was trained from nothing that is here.
+    assert_eq!(model_label(&rows[0], &rows[..1]), "tiny");
+}
+
+#[test]
+fn no_rows_is_a_header() {
+    assert_eq!(terminal_table(&[]).lines().count(), 2);
+}
