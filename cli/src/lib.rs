@@ -12,7 +12,6 @@ pub mod device;
 pub mod environment;
 pub mod exit;
 pub mod export;
-pub mod fetching;
 pub mod inspect;
 pub mod kept_eval;
 pub mod launch;
@@ -30,7 +29,7 @@ pub mod signals;
 pub mod stages;
 pub mod supervised;
 
-use commands::{config, decode, env, eval, fetch, generate, inspect as look, run as recipe_run, train, tune};
+use commands::{config, decode, env, eval, generate, inspect as look, run as recipe_run, train, tune};
 
 /// Turn a causal language model into one that decodes many tokens per forward pass
 ///
@@ -57,7 +56,6 @@ enum Verb {
     Decode(decode::DecodeArgs),
     Serve(commands::serve::ServeArgs),
     Inspect(look::InspectArgs),
-    Fetch(fetch::FetchArgs),
     Hub(commands::hub::HubArgs),
     Config(config::ConfigArgs),
     Env(env::EnvArgs),
@@ -105,7 +103,6 @@ fn perform(verb: &Verb) -> anyhow::Result<()> {
         Verb::Decode(args) => decode::run(args),
         Verb::Serve(args) => commands::serve::run(args),
         Verb::Inspect(args) => look::run(args),
-        Verb::Fetch(args) => fetch::run(args),
         Verb::Hub(args) => commands::hub::run(args),
         Verb::Config(args) => config::run(args),
         Verb::Env(args) => env::run(args),
