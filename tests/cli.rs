@@ -10,6 +10,8 @@ mod decoding;
 mod evaluating;
 #[path = "generating.rs"]
 mod generating;
+#[path = "hub_push.rs"]
+mod hub_push;
 #[path = "hub_server.rs"]
 mod hub_server;
 #[path = "hub_tasks.rs"]

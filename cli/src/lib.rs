@@ -77,6 +77,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
         }
     };
+    jacobi_datasets::hub::on_transfer(progress::show_transfer);
     match perform(&cli.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
