@@ -43,5 +43,5 @@ if [[ -n ${PYTHON+set} ]]; then
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [[ -z ${model+set} || -f $model/config.json ]] ||
-  fail "$model holds no config.json: run scripts/fetch-smollm2.sh, or give --model DIR"
+  fail "$model has no config.json: run 'python3 scripts/fetch_smollm2.py', or give --model DIR"
 [[ -n ${own_libtorch-} ]] || scripts/setup.sh

@@ -93,5 +93,5 @@ fn each_damage_is_named() {
         assert!(message.contains(dir.path().to_str().unwrap()), "{name}: {message:?} names no path");
     }
     let missing = load(Path::new("/nonexistent/model"), Dtype::Auto).err().unwrap().to_string();
-    assert!(missing.contains("/nonexistent/model") && missing.contains("jacobi fetch"), "{missing}");
+    assert!(missing.contains("/nonexistent/model") && missing.contains("ORG/NAME of the hub"), "{missing}");
 }

@@ -10,6 +10,8 @@ mod decoding;
 mod evaluating;
 #[path = "generating.rs"]
 mod generating;
+#[path = "hub_push.rs"]
+mod hub_push;
 #[path = "hub_server.rs"]
 mod hub_server;
 #[path = "hub_tasks.rs"]
@@ -232,8 +234,7 @@ const BAD_INPUT: &[BadInput] = &[
     (&["tune"], 2, &["--model DIR", "--config"]),
     (&["tune", "--model", "nowhere"], 2, &["--prompts FILE", "--config"]),
     (&["tune", "-c", "good.toml"], 1, &["run has no exported model", "jacobi export", "--model DIR"]),
-    (&["tune", "-c", "good.toml", "--model", "nowhere"], 1, &["nowhere", "jacobi fetch"]),
-    (&["fetch", "nothing-known"], 2, &["nothing-known", "smollm2-135m-instruct"]),
+    (&["tune", "-c", "good.toml", "--model", "nowhere"], 1, &["nowhere", "ORG/NAME of the hub"]),
     (&["hub", "push", "foreign", "nonsense"], 2, &["nonsense is no repository", "ORG/NAME"]),
     (
         &["hub", "push", "foreign", "o/n"],
@@ -241,7 +242,7 @@ const BAD_INPUT: &[BadInput] = &[
         &["foreign is no exported model", "it lacks README.md", "jacobi export"],
     ),
     (&["hub", "push", "nowhere", "o/n", "--upload"], 1, &["nowhere"]),
-    (&["run", "-c", "no-model.toml"], 1, &["nowhere", "jacobi fetch"]),
+    (&["run", "-c", "no-model.toml"], 1, &["nowhere", "ORG/NAME of the hub"]),
     (&["run", "-c", "foreign-model.toml"], 1, &["config.json", "Mamba", "supported"]),
     (&["run", "-c", "no-prompts.toml"], 1, &["nowhere.jsonl", "prompts.path"]),
     (
@@ -260,7 +261,7 @@ const BAD_INPUT: &[BadInput] = &[
     (&["run", "-c", "unwritable.toml"], 1, &["cannot write into good.toml/run", "output_dir"]),
     (&["train", "-c", "good.toml"], 1, &["round-1/trajectories", "jacobi generate"]),
     (&["export", "-c", "good.toml"], 1, &["round-1", "jacobi train"]),
-    (&["decode", "--model", "nowhere", "--prompt", "a"], 1, &["nowhere", "jacobi fetch"]),
+    (&["decode", "--model", "nowhere", "--prompt", "a"], 1, &["nowhere", "ORG/NAME of the hub"]),
     (&["import", "nowhere.json", "-m", "foreign", "-o", "imported"], 1, &["foreign has no tokenizer.json"]),
     (&["import", "-m", "foreign", "-o", "imported"], 2, &["FILE"]),
     (&["inspect", "nowhere"], 1, &["nowhere", "does not exist"]),

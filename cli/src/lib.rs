@@ -12,7 +12,6 @@ pub mod device;
 pub mod environment;
 pub mod exit;
 pub mod export;
-pub mod fetching;
 pub mod inspect;
 pub mod kept_eval;
 pub mod launch;
@@ -30,7 +29,7 @@ pub mod signals;
 pub mod stages;
 pub mod supervised;
 
-use commands::{config, decode, env, eval, fetch, generate, inspect as look, run as recipe_run, train, tune};
+use commands::{config, decode, env, eval, generate, inspect as look, run as recipe_run, train, tune};
 
 /// Turn a causal language model into one that decodes many tokens per forward pass
 ///
@@ -57,7 +56,6 @@ enum Verb {
     Decode(decode::DecodeArgs),
     Serve(commands::serve::ServeArgs),
     Inspect(look::InspectArgs),
-    Fetch(fetch::FetchArgs),
     Hub(commands::hub::HubArgs),
     Config(config::ConfigArgs),
     Env(env::EnvArgs),
@@ -79,6 +77,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
         }
     };
+    jacobi_datasets::hub::on_transfer(progress::show_transfer);
     match perform(&cli.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -105,7 +104,6 @@ fn perform(verb: &Verb) -> anyhow::Result<()> {
         Verb::Decode(args) => decode::run(args),
         Verb::Serve(args) => commands::serve::run(args),
         Verb::Inspect(args) => look::run(args),
-        Verb::Fetch(args) => fetch::run(args),
         Verb::Hub(args) => commands::hub::run(args),
         Verb::Config(args) => config::run(args),
         Verb::Env(args) => env::run(args),

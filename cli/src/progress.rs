@@ -1,6 +1,7 @@
 //! Progress: a bar on a terminal, elsewhere a plain line at intervals.
 
 use std::io::{self, IsTerminal};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -9,6 +10,24 @@ use crate::output;
 
 /// Interval between plain lines in a log.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Shows a transfer from or to the hub, on a terminal only.
+pub fn show_transfer(name: &str, done: u64, total: u64) {
+    static BAR: LazyLock<ProgressBar> = LazyLock::new(|| {
+        let style =
+            ProgressStyle::with_template("{msg} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left");
+        ProgressBar::new(0).with_style(style.expect("the template is a constant"))
+    });
+    if total == 0 {
+        return BAR.finish_and_clear();
+    }
+    if BAR.is_finished() {
+        BAR.reset();
+    }
+    BAR.set_message(name.to_owned());
+    BAR.set_length(total);
+    BAR.set_position(done);
+}
 
 /// One stage's progress.
 pub struct Progress {

@@ -1,12 +1,16 @@
-//! Files of the Hugging Face hub, kept in the cache that its Python tools use too: `HF_HOME` (or `HF_HUB_CACHE`) says
-//! where, `HF_TOKEN` who is asking, `HF_ENDPOINT` whom, `HF_HUB_OFFLINE` that nobody is asked.
+//! Files of the Hugging Face hub, through its own crate, in the cache that its Python tools use too: `HF_HOME` (or
+//! `HF_HUB_CACHE`) is the directory, `HF_TOKEN` the access token, `HF_ENDPOINT` the address, and with `HF_HUB_OFFLINE` only the
+//! cache is read.
 //!
 //! A file in the cache is taken as it is: to follow a branch that has moved, name its commit or clear the cache.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler, UploadEvent};
+use hf_hub::repository::RepoTreeEntry;
+use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync, RepoType, RepoTypeAny};
 
 use crate::error::DatasetError;
 
@@ -20,48 +24,60 @@ const SCHEME: &str = "hf://";
 const CONFIG: &str = "config.json";
 const DATASET_FORM: &str = "hf://datasets/ORG/NAME[@REVISION]/FILE";
 
-/// How the hub is reached.
-#[derive(Clone, Debug)]
+/// How the hub is reached. No `Debug`: it would print the token.
+#[derive(Clone)]
 pub struct Hub {
     /// Its address.
     pub endpoint: String,
-    /// Where files are kept.
+    /// The directory of cached files.
     pub cache: PathBuf,
-    /// Who is asking.
+    /// The access token.
     pub token: Option<String>,
-    /// Only the cache is looked into.
+    /// Only the cache is read.
     pub offline: bool,
 }
 
 impl Hub {
     /// As the environment says.
     pub fn from_environment() -> Self {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let cache = variable("HF_HUB_CACHE").map_or_else(|| Cache::from_env().path().clone(), PathBuf::from);
-        let truth = |value: String| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str());
+        let is_true = |value: String| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str());
+        let token = variable("HF_TOKEN").or_else(|| fs_err::read_to_string(token_file()).ok());
         Self {
             endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
-            token: variable("HF_TOKEN").or_else(|| Cache::new(cache.clone()).token()),
-            cache,
-            offline: variable("HF_HUB_OFFLINE").is_some_and(truth),
+            cache: variable("HF_HUB_CACHE").map_or_else(|| hf_hub::hf_home().join("hub"), PathBuf::from),
+            token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
+            offline: variable("HF_HUB_OFFLINE").is_some_and(is_true),
         }
     }
 
     /// The local path of a file, downloaded if it is not in the cache.
     ///
     /// # Errors
-    /// `Hub`, `HubOffline`.
+    /// `Hub`, `HubOffline`, `Io`.
     pub fn fetch(&self, source: &HubRepo, file: &str) -> Result<PathBuf, DatasetError> {
-        if let Some(path) = Cache::new(self.cache.clone()).repo(source.repo()).get(file) {
-            return Ok(path);
+        let cached = self.snapshot(source).join(file);
+        if cached.is_file() {
+            return Ok(cached);
         }
         if self.offline {
             let (repo, revision) = (source.name.clone(), source.revision.clone());
             let cache = self.cache.clone();
             return Err(DatasetError::HubOffline { file: file.to_owned(), repo, revision, cache });
         }
-        let api = self.api(source).map_err(|error| self.failed(source, file, error))?;
-        api.download(file).map_err(|error| self.failed(source, file, error))
+        let transfer = Transfer::new(file);
+        let download = |client| {
+            let repository = source.of(&client);
+            let download = repository.download_file().filename(file).revision(&source.revision);
+            download.progress(Arc::clone(&transfer)).send()
+        };
+        let path = self.client().and_then(download).map_err(|error| self.failed(source, file, error))?;
+        match remove_if_not_of_size(&path, transfer.total())? {
+            None => Ok(path),
+            Some(found) => {
+                let reason = format!("{found} bytes came instead of {} and were removed", transfer.total());
+                Err(self.failed(source, file, HFError::Other(reason)))
+            }
+        }
     }
 
     /// The files of a repository; offline, those of it in the cache.
@@ -72,18 +88,20 @@ impl Hub {
         if self.offline {
             return self.list_cache(source);
         }
-        let info = self.api(source).and_then(|api| api.info());
-        let info = info.map_err(|error| self.failed(source, "the list of files", error))?;
-        let mut files: Vec<String> = info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
+        let list = |client| source.of(&client).list_tree().revision(&source.revision).recursive(true).send();
+        let entries =
+            self.client().and_then(list).map_err(|error| self.failed(source, "the list of files", error))?;
+        let file = |entry| match entry {
+            RepoTreeEntry::File { path, .. } => Some(path),
+            RepoTreeEntry::Directory { .. } => None,
+        };
+        let mut files: Vec<String> = entries.into_iter().filter_map(file).collect();
         files.sort();
         Ok(files)
     }
 
     fn list_cache(&self, source: &HubRepo) -> Result<Vec<String>, DatasetError> {
-        let repo = Repo::with_revision(source.name.clone(), source.kind, source.revision.clone());
-        let folder = self.cache.join(repo.folder_name());
-        let commit = fs_err::read_to_string(folder.join("refs").join(&source.revision)).unwrap_or_default();
-        let root = folder.join("snapshots").join(commit.trim());
+        let root = self.snapshot(source);
         let mut files = Vec::new();
         let mut folders = vec![root.clone()];
         while let Some(folder) = folders.pop().filter(|folder| folder.is_dir()) {
@@ -100,37 +118,125 @@ impl Hub {
         Ok(files)
     }
 
-    /// Where a token lies that `HF_TOKEN` does not give.
-    fn token_file(&self) -> PathBuf {
-        Cache::new(self.cache.clone()).token_path()
+    /// The directory of the cache with the files of `source`, if there are any.
+    fn snapshot(&self, source: &HubRepo) -> PathBuf {
+        let name = format!("{}--{}", source.kind.plural(), source.name.replace('/', "--"));
+        let folder = self.cache.join(name);
+        let commit = fs_err::read_to_string(folder.join("refs").join(&source.revision));
+        folder.join("snapshots").join(commit.as_deref().unwrap_or(&source.revision).trim())
     }
 
-    fn api(&self, source: &HubRepo) -> Result<ApiRepo, ApiError> {
-        // Its bar is shown on a terminal only: gigabytes without a sign of life would be worse than a second drawer.
-        let api = ApiBuilder::from_cache(Cache::new(self.cache.clone()))
-            .with_endpoint(self.endpoint.trim_end_matches('/').to_owned())
-            .with_token(self.token.clone())
-            .with_retries(3)
-            .with_progress(true)
-            .build()?;
-        Ok(api.repo(source.repo()))
+    fn client(&self) -> Result<HFClientSync, HFError> {
+        let client = HFClient::builder()
+            .endpoint(&self.endpoint)
+            .cache_dir(&self.cache)
+            .user_agent(concat!("jacobi/", env!("CARGO_PKG_VERSION")))
+            .retry_max_attempts(3);
+        self.token.iter().fold(client, |client, token| client.token(token)).build_sync()
     }
 
-    fn failed(&self, source: &HubRepo, file: &str, error: ApiError) -> DatasetError {
+    fn failed(&self, source: &HubRepo, file: &str, error: HFError) -> DatasetError {
         DatasetError::Hub {
             file: file.to_owned(),
             repo: source.name.clone(),
             revision: source.revision.clone(),
             endpoint: self.endpoint.clone(),
-            source: Box::new(error),
+            source: Box::new(without_url(error)),
         }
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Where a token is stored that `HF_TOKEN` does not give.
+fn token_file() -> PathBuf {
+    variable("HF_TOKEN_PATH").map_or_else(|| hf_hub::hf_home().join("token"), PathBuf::from)
+}
+
+/// The address of a store may carry a signature that gives access to it.
+fn without_url(error: HFError) -> HFError {
+    match error {
+        HFError::Request { source, .. } => HFError::Request { source: source.without_url(), url: None },
+        error => error,
+    }
+}
+
+/// Removes a file of the cache whose size is not `expected`, unless that is 0, which stands for unknown, and returns its size:
+/// the client keeps the page of a failed answer as the file.
+fn remove_if_not_of_size(path: &Path, expected: u64) -> Result<Option<u64>, DatasetError> {
+    let found = fs_err::metadata(path).map_err(DatasetError::io("read", path))?.len();
+    if expected == 0 || found == expected {
+        return Ok(None);
+    }
+    let blob = fs_err::canonicalize(path).map_err(DatasetError::io("read", path))?;
+    for path in [path, &blob] {
+        fs_err::remove_file(path).map_err(DatasetError::io("remove", path))?;
+    }
+    Ok(Some(found))
+}
+
+/// Hears of a transfer: the name of what is sent or received, the bytes done, and all bytes; at its end 0 of 0.
+pub type OnTransfer = fn(&str, u64, u64);
+
+static ON_TRANSFER: OnceLock<OnTransfer> = OnceLock::new();
+
+/// Has `show` called as transfers proceed. Set once for the process, since files are fetched deep inside readers.
+pub fn on_transfer(show: OnTransfer) {
+    let _ = ON_TRANSFER.set(show);
+}
+
+struct Transfer {
+    name: String,
+    total: AtomicU64,
+}
+
+impl Transfer {
+    fn new(name: &str) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), total: AtomicU64::new(0) })
+    }
+
+    fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    fn show(&self, done: u64, total: u64) {
+        if let Some(show) = ON_TRANSFER.get() {
+            show(&self.name, done, total);
+        }
+    }
+}
+
+impl ProgressHandler for Transfer {
+    fn on_progress(&self, event: &ProgressEvent) {
+        let done = match event {
+            ProgressEvent::Download(DownloadEvent::Start { total_bytes, .. })
+            | ProgressEvent::Upload(UploadEvent::Start { total_bytes, .. }) => {
+                self.total.store(*total_bytes, Ordering::Relaxed);
+                0
+            }
+            ProgressEvent::Download(DownloadEvent::AggregateProgress { bytes_completed, .. })
+            | ProgressEvent::Upload(UploadEvent::Progress { bytes_completed, .. }) => *bytes_completed,
+            ProgressEvent::Download(DownloadEvent::Progress { files }) => {
+                files.iter().map(|file| file.bytes_completed).sum()
+            }
+            _ => return,
+        };
+        self.show(done, self.total());
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.show(0, 0);
     }
 }
 
 /// A repository at a revision.
 #[derive(Clone, Debug)]
 pub struct HubRepo {
-    kind: RepoType,
+    kind: RepoTypeAny,
     name: String,
     revision: String,
 }
@@ -141,8 +247,9 @@ impl HubRepo {
         &self.name
     }
 
-    fn repo(&self) -> Repo {
-        Repo::with_revision(self.name.clone(), self.kind, self.revision.clone())
+    fn of(&self, client: &HFClientSync) -> HFRepositorySync<RepoTypeAny> {
+        let (organization, name) = hf_hub::split_id(&self.name);
+        client.repository(self.kind, organization, name)
     }
 
     /// `ORG/NAME[@REVISION]` as a model to read, if it can be one: two plain names, and no directory called ORG here.
@@ -163,7 +270,7 @@ impl HubRepo {
         };
         let is_name = plain(org) && plain(model) && !revision.is_empty();
         let (name, revision) = (name.to_owned(), revision.to_owned());
-        is_name.then_some(Self { kind: RepoType::Model, name, revision })
+        is_name.then_some(Self { kind: RepoTypeAny::Model, name, revision })
     }
 }
 
@@ -188,7 +295,7 @@ pub fn dataset_file(path: &Path) -> Result<Option<(HubRepo, String)>, DatasetErr
         return Err(bad());
     }
     let repo = HubRepo {
-        kind: RepoType::Dataset,
+        kind: RepoTypeAny::Dataset,
         name: format!("{org}/{name}"),
         // A revision with a slash is written as the hub's own tools write it.
         revision: revision.replace("%2F", "/"),
@@ -208,10 +315,9 @@ pub fn model_dir(path: &Path) -> Result<PathBuf, DatasetError> {
 }
 
 fn fetch_model(hub: &Hub, source: &HubRepo) -> Result<PathBuf, DatasetError> {
-    let dir_of = |config: PathBuf| config.parent().unwrap_or(Path::new(".")).to_path_buf();
-    let cached = Cache::new(hub.cache.clone()).repo(source.repo()).get(CONFIG).map(dir_of);
-    if let Some(dir) = cached.filter(|dir| export::is_whole_model(dir)) {
-        return Ok(dir);
+    let cached = hub.snapshot(source);
+    if export::is_whole_model(&cached) {
+        return Ok(cached);
     }
     let files = hub.list(source)?;
     // The configuration last: where it is, nothing else is missing.
@@ -220,7 +326,8 @@ fn fetch_model(hub: &Hub, source: &HubRepo) -> Result<PathBuf, DatasetError> {
             hub.fetch(source, file)?;
         }
     }
-    hub.fetch(source, CONFIG).map(dir_of)
+    hub.fetch(source, CONFIG)?;
+    Ok(hub.snapshot(source))
 }
 
 /// Weights, configuration and tokenizer, at the top of the repository.

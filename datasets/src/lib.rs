@@ -8,7 +8,6 @@
 
 pub mod atomic;
 pub mod error;
-pub mod gguf_tokenizer;
 pub mod hub;
 pub mod import;
 pub mod layout;

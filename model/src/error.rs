@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 pub enum ModelError {
     /// The path is not a directory.
     #[error(
-        "no model directory at {path}: give a local Hugging Face directory (config.json, *.safetensors), or fetch one with `jacobi fetch`"
+        "no model directory at {path}: give a local Hugging Face directory (config.json, *.safetensors), or ORG/NAME of the hub"
     )]
     NoDirectory {
         /// The path given.

@@ -10,7 +10,6 @@ mod device;
 mod environment;
 mod error;
 mod fixed;
-pub mod gguf;
 mod gradients;
 mod layer;
 mod lm;

@@ -6,7 +6,7 @@ between the best and the second-best logit over the response: a prompt where it 
 two correct implementations could then disagree by rounding alone.
 
 Made with: transformers 5.23.0, torch 2.11.0, Python 3.11.
-Usage: smollm2_greedy.py MODEL_DIR OUTPUT.json     (MODEL_DIR as `jacobi fetch smollm2-135m-instruct` makes it)
+Usage: smollm2_greedy.py MODEL_DIR OUTPUT.json     (MODEL_DIR as scripts/fetch_smollm2.py makes it)
 """
 
 import argparse

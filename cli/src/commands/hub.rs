@@ -66,18 +66,20 @@ fn push(args: &PushArgs) -> anyhow::Result<()> {
         ))?);
     }
     let options = PushOptions { public: args.public, message: &args.message };
-    let url = hub.push(&files, &repo, options, &mut |file| {
-        output::status(&format!("sending {}, {}", file.name, megabytes(file.bytes)));
-    })?;
-    Ok(output::result(&url)?)
+    output::status(&format!("sending {} files, {}", files.len(), megabytes(total(&files))));
+    Ok(output::result(&hub.push(&files, &repo, options)?)?)
 }
 
 fn listing(files: &[ExportFile]) -> String {
     let width = files.iter().map(|file| file.name.len()).max().unwrap_or(0);
     let line = |name: &str, bytes: u64| format!("{name:<width$}  {:>12}", megabytes(bytes));
     let mut lines: Vec<String> = files.iter().map(|file| line(&file.name, file.bytes)).collect();
-    lines.push(line("in all", files.iter().map(|file| file.bytes).sum()));
+    lines.push(line("in all", total(files)));
     lines.join("\n")
+}
+
+fn total(files: &[ExportFile]) -> u64 {
+    files.iter().map(|file| file.bytes).sum()
 }
 
 fn megabytes(bytes: u64) -> String {

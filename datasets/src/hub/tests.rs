@@ -8,7 +8,7 @@ use crate::prompts::{PromptsConfig, read_prompts};
 #[path = "../../../tests/hub_server.rs"]
 mod hub_server;
 
-use hub_server::{COMMIT, HubServer};
+use hub_server::{COMMIT, EXPIRED, HubServer};
 
 /// Serves `files` of `KIND/o/n`.
 fn serve(kind: &str, files: &[(&str, &str)]) -> HubServer {
@@ -41,8 +41,8 @@ fn a_dataset_file_is_downloaded_once_and_then_needs_no_network() {
     assert_eq!(fs_err::read_to_string(&path).unwrap(), "{\"prompt\": \"one\"}\n");
     assert!(path.ends_with(format!("datasets--o--n/snapshots/{COMMIT}/data/a.jsonl")), "{}", path.display());
     let asked = server.asked();
-    assert!(asked[0].0.contains("/resolve/main/"), "{asked:?}");
-    assert_eq!(asked[0].1.as_deref(), Some("Bearer secret"));
+    assert!(asked[0].path.contains("/resolve/main/"), "{asked:?}");
+    assert_eq!(asked[0].authorization(), Some("Bearer secret"));
     let offline = Hub { offline: true, ..hub.clone() };
     assert_eq!(offline.fetch(&repo, &file).unwrap(), path);
     assert_eq!(offline.list(&repo).unwrap(), ["data/a.jsonl"]);
@@ -61,6 +61,56 @@ fn a_file_that_is_not_there_is_named_with_the_way_out() {
     let message = hub.fetch(&repo, &file).unwrap_err().to_string();
     for part in ["x.parquet of o/n at v1", &server.endpoint, "HF_TOKEN"] {
         assert!(message.contains(part), "{part:?} is missing: {message}");
+    }
+}
+
+#[test]
+fn a_page_in_place_of_the_file_is_an_error_and_does_not_stay_in_the_cache() {
+    let server = serve("datasets", &[(EXPIRED, "{\"prompt\": \"one\"}\n")]);
+    let (_dir, hub) = hub(&server);
+    let (repo, file) = source("hf://datasets/o/n/expired.jsonl");
+    for _ in 0..2 {
+        let DatasetError::Hub { source, .. } = hub.fetch(&repo, &file).unwrap_err() else { panic!() };
+        assert!(source.to_string().contains("20 bytes came instead of 18"), "{source}");
+    }
+    let offline = Hub { offline: true, ..hub };
+    assert!(matches!(offline.fetch(&repo, &file), Err(DatasetError::HubOffline { .. })));
+}
+
+#[test]
+fn a_commit_that_is_cached_is_found_by_its_hash() {
+    let server = serve("datasets", &[("a.jsonl", "one")]);
+    let (_dir, hub) = hub(&server);
+    let (repo, file) = source("hf://datasets/o/n/a.jsonl");
+    let path = hub.fetch(&repo, &file).unwrap();
+    let (repo, file) = source(&format!("hf://datasets/o/n@{COMMIT}/a.jsonl"));
+    assert_eq!(Hub { offline: true, ..hub }.fetch(&repo, &file).unwrap(), path);
+}
+
+#[test]
+fn no_error_holds_the_token() {
+    // Refused by the hub, unreachable, and an address that is none.
+    let refused = HubServer::answering(|_, _, _| {
+        let head = "x-repo-commit: c\r\netag: \"e\"\r\n".to_owned();
+        ("403 Forbidden", head, b"this token may not read it".to_vec())
+    });
+    for endpoint in [&refused.endpoint, "http://127.0.0.1:9", "no address"] {
+        let (_dir, hub) = hub(&refused);
+        let hub = Hub { endpoint: endpoint.to_owned(), token: Some("hf_secret".to_owned()), ..hub };
+        let (repo, file) = source("hf://datasets/o/n/a.jsonl");
+        let export = [ExportFile { name: "README.md".into(), path: "Cargo.toml".into(), bytes: 1 }];
+        let options = PushOptions { public: false, message: "m" };
+        let errors = [hub.fetch(&repo, &file).unwrap_err(), hub.push(&export, &repo, options).unwrap_err()];
+        for error in errors {
+            let causes =
+                std::iter::successors(Some(&error as &dyn std::error::Error), |cause| cause.source());
+            let texts: Vec<String> = causes.map(|cause| format!("{cause} {cause:?}")).collect();
+            assert!(!texts.concat().contains("hf_secret"), "{texts:?}");
+        }
+    }
+    for asked in refused.asked() {
+        assert_eq!(asked.authorization(), Some("Bearer hf_secret"));
+        assert!(!String::from_utf8_lossy(&asked.body).contains("hf_secret"));
     }
 }
 
