@@ -2,9 +2,9 @@
 //!
 //! Legend: t rows of the pass, h hidden size, v vocabulary.
 
-use std::{cell::OnceCell, rc::Rc};
+use std::cell::OnceCell;
 
-use jacobi_torch_ext::{Shortlist, Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top};
+use jacobi_torch_ext::{Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -40,7 +40,6 @@ impl LanguageModel for Transformer {
             caches: KvCache::several(self.architecture(), slots, capacity, self.kind(), self.device()),
             // Rows of a pass take room in the cache beyond the text, but no position beyond the context.
             rope: self.rope_table(capacity.min(self.context_length()) as i64),
-            shortlist: Rc::default(),
             model: self,
         })
     }
@@ -51,8 +50,6 @@ struct TransformerSession<'a> {
     /// By slot.
     caches: Vec<KvCache>,
     rope: RopeTable,
-    /// Of the head: no longer kept than the caches, which are of the same weights.
-    shortlist: Rc<Shortlist>,
 }
 
 impl Session for TransformerSession<'_> {
@@ -70,7 +67,7 @@ impl Session for TransformerSession<'_> {
 
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
         let caches: Vec<&KvCache> = self.caches.iter().collect();
-        rows_as_they_come(self.model, &caches, (&self.rope, &self.shortlist), work)
+        rows_as_they_come(self.model, &caches, &self.rope, work)
     }
 }
 
@@ -110,13 +107,12 @@ impl Session for FixedSession<'_> {
             return Box::new(LazyLogits {
                 hidden_th: wanted(&found.hidden_nh),
                 head_vh: model.head_weight(),
-                shortlist: Rc::default(),
                 logits_tv: wanted(&found.logits_nv).into(),
                 greedy_t: Some(wanted(&found.greedy_n)),
             });
         }
         let FixedPasses { cache, rope, .. } = self.passes();
-        rows_as_they_come(model, &[cache], (rope, &Rc::default()), work)
+        rows_as_they_come(model, &[cache], rope, work)
     }
 }
 
@@ -129,7 +125,7 @@ impl Drop for FixedSession<'_> {
 fn rows_as_they_come(
     model: &Transformer,
     caches: &[&KvCache],
-    (rope, shortlist): (&RopeTable, &Rc<Shortlist>),
+    rope: &RopeTable,
     work: &[Work],
 ) -> Box<dyn Predictions> {
     tch::no_grad(|| {
@@ -148,7 +144,6 @@ fn rows_as_they_come(
         let predictions: Box<dyn Predictions> = Box::new(LazyLogits {
             hidden_th: wanted(&hidden, work),
             head_vh: model.head_weight(),
-            shortlist: Rc::clone(shortlist),
             logits_tv: OnceCell::new(),
             greedy_t: None,
         });
@@ -228,9 +223,9 @@ fn span(start: usize, work: &Work, cached: usize) -> Span {
     }
 }
 
-/// Up to so many rows the logits are kept: whoever asks for the most probable tokens may ask for more of them. Those of
-/// many texts side by side would take more memory than the weights. On a CPU, where the most probable token is found without
-/// writing logits, they are kept for the passes that a decoder makes for one text; those of a few rows can be computed again.
+/// Passes of at most so many rows keep their logits, since `top` and `logits` may be asked for after `greedy`. Those of a
+/// batch would take more memory than the weights. On a CPU `linear_argmax` finds the most probable tokens without storing
+/// logits, so only passes of one text keep them; logits of single rows can be computed again.
 fn kept_rows(device: Device) -> i64 {
     if device == Device::Cpu { 128 } else { 384 }
 }
@@ -239,8 +234,6 @@ fn kept_rows(device: Device) -> i64 {
 struct LazyLogits {
     hidden_th: Tensor,
     head_vh: Tensor,
-    /// Of the head.
-    shortlist: Rc<Shortlist>,
     logits_tv: OnceCell<Tensor>,
     /// The most probable tokens, where they have been found with the pass.
     greedy_t: Option<Tensor>,
@@ -264,7 +257,7 @@ impl Predictions for LazyLogits {
             return column_ids(greedy);
         }
         if !self.keeps_logits() {
-            return tch::no_grad(|| linear_argmax(&self.hidden_th, &self.head_vh, &self.shortlist));
+            return tch::no_grad(|| linear_argmax(&self.hidden_th, &self.head_vh));
         }
         argmax(self.logits())
     }

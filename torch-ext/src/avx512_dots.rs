@@ -69,24 +69,6 @@ pub(crate) fn products<T: Element>(left: &Rows, right: &[T], k: usize, sink: &mu
     unsafe { all(left, right, k, sink) }
 }
 
-/// The dot products of the one row of `left` with the rows `chosen` of `right` `[n, k]`.
-pub(crate) fn chosen_products<T: Element>(left: &Rows, right: &[T], k: usize, chosen: &[u32]) -> Vec<f32> {
-    let row: &[f32] = &left.0.numbers;
-    assert!(row.len() == left.0.stride && row.len() == k.next_multiple_of(CHUNK), "one row of {k}");
-    let mut products = Vec::with_capacity(chosen.len());
-    for chosen in chosen.chunks(TILE) {
-        let mut columns = [right.as_ptr(); TILE];
-        for (column, chosen) in columns.iter_mut().zip(chosen) {
-            *column = right[*chosen as usize * k..][..k].as_ptr();
-        }
-        // SAFETY: each column has `k` numbers (`right` is not empty, since one of its rows is chosen), and the row as many
-        // and zeros; it exists, so the processor has the instructions.
-        let tile = unsafe { tile::<T, 1, TILE, NONE>(row, &columns, k) };
-        products.extend_from_slice(&tile[..chosen.len()]);
-    }
-    products
-}
-
 #[target_feature(enable = "avx512f,avx512bw")]
 fn all<T: Halves>(left: &Rows, right: &[T], k: usize, sink: &mut impl Sink) {
     let Grouped { numbers, stride } = &left.0;

@@ -10,13 +10,7 @@ mod adamw;
 mod allocator;
 mod attention;
 #[cfg(target_arch = "x86_64")]
-mod avx512_bytes;
-#[cfg(target_arch = "x86_64")]
 mod avx512_dots;
-#[cfg(target_arch = "x86_64")]
-mod bytes;
-#[cfg(target_arch = "x86_64")]
-mod candidates;
 mod collectives;
 mod cross_entropy;
 mod dots;
@@ -36,7 +30,6 @@ mod predictions;
 mod products;
 mod rotary;
 mod runs;
-mod shortlist;
 mod sink;
 mod storage;
 mod store;
@@ -64,6 +57,5 @@ pub use predictions::{argmax, column_ids, top};
 pub use products::{PRODUCT_TILE, add_weight_gradient, product, product_input_gradient};
 pub use rotary::{HeadShape, rotate_and_store, rotate_in_place};
 pub use runs::{Attended, Run, Runs, attend_runs, attend_runs_backward};
-pub use shortlist::Shortlist;
 pub use storage::{Releasable, StoragePlace, storage_elements, storage_place};
 pub use store::{CollectiveError, Store, StoreAddress};
