@@ -67,8 +67,8 @@ impl KvCache {
     }
 
     /// Keys and values of one layer, each `[h, c, d]`: the cache's own memory.
-    pub(crate) fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
-        (&self.parts[2 * layer], &self.parts[2 * layer + 1])
+    pub(crate) fn layer(&self, layer: usize) -> [&Tensor; 2] {
+        [&self.parts[2 * layer], &self.parts[2 * layer + 1]]
     }
 
     /// Of the rows that the last pass wrote behind the cached tokens, keeps `rows` in this order and forgets the rest.

@@ -4,7 +4,7 @@
 
 use std::cell::OnceCell;
 
-use jacobi_torch_ext::{Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top};
+use jacobi_torch_ext::{PassPlan, Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -136,11 +136,14 @@ fn rows_as_they_come(
         for work in work {
             let cache = caches[work.slot];
             check(work, cache);
-            spans.push((span(start, work, cache.len()), cache));
+            spans.push(span(start, work, cache.len()));
             start += work.rows.len();
         }
         let angles = Angles { caches, table: rope, device: model.device() }.of(work);
-        let hidden = model.infer(&tokens_t, &angles, &spans);
+        // Every layer's caches are like those of the first.
+        let first_layer: Vec<[&Tensor; 2]> = caches.iter().map(|cache| cache.layer(0)).collect();
+        let plan = PassPlan::new(model.architecture().heads(), spans, &first_layer);
+        let hidden = model.infer(&tokens_t, &angles, &plan, caches);
         let predictions: Box<dyn Predictions> = Box::new(LazyLogits {
             hidden_th: wanted(&hidden, work),
             head_vh: model.head_weight(),
@@ -214,11 +217,11 @@ fn span(start: usize, work: &Work, cached: usize) -> Span {
     let range = start..start + rows.len();
     let parents = || (0..rows.len()).map(|row| rows.parent(row)).collect::<Vec<_>>();
     match work.place {
-        Place::End if rows.is_chain() => Span::chain(range, cached),
-        Place::End => Span::tree(range, cached, &parents()),
+        Place::End if rows.is_chain() => Span::chain(work.slot, range, cached),
+        Place::End => Span::tree(work.slot, range, cached, &parents()),
         Place::After(prefix) => {
             assert!(rows.is_chain(), "rows beside a text are a run");
-            Span::uncached(range, prefix)
+            Span::uncached(work.slot, range, prefix)
         }
     }
 }

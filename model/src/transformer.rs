@@ -5,7 +5,7 @@
 
 use std::{cell::RefCell, path::Path};
 
-use jacobi_torch_ext::{FixedRows, Span};
+use jacobi_torch_ext::{FixedRows, PassPlan};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -179,8 +179,14 @@ impl Transformer {
 
     /// The same for `tokens_t` of several sequences behind their caches, `[t, hidden]`, without gradients: the layers'
     /// equations with stacked projections, and every addition together with the norm that follows it.
-    pub(crate) fn infer(&self, tokens_t: &Tensor, rope: &Rope, spans: &[(Span, &KvCache)]) -> Tensor {
-        self.infer_behind(tokens_t, rope, &Behind::Caches(spans))
+    pub(crate) fn infer(
+        &self,
+        tokens_t: &Tensor,
+        rope: &Rope,
+        plan: &PassPlan,
+        caches: &[&KvCache],
+    ) -> Tensor {
+        self.infer_behind(tokens_t, rope, &Behind::Caches(plan, caches))
     }
 
     fn infer_behind(&self, tokens_t: &Tensor, rope: &Rope, behind: &Behind) -> Tensor {
