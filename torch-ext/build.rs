@@ -64,7 +64,7 @@ fn check_cuda(lib: &Path) {
 fn cuda_folders<const N: usize>(lib: &Path, of_wheels: [&str; N], of_toolkit: &str) -> Vec<PathBuf> {
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
     let toolkit = env::var_os("CUDA_HOME").map_or_else(|| PathBuf::from("/usr/local/cuda"), PathBuf::from);
-    // torch/lib lies beside nvidia/ in site-packages.
+    // torch/ and nvidia/ are both in site-packages.
     let wheels = lib.ancestors().nth(2).expect("libtorch lies somewhere").join("nvidia");
     let folders = of_wheels.iter().map(|path| wheels.join(path)).chain([toolkit.join(of_toolkit)]);
     folders.filter(|path| path.is_dir()).collect()

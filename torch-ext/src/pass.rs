@@ -24,7 +24,7 @@ pub struct Span {
     pub(crate) rows: Range<usize>,
     /// Tokens cached before them.
     pub(crate) cached: usize,
-    /// Of a tree.
+    /// Of a tree; `None` for a chain.
     paths: Option<Paths>,
     /// Keys and values are not written to the cache.
     pub(crate) uncached: bool,
@@ -142,10 +142,10 @@ pub(crate) enum Method {
 
 impl PassPlan {
     /// `spans` cover the rows of the pass one after the other. `caches` are the keys and values of one layer, each
-    /// `[h, c, d]`, by the spans' cache numbers; those of all layers are alike.
+    /// `[h, c, d]`, by the spans' cache numbers; those of the other layers have the same shapes and strides.
     ///
     /// # Panics
-    /// If a row has no span, or a cache another shape or too little room.
+    /// If there is no row, if a row has no span, or if a cache has another shape or too little room.
     pub fn new(heads: HeadShape, spans: Vec<Span>, caches: &[[&Tensor; 2]]) -> Self {
         check(heads, &spans, caches);
         let [keys, _] = caches[spans.first().expect("a pass has rows").cache];
@@ -173,6 +173,7 @@ impl PassPlan {
     }
 }
 
+/// The mask of each span.
 pub(crate) fn masks(spans: &[Span], kind: Kind, device: Device) -> Vec<Tensor> {
     spans.iter().map(|span| span.mask(kind, device)).collect()
 }

@@ -1,5 +1,5 @@
 //! Grouped-query attention of the rows of a pass over KV caches. The kernel computes every row by itself and takes its keys
-//! in the order of their positions, whether they lie in the cache or among the rows of the pass. So a row of a branch has
+//! in the order of their positions, whether these are in the cache or among the rows of the pass. So a row of a branch has
 //! the same bits as the same token decoded alone.
 //!
 //! Legend: n rows of the pass, s keys, h key/value heads, g query heads per key/value head, d head width, c capacity.

@@ -10,7 +10,7 @@ use crate::{
 fn rows_of_fixed_shape_equal_rows_as_they_come() {
     let heads = HeadShape { queries: 6, keys: 2, width: 16 };
     let (capacity, rows) = (40, 5);
-    // 0 - 1 - 2 and, beside 1, 3 - 4.
+    // 0 - 1 - 2, and 3 - 4 as another branch after 0.
     let parents = [None, Some(0), Some(1), Some(0), Some(3)];
     let paths: [&[usize]; 5] = [&[0], &[0, 1], &[0, 1, 2], &[0, 3], &[0, 3, 4]];
     let seen: Vec<bool> = paths.iter().flat_map(|path| (0..rows).map(|row| path.contains(&row))).collect();

@@ -98,7 +98,7 @@ fn parts_join_to_the_whole_and_their_gradients_sum_to_its() {
                 let parts =
                     [forward([&q, &k_before, &v_before], &prefix, false), forward([&q, &k, &v], &own, true)];
                 let (out, sums) = join([&parts[0], &parts[1]]);
-                // Under autograd, with the keys of each sequence side by side.
+                // Under autograd, with the keys of each sequence in one tensor.
                 let leaves = [&q, &k, &v, &k_before, &v_before].map(|x| x.copy().set_requires_grad(true));
                 let [lq, lk, lv, lk_before, lv_before] = &leaves;
                 let mut rows = Vec::new();
