@@ -7,10 +7,8 @@ use tch::{Kind, Tensor};
 use crate::cpu::{
     exp::exp,
     memory::{Element, elements, elements_mut, is_plain},
-    threads::parallel_chunks,
+    threads::{elements_per_task, parallel_chunks},
 };
-
-const ELEMENTS_PER_TASK: usize = 32_768;
 
 /// silu(gate) * up of `both` `[t, gate | up]`: `[t, inner]`. The activation is rounded to the dtype before the product, as
 /// transformers does.
@@ -34,11 +32,6 @@ fn kernel<T: Element>(both: &Tensor) -> Tensor {
         Arch::new().dispatch(Gated { both: &both[2 * task * size..], inner, out });
     });
     out
-}
-
-/// A multiple of the row's width.
-fn elements_per_task(width: usize) -> usize {
-    (ELEMENTS_PER_TASK / width).max(1) * width
 }
 
 struct Gated<'a, T> {

@@ -8,10 +8,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::cpu::{
     memory::{Element, Shared, elements, elements_mut, is_plain},
-    threads::{parallel, parallel_chunks},
+    threads::{elements_per_task, parallel, parallel_chunks},
 };
-
-const ELEMENTS_PER_TASK: usize = 32_768;
 
 /// `x` normalised over its last dimension and scaled by `weight` `[w]`; the normalised value is rounded to the dtype of
 /// `x` before it is scaled, as transformers does.
@@ -51,11 +49,6 @@ pub fn rms_norm_backward(
         Kind::Float => backward_kernel::<f32>(x, weight, eps as f32, grad, (grad_x, grad_weight)),
         _ => backward_kernel::<bf16>(x, weight, eps as f32, grad, (grad_x, grad_weight)),
     }
-}
-
-/// A multiple of the row's width. It depends on nothing else, so that sums over tasks have one order.
-fn elements_per_task(width: usize) -> usize {
-    (ELEMENTS_PER_TASK / width).max(1) * width
 }
 
 fn kernel<T: Element>(x_nw: &[T], weight_w: &[T], eps: f64, out_nw: &mut [T]) {

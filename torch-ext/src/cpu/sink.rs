@@ -88,13 +88,9 @@ pub(crate) fn largest<T: Element>(numbers: &[T]) -> f32 {
         lanes[lane] = if number > lanes[lane] { number } else { lanes[lane] };
     };
     for numbers in chunks {
-        for lane in 0..LANES {
-            compare(lane, numbers[lane]);
-        }
+        numbers.iter().enumerate().for_each(|(lane, number)| compare(lane, *number));
     }
-    for (lane, number) in rest.iter().enumerate() {
-        compare(lane, *number);
-    }
+    rest.iter().enumerate().for_each(|(lane, number)| compare(lane, *number));
     lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
 }
 

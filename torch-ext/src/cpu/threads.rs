@@ -73,6 +73,13 @@ pub(crate) fn parallel(tasks: usize, run: &(dyn Fn(usize) + Sync)) {
     }
 }
 
+/// Elements of a task over rows of `width`, a multiple of it. It depends on nothing else, so that sums over tasks have one
+/// order.
+pub(crate) fn elements_per_task(width: usize) -> usize {
+    const ABOUT: usize = 32_768;
+    (ABOUT / width).max(1) * width
+}
+
 /// Cuts `target` into chunks of `size` elements, the last one maybe shorter, and runs `run(number, chunk)` for each in
 /// parallel.
 pub(crate) fn parallel_chunks<T: Send>(
