@@ -17,14 +17,14 @@ fn main() {
     }
     let home = lib.parent().expect("lib/ lies in libtorch").to_path_buf();
     let include = env::var_os("LIBTORCH_INCLUDE").map_or(home, PathBuf::from).join("include");
-    // What torch-sys assumes too.
+    // The default of torch-sys.
     let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
     let mut build = cc::Build::new();
     build
         .cpp(true)
         .std("c++17")
         .warnings(false)
-        // Glue: optimising it buys nothing, and debug symbols of libtorch's templates are large.
+        // It only forwards calls, so optimising is of no use; debug symbols of libtorch's templates are large.
         .opt_level(0)
         .debug(false)
         .include("shim")
@@ -45,12 +45,12 @@ fn main() {
     }
     build.compile("jacobi_shim");
     if env::var_os("CARGO_FEATURE_CUDA").is_some() {
-        // Behind the shim, whose headers call it.
+        // After the shim, whose headers call it.
         link_cudart(&lib);
     }
 }
 
-/// The feature needs a libtorch that has CUDA.
+/// Fails unless libtorch has CUDA.
 fn check_cuda(lib: &Path) {
     assert!(
         lib.join("libtorch_cuda.so").exists(),
@@ -60,17 +60,17 @@ fn check_cuda(lib: &Path) {
     );
 }
 
-/// Folders of the wheels beside libtorch, and of a CUDA toolkit.
+/// The folders that exist, of the wheels next to libtorch and of a CUDA toolkit.
 fn cuda_folders<const N: usize>(lib: &Path, of_wheels: [&str; N], of_toolkit: &str) -> Vec<PathBuf> {
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
     let toolkit = env::var_os("CUDA_HOME").map_or_else(|| PathBuf::from("/usr/local/cuda"), PathBuf::from);
-    // torch/lib lies beside nvidia/ in site-packages.
+    // torch/ and nvidia/ are both in site-packages.
     let wheels = lib.ancestors().nth(2).expect("libtorch lies somewhere").join("nvidia");
     let folders = of_wheels.iter().map(|path| wheels.join(path)).chain([toolkit.join(of_toolkit)]);
     folders.filter(|path| path.is_dir()).collect()
 }
 
-/// CUDA's runtime, under whatever name it is there: wheels have it with its version alone.
+/// Links CUDA's runtime by the name of its file: in wheels there is only the one with a version.
 fn link_cudart(lib: &Path) {
     const NAMES: [&str; 2] = ["libcudart.so.13", "libcudart.so"];
     let folders = cuda_folders(lib, ["cu13/lib"], "lib64");

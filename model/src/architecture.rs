@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use jacobi_torch_ext::HeadShape;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -201,6 +202,15 @@ impl Architecture {
     /// Query heads per key/value head.
     pub fn group_size(&self) -> i64 {
         self.num_attention_heads / self.num_key_value_heads
+    }
+
+    /// The heads of attention.
+    pub(crate) fn heads(&self) -> HeadShape {
+        HeadShape {
+            queries: self.num_attention_heads as usize,
+            keys: self.num_key_value_heads as usize,
+            width: self.head_dim as usize,
+        }
     }
 }
 

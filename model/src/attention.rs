@@ -2,9 +2,7 @@
 //!
 //! Legend: b batch, t new tokens, s keys, h key/value heads, g query heads per key/value head, d head width.
 
-use jacobi_torch_ext::{
-    FixedView, HeadShape, Span, SpanCache, attend as attend_cached, linear, rotate_and_store,
-};
+use jacobi_torch_ext::{FixedView, HeadShape, PassPlan, attend as attend_cached, linear, rotate_and_store};
 use tch::Tensor;
 
 use crate::{
@@ -62,11 +60,7 @@ impl Attention {
             head_norms,
             output: output.take("weight", &[hidden, q])?,
             output_bias: shape.output_bias.then(|| output.take("bias", &[hidden])).transpose()?,
-            heads: HeadShape {
-                queries: shape.num_attention_heads as usize,
-                keys: shape.num_key_value_heads as usize,
-                width: d as usize,
-            },
+            heads: shape.heads(),
         })
     }
 
@@ -106,21 +100,14 @@ impl Attention {
         }
         let (cos, sin) = rope.angles();
         let attended = match behind {
-            Behind::Caches(spans) => {
-                let caches: Vec<SpanCache> = spans
-                    .iter()
-                    .map(|(span, cache)| {
-                        let (keys, values) = cache.layer(layer);
-                        SpanCache { span, keys, values }
-                    })
-                    .collect();
-                rotate_and_store(&mut qkv, cos, sin, self.heads, &caches);
-                attend_cached(&qkv, self.heads, &caches)
+            Behind::Caches(plan, caches) => {
+                let caches: Vec<[&Tensor; 2]> = caches.iter().map(|cache| cache.layer(layer)).collect();
+                rotate_and_store(&mut qkv, cos, sin, plan, &caches);
+                attend_cached(&qkv, plan, &caches)
             }
             Behind::Fixed(view, cache) => {
-                let (keys, values) = cache.layer(layer);
-                view.rotate_and_store(&mut qkv, (cos, sin), self.heads, [keys, values]);
-                view.attend(&qkv, self.heads, [keys, values])
+                view.rotate_and_store(&mut qkv, (cos, sin), self.heads, cache.layer(layer));
+                view.attend(&qkv, self.heads, cache.layer(layer))
             }
         };
         linear(&attended, &self.output, self.output_bias.as_ref())
@@ -154,8 +141,8 @@ impl HeadNorms {
 
 /// What the rows of a pass follow.
 pub(crate) enum Behind<'a> {
-    /// Rows as they come, of any number of sequences.
-    Caches(&'a [(Span, &'a KvCache)]),
+    /// Any rows of any number of sequences, with the caches that the plan numbers.
+    Caches(&'a PassPlan, &'a [&'a KvCache]),
     /// Rows of fixed shape, of one.
     Fixed(FixedView<'a>, &'a KvCache),
 }

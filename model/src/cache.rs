@@ -61,8 +61,8 @@ impl KvCache {
     }
 
     /// Keys and values of one layer, each `[h, c, d]`: the cache's own memory.
-    pub(crate) fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
-        (&self.parts[2 * layer], &self.parts[2 * layer + 1])
+    pub(crate) fn layer(&self, layer: usize) -> [&Tensor; 2] {
+        [&self.parts[2 * layer], &self.parts[2 * layer + 1]]
     }
 
     /// Adds `rows` of the last pass, counted from the first after the cached tokens, to the cached tokens.

@@ -5,10 +5,9 @@
 use std::{
     borrow::Borrow,
     cell::{OnceCell, RefCell},
-    rc::Rc,
 };
 
-use jacobi_torch_ext::{Shortlist, Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top};
+use jacobi_torch_ext::{PassPlan, Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -38,7 +37,6 @@ impl LanguageModel for Transformer {
             caches: KvCache::several(self.architecture(), slots, capacity, self.kind(), self.device()),
             // The rows of a pass take room in the cache behind the text, but no position is beyond the context.
             rope: self.rope_table(capacity.min(self.context_length()) as i64),
-            shortlist: Rc::default(),
             model: self,
         })
     }
@@ -97,8 +95,6 @@ struct TransformerSession<'a> {
     /// By slot.
     caches: Vec<KvCache>,
     rope: RopeTable,
-    /// Of the head: no longer kept than the caches, which are of the same weights.
-    shortlist: Rc<Shortlist>,
 }
 
 impl Session for TransformerSession<'_> {
@@ -116,7 +112,7 @@ impl Session for TransformerSession<'_> {
 
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
         let caches: Vec<&KvCache> = self.caches.iter().collect();
-        rows_as_they_come(self.model, &caches, (&self.rope, &self.shortlist), work)
+        rows_as_they_come(self.model, &caches, &self.rope, work)
     }
 }
 
@@ -158,13 +154,12 @@ impl Session for FixedSession<'_> {
             return Box::new(LazyLogits {
                 hidden_th: wanted(&found.hidden_nh),
                 head_vh: model.head_weight(),
-                shortlist: Rc::default(),
                 logits_tv: wanted(&found.logits_nv).into(),
                 greedy_t: Some(wanted(&found.greedy_n)),
             });
         }
         let FixedPasses { cache, rope, .. } = self.passes();
-        rows_as_they_come(model, &[cache], (rope, &Rc::default()), work)
+        rows_as_they_come(model, &[cache], rope, work)
     }
 }
 
@@ -177,7 +172,7 @@ impl Drop for FixedSession<'_> {
 fn rows_as_they_come(
     model: &Transformer,
     caches: &[&KvCache],
-    (rope, shortlist): (&RopeTable, &Rc<Shortlist>),
+    rope: &RopeTable,
     work: &[Work],
 ) -> Box<dyn Predictions> {
     tch::no_grad(|| {
@@ -188,15 +183,17 @@ fn rows_as_they_come(
         for work in work {
             let cache = caches[work.slot];
             check(work, cache);
-            spans.push((span(start, work, cache.len()), cache));
+            spans.push(span(start, work, cache.len()));
             start += work.rows.len();
         }
         let angles = Angles { caches, table: rope, device: model.device() }.of(work);
-        let hidden = model.infer(&tokens_t, &angles, &spans);
+        // Every layer's caches are like those of the first.
+        let first_layer: Vec<[&Tensor; 2]> = caches.iter().map(|cache| cache.layer(0)).collect();
+        let plan = PassPlan::new(model.architecture().heads(), spans, &first_layer);
+        let hidden = model.infer(&tokens_t, &angles, &plan, caches);
         let predictions: Box<dyn Predictions> = Box::new(LazyLogits {
             hidden_th: wanted(&hidden, work),
             head_vh: model.head_weight(),
-            shortlist: Rc::clone(shortlist),
             logits_tv: OnceCell::new(),
             greedy_t: None,
         });
@@ -267,18 +264,18 @@ fn span(start: usize, work: &Work, cached: usize) -> Span {
     let range = start..start + rows.len();
     let parents = || (0..rows.len()).map(|row| rows.parent(row)).collect::<Vec<_>>();
     match work.place {
-        Place::End if rows.is_chain() => Span::chain(range, cached),
-        Place::End => Span::tree(range, cached, &parents()),
+        Place::End if rows.is_chain() => Span::chain(work.slot, range, cached),
+        Place::End => Span::tree(work.slot, range, cached, &parents()),
         Place::After(prefix) => {
             assert!(rows.is_chain(), "rows beside a text are a run");
-            Span::uncached(range, prefix)
+            Span::uncached(work.slot, range, prefix)
         }
     }
 }
 
-/// Up to so many rows the logits are kept: whoever asks for the most probable tokens may ask for more of them. Those of
-/// many texts side by side would take more memory than the weights. On a CPU, where the most probable token is found without
-/// writing logits, they are kept for the passes that a decoder makes for one text; those of a few rows can be computed again.
+/// Passes of at most so many rows keep their logits, since `top` and `logits` may be asked for after `greedy`. Those of a
+/// batch would take more memory than the weights. On a CPU `linear_argmax` finds the most probable tokens without storing
+/// logits, so only passes of one text keep them; logits of single rows can be computed again.
 fn kept_rows(device: Device) -> i64 {
     if device == Device::Cpu { 128 } else { 384 }
 }
@@ -287,8 +284,6 @@ fn kept_rows(device: Device) -> i64 {
 struct LazyLogits {
     hidden_th: Tensor,
     head_vh: Tensor,
-    /// Of the head.
-    shortlist: Rc<Shortlist>,
     logits_tv: OnceCell<Tensor>,
     /// The most probable tokens, where they have been found with the pass.
     greedy_t: Option<Tensor>,
@@ -312,7 +307,7 @@ impl Predictions for LazyLogits {
             return column_ids(greedy);
         }
         if !self.keeps_logits() {
-            return tch::no_grad(|| linear_argmax(&self.hidden_th, &self.head_vh, &self.shortlist));
+            return tch::no_grad(|| linear_argmax(&self.hidden_th, &self.head_vh));
         }
         argmax(self.logits())
     }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use jacobi_torch_ext::Span;
+use jacobi_torch_ext::PassPlan;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -147,8 +147,14 @@ impl Transformer {
 
     /// Final hidden states `[t, hidden]` of `tokens_t` from several sequences, each after its cached tokens;
     /// without gradients. Projections are stacked, and every addition is fused with the norm that follows it.
-    pub(crate) fn infer(&self, tokens_t: &Tensor, rope: &Rope, spans: &[(Span, &KvCache)]) -> Tensor {
-        self.infer_behind(tokens_t, rope, &Behind::Caches(spans))
+    pub(crate) fn infer(
+        &self,
+        tokens_t: &Tensor,
+        rope: &Rope,
+        plan: &PassPlan,
+        caches: &[&KvCache],
+    ) -> Tensor {
+        self.infer_behind(tokens_t, rope, &Behind::Caches(plan, caches))
     }
 
     pub(crate) fn infer_behind(&self, tokens_t: &Tensor, rope: &Rope, behind: &Behind) -> Tensor {

@@ -1,5 +1,5 @@
-// c10d's store and process groups behind plain C functions: handles in, an error text or null out. The safe side is
-// src/collectives.rs and src/store.rs.
+// c10d's store and process groups as C functions, which take handles and return an error text or null. The safe side is
+// src/c10d.
 
 #include <cstdlib>
 #include <sstream>
@@ -33,7 +33,7 @@ struct WorkHandle {
   std::vector<at::Tensor> tensors;
 };
 
-// The network interfaces of GLOO_SOCKET_IFNAME, as in PyTorch, or the one that this machine's name leads to.
+// The network interfaces of GLOO_SOCKET_IFNAME, as in PyTorch, or the one that this machine's name resolves to.
 std::vector<std::shared_ptr<gloo::transport::Device>> gloo_devices() {
   using Gloo = c10d::ProcessGroupGloo;
   std::vector<std::shared_ptr<gloo::transport::Device>> devices;
@@ -86,7 +86,7 @@ char* jacobi_store_set(StoreHandle* store, const char* key, const uint8_t* value
   return guarded([&] { store->keys->set(key, std::vector<uint8_t>(value, value + length)); });
 }
 
-// Null in `out` where the key is not set.
+// `out` is null if the key is not set.
 char* jacobi_store_get(StoreHandle* store, const char* key, char** out) {
   return guarded([&] {
     *out = nullptr;
@@ -158,7 +158,7 @@ void jacobi_group_leave(GroupHandle* group) {
   delete group;
 }
 
-// Waits, and frees `work` whatever comes of it.
+// Waits, and frees `work` in any case.
 char* jacobi_work_wait(WorkHandle* work) {
   return guarded([&] {
     std::unique_ptr<WorkHandle> owned(work);

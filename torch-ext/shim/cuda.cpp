@@ -1,5 +1,5 @@
-// GPUs: which there are, what their memory holds, streams, events, and work recorded as a graph. Compiled with the feature
-// `cuda` alone. The safe side is src/gpu.rs and src/graph.rs.
+// GPUs: their number, names and memory, events, and work recorded as a graph. Compiled only with the feature `cuda`. The safe
+// side is src/gpu/device.rs and src/gpu/graph.rs.
 
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
@@ -14,7 +14,7 @@ namespace {
 
 struct PoolHandle {
   c10::MempoolId_t id;
-  // One for all that is recorded: libraries keep memory for each stream they have seen.
+  // One for all recordings: libraries keep memory for every stream they have seen.
   std::optional<c10::cuda::CUDAStream> stream;
 };
 
@@ -22,7 +22,7 @@ struct PoolHandle {
 
 extern "C" {
 
-// Throws, with the reason, where there is none.
+// Fails with the reason if there is none.
 char* jacobi_cuda_count(int* count) {
   return guarded([&] { *count = c10::cuda::device_count_ensure_non_zero(); });
 }
@@ -39,7 +39,7 @@ char* jacobi_cuda_name(int device, char** name) {
   });
 }
 
-// Bytes: held by tensors now, at most so far, held by the allocator, free on the device, of the device.
+// Bytes: in use by tensors now, at most so far, held by the allocator, free on the device, all of the device.
 char* jacobi_cuda_memory(int device, int64_t* bytes) {
   return guarded([&] {
     const auto index = static_cast<c10::DeviceIndex>(device);
@@ -66,7 +66,7 @@ char* jacobi_cuda_wait(int device) {
   });
 }
 
-// A moment in the order of work of the current stream, with its time.
+// An event after the work of the current stream so far, with its time.
 char* jacobi_event_record(int device, at::cuda::CUDAEvent** out) {
   return guarded([&] {
     auto event = std::make_unique<at::cuda::CUDAEvent>(cudaEventDefault);
@@ -75,7 +75,7 @@ char* jacobi_event_record(int device, at::cuda::CUDAEvent** out) {
   });
 }
 
-// Waits for the later of two moments; the time from one to the other.
+// Waits for the later of two events; returns the time between them.
 char* jacobi_event_since(at::cuda::CUDAEvent* earlier, at::cuda::CUDAEvent* later, double* milliseconds) {
   return guarded([&] {
     later->synchronize();
@@ -95,8 +95,8 @@ void jacobi_pool_free(PoolHandle* pool) {
   delete pool;
 }
 
-// Has `work` done once as it is, so that libraries are ready, and once more to record it: both on a stream of their own. A
-// `work` that gives false has failed, and nothing is recorded.
+// Runs `work` once, so that libraries are initialised, and once more to record it, both on the pool's stream. If `work`
+// returns false it has failed, and nothing is recorded.
 char* jacobi_graph_capture(
     int device, PoolHandle* pool, bool (*work)(void*), void* context, at::cuda::CUDAGraph** out) {
   return guarded([&] {
@@ -111,7 +111,7 @@ char* jacobi_graph_capture(
       TORCH_CHECK(work(context), "the work to be recorded failed");
       c10::cuda::getCurrentCUDAStream(index).synchronize();
       auto graph = std::make_unique<at::cuda::CUDAGraph>();
-      // Of this thread alone: others, that watch collectives, ask the driver things meanwhile.
+      // Of this thread only: threads that watch collectives call the driver meanwhile.
       graph->capture_begin(pool->id, cudaStreamCaptureModeThreadLocal);
       bool done = false;
       try {
@@ -128,7 +128,7 @@ char* jacobi_graph_capture(
   });
 }
 
-// Starts the recorded work, behind what the current stream has to do.
+// Starts the recorded work, after the work of the current stream.
 char* jacobi_graph_replay(at::cuda::CUDAGraph* graph) {
   return guarded([&] { graph->replay(); });
 }

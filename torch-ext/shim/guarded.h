@@ -1,4 +1,4 @@
-// What a call of the shim that can fail gives back: null, or what went wrong, to be freed by jacobi_text_free.
+// Turns exceptions into the result of a call: null, or an error text, to be freed by jacobi_text_free.
 #pragma once
 
 #include <cstring>

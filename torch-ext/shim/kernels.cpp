@@ -1,4 +1,4 @@
-// Operations of libtorch that tch does not name. The safe side is src/varlen.rs and src/adamw.rs.
+// Operations of libtorch that tch does not have. The safe side is src/gpu/varlen.rs and src/cpu/adamw.rs.
 
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/_fused_adamw.h>
@@ -7,7 +7,7 @@
 
 extern "C" {
 
-// Attention of sequences that lie one after the other: out [n, heads, width], log_sums [heads, n].
+// Attention of several sequences: out [n, heads, width], log_sums [heads, n].
 char* jacobi_flash_forward(
     const at::Tensor* const* qkv,
     const at::Tensor* starts_q,
@@ -31,8 +31,8 @@ char* jacobi_flash_forward(
   });
 }
 
-// One step of a parameter: `state` holds it, its gradient, both moments and the number of steps with this one;
-// gradients are divided by `divisor`.
+// One step of a parameter. `state` is the parameter, its gradient, both moments and the number of the step; gradients are
+// divided by `divisor`.
 char* jacobi_fused_adamw(at::Tensor* const* state, const double* numbers, const at::Tensor* divisor) {
   return guarded([&] {
     auto list = [&](int at) { return std::vector<at::Tensor>{*state[at]}; };

@@ -1,4 +1,4 @@
-// The memory behind tensors: named, given back, and taken anew, while tensors that are views of it stay as they are.
+// The memory behind tensors: identified, released and allocated again, while tensors that are views of it stay valid.
 // The safe side is src/storage.rs.
 
 #include <ATen/core/Tensor.h>
@@ -15,7 +15,7 @@ c10::StorageImpl* storage_of(const at::Tensor* tensor) {
 
 extern "C" {
 
-// Stays the same whether there is memory or not.
+// The same whether the memory is allocated or released.
 const void* jacobi_storage_name(const at::Tensor* tensor) {
   return storage_of(tensor);
 }
@@ -34,7 +34,7 @@ void jacobi_storage_release(const at::Tensor* tensor) {
   storage->set_nbytes(0);
 }
 
-// The content is arbitrary. False where there is no memory to be had.
+// The content is arbitrary. False if there is not enough memory.
 bool jacobi_storage_allocate(const at::Tensor* tensor, size_t bytes) {
   c10::StorageImpl* storage = storage_of(tensor);
   try {

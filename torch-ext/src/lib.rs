@@ -1,69 +1,47 @@
-//! What libtorch lacks or does in too many steps, behind safe functions. The kernels of a decoding step, where a handful
-//! of rows goes through hundreds of operations: on a CPU each computes every row for itself, so that a row's result
-//! does not depend on what else is in the pass, bit for bit; libtorch's products change with the shape. And those of a
-//! training step, each with its gradient as a function of its own. No policy, no autograd. Every function has the plain
-//! libtorch operations beside it: they are what runs off the CPU, and what the tests compare with.
+//! What libtorch lacks or does in too many steps, behind safe functions: kernels for decoding and training on a CPU
+//! (`cpu`), GPUs (`gpu`), process groups (`c10d`). No policy and no autograd: gradients are functions.
+//!
+//! The kernels for decoding compute each row by itself, so that a row's result is the same, bit for bit, whatever else is
+//! in the pass; libtorch's products change with the shape. Every kernel has a fallback in plain libtorch operations, which
+//! runs off the CPU and which the tests compare it with.
 #![allow(unsafe_code, reason = "the one crate that looks at tensor memory")]
 
-mod accumulate;
-mod adamw;
-mod allocator;
-mod attention;
-#[cfg(target_arch = "x86_64")]
-mod avx512_bytes;
-#[cfg(target_arch = "x86_64")]
-mod avx512_dots;
-#[cfg(target_arch = "x86_64")]
-mod bytes;
-#[cfg(target_arch = "x86_64")]
-mod candidates;
-mod collectives;
-mod cross_entropy;
-mod dots;
-mod exp;
-mod fixed;
-mod gated;
+mod c10d;
+mod cpu;
 mod gpu;
-mod graph;
-#[cfg(target_arch = "x86_64")]
-mod halves;
-mod linear;
-mod memory;
-mod norm;
-#[cfg(target_arch = "x86_64")]
-mod panels;
-mod predictions;
-mod products;
-mod rotary;
-mod runs;
-mod shortlist;
-mod sink;
+mod heads;
+mod pass;
+mod shim;
 mod storage;
-mod store;
 #[cfg(test)]
 mod testing;
-mod threads;
-mod varlen;
 
-pub use accumulate::accumulate;
-pub use adamw::{AdamWSlot, AdamWStep, adamw};
-pub use allocator::keep_freed_memory;
-pub use attention::{Span, SpanCache, attend};
-pub use collectives::{Group, Pending};
-pub use cross_entropy::{HardTarget, SoftTarget, cross_entropy, probabilities, soft_cross_entropy};
-pub use fixed::{FixedRows, FixedView, Shape};
-pub use gated::{silu_gated, silu_gated_backward};
-pub use gpu::{
-    GpuError, GpuMemory, NoGpu, Timestamp, gpu_count, gpu_memory, gpu_name, reset_peak_memory, select,
-    synchronize,
+pub use c10d::{
+    collectives::{Group, Pending},
+    store::{CollectiveError, Store, StoreAddress},
 };
-pub use graph::{Graph, GraphPool};
-pub use linear::{linear, linear_argmax};
-pub use norm::{add_rms_norm, rms_norm, rms_norm_backward};
-pub use predictions::{argmax, column_ids, top};
-pub use products::{PRODUCT_TILE, add_weight_gradient, product, product_input_gradient};
-pub use rotary::{HeadShape, rotate_and_store, rotate_in_place};
-pub use runs::{Attended, Run, Runs, attend_runs, attend_runs_backward};
-pub use shortlist::Shortlist;
+pub use cpu::{
+    accumulate::accumulate,
+    adamw::{AdamWSlot, AdamWStep, adamw},
+    allocator::keep_freed_memory,
+    attention::attend,
+    cross_entropy::{HardTarget, SoftTarget, cross_entropy, probabilities, soft_cross_entropy},
+    gated::{silu_gated, silu_gated_backward},
+    linear::{linear, linear_argmax},
+    norm::{add_rms_norm, rms_norm, rms_norm_backward},
+    predictions::{argmax, column_ids, top},
+    products::{PRODUCT_TILE, add_weight_gradient, product, product_input_gradient},
+    rotary::{rotate_and_store, rotate_in_place},
+    runs::{Attended, Run, Runs, attend_runs, attend_runs_backward},
+};
+pub use gpu::{
+    device::{
+        GpuError, GpuMemory, NoGpu, Timestamp, gpu_count, gpu_memory, gpu_name, reset_peak_memory, select,
+        synchronize,
+    },
+    fixed::{FixedRows, FixedView, Shape},
+    graph::{Graph, GraphPool},
+};
+pub use heads::HeadShape;
+pub use pass::{PassPlan, Span};
 pub use storage::{Releasable, StoragePlace, storage_elements, storage_place};
-pub use store::{CollectiveError, Store, StoreAddress};

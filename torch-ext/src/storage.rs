@@ -1,16 +1,18 @@
-//! The memory behind tensors, apart from the tensors: parameters that other processes keep most of the time give theirs
-//! back and have it filled anew, while every view of them stays where it is.
+//! The memory behind tensors: identified, released, and allocated again, while every view of it stays valid. So a process
+//! holds parameters that other processes keep only while it uses them.
 
 use std::ffi::c_void;
 
 use tch::Tensor;
 
-/// Names one memory and a place in it. Views of one memory name it alike, whether it is there or given back.
+use crate::shim::pointer;
+
+/// Identifies a memory, whether allocated or released, and a place in it. All views of one memory identify it alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StoragePlace {
     /// The memory.
     pub storage: usize,
-    /// The first element, counted from the memory's.
+    /// The number of the first element, counted from the start of the memory.
     pub offset: i64,
 }
 
@@ -22,9 +24,9 @@ unsafe extern "C" {
     fn jacobi_storage_allocate(tensor: *const c_void, bytes: usize) -> bool;
 }
 
-/// Where the first element of `tensor` lies.
+/// The place of the first element of `tensor`.
 pub fn storage_place(tensor: &Tensor) -> StoragePlace {
-    // SAFETY: a tensor that lives.
+    // SAFETY: a live tensor.
     unsafe {
         StoragePlace {
             storage: jacobi_storage_name(pointer(tensor)) as usize,
@@ -33,15 +35,14 @@ pub fn storage_place(tensor: &Tensor) -> StoragePlace {
     }
 }
 
-/// Elements that fit into the memory of `tensor`.
+/// The number of elements that fit into the memory of `tensor`.
 pub fn storage_elements(tensor: &Tensor) -> usize {
-    // SAFETY: a tensor that lives.
+    // SAFETY: a live tensor.
     unsafe { jacobi_storage_bytes(pointer(tensor)) / tensor.kind().elt_size_in_bytes() }
 }
 
-/// A memory that is given back and taken anew as a whole: all of the tensor `whole`, which starts at its beginning.
-///
-/// While it is given back, no view of it may be read or written; views made of it stay valid and see the new memory.
+/// A memory that can be released and allocated again as a whole: that of a tensor which fills it. While it is released, no view
+/// of it may be read or written. Views stay valid and refer to the new memory.
 #[derive(Debug)]
 pub struct Releasable {
     whole: Tensor,
@@ -53,46 +54,42 @@ impl Releasable {
     /// If `whole` is not the whole of its memory.
     pub fn new(whole: Tensor) -> Self {
         let bytes = whole.numel() * whole.kind().elt_size_in_bytes();
-        // SAFETY: a tensor that lives.
+        // SAFETY: a live tensor.
         let (held, offset) =
             unsafe { (jacobi_storage_bytes(pointer(&whole)), jacobi_storage_offset(pointer(&whole))) };
         assert_eq!((held, offset), (bytes, 0), "all of its memory");
         Self { whole, bytes }
     }
 
-    /// The tensor; to be looked into only while the memory is there.
+    /// The tensor; to be read or written only while its memory is allocated.
     pub fn whole(&self) -> &Tensor {
         &self.whole
     }
 
-    /// Gives the memory back.
+    /// Frees the memory.
     pub fn release(&self) {
-        // SAFETY: a tensor that lives; libtorch's own operations find an empty storage and refuse it.
+        // SAFETY: a live tensor; libtorch's operations check for an empty storage and fail.
         unsafe { jacobi_storage_release(pointer(&self.whole)) }
     }
 
-    /// Takes memory again, of arbitrary content. Does nothing where it is still there.
+    /// Allocates the memory again, with arbitrary content, if it is released.
     ///
     /// # Panics
-    /// If there is none to be had.
+    /// If there is not enough memory.
     pub fn allocate(&self) {
         if !self.is_released() {
             return;
         }
-        // SAFETY: a tensor that lives; as many bytes as its size says.
+        // SAFETY: a live tensor; as many bytes as its size says.
         let done = unsafe { jacobi_storage_allocate(pointer(&self.whole), self.bytes) };
         assert!(done, "no memory for {} bytes of parameters", self.bytes);
     }
 
-    /// Whether the memory is given back.
+    /// Whether the memory is released.
     pub fn is_released(&self) -> bool {
-        // SAFETY: a tensor that lives.
+        // SAFETY: a live tensor.
         unsafe { jacobi_storage_bytes(pointer(&self.whole)) == 0 && self.bytes > 0 }
     }
-}
-
-fn pointer(tensor: &Tensor) -> *const c_void {
-    tensor.as_ptr().cast()
 }
 
 #[cfg(test)]

@@ -1,2 +1,2 @@
-// Nothing of it is needed here. See context.h for why this directory exists.
+// Empty: nothing of it is needed. See context.h for why this directory exists.
 #pragma once

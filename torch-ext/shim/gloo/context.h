@@ -1,6 +1,6 @@
-// Declarations that stand in for Gloo's own headers, which libtorch's wheel leaves out although its header
-// ProcessGroupGloo.hpp includes them. That header holds every Gloo object by pointer, so the layout of the class does
-// not depend on what is declared here; Gloo itself lies within libtorch_cpu.so.
+// Declarations in place of Gloo's own headers, which libtorch's wheel leaves out although its header ProcessGroupGloo.hpp
+// includes them. That header holds every Gloo object by pointer, so the layout of its class does not depend on these
+// declarations. Gloo itself is part of libtorch_cpu.so.
 #pragma once
 
 #include <chrono>

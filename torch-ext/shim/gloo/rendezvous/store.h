@@ -1,4 +1,4 @@
-// See ../context.h. What c10d's adapter overrides; libtorch makes and uses these objects, we never do.
+// See ../context.h. The methods that c10d's adapter overrides; only libtorch creates and uses these objects.
 #pragma once
 
 #include <chrono>

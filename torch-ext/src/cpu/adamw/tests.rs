@@ -1,0 +1,77 @@
+//! The kernels against the operations.
+
+use super::*;
+use crate::testing::{assert_close, devices};
+
+#[test]
+fn libtorchs_kernel_equals_the_operations() {
+    for device in devices("libtorch's AdamW") {
+        let options = (Kind::Float, device);
+        let start = Tensor::randn([1000], options);
+        let fresh = || [start.copy(), start.zeros_like(), start.zeros_like(), start.to_kind(Kind::BFloat16)];
+        let (mut a, mut b) = (fresh(), fresh());
+        for step in 1..4 {
+            let drawn = Tensor::randn([1000], options);
+            for (values, is_libtorch) in [(&mut a, true), (&mut b, false)] {
+                let [master, first, second, parameter] = values;
+                let gradient = &mut drawn.copy();
+                let slot = AdamWSlot {
+                    parameter: Some(parameter),
+                    master,
+                    first,
+                    second,
+                    gradient,
+                    weight_decay: 0.1,
+                };
+                let step =
+                    AdamWStep { beta1: 0.9, beta2: 0.95, eps: 1e-8, step, learning_rate: 0.01, scale: 0.5 };
+                if is_libtorch {
+                    libtorch_kernel(slot, &step).unwrap()
+                } else {
+                    fallback(slot, &step)
+                }
+                assert_eq!(gradient.abs().max().double_value(&[]), 0.0);
+            }
+        }
+        for ((a, b), name) in a.iter().zip(&b).zip(["master", "first", "second", "parameter"]) {
+            assert_close(a, b, name);
+        }
+    }
+}
+
+#[test]
+fn the_kernel_equals_the_operations() {
+    let numbers =
+        |step| AdamWStep { beta1: 0.9, beta2: 0.95, eps: 1e-8, step, learning_rate: 0.01, scale: 0.5 };
+    for moments in [Kind::Float, Kind::BFloat16] {
+        let options = (Kind::Float, Device::Cpu);
+        let start = Tensor::randn([70_001], options);
+        let fresh = || {
+            let zeros = || start.zeros_like().to_kind(moments);
+            [start.copy(), zeros(), zeros(), start.to_kind(Kind::BFloat16)]
+        };
+        let (mut a, mut b) = (fresh(), fresh());
+        for step in 1..4 {
+            let drawn = Tensor::randn([70_001], options);
+            for (values, update) in [(&mut a, adamw as fn(AdamWSlot, &AdamWStep)), (&mut b, fallback)] {
+                let [master, first, second, parameter] = values;
+                let mut gradient = drawn.copy();
+                let slot = AdamWSlot {
+                    parameter: Some(parameter),
+                    master,
+                    first,
+                    second,
+                    gradient: &mut gradient,
+                    weight_decay: 0.1,
+                };
+                update(slot, &numbers(step));
+                assert!(gradient.eq_tensor(&gradient.zeros_like()).all().int64_value(&[]) == 1);
+            }
+        }
+        let names = ["master", "first", "second", "parameter"];
+        for ((a, b), name) in a.iter().zip(&b).zip(names) {
+            let tolerated = if moments == Kind::Float { b.kind() } else { Kind::BFloat16 };
+            assert_close(&a.to_kind(tolerated), &b.to_kind(tolerated), name);
+        }
+    }
+}

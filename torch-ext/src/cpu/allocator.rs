@@ -1,0 +1,30 @@
+//! What the C library does with freed memory. A training step allocates and frees the same gigabytes again and again, a wide
+//! pass the same megabytes. If they went back to the kernel in between, it would have to clear every page again.
+
+use std::{
+    ffi::{c_int, c_void},
+    sync::Once,
+};
+
+use crate::cpu::threads::symbol;
+
+/// Blocks up to this size come from the heap: the most that glibc allows.
+const LARGEST_KEPT_BYTES: c_int = 32 << 20;
+
+/// Makes glibc keep freed memory for later allocations; with another C library it does nothing.
+pub fn keep_freed_memory() {
+    /// `mallopt` of glibc.
+    type Set = unsafe extern "C" fn(c_int, c_int) -> c_int;
+    const TRIM_THRESHOLD: c_int = -1;
+    const MMAP_THRESHOLD: c_int = -3;
+    static DONE: Once = Once::new();
+    DONE.call_once(|| {
+        let Some(found) = symbol(c"mallopt") else { return };
+        // SAFETY: the symbol of this name has this type; it may be called at any time.
+        unsafe {
+            let set = std::mem::transmute::<*mut c_void, Set>(found);
+            set(MMAP_THRESHOLD, LARGEST_KEPT_BYTES);
+            set(TRIM_THRESHOLD, c_int::MAX);
+        }
+    });
+}

@@ -1,0 +1,239 @@
+//! Cross-entropies over a vocabulary, against a token or against the distribution of other logits. The gradient overwrites
+//! the logits. Computed in fp32 row by row, without an fp32 copy of the logits.
+//!
+//! Legend: n rows, v vocabulary.
+
+use half::bf16;
+use pulp::{Arch, Simd, WithSimd};
+use tch::{Kind, Tensor};
+
+use crate::cpu::{
+    exp::exp,
+    memory::{Element, Shared, elements, elements_mut, is_plain},
+    threads::parallel_map,
+};
+
+/// Partial sums and maxima, as many as a wide vector register holds.
+const LANES: usize = 16;
+
+/// The token that a row has to predict.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HardTarget {
+    /// The token; with `None` the loss and the gradient of the row are 0.
+    pub token: Option<u32>,
+    /// Factor on the gradient.
+    pub weight: f32,
+}
+
+/// The distribution that a row has to predict.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SoftTarget {
+    /// The row of the teacher's logits.
+    pub teacher: usize,
+    /// Factor on the gradient.
+    pub weight: f32,
+}
+
+/// Cross-entropy of each row of `logits` `[n, v]` against its token. `logits` are overwritten with the gradient of the weighted sum.
+pub fn cross_entropy(logits: &mut Tensor, targets: &[HardTarget]) -> Vec<f64> {
+    let (n, v) = logits.size2().expect("logits are [rows, vocabulary]");
+    assert_eq!(n as usize, targets.len(), "one target per row");
+    assert!(targets.iter().all(|t| t.token.is_none_or(|token| i64::from(token) < v)), "tokens of {v}");
+    if !is_plain(logits) || !logits.is_contiguous() {
+        return fallback_hard(logits, targets);
+    }
+    match logits.kind() {
+        Kind::Float => hard_rows::<f32>(logits, targets),
+        _ => hard_rows::<bf16>(logits, targets),
+    }
+}
+
+/// tau^2 times the cross-entropy of softmax(row / tau) against softmax(teacher row / tau), for each row of `logits` `[n, v]`.
+/// `logits` are overwritten with the gradient of the weighted sum; the teacher has no gradient.
+pub fn soft_cross_entropy(
+    logits: &mut Tensor,
+    teacher: &Tensor,
+    targets: &[SoftTarget],
+    tau: f64,
+) -> Vec<f64> {
+    let (n, v) = logits.size2().expect("logits are [rows, vocabulary]");
+    let (teachers, width) = teacher.size2().expect("teacher logits are [rows, vocabulary]");
+    assert_eq!((n as usize, v), (targets.len(), width), "one target per row, one vocabulary");
+    assert!(targets.iter().all(|t| (t.teacher as i64) < teachers), "rows of {teachers}");
+    if !is_plain(logits) || !logits.is_contiguous() || !teacher.is_contiguous() {
+        return fallback_soft(logits, teacher, targets, tau);
+    }
+    match logits.kind() {
+        Kind::Float => soft_rows::<f32>(logits, teacher, targets, tau as f32),
+        _ => soft_rows::<bf16>(logits, teacher, targets, tau as f32),
+    }
+}
+
+/// The probability of `tokens[i]` in row i of `logits` `[n, v]`; 0 where there is no token.
+pub fn probabilities(logits: &Tensor, tokens: &[Option<u32>]) -> Vec<f64> {
+    let total = logits.to_kind(Kind::Float).logsumexp([-1i64].as_slice(), false);
+    let row = |(row, token): (usize, &Option<u32>)| {
+        token.map_or(0.0, |token| {
+            let logit = logits.double_value(&[row as i64, i64::from(token)]);
+            (logit - total.double_value(&[row as i64])).exp()
+        })
+    };
+    tokens.iter().enumerate().map(row).collect()
+}
+
+fn hard_rows<T: Element>(logits: &mut Tensor, targets: &[HardTarget]) -> Vec<f64> {
+    let v = logits.size()[1] as usize;
+    let rows = Shared::new(elements_mut::<T>(logits));
+    parallel_map(targets.len(), &|row| {
+        // SAFETY: no other task has this row.
+        let logits = unsafe { rows.part(row * v..(row + 1) * v) };
+        Arch::new().dispatch(Hard { logits, target: targets[row] })
+    })
+}
+
+fn soft_rows<T: Element>(
+    logits: &mut Tensor,
+    teacher: &Tensor,
+    targets: &[SoftTarget],
+    tau: f32,
+) -> Vec<f64> {
+    let v = logits.size()[1] as usize;
+    let teacher = elements::<T>(teacher);
+    let rows = Shared::new(elements_mut::<T>(logits));
+    parallel_map(targets.len(), &|row| {
+        let SoftTarget { teacher: at, weight } = targets[row];
+        // SAFETY: no other task has this row.
+        let logits = unsafe { rows.part(row * v..(row + 1) * v) };
+        Arch::new().dispatch(Soft { logits, teacher: &teacher[at * v..(at + 1) * v], weight, tau })
+    })
+}
+
+struct Hard<'a, T> {
+    logits: &'a mut [T],
+    target: HardTarget,
+}
+
+impl<T: Element> WithSimd for Hard<'_, T> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) -> f64 {
+        let Self { logits, target: HardTarget { token, weight } } = self;
+        let Some(token) = token else {
+            logits.fill(T::from_f32(0.0));
+            return 0.0;
+        };
+        let top = largest(logits);
+        let sum = sum_of_exp(logits, top, 1.0);
+        let chosen = logits[token as usize].to_f32();
+        let factor = weight / sum;
+        for logit in logits.iter_mut() {
+            *logit = T::from_f32(exp(logit.to_f32() - top) * factor);
+        }
+        let right = exp(chosen - top) * factor - weight;
+        logits[token as usize] = T::from_f32(right);
+        f64::from(sum).ln() + f64::from(top - chosen)
+    }
+}
+
+struct Soft<'a, T> {
+    logits: &'a mut [T],
+    teacher: &'a [T],
+    weight: f32,
+    tau: f32,
+}
+
+impl<T: Element> WithSimd for Soft<'_, T> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) -> f64 {
+        let Self { logits, teacher, weight, tau } = self;
+        let cold = 1.0 / tau;
+        let (top, top_teacher) = (largest(logits), largest(teacher));
+        let (sum, sum_teacher) = (sum_of_exp(logits, top, cold), sum_of_exp(teacher, top_teacher, cold));
+        let (share, share_teacher) = (1.0 / sum, 1.0 / sum_teacher);
+        let scale = weight * tau;
+        // The mean of the student's distances from its largest logit, under the teacher.
+        let mut expected = [0.0f32; LANES];
+        let mut each = |lane: usize, logit: &mut T, teacher: T| {
+            let below = (logit.to_f32() - top) * cold;
+            let p = exp((teacher.to_f32() - top_teacher) * cold) * share_teacher;
+            expected[lane] += p * below;
+            *logit = T::from_f32((exp(below) * share - p) * scale);
+        };
+        let (chunks, rest) = logits.as_chunks_mut::<LANES>();
+        let (teacher_chunks, teacher_rest) = teacher.as_chunks::<LANES>();
+        for (logits, teacher) in chunks.iter_mut().zip(teacher_chunks) {
+            for lane in 0..LANES {
+                each(lane, &mut logits[lane], teacher[lane]);
+            }
+        }
+        for (lane, (logit, teacher)) in rest.iter_mut().zip(teacher_rest).enumerate() {
+            each(lane, logit, *teacher);
+        }
+        let expected: f64 = expected.iter().map(|&x| f64::from(x)).sum();
+        f64::from(tau).powi(2) * (f64::from(sum).ln() - expected)
+    }
+}
+
+/// The largest logit, or NaN if there is one.
+#[inline(always)]
+fn largest<T: Element>(row: &[T]) -> f32 {
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            // `max` would ignore NaN.
+            let value = chunk[lane].to_f32();
+            tops[lane] = if value <= tops[lane] { tops[lane] } else { value };
+        }
+    }
+    let tops = tops.into_iter().chain(rest.iter().map(|x| x.to_f32()));
+    tops.fold(f32::NEG_INFINITY, |top, value| if value <= top { top } else { value })
+}
+
+/// Sum of exp((x - top) * factor).
+#[inline(always)]
+fn sum_of_exp<T: Element>(row: &[T], top: f32, factor: f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            sums[lane] += exp((chunk[lane].to_f32() - top) * factor);
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().map(|x| exp((x.to_f32() - top) * factor)).sum::<f32>()
+}
+
+fn fallback_hard(logits: &mut Tensor, targets: &[HardTarget]) -> Vec<f64> {
+    let device = logits.device();
+    let column = |of: &dyn Fn(&HardTarget) -> f32| {
+        Tensor::from_slice(&targets.iter().map(of).collect::<Vec<_>>()).to_device(device).unsqueeze(1)
+    };
+    let weights = column(&|t| if t.token.is_some() { t.weight } else { 0.0 });
+    let tokens: Vec<i64> = targets.iter().map(|t| i64::from(t.token.unwrap_or(0))).collect();
+    let tokens = Tensor::from_slice(&tokens).to_device(device).unsqueeze(1);
+    let log = logits.to_kind(Kind::Float).log_softmax(-1, Kind::Float);
+    let losses = -log.gather(1, &tokens, false).squeeze_dim(1);
+    let gradient = (log.exp() * &weights).scatter_add(1, &tokens, &-weights);
+    logits.copy_(&gradient);
+    let losses = Vec::<f64>::try_from(losses.to_kind(Kind::Double)).expect("one loss per row");
+    losses.iter().zip(targets).map(|(loss, t)| if t.token.is_some() { *loss } else { 0.0 }).collect()
+}
+
+fn fallback_soft(logits: &mut Tensor, teacher: &Tensor, targets: &[SoftTarget], tau: f64) -> Vec<f64> {
+    let device = logits.device();
+    let rows: Vec<i64> = targets.iter().map(|t| t.teacher as i64).collect();
+    let weights: Vec<f32> = targets.iter().map(|t| t.weight).collect();
+    let weights = Tensor::from_slice(&weights).to_device(device).unsqueeze(1);
+    let teacher = teacher.index_select(0, &Tensor::from_slice(&rows).to_device(device));
+    let p = (teacher.to_kind(Kind::Float) / tau).softmax(-1, Kind::Float);
+    let log_q = (logits.to_kind(Kind::Float) / tau).log_softmax(-1, Kind::Float);
+    let losses = -(&p * &log_q).sum_dim_intlist([-1i64].as_slice(), false, Kind::Float) * (tau * tau);
+    logits.copy_(&((log_q.exp() - p) * weights * tau));
+    Vec::<f64>::try_from(losses.to_kind(Kind::Double)).expect("one loss per row")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! Losses and gradients against the operations and autograd.
+
+use tch::Device;
+
+use super::*;
+use crate::testing::assert_close;
+
+fn random(shape: &[i64], kind: Kind) -> Tensor {
+    (Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 3.0).to_kind(kind)
+}
+
+fn assert_losses(found: &[f64], expected: &[f64]) {
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{found} {expected}");
+    }
+}
+
+#[test]
+fn hard_targets_equal_the_operations() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for v in [1i64, 5, 16, 1003] {
+            let targets: Vec<HardTarget> = (0..4u32)
+                .map(|i| HardTarget { token: (i != 2).then_some(i % v as u32), weight: 0.5 + i as f32 })
+                .collect();
+            let logits = random(&[4, v], kind);
+            let (mut a, mut b) = (logits.copy(), logits.copy());
+            assert_losses(&cross_entropy(&mut a, &targets), &fallback_hard(&mut b, &targets));
+            assert_close(&a, &b, &format!("vocabulary of {v}"));
+        }
+    }
+}
+
+#[test]
+fn soft_targets_equal_the_operations() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for (v, tau) in [(1i64, 1.0), (5, 2.0), (1003, 0.7)] {
+            let targets = [2, 0, 2].map(|teacher| SoftTarget { teacher, weight: 0.3 + teacher as f32 });
+            let (logits, teacher) = (random(&[3, v], kind), random(&[3, v], kind));
+            let (mut a, mut b) = (logits.copy(), logits.copy());
+            let found = soft_cross_entropy(&mut a, &teacher, &targets, tau);
+            assert_losses(&found, &fallback_soft(&mut b, &teacher, &targets, tau));
+            assert_close(&a, &b, &format!("vocabulary of {v}"));
+        }
+    }
+}
+
+#[test]
+fn both_gradients_equal_those_of_autograd() {
+    let (logits, teacher) = (random(&[3, 50], Kind::Float), random(&[3, 50], Kind::Float));
+    let leaf = logits.copy().set_requires_grad(true);
+    let tokens = Tensor::from_slice(&[7i64, 3, 49]);
+    let none = None::<&Tensor>;
+    let summed: Tensor = leaf.cross_entropy_loss(&tokens, none, tch::Reduction::Sum, -100, 0.0);
+    (summed * 2.0).backward();
+    let mut found = logits.copy();
+    cross_entropy(&mut found, &[7, 3, 49].map(|t| HardTarget { token: Some(t), weight: 2.0 }));
+    assert_close(&found, &leaf.grad(), "hard");
+
+    let leaf = logits.copy().set_requires_grad(true);
+    let (p, tau) = ((&teacher / 2.0).softmax(-1, Kind::Float), 2.0);
+    (-(p * (&leaf / tau).log_softmax(-1, Kind::Float)).sum(Kind::Float) * tau * tau * 3.0).backward();
+    let mut found = logits.copy();
+    let targets = [0, 1, 2].map(|teacher| SoftTarget { teacher, weight: 3.0 });
+    soft_cross_entropy(&mut found, &teacher, &targets, tau);
+    assert_close(&found, &leaf.grad(), "soft");
+}
+
+#[test]
+fn a_nan_is_not_hidden() {
+    let logits = random(&[1, 40], Kind::Float);
+    let _ = logits.get(0).get(20).fill_(f64::NAN);
+    let target = HardTarget { token: Some(1), weight: 1.0 };
+    assert!(cross_entropy(&mut logits.copy(), &[target])[0].is_nan());
+    let target = SoftTarget { teacher: 0, weight: 1.0 };
+    assert!(soft_cross_entropy(&mut logits.copy(), &logits, &[target], 1.0)[0].is_nan());
+}

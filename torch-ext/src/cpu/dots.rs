@@ -1,0 +1,211 @@
+//! Dot products of rows with rows: the kernel of projections and attention scores. The lanes of each product are summed in
+//! ascending order, so that no bit of it depends on the number of rows in the pass. This makes decoding exact in every dtype;
+//! libtorch's products change with the shape.
+//!
+//! Legend: m rows on the left, n rows on the right, k their width.
+
+use std::array::from_fn;
+
+use pulp::{Arch, Simd, WithSimd, bytemuck::cast_slice};
+
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::avx512;
+use crate::cpu::{memory::Element, sink::Sink};
+
+/// Bytes of left rows that stay in a core's cache while the right ones are read.
+const CACHED: usize = 1 << 19;
+
+/// Left rows of `k` numbers that fit into it, a multiple of `tile`.
+pub(crate) fn block(k: usize, tile: usize) -> usize {
+    (CACHED / size_of::<f32>() / k / tile).max(1) * tile
+}
+
+/// How far ahead of the products memory is prefetched, in bytes. It is that far because weights come from main memory.
+pub(crate) const PREFETCH_DISTANCE: usize = 1 << 14;
+
+/// Prefetches the memory at `address` into the second-level cache, since the first level has fewer requests in flight. Any
+/// address is allowed.
+#[inline(always)]
+pub(crate) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint to the processor, which ignores invalid addresses.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Rows on the left of products, prepared once for all tasks that multiply with them.
+pub(crate) enum Left<'a> {
+    /// For [`Dots`].
+    Plain(&'a [f32]),
+    /// A few rows, for AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Few(avx512::dots::Rows),
+    /// Many rows, for AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Many(avx512::panels::Lanes),
+}
+
+impl<'a> Left<'a> {
+    /// `buffer` is for rows that have to be widened.
+    pub(crate) fn new<T: Element>(rows: &'a [T], k: usize, buffer: &'a mut Vec<f32>) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if avx512::supported() {
+            return match rows.len() / k {
+                avx512::panels::WORTH_IT.. => Self::Many(avx512::panels::Lanes::new(rows, k)),
+                _ => Self::Few(avx512::dots::Rows::new(rows, k)),
+            };
+        }
+        Self::Plain(T::widened(rows, buffer))
+    }
+
+    /// Gives `sink` the dot products of these rows with all rows of `right` `[n, k]`.
+    pub(crate) fn products<T: Element>(&self, right: &[T], k: usize, sink: &mut impl Sink) {
+        match self {
+            Self::Plain(left) => {
+                let sink = |m: usize, n: usize, products: &[f32]| sink.take(m, n, products);
+                Arch::new().dispatch(Dots { left, right, k, scratch: &mut Vec::new(), sink });
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Few(left) => avx512::dots::products(left, right, k, sink),
+            #[cfg(target_arch = "x86_64")]
+            Self::Many(left) => left.products(right, k, sink),
+        }
+    }
+}
+
+/// The dot products of all rows of `left` with all rows of `right`.
+pub(crate) struct Dots<'a, T, F> {
+    /// `[m, k]`.
+    pub(crate) left: &'a [f32],
+    /// `[n, k]`.
+    pub(crate) right: &'a [T],
+    pub(crate) k: usize,
+    /// For some rows of `right` as f32.
+    pub(crate) scratch: &'a mut Vec<f32>,
+    /// As [`Sink::take`].
+    pub(crate) sink: F,
+}
+
+impl<T: Element, F: FnMut(usize, usize, &[f32])> WithSimd for Dots<'_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // The sums, one operand of each left row and one of the right fit into the registers.
+        if S::REGISTER_COUNT >= 32 { self.run::<S, 4, 6>(simd) } else { self.run::<S, 2, 6>(simd) }
+    }
+}
+
+impl<T: Element, F: FnMut(usize, usize, &[f32])> Dots<'_, T, F> {
+    #[inline(always)]
+    fn run<S: Simd, const M: usize, const N: usize>(self, simd: S) {
+        let Self { left, right, k, scratch, mut sink } = self;
+        let block = block(k, M);
+        for (left, m) in left.chunks(block * k).zip((0..).step_by(block)) {
+            let (groups, rest) = left.split_at(left.len() / (M * k) * (M * k));
+            for (panel, n) in right.chunks(N * k).zip((0..).step_by(N)) {
+                let panel = T::widened(panel, scratch);
+                if panel.len() < N * k {
+                    for (column, n) in panel.chunks_exact(k).zip(n..) {
+                        for (row, m) in left.chunks_exact(k).zip(m..) {
+                            sink(m, n, &tile::<S, 1, 1, false>(simd, [row], [column])[0]);
+                        }
+                    }
+                    continue;
+                }
+                let columns: [&[f32]; N] = from_fn(|n| &panel[n * k..(n + 1) * k]);
+                for (group, m) in groups.chunks_exact(M * k).zip((m..).step_by(M)) {
+                    let rows: [&[f32]; M] = from_fn(|m| &group[m * k..(m + 1) * k]);
+                    let products = match m {
+                        0 => tile::<S, M, N, true>(simd, rows, columns),
+                        _ => tile::<S, M, N, false>(simd, rows, columns),
+                    };
+                    for (products, m) in products.iter().zip(m..) {
+                        sink(m, n, products);
+                    }
+                }
+                for (row, m) in rest.chunks_exact(k).zip(m + groups.len() / k..) {
+                    sink(m, n, &tile::<S, 1, N, true>(simd, [row], columns)[0]);
+                }
+            }
+        }
+    }
+}
+
+/// `M * N` dot products at once, so that every operand that is loaded is used several times.
+#[inline(always)]
+fn tile<S: Simd, const M: usize, const N: usize, const PREFETCH: bool>(
+    simd: S,
+    rows: [&[f32]; M],
+    columns: [&[f32]; N],
+) -> [[f32; N]; M] {
+    let rows = rows.map(S::as_simd_f32s);
+    let columns = columns.map(S::as_simd_f32s);
+    let steps = rows[0].0.len();
+    assert!(rows.iter().chain(&columns).all(|(vectors, _)| vectors.len() == steps), "rows of one width");
+    let mut sums = [[simd.splat_f32s(0.0); N]; M];
+    for step in 0..steps {
+        // SAFETY: every slice of vectors has `steps` of them.
+        let left = rows.map(|(vectors, _)| unsafe { *vectors.get_unchecked(step) });
+        for n in 0..N {
+            // SAFETY: as above.
+            let right = unsafe { *columns[n].0.get_unchecked(step) };
+            if PREFETCH {
+                prefetch(columns[n].0.as_ptr().wrapping_add(step).wrapping_byte_add(PREFETCH_DISTANCE));
+            }
+            for m in 0..M {
+                sums[m][n] = simd.mul_add_e_f32s(left[m], right, sums[m][n]);
+            }
+        }
+    }
+    if !rows[0].1.is_empty() {
+        for n in 0..N {
+            let right = simd.partial_load_f32s(columns[n].1);
+            for m in 0..M {
+                sums[m][n] = simd.mul_add_e_f32s(simd.partial_load_f32s(rows[m].1), right, sums[m][n]);
+            }
+        }
+    }
+    let mut products = [[0.0; N]; M];
+    for (products, sums) in products.iter_mut().zip(&sums) {
+        *products = fold::<S, N>(sums);
+    }
+    products
+}
+
+/// The sum of each vector's lanes, by adding halves to halves.
+#[inline(always)]
+fn fold<S: Simd, const N: usize>(vectors: &[S::f32s; N]) -> [f32; N] {
+    let lanes: &[f32] = cast_slice(vectors);
+    let width = S::F32_LANES;
+    if width == 1 {
+        return from_fn(|n| lanes[n]);
+    }
+    let mut half = width / 2;
+    let mut sums = [[0.0f32; 32]; N];
+    for n in 0..N {
+        for lane in 0..half {
+            sums[n][lane] = lanes[n * width + lane] + lanes[n * width + half + lane];
+        }
+    }
+    while half > 1 {
+        half /= 2;
+        for sum in &mut sums {
+            for lane in 0..half {
+                sum[lane] += sum[half + lane];
+            }
+        }
+    }
+    let mut products = [0.0; N];
+    for (product, sum) in products.iter_mut().zip(&sums) {
+        *product = sum[0];
+    }
+    products
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! Projections against the operation, and rows against the same rows alone.
+
+use tch::Device;
+
+use super::*;
+use crate::testing::{assert_close, random};
+
+#[test]
+fn the_kernel_equals_the_operation() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for (t, i, o) in [(1, 1, 1), (1, 64, 100), (5, 33, 48), (16, 576, 960), (67, 128, 50)] {
+            let (x, weight, bias) = (random(&[t, i], kind), random(&[o, i], kind), random(&[o], kind));
+            for bias in [None, Some(&bias)] {
+                let expected = x.linear(&weight, bias);
+                assert_close(&linear(&x, &weight, bias), &expected, &format!("{t} x {i} x {o}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_output_is_found_without_the_outputs() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for (t, i, o) in [(1, 1, 1), (3, 33, 100), (16, 64, 960), (50, 96, 5000), (67, 577, 3001)] {
+            let (x, weight) = (random(&[t, i], kind), random(&[o, i], kind));
+            let check = |x: &Tensor| {
+                let expected = argmax(&linear(x, &weight, None));
+                assert_eq!(linear_argmax(x, &weight), expected, "{t} x {i} x {o}");
+                expected
+            };
+            check(&x);
+            // All equal: the first.
+            assert_eq!(check(&x.zeros_like()), vec![0; t as usize]);
+            // One input far larger than the others, as in some models; rows of NaN, infinities and zeros.
+            let _ = x.narrow(1, i / 2, 1).g_mul_scalar_(1e4);
+            for (row, number) in [(0, f64::NAN), (t / 2, f64::INFINITY), (t - 1, 0.0)] {
+                let _ = x.narrow(0, row, 1).fill_(number);
+            }
+            check(&x);
+            let _ = weight.narrow(0, o / 2, 1).fill_(f64::NAN);
+            check(&x);
+        }
+    }
+}
+
+#[test]
+fn the_first_of_outputs_that_are_equal_when_rounded_is_the_largest() {
+    let (t, i, o) = (40, 64, 2000);
+    let x = random(&[t, i], Kind::BFloat16);
+    // Ten copies of each row that differ by less than bf16 can tell apart in most outputs.
+    let rows = random(&[o / 10, i], Kind::BFloat16).repeat([10, 1]);
+    let weight = &rows + (&rows * 0.004) * Tensor::rand([o, 1], (Kind::BFloat16, Device::Cpu));
+    assert_eq!(linear_argmax(&x, &weight), argmax(&linear(&x, &weight, None)));
+}
+
+#[test]
+fn a_row_does_not_depend_on_the_others() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let (x, weight) = (random(&[70, 96], kind), random(&[1000, 96], kind));
+        let together = linear(&x, &weight, None);
+        for (start, rows) in [(0, 1), (1, 1), (69, 1), (3, 2), (5, 16), (6, 64)] {
+            let apart = linear(&x.narrow(0, start, rows), &weight, None);
+            assert!(apart.equal(&together.narrow(0, start, rows)), "{kind:?} rows {start} + {rows}");
+        }
+    }
+}

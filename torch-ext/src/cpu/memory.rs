@@ -1,0 +1,195 @@
+//! Tensor memory as slices: checked, CPU only.
+
+use std::{
+    marker::PhantomData,
+    ops::{Deref, DerefMut, Range},
+};
+
+use half::bf16;
+use tch::{Device, Kind, Tensor};
+
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::avx512::LoadVectors;
+// Other processors have no kernels that need more of a number type.
+#[cfg(not(target_arch = "x86_64"))]
+use std::marker::Sized as LoadVectors;
+
+/// A number type that the kernels are written for.
+pub(crate) trait Element: LoadVectors + Copy + Send + Sync {
+    const KIND: Kind;
+    fn to_f32(self) -> f32;
+    fn from_f32(value: f32) -> Self;
+    /// `values` as f32; converted ones are written to `buffer`.
+    fn widened<'a>(values: &'a [Self], buffer: &'a mut Vec<f32>) -> &'a [f32];
+}
+
+impl Element for f32 {
+    const KIND: Kind = Kind::Float;
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+
+    #[inline(always)]
+    fn widened<'a>(values: &'a [Self], _buffer: &'a mut Vec<f32>) -> &'a [f32] {
+        values
+    }
+}
+
+impl Element for bf16 {
+    const KIND: Kind = Kind::BFloat16;
+
+    // Unlike the conversion of `half` without branches, so that loops over elements become vector instructions.
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    /// Rounds to nearest, ties to even.
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+        let result = if value.is_nan() { bits | 0x0040_0000 } else { rounded };
+        Self::from_bits((result >> 16) as u16)
+    }
+
+    #[inline(always)]
+    fn widened<'a>(values: &'a [Self], buffer: &'a mut Vec<f32>) -> &'a [f32] {
+        buffer.resize(values.len(), 0.0);
+        for (wide, value) in buffer.iter_mut().zip(values) {
+            *wide = Element::to_f32(*value);
+        }
+        buffer
+    }
+}
+
+/// Memory that several threads write to, each to its own parts.
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    memory: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: `part` is unsafe, and its callers promise not to ask for overlapping parts.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(memory: &'a mut [T]) -> Self {
+        Self { start: memory.as_mut_ptr(), len: memory.len(), memory: PhantomData }
+    }
+
+    /// # Safety
+    /// No other part that overlaps with `range` is alive.
+    #[allow(clippy::mut_from_ref, reason = "the whole point: see the safety section")]
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
+        // SAFETY: in bounds, and by the caller's promise not aliased.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+/// A buffer that starts at a cache line, so that no vector crosses one.
+#[derive(Default)]
+pub(crate) struct AlignedBuffer {
+    memory: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl AlignedBuffer {
+    /// Numbers in a cache line.
+    const LINE: usize = 16;
+
+    /// Sets the length; the numbers are arbitrary.
+    pub(crate) fn resize(&mut self, len: usize) {
+        // The vector never shrinks: growing it again would set the new numbers to 0.
+        if self.memory.len() < len + Self::LINE {
+            self.memory.resize(len + Self::LINE, 0.0);
+        }
+        // The offset is unknown (`usize::MAX`) only in an interpreter.
+        self.start = self.memory.as_ptr().align_offset(Self::LINE * size_of::<f32>()).min(Self::LINE);
+        self.len = len;
+    }
+}
+
+impl Deref for AlignedBuffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.memory[self.start..self.start + self.len]
+    }
+}
+
+impl DerefMut for AlignedBuffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+}
+
+/// Whether the kernels can work on `tensor`: fp32 or bf16 in CPU memory, and no gradient is wanted of it.
+pub(crate) fn is_plain(tensor: &Tensor) -> bool {
+    tensor.device() == Device::Cpu
+        && matches!(tensor.kind(), Kind::Float | Kind::BFloat16)
+        && !tensor.requires_grad()
+}
+
+/// The elements of a contiguous CPU tensor.
+pub(crate) fn elements<T: Element>(tensor: &Tensor) -> &[T] {
+    check::<T>(tensor);
+    // SAFETY: `check` made sure of a contiguous CPU tensor of T; the tensor, and so its memory, outlives the slice.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>(), tensor.numel()) }
+}
+
+/// The elements of a contiguous CPU tensor, to be written.
+pub(crate) fn elements_mut<T: Element>(tensor: &mut Tensor) -> &mut [T] {
+    check::<T>(tensor);
+    // SAFETY: as above. Tensors are shared handles, so the borrow is exclusive of the handle only; the callers in this
+    // crate hold one slice of a memory at a time, or slices that do not overlap.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), tensor.numel()) }
+}
+
+fn check<T: Element>(tensor: &Tensor) {
+    assert_eq!(tensor.kind(), T::KIND, "element type");
+    assert_eq!(tensor.device(), Device::Cpu, "CPU memory");
+    assert!(
+        tensor.is_contiguous(),
+        "a contiguous tensor, not {:?} with strides {:?}",
+        tensor.size(),
+        tensor.stride()
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_is_rounded_as_by_the_crate_half() {
+        // The last two are ties.
+        let special = [
+            0.0,
+            -0.0,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            1e-40,
+            f32::MAX,
+            f32::from_bits(0x3f80_8000),
+            f32::from_bits(0x3f81_8000),
+        ];
+        let spread = (0..100_000u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9)));
+        for value in special.into_iter().chain(spread.filter(|value| !value.is_nan())) {
+            let found: bf16 = Element::from_f32(value);
+            assert_eq!(found, bf16::from_f32(value), "{value}");
+            assert_eq!(Element::to_f32(found), found.to_f32());
+        }
+        let nan: bf16 = Element::from_f32(f32::NAN);
+        assert!(nan.is_nan());
+    }
+}

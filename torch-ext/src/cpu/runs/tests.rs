@@ -1,0 +1,87 @@
+//! Runs against a dense mask, and all runs in one call against each run by itself.
+
+use super::*;
+use crate::testing::{assert_close, devices, random};
+
+const LAYOUT: [Run; 5] =
+    [run(0..0, 0..70), run(0..9, 70..90), run(0..50, 90..97), run(97..97, 97..150), run(97..98, 150..151)];
+
+/// Attention over a dense mask, by plain operations.
+fn dense(qkv: &Tensor, heads: HeadShape, runs: &[Run]) -> Tensor {
+    let n = qkv.size()[0] as usize;
+    let mut seen = vec![false; n * n];
+    for run in runs {
+        for q in run.own.clone() {
+            seen[q * n..][run.prefix.clone()].fill(true);
+            seen[q * n..][run.own.start..=q].fill(true);
+        }
+    }
+    let hidden = Tensor::from_slice(&seen).view([n as i64, n as i64]).logical_not();
+    let [k, v] = keys_values(qkv, heads, &(0..n)).map(|x| x.to_kind(Kind::Float));
+    let q = queries(qkv, heads, &(0..n)).to_kind(Kind::Float);
+    let scores = q.matmul(&k.transpose(-1, -2)) / (heads.width as f64).sqrt();
+    let weights = scores.masked_fill(&hidden, f64::NEG_INFINITY).softmax(-1, Kind::Float);
+    weights.matmul(&v).permute([2, 0, 1, 3]).reshape([n as i64, -1]).to_kind(qkv.kind())
+}
+
+const fn run(prefix: Range<usize>, own: Range<usize>) -> Run {
+    Run { prefix, own }
+}
+
+#[test]
+fn runs_equal_a_dense_mask_forward_and_backward() {
+    let layouts = [
+        vec![run(0..0, 0..1)],
+        vec![run(0..0, 0..40), run(0..0, 40..41), run(0..41, 41..42)],
+        LAYOUT.to_vec(),
+        vec![run(0..0, 0..600), run(17..90, 600..1100)],
+    ];
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for (queries, keys) in [(2, 2), (6, 2), (3, 1)] {
+            let heads = HeadShape { queries, keys, width: 16 };
+            for runs in &layouts {
+                let n = runs.last().unwrap().own.end as i64;
+                let qkv = random(&[n, heads.row_len() as i64], kind);
+                let grad = random(&[n, 16 * queries as i64], kind);
+                let leaf = qkv.copy().set_requires_grad(true);
+                let expected = dense(&leaf, heads, runs);
+                (&expected * &grad).sum(Kind::Float).backward();
+                let runs = Runs::from(runs.clone());
+                let found = attend_runs(&qkv, heads, &runs);
+                assert_close(&found.out, &expected.detach(), "attention");
+                let gradient = attend_runs_backward(&qkv, heads, &runs, &found, &grad);
+                assert_close(&gradient, &leaf.grad(), "gradient");
+            }
+        }
+    }
+}
+
+#[test]
+fn all_runs_in_one_call_equal_each_run_by_itself() {
+    let layouts = [vec![run(0..0, 0..40), run(0..0, 40..41), run(0..41, 41..42)], LAYOUT.to_vec()];
+    for device in devices("runs in one call") {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for (queries, keys) in [(2, 2), (6, 2)] {
+                let heads = HeadShape { queries, keys, width: 16 };
+                for layout in &layouts {
+                    let n = layout.last().unwrap().own.end as i64;
+                    let qkv = random(&[n, heads.row_len() as i64], kind);
+                    let grad = random(&[n, 16 * queries as i64], kind);
+                    let runs = Runs::from(layout.clone());
+                    let expected = attend_runs(&qkv, heads, &runs);
+                    let expected_gradient = attend_runs_backward(&qkv, heads, &runs, &expected, &grad);
+                    let [qkv, grad] = [qkv, grad].map(|x| x.to_device(device));
+                    let packed = PackedRuns::new(layout, device);
+                    let found = packed.attend(&qkv, heads);
+                    let gradient = packed.backward(&qkv, heads, &found, &grad);
+                    let here = |x: Tensor| x.to_device(Device::Cpu);
+                    assert_close(&here(found.out), &expected.out, "attention");
+                    let [sums, expected_sums] =
+                        [here(found.log_sums), expected.log_sums].map(|x| x.to_kind(kind));
+                    assert_close(&sums, &expected_sums, "log-sum-exps");
+                    assert_close(&here(gradient), &expected_gradient, "gradient");
+                }
+            }
+        }
+    }
+}

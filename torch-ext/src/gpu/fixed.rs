@@ -1,0 +1,134 @@
+//! Rotation and attention for passes of fixed shape: a fixed number of rows of one sequence over a whole cache. How many
+//! tokens of the cache count is read on the device, so that a pass can be recorded once ([`crate::Graph`]) and repeated for
+//! any text.
+//!
+//! Legend: n rows, c capacity, q query heads, h key/value heads, d head width.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    HeadShape,
+    cpu::rotary::rotate_in_place,
+    gpu::varlen::{Sequences, forward, join, masked},
+};
+
+/// Which row each row of a pass follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// The one before.
+    Chain,
+    /// As [`FixedRows::set_seen`] says.
+    Tree,
+}
+
+/// The rows of a pass of fixed shape.
+pub struct FixedRows {
+    rows: usize,
+    kind: FixedKind,
+    /// 0, 1, ..: int64 `[n]`.
+    offsets: Tensor,
+    /// Tokens before the rows, int32 `[1]`.
+    cached: Tensor,
+    /// Those and the rows.
+    used: Tensor,
+}
+
+enum FixedKind {
+    /// Attention to the used tokens.
+    Chain(Sequences),
+    Tree {
+        /// Attention to the cached tokens.
+        before: Sequences,
+        /// The rows that each row does not see, bool `[n, n]`.
+        hidden: Tensor,
+    },
+}
+
+/// The rows after a number of cached tokens, the same for every layer.
+pub struct FixedView<'a> {
+    rows: &'a FixedRows,
+    /// Where in the cache the rows are written: int64 `[n]`.
+    places: Tensor,
+    /// Of a tree, as an additive mask.
+    mask: Option<Tensor>,
+}
+
+impl FixedRows {
+    /// `rows` rows of a sequence whose cache has room for `capacity` tokens.
+    pub fn new(rows: usize, shape: Shape, capacity: usize, device: Device) -> Self {
+        let number = || Tensor::ones([1], (Kind::Int, device));
+        let (cached, used) = (number(), number());
+        let growing = |count: &Tensor| Sequences::growing(rows, capacity, count.shallow_clone());
+        let n = rows as i64;
+        let kind = match shape {
+            Shape::Chain => FixedKind::Chain(growing(&used)),
+            Shape::Tree => FixedKind::Tree {
+                before: growing(&cached),
+                hidden: Tensor::ones([n, n], (Kind::Bool, device)).triu(1),
+            },
+        };
+        Self { rows, kind, offsets: Tensor::arange(n, (Kind::Int64, device)), cached, used }
+    }
+
+    /// Sets which rows of a tree each row sees, itself among them: row by row.
+    ///
+    /// # Panics
+    /// For a chain.
+    pub fn set_seen(&self, seen: &[bool]) {
+        let FixedKind::Tree { hidden, .. } = &self.kind else {
+            panic!("the rows of a chain see those before them")
+        };
+        let n = self.rows as i64;
+        hidden.shallow_clone().copy_(&Tensor::from_slice(seen).view([n, n]).logical_not());
+    }
+
+    /// The rows after `cached` tokens, int64 `[1]`, of which there is at least one. This is part of the recorded work.
+    pub fn behind(&self, cached: &Tensor) -> FixedView<'_> {
+        self.cached.shallow_clone().copy_(cached);
+        self.used.shallow_clone().copy_(&(cached + self.rows as i64));
+        let mask = match &self.kind {
+            FixedKind::Chain(_) => None,
+            FixedKind::Tree { hidden, .. } => {
+                let zeros = Tensor::zeros(hidden.size().as_slice(), (Kind::Float, hidden.device()));
+                Some(zeros.masked_fill(hidden, f64::NEG_INFINITY))
+            }
+        };
+        FixedView { rows: self, places: &self.offsets + cached, mask }
+    }
+}
+
+impl FixedView<'_> {
+    /// Rotates the queries and keys of `qkv` `[n, (q + 2 * h) * d]` in place by angles `[n, d]`, and writes keys and values to
+    /// the cache's, each `[h, c, d]`.
+    pub fn rotate_and_store(
+        &self,
+        qkv: &mut Tensor,
+        (cos, sin): (&Tensor, &Tensor),
+        heads: HeadShape,
+        [keys, values]: [&Tensor; 2],
+    ) {
+        rotate_in_place(qkv, cos, sin, heads, false);
+        let [_, own_keys, own_values] = heads.split(qkv);
+        for (cache, own) in [(keys, own_keys), (values, own_values)] {
+            let _ = cache.shallow_clone().index_copy_(1, &self.places, &own.transpose(0, 1));
+        }
+    }
+
+    /// Attention outputs `[n, q * d]` of rotated rows whose keys and values are in the cache.
+    pub fn attend(&self, qkv: &Tensor, heads: HeadShape, [keys, values]: [&Tensor; 2]) -> Tensor {
+        let [q, own_keys, own_values] = heads.split(qkv);
+        let (k, v) = (keys.transpose(0, 1), values.transpose(0, 1));
+        let (out, _) = match (&self.rows.kind, &self.mask) {
+            (FixedKind::Tree { before, .. }, Some(mask)) => {
+                let before = forward([&q, &k, &v], before, false);
+                join([&before, &masked([&q, &own_keys, &own_values], mask)])
+            }
+            (FixedKind::Chain(stored), _) => forward([&q, &k, &v], stored, true),
+            (FixedKind::Tree { .. }, None) => unreachable!("a tree has a mask"),
+        };
+        out.reshape([self.rows.rows as i64, -1])
+    }
+}
+
+#[cfg(test)]
+mod tests;
