@@ -158,8 +158,6 @@ pub struct Forecast {
     pub footprint: Footprint,
     /// Of all steps.
     pub seconds: f64,
-    /// FLOP/s of matrix products, as measured here.
-    pub peak: f64,
 }
 
 /// Works out what training on `data` takes, without loading weights: from config.json, the samples of the first steps, and
@@ -199,7 +197,6 @@ pub fn forecast(
         // A forward pass more, without the last product of a layer.
         ActivationCheckpointing::Full => 1.25,
     };
-    let peak = gemm_peak(kind, device);
     Ok(Forecast {
         samples: dataset.len(),
         skipped: dataset.skipped,
@@ -209,8 +206,7 @@ pub fn forecast(
         footprint: footprint(shape, kind, config, &largest),
         row: largest,
         tokens_per_step: tokens as f64 / looked_at as f64,
-        seconds: again * flops / looked_at as f64 * steps as f64 / (EFFICIENCY * peak),
-        peak,
+        seconds: again * flops / looked_at as f64 * steps as f64 / (EFFICIENCY * gemm_peak(kind, device)),
     })
 }
 

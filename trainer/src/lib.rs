@@ -19,7 +19,6 @@ mod lr;
 mod metrics;
 mod post_mortem;
 mod ranks;
-mod scaling;
 mod shards;
 mod state_files;
 mod step;
@@ -41,7 +40,6 @@ pub use loss::{Counts, Head, LossConfig, Losses, PcNormalization, PcPositionWeig
 pub use lr::{LrCurve, LrSchedule, Warmup};
 pub use metrics::{RankFigures, TrainProgress};
 pub use ranks::{MeetingPlace, Ranks};
-pub use scaling::{Cluster, ScaledStep, Scaling};
 pub use shards::Sharding;
 pub use step::{NoStep, StepReport, StepSettings, Stepper};
 pub use tensorboard::EventWriter;
