@@ -71,16 +71,13 @@ impl Event {
 ///
 /// Each start of a run makes a new file; TensorBoard reads all files of the directory as one run, in the order of their
 /// names.
-pub struct EventWriter {
+pub(crate) struct EventWriter {
     file: BufWriter<fs_err::File>,
 }
 
 impl EventWriter {
     /// Starts a new event file in `dir`, which is created if it is missing. No existing file is touched.
-    ///
-    /// # Errors
-    /// The directory or the file cannot be created or written; the error names the path.
-    pub fn create(dir: &Path) -> io::Result<Self> {
+    pub(crate) fn create(dir: &Path) -> io::Result<Self> {
         fs_err::create_dir_all(dir)?;
         let now = wall_time();
         let mut file = BufWriter::new(new_file(dir, now.trunc() as u64)?);
@@ -91,27 +88,18 @@ impl EventWriter {
 
     /// Appends one point of the curve `tag`. It reaches the disk with [`EventWriter::flush`], on drop, or
     /// when the buffer is full.
-    ///
-    /// # Errors
-    /// The file cannot be written; the error names the path.
-    pub fn scalar(&mut self, tag: &str, step: u64, value: f32) -> io::Result<()> {
+    pub(crate) fn scalar(&mut self, tag: &str, step: u64, value: f32) -> io::Result<()> {
         write_record(&mut self.file, &Event::scalar(wall_time(), tag, step, value))
     }
 
     /// Makes TensorBoard drop the points of earlier files from `step` on: the run resumes there.
-    ///
-    /// # Errors
-    /// The file cannot be written; the error names the path.
-    pub fn restart(&mut self, step: u64) -> io::Result<()> {
+    pub(crate) fn restart(&mut self, step: u64) -> io::Result<()> {
         write_record(&mut self.file, &Event::restart(wall_time(), step))?;
         self.file.flush()
     }
 
     /// Hands buffered points to the operating system, where a running TensorBoard sees them.
-    ///
-    /// # Errors
-    /// The file cannot be written; the error names the path.
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
 }
