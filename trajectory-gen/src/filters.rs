@@ -1,4 +1,4 @@
-//! What keeps a response out, and how it is seen (numbers alone).
+//! The rules that keep prompts and responses out.
 
 use jacobi_datasets::{FinishReason, repeats};
 
@@ -7,7 +7,7 @@ use crate::config::{Choice, GenerateConfig};
 /// Why a prompt gave no row although nothing went wrong. The names are those of `skipped_by` in the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
-    /// It came before.
+    /// An earlier prompt is the same.
     DuplicatePrompt,
     /// Fewer tokens than `min_prompt_tokens`.
     PromptTooShort,
@@ -23,7 +23,7 @@ pub enum Rule {
     RepeatedTokens,
     /// The same lines over and over.
     RepeatedLines,
-    /// Given, and not what the model would give.
+    /// Given, and different from the model's.
     Disagreement,
 }
 
@@ -44,12 +44,12 @@ impl Rule {
     }
 }
 
-/// Longest cycle of tokens that is looked for.
+/// Longest repeated run of tokens that is looked for.
 const MAX_TOKEN_PERIOD: usize = 64;
-/// Longest cycle of lines that is looked for.
+/// Longest repeated run of lines that is looked for.
 const MAX_LINE_PERIOD: usize = 8;
 
-/// The rule that keeps a response out, and the reason in words; `text` is asked for only when lines count.
+/// The rule that keeps a response out, and the reason. `text` is called only where lines are checked.
 pub(crate) fn refuse(
     config: &GenerateConfig,
     tokens: &[u32],
@@ -63,25 +63,23 @@ pub(crate) fn refuse(
     if config.cut_responses == Choice::Drop && finish_reason == FinishReason::Length {
         return Some((Rule::ResponseCut, format!("cut after {} tokens", tokens.len())));
     }
-    let limit = config.max_token_repeats;
-    if limit > 0 {
-        let (times, period) = most_repeats(tokens, MAX_TOKEN_PERIOD);
-        if times > limit {
-            let reason = format!("{period} tokens repeated {times} times in a row, at most {limit}");
-            return Some((Rule::RepeatedTokens, reason));
+    let repeated = |rule, unit, (times, period), limit| {
+        let reason = || format!("{period} {unit} repeated {times} times in a row, at most {limit}");
+        (times > limit).then(|| (rule, reason()))
+    };
+    if config.max_token_repeats > 0 {
+        let most = most_repeats(tokens, MAX_TOKEN_PERIOD);
+        let found = repeated(Rule::RepeatedTokens, "tokens", most, config.max_token_repeats);
+        if found.is_some() {
+            return found;
         }
     }
-    let limit = config.max_line_repeats;
-    if limit > 0 {
-        let text = text();
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let (times, period) = most_repeats(&lines, MAX_LINE_PERIOD);
-        if times > limit {
-            let reason = format!("{period} lines repeated {times} times in a row, at most {limit}");
-            return Some((Rule::RepeatedLines, reason));
-        }
+    if config.max_line_repeats == 0 {
+        return None;
     }
-    None
+    let text = text();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    repeated(Rule::RepeatedLines, "lines", most_repeats(&lines, MAX_LINE_PERIOD), config.max_line_repeats)
 }
 
 /// How often, at most, a run of `1..=max_period` items directly follows itself, and how long that run is. Nothing
