@@ -128,7 +128,7 @@ impl TrainError {
     }
 }
 
-/// A difference between a stored run and the one that would resume it.
+/// What a stored run has otherwise than the one that would continue it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// The setting, or what else decides the weights.

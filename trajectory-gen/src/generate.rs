@@ -243,7 +243,7 @@ impl<'a> Run<'a> {
         settings
     }
 
-    /// The digest of the given responses, under `name`.
+    /// What given responses say, under a name.
     fn given_responses(&self, name: &str) -> Option<(String, String)> {
         self.responses.as_ref().map(|given| (name.to_owned(), given.digest().to_owned()))
     }
