@@ -28,7 +28,7 @@ pub fn merge(output: &Path) -> Result<Manifest, GenerateError> {
         && there.merged_ranks.is_none()
         && !there.shards.is_empty()
     {
-        let reason = "it holds shards that are not from a rank: if an earlier merge made them, remove its manifest.json";
+        let reason = "it holds shards that no rank made: if an earlier merge made them, remove its manifest.json";
         return Err(fail(reason.to_owned()));
     }
     let parts = parts(output, &fail)?;
