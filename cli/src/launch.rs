@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use jacobi_datasets::Membership;
 use jacobi_model::{Device, DeviceChoice};
-use jacobi_trainer::{MeetingPlace, RankFailure, Ranks};
+use jacobi_trainer::{RankFailure, Ranks, Rendezvous};
 
 use crate::exit::{self, RanksEnded, UsageError, signal_name};
 use crate::output;
@@ -80,7 +80,7 @@ pub fn train(count: usize, stop: &Stop) -> anyhow::Result<()> {
             "--nproc starts ranks, but this process is one already, by RANK or a Slurm step: leave it out";
         return Err(UsageError(text.to_owned()).into());
     }
-    let place = MeetingPlace::open()?;
+    let place = Rendezvous::open()?;
     let program = std::env::current_exe().context("cannot find the program to start")?;
     let arguments = without_count(std::env::args_os().skip(1));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,5 +1,5 @@
-//! A decoded response as one HTML page: its figures, the text by where it came from, every pass. No scripts, nothing
-//! fetched, all text escaped.
+//! A decoded response as one HTML page: figures, text marked by source, every pass. No scripts, nothing fetched, all text
+//! escaped.
 
 use crate::figures::Figure;
 use crate::html::{page, section, tiles};
@@ -15,7 +15,7 @@ pub struct DecodedPage {
     pub decoder: String,
     /// The prompt as it was given.
     pub prompt: String,
-    /// Figures of the whole response: value and what it is.
+    /// Figures of the whole response: value and label.
     pub figures: Vec<(String, String)>,
     /// The passes, the one over the prompt first.
     pub passes: Vec<PassRow>,
@@ -34,7 +34,8 @@ pub fn decoded_page(shown: &DecodedPage) -> String {
     body += &tiles(&figures);
     body += &legend();
     body += &section("Prompt", &format!("<pre>{}</pre>\n", escape_html(&shown.prompt)));
-    let response: String = shown.passes.iter().flat_map(|row| &row.accepted).map(whole).collect();
+    let accepted = shown.passes.iter().flat_map(|row| &row.accepted);
+    let response: String = accepted.map(|piece| span(piece.mark, &piece.text)).collect();
     body += &section("Response", &format!("<article><div class=\"answer\">{response}</div></article>\n"));
     body += &section("Passes", &passes(&shown.passes));
     page(&title, &body)
@@ -49,11 +50,6 @@ fn span(mark: Mark, text: &str) -> String {
     format!("<span class=\"{}\">{}</span>", mark.as_str(), escape_html(text))
 }
 
-/// Line breaks and all.
-fn whole(piece: &Span) -> String {
-    span(piece.mark, &piece.text)
-}
-
 /// On one line.
 fn inline(spans: &[Span]) -> String {
     spans.iter().map(|piece| span(piece.mark, &visible(&piece.text))).collect()
@@ -61,8 +57,8 @@ fn inline(spans: &[Span]) -> String {
 
 fn passes(rows: &[PassRow]) -> String {
     let mut text = String::from(
-        "<p>Each pass: rows fed, tokens added; the text it added, the draft it leaves to the next pass, and what it threw \
-         away.</p>\n<div class=\"scroll\"><table class=\"passes\">\n<thead><tr><th>pass</th><th>rows</th><th>new</th>\
+        "<p>Each pass: rows fed, tokens added; the text it added, the draft it leaves to the next pass, and what it \
+         rejected.</p>\n<div class=\"scroll\"><table class=\"passes\">\n<thead><tr><th>pass</th><th>rows</th><th>new</th>\
          <th>text</th></tr></thead>\n<tbody>\n",
     );
     for (number, row) in rows.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! A response pass by pass, as text: what each pass added and from where, what it drafts next, what it threw away.
-//! On a terminal in colours, elsewhere in brackets.
+//! A response pass by pass, as text: what each pass added and from where, the next draft, and what it rejected. In colours
+//! on a terminal, in brackets elsewhere.
 
 use crate::text::visible;
 
@@ -39,71 +39,45 @@ impl Mark {
         Self::Rejected,
     ];
 
-    /// The name in legends and style sheets.
+    /// The name in style sheets, the meaning in a legend, the terminal's colour code, and the letter in brackets, which the
+    /// model's own tokens do not have.
+    fn look(self) -> (&'static str, &'static str, &'static str, Option<char>) {
+        match self {
+            Self::Model => ("model", "model", "39", None),
+            Self::Own => ("own", "own draft", "32", Some('o')),
+            Self::Pseudo => ("pseudo", "pseudo block", "36", Some('p')),
+            Self::Recycled => ("recycled", "recycled", "35", Some('r')),
+            Self::Tree => ("tree", "tree", "94", Some('t')),
+            Self::Kept => ("kept", "draft kept", "2", Some('k')),
+            Self::Refined => ("refined", "refined", "33", Some('f')),
+            Self::Rejected => ("rejected", "rejected", "9;31", Some('x')),
+        }
+    }
+
+    /// The name in style sheets.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Own => "own",
-            Self::Pseudo => "pseudo",
-            Self::Recycled => "recycled",
-            Self::Tree => "tree",
-            Self::Kept => "kept",
-            Self::Refined => "refined",
-            Self::Rejected => "rejected",
-        }
+        self.look().0
     }
 
-    /// What it means, in a legend that fits on a line.
+    /// The meaning in a legend.
     pub(crate) fn phrase(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Own => "own draft",
-            Self::Pseudo => "pseudo block",
-            Self::Recycled => "recycled",
-            Self::Tree => "tree",
-            Self::Kept => "draft kept",
-            Self::Refined => "refined",
-            Self::Rejected => "rejected",
-        }
-    }
-
-    fn code(self) -> &'static str {
-        match self {
-            Self::Model => "39",
-            Self::Own => "32",
-            Self::Pseudo => "36",
-            Self::Recycled => "35",
-            Self::Tree => "94",
-            Self::Kept => "2",
-            Self::Refined => "33",
-            Self::Rejected => "9;31",
-        }
-    }
-
-    /// What stands in the brackets before the text; the model's own tokens have none.
-    fn letter(self) -> Option<char> {
-        match self {
-            Self::Model => None,
-            Self::Own => Some('o'),
-            Self::Pseudo => Some('p'),
-            Self::Recycled => Some('r'),
-            Self::Tree => Some('t'),
-            Self::Kept => Some('k'),
-            Self::Refined => Some('f'),
-            Self::Rejected => Some('x'),
-        }
+        self.look().1
     }
 
     /// `text` in the colour of this mark, control characters and line breaks as visible signs.
     pub fn painted(self, text: &str) -> String {
-        if text.is_empty() { String::new() } else { format!("\x1b[{}m{}{RESET}", self.code(), visible(text)) }
+        if text.is_empty() {
+            String::new()
+        } else {
+            format!("\x1b[{}m{}{RESET}", self.look().2, visible(text))
+        }
     }
 
-    /// `text` in brackets under the letter of this mark, control characters and line breaks as visible signs. Brackets that
-    /// text and formulas do not have: what a model writes is full of the others.
+    /// `text` in brackets after the letter of this mark, control characters and line breaks as visible signs. The brackets
+    /// are ones that text and formulas rarely have.
     fn bracketed(self, text: &str) -> String {
         let text = visible(text);
-        self.letter().map_or(text.clone(), |letter| format!("⟨{letter}:{text}⟩"))
+        self.look().3.map_or(text.clone(), |letter| format!("⟨{letter}:{text}⟩"))
     }
 }
 
@@ -112,7 +86,7 @@ impl Mark {
 pub struct Span {
     /// What became of it.
     pub mark: Mark,
-    /// What it says.
+    /// The text.
     pub text: String,
 }
 
@@ -131,13 +105,13 @@ pub struct PassRow {
     pub rejected: Vec<Span>,
 }
 
-/// The head of the lines of [`pass_line`]: the brackets explained.
+/// The header of the lines of [`pass_line`]: a legend of the brackets, and the columns.
 pub fn bracket_legend() -> String {
     let entries: Vec<String> = Mark::ALL.iter().map(|mark| mark.bracketed(mark.phrase())).collect();
     format!("{}\npass rows  new  text", entries.join(" "))
 }
 
-/// The colours explained, in one line.
+/// The legend of the colours, in one line.
 pub fn color_legend() -> String {
     Mark::ALL.map(|mark| mark.painted(mark.phrase())).join("  ")
 }
@@ -180,7 +154,7 @@ mod tests {
             assert!(brackets.contains(mark.phrase()) && colors.contains(mark.phrase()), "{mark:?}");
         }
         assert!(brackets.starts_with("model ⟨o:own draft⟩ ⟨p:pseudo block⟩"), "{brackets}");
-        let letters: std::collections::BTreeSet<_> = Mark::ALL.iter().map(|mark| mark.letter()).collect();
+        let letters: std::collections::BTreeSet<_> = Mark::ALL.iter().map(|mark| mark.look().3).collect();
         assert_eq!(letters.len(), Mark::ALL.len());
         assert_eq!(Mark::Own.painted("a\tb"), "\x1b[32ma→b\x1b[0m");
         assert_eq!(Mark::Own.painted(""), "");

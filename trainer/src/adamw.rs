@@ -1,6 +1,6 @@
-//! AdamW (arXiv 1711.05101) with fp32 master weights and moments, all of which can be saved: libtorch's own
-//! optimizer exposes neither. Each kind of value lies in one buffer; a step is one pass over memory. What is updated are
-//! pieces of parameters: where the state is shared among ranks, each has its own. Decay applies to matrices only.
+//! AdamW (arXiv 1711.05101) with fp32 master weights and moments that can be saved: libtorch's own optimizer exposes
+//! neither. Master weights, first and second moments have one buffer each, so that a step is one pass over memory. It
+//! updates pieces of parameters, since a rank's share may hold a part of one. Decay applies to matrices only.
 
 use jacobi_model::{Gradients, to_float32};
 use jacobi_torch_ext::{AdamWSlot, AdamWStep, adamw};
@@ -29,7 +29,7 @@ pub struct AdamWConfig {
     pub eps: f64,
     /// Decoupled decay of matrices.
     pub weight_decay: f64,
-    /// What moments are kept in.
+    /// Dtype of the moments.
     pub moments: MomentsDtype,
 }
 
@@ -37,9 +37,9 @@ pub struct AdamWConfig {
 pub struct Piece {
     /// The parameter's name.
     pub name: String,
-    /// The first element, counted from the parameter's.
+    /// Index of the first element within the parameter.
     pub start: i64,
-    /// What the forward pass reads; fp32, or rounded.
+    /// The values that the forward pass reads, in fp32 or rounded to the compute dtype.
     pub parameter: Tensor,
     /// fp32, summed over the passes of a step; zero after an update.
     pub gradient: Tensor,
@@ -69,7 +69,7 @@ pub struct AdamW {
     pub step: usize,
 }
 
-/// What is kept for a piece.
+/// A piece with its state.
 struct Slot {
     piece: Piece,
     /// fp32; the parameter itself when that is fp32.
@@ -78,26 +78,26 @@ struct Slot {
     second: Tensor,
 }
 
-/// Something kept for a piece, to be saved.
+/// One tensor of a piece's state, to be saved.
 pub(crate) struct StatePart {
     /// `master`, `exp_avg` or `exp_avg_sq`.
     pub(crate) part: &'static str,
     /// The parameter's name.
     pub(crate) name: String,
-    /// The first element, counted from the parameter's.
+    /// Index of the first element within the parameter.
     pub(crate) start: i64,
     /// Flat.
     pub(crate) tensor: Tensor,
 }
 
-/// The names of what is kept for a piece.
+/// The tensors of a piece's state.
 pub(crate) const PARTS: [&str; 3] = ["master", "exp_avg", "exp_avg_sq"];
 
-/// Gradients whose squares are summed in fp32 before they enter an f64.
+/// So many squares are summed in fp32 before the sum is added to an f64.
 const NORM_CHUNK: i64 = 1 << 16;
 
 impl AdamW {
-    /// Fresh moments for `pieces`.
+    /// An optimizer of `pieces` with zero moments.
     pub fn new(pieces: Vec<Piece>, config: AdamWConfig) -> Self {
         let device = pieces.first().map_or(tch::Device::Cpu, |piece| piece.gradient.device());
         let count: i64 = pieces.iter().map(|piece| piece.parameter.numel() as i64).sum();
@@ -133,7 +133,7 @@ impl AdamW {
         self.slots.iter().map(|slot| squares(&slot.piece.gradient)).sum()
     }
 
-    /// One update with the summed gradients times `scale`, then clears them.
+    /// One update with the summed gradients times `scale`; clears the gradients.
     pub fn update(&mut self, learning_rate: f64, scale: f64) {
         self.step += 1;
         let AdamWConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
@@ -153,7 +153,7 @@ impl AdamW {
         }
     }
 
-    /// Everything a resumed run needs.
+    /// The state that a resumed run needs.
     pub(crate) fn state(&self) -> Vec<StatePart> {
         let of = |slot: &Slot| {
             PARTS
@@ -170,12 +170,12 @@ impl AdamW {
         self.slots.iter().flat_map(of).collect()
     }
 
-    /// What is kept for a parameter or a piece of it, under one of the names `master`, `exp_avg`, `exp_avg_sq`.
+    /// The `master`, `exp_avg` or `exp_avg_sq` of a parameter, or of its first piece here.
     pub fn kept(&self, part: &str, name: &str) -> Option<Tensor> {
         self.state().into_iter().find(|kept| kept.part == part && kept.name == name).map(|kept| kept.tensor)
     }
 
-    /// Takes back what [`AdamW::state`] gave: `fill` puts what is stored into a part's tensor.
+    /// Restores what [`AdamW::state`] returned: `fill` copies the stored values into a part's tensor.
     ///
     /// # Errors
     /// Those of `fill`.
@@ -197,7 +197,7 @@ fn squares(flat: &Tensor) -> f64 {
     let whole = flat.size()[0] / NORM_CHUNK * NORM_CHUNK;
     let squares = |part: &Tensor| part.square().sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
     let mut sum = 0.0;
-    // In groups, so that the squares take little room.
+    // In groups, to bound the memory of the squares.
     for rows in flat.narrow(0, 0, whole).view([-1, NORM_CHUNK]).split(64, 0) {
         sum += squares(&rows).sum(Kind::Double).double_value(&[]);
     }

@@ -1,7 +1,6 @@
-//! Forward and backward pass over one row: layers up, chunks of head and loss, layers down. There is no autograd graph:
-//! between the two passes each layer keeps what it needs or just its input, and gradients are final as soon as their
-//! layer is done: there they are handed on to where they are summed over ranks, and there parameters that other ranks keep
-//! come and go.
+//! Forward and backward pass over one row, without an autograd graph: the layers forward, head and loss in chunks, the
+//! layers backward. Between the two passes a layer keeps its activations, or only its input. Sharded parameters are
+//! gathered before a layer and released after it; the reduction of a layer's gradients starts when they are complete.
 //!
 //! Legend: n tokens, h hidden width, v vocabulary.
 
@@ -29,10 +28,10 @@ pub enum ActivationCheckpointing {
     Full,
 }
 
-/// Bytes of logits made at a time.
+/// Bytes of logits computed at a time.
 pub(crate) const CHUNK_BYTES: usize = 128 << 20;
 
-/// A model that learns from rows.
+/// Computes losses and gradients of rows.
 pub(crate) struct Learner<'a> {
     pub(crate) model: &'a Transformer,
     /// The teacher, where it is not the model itself.
@@ -53,7 +52,7 @@ impl Learner<'_> {
     /// last pass of the step.
     ///
     /// # Errors
-    /// A rank that is gone.
+    /// Another rank failed.
     pub(crate) fn learn(
         &self,
         row: &PackedRow,
@@ -86,13 +85,13 @@ impl Learner<'_> {
             let bucket = self.model.bucket_of_layer(layer);
             self.shards.gather(bucket)?;
             if layer + 1 < layers {
-                self.shards.expect(bucket + 1)?;
+                self.shards.prefetch(bucket + 1)?;
             }
             let cache = self.model.layer_cache(layer, &x_nh, &batch.row);
             let output = self.model.layer_output(layer, &cache);
-            // The last layer's backward pass comes at once.
-            let again = self.checkpointing == ActivationCheckpointing::Full && layer + 1 < layers;
-            kept.push(if again { Kept::Input(x_nh) } else { Kept::Cache(cache) });
+            // The backward pass starts with the last layer, so recomputing it would save nothing.
+            let recompute = self.checkpointing == ActivationCheckpointing::Full && layer + 1 < layers;
+            kept.push(if recompute { Kept::Input(x_nh) } else { Kept::Cache(cache) });
             x_nh = output;
             self.shards.release(bucket);
         }
@@ -132,7 +131,7 @@ impl Learner<'_> {
             let bucket = self.model.bucket_of_layer(layer);
             self.shards.gather(bucket)?;
             if layer > 0 {
-                self.shards.expect(bucket - 1)?;
+                self.shards.prefetch(bucket - 1)?;
             }
             let cache = match kept {
                 Kept::Input(x_nh) => self.model.layer_cache(layer, &x_nh, &batch.row),
@@ -144,7 +143,7 @@ impl Learner<'_> {
         }
         self.model.embed_backward(&batch.tokens_n, &grad_nh, gradients);
         self.shards.reduce(Transformer::EMBEDDING, is_last)?;
-        self.shards.settle()
+        self.shards.finish_reductions()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::division::divide;
 pub(crate) struct Batch {
     /// Token ids, int64 `[n]`.
     pub(crate) tokens_n: Tensor,
-    /// Angles and who attends to whom.
+    /// RoPE angles, and which tokens each token attends to.
     pub(crate) row: TrainingRow,
 }
 
@@ -31,8 +31,8 @@ impl Batch {
     }
 }
 
-/// The samples in rows of at most `tokens_per_row` tokens, as many for each of `ranks` ranks: `[rank][row]`. A longer sample
-/// has a row of its own.
+/// Packs the samples into rows of at most `tokens_per_row` tokens, the same number of rows for each rank: `[rank][row]`. A
+/// longer sample gets a row to itself.
 pub(crate) fn rows(samples: &[PackedSample], tokens_per_row: usize, ranks: usize) -> Vec<Vec<PackedRow>> {
     let lengths: Vec<usize> = samples.iter().map(row_len).collect();
     let row = |row: &Vec<usize>| match row.is_empty() {

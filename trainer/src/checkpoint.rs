@@ -1,10 +1,10 @@
-//! Checkpoints: an ordinary Hugging Face directory, and in a folder of its own what a resumed run needs: tools that load the
-//! directory take every safetensors file at its top for weights. Written beside their final place and renamed, so that a
-//! directory named `step-N` is always whole. The links `latest` and `best` say nothing that the
-//! states in those directories do not say: whatever a killed save left is made right from them.
+//! Checkpoints: a Hugging Face directory with a folder `trainer/` for the state that resuming needs. A folder, because tools
+//! that load the directory take every safetensors file at its top for weights.
 //!
-//! Several ranks write at the same time, each its own files; the first makes the directory before and renames it after.
-//! They share a file system.
+//! A checkpoint is written as `partial-N` and renamed, so that a directory named `step-N` is always complete. The links
+//! `latest` and `best` follow from the saved states: after a killed save they are set again.
+//!
+//! Ranks write their files at the same time, into one file system; rank 0 creates the directory and renames it.
 
 use std::{
     collections::BTreeMap,
@@ -26,13 +26,13 @@ use crate::{
 };
 
 const STATE_FILE: &str = "trainer_state.json";
-/// Of a checkpoint, the folder of what is not the model. Older checkpoints have those files beside the weights.
+/// The folder of a checkpoint's training state. Older checkpoints have its files beside the weights.
 const STATE_DIR: &str = "trainer";
 const CHECKPOINTS: &str = "checkpoints";
 const LATEST: &str = "latest";
 const BEST: &str = "best";
 
-/// What identifies a run and how far it is.
+/// Identity and progress of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
     /// Optimizer steps taken.
@@ -41,10 +41,10 @@ pub struct TrainerState {
     pub total_steps: usize,
     /// Everything that decides the weights besides the step: objective, data, base weights.
     pub identity: BTreeMap<String, String>,
-    /// What the decoder made of the held-out prompts so far.
+    /// Results on the held-out prompts so far.
     #[serde(default)]
     pub evaluations: Evaluations,
-    /// Ranks that wrote the optimizer's state, a file each. Any number may go on from there.
+    /// Ranks that wrote optimizer state, a file each. Any number of ranks can resume from them.
     #[serde(default = "one")]
     pub optimizer_files: usize,
 }
@@ -54,7 +54,7 @@ fn one() -> usize {
 }
 
 impl TrainerState {
-    /// Of the checkpoint in `dir`.
+    /// Reads the state of the checkpoint in `dir`.
     ///
     /// # Errors
     /// When it cannot be read, or is damaged.
@@ -65,17 +65,17 @@ impl TrainerState {
             .map_err(|error| TrainError::BadCheckpoint { path, reason: error.to_string() })
     }
 
-    /// Whether `dir` is a checkpoint, and no other model.
+    /// Whether `dir` is a checkpoint of training and not just a model.
     pub fn is_in(dir: &Path) -> bool {
         state_dir(dir).join(STATE_FILE).is_file()
     }
 
-    /// `train.batch_size`, by which steps are samples.
+    /// `train.batch_size`.
     pub fn samples_per_step(&self) -> Option<usize> {
         self.identity.get("train.batch_size")?.parse().ok()
     }
 
-    /// Whether the run that wrote this is over.
+    /// Whether the run has taken all its steps.
     pub fn is_finished(&self) -> bool {
         self.step == self.total_steps
     }
@@ -109,7 +109,7 @@ impl TrainerState {
     }
 }
 
-/// What is saved besides the state.
+/// What a checkpoint holds besides the state.
 pub(crate) struct Saved<'a> {
     pub(crate) model: &'a Transformer,
     /// Where the tokenizer's files are copied from.
@@ -126,14 +126,14 @@ pub(crate) struct Checkpoints<'a> {
 }
 
 impl<'a> Checkpoints<'a> {
-    /// Those of the run in `output`, of which the newest `keep` stay.
+    /// Opens those of the run in `output`; the newest `keep` are retained.
     pub(crate) fn open(output: &Path, keep: usize, disk: &'a dyn Disk) -> Result<Self, TrainError> {
         let dir = output.join(CHECKPOINTS);
         disk.create_dir(&dir)?;
         Ok(Self { dir, keep, disk })
     }
 
-    /// Finishes or undoes what a killed save left. `state` is that of the newest checkpoint.
+    /// Removes what a killed save left and sets the links by `state`, that of the newest checkpoint.
     pub(crate) fn mend(&self, state: Option<&TrainerState>) -> Result<(), TrainError> {
         for entry in fs_err::read_dir(&self.dir)? {
             let path = entry?.path();
@@ -152,29 +152,29 @@ impl<'a> Checkpoints<'a> {
         self.dir.join(format!("partial-{step:06}"))
     }
 
-    /// Saves model, optimizer and state as `step-N`, points the links at it, removes the oldest beyond the limit. All
-    /// ranks do that together.
+    /// Saves model, optimizer and state as `step-N`, sets the links, removes the oldest beyond the limit. All ranks call
+    /// it together.
     pub(crate) fn save(&self, saved: &Saved, state: &TrainerState) -> Result<(), TrainError> {
         let (target, partial) = (self.step_dir(state.step), self.partial_dir(state.step));
         let ranks = saved.shards.ranks();
-        let is_there = ranks.any(ranks.is_first() && target.exists())?;
-        if ranks.is_first() && is_there {
+        let exists = ranks.any(ranks.is_first() && target.exists())?;
+        if ranks.is_first() && exists {
             self.replace_state(&target, state)?;
         }
-        if !is_there {
+        if !exists {
             if ranks.is_first() {
                 if partial.exists() {
                     self.disk.remove_dir(&partial)?;
                 }
                 self.disk.create_dir(&partial.join(STATE_DIR))?;
             }
-            ranks.meet()?;
+            ranks.barrier()?;
             saved.shards.with_all(|| self.write_model(&partial, saved))??;
-            let (rank, holds_part) = (ranks.rank(), saved.shards.are_gradients_shared());
+            let (rank, holds_part) = (ranks.rank(), saved.shards.are_gradients_sharded());
             let place = (rank, ranks.world_size());
             let write = |path: &Path| state_files::write(path, saved.optimizer, place, holds_part);
             self.disk.write(&partial.join(STATE_DIR).join(state_files::file_name(rank)), &write)?;
-            ranks.meet()?;
+            ranks.barrier()?;
             if ranks.is_first() {
                 self.disk
                     .write(&partial.join(STATE_DIR).join(STATE_FILE), &|path| write_state(path, state))?;
@@ -185,10 +185,10 @@ impl<'a> Checkpoints<'a> {
             self.link_both(state)?;
             self.rotate(state)?;
         }
-        Ok(ranks.meet()?)
+        Ok(ranks.barrier()?)
     }
 
-    /// Each rank writes every so manieth file.
+    /// Rank r of n writes files r, r + n, ..; rank 0 also the tokenizer's.
     fn write_model(&self, dir: &Path, saved: &Saved) -> Result<(), TrainError> {
         let Saved { model, tokenizer_dir, shards, .. } = saved;
         let config = &model.architecture().config_json;
@@ -210,7 +210,7 @@ impl<'a> Checkpoints<'a> {
         Ok(())
     }
 
-    /// The weights of a step are those they were; what is known about them may have grown.
+    /// Replaces the state alone: a step's weights do not change, but it may have been evaluated since.
     fn replace_state(&self, dir: &Path, state: &TrainerState) -> Result<(), TrainError> {
         let dir = state_dir(dir);
         let partial = dir.join(format!("{STATE_FILE}.partial"));
@@ -239,7 +239,7 @@ impl<'a> Checkpoints<'a> {
         self.disk.rename(&partial, &link)
     }
 
-    /// Steps that have a whole checkpoint, ascending.
+    /// Steps of the complete checkpoints, ascending.
     fn steps(&self) -> Result<Vec<usize>, TrainError> {
         let mut steps = Vec::new();
         for entry in fs_err::read_dir(&self.dir)? {
@@ -257,16 +257,20 @@ impl<'a> Checkpoints<'a> {
         let steps = self.steps()?;
         for &step in &steps[..steps.len().saturating_sub(self.keep)] {
             if best_step(state) != Some(step) {
-                // Renamed first: a directory named step-N is whole even while it is being removed.
-                let doomed = self.partial_dir(step);
-                self.disk.rename(&self.step_dir(step), &doomed)?;
-                self.disk.remove_dir(&doomed)?;
+                self.remove(step)?;
             }
         }
         Ok(())
     }
 
-    /// The newest whole checkpoint.
+    /// Renames before removing: a directory named `step-N` is complete at every moment.
+    fn remove(&self, step: usize) -> Result<(), TrainError> {
+        let doomed = self.partial_dir(step);
+        self.disk.rename(&self.step_dir(step), &doomed)?;
+        self.disk.remove_dir(&doomed)
+    }
+
+    /// The newest complete checkpoint.
     pub(crate) fn newest(&self) -> Result<Option<(PathBuf, TrainerState)>, TrainError> {
         let Some(&step) = self.steps()?.last() else { return Ok(None) };
         let dir = self.step_dir(step);
@@ -274,20 +278,16 @@ impl<'a> Checkpoints<'a> {
         Ok(Some((dir, state)))
     }
 
-    /// Puts the stored masters and moments into `optimizer`, and so the weights into what it updates.
+    /// Restores master weights and moments into `optimizer`, and the parameters it updates.
     pub(crate) fn restore(dir: &Path, state: &TrainerState, optimizer: &mut AdamW) -> Result<(), TrainError> {
         let files = StateFiles::open(&state_dir(dir), state.optimizer_files)?;
         optimizer.restore(state.step, &mut |part| files.fill(part))
     }
 
-    /// Removes every checkpoint: what a run with another identity made.
+    /// Removes every checkpoint.
     pub(crate) fn discard(&self) -> Result<(), TrainError> {
-        // From the newest on, so that no older one is taken for the newest if this is cut short.
-        for step in self.steps()?.into_iter().rev() {
-            let doomed = self.partial_dir(step);
-            self.disk.rename(&self.step_dir(step), &doomed)?;
-            self.disk.remove_dir(&doomed)?;
-        }
+        // The newest first: if this is interrupted, `latest` leads nowhere instead of to one that is still there.
+        self.steps()?.into_iter().rev().try_for_each(|step| self.remove(step))?;
         for link in [LATEST, BEST].map(|name| self.dir.join(name)) {
             if link.is_symlink() {
                 fs_err::remove_file(link)?;
@@ -297,7 +297,7 @@ impl<'a> Checkpoints<'a> {
     }
 }
 
-/// Where in the whole checkpoint `dir` lies what is not the model.
+/// Where the training state of checkpoint `dir` is.
 fn state_dir(dir: &Path) -> PathBuf {
     let folder = dir.join(STATE_DIR);
     if folder.is_dir() { folder } else { dir.to_path_buf() }
@@ -320,8 +320,8 @@ fn write_state(path: &Path, state: &TrainerState) -> Result<(), TrainError> {
     Ok(fs_err::write(path, json)?)
 }
 
-/// The checkpoint that a run made: the one `checkpoints/best` points at, or `checkpoints/latest` where no evaluation
-/// chose one.
+/// The result of a run: the checkpoint that `checkpoints/best` points at, or `checkpoints/latest` where no evaluation chose
+/// one.
 pub fn result_checkpoint(round_dir: &Path) -> Option<PathBuf> {
     linked(round_dir, BEST).or_else(|| latest_checkpoint(round_dir))
 }

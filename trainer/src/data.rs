@@ -8,14 +8,14 @@ use jacobi_model::Architecture;
 
 use crate::{TrainConfig, TrainError};
 
-/// Sets the order in which rows are held out apart from the orders of the epochs.
+/// In place of an epoch, in the seed of the order in which rows are held out.
 const HELD_OUT: u64 = u64::MAX;
 
 /// What to train on.
 pub enum TrainData {
     /// A directory of trajectory shards with its manifest.
     Trajectories(PathBuf),
-    /// Rows in memory; without states they teach the autoregressive loss alone.
+    /// Rows in memory; rows without states enter the autoregressive loss alone.
     Samples {
         /// The rows.
         rows: Vec<Trajectory>,
@@ -24,10 +24,10 @@ pub enum TrainData {
     },
 }
 
-/// Samples that fit, and how to visit them.
+/// The samples that fit, and their order.
 pub(crate) struct Dataset {
     rows: Vec<Trajectory>,
-    /// Rows that no step visits.
+    /// Rows excluded from training.
     pub(crate) held_out: Vec<Trajectory>,
     /// n, if the rows have blocks.
     pub(crate) block_size: Option<usize>,
@@ -102,7 +102,7 @@ impl Dataset {
             Ok(pack(&self.rows[at], self.block_size.unwrap_or(usize::MAX), &noise, seed)?)
         });
         let mut samples: Vec<PackedSample> = packed.collect::<Result<_, TrainError>>()?;
-        // Within a step order is free: by length, rows are filled alike whatever order the epoch has.
+        // Order within a step decides nothing; by length, rows fill alike in every epoch.
         samples.sort_by_key(|sample| sample.tokens.len());
         Ok(samples)
     }
@@ -115,8 +115,7 @@ fn shuffled(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
     order
 }
 
-/// Takes `count` rows away, those that come first in an order of their own. A row without a prompt cannot be answered
-/// and stays.
+/// Removes `count` rows chosen by `seed` and returns them. A row without a prompt cannot be decoded and is never chosen.
 fn hold_out(rows: &mut Vec<Trajectory>, count: usize, seed: u64) -> Vec<Trajectory> {
     let mut order: Vec<usize> = (0..rows.len()).filter(|&at| !rows[at].prompt_tokens.is_empty()).collect();
     Rng::new(&[seed, HELD_OUT]).shuffle(&mut order);
@@ -130,7 +129,7 @@ fn hold_out(rows: &mut Vec<Trajectory>, count: usize, seed: u64) -> Vec<Trajecto
     held_out
 }
 
-/// A token beyond the embeddings would end the process where they are looked up.
+/// Refuses ids beyond the vocabulary, which would abort the process in the embedding.
 fn check_vocabulary(rows: &[Trajectory], vocabulary: u32, origin: &str) -> Result<(), TrainError> {
     for row in rows {
         if let Some(id) = row.token_ids().find(|&id| id >= vocabulary) {

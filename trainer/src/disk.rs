@@ -1,25 +1,25 @@
-//! What a save does to the disk, one method per operation: tests put a disk in its place that fails between any two
-//! operations and within each.
+//! The file operations of a save as a trait: tests replace them by ones that fail between any two operations and within
+//! each.
 
 use std::path::Path;
 
 use crate::TrainError;
 
-/// Operations of a save, in the order in which a checkpoint needs them.
+/// File operations of a save.
 pub(crate) trait Disk {
-    /// Makes a directory and those above it.
+    /// Creates a directory and its parents.
     fn create_dir(&self, dir: &Path) -> Result<(), TrainError>;
-    /// Has `write` put a whole file at `path`; it is on the disk afterwards.
+    /// Writes the file `path` by `write` and syncs it.
     fn write(&self, path: &Path, write: &dyn Fn(&Path) -> Result<(), TrainError>) -> Result<(), TrainError>;
-    /// Renames, and has the directory remember it.
+    /// Renames and syncs the directory.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), TrainError>;
-    /// Makes a symbolic link where nothing is yet.
+    /// Creates a symbolic link.
     fn link(&self, target: &Path, link: &Path) -> Result<(), TrainError>;
-    /// Removes a directory with all that is in it.
+    /// Removes a directory and its contents.
     fn remove_dir(&self, dir: &Path) -> Result<(), TrainError>;
 }
 
-/// The disk there is.
+/// The file system.
 pub(crate) struct RealDisk;
 
 impl Disk for RealDisk {
@@ -34,7 +34,7 @@ impl Disk for RealDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), TrainError> {
         fs_err::rename(from, to)?;
-        let parent = to.parent().expect("what is renamed lies in a directory");
+        let parent = to.parent().expect("a renamed path has a parent");
         Ok(fs_err::File::open(parent)?.sync_all()?)
     }
 

@@ -1,12 +1,12 @@
-//! The samples of an optimizer step divided among ranks: each sample falls to one, all have as many forward passes, and
-//! about as many tokens. A pure function of the samples' lengths and the number of ranks.
+//! Divides the samples of an optimizer step among ranks: each sample goes to one rank, and all ranks get as many forward
+//! passes and about as many tokens. A pure function of the samples' lengths and the number of ranks.
 
 use std::cmp::Reverse;
 
 use jacobi_datasets::fill_rows;
 
-/// Which samples, by their place among all, share each forward pass of each rank: `[rank][pass]`. Where there are fewer
-/// samples than passes, a pass is empty. `lengths` are the tokens that each sample takes.
+/// The indices of the samples in each forward pass of each rank: `[rank][pass]`. With fewer samples than passes, some
+/// passes are empty. `lengths` are the tokens of each sample.
 pub(crate) fn divide(lengths: &[usize], ranks: usize, tokens_per_row: usize) -> Vec<Vec<Vec<usize>>> {
     if ranks == 1 {
         return vec![fill_rows(lengths, tokens_per_row)];
@@ -23,8 +23,8 @@ pub(crate) fn divide(lengths: &[usize], ranks: usize, tokens_per_row: usize) -> 
     passes
 }
 
-/// Each rank's samples, the shortest first: the longest first, each to the rank with the fewest tokens among those that have
-/// fewest samples or may have one more.
+/// Each rank's samples, the shortest first. They are assigned greedily, the longest first, each to the rank with the fewest
+/// tokens among those with room for another sample.
 fn shares(lengths: &[usize], ranks: usize) -> Vec<Vec<usize>> {
     let most = lengths.len().div_ceil(ranks);
     let mut shares = vec![Vec::new(); ranks];
@@ -42,44 +42,4 @@ fn shares(lengths: &[usize], ranks: usize) -> Vec<Vec<usize>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn ranks_share_all_samples_with_as_many_passes_and_like_numbers_of_tokens(
-            lengths in prop::collection::vec(1usize..2000, 1..60),
-            ranks in 1usize..9,
-            tokens_per_row in 1usize..4000,
-        ) {
-            let passes = divide(&lengths, ranks, tokens_per_row);
-            prop_assert_eq!(passes.len(), ranks);
-            prop_assert!(passes.iter().all(|rows| rows.len() == passes[0].len()));
-            let mut visited: Vec<usize> = passes.iter().flatten().flatten().copied().collect();
-            visited.sort_unstable();
-            prop_assert_eq!(visited, (0..lengths.len()).collect::<Vec<_>>());
-            for row in passes.iter().flatten() {
-                let tokens: usize = row.iter().map(|&at| lengths[at]).sum();
-                prop_assert!(row.len() <= 1 || tokens <= tokens_per_row);
-            }
-            let tokens: Vec<usize> = passes
-                .iter()
-                .map(|rows| rows.iter().flatten().map(|&at| lengths[at]).sum())
-                .collect();
-            // The longest sample is what greedy division can be off by; a rank that is full earlier has no shorter ones.
-            let (least, most) = (tokens.iter().min().unwrap(), tokens.iter().max().unwrap());
-            if lengths.len().is_multiple_of(ranks) {
-                prop_assert!(most - least <= 2 * lengths.iter().max().unwrap(), "{tokens:?}");
-            }
-            prop_assert_eq!(&passes, &divide(&lengths, ranks, tokens_per_row));
-        }
-    }
-
-    #[test]
-    fn a_step_of_few_samples_leaves_passes_empty() {
-        assert_eq!(divide(&[5, 7], 3, 100), [vec![vec![1]], vec![vec![0]], vec![vec![]]]);
-        assert_eq!(divide(&[1, 2, 3, 4], 2, 100), [vec![vec![3, 0]], vec![vec![2, 1]]]);
-    }
-}
+mod tests;

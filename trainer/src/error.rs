@@ -16,18 +16,18 @@ pub enum TrainError {
     /// The trajectories.
     #[error(transparent)]
     Data(#[from] DatasetError),
-    /// A sample that teaches nothing, or does not fit together.
+    /// A sample that has no target, or contradicts itself.
     #[error("cannot pack a training sample")]
     Pack(#[from] PackError),
     /// Reading or writing the output; the source names the path.
     #[error("cannot access the training output")]
     Io(#[from] std::io::Error),
-    /// Ranks that cannot go on together.
+    /// Another rank failed.
     #[error(
-        "training on several ranks ends; the same command, with any number of ranks, goes on from the last checkpoint"
+        "training on several ranks failed; the same command, with any number of ranks, resumes from the last checkpoint"
     )]
     Ranks(#[from] RankFailure),
-    /// A setting that no run can have.
+    /// An invalid setting.
     #[error("train.{field} = {value}: {rule}")]
     Setting {
         /// The key.
@@ -37,7 +37,7 @@ pub enum TrainError {
         /// What it has to be.
         rule: &'static str,
     },
-    /// Nothing to learn from.
+    /// No usable sample.
     #[error(
         "no training sample is left of {rows} rows in {origin}: {skipped} are longer than train.max_length = {max_length} \
          or than the model's context of {context} tokens"
@@ -56,7 +56,7 @@ pub enum TrainError {
     },
     /// Rows of another tokenizer.
     #[error(
-        "sample {sample_id} in {origin} has the token id {id}, and the model's vocabulary ends before {vocabulary}: it was \
+        "sample {sample_id} in {origin} has the token id {id}, and the model's vocabulary has {vocabulary} tokens: it was \
          made with another tokenizer; train the model it was made with"
     )]
     ForeignToken {
@@ -69,7 +69,7 @@ pub enum TrainError {
         /// `vocab_size` of config.json.
         vocabulary: u32,
     },
-    /// Nothing to learn from but what is not to be learned from.
+    /// Every usable row is held out.
     #[error(
         "all {rows} usable rows in {origin} are held out for evaluation: train.eval_samples = {held_out}; lower it, or \
          unset train.eval_steps"
@@ -105,7 +105,7 @@ pub enum TrainError {
     },
     /// NaN or infinity, found before the weights were touched.
     #[error(
-        "step {step}: {what} is not finite; the weights are those of step {}. Samples: {}; all about them is in {}. Lower \
+        "step {step}: {what} is not finite; the weights are those of step {}. Samples: {}; their tokens and layouts are in {}. Lower \
          train.learning_rate, or look at these samples with `jacobi inspect`",
         step - 1, samples.join(", "), batch.display()
     )]
@@ -122,7 +122,7 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    /// Whether the user's settings are at fault, not the world.
+    /// Whether the user's settings are at fault.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Setting { .. } | Self::Mismatch { .. } | Self::AllHeldOut { .. })
     }

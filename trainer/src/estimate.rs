@@ -1,6 +1,4 @@
-//! What a run will take, before it runs: memory by category, steps, time.
-//!
-//! Memory follows from what the code keeps: see the fields of [`Footprint`]. Tested against the peak of real steps
+//! The forecast of a run: memory by category, steps, time. Memory is tested against the peak of real steps
 //! (`scripts/bench-train.sh`).
 
 use std::fmt;
@@ -18,18 +16,18 @@ use crate::{
     flops::{gemm_peak, model_flops},
 };
 
-/// Bytes of the process with libtorch loaded and its kernels made ready, before there is a model.
+/// Bytes of the process with libtorch and its kernels loaded, without a model.
 const RUNTIME_BYTES: f64 = 0.19e9;
 
-/// Freed memory is kept, and what is kept between the passes comes to lie in the holes it leaves: activations take this
-/// times their size (measured: docs/benchmarks.md).
-const HOLES: f64 = 1.3;
+/// Activations take this times their size, by fragmentation of the memory that the allocator keeps (measured:
+/// docs/benchmarks.md).
+const FRAGMENTATION: f64 = 1.3;
 
 /// Share of the matrix-product peak that training reached where it was measured (docs/benchmarks.md).
 const EFFICIENCY: f64 = 0.7;
 
-/// Optimizer steps whose samples are packed to see what a step takes.
-const STEPS_LOOKED_AT: usize = 8;
+/// Optimizer steps that are packed for the forecast.
+const PACKED_STEPS: usize = 8;
 
 /// What a row costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +39,7 @@ pub struct RowLoad {
 }
 
 impl RowLoad {
-    /// Of a packed row, when both losses are taken.
+    /// The cost of `row` under both losses.
     pub fn of(row: &PackedRow) -> Self {
         let students = row.losses.iter().filter(|loss| loss.student.is_some()).count();
         Self { tokens: row.tokens.len(), logits: row.losses.len() + students }
@@ -61,12 +59,12 @@ pub struct Footprint {
     pub masters: f64,
     /// AdamW's.
     pub moments: f64,
-    /// What layers keep, and what one layer or one chunk of logits takes on top.
+    /// What layers keep, and the temporaries of one layer or one chunk of logits.
     pub activations: f64,
 }
 
 impl Footprint {
-    /// All of it.
+    /// The sum.
     pub fn total(&self) -> f64 {
         self.parts().iter().map(|(_, bytes)| bytes).sum()
     }
@@ -84,7 +82,7 @@ impl Footprint {
     }
 }
 
-/// The peak of a step whose largest row is `row`.
+/// Memory at the peak of a step whose largest row is `row`.
 pub fn footprint(shape: &Architecture, kind: Kind, config: &TrainConfig, row: &RowLoad) -> Footprint {
     let count = shape.parameter_count() as f64;
     let size = kind.elt_size_in_bytes() as f64;
@@ -103,7 +101,7 @@ pub fn footprint(shape: &Architecture, kind: Kind, config: &TrainConfig, row: &R
     }
 }
 
-/// See `LayerCache` of the model, and `backward.rs`, for what there is at once.
+/// Follows `LayerCache` of the model and `backward.rs`.
 fn activations(shape: &Architecture, size: f64, keep: ActivationCheckpointing, row: &RowLoad) -> f64 {
     let [hidden, inner, vocabulary] =
         [shape.hidden_size, shape.intermediate_size, shape.vocab_size].map(|width| width as f64);
@@ -118,7 +116,7 @@ fn activations(shape: &Architecture, size: f64, keep: ActivationCheckpointing, r
     let cache = tokens * (size * widths + log_sums);
     let kept = match keep {
         ActivationCheckpointing::None => layers * (input + cache),
-        // The last layer is not computed again.
+        // The last layer is not recomputed.
         ActivationCheckpointing::Full => layers * input + cache,
     };
     let logits = (row.logits as f64).min(CHUNK_BYTES as f64 / (vocabulary * size));
@@ -134,10 +132,10 @@ fn activations(shape: &Architecture, size: f64, keep: ActivationCheckpointing, r
     let mlp = tokens * (3.0 * hidden + 5.0 * inner) * size + widened(tokens, inner);
     // In fp32: the projections, the output, the gradients of both.
     let attention = tokens * (2.0 * hidden * size + 4.0 * (4.0 * queries + 6.0 * keys));
-    HOLES * (kept + loss.max(mlp).max(attention))
+    FRAGMENTATION * (kept + loss.max(mlp).max(attention))
 }
 
-/// What a run will take.
+/// The forecast of a run.
 #[derive(Clone, Debug)]
 pub struct Forecast {
     /// Samples that are trained on.
@@ -150,7 +148,7 @@ pub struct Forecast {
     pub batch_size: usize,
     /// Weights of the model.
     pub parameters: usize,
-    /// The largest row among those looked at.
+    /// The largest packed row.
     pub row: RowLoad,
     /// Packed tokens of a step, on average.
     pub tokens_per_step: f64,
@@ -158,12 +156,10 @@ pub struct Forecast {
     pub footprint: Footprint,
     /// Of all steps.
     pub seconds: f64,
-    /// FLOP/s of matrix products, as measured here.
-    pub peak: f64,
 }
 
-/// Works out what training on `data` takes, without loading weights: from config.json, the samples of the first steps, and
-/// the matrix-product peak measured now.
+/// Forecasts training on `data` without loading weights: from config.json, the samples of the first steps, and the
+/// matrix-product peak measured now.
 ///
 /// # Errors
 /// A model directory or data that training would refuse.
@@ -180,10 +176,10 @@ pub fn forecast(
     let kind = dtype.resolve(shape.stored_dtype.as_deref());
     let epoch = dataset.len().div_ceil(config.batch_size);
     let steps = config.max_steps.unwrap_or(config.epochs * epoch);
-    let looked_at = STEPS_LOOKED_AT.min(epoch);
+    let packed = PACKED_STEPS.min(epoch);
     let (mut flops, mut tokens) = (0.0, 0);
     let mut largest = RowLoad { tokens: 0, logits: 0 };
-    for step in 0..looked_at {
+    for step in 0..packed {
         let samples = dataset.step(step, config.batch_size, config)?;
         tokens += samples.iter().map(|sample| sample.tokens.len()).sum::<usize>();
         for row in rows(&samples, config.tokens_per_row, 1).concat() {
@@ -194,12 +190,11 @@ pub fn forecast(
             }
         }
     }
-    let again = match config.activation_checkpointing {
+    let recompute = match config.activation_checkpointing {
         ActivationCheckpointing::None => 1.0,
-        // A forward pass more, without the last product of a layer.
+        // One more forward pass, without the last product of each layer.
         ActivationCheckpointing::Full => 1.25,
     };
-    let peak = gemm_peak(kind, device);
     Ok(Forecast {
         samples: dataset.len(),
         skipped: dataset.skipped,
@@ -208,9 +203,8 @@ pub fn forecast(
         parameters: shape.parameter_count(),
         footprint: footprint(shape, kind, config, &largest),
         row: largest,
-        tokens_per_step: tokens as f64 / looked_at as f64,
-        seconds: again * flops / looked_at as f64 * steps as f64 / (EFFICIENCY * peak),
-        peak,
+        tokens_per_step: tokens as f64 / packed as f64,
+        seconds: recompute * flops / packed as f64 * steps as f64 / (EFFICIENCY * gemm_peak(kind, device)),
     })
 }
 

@@ -1,9 +1,9 @@
-//! The decoder in the loop: every so often the held-out prompts are answered by the real decoders, and what comes of it
-//! says which checkpoint is best. The training loss cannot: a model that jumps further is not one with a lower loss.
+//! The decoder in the loop: at intervals the held-out prompts are decoded by the decoders that ship, and the results decide
+//! which checkpoint is best. The training loss cannot decide it: a lower loss does not mean more tokens per pass.
 //!
-//! A prompt is answered by Jacobi decoding and, as its measure, autoregressively. Their agreement is
-//! `eval/exact_match_ar`; `eval/loss_ar` is the cross-entropy of the responses as recorded, so it tells how far the model
-//! has moved from the answers it was to keep. Several ranks share the prompts.
+//! A prompt is decoded by Jacobi decoding and, for comparison, autoregressively. Their agreement is
+//! `eval/exact_match_ar`; `eval/loss_ar` is the cross-entropy of the recorded responses: how far the model has moved from
+//! the answers it should keep. Ranks divide the prompts among themselves.
 
 use std::{
     collections::HashSet,
@@ -25,23 +25,23 @@ use crate::{RankFailure, Ranks};
 const SLOTS: usize = 8;
 /// Rows of one forward pass to aim at: bounds the memory of their logits.
 const ROWS_PER_PASS: usize = 64;
-/// Tokens of a run whose second occurrence counts as a repetition.
-const REPEATED_RUN: usize = 4;
-/// By how much the share of repeated runs may exceed that of the recorded responses.
+/// n of the n-grams whose second occurrence in a response counts as a repetition.
+const REPEATED_NGRAM: usize = 4;
+/// By how much the share of repeated n-grams may exceed that of the recorded responses.
 const REPETITION_ROOM: f64 = 0.2;
 
-/// What the decoders made of the held-out prompts at one step.
+/// Results on the held-out prompts at one step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Optimizer steps taken; 0 is the model that training started from.
     pub step: usize,
-    /// Accepted tokens per forward pass of Jacobi decoding; 1 where the prefill was all.
+    /// Accepted tokens per forward pass of Jacobi decoding; 1 where there was no pass after the prefill.
     pub tpf: f64,
     /// Share of prompts with the same response as under autoregressive decoding.
     pub exact_match_ar: f64,
     /// Mean cross-entropy of the recorded responses, in nats per token.
     pub loss_ar: f64,
-    /// Share of four-token runs that the same response held before.
+    /// Share of four-token runs that occurred earlier in the same response.
     pub repetition: f64,
     /// Whether the responses repeat themselves far more than the recorded ones.
     pub degenerate: bool,
@@ -59,7 +59,7 @@ impl Evaluation {
     }
 }
 
-/// The evaluations that decide something later; part of a checkpoint.
+/// The evaluations that later decisions need; part of a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluations {
     /// Of the model that training started from.
@@ -90,7 +90,7 @@ impl Evaluations {
     }
 }
 
-/// Rows that are not trained on, and how their prompts are answered.
+/// Rows that are not trained on, and how their prompts are decoded.
 pub(crate) struct HeldOut {
     pub(crate) rows: Vec<Trajectory>,
     /// n of Jacobi decoding: that of the trajectories.
@@ -99,27 +99,15 @@ pub(crate) struct HeldOut {
     pub(crate) seed: u64,
 }
 
-/// Sums over prompts, from which all figures follow.
-#[derive(Clone, Copy, Default)]
-struct Sums {
-    /// Tokens accepted and forward passes of Jacobi decoding.
-    accepted: f64,
-    forwards: f64,
-    /// Prompts answered alike by both decoders.
-    same: f64,
-    /// Negative log-probability of recorded tokens, and their number.
-    negative_log_likelihood: f64,
-    recorded: f64,
-    /// Runs that the same response held before, and all.
-    repeated: f64,
-    runs: f64,
-}
+/// Sums over prompts: tokens accepted and forward passes of Jacobi decoding; prompts with the same response under both
+/// decoders; negative log-likelihood and number of recorded tokens; n-grams that are repetitions, and all n-grams.
+type Sums = [f64; 7];
 
 impl HeldOut {
-    /// Decodes and scores with the weights as they are; `None` when this rank or another is asked to `stop`.
+    /// Decodes and scores with the current weights; `None` when any rank is asked to `stop`.
     ///
     /// # Errors
-    /// A rank that is gone.
+    /// Another rank failed.
     pub(crate) fn evaluate(
         &self,
         model: &dyn LanguageModel,
@@ -132,12 +120,10 @@ impl HeldOut {
         if ranks.any(sums.is_none())? {
             return Ok(None);
         }
-        let Sums { accepted, forwards, same, negative_log_likelihood, recorded, repeated, runs } =
-            sums.unwrap_or_default();
-        let mut all = [accepted, forwards, same, negative_log_likelihood, recorded, repeated, runs];
+        let mut all = sums.unwrap_or_default();
         ranks.sum(&mut all)?;
-        let [accepted, forwards, same, negative_log_likelihood, recorded, repeated, runs] = all;
-        let repetition = repeated / runs.max(1.0);
+        let [accepted, forwards, same, negative_log_likelihood, recorded, repeated, ngrams] = all;
+        let repetition = repeated / ngrams.max(1.0);
         let rows: Vec<&[u32]> = self.rows.iter().map(|row| self.recorded(row)).collect();
         let (before, of) = repetitions(&rows);
         Ok(Some(Evaluation {
@@ -159,21 +145,13 @@ impl HeldOut {
         let (plain, _) = self.respond(model, rows, &Strategy::Autoregressive, stop)?;
         let same = drafted.iter().zip(&plain).filter(|(drafted, plain)| drafted == plain).count();
         let drafted: Vec<&[u32]> = drafted.iter().map(Vec::as_slice).collect();
-        let (repeated, runs) = repetitions(&drafted);
+        let (repeated, ngrams) = repetitions(&drafted);
         let (negative_log_likelihood, recorded) = self.negative_log_likelihood(model, rows, stop)?;
         let (accepted, forwards) = (stats.tokens as f64, stats.forwards as f64);
-        Some(Sums {
-            accepted,
-            forwards,
-            same: same as f64,
-            negative_log_likelihood,
-            recorded,
-            repeated,
-            runs,
-        })
+        Some([accepted, forwards, same as f64, negative_log_likelihood, recorded, repeated, ngrams])
     }
 
-    /// The recorded response, as far as one is decoded.
+    /// The recorded response, up to the length that is decoded.
     fn recorded<'a>(&self, row: &'a Trajectory) -> &'a [u32] {
         &row.response_tokens[..row.response_tokens.len().min(self.stop.max_new_tokens)]
     }
@@ -252,61 +230,18 @@ fn log_probability(logits: &[f32], token: u32) -> f64 {
     f64::from(logits[token as usize]) - top - sum.ln()
 }
 
-/// Runs of [`REPEATED_RUN`] tokens that occurred before in the same response, and all.
+/// How many n-grams occurred earlier in the same response, and how many there are.
 fn repetitions(responses: &[&[u32]]) -> (f64, f64) {
     let (mut repeated, mut all) = (0u32, 0u32);
     for response in responses {
         let mut seen = HashSet::new();
-        for run in response.windows(REPEATED_RUN) {
+        for ngram in response.windows(REPEATED_NGRAM) {
             all += 1;
-            repeated += u32::from(!seen.insert(run));
+            repeated += u32::from(!seen.insert(ngram));
         }
     }
     (f64::from(repeated), f64::from(all))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn repetitions_are_the_runs_seen_before() {
-        let rows: [(&[&[u32]], f64, f64); 4] = [
-            (&[&[1, 2, 3, 4, 5]], 0.0, 2.0),
-            (&[&[7; 8]], 4.0, 5.0),
-            (&[&[1, 2, 3, 4], &[1, 2, 3, 4]], 0.0, 2.0),
-            (&[&[], &[1, 2]], 0.0, 0.0),
-        ];
-        for (responses, repeated, all) in rows {
-            assert_eq!(repetitions(responses), (repeated, all), "{responses:?}");
-        }
-    }
-
-    #[test]
-    fn the_best_is_the_fastest_of_those_that_kept_their_answers() {
-        let at = |step, tpf, loss_ar, degenerate| Evaluation {
-            step,
-            tpf,
-            loss_ar,
-            degenerate,
-            exact_match_ar: 1.0,
-            repetition: 0.0,
-        };
-        let mut evaluations = Evaluations::default();
-        let rows = [
-            (at(0, 1.5, 0.20, false), None),
-            (at(1, 1.2, 0.20, false), Some(1)),
-            (at(2, 2.0, 0.24, false), Some(2)),
-            (at(3, 3.0, 0.26, false), Some(2)), // harmed
-            (at(4, 9.0, 0.10, true), Some(2)),  // repeats itself
-            (at(5, 1.9, 0.10, false), Some(2)), // not as far
-            (at(6, 2.0, 0.25, false), Some(6)),
-        ];
-        for (evaluation, best) in rows {
-            evaluations.add(evaluation, 0.05 + 1e-12);
-            assert_eq!(evaluations.best.map(|best| best.step), best, "after {}", evaluation.step);
-            assert_eq!(evaluations.last_step(), Some(evaluation.step));
-        }
-        assert_eq!(evaluations.baseline.unwrap().step, 0);
-    }
-}
+mod tests;

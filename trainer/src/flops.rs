@@ -1,4 +1,4 @@
-//! FLOPs of a training step, and the matrix-product peak they are held against.
+//! FLOPs of a training step, and the matrix-product peak they are compared with.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -10,10 +10,9 @@ use jacobi_model::Architecture;
 use jacobi_torch_ext::product;
 use tch::{Device, Kind, Tensor};
 
-/// FLOPs of forward and backward over one row: 6 per parameter that multiplies a token, the head only where a loss is
-/// taken (rows that only teach forward alone), attention only over pairs that see each other. What is computed again
-/// does not count.
-pub fn model_flops(shape: &Architecture, row: &PackedRow) -> f64 {
+/// FLOPs of forward and backward over one row: 6 per parameter and token, the head only for rows with a loss (2 for rows
+/// that are teachers only), attention only over pairs that see each other. Recomputation does not count.
+pub(crate) fn model_flops(shape: &Architecture, row: &PackedRow) -> f64 {
     let heads = (shape.num_attention_heads * shape.head_dim) as f64;
     let kv_heads = (shape.num_key_value_heads * shape.head_dim) as f64;
     let hidden = shape.hidden_size as f64;
@@ -28,8 +27,9 @@ pub fn model_flops(shape: &Architecture, row: &PackedRow) -> f64 {
         + row.losses.iter().map(head_flops).sum::<f64>() * hidden * shape.vocab_size as f64
 }
 
-/// FLOP/s of a square matrix product in `kind`, by the kernel that training uses: the best within a third of a second, measured once per process.
-pub fn gemm_peak(kind: Kind, device: Device) -> f64 {
+/// FLOP/s of a square matrix product in `kind` by the kernel that training uses: the best within a third of a second,
+/// measured once per process.
+pub(crate) fn gemm_peak(kind: Kind, device: Device) -> f64 {
     static MEASURED: Mutex<Vec<((Kind, Device), f64)>> = Mutex::new(Vec::new());
     let mut measured = MEASURED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, peak)) = measured.iter().find(|(of, _)| *of == (kind, device)) {
@@ -41,7 +41,7 @@ pub fn gemm_peak(kind: Kind, device: Device) -> f64 {
 }
 
 fn measure_gemm(kind: Kind, device: Device) -> f64 {
-    // Large enough for a GPU to reach its peak, small enough for a CPU to be done.
+    // Large enough for a GPU to reach its peak, small enough for a CPU to finish in time.
     let size: i64 = if device == Device::Cpu { 1024 } else { 8192 };
     let a = Tensor::ones([size, size], (kind, device));
     let (begun, mut fastest) = (Instant::now(), f64::INFINITY);

@@ -6,9 +6,8 @@
 //! positions (its further division by the number of blocks is `pc_normalization = "reference"`), so that lambda means the
 //! same whatever the length of the response.
 //!
-//! Logits are made chunk by chunk, for rows with a loss only; in the same chunk they become their gradient and that
-//! the gradient of the hidden states. A clean row's logits serve both losses: they are its own and its student's
-//! teacher's.
+//! Logits are computed chunk by chunk, for rows with a loss only; within the chunk they are overwritten by their gradient,
+//! which gives that of the hidden states. A clean row's logits serve both losses: its own, and as the teacher of its student.
 //!
 //! Legend: n rows of hidden states, h hidden width, v vocabulary, c clean and s student rows of a chunk.
 
@@ -69,7 +68,7 @@ pub struct Counts {
     pub pc: f64,
 }
 
-/// Mean losses of a step, as far as summed; and their gradient.
+/// What some rows add to the mean losses of a step, and its gradient.
 pub struct Losses {
     /// L_ar.
     pub ar: f64,
@@ -83,7 +82,7 @@ pub struct Losses {
 pub trait Head {
     /// Logits `[.., v]` of some rows of the hidden states.
     fn logits(&self, rows: &Tensor) -> Tensor;
-    /// The gradient of those rows for the gradient of their logits; that of the head's parameters goes where they want it.
+    /// The gradient of those rows, given that of their logits. Adds to the gradient of the head's parameters.
     fn backward(&mut self, rows: &Tensor, grad_logits: &Tensor) -> Tensor;
 }
 
@@ -107,11 +106,11 @@ impl LossConfig {
 
     /// pc_weight * L_pc + ar_weight * L_ar.
     pub fn total(&self, ar: f64, pc: f64) -> f64 {
-        // A term without weight is not computed; a NaN of the other must show.
+        // A term of weight 0 is not computed, so it is no NaN; a NaN of the other has to show.
         self.pc_weight * pc + self.ar_weight * ar
     }
 
-    /// Before the student is known: `Acceptance` weights have a mean of 1.
+    /// As far as known before the forward pass: `Acceptance` weights have a mean of 1.
     fn position_weight(&self, distance: usize) -> f64 {
         match self.pc_position_weight {
             PcPositionWeight::Uniform | PcPositionWeight::Acceptance => 1.0,
@@ -186,11 +185,11 @@ fn chunk_end(rows: &[LossRow], start: usize, chunk_rows: usize) -> usize {
     rows.len()
 }
 
-/// Loss rows whose logits are made together: clean rows first, then students.
+/// Loss rows whose logits are computed together: clean rows first, then students.
 struct Chunk<'a> {
     clean: Vec<&'a LossRow>,
     students: Vec<&'a LossRow>,
-    /// Among the clean rows, or the rows the other teacher is asked for: the teacher of each student.
+    /// The teacher of each student: an index into the clean rows, or into the rows that the other teacher is asked for.
     teachers: Vec<usize>,
     /// Index of each student's loss row among all.
     indices: Vec<usize>,

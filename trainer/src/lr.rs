@@ -1,4 +1,4 @@
-//! The learning-rate curve: linear warm-up, then one of four courses.
+//! The learning-rate curve: linear warm-up, then one of four schedules.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,30 +16,30 @@ pub enum LrSchedule {
     Wsd,
 }
 
-/// A curve, but for the length of the run.
+/// A learning-rate curve over a run of any length.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LrCurve {
-    /// Course after the warm-up.
-    pub schedule: LrSchedule,
+pub(crate) struct LrCurve {
+    /// Schedule after the warm-up.
+    pub(crate) schedule: LrSchedule,
     /// How long the rate rises.
-    pub warmup: Warmup,
+    pub(crate) warmup: Warmup,
     /// Share of the steps over which [`LrSchedule::Wsd`] falls.
-    pub decay_ratio: f64,
+    pub(crate) decay_ratio: f64,
 }
 
 /// Length of the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Warmup {
+pub(crate) enum Warmup {
     /// A share of all steps.
     Ratio(f64),
-    /// So many.
+    /// A number of steps.
     Steps(usize),
 }
 
 impl LrCurve {
     /// The factor on the peak rate at `step` (from 0) of `total`. The first step already moves: it has 1/warm-up of
     /// the peak, not 0.
-    pub fn factor(&self, step: usize, total: usize) -> f64 {
+    pub(crate) fn factor(&self, step: usize, total: usize) -> f64 {
         let share = |ratio: f64| (ratio * total as f64).ceil() as usize;
         let warmup = match self.warmup {
             Warmup::Ratio(ratio) => share(ratio),

@@ -62,7 +62,7 @@ impl RankFigures {
     }
 }
 
-/// The most memory that this process has had on `device`, as far as the system tells; else 0.
+/// Bytes of memory of this process on `device` at its peak; 0 if the system does not tell.
 pub(crate) fn peak_memory(device: Device) -> f64 {
     if let Some(memory) = gpu_memory(device) {
         return memory.peak as f64;
@@ -93,22 +93,22 @@ impl TrainProgress {
 pub(crate) struct Metrics {
     jsonl: fs_err::File,
     events: EventWriter,
-    /// When this sitting began.
+    /// When this process opened them.
     opened: Instant,
 }
 
 impl Metrics {
-    /// Opens the logs of `output`. Lines of what `resumed` does not know of tell of what will be done again, and go.
+    /// Opens the logs of `output` and removes the lines of steps after the state `resumed`, which are taken again.
     pub(crate) fn open(output: &Path, resumed: Option<&TrainerState>) -> Result<Self, TrainError> {
         let path = output.join(JSONL);
-        keep_known(&path, resumed)?;
+        drop_repeated(&path, resumed)?;
         let jsonl = fs_err::OpenOptions::new().create(true).append(true).open(path)?;
         let mut events = EventWriter::create(&output.join(EVENTS))?;
         events.restart(resumed.map_or(0, |state| state.step as u64 + 1))?;
         Ok(Self { jsonl, events, opened: Instant::now() })
     }
 
-    /// One line, and as many points, for `step`. The line also has the seconds since this sitting began.
+    /// Writes a line, and a point for each scalar. The line also has the seconds since the logs were opened.
     pub(crate) fn record(
         &mut self,
         step: usize,
@@ -140,22 +140,22 @@ pub(crate) fn discard(output: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-fn keep_known(path: &Path, resumed: Option<&TrainerState>) -> Result<(), TrainError> {
+fn drop_repeated(path: &Path, resumed: Option<&TrainerState>) -> Result<(), TrainError> {
     if !path.is_file() {
         return Ok(());
     }
     let text = fs_err::read_to_string(path)?;
     let kept: String =
-        text.lines().filter(|line| is_known(line, resumed)).map(|line| format!("{line}\n")).collect();
+        text.lines().filter(|line| is_kept(line, resumed)).map(|line| format!("{line}\n")).collect();
     Ok(write_atomic(path, |file| file.write_all(kept.as_bytes()))?)
 }
 
-fn is_known(line: &str, resumed: Option<&TrainerState>) -> bool {
+fn is_kept(line: &str, resumed: Option<&TrainerState>) -> bool {
     let (Some(state), Ok(line)) = (resumed, serde_json::from_str::<Map<String, Value>>(line)) else {
         return false;
     };
     let Some(step) = line.get("step").and_then(Value::as_u64).map(|step| step as usize) else { return false };
-    // A stop can fall between a step and its evaluation.
+    // A run can be stopped between a step and its evaluation.
     let has_happened = line.contains_key("train/loss") || state.evaluations.last_step() == Some(step);
     step < state.step || (step == state.step && has_happened)
 }

@@ -1,4 +1,4 @@
-//! The batch that made a loss or gradient NaN or infinite, as a file that says everything about it.
+//! A JSON file with the samples of a step whose loss or gradient is NaN or infinite.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! This process among those that train together: sums and copies over all of them, with the time that takes, and with an
-//! error that names the rank to blame. Alone, everything is as it is.
+//! Collective operations of the processes that train together, with the time spent waiting for others and errors that name
+//! the rank at fault. In a single process they do nothing.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use crate::watch::{Abandon, RankFailure, Watch, address_of};
 
 const LOCALHOST: &str = "127.0.0.1";
 
-/// This process and its way to the others.
+/// This process and its connection to the others.
 #[derive(Clone)]
 pub struct Ranks(Arc<Inner>);
 
@@ -29,29 +29,29 @@ struct Inner {
 
 /// Fields are dropped in this order: the store last, since the group needs it.
 struct Link {
-    /// For tensors of the model's device.
+    /// For tensors on the model's device.
     group: Group,
-    /// For numbers, where those are not of the CPU.
+    /// For numbers on the CPU, where the model is on another device.
     control: Option<Group>,
     watch: Watch,
     _store: Store,
 }
 
-/// A place where ranks meet that outlives each of them, kept by who starts them.
-pub struct MeetingPlace(Store);
+/// A store through which ranks find each other, kept by their launcher, so that it outlives each of them.
+pub struct Rendezvous(Store);
 
-impl MeetingPlace {
+impl Rendezvous {
     /// On this machine, at a free port.
     ///
     /// # Errors
-    /// No port to be had.
+    /// No port is free.
     pub fn open() -> Result<Self, RankFailure> {
         let address =
             StoreAddress { host: LOCALHOST.to_owned(), port: 0, serves: true, prefix: String::new() };
         Store::open(&address, Duration::from_secs(30)).map(Self).map_err(RankFailure::Unclear)
     }
 
-    /// What rank `rank` of `world_size`, on this machine too, finds it and the others by: variables as torchrun sets them.
+    /// The environment variables, as torchrun sets them, with which rank `rank` of `world_size` joins on this machine.
     pub fn variables(&self, rank: usize, world_size: usize) -> [(&'static str, String); 7] {
         [
             ("RANK", rank.to_string()),
@@ -65,22 +65,22 @@ impl MeetingPlace {
     }
 }
 
-/// An operation under way.
-#[must_use = "nothing has happened until it is waited for"]
-pub(crate) struct Underway(Option<Pending>);
+/// A collective operation that has been started.
+#[must_use = "its result is there once it has been waited for"]
+pub(crate) struct Started(Option<Pending>);
 
 impl Ranks {
-    /// A process without others.
+    /// A single process.
     pub fn alone() -> Self {
         Self(Arc::new(Inner { link: None, waited: AtomicU64::new(0) }))
     }
 
-    /// Joins the others. Every operation together gives up after `timeout`; `abandon` is called if another rank gives up
-    /// while this one is stuck. Tensors of `device` travel by its own means (NCCL between GPUs), numbers by the CPU's, so that
-    /// they do not wait for a GPU's work.
+    /// Joins the others. Every collective operation fails after `timeout`; `abandon` is called if another rank fails while
+    /// this one is blocked. Tensors on `device` take its backend (NCCL between GPUs), numbers that of the CPU, so that they
+    /// do not wait for the work of a GPU.
     ///
     /// # Errors
-    /// Ranks that do not come in time.
+    /// A rank did not join in time.
     pub fn join(
         member: &Membership,
         device: Device,
@@ -98,17 +98,17 @@ impl Ranks {
         Ok(Self(Arc::new(Inner { link, waited: AtomicU64::new(0) })))
     }
 
-    /// Which of all, from 0.
+    /// This process's number, from 0.
     pub fn rank(&self) -> usize {
         self.0.link.as_ref().map_or(0, |link| link.group.rank())
     }
 
-    /// How many there are.
+    /// The number of ranks.
     pub fn world_size(&self) -> usize {
         self.0.link.as_ref().map_or(1, |link| link.group.world_size())
     }
 
-    /// Whether this is the one that writes and tells.
+    /// Whether this is rank 0, which writes files and reports.
     pub fn is_first(&self) -> bool {
         self.rank() == 0
     }
@@ -118,72 +118,76 @@ impl Ranks {
         Duration::from_nanos(self.0.waited.load(Ordering::Relaxed))
     }
 
-    /// Starts putting the sum over all ranks in place of `tensor`.
-    pub(crate) fn all_reduce(&self, tensor: &Tensor) -> Result<Underway, RankFailure> {
+    /// Starts replacing `tensor` by its sum over all ranks.
+    pub(crate) fn all_reduce(&self, tensor: &Tensor) -> Result<Started, RankFailure> {
         self.start(|group| group.all_reduce(tensor))
     }
 
-    /// Starts summing `whole` over all ranks, of which `share` becomes this one's part.
-    pub(crate) fn reduce_scatter(&self, share: &Tensor, whole: &Tensor) -> Result<Underway, RankFailure> {
+    /// Starts summing `whole` over all ranks; `share` receives this one's part of the sum.
+    pub(crate) fn reduce_scatter(&self, share: &Tensor, whole: &Tensor) -> Result<Started, RankFailure> {
         self.start(|group| group.reduce_scatter(share, whole))
     }
 
     /// Starts filling `whole` with every rank's `share`.
-    pub(crate) fn all_gather(&self, whole: &Tensor, share: &Tensor) -> Result<Underway, RankFailure> {
-        // As bytes: copying knows every dtype.
+    pub(crate) fn all_gather(&self, whole: &Tensor, share: &Tensor) -> Result<Started, RankFailure> {
+        // As bytes, which every backend copies whatever the dtype.
         let bytes = |tensor: &Tensor| tensor.view_dtype(Kind::Uint8);
         self.start(|group| group.all_gather(&bytes(whole), &bytes(share)))
     }
 
-    /// Waits for what was started.
-    pub(crate) fn finish(&self, underway: Underway) -> Result<(), RankFailure> {
-        let (Some(link), Some(pending)) = (&self.0.link, underway.0) else { return Ok(()) };
+    /// Waits for an operation.
+    pub(crate) fn wait(&self, operation: Started) -> Result<(), RankFailure> {
+        let (Some(link), Some(pending)) = (&self.0.link, operation.0) else { return Ok(()) };
         let started = Instant::now();
         let done = pending.wait();
         self.0.waited.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
         done.map_err(|error| link.watch.blame(error))
     }
 
-    /// Puts the sums over all ranks in place of `values`.
+    /// Replaces `values` by their sums over all ranks.
     pub(crate) fn sum(&self, values: &mut [f64]) -> Result<(), RankFailure> {
         if self.0.link.is_none() || values.is_empty() {
             return Ok(());
         }
         let tensor = Tensor::from_slice(values);
-        let underway = self.begin(|link| link.control.as_ref().unwrap_or(&link.group).all_reduce(&tensor))?;
-        self.finish(underway)?;
+        let operation =
+            self.begin(|link| link.control.as_ref().unwrap_or(&link.group).all_reduce(&tensor))?;
+        self.wait(operation)?;
         tensor.copy_data(values, values.len());
         Ok(())
     }
 
-    /// Whether it is so on any rank.
+    /// Whether `here` is true on any rank.
     pub(crate) fn any(&self, here: bool) -> Result<bool, RankFailure> {
         let mut count = [f64::from(u8::from(here))];
         self.sum(&mut count)?;
         Ok(count[0] > 0.0)
     }
 
-    /// Waits until all have come here.
-    pub(crate) fn meet(&self) -> Result<(), RankFailure> {
+    /// Waits until all ranks have called it.
+    pub(crate) fn barrier(&self) -> Result<(), RankFailure> {
         self.any(false).map(drop)
     }
 
-    /// What every rank has under the same names: `values` of each, in the order of the ranks.
-    pub(crate) fn everyones<const N: usize>(&self, values: [f64; N]) -> Result<Vec<[f64; N]>, RankFailure> {
+    /// The `values` of every rank, in the order of the ranks.
+    pub(crate) fn gather_values<const N: usize>(
+        &self,
+        values: [f64; N],
+    ) -> Result<Vec<[f64; N]>, RankFailure> {
         let mut all = vec![[0.0; N]; self.world_size()];
         all[self.rank()] = values;
         self.sum(all.as_flattened_mut())?;
         Ok(all)
     }
 
-    /// Tells the others why this rank gives up.
+    /// Tells the others why this rank fails.
     pub fn give_up(&self, reason: &str) {
         if let Some(link) = &self.0.link {
             link.watch.give_up(reason);
         }
     }
 
-    /// Ends working together, with all work done.
+    /// Ends this rank's part regularly.
     pub(crate) fn leave(&self) {
         if let Some(link) = &self.0.link {
             link.watch.leave();
@@ -193,18 +197,18 @@ impl Ranks {
     fn start(
         &self,
         operation: impl FnOnce(&Group) -> Result<Pending, CollectiveError>,
-    ) -> Result<Underway, RankFailure> {
+    ) -> Result<Started, RankFailure> {
         self.begin(|link| operation(&link.group))
     }
 
     fn begin(
         &self,
         operation: impl FnOnce(&Link) -> Result<Pending, CollectiveError>,
-    ) -> Result<Underway, RankFailure> {
-        let Some(link) = &self.0.link else { return Ok(Underway(None)) };
+    ) -> Result<Started, RankFailure> {
+        let Some(link) = &self.0.link else { return Ok(Started(None)) };
         link.watch.begin();
         match operation(link) {
-            Ok(pending) => Ok(Underway(Some(pending))),
+            Ok(pending) => Ok(Started(Some(pending))),
             Err(error) => Err(link.watch.blame(error)),
         }
     }

@@ -1,13 +1,13 @@
-//! Parameters, gradients and optimizer state shared among ranks, bucket by bucket: who keeps what, and what travels when.
+//! Parameters, gradients and optimizer state sharded among ranks, bucket by bucket (ZeRO, arXiv 1910.02054).
 //!
-//! | sharding | kept whole on each rank | travels |
+//! | sharding | whole on each rank | communicated |
 //! |---|---|---|
-//! | `none` | everything | gradients are summed, once a step |
-//! | `optimizer` | parameters and gradients (ZeRO-1) | gradients to who updates them; parameters back, once a step |
-//! | `gradients` | parameters (ZeRO-2) | the same, but gradients after each pass, as a layer's are done |
-//! | `parameters` | nothing (ZeRO-3) | as before; and parameters before each use, to be dropped after it |
+//! | `none` | everything | the sum of the gradients, once a step |
+//! | `optimizer` | parameters and gradients (ZeRO-1) | gradients to the rank that updates them, parameters back, once a step |
+//! | `gradients` | parameters (ZeRO-2) | the same, but gradients after each pass, layer by layer |
+//! | `parameters` | nothing (ZeRO-3) | gradients as before; parameters before each use, after which they are released |
 //!
-//! ZeRO: arXiv 1910.02054. A rank's share of a bucket is a run of its elements, whatever parameters they belong to.
+//! A rank's share of a bucket is a contiguous run of its elements, across the bounds of parameters.
 
 use std::{
     cell::RefCell,
@@ -20,7 +20,7 @@ use tch::{Kind, Tensor};
 
 use crate::{
     adamw::Piece,
-    ranks::{Ranks, Underway},
+    ranks::{Ranks, Started},
     watch::RankFailure,
 };
 
@@ -39,8 +39,8 @@ pub enum Sharding {
     Parameters,
 }
 
-/// Gradients of passes that may be on their way at a time: as many buckets as are held whole beside the one being filled.
-const REDUCTIONS_AT_ONCE: usize = 2;
+/// Reductions in progress at a time: so many buckets of gradients are held whole besides the one being filled.
+const MAX_REDUCTIONS: usize = 2;
 
 /// The buckets of a model, and this rank's share of each.
 pub(crate) struct Shards {
@@ -50,13 +50,13 @@ pub(crate) struct Shards {
     shares: Vec<Share>,
     gradients: Gradients,
     reductions: RefCell<VecDeque<Reduction>>,
-    /// Buckets whose parameters are on their way.
-    gathers: RefCell<BTreeMap<usize, Underway>>,
+    /// By bucket, the gathers of parameters in progress.
+    gathers: RefCell<BTreeMap<usize, Started>>,
 }
 
 /// What this rank updates of a bucket.
 struct Share {
-    /// The first element, counted from the bucket's.
+    /// Index of the first element within the bucket.
     start: i64,
     /// Flat, in the compute dtype.
     parameters: Tensor,
@@ -65,13 +65,13 @@ struct Share {
 }
 
 struct Reduction {
-    underway: Underway,
-    /// What arrives, and where it is to be added, if it does not arrive there.
-    arriving: Option<(Tensor, usize)>,
+    operation: Started,
+    /// What is received, and the bucket it is to be added to; `None` where it is received in place.
+    received: Option<(Tensor, usize)>,
 }
 
 impl Shards {
-    /// Moves the parameters of `model` into buckets; of those that are shared, only this rank's part stays.
+    /// Moves the parameters of `model` into buckets; of sharded ones only this rank's share is kept.
     pub(crate) fn new(model: &mut Transformer, sharding: Sharding, ranks: Ranks) -> Self {
         let sharding = if ranks.world_size() == 1 { Sharding::None } else { sharding };
         let (rank, parts) = match sharding {
@@ -111,13 +111,13 @@ impl Shards {
         &self.ranks
     }
 
-    /// Where the gradients of a pass go.
+    /// The gradients that a pass adds to.
     pub(crate) fn gradients(&self) -> &Gradients {
         &self.gradients
     }
 
-    /// Whether each rank has a part of the summed gradients only.
-    pub(crate) fn are_gradients_shared(&self) -> bool {
+    /// Whether each rank has only a share of the summed gradients.
+    pub(crate) fn are_gradients_sharded(&self) -> bool {
         self.sharding != Sharding::None
     }
 
@@ -144,8 +144,8 @@ impl Shards {
         pieces
     }
 
-    /// Starts bringing the parameters of `bucket` here, where they are not.
-    pub(crate) fn expect(&self, bucket: usize) -> Result<(), RankFailure> {
+    /// Starts gathering the parameters of `bucket`, unless they are here.
+    pub(crate) fn prefetch(&self, bucket: usize) -> Result<(), RankFailure> {
         let memory = &self.buckets[bucket].memory;
         if memory.is_released() {
             memory.allocate();
@@ -155,21 +155,21 @@ impl Shards {
         Ok(())
     }
 
-    /// Waits for the parameters of `bucket`.
+    /// Gathers the parameters of `bucket` and waits for them.
     pub(crate) fn gather(&self, bucket: usize) -> Result<(), RankFailure> {
-        self.expect(bucket)?;
+        self.prefetch(bucket)?;
         let gather = self.gathers.borrow_mut().remove(&bucket);
-        gather.map_or(Ok(()), |gather| self.ranks.finish(gather))
+        gather.map_or(Ok(()), |gather| self.ranks.wait(gather))
     }
 
-    /// Drops the parameters of `bucket` but for this rank's share, where they are shared.
+    /// Releases the parameters of `bucket` except this rank's share, where they are sharded.
     pub(crate) fn release(&self, bucket: usize) {
         if self.sharding == Sharding::Parameters {
             self.buckets[bucket].memory.release();
         }
     }
 
-    /// Does `work` with all parameters in place.
+    /// Calls `work` with all parameters gathered.
     pub(crate) fn with_all<T>(&self, work: impl FnOnce() -> T) -> Result<T, RankFailure> {
         (0..self.buckets.len()).try_for_each(|bucket| self.gather(bucket))?;
         let done = work();
@@ -177,7 +177,7 @@ impl Shards {
         Ok(done)
     }
 
-    /// The gradients that this pass gives `bucket` are complete; `is_last` says whether it is the last pass of the step.
+    /// To be called when this pass's gradients of `bucket` are complete. `is_last`: whether it is the step's last pass.
     pub(crate) fn reduce(&self, bucket: usize, is_last: bool) -> Result<(), RankFailure> {
         if self.ranks.world_size() == 1 {
             return Ok(());
@@ -185,55 +185,55 @@ impl Shards {
         let share = &self.shares[bucket].gradients;
         let reduction = match self.sharding {
             Sharding::None | Sharding::Optimizer if !is_last => return Ok(()),
-            Sharding::None => Reduction { underway: self.ranks.all_reduce(share)?, arriving: None },
+            Sharding::None => Reduction { operation: self.ranks.all_reduce(share)?, received: None },
             Sharding::Optimizer => {
                 let whole = self.gradients.take(bucket);
-                Reduction { underway: self.ranks.reduce_scatter(share, &whole)?, arriving: None }
+                Reduction { operation: self.ranks.reduce_scatter(share, &whole)?, received: None }
             }
             Sharding::Gradients | Sharding::Parameters => {
-                while self.reductions.borrow().len() >= REDUCTIONS_AT_ONCE {
-                    self.settle_first()?;
+                while self.reductions.borrow().len() >= MAX_REDUCTIONS {
+                    self.finish_first_reduction()?;
                 }
-                let (whole, arriving) = (self.gradients.take(bucket), share.empty_like());
-                let underway = self.ranks.reduce_scatter(&arriving, &whole)?;
-                Reduction { underway, arriving: Some((arriving, bucket)) }
+                let (whole, received) = (self.gradients.take(bucket), share.empty_like());
+                let operation = self.ranks.reduce_scatter(&received, &whole)?;
+                Reduction { operation, received: Some((received, bucket)) }
             }
         };
         self.reductions.borrow_mut().push_back(reduction);
         Ok(())
     }
 
-    /// Waits until all gradients on their way have arrived.
-    pub(crate) fn settle(&self) -> Result<(), RankFailure> {
+    /// Waits for all reductions.
+    pub(crate) fn finish_reductions(&self) -> Result<(), RankFailure> {
         while !self.reductions.borrow().is_empty() {
-            self.settle_first()?;
+            self.finish_first_reduction()?;
         }
         Ok(())
     }
 
-    fn settle_first(&self) -> Result<(), RankFailure> {
-        let Some(Reduction { underway, arriving }) = self.reductions.borrow_mut().pop_front() else {
+    fn finish_first_reduction(&self) -> Result<(), RankFailure> {
+        let Some(Reduction { operation, received }) = self.reductions.borrow_mut().pop_front() else {
             return Ok(());
         };
-        self.ranks.finish(underway)?;
-        if let Some((arriving, bucket)) = arriving {
-            let _ = self.shares[bucket].gradients.shallow_clone().g_add_(&arriving);
+        self.ranks.wait(operation)?;
+        if let Some((received, bucket)) = received {
+            let _ = self.shares[bucket].gradients.shallow_clone().g_add_(&received);
         }
         Ok(())
     }
 
-    /// Brings the updated parameters to all ranks that keep them.
+    /// Sends the updated parameters to all ranks that keep them whole.
     pub(crate) fn publish(&self) -> Result<(), RankFailure> {
         if !matches!(self.sharding, Sharding::Optimizer | Sharding::Gradients) {
             return Ok(());
         }
         let start = |(bucket, share): (&Bucket, &Share)| {
-            // A copy: the share is a part of what is filled.
+            // A copy, since the share is a part of the tensor that receives.
             self.ranks.all_gather(bucket.memory.whole(), &share.parameters.copy())
         };
-        let gathers: Vec<Underway> =
+        let gathers: Vec<Started> =
             self.buckets.iter().zip(&self.shares).map(start).collect::<Result<_, _>>()?;
-        gathers.into_iter().try_for_each(|gather| self.ranks.finish(gather))
+        gathers.into_iter().try_for_each(|gather| self.ranks.wait(gather))
     }
 }
 

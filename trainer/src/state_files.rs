@@ -1,5 +1,5 @@
-//! Masters and moments in files, one written by each rank: every tensor is a run of a parameter's elements and says so in its
-//! name, so that any number of ranks reads what any other number has written, each only the bytes it needs.
+//! Master weights and moments in files, one from each rank. A tensor is a run of a parameter's elements, and its name gives
+//! the first of them, so that any number of ranks reads what any other number has written, each only the bytes it needs.
 
 use std::{
     collections::BTreeMap,
@@ -21,8 +21,8 @@ pub(crate) fn file_name(rank: usize) -> String {
     format!("optimizer-rank-{rank}.safetensors")
 }
 
-/// Writes the part of `optimizer` that rank `rank` of `ranks` is to write. Where each holds a part, `holds_part`, that is all
-/// of it; else as many elements as the others write.
+/// Writes the part of `optimizer` that rank `rank` of `ranks` has to write: all of it where each rank holds a share
+/// (`holds_part`), else an equal part of the whole.
 pub(crate) fn write(
     path: &Path,
     optimizer: &AdamW,
@@ -53,7 +53,7 @@ pub(crate) struct StateFiles {
 /// Consecutive elements of a parameter in a file.
 struct Run {
     file: usize,
-    /// Where in the file the first lies.
+    /// Byte offset of the first in the file.
     offset: u64,
     start: i64,
     length: i64,
@@ -89,7 +89,7 @@ impl StateFiles {
             let (key, start) = name
                 .rsplit_once('@')
                 .and_then(|(key, start)| Some((key.to_owned(), start.parse().ok()?)))
-                .ok_or_else(|| bad(format!("tensor `{name}` does not say where it starts")))?;
+                .ok_or_else(|| bad(format!("tensor `{name}` has no `@FIRST_ELEMENT` in its name")))?;
             if data + info.data_offsets.1 as u64 > size {
                 return Err(bad("it is cut short".to_owned()));
             }
@@ -106,7 +106,7 @@ impl StateFiles {
         Ok(())
     }
 
-    /// Puts what is stored into `part`.
+    /// Copies the stored elements into `part`.
     pub(crate) fn fill(&self, part: &mut StatePart) -> Result<(), TrainError> {
         let key = format!("{}.{}", part.part, part.name);
         let (start, length) = (part.start, part.tensor.numel() as i64);
@@ -139,84 +139,4 @@ impl StateFiles {
 }
 
 #[cfg(test)]
-mod tests {
-    use tch::Device;
-
-    use super::*;
-    use crate::{AdamWConfig, MomentsDtype, Piece};
-
-    /// An optimizer of `ranks`'s part `rank` of two parameters with 7 and 12 elements, its moments numbered.
-    fn optimizer(rank: usize, ranks: usize, fresh: bool) -> AdamW {
-        let flat = Tensor::arange(19, (Kind::Float, Device::Cpu)) * if fresh { 0.0 } else { 1.0 };
-        let (from, to) = (19 * rank / ranks, 19 * (rank + 1) / ranks);
-        let pieces = [("a", 0, 7), ("b", 7, 19)].into_iter().filter_map(|(name, start, end)| {
-            let (low, high) = (start.max(from), end.min(to));
-            (low < high).then(|| Piece {
-                name: name.to_owned(),
-                start: (low - start) as i64,
-                parameter: flat.narrow(0, low as i64, (high - low) as i64).copy(),
-                gradient: flat.narrow(0, low as i64, (high - low) as i64).copy(),
-                is_matrix: true,
-            })
-        });
-        let config = AdamWConfig {
-            beta1: 0.9,
-            beta2: 0.9,
-            eps: 1e-8,
-            weight_decay: 0.0,
-            moments: MomentsDtype::Float32,
-        };
-        let mut optimizer = AdamW::new(pieces.collect(), config);
-        if !fresh {
-            optimizer.update(1e-3, 1.0);
-        }
-        optimizer
-    }
-
-    fn values(optimizers: &[AdamW]) -> Vec<(String, Vec<f32>)> {
-        let mut values = BTreeMap::<String, Vec<f32>>::new();
-        for part in optimizers.iter().flat_map(AdamW::state) {
-            let tensor: Vec<f32> = Vec::try_from(&part.tensor).unwrap();
-            values.entry(format!("{}.{}", part.part, part.name)).or_default().extend(tensor);
-        }
-        values.into_iter().collect()
-    }
-
-    #[test]
-    fn any_number_of_ranks_reads_what_any_other_wrote() {
-        let expected = values(&[optimizer(0, 1, false)]);
-        for (writers, readers, is_shared) in
-            [(1, 3, true), (3, 1, true), (2, 4, true), (4, 3, true), (3, 2, false)]
-        {
-            let dir = tempfile::tempdir().unwrap();
-            for rank in 0..writers {
-                let held = if is_shared { optimizer(rank, writers, false) } else { optimizer(0, 1, false) };
-                write(&dir.path().join(file_name(rank)), &held, (rank, writers), is_shared).unwrap();
-            }
-            let files = StateFiles::open(dir.path(), writers).unwrap();
-            let read = |rank| {
-                let mut found = optimizer(rank, readers, true);
-                found.restore(1, &mut |part| files.fill(part)).unwrap();
-                found
-            };
-            let found: Vec<AdamW> = (0..readers).map(read).collect();
-            assert_eq!(values(&found), expected, "{writers} wrote, {readers} read");
-        }
-    }
-
-    #[test]
-    fn what_is_missing_or_cut_short_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(file_name(0));
-        write(&path, &optimizer(0, 2, false), (0, 2), true).unwrap();
-        let files = StateFiles::open(dir.path(), 1).unwrap();
-        let error = optimizer(0, 1, true).restore(1, &mut |part| files.fill(part)).unwrap_err().to_string();
-        assert!(error.contains("optimizer-rank-0") && error.contains("missing from element"), "{error}");
-        let whole = fs_err::read(&path).unwrap();
-        for length in [whole.len() - 1, 20] {
-            fs_err::write(&path, &whole[..length]).unwrap();
-            let error = StateFiles::open(dir.path(), 1).err().unwrap().to_string();
-            assert!(error.contains("cut short"), "{length}: {error}");
-        }
-    }
-}
+mod tests;

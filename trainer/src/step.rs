@@ -1,5 +1,4 @@
-//! One optimizer step: forward, loss, backward, update. What is stepped over, when, and what becomes of the figures is
-//! the training loop's business.
+//! One optimizer step: forward, loss, backward, update. The training loop chooses the samples, evaluates, logs and saves.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,11 +18,11 @@ use crate::{
     watch::RankFailure,
 };
 
-/// A model being trained, with all that a step changes.
+/// A model in training, with everything that a step changes.
 pub struct Stepper<'a> {
     /// The model.
     pub model: Transformer,
-    /// Masters and moments of what this rank updates.
+    /// Master weights and moments of this rank's share.
     pub optimizer: AdamW,
     pub(crate) shards: Shards,
     /// The frozen teacher of `teacher = "base"`.
@@ -32,12 +31,12 @@ pub struct Stepper<'a> {
     config: &'a TrainConfig,
 }
 
-/// What the course of the run decides about a step.
+/// Settings that may differ from step to step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepSettings {
-    /// Of this step.
+    /// Learning rate.
     pub learning_rate: f64,
-    /// Of this step.
+    /// Weights and temperature of the loss.
     pub loss: LossConfig,
 }
 
@@ -56,18 +55,18 @@ pub struct StepReport {
     pub flops: f64,
     /// Packed tokens.
     pub tokens: usize,
-    /// Tokens that this rank computed.
+    /// Packed tokens of this rank.
     pub own_tokens: usize,
 }
 
-/// Why there was no update: neither weights nor moments were touched.
+/// Why a step made no update. Weights and moments are unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoStep {
     /// This quantity was NaN or infinite.
     NotFinite(&'static str),
     /// This rank or another was asked to stop, between two rows.
     Stopped,
-    /// The ranks cannot go on.
+    /// Another rank failed.
     Ranks(RankFailure),
 }
 
@@ -78,31 +77,31 @@ impl From<RankFailure> for NoStep {
 }
 
 impl<'a> Stepper<'a> {
-    /// `base` is the teacher, where it is not the model itself; no position lies beyond `longest_text`.
+    /// `base` is the teacher, where it is not the model itself; positions are below `longest_text`.
     pub fn new(
         model: Transformer,
         base: Option<Transformer>,
         config: &'a TrainConfig,
         longest_text: usize,
     ) -> Self {
-        Self::among(Ranks::alone(), (model, base), config, longest_text)
+        Self::with_ranks(Ranks::alone(), (model, base), config, longest_text)
     }
 
     /// The same on one of several ranks, each of which has the same `model`.
-    pub fn among(
+    pub fn with_ranks(
         ranks: Ranks,
         (mut model, base): (Transformer, Option<Transformer>),
         config: &'a TrainConfig,
         longest_text: usize,
     ) -> Self {
-        // Every step takes what the one before it freed.
+        // Each step reuses the memory that the step before freed.
         keep_freed_memory();
         let shards = Shards::new(&mut model, config.sharding, ranks);
         let optimizer = AdamW::new(shards.pieces(), config.adamw());
         Self { rope: model.rope_table(longest_text as i64), model, optimizer, shards, base, config }
     }
 
-    /// Brings weights that were put into what this rank updates to the others.
+    /// Sends the parameters of this rank's share, which were restored, to the others.
     pub(crate) fn publish(&self) -> Result<(), RankFailure> {
         self.shards.publish()
     }
@@ -112,10 +111,10 @@ impl<'a> Stepper<'a> {
         self.shards.gradients()
     }
 
-    /// One step over `samples`, which the ranks share. Asked to `stop`, it gives up what it has summed so far.
+    /// One step over `samples`, which the ranks divide among themselves. Asked to `stop`, it drops what it has summed.
     ///
     /// # Errors
-    /// A loss or gradient that is not finite, before the update; a wish to stop.
+    /// A loss or gradient that is not finite; a request to stop; another rank failed.
     pub fn step(
         &mut self,
         samples: &[PackedSample],
@@ -124,8 +123,8 @@ impl<'a> Stepper<'a> {
     ) -> Result<StepReport, NoStep> {
         let mut report = self.accumulate(samples, &settings.loss, stop)?;
         let ranks = self.shards.ranks();
-        // Gradients that every rank has whole are counted once.
-        let counts = self.shards.are_gradients_shared() || ranks.is_first();
+        // Gradients that every rank has whole are counted by the first.
+        let counts = self.shards.are_gradients_sharded() || ranks.is_first();
         let squares = if counts { self.optimizer.gradient_squares() } else { 0.0 };
         let mut sums = [report.loss_ar, report.loss_pc, report.flops, squares];
         ranks.sum(&mut sums)?;
@@ -139,10 +138,10 @@ impl<'a> Stepper<'a> {
         Ok(report)
     }
 
-    /// This rank's part of the losses of `samples`, row by row; gradients are added to those there are.
+    /// This rank's part of the losses of `samples`, row by row; adds to the gradients.
     ///
     /// # Errors
-    /// A loss that is not finite; a wish to stop; a rank that is gone.
+    /// A loss that is not finite; a request to stop; another rank failed.
     pub fn accumulate(
         &self,
         samples: &[PackedSample],

@@ -1,4 +1,4 @@
-//! The training loop: step, evaluate, log, save; stop at any moment and go on from there.
+//! The training loop: step, evaluate, log, save. A run can be stopped at any moment and resumed.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,10 +25,10 @@ use crate::{
 };
 
 /// A file of this name in the output directory asks for a checkpoint after the current step; it is then removed.
-pub const SAVE_NOW: &str = "save-now";
+const SAVE_NOW: &str = "save-now";
 
-/// n of the decoder in the loop where the data have no blocks.
-const USUAL_BLOCK_SIZE: usize = 16;
+/// Block size for evaluation where the data have no blocks.
+const DEFAULT_BLOCK_SIZE: usize = 16;
 
 /// Where the first weights come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -51,15 +51,15 @@ pub struct TrainJob<'a> {
     pub dtype: Dtype,
     /// Where to compute.
     pub device: Device,
-    /// What to learn.
+    /// What to train on.
     pub data: TrainData,
     /// Receives `checkpoints/`, `metrics.jsonl`, `tensorboard/`.
     pub output: &'a Path,
-    /// How.
+    /// How to train.
     pub config: &'a TrainConfig,
-    /// Of data order, held-out rows, random schedules and random weights.
+    /// Seed of data order, held-out rows, random schedules and random weights.
     pub seed: u64,
-    /// Whether what another run left in `output` may be removed.
+    /// Whether checkpoints and logs of another run in `output` may be removed.
     pub overwrite: bool,
     /// This process among those that train together. All have the same job; they share a file system.
     pub ranks: Ranks,
@@ -99,17 +99,17 @@ fn train_on(
 ) -> Result<TrainOutcome, TrainError> {
     job.config.validate()?;
     let ranks = job.ranks.clone();
-    let outcome = train_with_others(disk, job, stop, progress);
+    let outcome = run_to_end(disk, job, stop, progress);
     match &outcome {
         Ok(_) => ranks.leave(),
-        // Who is told of a failure has nothing to tell.
+        // This error came from another rank; do not report it back.
         Err(TrainError::Ranks(_)) => {}
         Err(error) => ranks.give_up(&error.to_string()),
     }
     outcome
 }
 
-fn train_with_others(
+fn run_to_end(
     disk: &dyn Disk,
     job: TrainJob,
     stop: &AtomicBool,
@@ -145,7 +145,7 @@ struct Run<'a> {
     output: &'a Path,
     config: &'a TrainConfig,
     dataset: Dataset,
-    /// What is decoded between steps, if anything is.
+    /// Decoded between steps, where `eval_steps` is set.
     held_out: Option<HeldOut>,
     checkpoints: Checkpoints<'a>,
     /// Written by the first rank.
@@ -186,15 +186,16 @@ impl<'a> Run<'a> {
             optimizer_files: ranks.world_size(),
         };
         let gemm_peak = gemm_peak(model.kind(), model.device());
-        let mut stepper = Stepper::among(ranks.clone(), (model, base), job.config, dataset.longest_text());
+        let mut stepper =
+            Stepper::with_ranks(ranks.clone(), (model, base), job.config, dataset.longest_text());
         let checkpoints = Checkpoints::open(job.output, job.config.save_total_limit, disk)?;
         let mut stored = None;
-        // What a killed or another run left is for the first rank to put right; then the others look.
+        // Rank 0 cleans up after a killed run, or removes another one; then the others read what is there.
         if ranks.is_first() {
             stored = resumed(&checkpoints, &state, job.overwrite, job.output)?;
             checkpoints.mend(stored.as_ref().map(|(_, stored)| stored))?;
         }
-        ranks.meet()?;
+        ranks.barrier()?;
         if !ranks.is_first() {
             stored = resumed(&checkpoints, &state, false, job.output)?;
         }
@@ -234,8 +235,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// One optimizer step over `batch_size` samples; `None` when asked to `stop` in the
-    /// middle: what was summed is summed again by the run that goes on.
+    /// One optimizer step over `batch_size` samples; `None` when asked to `stop` within it: the resumed run takes it again.
     fn step(&mut self, stop: &AtomicBool) -> Result<Option<TrainProgress>, TrainError> {
         let (started, waited, config) = (Instant::now(), self.ranks.waited(), self.config);
         let samples = self.dataset.step(self.state.step, config.batch_size, config)?;
@@ -262,7 +262,7 @@ impl<'a> Run<'a> {
                 communication_seconds,
                 memory,
             };
-            progress.ranks = self.ranks.everyones(own)?.into_iter().map(figures).collect();
+            progress.ranks = self.ranks.gather_values(own)?.into_iter().map(figures).collect();
         }
         Ok(Some(progress))
     }
@@ -299,7 +299,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether the held-out prompts are to be decoded at this step and were not.
+    /// Whether an evaluation is due at this step and has not been done.
     fn is_evaluation_due(&self) -> bool {
         let step = self.state.step;
         let due = |every: usize| step.is_multiple_of(every) || self.state.is_finished();
@@ -307,7 +307,7 @@ impl<'a> Run<'a> {
         !is_done && self.config.eval_steps.is_some_and(due)
     }
 
-    /// Decodes the held-out prompts if that is due, unless asked to `stop`; says whether it did.
+    /// Evaluates if that is due and no rank was asked to `stop`; returns whether it did.
     fn evaluate_if_due(&mut self, stop: &AtomicBool) -> Result<bool, TrainError> {
         if !self.is_evaluation_due() || self.ranks.any(stop.load(Ordering::Relaxed))? {
             return Ok(false);
@@ -325,7 +325,7 @@ impl<'a> Run<'a> {
         step.is_multiple_of(self.config.logging_steps) || self.state.is_finished()
     }
 
-    /// A line for this step: what `report` says, if there was a step, and the evaluation, if it is of this step.
+    /// Logs this step: the figures of `report`, if there are any, and the evaluation, if it is of this step.
     fn log(&mut self, report: Option<&TrainProgress>) -> Result<(), TrainError> {
         let (step, epoch) = (self.state.step, self.epoch());
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
@@ -336,11 +336,11 @@ impl<'a> Run<'a> {
         metrics.record(step, epoch, &scalars)
     }
 
-    /// The first step is saved to see early that it can be; a new best is saved because it is one.
+    /// Also after the first step, so that a save that cannot work fails early, and at each new best.
     fn is_saved_after(&self, step: usize) -> Result<bool, TrainError> {
         let is_best = self.state.evaluations.best.is_some_and(|best| best.step == step);
         let is_due = step == 1 || step.is_multiple_of(self.config.save_steps) || is_best;
-        // Whether the file is there, one rank says for all.
+        // Rank 0 looks for the file, on behalf of all.
         Ok(is_due || self.ranks.any(self.ranks.is_first() && self.output.join(SAVE_NOW).exists())?)
     }
 }
@@ -370,13 +370,13 @@ fn held_out(
     let eos_token_ids = Tokenizer::load(model_dir)?.eos_token_ids().to_vec();
     Ok(Some(HeldOut {
         rows,
-        block_size: dataset.block_size.unwrap_or(USUAL_BLOCK_SIZE),
+        block_size: dataset.block_size.unwrap_or(DEFAULT_BLOCK_SIZE),
         stop: StopRules { max_new_tokens: config.eval_max_new_tokens, eos_token_ids },
         seed,
     }))
 }
 
-/// The checkpoint to go on from. One of another run is refused, or removed with its logs if `overwrite`.
+/// The checkpoint to resume from. One of another run is refused, or removed with its logs if `overwrite`.
 fn resumed(
     checkpoints: &Checkpoints,
     state: &TrainerState,

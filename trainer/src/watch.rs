@@ -1,6 +1,6 @@
-//! Which rank is to blame when one is gone, hangs or gives up. Every rank says in the store, again and again, that it lives
-//! and how far it is; one that gives up leaves its reason there. When a collective operation fails, the others read it
-//! up: a reason if there is one, else who fell silent, else who is behind.
+//! Finds the rank at fault when one dies, hangs or fails. Every rank writes heartbeats with its number of operations to the
+//! store; one that fails writes its reason there. When a collective operation fails, the others read the store: a reason if
+//! there is one, else whose heartbeats have stopped, else who is behind.
 
 use std::{
     sync::{
@@ -14,31 +14,31 @@ use std::{
 use jacobi_datasets::{Keeper, Membership};
 use jacobi_torch_ext::{CollectiveError, Store, StoreAddress};
 
-/// Between two signs of life.
-const BEAT: Duration = Duration::from_millis(500);
-/// Who gives none for so long is gone. Long enough for a busy machine.
+/// Between two heartbeats.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// A rank without a heartbeat for so long is dead. Long enough for a busy machine.
 const SILENCE: Duration = Duration::from_secs(4);
-/// For the connection to the store and single questions to it.
-const ANSWER: Duration = Duration::from_secs(10);
-/// How long a rank may take to end by itself once another has given up.
+/// For the connection to the store and single requests to it.
+const STORE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a rank may take to end by itself once another has failed.
 const GRACE: Duration = Duration::from_secs(5);
-/// The key under which the first that gives up leaves its reason.
+/// The key under which the first rank that fails stores its reason.
 const FAILED: &str = "failed";
 
-/// Why ranks cannot go on together.
+/// Why collective work ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RankFailure {
-    /// One gave up, and said why.
+    /// A rank failed and gave its reason.
     #[error("rank {rank} of {world_size} gave up: {reason}")]
     GaveUp {
         /// Which.
         rank: usize,
         /// Of how many.
         world_size: usize,
-        /// What it said.
+        /// Its reason.
         reason: String,
     },
-    /// One is gone without a word.
+    /// A rank died without giving a reason.
     #[error(
         "rank {rank} of {world_size} is gone: it was killed, ran out of memory, or its machine cannot be reached ({source})"
     )]
@@ -47,10 +47,10 @@ pub enum RankFailure {
         rank: usize,
         /// Of how many.
         world_size: usize,
-        /// What was noticed.
+        /// The operation's error.
         source: CollectiveError,
     },
-    /// One lives and does not come.
+    /// A rank sends heartbeats but does not take part.
     #[error(
         "rank {rank} of {world_size} hangs: it has begun {begun} operations where others have begun {others} \
          (train.dist_timeout = {timeout} seconds)"
@@ -60,38 +60,38 @@ pub enum RankFailure {
         rank: usize,
         /// Of how many.
         world_size: usize,
-        /// How far it is.
+        /// Operations that it has begun.
         begun: u64,
-        /// How far the furthest is.
+        /// Operations that the furthest rank has begun.
         others: u64,
-        /// How long it was waited for.
+        /// Seconds that the others waited.
         timeout: u64,
     },
-    /// The launcher, with the place where ranks meet, is gone.
-    #[error("the launcher is gone, and with it the place where ranks meet")]
+    /// The launcher, which keeps the store, is gone.
+    #[error("the launcher is gone, and with it the store through which the ranks communicate")]
     LauncherGone,
-    /// No rank is to blame.
-    #[error("the ranks cannot work together")]
+    /// No rank was found to be at fault.
+    #[error("a collective operation failed")]
     Unclear(#[source] CollectiveError),
 }
 
-/// One rank's watch over itself and the others.
+/// Sends a rank's heartbeats and reads those of the others.
 pub(crate) struct Watch {
     member: Membership,
     timeout: Duration,
     store: Store,
     begun: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
-    /// A reason that was read; the store may be gone by the time it is wanted.
-    told: Arc<OnceLock<RankFailure>>,
-    beating: Option<JoinHandle<()>>,
+    /// The first failure that was read: the store may be gone when it is needed.
+    failure: Arc<OnceLock<RankFailure>>,
+    heartbeat: Option<JoinHandle<()>>,
 }
 
-/// Told when this process should end and does not do so by itself.
+/// Called when another rank has failed and this process is blocked.
 pub type Abandon = Box<dyn Fn(&RankFailure) + Send>;
 
 impl Watch {
-    /// Starts giving signs of life. `abandon` is called if another rank gave up and this one is stuck.
+    /// Starts the heartbeats. `abandon` is called if another rank has failed and this one is blocked.
     pub(crate) fn start(
         member: &Membership,
         timeout: Duration,
@@ -100,47 +100,51 @@ impl Watch {
         let mut address = address_of(member);
         address.serves = false;
         let (begun, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let told = Arc::new(OnceLock::new());
-        let heart = Heart {
+        let failure = Arc::new(OnceLock::new());
+        let thread = Heartbeat {
             rank: member.rank.rank,
             world_size: member.rank.world_size,
-            store: Store::open(&address, ANSWER)?,
+            store: Store::open(&address, STORE_TIMEOUT)?,
             begun: Arc::clone(&begun),
             ended: Arc::clone(&ended),
-            told: Arc::clone(&told),
+            failure: Arc::clone(&failure),
         };
-        let beating = std::thread::spawn(move || heart.beat(&abandon));
-        let store = Store::open(&address, ANSWER)?;
-        Ok(Self { member: member.clone(), timeout, store, begun, ended, told, beating: Some(beating) })
+        let heartbeat = Some(std::thread::spawn(move || thread.run(&abandon)));
+        let store = Store::open(&address, STORE_TIMEOUT)?;
+        Ok(Self { member: member.clone(), timeout, store, begun, ended, failure, heartbeat })
     }
 
-    /// An operation of all ranks begins.
+    /// Counts a collective operation.
     pub(crate) fn begin(&self) {
         self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Leaves the reason why this rank gives up, unless one has been left before; and gives the others time to read it.
+    /// Stores the reason why this rank fails, unless there is one, and leaves the others time to read it.
     pub(crate) fn give_up(&self, reason: &str) {
-        self.leave_reason(self.member.rank.rank, reason);
-        // Who keeps the store takes it along.
-        if self.member.keeper == Keeper::FirstRank && self.member.rank.rank == 0 {
-            std::thread::sleep(3 * BEAT);
+        self.store_reason(self.member.rank.rank, reason);
+        if self.keeps_store() {
+            std::thread::sleep(3 * HEARTBEAT);
         }
     }
 
-    fn leave_reason(&self, rank: usize, reason: &str) {
+    /// Whether the store ends with this process.
+    fn keeps_store(&self) -> bool {
+        self.member.keeper == Keeper::FirstRank && self.member.rank.rank == 0
+    }
+
+    fn store_reason(&self, rank: usize, reason: &str) {
         if self.store.add("failures", 1) == Ok(1) {
-            // Asking afterwards waits until it is said.
+            // Reading it back waits until it is written.
             let _ = self.store.set(FAILED, &format!("{rank} {reason}")).and_then(|()| self.store.get(FAILED));
         }
     }
 
-    /// Who is to blame for `error`.
+    /// The failure behind `error`, with the rank at fault.
     pub(crate) fn blame(&self, error: CollectiveError) -> RankFailure {
         let failure = self.find(error);
         match &failure {
-            RankFailure::Gone { rank, .. } => self.leave_reason(*rank, "it is gone"),
-            RankFailure::Hangs { rank, .. } => self.leave_reason(*rank, "it hangs"),
+            RankFailure::Gone { rank, .. } => self.store_reason(*rank, "it is gone"),
+            RankFailure::Hangs { rank, .. } => self.store_reason(*rank, "it hangs"),
             _ => {}
         }
         failure
@@ -152,7 +156,7 @@ impl Watch {
         let mut first: Vec<Option<String>> = Vec::new();
         let mut last;
         loop {
-            if let Some(failure) = self.told.get() {
+            if let Some(failure) = self.failure.get() {
                 return failure.clone();
             }
             match reason(&self.store, world_size) {
@@ -160,22 +164,23 @@ impl Watch {
                 Ok(None) => {}
                 Err(_) => return self.store_gone(error),
             }
-            let Ok(signs) = self.signs() else { return self.store_gone(error) };
+            let Ok(heartbeats) = self.heartbeats() else { return self.store_gone(error) };
             if first.is_empty() {
-                first.clone_from(&signs);
+                first.clone_from(&heartbeats);
             }
-            last = signs;
+            last = heartbeats;
             let silent = (0..world_size).filter(|&rank| first[rank] == last[rank]).count();
             if Instant::now() >= deadline || silent == 0 {
                 break;
             }
-            std::thread::sleep(BEAT);
+            std::thread::sleep(HEARTBEAT);
         }
         let own = self.member.rank.rank;
         if let Some(rank) = (0..world_size).find(|&rank| rank != own && first[rank] == last[rank]) {
             return RankFailure::Gone { rank, world_size, source: error };
         }
-        let begun: Vec<u64> = last.iter().map(|sign| sign.as_deref().map_or(0, begun_in)).collect();
+        let begun: Vec<u64> =
+            last.iter().map(|heartbeat| heartbeat.as_deref().map_or(0, operations_in)).collect();
         let (least, most) = (begun.iter().min().copied(), begun.iter().max().copied());
         match (least, most) {
             (Some(least), Some(most)) if least < most => RankFailure::Hangs {
@@ -198,20 +203,22 @@ impl Watch {
         }
     }
 
-    /// The last sign of life of each rank.
-    fn signs(&self) -> Result<Vec<Option<String>>, CollectiveError> {
-        (0..self.member.rank.world_size).map(|rank| self.store.get(&alive(rank))).collect()
+    /// The last heartbeat of each rank.
+    fn heartbeats(&self) -> Result<Vec<Option<String>>, CollectiveError> {
+        (0..self.member.rank.world_size).map(|rank| self.store.get(&heartbeat_key(rank))).collect()
     }
 
-    /// Says farewell; who keeps the store waits for the others to have done so.
+    /// Announces the regular end. The rank that keeps the store waits for the others to do so.
     pub(crate) fn leave(&self) {
         self.ended.store(true, Ordering::Relaxed);
         let world_size = self.member.rank.world_size as i64;
-        let keeps = self.member.keeper == Keeper::FirstRank && self.member.rank.rank == 0;
         let mut left = self.store.add("left", 1);
-        let deadline = Instant::now() + ANSWER;
-        while keeps && left.as_ref().is_ok_and(|&left| left < world_size) && Instant::now() < deadline {
-            std::thread::sleep(BEAT / 10);
+        let deadline = Instant::now() + STORE_TIMEOUT;
+        while self.keeps_store()
+            && left.as_ref().is_ok_and(|&left| left < world_size)
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(HEARTBEAT / 10);
             left = self.store.add("left", 0);
         }
     }
@@ -220,52 +227,52 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        if let Some(beating) = self.beating.take() {
-            let _ = beating.join();
+        if let Some(heartbeat) = self.heartbeat.take() {
+            let _ = heartbeat.join();
         }
     }
 }
 
-/// What gives the signs of life, on a thread and a connection of its own.
-struct Heart {
+/// Writes the heartbeats, on its own thread and connection.
+struct Heartbeat {
     rank: usize,
     world_size: usize,
     store: Store,
     begun: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
-    told: Arc<OnceLock<RankFailure>>,
+    failure: Arc<OnceLock<RankFailure>>,
 }
 
-impl Heart {
-    fn beat(&self, abandon: &Abandon) {
-        let mut told_at: Option<Instant> = None;
+impl Heartbeat {
+    fn run(&self, abandon: &Abandon) {
+        let mut failed_at: Option<Instant> = None;
         for count in 0u64.. {
             if self.ended.load(Ordering::Relaxed) {
                 return;
             }
-            let sign = format!("{count} {}", self.begun.load(Ordering::Relaxed));
-            let found =
-                self.store.set(&alive(self.rank), &sign).and_then(|()| reason(&self.store, self.world_size));
+            let heartbeat = format!("{count} {}", self.begun.load(Ordering::Relaxed));
+            let written = self.store.set(&heartbeat_key(self.rank), &heartbeat);
+            let found = written.and_then(|()| reason(&self.store, self.world_size));
             match found {
-                Ok(Some(failure)) if told_at.is_none() => {
-                    told_at = Some(Instant::now());
-                    let _ = self.told.set(failure);
+                Ok(Some(failure)) if failed_at.is_none() => {
+                    failed_at = Some(Instant::now());
+                    let _ = self.failure.set(failure);
                 }
-                // Without a store nobody else can be told of; the operation under way will fail.
-                Err(_) if told_at.is_none() => return,
+                // Without the store no reason can be read; the operation in progress will fail by itself.
+                Err(_) if failed_at.is_none() => return,
                 _ => {}
             }
-            if let (Some(since), Some(failure)) = (told_at, self.told.get())
+            if let (Some(since), Some(failure)) = (failed_at, self.failure.get())
                 && since.elapsed() >= GRACE
             {
                 return abandon(failure);
             }
-            std::thread::sleep(BEAT);
+            std::thread::sleep(HEARTBEAT);
         }
     }
 }
 
-/// Where ranks meet.
+/// The address of the store.
 pub(crate) fn address_of(member: &Membership) -> StoreAddress {
     StoreAddress {
         host: member.host.clone(),
@@ -275,14 +282,15 @@ pub(crate) fn address_of(member: &Membership) -> StoreAddress {
     }
 }
 
-fn alive(rank: usize) -> String {
+fn heartbeat_key(rank: usize) -> String {
     format!("alive/{rank}")
 }
 
-fn begun_in(sign: &str) -> u64 {
-    sign.split(' ').nth(1).and_then(|begun| begun.parse().ok()).unwrap_or(0)
+fn operations_in(heartbeat: &str) -> u64 {
+    heartbeat.split(' ').nth(1).and_then(|begun| begun.parse().ok()).unwrap_or(0)
 }
 
+/// The failure that a rank has stored, if one has.
 fn reason(store: &Store, world_size: usize) -> Result<Option<RankFailure>, CollectiveError> {
     let Some(text) = store.get(FAILED)? else { return Ok(None) };
     let (rank, reason) = text.split_once(' ').unwrap_or(("0", &text));

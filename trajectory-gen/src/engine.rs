@@ -1,10 +1,10 @@
-//! Samples in, trajectories out: what a generation run does between reading prompts and writing shards. Knows token ids
-//! and the model; files, text and filters are the caller's. The work itself is the decoder's: responses and the blocks
-//! they have grown past share its passes.
+//! Samples to trajectories, between reading prompts and writing shards. Knows token ids and the model only; files, text and
+//! filters are the caller's. The decoder does the work: its passes serve growing responses and the refinement of blocks that
+//! are already answered.
 
 use std::ops::ControlFlow;
 
-use jacobi_datasets::{FinishReason, State};
+use jacobi_datasets::{FinishReason, State, Trajectory};
 use jacobi_decoder::{
     Answer, BatchEvent, Disagreement, RandomSampling, Request, Response, Room, Sampling, Settings, States,
     StopRules, Strategy, Trajectories, generate_batch,
@@ -15,13 +15,13 @@ use jacobi_model::LanguageModel;
 pub(crate) struct Sample {
     /// At least one token, and fewer than the model's context holds.
     pub(crate) prompt: Vec<u32>,
-    /// A response that is there already, with at least one token.
+    /// A given response, of at least one token.
     pub(crate) response: Option<Vec<u32>>,
-    /// Of the fillers of its blocks, and of the noise of a sampled response.
+    /// Seed of the fillers of its blocks, and of the noise of a sampled response.
     pub(crate) seed: u64,
 }
 
-/// What all samples of a run have in common.
+/// Settings of all samples of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct EngineSettings {
     /// Tokens refined together, n.
@@ -30,11 +30,11 @@ pub(crate) struct EngineSettings {
     pub(crate) states: States,
     /// When responses end.
     pub(crate) stop: StopRules,
-    /// How responses are drawn, each with noise of its own; `None` is greedily.
+    /// How responses are sampled, each with noise from its own seed; `None` is greedy.
     pub(crate) sampling: Option<RandomSampling>,
-    /// What to do where a given response is not the model's.
+    /// What to do where a given response differs from the model's.
     pub(crate) on_disagreement: Disagreement,
-    /// How much is worked on at a time.
+    /// Bounds of the batch.
     pub(crate) room: Room,
 }
 
@@ -45,11 +45,18 @@ pub(crate) struct Made {
     pub(crate) finish_reason: FinishReason,
     /// In order of block, then iteration.
     pub(crate) states: Vec<State>,
-    /// Blocks in which a given response was not the model's, which has taken its place.
+    /// Blocks in which the model's response has replaced a different given one.
     pub(crate) disagreeing_blocks: usize,
 }
 
-/// What the samples that are done came to, all together.
+impl Made {
+    pub(crate) fn into_row(self, sample_id: String, prompt_tokens: Vec<u32>) -> Trajectory {
+        let Self { response_tokens, finish_reason, states, .. } = self;
+        Trajectory { sample_id, prompt_tokens, response_tokens, finish_reason, states }
+    }
+}
+
+/// Totals over the finished samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct EngineProgress {
     /// Response tokens.
@@ -58,19 +65,19 @@ pub(crate) struct EngineProgress {
     pub(crate) iterations: usize,
 }
 
-/// What the engine tells while it works.
+/// An event of [`make`].
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A forward pass has ended: time to draw, or to break off.
+    /// A forward pass has ended.
     Forward,
-    /// The sample with this key is done. They end in any order.
+    /// The sample with this key is finished. Samples finish in any order.
     Made(usize, Made),
-    /// The response given with this sample is not the model's in so many blocks, and another was not wanted.
+    /// The sample with this key is refused: its given response differs from the model's in so many blocks.
     Refused(usize, usize),
 }
 
-/// Makes the trajectories of `samples`, each named by a key of the caller's, and asks for the next sample only when there
-/// is room for it. `on_event` may break off at any event: what is unfinished is forgotten.
+/// Makes the trajectories of `samples`, which the caller names by keys. Takes the next sample only when there is room for it.
+/// `on_event` may end the work at any event; unfinished samples are dropped.
 pub(crate) fn make(
     model: &dyn LanguageModel,
     settings: &EngineSettings,
@@ -97,7 +104,7 @@ pub(crate) fn make(
     });
 }
 
-/// What the blocks of `states` took together, in order of block, then iteration.
+/// Iterations of all blocks together. `states` are in order of block, then iteration.
 fn iterations(states: &[State]) -> usize {
     let blocks = states.chunk_by(|one, next| one.block == next.block);
     blocks.filter_map(|block| block.last()).map(|last| last.iteration as usize).sum()

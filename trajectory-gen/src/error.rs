@@ -17,13 +17,13 @@ pub enum GenerateError {
     /// Reading or writing the output; the source names the path.
     #[error("cannot access the trajectory directory")]
     Io(#[from] std::io::Error),
-    /// A setting that no run can have.
+    /// A setting that must not be 0.
     #[error("generate.{field} must be at least 1")]
     Setting {
         /// The key.
         field: &'static str,
     },
-    /// A range that holds nothing.
+    /// An empty range.
     #[error("generate.{min_key} = {min} is above generate.{max_key} = {max}")]
     Range {
         /// The lower end's key.
@@ -35,7 +35,7 @@ pub enum GenerateError {
         /// The upper end.
         max: usize,
     },
-    /// A number that means nothing.
+    /// A number out of range.
     #[error("generate.{field} = {value}: it must be {must}")]
     Number {
         /// The key.
@@ -68,7 +68,7 @@ pub enum GenerateError {
         /// The output directory.
         dir: PathBuf,
     },
-    /// Rows of prompts that are no longer asked for.
+    /// Rows of prompts that the prompt file does not have.
     #[error(
         "{} holds {count} trajectories of prompts that {} does not have, the first of sample {first}: choose another directory, or give --overwrite to remove all of them",
         dir.display(),
@@ -84,7 +84,7 @@ pub enum GenerateError {
         /// The sample id of one.
         first: String,
     },
-    /// A text out of range where that is to end the run.
+    /// A text out of range, where the settings make that an error.
     #[error(
         "sample {sample_id}: {reason}; set generate.{setting} to \"drop\" or \"truncate\", or widen the range"
     )]
@@ -96,7 +96,7 @@ pub enum GenerateError {
         /// The key that says to fail.
         setting: &'static str,
     },
-    /// One failure after another: the fault is hardly in the rows.
+    /// Many failures in a row, so the cause is probably not in the rows.
     #[error(
         "{count} prompts in a row failed (generate.max_consecutive_errors), the last one, {prompt}: {reason}; all are in {}",
         errors.display()
@@ -119,18 +119,18 @@ pub enum GenerateError {
         /// errors.jsonl.
         errors: PathBuf,
     },
-    /// Ranks that do not make a whole.
+    /// Ranks' directories that are not one complete job.
     #[error("cannot merge {}: {reason}", dir.display())]
     Merge {
         /// Where the ranks' directories are.
         dir: PathBuf,
-        /// What is missing or contradicts.
+        /// What is missing or differs.
         reason: String,
     },
 }
 
 impl GenerateError {
-    /// Whether the user's settings are at fault, not the world.
+    /// Whether the user's settings are at fault.
     pub fn is_usage(&self) -> bool {
         match self {
             Self::Setting { .. }

@@ -1,19 +1,19 @@
-//! What a run would take, without running it: prompts counted, and a few of them answered against the clock.
+//! The estimate of a run: counts its prompts, and answers a few of them to measure time and size.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use jacobi_datasets::{Trajectory, write_shard};
+use jacobi_datasets::write_shard;
 
 use crate::engine::{Event, Sample, make};
 use crate::generate::Run;
-use crate::intake::{Intake, Judged};
+use crate::prompts::{Judged, PromptJudge};
 use crate::{GenerateError, GenerateJob};
 
-/// No calibration takes longer than this and the answer at hand.
+/// Calibration ends with the first pass after this time.
 const CALIBRATION_LIMIT: Duration = Duration::from_secs(60);
 
-/// What would be done.
+/// What a run would do.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Estimate {
     /// Prompts of this rank.
@@ -24,7 +24,7 @@ pub struct Estimate {
     pub candidates: usize,
     /// Tokens of those prompts.
     pub prompt_tokens: usize,
-    /// What a few of them took; `None` without calibration.
+    /// What a few of them took, if any were answered.
     pub calibration: Option<Calibration>,
 }
 
@@ -58,7 +58,7 @@ pub fn estimate(job: &GenerateJob, calibrate: usize) -> Result<Estimate, Generat
     let run = Run::open(job)?;
     let mut estimate = Estimate::default();
     let mut few = Vec::new();
-    for judged in Intake::open(run.rules())? {
+    for judged in PromptJudge::open(run.rules())? {
         match judged? {
             Judged::NotOurs => continue,
             Judged::Rejected(_) => estimate.rejected += 1,
@@ -80,17 +80,11 @@ pub fn estimate(job: &GenerateJob, calibrate: usize) -> Result<Estimate, Generat
 
 fn measure(run: &Run, samples: Vec<Sample>) -> Result<Calibration, GenerateError> {
     let prompts: Vec<Vec<u32>> = samples.iter().map(|sample| sample.prompt.clone()).collect();
-    let mut rows: Vec<Trajectory> = Vec::new();
+    let mut rows = Vec::new();
     let start = Instant::now();
     make(&run.model(), run.engine_settings(), &mut samples.into_iter().enumerate(), &mut |_, event| {
         if let Event::Made(at, made) = event {
-            rows.push(Trajectory {
-                sample_id: at.to_string(),
-                prompt_tokens: prompts[at].clone(),
-                response_tokens: made.response_tokens,
-                finish_reason: made.finish_reason,
-                states: made.states,
-            });
+            rows.push(made.into_row(at.to_string(), prompts[at].clone()));
         }
         if start.elapsed() < CALIBRATION_LIMIT { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });

@@ -1,4 +1,4 @@
-//! What keeps a response out, and how it is seen (numbers alone).
+//! The rules that keep prompts and responses out.
 
 use jacobi_datasets::{FinishReason, repeats};
 
@@ -7,7 +7,7 @@ use crate::config::{Choice, GenerateConfig};
 /// Why a prompt gave no row although nothing went wrong. The names are those of `skipped_by` in the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
-    /// It came before.
+    /// An earlier prompt is the same.
     DuplicatePrompt,
     /// Fewer tokens than `min_prompt_tokens`.
     PromptTooShort,
@@ -23,7 +23,7 @@ pub enum Rule {
     RepeatedTokens,
     /// The same lines over and over.
     RepeatedLines,
-    /// Given, and not what the model would give.
+    /// Given, and different from the model's.
     Disagreement,
 }
 
@@ -44,12 +44,12 @@ impl Rule {
     }
 }
 
-/// Longest cycle of tokens that is looked for.
+/// Longest repeated run of tokens that is looked for.
 const MAX_TOKEN_PERIOD: usize = 64;
-/// Longest cycle of lines that is looked for.
+/// Longest repeated run of lines that is looked for.
 const MAX_LINE_PERIOD: usize = 8;
 
-/// The rule that keeps a response out, and the reason in words; `text` is asked for only when lines count.
+/// The rule that keeps a response out, and the reason. `text` is called only where lines are checked.
 pub(crate) fn refuse(
     config: &GenerateConfig,
     tokens: &[u32],
@@ -63,25 +63,23 @@ pub(crate) fn refuse(
     if config.cut_responses == Choice::Drop && finish_reason == FinishReason::Length {
         return Some((Rule::ResponseCut, format!("cut after {} tokens", tokens.len())));
     }
-    let limit = config.max_token_repeats;
-    if limit > 0 {
-        let (times, period) = most_repeats(tokens, MAX_TOKEN_PERIOD);
-        if times > limit {
-            let reason = format!("{period} tokens repeated {times} times in a row, at most {limit}");
-            return Some((Rule::RepeatedTokens, reason));
+    let repeated = |rule, unit, (times, period), limit| {
+        let reason = || format!("{period} {unit} repeated {times} times in a row, at most {limit}");
+        (times > limit).then(|| (rule, reason()))
+    };
+    if config.max_token_repeats > 0 {
+        let most = most_repeats(tokens, MAX_TOKEN_PERIOD);
+        let found = repeated(Rule::RepeatedTokens, "tokens", most, config.max_token_repeats);
+        if found.is_some() {
+            return found;
         }
     }
-    let limit = config.max_line_repeats;
-    if limit > 0 {
-        let text = text();
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let (times, period) = most_repeats(&lines, MAX_LINE_PERIOD);
-        if times > limit {
-            let reason = format!("{period} lines repeated {times} times in a row, at most {limit}");
-            return Some((Rule::RepeatedLines, reason));
-        }
+    if config.max_line_repeats == 0 {
+        return None;
     }
-    None
+    let text = text();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    repeated(Rule::RepeatedLines, "lines", most_repeats(&lines, MAX_LINE_PERIOD), config.max_line_repeats)
 }
 
 /// How often, at most, a run of `1..=max_period` items directly follows itself, and how long that run is. Nothing
@@ -91,54 +89,4 @@ fn most_repeats<T: PartialEq>(items: &[T], max_period: usize) -> (usize, usize) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn repetition_is_seen_whatever_its_period_and_place() {
-        let rows: [(&str, (usize, usize)); 8] = [
-            ("", (1, 1)),
-            ("a", (1, 1)),
-            ("abcdefgh", (1, 1)),
-            ("xaaaay", (4, 1)),
-            ("abababab", (4, 2)),
-            ("0123abcabcabc9", (3, 3)),
-            ("abcab", (1, 1)),
-            ("aabaabaab", (3, 3)),
-        ];
-        for (text, expected) in rows {
-            let items: Vec<char> = text.chars().collect();
-            assert_eq!(most_repeats(&items, 64), expected, "{text}");
-        }
-        let long: Vec<usize> = (0..200).map(|at| at % 50).collect();
-        assert_eq!((most_repeats(&long, 64), most_repeats(&long, 49)), ((4, 50), (1, 1)));
-    }
-
-    /// Every key of the filter has a row in which changing it changes the outcome.
-    #[test]
-    fn each_rule_keeps_out_what_it_should_and_nothing_else() {
-        use FinishReason::{Eos, Length};
-        let varied: Vec<u32> = (0..40).collect();
-        let looped = [1, 2].repeat(20);
-        let base = GenerateConfig::default();
-        type Row<'a> = (&'a [u32], FinishReason, &'static str, fn(&mut GenerateConfig), Option<Rule>);
-        let rows: [Row; 10] = [
-            (&varied, Eos, "fine", |_| (), None),
-            (&varied, Length, "fine", |_| (), None),
-            (&varied, Length, "fine", |c| c.cut_responses = Choice::Drop, Some(Rule::ResponseCut)),
-            (&varied, Eos, "fine", |c| c.cut_responses = Choice::Drop, None),
-            (&varied, Eos, "fine", |c| c.min_response_tokens = 41, Some(Rule::ResponseTooShort)),
-            (&looped, Eos, "fine", |_| (), Some(Rule::RepeatedTokens)),
-            (&looped, Eos, "fine", |c| c.max_token_repeats = 20, None),
-            (&looped, Eos, "fine", |c| c.max_token_repeats = 0, None),
-            (&varied, Eos, "a\n b\n\na\nb\na\nb", |c| c.max_line_repeats = 2, Some(Rule::RepeatedLines)),
-            (&varied, Eos, "a\n b\n\na\nb\na\nb", |c| c.max_line_repeats = 0, None),
-        ];
-        for (index, (tokens, finish, text, change, expected)) in rows.into_iter().enumerate() {
-            let mut config = base.clone();
-            change(&mut config);
-            let found = refuse(&config, tokens, finish, || text.to_owned()).map(|(rule, _)| rule);
-            assert_eq!(found, expected, "row {index}");
-        }
-    }
-}
+mod tests;

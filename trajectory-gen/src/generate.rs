@@ -1,8 +1,8 @@
-//! Prompts to trajectory shards: a stream of prompts through the engine, its answers into row groups.
+//! Prompts to trajectory shards: streams prompts through the engine and writes its answers as row groups.
 //!
-//! A row is named by its content (sample id and prompt tokens) under the settings of its directory. So a run resumes by
-//! what is on disk, not by where it was; the set of rows depends neither on interruptions nor on ranks nor on the batch.
-//! Rows lie in the order they were finished; readers sort them.
+//! A row is identified by its content (sample id and prompt tokens) and the settings of its directory. A run resumes by the
+//! rows on disk, so the set of rows depends neither on interruptions nor on ranks nor on the batch. Rows are in the order in
+//! which they were finished; readers sort them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,15 +17,15 @@ use jacobi_datasets::{
 use jacobi_model::{Compute, DecodingModel, Device, Dtype, LanguageModel, Transformer, dtype_name, load};
 use serde_json::Value;
 
-use crate::books::Books;
+use crate::accounting::Accounting;
 use crate::config::NEUTRAL_KEYS;
 use crate::engine::{EngineSettings, Event, Sample, make};
-use crate::intake::{Candidate, Intake, IntakeRules};
 use crate::ledger::{ERRORS_FILE, Ledger};
+use crate::prompts::{Candidate, PromptJudge, PromptRules};
 use crate::survey::{self, Done, Survey};
 use crate::{GenerateConfig, GenerateError, StatesKept};
 
-/// Prompts read ahead and answered in the order of their length, so that neighbours in a batch are alike.
+/// Prompts read ahead and answered in the order of their length, so that prompts in a batch have similar lengths.
 const SORTED_AHEAD: usize = 256;
 
 /// One generation run.
@@ -41,13 +41,13 @@ pub struct GenerateJob<'a> {
     pub prompts: &'a PromptsConfig,
     /// Receives shards, manifest.json, errors.jsonl; with ranks, a directory for each.
     pub output: &'a Path,
-    /// How.
+    /// How to generate.
     pub config: &'a GenerateConfig,
     /// How training will read the shards: what `states = "scheduled"` goes by.
     pub train: PackConfig,
-    /// Of the fillers, and of the noise of sampled responses.
+    /// Seed of the fillers, and of the noise of sampled responses.
     pub seed: u64,
-    /// Which part of the prompts; all of them without.
+    /// Which part of the prompts; `None` is all of them.
     pub rank: Option<Rank>,
     /// Removes rows of other settings or other prompts from the output; those of this job stay.
     pub overwrite: bool,
@@ -63,9 +63,9 @@ impl GenerateJob<'_> {
 /// How far a run is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct GenerateProgress {
-    /// Prompts dealt with, earlier runs included.
+    /// Prompts accounted for, including earlier runs.
     pub done: usize,
-    /// Prompts in all.
+    /// All prompts.
     pub total: usize,
     /// Prompts that could not be used.
     pub failed: usize,
@@ -80,16 +80,16 @@ pub struct GenerateProgress {
 /// How a run ended.
 #[derive(Debug)]
 pub struct GenerateOutcome {
-    /// The books.
+    /// Counts and shards.
     pub manifest: Manifest,
     /// Stopped before the end; run again to continue.
     pub interrupted: bool,
 }
 
-/// Generates what is not there yet. A complete directory returns at once, one with failed prompts tries them again.
+/// Generates the missing trajectories. Returns at once for a complete directory, and tries failed prompts again.
 ///
 /// # Errors
-/// See [`GenerateError`]; a bad prompt is no error but a line of errors.jsonl.
+/// See [`GenerateError`]; a bad prompt is not an error but a line of errors.jsonl.
 pub fn generate(
     job: &GenerateJob,
     stop: &AtomicBool,
@@ -121,18 +121,18 @@ pub fn generate(
     }
     let manifest = Manifest { rank: run.rank_entry(&survey), ..Manifest::new(run.settings(), survey.input) };
     let writer = ShardWriter::open(&dir, run.metadata(), manifest, job.config.shard_bytes)?;
-    let books = Books::open(job.config, &run.tokenizer, writer, Ledger::open(&dir)?, done);
-    run.answer(books, stop, progress)
+    let accounting = Accounting::open(job.config, &run.tokenizer, writer, Ledger::open(&dir)?, done);
+    run.answer(accounting, stop, progress)
 }
 
-/// A run with its model in memory.
+/// A run with its model loaded.
 pub(crate) struct Run<'a> {
     job: &'a GenerateJob<'a>,
     model: Transformer,
     weight_hash: String,
     pub(crate) tokenizer: Tokenizer,
     engine: EngineSettings,
-    /// Responses that are there already; the model then only makes their trajectories.
+    /// Given responses; the model then only makes their trajectories.
     responses: Option<Responses>,
 }
 
@@ -146,8 +146,8 @@ impl<'a> Run<'a> {
         Ok(Self { job, model, weight_hash, tokenizer, engine, responses })
     }
 
-    pub(crate) fn rules(&self) -> IntakeRules<'_> {
-        IntakeRules {
+    pub(crate) fn rules(&self) -> PromptRules<'_> {
+        PromptRules {
             prompts: self.job.prompts,
             config: self.job.config,
             tokenizer: &self.tokenizer,
@@ -256,45 +256,50 @@ impl<'a> Run<'a> {
         DecodingModel::new(&self.model)
     }
 
-    /// Answers every prompt that is not on disk, and closes the books.
+    /// Answers every prompt that is not on disk, and completes the manifest.
     fn answer(
         &self,
-        books: Books,
+        accounting: Accounting,
         stop: &AtomicBool,
         progress: &mut dyn FnMut(&GenerateProgress),
     ) -> Result<GenerateOutcome, GenerateError> {
-        let intake = Intake::open(self.rules())?;
-        let books = RefCell::new(books);
-        progress(&books.borrow().progress);
-        let mut samples = Samples { intake, books: &books, stop, sorted: Vec::new(), number: 0 };
+        let prompts = PromptJudge::open(self.rules())?;
+        let accounting = RefCell::new(accounting);
+        progress(&accounting.borrow().progress);
+        let mut samples = Samples { prompts, accounting: &accounting, stop, sorted: Vec::new(), number: 0 };
         make(&self.model(), &self.engine, &mut samples, &mut |now, event| {
-            let mut books = books.borrow_mut();
-            (books.progress.tokens, books.progress.iterations) = (now.tokens, now.iterations);
-            let flow = match event {
-                Event::Forward => ControlFlow::Continue(()),
-                Event::Made(number, made) => books.answer(number, made),
-                Event::Refused(number, blocks) => books.refuse(number, blocks),
+            let mut accounting = accounting.borrow_mut();
+            (accounting.progress.tokens, accounting.progress.iterations) = (now.tokens, now.iterations);
+            let counted = match event {
+                Event::Forward => Ok(()),
+                Event::Made(number, made) => accounting.answer(number, made),
+                Event::Refused(number, blocks) => accounting.refuse(number, blocks),
             };
-            progress(&books.progress);
-            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { flow }
+            progress(&accounting.progress);
+            let failed = counted.map_err(|error| accounting.error = Some(error)).is_err();
+            if failed || stop.load(Ordering::Relaxed) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         });
-        let mut books = books.into_inner();
-        // Whatever ended it, what is finished is kept, unless it is the writing that failed.
-        let failed = books.error.take();
-        let flushed = books.flush();
+        let mut accounting = accounting.into_inner();
+        // Finished rows are written even after an error, unless writing is what failed.
+        let failed = accounting.error.take();
+        let flushed = accounting.flush();
         if let Some(error) = failed {
             return Err(error);
         }
         flushed?;
         let interrupted = stop.load(Ordering::Relaxed);
         if interrupted {
-            books.writer.note(&books.tally)?;
+            accounting.writer.note(&accounting.tally)?;
         } else {
-            books.writer.finish(&books.tally)?;
+            accounting.writer.finish(&accounting.tally)?;
         }
-        let manifest = books.writer.manifest().clone();
+        let manifest = accounting.writer.manifest().clone();
         if manifest.complete && manifest.written == 0 && manifest.input > 0 && self.job.rank.is_none() {
-            let errors = books.ledger.path().to_path_buf();
+            let errors = accounting.ledger.path().to_path_buf();
             return Err(GenerateError::NothingWritten { input: manifest.input, errors });
         }
         Ok(GenerateOutcome { manifest, interrupted })
@@ -310,10 +315,10 @@ pub(crate) fn discard(dir: &Path) -> Result<(), GenerateError> {
     }
 }
 
-/// What the engine asks for next: the prompts left, some read ahead and sorted by length.
+/// The samples for the engine: the prompts that need an answer, some read ahead and sorted by length.
 struct Samples<'a, 'b> {
-    intake: Intake<'a>,
-    books: &'a RefCell<Books<'b>>,
+    prompts: PromptJudge<'a>,
+    accounting: &'a RefCell<Accounting<'b>>,
     stop: &'a AtomicBool,
     /// Longest first, so that the shortest is taken from the end.
     sorted: Vec<Candidate>,
@@ -323,12 +328,12 @@ struct Samples<'a, 'b> {
 impl Samples<'_, '_> {
     fn read_ahead(&mut self) {
         while self.sorted.len() < SORTED_AHEAD {
-            let Some(judged) = self.intake.next() else { break };
-            let mut books = self.books.borrow_mut();
-            match judged.and_then(|judged| books.admit(judged)) {
+            let Some(judged) = self.prompts.next() else { break };
+            let mut accounting = self.accounting.borrow_mut();
+            match judged.and_then(|judged| accounting.admit(judged)) {
                 Ok(candidate) => self.sorted.extend(candidate),
                 Err(error) => {
-                    books.error = Some(error);
+                    accounting.error = Some(error);
                     break;
                 }
             }
@@ -341,7 +346,7 @@ impl Iterator for Samples<'_, '_> {
     type Item = (usize, Sample);
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.stop.load(Ordering::Relaxed) || self.books.borrow().error.is_some() {
+        if self.stop.load(Ordering::Relaxed) || self.accounting.borrow().error.is_some() {
             return None;
         }
         if self.sorted.is_empty() {
@@ -349,7 +354,7 @@ impl Iterator for Samples<'_, '_> {
         }
         let candidate = self.sorted.pop()?;
         self.number += 1;
-        self.books.borrow_mut().ask(self.number, &candidate);
+        self.accounting.borrow_mut().start(self.number, &candidate);
         Some((self.number, candidate.sample))
     }
 }

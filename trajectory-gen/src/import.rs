@@ -1,4 +1,4 @@
-//! Published data sets of the reference implementation to a directory of shards.
+//! Converts published data sets of the reference implementation to a directory of shards.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,38 +12,38 @@ use crate::generate::discard;
 use crate::ledger::{Ledger, Rejected};
 use crate::{GenerateConfig, GenerateError};
 
-/// What is taken over.
+/// What to convert.
 #[derive(Clone, Copy, Debug)]
 pub struct ImportJob<'a> {
-    /// Files of either form of the reference.
+    /// Files in either format of the reference implementation.
     pub files: &'a [PathBuf],
-    /// The model they were made with, or another with its tokenizer.
+    /// The model they were made with, or another with the same tokenizer.
     pub model_dir: &'a Path,
     /// Receives shards, manifest.json, errors.jsonl.
     pub output: &'a Path,
-    /// Removes what is there.
+    /// Whether to remove what is in `output`.
     pub overwrite: bool,
 }
 
-/// Takes all samples over; those that cannot be are listed in errors.jsonl.
+/// Converts all samples; errors.jsonl lists those that cannot be converted.
 ///
 /// # Errors
-/// [`GenerateError::OutputTaken`]; [`GenerateError::NothingWritten`] when no sample could be taken over; files that cannot
-/// be read or written.
+/// [`GenerateError::OutputTaken`]; [`GenerateError::NothingWritten`] when no sample could be converted; files that cannot be
+/// read or written.
 pub fn import(job: &ImportJob) -> Result<Manifest, GenerateError> {
-    // An import that was broken off starts over: reading is quick, and shards of a half say nothing of the rest.
-    let is_half_of_this = |found: &Manifest| !found.complete && found.differences(&settings(job)).is_empty();
+    // An interrupted import starts over: reading is quick, and partial shards do not say which samples are missing.
+    let is_interrupted = |found: &Manifest| !found.complete && found.differences(&settings(job)).is_empty();
     if job.overwrite {
         discard(job.output)?;
     } else if let Some(found) = Manifest::load(job.output)?.filter(|found| !found.shards.is_empty()) {
-        match is_half_of_this(&found) {
+        match is_interrupted(&found) {
             true => discard(job.output)?,
             false => return Err(GenerateError::OutputTaken { dir: job.output.to_path_buf() }),
         }
     }
     fs_err::create_dir_all(job.output)?;
     let tokenizer = Tokenizer::load(job.model_dir)?;
-    let mut taking = Taking {
+    let mut converter = Converter {
         job,
         tokenizer: &tokenizer,
         ledger: Ledger::open(job.output)?,
@@ -53,32 +53,32 @@ pub fn import(job: &ImportJob) -> Result<Manifest, GenerateError> {
         input: 0,
     };
     for file in job.files {
-        read_reference(file, tokenizer.eos_token_ids(), &mut |sample| taking.take(sample))?;
+        read_reference(file, tokenizer.eos_token_ids(), &mut |sample| converter.convert(sample))?;
     }
-    taking.end()
+    converter.end()
 }
 
-struct Taking<'a> {
+struct Converter<'a> {
     job: &'a ImportJob<'a>,
     tokenizer: &'a Tokenizer,
     ledger: Ledger,
-    /// Opened by the first sample, which says how long blocks are.
+    /// Opened at the first sample, which sets the block size.
     writer: Option<(usize, ShardWriter)>,
     rows: Vec<Trajectory>,
     tally: Tally,
     input: usize,
 }
 
-impl Taking<'_> {
-    fn take(&mut self, sample: Result<Imported, BadImport>) -> Result<(), DatasetError> {
+impl Converter<'_> {
+    fn convert(&mut self, sample: Result<Imported, BadImport>) -> Result<(), DatasetError> {
         self.input += 1;
         let Imported { trajectory, block_size } = match sample {
             Ok(imported) => imported,
-            Err(BadImport { name, reason }) => return self.refuse(name, reason),
+            Err(BadImport { name, reason }) => return self.reject(name, reason),
         };
         if let Some(id) = foreign_id(&trajectory, self.tokenizer) {
             let reason = format!("token id {id} is not in the vocabulary of {}", self.tokenizer.vocab_size());
-            return self.refuse(trajectory.sample_id, reason);
+            return self.reject(trajectory.sample_id, reason);
         }
         let (expected, writer) = match &mut self.writer {
             Some(open) => open,
@@ -90,7 +90,7 @@ impl Taking<'_> {
         if *expected != block_size {
             let reason =
                 format!("its blocks are of {block_size} tokens, those of the first sample of {expected}");
-            return self.refuse(trajectory.sample_id, reason);
+            return self.reject(trajectory.sample_id, reason);
         }
         self.rows.push(trajectory);
         if self.rows.len() >= GenerateConfig::default().rows_per_group {
@@ -100,7 +100,7 @@ impl Taking<'_> {
         Ok(())
     }
 
-    fn refuse(&mut self, name: String, reason: String) -> Result<(), DatasetError> {
+    fn reject(&mut self, name: String, reason: String) -> Result<(), DatasetError> {
         self.tally.failed += 1;
         self.ledger.append(&Rejected::failed(name, reason))
     }
@@ -119,7 +119,7 @@ impl Taking<'_> {
     }
 }
 
-/// A token that the tokenizer does not know.
+/// A token id that the tokenizer does not have.
 fn foreign_id(row: &Trajectory, tokenizer: &Tokenizer) -> Option<u32> {
     row.token_ids().max().filter(|&id| tokenizer.id_to_token(id).is_none())
 }

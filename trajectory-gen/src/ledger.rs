@@ -1,5 +1,5 @@
-//! errors.jsonl: every prompt that gave no row, and why. What a rule kept out after it was answered is remembered by its
-//! key, so that it is not answered again; what failed is tried again by the next run.
+//! errors.jsonl: every prompt that gave no row, and why. A prompt that a rule kept out after it was answered is remembered by
+//! its key and not answered again; a failed one is tried again by the next run.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,7 +26,7 @@ pub struct Rejected {
     pub prompt: String,
     /// Why.
     pub reason: String,
-    /// Set when the prompt was answered: what it was, in 32 hex digits.
+    /// Set when the prompt was answered: its key in 32 hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }
@@ -54,17 +54,17 @@ impl Rejected {
     }
 }
 
-/// The open file. Lines are appended; a line that a death cut short is no line.
+/// The open file. Lines are appended; an incomplete last line is ignored.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     path: PathBuf,
     file: File,
-    /// Answered and kept out by earlier runs: how often each key, and by which rule.
+    /// By key, the rules that kept out prompts that earlier runs answered.
     answered: BTreeMap<u128, Vec<String>>,
 }
 
 impl Ledger {
-    /// What earlier runs answered and kept out.
+    /// By key, the rules that kept out prompts that earlier runs answered.
     pub(crate) fn read(dir: &Path) -> Result<BTreeMap<u128, Vec<String>>, DatasetError> {
         let mut answered: BTreeMap<u128, Vec<String>> = BTreeMap::new();
         for (line, key) in kept_lines(dir)? {
@@ -73,7 +73,7 @@ impl Ledger {
         Ok(answered)
     }
 
-    /// Starts the file anew with what is still true of it.
+    /// Opens the file, without the prompts that are tried again.
     pub(crate) fn open(dir: &Path) -> Result<Self, DatasetError> {
         let path = dir.join(ERRORS_FILE);
         let kept: String = kept_lines(dir)?.iter().map(|(line, _)| to_line(line)).collect();
@@ -86,7 +86,7 @@ impl Ledger {
         &self.path
     }
 
-    /// The rule that kept this prompt out before, if one did. Each entry answers once.
+    /// Removes and returns a rule that kept this prompt out before.
     pub(crate) fn take(&mut self, key: u128) -> Option<String> {
         self.answered.get_mut(&key)?.pop()
     }

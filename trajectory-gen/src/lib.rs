@@ -1,6 +1,6 @@
 //! Prompts to trajectory shards: resumable by content, shared among ranks, every prompt accounted for.
 
-mod books;
+mod accounting;
 mod config;
 mod engine;
 mod error;
@@ -8,9 +8,9 @@ mod estimate;
 mod filters;
 mod generate;
 mod import;
-mod intake;
 mod ledger;
 mod merge;
+mod prompts;
 mod survey;
 
 pub use config::{BatchSize, Choice, GenerateConfig, OnDisagreement, OutOfRange, StatesKept};

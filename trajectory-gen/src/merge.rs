@@ -1,14 +1,14 @@
-//! The directories of all ranks joined to one, after checking that together they are the whole job.
+//! Merges the directories of all ranks into one, after checking that they are one complete job.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use jacobi_datasets::schema::trajectory::{read_metadata, read_prompts_of_shard};
 use jacobi_datasets::{Manifest, Rank, ShardWriter, TrajectoryMetadata, write_atomic};
 
 use crate::GenerateError;
-use crate::intake::key_of;
 use crate::ledger::ERRORS_FILE;
+use crate::prompts::key_of;
 
 /// One rank's directory.
 struct Part {
@@ -16,8 +16,8 @@ struct Part {
     manifest: Manifest,
 }
 
-/// Joins the ranks' directories in `output` into `output` itself, by second names for their shards: no row is copied
-/// where the file system has links. Done again, it takes up what the ranks have by then.
+/// Merges the ranks' directories in `output` into `output` itself, by hard links to their shards, or copies where the file
+/// system has no links. Called again, it merges what the ranks have by then.
 ///
 /// # Errors
 /// [`GenerateError::Merge`] when a rank is missing, incomplete, of other settings, or has rows of another; `Digest` for
@@ -28,7 +28,8 @@ pub fn merge(output: &Path) -> Result<Manifest, GenerateError> {
         && there.merged_ranks.is_none()
         && !there.shards.is_empty()
     {
-        let reason = "it holds shards of its own, that no rank made: where they are those of a former merge, remove its manifest.json";
+        let reason =
+            "it holds shards that no rank made: if an earlier merge made them, remove its manifest.json";
         return Err(fail(reason.to_owned()));
     }
     let parts = parts(output, &fail)?;
@@ -61,10 +62,7 @@ pub fn merge(output: &Path) -> Result<Manifest, GenerateError> {
     Ok(ShardWriter::adopt(output, metadata, joined, &sources)?)
 }
 
-fn add(
-    into: &mut std::collections::BTreeMap<String, usize>,
-    from: &std::collections::BTreeMap<String, usize>,
-) {
+fn add(into: &mut BTreeMap<String, usize>, from: &BTreeMap<String, usize>) {
     for (name, count) in from {
         *into.entry(name.clone()).or_default() += count;
     }
@@ -104,7 +102,7 @@ fn parts(output: &Path, fail: &dyn Fn(String) -> GenerateError) -> Result<Vec<Pa
     }
 }
 
-/// How many ranks there are, by the names of their directories.
+/// The number of ranks, from the names of their directories.
 fn world_size(output: &Path) -> Result<usize, String> {
     let entries = fs_err::read_dir(output).map_err(|error| error.to_string())?;
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -117,7 +115,7 @@ fn world_size(output: &Path) -> Result<usize, String> {
     }
 }
 
-/// Every digest holds, all shards come from one run, and no two ranks have the same row.
+/// Checks that every digest is right, all shards come from one run, and no two ranks have the same row.
 fn check_rows(
     parts: &[Part],
     fail: &dyn Fn(String) -> GenerateError,

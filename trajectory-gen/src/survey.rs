@@ -8,8 +8,8 @@ use jacobi_datasets::schema::trajectory::read_prompts_of_shard;
 use jacobi_datasets::{Manifest, stream_prompts};
 
 use crate::GenerateError;
-use crate::intake::{Intake, IntakeRules, Judged, key_of};
 use crate::ledger::{Ledger, RejectedKind};
+use crate::prompts::{Judged, PromptJudge, PromptRules, key_of};
 
 /// What the prompts come to beside what is on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) fn rows_on_disk(dir: &Path, manifest: &Manifest) -> Result<Done, Gene
 }
 
 /// Counts rows alone: what is needed of a directory that holds nothing yet. `None` when `stop` asked to end.
-pub(crate) fn count(rules: IntakeRules, stop: &AtomicBool) -> Result<Option<Survey>, GenerateError> {
+pub(crate) fn count(rules: PromptRules, stop: &AtomicBool) -> Result<Option<Survey>, GenerateError> {
     let mut survey = Survey::default();
     for row in stream_prompts(rules.prompts)? {
         if stop.load(Ordering::Relaxed) {
@@ -62,7 +62,7 @@ pub(crate) fn count(rules: IntakeRules, stop: &AtomicBool) -> Result<Option<Surv
 /// # Errors
 /// `ForeignRows` when `dir` has rows that no prompt asks for.
 pub(crate) fn survey(
-    rules: IntakeRules,
+    rules: PromptRules,
     dir: &Path,
     done: &Done,
     stop: &AtomicBool,
@@ -70,7 +70,7 @@ pub(crate) fn survey(
     let mut answered = Ledger::read(dir)?;
     let mut left = done.clone();
     let mut survey = Survey::default();
-    for judged in Intake::open(rules)? {
+    for judged in PromptJudge::open(rules)? {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
@@ -103,7 +103,7 @@ fn take_one(left: &mut usize) -> bool {
     any
 }
 
-fn foreign(rules: IntakeRules, dir: &Path, left: &Done, count: usize) -> GenerateError {
+fn foreign(rules: PromptRules, dir: &Path, left: &Done, count: usize) -> GenerateError {
     let manifest = Manifest::load(dir).ok().flatten();
     let shards = manifest.map_or_else(Vec::new, |manifest| manifest.shards);
     let rows = shards.iter().filter_map(|shard| read_prompts_of_shard(&dir.join(&shard.file)).ok()).flatten();

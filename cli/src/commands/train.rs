@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use jacobi_datasets::{Manifest, PromptsConfig};
 use jacobi_model::{Architecture, Compute};
-use jacobi_trainer::{Cluster, Scaling, TrainData, forecast};
+use jacobi_trainer::{TrainData, forecast};
 
 use crate::commands::generate::check_round;
-use crate::exit::UsageError;
 use crate::pipeline::model_of_round;
 use crate::recipe::{Recipe, RecipeArgs, Round};
 use crate::run_dir::{DirLock, RunDir};
@@ -44,19 +43,6 @@ pub struct TrainArgs {
     /// Print what would be done, and stop
     #[arg(long)]
     dry_run: bool,
-    /// With --dry-run: what N ranks would send, hold and take
-    #[arg(long, value_name = "N", requires = "dry_run", requires = "link_gbps",
-        value_parser = clap::value_parser!(u32).range(2..))]
-    world_size: Option<u32>,
-    /// Gigabits per second that each of them sends
-    #[arg(long, value_name = "GBPS", requires = "world_size")]
-    link_gbps: Option<f64>,
-    /// 10^12 FLOP/s of each one's matrix products; by default as measured on this machine
-    #[arg(long, value_name = "TFLOPS", requires = "world_size")]
-    peak_tflops: Option<f64>,
-    /// Count traffic as NCCL sends it, not as Gloo does
-    #[arg(long, requires = "world_size")]
-    nccl: bool,
 }
 
 /// Trains, or with `--dry-run` prints the plan.
@@ -126,24 +112,7 @@ fn forecast_of(
     let (shape, from) = (Architecture::from_dir(model)?, model.display());
     let compute = Compute { dtype: recipe.model.dtype, device: device::choose(recipe.model.device)? };
     let takes = forecast(&shape, compute, data(prompts, model, shards)?, train, recipe.seed)?;
-    let mut text = format!("train {from} with a learning rate of {:e}\n{takes}", train.learning_rate);
-    if let Some(cluster) = cluster(args)? {
-        let kind = recipe.model.dtype.resolve(shape.stored_dtype.as_deref());
-        text += &format!("\n{}", Scaling::new(&shape, kind, train, &takes, cluster));
-    }
-    Ok(text)
-}
-
-/// The ranks that `--dry-run` is asked about.
-fn cluster(args: &TrainArgs) -> Result<Option<Cluster>, UsageError> {
-    let (Some(ranks), Some(gbps)) = (args.world_size, args.link_gbps) else { return Ok(None) };
-    for (name, value) in [("--link-gbps", Some(gbps)), ("--peak-tflops", args.peak_tflops)] {
-        if value.is_some_and(|value| value.is_nan() || value <= 0.0) {
-            return Err(UsageError(format!("{name} has to be a positive number")));
-        }
-    }
-    let peak = args.peak_tflops.map(|tflops| tflops * 1e12);
-    Ok(Some(Cluster { ranks: ranks as usize, link: gbps * 1e9, peak, gloo: !args.nccl }))
+    Ok(format!("train {from} with a learning rate of {:e}\n{takes}", train.learning_rate))
 }
 
 fn describe(recipe: &Recipe, round: usize, model: &Path, shards: Option<&Path>) -> anyhow::Result<String> {

@@ -6,11 +6,11 @@ use jacobi_datasets::{Keeper, Membership, Rank};
 use jacobi_model::{Dtype, load};
 
 use super::*;
-use crate::MeetingPlace;
+use crate::Rendezvous;
 
-/// What `work` of each of two ranks gives.
+/// The results of `work` on each of two ranks.
 fn two_ranks<T: Send>(work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
-    let place = MeetingPlace::open().unwrap();
+    let place = Rendezvous::open().unwrap();
     let port = place.variables(0, 2).into_iter().find(|(name, _)| *name == "MASTER_PORT").unwrap().1;
     let rank = |rank| {
         let member = Membership {
@@ -35,7 +35,7 @@ fn model() -> Transformer {
 }
 
 #[test]
-fn each_way_of_sharing_keeps_what_it_says_and_brings_sums_and_parameters_where_they_belong() {
+fn each_sharding_keeps_its_share_and_delivers_sums_and_parameters() {
     let count = model().parameter_count();
     for sharding in [Sharding::None, Sharding::Optimizer, Sharding::Gradients, Sharding::Parameters] {
         let seen = two_ranks(|ranks| {
@@ -48,7 +48,7 @@ fn each_way_of_sharing_keeps_what_it_says_and_brings_sums_and_parameters_where_t
                     let _ = shards.gradients().of(parameter).g_add_scalar_(mine);
                 }
                 (0..shards.buckets.len()).for_each(|bucket| shards.reduce(bucket, is_last).unwrap());
-                shards.settle().unwrap();
+                shards.finish_reductions().unwrap();
             }
             let sums = shards.pieces().iter().all(|piece| piece.gradient.eq(6.0).all().int64_value(&[]) == 1);
             let plain = self::model();

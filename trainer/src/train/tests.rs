@@ -77,7 +77,7 @@ impl Bench {
         self.dir.path().join(name)
     }
 
-    /// What a run leaves of itself: hashes of weights and optimizer and the state behind `latest`, and the step of `best`.
+    /// Hashes of the weights and optimizer behind `latest`, its state, and the target of `best`.
     fn results(&self, name: &str) -> (Vec<u64>, TrainerState, Option<PathBuf>) {
         let latest = crate::latest_checkpoint(&self.output(name)).unwrap();
         let read = |file: &str| fs_err::read(latest.join(file)).unwrap();
@@ -129,7 +129,7 @@ fn config() -> TrainConfig {
     }
 }
 
-/// A disk that does so many operations, the next one by half, and then no more: what a kill leaves.
+/// A disk that does `left` operations, half of the next one and then none, like a process that is killed.
 struct FailingDisk {
     left: Cell<usize>,
 }

@@ -1,42 +1,41 @@
-//! The books of a run: what is written, what is kept out and what failed, so that in the end every prompt is in one of
-//! the three. The writer makes rows durable; this decides what is handed to it, and when.
+//! Accounts for every prompt of a run: written, skipped by a rule or failed. Passes finished rows to the writer, which makes
+//! them durable.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 
 use jacobi_datasets::{ShardWriter, Tally, Tokenizer, Trajectory};
 
 use crate::config::{GenerateConfig, OutOfRange};
 use crate::engine::Made;
 use crate::filters::{self, Rule};
-use crate::intake::{Candidate, Judged};
 use crate::ledger::{Ledger, Rejected, RejectedKind};
+use crate::prompts::{Candidate, Judged};
 use crate::{GenerateError, GenerateProgress};
 
-/// A prompt that the engine has and has not answered yet.
-struct Asked {
+/// A prompt that the engine is working on.
+struct Pending {
     key: u128,
     sample_id: String,
     prompt: Vec<u32>,
 }
 
-pub(crate) struct Books<'a> {
+pub(crate) struct Accounting<'a> {
     config: &'a GenerateConfig,
     tokenizer: &'a Tokenizer,
     pub(crate) writer: ShardWriter,
     pub(crate) ledger: Ledger,
     pub(crate) tally: Tally,
-    /// Rows on disk, by key: how many of them have not been met in the prompts yet.
+    /// By key, how many rows on disk have not been matched to a prompt yet.
     done: HashMap<u128, usize>,
-    asked: HashMap<usize, Asked>,
+    pending: HashMap<usize, Pending>,
     rows: Vec<Trajectory>,
     failures_in_a_row: usize,
-    /// What ended the run, once something did.
+    /// The error that ends the run.
     pub(crate) error: Option<GenerateError>,
     pub(crate) progress: GenerateProgress,
 }
 
-impl<'a> Books<'a> {
+impl<'a> Accounting<'a> {
     pub(crate) fn open(
         config: &'a GenerateConfig,
         tokenizer: &'a Tokenizer,
@@ -57,7 +56,7 @@ impl<'a> Books<'a> {
             ledger,
             tally,
             done,
-            asked: HashMap::new(),
+            pending: HashMap::new(),
             rows: Vec::new(),
             failures_in_a_row: 0,
             error: None,
@@ -65,7 +64,7 @@ impl<'a> Books<'a> {
         }
     }
 
-    /// Books what needs no answer and gives back what does.
+    /// Counts a prompt that needs no answer, and returns one that does.
     pub(crate) fn admit(&mut self, judged: Judged) -> Result<Option<Candidate>, GenerateError> {
         match judged {
             Judged::NotOurs => Ok(None),
@@ -87,68 +86,48 @@ impl<'a> Books<'a> {
         }
     }
 
-    /// Notes that the engine is about to get this prompt under `number`.
-    pub(crate) fn ask(&mut self, number: usize, candidate: &Candidate) {
-        let prompt = candidate.sample.prompt.clone();
-        let asked = Asked { key: candidate.key, sample_id: candidate.sample_id.clone(), prompt };
-        self.asked.insert(number, asked);
+    /// Notes that the engine gets this prompt under `number`.
+    pub(crate) fn start(&mut self, number: usize, candidate: &Candidate) {
+        let (sample_id, prompt) = (candidate.sample_id.clone(), candidate.sample.prompt.clone());
+        self.pending.insert(number, Pending { key: candidate.key, sample_id, prompt });
     }
 
-    /// Takes an answer in: a row, or what a rule keeps out.
-    pub(crate) fn answer(&mut self, number: usize, made: Made) -> ControlFlow<()> {
-        let asked = self.asked.remove(&number).expect("the engine answers what it was asked, once");
-        let outcome = self.judge(asked, made);
-        self.go_on(outcome)
+    fn take_pending(&mut self, number: usize) -> Pending {
+        self.pending.remove(&number).expect("the engine finishes each prompt once")
     }
 
-    /// Books a prompt whose given response is not the model's in so many blocks.
-    pub(crate) fn refuse(&mut self, number: usize, blocks: usize) -> ControlFlow<()> {
-        let asked = self.asked.remove(&number).expect("the engine answers what it was asked, once");
-        self.count_disagreeing(blocks);
-        let reason = format!("the given response is not the model's in {blocks} blocks");
-        let rejected = Rejected::skipped(Rule::Disagreement, asked.sample_id, reason, Some(asked.key));
-        let outcome = self.reject(rejected);
-        self.go_on(outcome)
-    }
-
-    fn go_on(&mut self, outcome: Result<(), GenerateError>) -> ControlFlow<()> {
-        match outcome {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.error = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    }
-
-    fn judge(&mut self, asked: Asked, made: Made) -> Result<(), GenerateError> {
-        let Made { response_tokens, finish_reason, states, disagreeing_blocks } = made;
-        let text = || self.tokenizer.decode(&response_tokens);
-        if let Some((rule, reason)) = filters::refuse(self.config, &response_tokens, finish_reason, text) {
+    /// Counts an answer: as a row, or as skipped by a rule.
+    pub(crate) fn answer(&mut self, number: usize, made: Made) -> Result<(), GenerateError> {
+        let Pending { key, sample_id, prompt } = self.take_pending(number);
+        let text = || self.tokenizer.decode(&made.response_tokens);
+        let refused = filters::refuse(self.config, &made.response_tokens, made.finish_reason, text);
+        if let Some((rule, reason)) = refused {
             if rule == Rule::ResponseTooShort && self.config.responses_out_of_range == OutOfRange::Fail {
-                let (sample_id, setting) = (asked.sample_id, "responses_out_of_range");
+                let setting = "responses_out_of_range";
                 return Err(GenerateError::OutOfRange { sample_id, reason, setting });
             }
-            return self.reject(Rejected::skipped(rule, asked.sample_id, reason, Some(asked.key)));
+            return self.reject(Rejected::skipped(rule, sample_id, reason, Some(key)));
         }
-        self.count_disagreeing(disagreeing_blocks);
-        self.rows.push(Trajectory {
-            sample_id: asked.sample_id,
-            prompt_tokens: asked.prompt,
-            response_tokens,
-            finish_reason,
-            states,
-        });
+        self.count_disagreeing(made.disagreeing_blocks);
+        self.rows.push(made.into_row(sample_id, prompt));
         self.progress.done += 1;
         if self.rows.len() < self.config.rows_per_group { Ok(()) } else { self.flush() }
     }
 
-    /// Makes the rows at hand durable.
+    /// Counts a prompt whose given response differs from the model's in `blocks` blocks, and was refused for it.
+    pub(crate) fn refuse(&mut self, number: usize, blocks: usize) -> Result<(), GenerateError> {
+        let Pending { key, sample_id, .. } = self.take_pending(number);
+        self.count_disagreeing(blocks);
+        let reason = format!("the given response is not the model's in {blocks} blocks");
+        self.reject(Rejected::skipped(Rule::Disagreement, sample_id, reason, Some(key)))
+    }
+
+    /// Writes the finished rows as a row group.
     pub(crate) fn flush(&mut self) -> Result<(), GenerateError> {
         if self.rows.is_empty() {
             return Ok(());
         }
-        // Of a failed write nothing is on disk, and the next run makes these rows anew.
+        // If writing fails, none of them is on disk, and the next run makes them again.
         let rows = std::mem::take(&mut self.rows);
         Ok(self.writer.append(&rows, &self.tally)?)
     }

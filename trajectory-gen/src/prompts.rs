@@ -1,4 +1,4 @@
-//! Prompts to what the engine is asked for: tokens, key and seed of each, and the rules that need no answer.
+//! Reads the prompts and judges each: its tokens, key and seed for the engine, or the rule that keeps it out unanswered.
 
 use std::collections::HashSet;
 
@@ -21,41 +21,41 @@ pub(crate) struct Candidate {
     pub(crate) sample: Sample,
 }
 
-/// What a row of the prompt file comes to.
+/// The outcome of a row of the prompt file.
 pub(crate) enum Judged {
-    /// To be answered.
+    /// It is to be answered.
     Candidate(Candidate),
-    /// Never to be answered.
+    /// A rule or an error keeps it out.
     Rejected(Rejected),
-    /// Another rank's.
+    /// It belongs to another rank.
     NotOurs,
 }
 
-/// What decides about prompts.
+/// What prompts are judged by.
 #[derive(Clone, Copy)]
-pub(crate) struct IntakeRules<'a> {
+pub(crate) struct PromptRules<'a> {
     pub(crate) prompts: &'a PromptsConfig,
     pub(crate) config: &'a GenerateConfig,
     pub(crate) tokenizer: &'a Tokenizer,
-    /// Tokens the model can hold.
+    /// Tokens of the model's context.
     pub(crate) context_length: usize,
     pub(crate) rank: Option<Rank>,
     pub(crate) seed: u64,
-    /// Responses that are there already: every prompt must have one.
+    /// Given responses: every prompt must have one.
     pub(crate) responses: Option<&'a Responses>,
 }
 
-/// The rows of the prompt file, judged one by one.
-pub(crate) struct Intake<'a> {
-    rules: IntakeRules<'a>,
+/// An iterator over the rows of the prompt file, judged one by one.
+pub(crate) struct PromptJudge<'a> {
+    rules: PromptRules<'a>,
     prompts: PromptStream,
     given: Option<Matching<'a>>,
-    /// Contents that came before.
+    /// Content hashes of earlier prompts.
     seen: HashSet<u128>,
 }
 
-impl<'a> Intake<'a> {
-    pub(crate) fn open(rules: IntakeRules<'a>) -> Result<Self, GenerateError> {
+impl<'a> PromptJudge<'a> {
+    pub(crate) fn open(rules: PromptRules<'a>) -> Result<Self, GenerateError> {
         let given = rules.responses.map(Responses::matching);
         Ok(Self { rules, prompts: stream_prompts(rules.prompts)?, given, seen: HashSet::new() })
     }
@@ -84,9 +84,9 @@ impl<'a> Intake<'a> {
         self.rules.rank.is_none_or(|rank| rank.owns(content))
     }
 
-    /// Encodes a prompt and holds it against the limits.
+    /// Encodes a prompt and checks its length.
     fn fit(&mut self, prompt: Prompt) -> Result<Judged, GenerateError> {
-        let IntakeRules { config, context_length, .. } = self.rules;
+        let PromptRules { config, context_length, .. } = self.rules;
         let longest = config.max_prompt_tokens.min(context_length - 1);
         let mut tokens = match self.encode(&prompt.messages) {
             Ok(tokens) => tokens,
@@ -128,13 +128,13 @@ impl<'a> Intake<'a> {
         }))
     }
 
-    /// The response given to a prompt, where responses are given: within its range, or why not.
+    /// The response given to a prompt, where responses are given, or why it is rejected.
     fn response(
         &mut self,
         prompt: &Prompt,
         tokens: &[u32],
     ) -> Result<Result<Option<Vec<u32>>, Rejected>, GenerateError> {
-        let IntakeRules { config, context_length, tokenizer, .. } = self.rules;
+        let PromptRules { config, context_length, tokenizer, .. } = self.rules;
         let Some(given) = &mut self.given else { return Ok(Ok(None)) };
         let mut response = match given.take(prompt, tokens, tokenizer) {
             Ok(response) => response,
@@ -166,8 +166,8 @@ impl<'a> Intake<'a> {
         if tokens.is_empty() { Err("the chat template gives no token".to_owned()) } else { Ok(tokens) }
     }
 
-    /// The prompt with so much cut off the end of its last message that it fits; the template stays whole around it.
-    /// `None` when there is nothing left to cut.
+    /// The prompt with the end of its last message cut off so that it fits; the template stays complete. `None` when the
+    /// message is too short for that.
     fn truncate(&self, messages: &[Message], longest: usize) -> Option<Vec<u32>> {
         let mut messages = messages.to_vec();
         loop {
@@ -179,7 +179,7 @@ impl<'a> Intake<'a> {
             let content = self.rules.tokenizer.encode(&last.content).ok()?;
             let kept = content.len().checked_sub(tokens.len() - longest).filter(|&kept| kept > 0)?;
             let shorter = self.rules.tokenizer.decode_with_special(&content[..kept]);
-            // Cut inside a character, a text can come back no shorter.
+            // A cut inside a character can leave the text no shorter.
             if shorter.len() >= last.content.len() {
                 return None;
             }
@@ -188,7 +188,7 @@ impl<'a> Intake<'a> {
     }
 }
 
-impl Iterator for Intake<'_> {
+impl Iterator for PromptJudge<'_> {
     type Item = Result<Judged, GenerateError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -203,7 +203,7 @@ fn skipped(rule: Rule, prompt: String, reason: String) -> Judged {
     Judged::Rejected(Rejected::skipped(rule, prompt, reason, None))
 }
 
-/// Names a row by what it was made from. With the settings of the directory it decides the row.
+/// The key of a row: a hash of its sample id and prompt, which together with the directory's settings decide it.
 pub(crate) fn key_of(sample_id: &str, prompt: &[u32]) -> u128 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(sample_id.len() as u64).to_le_bytes());
