@@ -14,6 +14,10 @@ mod generating;
 mod hub_server;
 #[path = "hub_tasks.rs"]
 mod hub_tasks;
+#[path = "recipe_keys.rs"]
+mod recipe_keys;
+#[path = "resuming.rs"]
+mod resuming;
 
 use std::path::Path;
 use std::process::{Command, Output};

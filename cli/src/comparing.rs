@@ -1,10 +1,11 @@
 //! Finished evaluations as one: whether they may be held against each other, and their rows under the names of their runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Results};
+use jacobi_datasets::{Difference, Differences};
 use jacobi_eval::{paired_tests, read_samples};
 use jacobi_report::TrainingCurve;
 
@@ -104,34 +105,20 @@ fn short_name(dir: &Path) -> String {
     said.cloned().unwrap_or_else(|| dir.display().to_string())
 }
 
-/// What may differ between evaluations that are compared: what is compared, and what decides no figure of it.
+/// Keys, by their beginnings, that may differ between evaluations that are compared: those that are compared, and those
+/// that decide no figure.
 const MAY_DIFFER: [&str; 7] =
     ["seed", "jacobi", "eval.decoders", "eval.tuned", "eval.rank_prompts", "eval.warmup", "models."];
 
-/// In what the runs after the first differ from it that makes figures incomparable, a line each.
+/// The settings by which figures of `runs` cannot be compared with those of the first run, a line each.
 pub fn differences(runs: &[MeasuredRun]) -> Vec<String> {
     let Some((first, others)) = runs.split_first() else { return Vec::new() };
-    let of = |run: &MeasuredRun| -> BTreeMap<String, String> {
-        let matters =
-            |key: &str| !MAY_DIFFER.iter().any(|free| key.starts_with(free)) && !key.ends_with(".path");
-        let settings = run.results.settings.iter().filter(|(key, _)| matters(key));
-        settings.map(|(key, value)| (key.clone(), value.clone())).collect()
-    };
+    let matters = |key: &str| !MAY_DIFFER.iter().any(|free| key.starts_with(free)) && !key.ends_with(".path");
     let mut found = Vec::new();
-    let expected = of(first);
     for run in others {
-        let actual = of(run);
-        let keys: BTreeSet<&String> = expected.keys().chain(actual.keys()).collect();
-        for key in keys.into_iter().filter(|key| expected.get(*key) != actual.get(*key)) {
-            let value =
-                |of: &BTreeMap<String, String>| of.get(key).map_or("not set".to_owned(), Clone::clone);
-            found.push(format!(
-                "{key} is {} in {} and {} in {}",
-                value(&expected),
-                first.label,
-                value(&actual),
-                run.label
-            ));
+        let Differences(differences) = run.results.settings.differences(&first.results.settings);
+        for Difference { key, was, is } in differences.into_iter().filter(|found| matters(&found.key)) {
+            found.push(format!("{key} is {was} in {} and {is} in {}", first.label, run.label));
         }
     }
     let unknown = runs.iter().filter(|run| run.results.settings.is_empty());
@@ -201,13 +188,15 @@ mod tests {
             correct: Some(label == "a"),
             ..EvalSample::default()
         };
-        let settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let results =
+        let mut results =
             Results::new("jacobi eval".to_owned(), serde_json::Map::new(), models.iter().map(row).collect());
+        for (key, value) in settings {
+            results.settings.set(key, value);
+        }
         MeasuredRun {
             label: label.to_owned(),
             report: "r".into(),
-            results: Results { settings, ..results },
+            results,
             samples: models.iter().map(sample).collect(),
             training: vec![TrainingCurve {
                 label: "round-1".to_owned(),
@@ -237,8 +226,8 @@ mod tests {
         assert_eq!(
             differences(&unlike),
             [
-                "machine.cpu is a in a and b in b",
-                "machine.cpu is a in a and not set in c",
+                "machine.cpu is \"a\" in a and \"b\" in b",
+                "machine.cpu is \"a\" in a and not set in c",
                 "c does not say under which settings it was measured"
             ]
         );

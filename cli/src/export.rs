@@ -113,10 +113,10 @@ pub fn write_card(
 /// Whether a model with this digest is the trained one of `results`.
 fn measures(results: &Results, digest: &str) -> bool {
     let says = |index: usize, name: &str, value: &str| {
-        results.settings.get(&format!("models.{index}.{name}")) == Some(&json!(value).to_string())
+        results.settings.get(&format!("models.{index}.{name}")) == Some(&*json!(value).to_string())
     };
     let mut models =
-        (1..).take_while(|index| results.settings.contains_key(&format!("models.{index}.files")));
+        (1..).take_while(|index| results.settings.get(&format!("models.{index}.files")).is_some());
     models.any(|index| says(index, "role", ModelRole::Trained.as_str()) && says(index, "files", digest))
 }
 
@@ -325,9 +325,10 @@ mod tests {
     fn figures_of_another_model_are_not_this_ones() {
         let mut results = Results::new("jacobi eval".to_owned(), Map::new(), Vec::new());
         let settings = [("1.role", "base"), ("1.files", "a"), ("2.role", "trained"), ("2.files", "b")];
-        let setting = |(key, value): (&str, &str)| (format!("models.{key}"), json!(value).to_string());
         assert!(!measures(&results, "b"));
-        results.settings = settings.into_iter().map(setting).collect();
+        for (key, value) in settings {
+            results.settings.set(&format!("models.{key}"), value);
+        }
         assert_eq!(["a", "b", "c"].map(|digest| measures(&results, digest)), [false, true, false]);
     }
 }

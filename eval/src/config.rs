@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use jacobi_datasets::PromptsConfig;
 use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
+use jacobi_datasets::{PromptsConfig, Section};
 use jacobi_decoder::{Settings, StopRules};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -13,27 +14,31 @@ use crate::tasks::{self, SPEED_ONLY, Task};
 use crate::{DecoderConfig, DecoderName, EvalError, tuned};
 
 /// The `[eval]` section of a recipe.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
-    /// Held-out prompts of one's own; a task that scores needs `answer_column` or `answer_template`.
+    /// Your own held-out prompts, with the keys of `[prompts]`. A task that scores needs `answer_column` or
+    /// `answer_template`.
     pub prompts: PromptsConfig,
-    /// How they are scored: the name of a task or its file; `none` for speed alone.
+    /// How answers to your own prompts are read and scored: the name of a task or its file, or `"none"` to
+    /// measure speed alone.
     pub task: String,
-    /// Longest response to them, EOS included.
+    /// Most tokens of a response to your own prompts, EOS included.
     pub max_new_tokens: usize,
-    /// Tasks measured as they are defined, with their own questions, wording and length.
+    /// `[[eval.tasks]]`: tasks with their own questions, wording and length, measured besides your own prompts
+    /// or instead.
     pub tasks: Vec<TaskConfig>,
-    /// Where the programs of tasks that run code are run.
+    /// `[eval.sandbox]`: where programs that a model wrote are run.
     pub sandbox: SandboxConfig,
-    /// Decoders to compare. The autoregressive one is added in front if it is not among them.
+    /// `[[eval.decoders]]`: the decoders to compare. The autoregressive one is always measured.
     pub decoders: Vec<DecoderConfig>,
-    /// Whether a model with a `jacobi.json` beside it is also measured under what was tuned for it.
+    /// Whether a model with a `jacobi.json` beside it is also measured with the decoder in that file.
     pub tuned: bool,
-    /// Prompts decoded by every decoder before measuring starts, and not counted: the first ones of the file.
+    /// Prompts that every decoder decodes before the clock starts: the first ones of the file. They are not
+    /// counted.
     pub warmup: usize,
-    /// Prompts decoded once more afterwards, untimed, to see how high the right token ranked where a draft was wrong:
-    /// the first ones of the file. 0 leaves it out.
+    /// Prompts decoded once more at the end, untimed, to see how high the right token ranked where a draft was
+    /// wrong: the first ones of the file. 0 turns it off.
     pub rank_prompts: usize,
 }
 
@@ -54,17 +59,23 @@ impl Default for EvalConfig {
     }
 }
 
+impl Section for EvalConfig {
+    const NAME: &'static str = "eval";
+    const NEUTRAL: &'static [(&'static str, &'static str)] =
+        &[("prompts.path", "what the files say decides and is recorded as a digest; their path does not")];
+}
+
 /// `[eval.sandbox]`: where generated programs are run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SandboxConfig {
-    /// The interpreter: a name or a path.
+    /// The Python interpreter, 3.8 or later: a name or a path.
     pub python: PathBuf,
-    /// Seconds that a program may take, by the clock and of a core.
+    /// Seconds that a program may take, both of wall-clock time and of one core.
     pub seconds: u64,
-    /// Megabytes that it may need, all its processes together.
+    /// Megabytes that a program may use, all its processes together.
     pub memory_mb: u64,
-    /// Whether programs run with limits alone where nothing isolates them.
+    /// Run programs with limits alone where nothing isolates them; the same as `--allow-unsafe-execution`.
     pub allow_unsafe_execution: bool,
 }
 
@@ -75,18 +86,18 @@ impl Default for SandboxConfig {
 }
 
 /// One `[[eval.tasks]]`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskConfig {
     /// The name of a built-in task, or a TOML file.
     pub name: String,
-    /// Where its questions are; by default where the task says.
+    /// File with its questions, with the columns of the published one. Default: where the task says.
     pub path: Option<PathBuf>,
-    /// Questions to skip.
+    /// Number of questions to skip.
     pub offset: usize,
-    /// Questions to take at most, after `offset`.
+    /// Most questions to take, after `offset`. Without it, all.
     pub limit: Option<usize>,
-    /// Longest response, EOS included; by default what the task says.
+    /// Most tokens of a response, EOS included. Default: what the task says.
     pub max_new_tokens: Option<usize>,
 }
 

@@ -1,13 +1,14 @@
 //! Decoders by name and setting, as configurations and command lines give them.
 
 use jacobi_decoder::{Filler, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::EvalError;
 
 /// A decoder by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DecoderName {
     /// One token per forward.
@@ -31,7 +32,7 @@ impl DecoderName {
 }
 
 /// How the draft window takes in fresh tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WindowName {
     /// A block at a time.
@@ -41,7 +42,7 @@ pub enum WindowName {
 }
 
 /// What fresh draft tokens are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FillerName {
     /// Drawn from prompt and response.
@@ -52,7 +53,7 @@ pub enum FillerName {
 
 /// A decoder and its settings: an entry of `[[eval.decoders]]`. What is absent is the decoder's default; a setting the
 /// decoder does not have is an error.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecoderConfig {
     /// Which decoder.
@@ -60,26 +61,27 @@ pub struct DecoderConfig {
     /// Tokens of a block, n. For `jacobi` and `multi_block`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
-    /// A token is decided by a pass over one row when a wider pass gives its two best tokens log-probabilities closer
-    /// than this. For `jacobi` and `multi_block`.
+    /// Decide a token by a pass over one row when a wider pass gives its two best tokens log-probabilities
+    /// closer than this. For `jacobi` and `multi_block`.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_gap")]
     pub strict_gap: Option<f32>,
-    /// How the draft window grows. This and the settings below are for `multi_block` alone.
+    /// How the draft window takes in fresh tokens. This and the settings below are for `multi_block` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowName>,
     /// Most blocks in flight, K.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_blocks: Option<usize>,
-    /// Share of the newest block that a pass must accept or leave as it was before the next one is started, r.
+    /// Share of the newest block that a pass must accept or leave as it was before the next block is started,
+    /// r.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spawn_ratio: Option<f64>,
-    /// What fresh tokens are.
+    /// What fresh draft tokens are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filler: Option<FillerName>,
-    /// n-gram candidates verified per pass.
+    /// Rejected drafts tried again per pass, as branches; 0 turns recycling off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_size: Option<usize>,
-    /// Rows of the token tree.
+    /// Rows of the token tree, the real-active draft included; 0 turns it off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree_budget: Option<usize>,
 }
