@@ -45,6 +45,7 @@ fn choices(schema: &Value) -> impl Iterator<Item = (&Value, &str)> {
     lists.flatten().filter_map(|one| Some((one.get("const")?, one["description"].as_str()?)))
 }
 
+/// The default as TOML.
 fn default_of(schema: &Value) -> String {
     let is_section = schema.get("properties").is_some();
     match &schema["default"] {
@@ -52,16 +53,20 @@ fn default_of(schema: &Value) -> String {
         Value::Null => "none".to_owned(),
         Value::String(text) if text.is_empty() => String::new(),
         Value::Array(items) if items.is_empty() => "none".to_owned(),
-        value => format!("`{}`", toml::Value::try_from(value).unwrap()),
+        value @ Value::Array(_) => format!("`{}`", toml::Value::try_from(value).unwrap()),
+        value => format!("`{value}`"),
     }
 }
 
+/// The row of a key. A description may end with the default in words.
 fn row(key: &str, schema: &Value) -> String {
-    let mut meaning = schema["description"].as_str().unwrap_or_default().to_owned();
-    for (value, description) in choices(schema) {
-        meaning += &format!(" `{value}`: {description}");
-    }
-    format!("| `{key}` | {} | {meaning} |\n", default_of(schema))
+    let description = schema["description"].as_str().unwrap_or_default();
+    let (meaning, default) = match description.split_once(" Default: ") {
+        Some((meaning, default)) => (meaning, default.trim_end_matches('.').to_owned()),
+        None => (description, default_of(schema)),
+    };
+    let choices = choices(schema).map(|(value, description)| format!(" `{value}`: {description}"));
+    format!("| `{key}` | {default} | {meaning}{} |\n", choices.collect::<String>())
 }
 
 /// The table called `name` in the manual: that of a section, or of the neutral keys.

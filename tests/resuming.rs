@@ -72,7 +72,7 @@ impl Fixture {
         };
         let prompts: String = (1..=4).map(line).collect();
         fs_err::write(path("prompts.jsonl"), &prompts).unwrap();
-        fs_err::write(path("DIR/same-prompts.jsonl"), &prompts).unwrap();
+        fs_err::write(path("same-prompts.jsonl"), &prompts).unwrap();
         let answers: String =
             (1..=4).map(|id| format!("{{\"id\": \"p{id}\", \"response\": \"yes\"}}\n")).collect();
         fs_err::write(path("responses.jsonl"), &answers).unwrap();

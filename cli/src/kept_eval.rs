@@ -89,7 +89,7 @@ impl KeptEval {
         Ok((!failed).then_some((results, samples)))
     }
 
-    /// Where samples are kept.
+    /// The file of samples.
     pub fn samples(&self) -> PathBuf {
         self.report.join(SAMPLES)
     }

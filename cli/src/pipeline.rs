@@ -116,8 +116,8 @@ fn first_changed(stages: &[Stage], ledger: &Ledger) -> Option<(usize, Difference
     stages.iter().map(changes).enumerate().find(|(_, changes)| !changes.is_empty())
 }
 
-/// Whether a stage has left anything that counts. A generation without a single row does not: were it to, a prompt file in
-/// which no row can be used would stand in the way of its own repair.
+/// Whether a stage has left results. A generation without a single row has none, so that a prompt file without a usable
+/// row can be repaired.
 fn made(stage: &Stage) -> bool {
     let counts = |output: &PathBuf| match stage.work {
         Work::Generate(_) => Manifest::load(output)

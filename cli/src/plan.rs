@@ -1,4 +1,4 @@
-//! The stages of a run, worked out before anything is done: what each makes, from which settings, and about how much.
+//! The stages of a run, planned before anything is done: the settings, the outputs and the amount of work of each.
 
 use std::path::{Path, PathBuf};
 
@@ -35,9 +35,9 @@ pub struct Stage {
     pub work: Work,
     /// Its name in the ledger and on the terminal.
     pub name: String,
-    /// What decides its result, beyond what decides the stages before it.
+    /// What decides its result, besides the settings of the stages before it.
     pub settings: RecordedSettings,
-    /// What it makes: gone, it has to run again.
+    /// What it makes. When any of it is missing, the stage runs again.
     pub outputs: Vec<PathBuf>,
     /// How much there is to do, in words.
     pub summary: String,
@@ -173,7 +173,7 @@ pub fn eval_settings(recipe: &Recipe, models: &[EvalModel]) -> anyhow::Result<Re
     Ok(settings)
 }
 
-/// What a task asks, in words.
+/// The questions of a task, in words.
 pub fn questions_of(task: &Task, prompts: Counted) -> String {
     let (name, tokens) = (&task.name, task.max_new_tokens.unwrap_or_default());
     format!("{name} ({prompts}, at most {tokens} new tokens)")
@@ -237,15 +237,15 @@ fn digest(prompts: &PromptsConfig) -> anyhow::Result<String> {
     Ok(hasher.finalize().to_hex()[..16].to_owned())
 }
 
-/// The first 16 hex digits of the BLAKE3 of what a task says: who edits one may forget to raise its version. Where its
-/// questions lie is not part of it; what they are, [`digest`] says.
+/// The first 16 hex digits of the BLAKE3 of a task: one may be edited without a new version. The path of its questions is
+/// left out; their content is in [`digest`].
 fn digest_of_task(task: &Task) -> anyhow::Result<String> {
     let prompts = PromptsConfig { path: PathBuf::new(), ..task.prompts.clone() };
     let text = serde_json::to_string(&Task { prompts, ..task.clone() })?;
     Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
 }
 
-/// One digest of all that a model directory says: shape, weights, tokenizer.
+/// One digest of a model directory: shape, weights, tokenizer.
 ///
 /// # Errors
 /// When a file of it cannot be read.
@@ -254,7 +254,7 @@ pub fn digest_of_model(dir: &Path) -> anyhow::Result<String> {
     for entry in fs_err::read_dir(dir)? {
         let path = entry?.path();
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        // How fast it is decoded changes nothing of what is made with it.
+        // What was tuned decides speed alone.
         let tuned = path.file_name().is_some_and(|name| name == TUNED_FILE);
         if ["safetensors", "json", "jinja"].contains(&extension) && path.is_file() && !tuned {
             files.push(path);

@@ -58,7 +58,7 @@ pub enum FillerName {
 pub struct DecoderConfig {
     /// Which decoder.
     pub name: DecoderName,
-    /// Tokens of a block, n. For `jacobi` and `multi_block`.
+    /// Tokens of a block, n. For `jacobi` and `multi_block`. Default: 16.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
     /// Decide a token by a pass over one row when a wider pass gives its two best tokens log-probabilities
@@ -66,22 +66,23 @@ pub struct DecoderConfig {
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_gap")]
     pub strict_gap: Option<f32>,
     /// How the draft window takes in fresh tokens. This and the settings below are for `multi_block` alone.
+    /// Default: `"blocks"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowName>,
-    /// Most blocks in flight, K.
+    /// Most blocks in flight, K. Default: 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_blocks: Option<usize>,
     /// Share of the newest block that a pass must accept or leave as it was before the next block is started,
-    /// r.
+    /// r. Default: 0.85.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spawn_ratio: Option<f64>,
-    /// What fresh draft tokens are.
+    /// What fresh draft tokens are. Default: `"random"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filler: Option<FillerName>,
-    /// Rejected drafts tried again per pass, as branches; 0 turns recycling off.
+    /// Rejected drafts tried again per pass, as branches; 0 turns recycling off. Default: 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_size: Option<usize>,
-    /// Rows of the token tree, the real-active draft included; 0 turns it off.
+    /// Rows of the token tree, the real-active draft included; 0 turns it off. Default: 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree_budget: Option<usize>,
 }

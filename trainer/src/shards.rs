@@ -29,7 +29,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Sharding {
-    /// None.
+    /// None: every rank keeps everything.
     #[default]
     None,
     /// Master weights and moments.

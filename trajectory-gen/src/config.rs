@@ -49,7 +49,8 @@ pub struct GenerateConfig {
     pub shard_bytes: u64,
     /// Which states of a block are recorded.
     pub states: StatesKept,
-    /// Temperature of sampled responses; 0 takes the most probable tokens.
+    /// Sampling temperature: logits are divided by it before a token is drawn; 0 takes the most probable
+    /// tokens.
     pub temperature: f32,
     /// Sample from this many of the most probable tokens; 0 is off.
     pub top_k: usize,
@@ -74,12 +75,12 @@ pub struct GenerateConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OutOfRange {
-    /// Skip and count it.
+    /// Skipped and counted.
     #[default]
     Drop,
-    /// Cut it to the limit when it is too long; skip it when it is too short.
+    /// Cut to the limit when too long, skipped when too short.
     Truncate,
-    /// End the run.
+    /// An error that ends the run.
     Fail,
 }
 
@@ -87,9 +88,9 @@ pub enum OutOfRange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Choice {
-    /// Write it.
+    /// Written like any other.
     Keep,
-    /// Skip and count it.
+    /// Skipped and counted.
     Drop,
 }
 

@@ -49,9 +49,9 @@ pub enum StatesKept {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDisagreement {
-    /// Skip and count the sample.
+    /// The sample is skipped and counted.
     Drop,
-    /// Replace the response from the first difference on by the model's own.
+    /// The model's own response replaces it from the first difference on.
     #[default]
     KeepOurs,
 }
