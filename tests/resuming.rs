@@ -12,7 +12,7 @@ use jacobi_eval::EvalModel;
 use jacobi_model::Device;
 use jacobi_trainer::{Ranks, TrainData, TrainError, TrainJob, train};
 use jacobi_trajectory_gen::{GenerateError, GenerateJob, generate};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::recipe_keys::{keys, neutral};
 use crate::root;
@@ -40,12 +40,15 @@ const BASE: [&str; 18] = [
 ];
 
 /// Other values where [`other`] has none that can be used.
-const VALUES: [(&str, &str); 8] = [
+const VALUES: [(&str, &str); 11] = [
+    ("model.dtype", "bfloat16"),
     ("model.path", "DIR/same-model"),
     ("prompts.path", "DIR/same-prompts.jsonl"),
+    ("prompts.messages_column", "turns"),
     ("prompts.filter_keep", "[\"good\"]"),
     ("generate.responses", "DIR/responses.jsonl"),
     ("eval.prompts.path", "DIR/same-prompts.jsonl"),
+    ("eval.prompts.messages_column", "turns"),
     ("eval.prompts.filter_keep", "[\"good\"]"),
     ("eval.task", "gsm8k"),
     ("eval.tasks", "[{name = \"gsm8k\", path = \"DIR/prompts.jsonl\"}]"),
@@ -64,11 +67,16 @@ impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
+        // Every column has a twin that other settings name.
         let line = |id: usize| {
-            format!(
-                "{{\"id\": \"p{id}\", \"kind\": \"good\", \"prompt\": \"Anna has {id} apples.\", \"question\": \"{id}?\", \
-                 \"answer\": \"#### {id}\"}}\n"
-            )
+            let (id, prompt, answer) =
+                (format!("p{id}"), format!("Anna has {id} apples."), format!("#### {id}"));
+            let turns = json!([{"role": "user", "content": prompt}]);
+            let row = json!({
+                "id": id, "kind": "good", "prompt": prompt, "question": prompt, "answer": answer, "turns": turns,
+                "idx": id, "kindx": "good", "promptx": prompt, "answerx": answer, "x": prompt,
+            });
+            format!("{row}\n")
         };
         let prompts: String = (1..=4).map(line).collect();
         fs_err::write(path("prompts.jsonl"), &prompts).unwrap();
@@ -143,7 +151,7 @@ fn changes(fixture: &Fixture) -> Vec<(String, Recipe)> {
         let recipe = fixture.recipe(&key, &other(&key, &schema, value));
         changed.push((key, recipe));
     }
-    assert!(changed.len() > 110, "{} keys", changed.len());
+    assert!(changed.len() > 100, "{} keys", changed.len());
     changed
 }
 

@@ -1,0 +1,45 @@
+//! Stages that are void, finished, or not there any more.
+
+use super::*;
+use jacobi_datasets::RecordedSettings;
+
+fn stage(name: &str, value: &str, output: PathBuf) -> Stage {
+    let mut settings = RecordedSettings::default();
+    settings.set("key", value);
+    Stage { work: Work::Export, name: name.into(), settings, outputs: vec![output], summary: String::new() }
+}
+
+#[test]
+fn a_change_voids_its_stage_and_those_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let outputs = ["a", "b", "c"].map(|name| dir.path().join(name));
+    for output in &outputs {
+        fs_err::create_dir(output).unwrap();
+    }
+    let plan = |values: [&str; 3]| -> Vec<Stage> {
+        let stages = ["a", "b", "c"].into_iter().zip(values).zip(&outputs);
+        stages.map(|((name, value), output)| stage(name, value, output.clone())).collect()
+    };
+    let mut ledger = Ledger::open(dir.path().join("stages.json")).unwrap();
+    for stage in &plan(["1", "1", "1"]) {
+        ledger.start(&stage.name, &stage.settings).unwrap();
+        ledger.finish(&stage.name).unwrap();
+    }
+    assert_eq!(first_changed(&plan(["1", "1", "1"]), &ledger), None);
+    let now = plan(["1", "2", "1"]);
+    let (first, changes) = first_changed(&now, &ledger).unwrap();
+    assert_eq!((first, changes.to_string()), (1, "\n  key: was \"1\", is \"2\"".to_owned()));
+    discard(&now[first..], &now[..first], &mut ledger).unwrap();
+    assert_eq!(outputs.map(|output| output.exists()), [true, false, false]);
+    assert!(is_done(&now[0], &ledger) && !is_done(&now[1], &ledger) && !is_done(&now[2], &ledger));
+}
+
+#[test]
+fn a_finished_stage_whose_output_is_gone_is_not_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path().join("stages.json")).unwrap();
+    let stage = stage("a", "1", dir.path().join("gone"));
+    ledger.start("a", &stage.settings).unwrap();
+    ledger.finish("a").unwrap();
+    assert!(!is_done(&stage, &ledger));
+}
