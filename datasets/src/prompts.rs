@@ -79,7 +79,7 @@ pub struct PromptsConfig {
 impl Section for PromptsConfig {
     const NAME: &'static str = "prompts";
     const NEUTRAL: &'static [(&'static str, &'static str)] =
-        &[("path", "what the files say decides and is recorded as a digest; their path does not")];
+        &[("path", "the content of the files decides; it is recorded as a digest")];
 }
 
 impl Default for PromptsConfig {

@@ -62,7 +62,7 @@ impl Default for EvalConfig {
 impl Section for EvalConfig {
     const NAME: &'static str = "eval";
     const NEUTRAL: &'static [(&'static str, &'static str)] =
-        &[("prompts.path", "what the files say decides and is recorded as a digest; their path does not")];
+        &[("prompts.path", "the content of the files decides; it is recorded as a digest")];
 }
 
 /// `[eval.sandbox]`: where generated programs are run.

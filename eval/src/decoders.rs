@@ -58,7 +58,7 @@ pub enum FillerName {
 pub struct DecoderConfig {
     /// Which decoder.
     pub name: DecoderName,
-    /// Tokens of a block, n. For `jacobi` and `multi_block`. Default: 16.
+    /// Tokens of a block, n. For `jacobi` and `multi_block`. Default: `16`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
     /// Decide a token by a pass over one row when a wider pass gives its two best tokens log-probabilities
@@ -69,20 +69,20 @@ pub struct DecoderConfig {
     /// Default: `"blocks"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowName>,
-    /// Most blocks in flight, K. Default: 2.
+    /// Most blocks in flight, K. Default: `2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_blocks: Option<usize>,
     /// Share of the newest block that a pass must accept or leave as it was before the next block is started,
-    /// r. Default: 0.85.
+    /// r. Default: `0.85`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spawn_ratio: Option<f64>,
     /// What fresh draft tokens are. Default: `"random"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filler: Option<FillerName>,
-    /// Rejected drafts tried again per pass, as branches; 0 turns recycling off. Default: 4.
+    /// Rejected drafts tried again per pass, as branches; 0 turns recycling off. Default: `4`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_size: Option<usize>,
-    /// Rows of the token tree, the real-active draft included; 0 turns it off. Default: 0.
+    /// Rows of the token tree, the real-active draft included; 0 turns it off. Default: `0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree_budget: Option<usize>,
 }

@@ -97,7 +97,7 @@ pub enum Choice {
 impl Section for GenerateConfig {
     const NAME: &'static str = "generate";
     const NEUTRAL: &'static [(&'static str, &'static str)] = &[
-        ("responses", "what the file says decides and is recorded as a digest; its path does not"),
+        ("responses", "the content of the file decides; it is recorded as a digest"),
         ("rows_per_group", "groups rows in files"),
         ("shard_bytes", "groups rows in files"),
         ("batch_size", "decides speed and memory; rows do not depend on which samples share a pass"),
