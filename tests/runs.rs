@@ -131,7 +131,11 @@ fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
     succeed(dir, &["report", "run", "-o", "again"]);
     let again = fs_err::read_to_string(dir.join("again/report.md")).unwrap();
     assert!(again.contains("training-tpf-samples.svg"), "{again}");
-    // Only what changed is refused, and only from there on.
+    changed_settings_are_refused_from_their_stage_on_and_neutral_ones_are_not(dir);
+}
+
+/// On a finished run of two rounds.
+fn changed_settings_are_refused_from_their_stage_on_and_neutral_ones_are_not(dir: &Path) {
     let messages = fail(dir, &["run", "-c", "small.toml", "--set", "rounds.2.train.learning_rate=2e-4"], 2);
     assert!(
         messages.contains("from stage round-2/train on") && messages.contains("learning_rate"),
