@@ -16,6 +16,10 @@ mod hub_push;
 mod hub_server;
 #[path = "hub_tasks.rs"]
 mod hub_tasks;
+#[path = "recipe_keys.rs"]
+mod recipe_keys;
+#[path = "resuming.rs"]
+mod resuming;
 
 use std::path::Path;
 use std::process::{Command, Output};

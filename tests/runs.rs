@@ -131,16 +131,38 @@ fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
     succeed(dir, &["report", "run", "-o", "again"]);
     let again = fs_err::read_to_string(dir.join("again/report.md")).unwrap();
     assert!(again.contains("training-tpf-samples.svg"), "{again}");
-    // Only what changed is refused, and only from there on.
+    changed_settings_are_refused_from_their_stage_on_and_neutral_ones_are_not(dir);
+}
+
+/// On a finished run of two rounds.
+fn changed_settings_are_refused_from_their_stage_on_and_neutral_ones_are_not(dir: &Path) {
     let messages = fail(dir, &["run", "-c", "small.toml", "--set", "rounds.2.train.learning_rate=2e-4"], 2);
     assert!(
         messages.contains("from stage round-2/train on") && messages.contains("learning_rate"),
         "{messages}"
     );
-    succeed(
-        dir,
-        &["run", "-c", "small.toml", "--set", "train.save_steps=3", "--set", "train.logging_steps=2"],
-    );
+    let messages = fail(dir, &["run", "-c", "small.toml", "--set", "rounds.1.generate.block_size=4"], 2);
+    for part in ["from stage round-1/generate on", "generate.block_size: was 16, is 4"] {
+        assert!(messages.contains(part), "{part:?} is missing: {messages}");
+    }
+    // Older versions recorded keys that decide nothing.
+    let ledger = dir.join("run/stages.json");
+    let mut stages: Value = serde_json::from_str(&fs_err::read_to_string(&ledger).unwrap()).unwrap();
+    stages[0]["settings"]["generate.batch_size"] = "\"auto\"".into();
+    fs_err::write(&ledger, stages.to_string()).unwrap();
+    let neutral = [
+        "train.save_steps=3",
+        "train.logging_steps=2",
+        "generate.batch_size=2",
+        "generate.memory_budget_gb=1.0",
+        "generate.pass_tokens=99",
+        "generate.rows_per_group=3",
+        "generate.shard_bytes=1000",
+        "generate.max_consecutive_errors=9",
+    ];
+    let run = ["run", "-c", "small.toml"].into_iter();
+    let run: Vec<&str> = run.chain(neutral.into_iter().flat_map(|setting| ["--set", setting])).collect();
+    assert_eq!(succeed(dir, &run).matches("finished before, skipped").count(), 6);
 }
 
 #[test]

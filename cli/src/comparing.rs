@@ -1,10 +1,11 @@
 //! Comparison of finished evaluations: whether they are comparable, and their rows under the names of their runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Results};
+use jacobi_datasets::{Difference, Differences};
 use jacobi_eval::{paired_tests, read_samples};
 use jacobi_report::TrainingCurve;
 
@@ -104,34 +105,19 @@ fn short_name(dir: &Path) -> String {
     said.cloned().unwrap_or_else(|| dir.display().to_string())
 }
 
-/// Settings that may differ between evaluations that are compared.
+/// Keys, by their beginnings, that may differ between evaluations that are compared.
 const MAY_DIFFER: [&str; 7] =
     ["seed", "jacobi", "eval.decoders", "eval.tuned", "eval.rank_prompts", "eval.warmup", "models."];
 
 /// The differences from the first run that make figures incomparable, a line each.
 pub fn differences(runs: &[MeasuredRun]) -> Vec<String> {
     let Some((first, others)) = runs.split_first() else { return Vec::new() };
-    let of = |run: &MeasuredRun| -> BTreeMap<String, String> {
-        let matters =
-            |key: &str| !MAY_DIFFER.iter().any(|free| key.starts_with(free)) && !key.ends_with(".path");
-        let settings = run.results.settings.iter().filter(|(key, _)| matters(key));
-        settings.map(|(key, value)| (key.clone(), value.clone())).collect()
-    };
+    let matters = |key: &str| !MAY_DIFFER.iter().any(|free| key.starts_with(free)) && !key.ends_with(".path");
     let mut found = Vec::new();
-    let expected = of(first);
     for run in others {
-        let actual = of(run);
-        let keys: BTreeSet<&String> = expected.keys().chain(actual.keys()).collect();
-        for key in keys.into_iter().filter(|key| expected.get(*key) != actual.get(*key)) {
-            let value =
-                |of: &BTreeMap<String, String>| of.get(key).map_or("not set".to_owned(), Clone::clone);
-            found.push(format!(
-                "{key} is {} in {} and {} in {}",
-                value(&expected),
-                first.label,
-                value(&actual),
-                run.label
-            ));
+        let Differences(differences) = run.results.settings.differences(&first.results.settings);
+        for Difference { key, was, is } in differences.into_iter().filter(|found| matters(&found.key)) {
+            found.push(format!("{key} is {was} in {} and {is} in {}", first.label, run.label));
         }
     }
     let unknown = runs.iter().filter(|run| run.results.settings.is_empty());

@@ -113,10 +113,10 @@ pub fn write_card(
 /// Whether a model with this digest is the trained one of `results`.
 fn measures(results: &Results, digest: &str) -> bool {
     let says = |index: usize, name: &str, value: &str| {
-        results.settings.get(&format!("models.{index}.{name}")) == Some(&json!(value).to_string())
+        results.settings.get(&format!("models.{index}.{name}")) == Some(&*json!(value).to_string())
     };
     let mut models =
-        (1..).take_while(|index| results.settings.contains_key(&format!("models.{index}.files")));
+        (1..).take_while(|index| results.settings.get(&format!("models.{index}.files")).is_some());
     models.any(|index| says(index, "role", ModelRole::Trained.as_str()) && says(index, "files", digest))
 }
 

@@ -1,13 +1,13 @@
-//! What a report directory has of an evaluation: under which settings it was begun, its samples so far, whether it is
-//! finished.
+//! An evaluation in its report directory: the settings it was started with, its samples so far, whether it is finished.
 
 use std::path::{Path, PathBuf};
 
 use jacobi_datasets::schema::eval_row::{EvalSample, Results};
+use jacobi_datasets::{Difference, Differences, RecordedSettings};
 use jacobi_eval::read_samples;
 
 use crate::exit::UsageError;
-use crate::ledger::{Ledger, Settings, Status};
+use crate::ledger::{Ledger, Status};
 use crate::stages::read_results;
 
 /// The name of an evaluation in its ledger.
@@ -15,7 +15,7 @@ const NAME: &str = "eval";
 const SAMPLES: &str = "samples.jsonl";
 const LEDGER: &str = "eval.json";
 
-/// What of an earlier evaluation is removed.
+/// Which earlier evaluations are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replace {
     /// Nothing.
@@ -29,16 +29,16 @@ pub enum Replace {
 /// An evaluation in its report directory.
 pub struct KeptEval {
     report: PathBuf,
-    settings: Settings,
+    settings: RecordedSettings,
     ledger: Ledger,
 }
 
 impl KeptEval {
-    /// Looks at what is in `report`, and removes of it what `replace` says.
+    /// Opens the evaluation in `report`, and removes it first if `replace` says so.
     ///
     /// # Errors
-    /// [`UsageError`] when other settings have measured what is there and it may not be removed.
-    pub fn open(report: &Path, settings: Settings, replace: Replace) -> anyhow::Result<Self> {
+    /// [`UsageError`] when it was measured under other settings and may not be removed.
+    pub fn open(report: &Path, settings: RecordedSettings, replace: Replace) -> anyhow::Result<Self> {
         let look = || -> anyhow::Result<Self> {
             let ledger = Ledger::open(report.join(LEDGER))?;
             Ok(Self { report: report.to_owned(), settings: settings.clone(), ledger })
@@ -47,32 +47,35 @@ impl KeptEval {
             remove(report)?;
         }
         let kept = look()?;
-        let Some(changes) = kept.changes() else { return Ok(kept) };
+        let changes = kept.changes();
+        if changes.is_empty() {
+            return Ok(kept);
+        }
         if replace == Replace::Others {
             remove(report)?;
             return look();
         }
         Err(UsageError(format!(
-            "{} holds an evaluation under other settings:\n  {}\ngive another --output, or --overwrite to measure again",
-            report.display(),
-            changes.join("\n  ")
+            "{} holds an evaluation under other settings:{changes}\ngive another --output, or --overwrite to measure again",
+            report.display()
         ))
         .into())
     }
 
-    /// How what is there was made otherwise; none if it was not, or nothing is there.
-    fn changes(&self) -> Option<Vec<String>> {
-        if !self.samples().exists() {
-            return None;
-        }
-        let changes = match self.ledger.status(NAME) {
-            Status::New => vec!["eval: by a version that kept no record of them".to_owned()],
+    /// The settings that differ from those of the samples that are there.
+    fn changes(&self) -> Differences {
+        match self.ledger.status(NAME) {
+            _ if !self.samples().exists() => Differences::default(),
+            Status::New => Differences(vec![Difference {
+                key: "eval".to_owned(),
+                was: "of a version that kept no record of its settings".to_owned(),
+                is: "recorded".to_owned(),
+            }]),
             Status::Started | Status::Finished => self.ledger.changes(NAME, &self.settings),
-        };
-        Some(changes).filter(|changes| !changes.is_empty())
+        }
     }
 
-    /// What was measured, if all of it was and nothing failed: what failed is tried again.
+    /// The results, if the evaluation is finished and no sample failed. Failed samples are tried again.
     ///
     /// # Errors
     /// When a file that is there cannot be read.
@@ -86,13 +89,13 @@ impl KeptEval {
         Ok((!failed).then_some((results, samples)))
     }
 
-    /// Where samples are kept.
+    /// The file of samples.
     pub fn samples(&self) -> PathBuf {
         self.report.join(SAMPLES)
     }
 
-    /// Everything that decides them.
-    pub fn settings(&self) -> &Settings {
+    /// Everything that decides the samples.
+    pub fn settings(&self) -> &RecordedSettings {
         &self.settings
     }
 
@@ -130,24 +133,27 @@ mod tests {
     #[test]
     fn what_is_there_is_continued_refused_or_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = |seed: &str| Settings::from([("seed".to_owned(), seed.to_owned())]);
-        let open = |seed, replace| KeptEval::open(dir.path(), settings(seed), replace);
-        let mut first = open("1", Replace::Nothing).unwrap();
+        let open = |seed: u64, replace| {
+            let mut settings = RecordedSettings::default();
+            settings.set("seed", seed);
+            KeptEval::open(dir.path(), settings, replace)
+        };
+        let mut first = open(1, Replace::Nothing).unwrap();
         first.start().unwrap();
         fs_err::write(first.samples(), "").unwrap();
-        assert!(open("1", Replace::Nothing).unwrap().finished().unwrap().is_none());
-        let message = open("2", Replace::Nothing).err().unwrap().to_string();
+        assert!(open(1, Replace::Nothing).unwrap().finished().unwrap().is_none());
+        let message = open(2, Replace::Nothing).err().unwrap().to_string();
         assert!(message.contains("seed: was 1, is 2") && message.contains("--overwrite"), "{message}");
-        open("1", Replace::Others).unwrap();
+        open(1, Replace::Others).unwrap();
         assert!(first.samples().exists());
-        open("2", Replace::Others).unwrap().start().unwrap();
+        open(2, Replace::Others).unwrap().start().unwrap();
         assert!(!first.samples().exists());
-        open("2", Replace::Nothing).unwrap();
+        open(2, Replace::Nothing).unwrap();
 
-        // Samples of which nobody knows how they were made.
+        // Samples without a record of their settings.
         fs_err::write(first.samples(), "").unwrap();
         fs_err::remove_file(dir.path().join(LEDGER)).unwrap();
-        assert!(open("2", Replace::Nothing).err().unwrap().to_string().contains("no record"));
-        open("2", Replace::Everything).unwrap();
+        assert!(open(2, Replace::Nothing).err().unwrap().to_string().contains("no record"));
+        open(2, Replace::Everything).unwrap();
     }
 }

@@ -1,24 +1,20 @@
-//! `stages.json`: which stages of a run were started and finished, and under which settings. It is what makes a run
-//! restartable: a finished stage is skipped, and one made under other settings is never silently mixed with new ones.
+//! `stages.json`: which stages of a run were started and finished, and under which settings. So a run can be restarted:
+//! a finished stage is skipped, and results of other settings are never mixed with new ones.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use jacobi_datasets::{Differences, RecordedSettings};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::run_dir::write_text;
-
-/// Everything that decides what a stage makes, flattened to `section.key` and JSON text.
-pub type Settings = BTreeMap<String, String>;
 
 /// One stage as recorded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Entry {
     name: String,
     finished: bool,
-    settings: Settings,
+    settings: RecordedSettings,
 }
 
 /// The record of a run's stages, saved whole after every change.
@@ -69,29 +65,23 @@ impl Ledger {
         self.entries.iter().map(|entry| entry.name.as_str())
     }
 
-    /// How the recorded settings of `name` differ from `settings`: lines of `key: then, now`.
-    pub fn changes(&self, name: &str, settings: &Settings) -> Vec<String> {
-        let Some(entry) = self.entries.iter().find(|entry| entry.name == name) else { return Vec::new() };
-        let keys: std::collections::BTreeSet<&String> =
-            entry.settings.keys().chain(settings.keys()).collect();
-        let value = |map: &Settings, key: &str| map.get(key).map_or("not set".to_owned(), Clone::clone);
-        keys.into_iter()
-            .filter(|key| entry.settings.get(*key) != settings.get(*key))
-            .map(|key| format!("{key}: was {}, is {}", value(&entry.settings, key), value(settings, key)))
-            .collect()
+    /// How `settings` differ from those recorded of `name`.
+    pub fn changes(&self, name: &str, settings: &RecordedSettings) -> Differences {
+        let entry = self.entries.iter().find(|entry| entry.name == name);
+        entry.map_or_else(Differences::default, |entry| settings.differences(&entry.settings))
     }
 
     /// Records that `name` starts under `settings`.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn start(&mut self, name: &str, settings: &Settings) -> anyhow::Result<()> {
+    pub fn start(&mut self, name: &str, settings: &RecordedSettings) -> anyhow::Result<()> {
         self.entries.retain(|entry| entry.name != name);
         self.entries.push(Entry { name: name.into(), finished: false, settings: settings.clone() });
         self.save()
     }
 
-    /// Records that `name` has made all it makes.
+    /// Records that `name` has finished.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -116,56 +106,5 @@ impl Ledger {
     }
 }
 
-/// Flattens `value` under `prefix` into `settings`; nulls are left out.
-pub fn flatten(prefix: &str, value: &Value, settings: &mut Settings) {
-    match value {
-        Value::Null => {}
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                flatten(&format!("{prefix}.{name}"), value, settings);
-            }
-        }
-        other => drop(settings.insert(prefix.into(), other.to_string())),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn settings(value: &Value) -> Settings {
-        let mut settings = Settings::new();
-        flatten("train", value, &mut settings);
-        settings
-    }
-
-    #[test]
-    fn a_ledger_survives_its_process_and_names_changes() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("stages.json");
-        let then = settings(&json!({"batch_size": 4, "max_steps": null, "inner": {"rate": 0.5}}));
-        let mut ledger = Ledger::open(path.clone()).unwrap();
-        assert_eq!(ledger.status("round-1/train"), Status::New);
-        ledger.start("round-1/train", &then).unwrap();
-        let mut ledger = Ledger::open(path.clone()).unwrap();
-        assert_eq!(ledger.status("round-1/train"), Status::Started);
-        ledger.finish("round-1/train").unwrap();
-        let mut ledger = Ledger::open(path).unwrap();
-        assert_eq!(ledger.status("round-1/train"), Status::Finished);
-        assert!(ledger.changes("round-1/train", &then).is_empty());
-        let now = settings(&json!({"batch_size": 8, "max_steps": 3, "inner": {"rate": 0.5}}));
-        let expected = ["train.batch_size: was 4, is 8", "train.max_steps: was not set, is 3"];
-        assert_eq!(ledger.changes("round-1/train", &now), expected);
-        ledger.keep_only(&[]).unwrap();
-        assert_eq!(ledger.status("round-1/train"), Status::New);
-    }
-
-    #[test]
-    fn a_damaged_ledger_is_an_error_with_a_way_out() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("stages.json");
-        fs_err::write(&path, "{").unwrap();
-        assert!(Ledger::open(path).unwrap_err().to_string().contains("--overwrite"));
-    }
-}
+mod tests;

@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use jacobi_datasets::Manifest;
 use jacobi_datasets::schema::eval_row::ModelRole;
+use jacobi_datasets::{Differences, Manifest};
 use jacobi_eval::EvalModel;
 use jacobi_report::{TrainingCurve, terminal_table};
 use jacobi_trainer::{Ranks, TrainData, TrainerState, latest_checkpoint, result_checkpoint};
@@ -107,11 +107,11 @@ fn is_done(stage: &Stage, ledger: &Ledger) -> bool {
     ledger.status(&stage.name) == Status::Finished && stage.outputs.iter().all(whole)
 }
 
-/// The first stage that has results of other settings, with the differences.
-fn first_changed(stages: &[Stage], ledger: &Ledger) -> Option<(usize, Vec<String>)> {
+/// The first stage that has results of other settings, and how the settings differ.
+fn first_changed(stages: &[Stage], ledger: &Ledger) -> Option<(usize, Differences)> {
     let changes = |stage: &Stage| match made(stage) {
         true => ledger.changes(&stage.name, &stage.settings),
-        false => Vec::new(),
+        false => Differences::default(),
     };
     stages.iter().map(changes).enumerate().find(|(_, changes)| !changes.is_empty())
 }
@@ -127,12 +127,11 @@ fn made(stage: &Stage) -> bool {
     stage.outputs.iter().any(counts)
 }
 
-fn changed(run: &RunDir, stage: &str, changes: &[String]) -> UsageError {
+fn changed(run: &RunDir, stage: &str, changes: &Differences) -> UsageError {
     UsageError(format!(
-        "{} was made with other settings, from stage {stage} on:\n  {}\nset another output_dir, or give --overwrite \
+        "{} was made with other settings, from stage {stage} on:{changes}\nset another output_dir, or give --overwrite \
          to remove what those stages made and make it again",
-        run.root().display(),
-        changes.join("\n  ")
+        run.root().display()
     ))
 }
 

@@ -1,19 +1,17 @@
-//! The stages of a run, worked out before anything is done: what each makes, from which settings, and about how much.
+//! The stages of a run, planned before anything is done: the settings, the outputs and the amount of work of each.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jacobi_datasets::schema::tuned::TUNED_FILE;
-use jacobi_datasets::{PromptsConfig, Responses, Tokenizer, stream_prompts};
+use jacobi_datasets::{PromptsConfig, RecordedSettings, Responses, Section, Tokenizer, stream_prompts};
 use jacobi_eval::EvalModel;
 use jacobi_eval::tasks::Task;
 use jacobi_model::Architecture;
 use jacobi_trainer::{Init, TrainConfig};
-use serde_json::to_value;
 
 use crate::environment;
 use crate::exit::UsageError;
-use crate::ledger::{Settings, flatten};
 use crate::recipe::{Recipe, Round};
 use crate::run_dir::RunDir;
 
@@ -37,9 +35,9 @@ pub struct Stage {
     pub work: Work,
     /// Its name in the ledger and on the terminal.
     pub name: String,
-    /// What decides its result, beyond what decides the stages before it.
-    pub settings: Settings,
-    /// What it makes: gone, it has to run again.
+    /// What decides its result, besides the settings of the stages before it.
+    pub settings: RecordedSettings,
+    /// What it makes. When any of it is missing, the stage runs again.
     pub outputs: Vec<PathBuf>,
     /// How much there is to do, in words.
     pub summary: String,
@@ -64,8 +62,8 @@ pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
         stages.push(generate_stage(recipe, &run, round, prompts)?);
         stages.push(train_stage(recipe, &run, round, prompts)?);
     }
-    let mut rounds = Settings::new();
-    flatten("rounds", &recipe.rounds.len().into(), &mut rounds);
+    let mut rounds = RecordedSettings::default();
+    rounds.set("rounds", recipe.rounds.len());
     stages.push(Stage {
         work: Work::Export,
         name: "export".into(),
@@ -79,18 +77,14 @@ pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
 
 fn generate_stage(recipe: &Recipe, run: &RunDir, round: usize, counted: Counted) -> anyhow::Result<Stage> {
     let Round { prompts, generate, .. } = &recipe.rounds[round - 1];
-    let mut settings = Settings::new();
-    flatten("seed", &recipe.seed.into(), &mut settings);
-    flatten("model.path", &to_value(&recipe.model.path)?, &mut settings);
-    flatten("model.dtype", &to_value(recipe.model.dtype)?, &mut settings);
-    flatten("model.files", &digest_of_model(&recipe.model_dir()?)?.into(), &mut settings);
-    flatten("prompts", &to_value(prompts)?, &mut settings);
-    flatten("prompts.file", &digest(prompts)?.into(), &mut settings);
-    flatten("generate", &to_value(generate)?, &mut settings);
-    // What they say, not where they lie.
-    if let Some(path) = &generate.responses {
-        settings.insert("generate.responses".into(), Responses::read(path)?.digest().into());
-    }
+    let mut settings = recipe.model.deciding();
+    settings.set("seed", recipe.seed);
+    settings.set("model.files", digest_of_model(&recipe.model_dir()?)?);
+    settings.extend(prompts.deciding());
+    settings.set("prompts.file", digest(prompts)?);
+    settings.extend(generate.deciding());
+    let responses = generate.responses.as_deref().map(Responses::read).transpose()?;
+    settings.set("generate.responses", responses.as_ref().map(Responses::digest));
     let summary = format!(
         "{counted}, block_size {}, at most {} new tokens each",
         generate.block_size, generate.max_new_tokens
@@ -107,7 +101,7 @@ fn generate_stage(recipe: &Recipe, run: &RunDir, round: usize, counted: Counted)
 
 fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) -> anyhow::Result<Stage> {
     let train = &recipe.rounds[round - 1].train;
-    let settings = train.objective();
+    let settings = train.deciding();
     let dir = run.round(round);
     let outputs = vec![dir.join("checkpoints"), dir.join("metrics.jsonl"), dir.join("tensorboard")];
     let summary = format!(
@@ -145,42 +139,41 @@ fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
     })
 }
 
-/// What is asked and how.
-fn question_settings(recipe: &Recipe) -> anyhow::Result<Settings> {
-    let mut settings = Settings::new();
-    flatten("eval", &to_value(&recipe.eval)?, &mut settings);
+/// The questions, and how they are asked.
+fn question_settings(recipe: &Recipe) -> anyhow::Result<RecordedSettings> {
+    let mut settings = recipe.eval.deciding();
     for task in recipe.eval.measured()? {
-        let file = format!("eval.questions.{}", task.name);
+        let key = format!("eval.questions.{}", task.name);
         let unread = || format!("cannot read the questions of task \"{}\"", task.name);
-        flatten(&file, &digest(&task.prompts).with_context(unread)?.into(), &mut settings);
-        flatten(&format!("{file}.version"), &to_value(task.version)?, &mut settings);
-        flatten(&format!("{file}.task"), &digest_of_task(&task)?.into(), &mut settings);
+        settings.set(&key, digest(&task.prompts).with_context(unread)?);
+        settings.set(&format!("{key}.version"), task.version);
+        settings.set(&format!("{key}.task"), digest_of_task(&task)?);
     }
     Ok(settings)
 }
 
-/// Everything that decides the samples of an evaluation, the machine and the version of jacobi included: figures of two
-/// machines, or of two versions, are not of one evaluation.
+/// Everything that decides the samples of an evaluation. The machine and the version of jacobi belong to it: figures of
+/// two machines, or of two versions, are not one evaluation.
 ///
 /// # Errors
 /// A model directory or prompt file that cannot be read.
-pub fn eval_settings(recipe: &Recipe, models: &[EvalModel]) -> anyhow::Result<Settings> {
+pub fn eval_settings(recipe: &Recipe, models: &[EvalModel]) -> anyhow::Result<RecordedSettings> {
     let mut settings = question_settings(recipe)?;
-    flatten("seed", &recipe.seed.into(), &mut settings);
-    flatten("model.dtype", &to_value(recipe.model.dtype)?, &mut settings);
-    flatten("model.device", &to_value(recipe.model.device)?, &mut settings);
+    settings.set("seed", recipe.seed);
+    settings.set("model.dtype", recipe.model.dtype);
+    settings.set("model.device", recipe.model.device);
     for (index, model) in models.iter().enumerate() {
         let key = format!("models.{}", index + 1);
-        flatten(&format!("{key}.name"), &model.name.as_str().into(), &mut settings);
-        flatten(&format!("{key}.role"), &model.role.as_str().into(), &mut settings);
-        flatten(&format!("{key}.files"), &digest_of_model(&model.dir)?.into(), &mut settings);
+        settings.set(&format!("{key}.name"), &model.name);
+        settings.set(&format!("{key}.role"), model.role);
+        settings.set(&format!("{key}.files"), digest_of_model(&model.dir)?);
     }
-    flatten("machine", &environment::machine(), &mut settings);
-    flatten("jacobi", &env!("CARGO_PKG_VERSION").into(), &mut settings);
+    settings.set("machine", environment::machine());
+    settings.set("jacobi", env!("CARGO_PKG_VERSION"));
     Ok(settings)
 }
 
-/// What a task asks, in words.
+/// The questions of a task, in words.
 pub fn questions_of(task: &Task, prompts: Counted) -> String {
     let (name, tokens) = (&task.name, task.max_new_tokens.unwrap_or_default());
     format!("{name} ({prompts}, at most {tokens} new tokens)")
@@ -244,15 +237,15 @@ fn digest(prompts: &PromptsConfig) -> anyhow::Result<String> {
     Ok(hasher.finalize().to_hex()[..16].to_owned())
 }
 
-/// The first 16 hex digits of the BLAKE3 of what a task says: who edits one may forget to raise its version. Where its
-/// questions lie is not part of it; what they are, [`digest`] says.
+/// The first 16 hex digits of the BLAKE3 of a task: one may be edited without a new version. The path of its questions is
+/// left out; their content is in [`digest`].
 fn digest_of_task(task: &Task) -> anyhow::Result<String> {
     let prompts = PromptsConfig { path: PathBuf::new(), ..task.prompts.clone() };
     let text = serde_json::to_string(&Task { prompts, ..task.clone() })?;
     Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
 }
 
-/// One digest of all that a model directory says: shape, weights, tokenizer.
+/// One digest of a model directory: shape, weights, tokenizer.
 ///
 /// # Errors
 /// When a file of it cannot be read.
@@ -261,7 +254,7 @@ pub fn digest_of_model(dir: &Path) -> anyhow::Result<String> {
     for entry in fs_err::read_dir(dir)? {
         let path = entry?.path();
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        // How fast it is decoded changes nothing of what is made with it.
+        // What was tuned decides speed alone.
         let tuned = path.file_name().is_some_and(|name| name == TUNED_FILE);
         if ["safetensors", "json", "jinja"].contains(&extension) && path.is_file() && !tuned {
             files.push(path);
@@ -277,58 +270,4 @@ pub fn digest_of_model(dir: &Path) -> anyhow::Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn steps_count_partial_batches_and_obey_max_steps() {
-        let train = TrainConfig { epochs: 2, batch_size: 8, ..Default::default() };
-        assert_eq!(steps(&train, 17), 6);
-        assert_eq!(steps(&TrainConfig { max_steps: Some(5), ..train }, 17), 5);
-    }
-
-    #[test]
-    fn sizes_read_well() {
-        for (count, expected) in
-            [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (999_950, "1.0 MB"), (7_240_000_000, "7.2 GB")]
-        {
-            assert_eq!(bytes(count), expected);
-        }
-    }
-
-    #[test]
-    fn a_task_digest_depends_on_all_that_a_task_says_but_where_its_questions_lie() {
-        let good = "name = \"sums\"\nversion = 1\nfollows = \"mine\"\nmax_new_tokens = 9\nextractor = { pattern = \"a\" }\n\
-                    scorer = \"text\"\n[prompts]\npath = \"a.jsonl\"\ntemplate = \"{{ q }}\"\nanswer_column = \"a\"\n";
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("sums.toml");
-        let digest = |from: &str, to: &str| {
-            fs_err::write(&path, good.replace(from, to)).unwrap();
-            digest_of_task(&jacobi_eval::tasks::find(path.to_str().unwrap()).unwrap()).unwrap()
-        };
-        let mut seen = std::collections::BTreeSet::from([digest("", "")]);
-        let edits = [
-            ("{{ q }}", "{{ q }}?"),
-            ("pattern = \"a\"", "pattern = \"b\""),
-            ("\"text\"", "\"number\""),
-            ("= 9", "= 8"),
-        ];
-        for (from, to) in edits {
-            assert!(seen.insert(digest(from, to)), "{to}");
-        }
-        assert!(!seen.insert(digest("a.jsonl", "b.jsonl")));
-    }
-
-    #[test]
-    fn a_model_digest_depends_on_every_file_that_matters() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut seen = std::collections::BTreeSet::new();
-        for (name, text) in [("config.json", "1"), ("config.json", "2"), ("model.safetensors", "3")] {
-            fs_err::write(dir.path().join(name), text).unwrap();
-            assert!(seen.insert(digest_of_model(dir.path()).unwrap()));
-        }
-        fs_err::write(dir.path().join("README.md"), "words").unwrap();
-        fs_err::write(dir.path().join(TUNED_FILE), "{}").unwrap();
-        assert!(!seen.insert(digest_of_model(dir.path()).unwrap()));
-    }
-}
+mod tests;

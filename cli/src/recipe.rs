@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use jacobi_datasets::{PromptsConfig, hub};
+use jacobi_datasets::{PromptsConfig, Section, hub};
 use jacobi_eval::{EvalConfig, EvalError, tasks};
 use jacobi_model::{DeviceChoice, Dtype};
 use jacobi_trainer::{Init, TrainConfig};
 use jacobi_trajectory_gen::GenerateConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,14 +16,14 @@ use crate::layers::{self, ConfigError};
 use crate::schema;
 
 /// Everything a run is told.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
-    /// Name of the run and of the model it makes; by default the name of the config file.
+    /// Name of the run and of the model it makes. Default: the name of the config file.
     pub name: String,
-    /// Where everything is written; by default `runs/NAME`.
+    /// Directory for everything that is written. Default: `runs/NAME`.
     pub output_dir: PathBuf,
-    /// Seed of random block starts, data order and random schedules.
+    /// Seed of block starts, data order and random schedules.
     pub seed: u64,
     /// The base model.
     pub model: ModelSection,
@@ -34,26 +35,36 @@ pub struct Recipe {
     pub train: TrainConfig,
     /// How models are measured.
     pub eval: EvalConfig,
-    /// Rounds of generate and train, in order; each is complete once the recipe is loaded.
+    /// `[[rounds]]`: rounds of generate and train, in order. A round takes everything it does not override from
+    /// `[prompts]`, `[generate]` and `[train]`.
     pub rounds: Vec<Round>,
 }
 
 /// Which model to start from.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
-    /// A local Hugging Face directory, or `ORG/NAME[@REVISION]` of the hub.
+    /// A local Hugging Face directory, or `ORG/NAME[@REVISION]` on the hub.
     pub path: PathBuf,
-    /// The dtype to compute in.
+    /// Dtype of weights and activations.
     pub dtype: Dtype,
-    /// Where to compute.
+    /// Where to compute: `"cpu"`; `"cuda"`, the GPU of this process (its number is `LOCAL_RANK`, else
+    /// `SLURM_LOCALID`); `"cuda:N"`; or `"auto"`, which is `"cuda"` where there is a GPU, else the CPU.
     pub device: DeviceChoice,
     /// Where the first weights come from.
     pub init: Init,
 }
 
+impl Section for ModelSection {
+    const NAME: &'static str = "model";
+    const NEUTRAL: &'static [(&'static str, &'static str)] = &[
+        ("device", "decides speed and rounding; an evaluation, which measures speed, records it"),
+        ("init", "decides the first weights, which are recorded as a digest"),
+    ];
+}
+
 /// One round: what `[prompts]`, `[generate]` and `[train]` are in it.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Round {
     /// The prompts that its trajectories are made from.
@@ -162,8 +173,7 @@ impl Recipe {
 
     /// The JSON Schema of recipes.
     pub fn schema() -> Value {
-        let defaults = serde_json::to_value(Self::default()).expect("a recipe is plain values");
-        schema::of::<Self>(&defaults)
+        schema::of::<Self>()
     }
 
     /// `model.path`, which most verbs cannot do without.
@@ -189,79 +199,4 @@ impl Recipe {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(text: &str, set: &[&str]) -> anyhow::Result<Recipe> {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("small.toml");
-        fs_err::write(&file, text).unwrap();
-        Recipe::load(&file, &set.iter().map(ToString::to_string).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn the_resolved_recipe_reads_back_as_itself() {
-        let text = "[model]\npath = \"m\"\n[train]\nbatch_size = 3\n[[rounds]]\n[[rounds]]\n[rounds.train]\nbatch_size = 5\n";
-        let recipe = load(text, &["seed=9"]).unwrap();
-        assert_eq!((recipe.name.as_str(), recipe.output_dir.as_path()), ("small", Path::new("runs/small")));
-        let again = load(&recipe.to_toml(), &[]).unwrap();
-        assert_eq!(again.to_toml(), recipe.to_toml());
-        let batches: Vec<usize> = again.rounds.iter().map(|round| round.train.batch_size).collect();
-        assert_eq!((again.seed, batches), (9, vec![3, 5]));
-    }
-
-    #[test]
-    fn values_no_run_can_have_are_the_users_to_mend() {
-        let error = load("", &["train.batch_size=0"]).unwrap_err();
-        assert!(error.is::<UsageError>(), "{error:#}");
-        assert!(error.to_string().contains("batch_size = 0"), "{error:#}");
-        assert!(
-            load("", &[]).unwrap().model_path().unwrap_err().to_string().contains("--set model.path=DIR")
-        );
-    }
-
-    #[test]
-    fn what_no_verb_could_use_is_not_valid_and_what_some_could_is_said() {
-        let model = "model.path=m";
-        let rows: [(&[&str], Result<usize, &str>); 5] = [
-            (&[], Err("model.path is not set")),
-            (&[model], Err("neither prompts.path nor eval.prompts.path")),
-            (&[model, "prompts.path=a.jsonl"], Ok(1)),
-            (&[model, "eval.prompts.path=a.jsonl"], Ok(1)),
-            (&[model, "prompts.path=a.jsonl", "eval.prompts.path=a.jsonl"], Ok(0)),
-        ];
-        for (set, expected) in rows {
-            let found = load("", set).unwrap().lacks().map(|lines| lines.len()).map_err(|e| e.to_string());
-            match expected {
-                Ok(count) => assert_eq!(found, Ok(count), "{set:?}"),
-                Err(part) => assert!(found.as_ref().is_err_and(|e| e.contains(part)), "{set:?}: {found:?}"),
-            }
-        }
-        let error = load("", &["eval.task=gsm8k", "eval.prompts.path=a.jsonl"]).unwrap_err().to_string();
-        assert!(error.contains("eval.prompts.answer_column"), "{error}");
-    }
-
-    #[test]
-    fn the_decoders_shown_have_every_setting() {
-        let shown = load("[[eval.decoders]]\nname = \"multi_block\"\n", &[]).unwrap().to_toml();
-        for key in [
-            "block_size = 16",
-            "window = \"blocks\"",
-            "max_blocks = 2",
-            "filler = \"random\"",
-            "pool_size = 4",
-        ] {
-            assert!(shown.contains(key), "{key} is missing: {shown}");
-        }
-        assert_eq!(load(&shown, &[]).unwrap().to_toml(), shown);
-    }
-
-    #[test]
-    fn the_schema_knows_every_section() {
-        let schema = Recipe::schema();
-        for section in ["model", "prompts", "generate", "train", "eval"] {
-            assert_eq!(schema["properties"][section]["type"], "object", "{section}");
-        }
-        assert_eq!(schema["properties"]["rounds"]["items"]["properties"]["train"]["type"], "object");
-    }
-}
+mod tests;

@@ -20,6 +20,7 @@ pub mod responses;
 pub mod rng;
 pub mod row;
 pub mod schema;
+pub mod settings;
 pub mod shards;
 pub mod tokenizer;
 
@@ -41,5 +42,6 @@ pub use schema::trajectory::{
     FinishReason, SCHEDULE_KEY, ShardDigest, State, Trajectory, TrajectoryMetadata, jacobi_passes,
     read_shard, write_shard,
 };
+pub use settings::{Difference, Differences, RecordedSettings, Section};
 pub use shards::{ShardWriter, Tally};
 pub use tokenizer::{TOKENIZER_FILES, Tokenizer, copy_tokenizer_file};

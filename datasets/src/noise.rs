@@ -9,23 +9,24 @@
 //! `constant` is ours; linear and reverse windows of one block have the target `t_max`, because a one-step
 //! `linspace` would give `t_min`, by default no noise and thus no consistency loss.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rng::Rng;
 use crate::schema::trajectory::{State, noise_ratio};
 
 /// How the target noise ratio moves over the blocks of a window.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
-    /// From `t_min` to `t_max` in even steps.
+    /// From the least to the greatest ratio in even steps.
     #[default]
     Linear,
-    /// Uniform between `t_min` and `t_max`, determined by the seed.
+    /// Uniform between the least and the greatest ratio, fixed by the seed.
     Random,
-    /// From `t_max` down to `t_min` in even steps.
+    /// From the greatest down to the least ratio in even steps.
     Reverse,
-    /// Always `t_max`.
+    /// Always the greatest ratio.
     Constant,
 }
 

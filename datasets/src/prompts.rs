@@ -4,10 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DatasetError;
 use crate::hub::Hub;
+use crate::settings::Section;
 
 mod files;
 mod parquet_rows;
@@ -19,58 +21,65 @@ mod wording;
 pub use stream::{PromptStream, stream_prompts, stream_prompts_from};
 
 /// How a prompt file is laid out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PromptFormat {
-    /// By the extension: `.jsonl`, `.ndjson`, `.json` (an array or lines), `.parquet`.
+    /// By the extension: `.jsonl` and `.ndjson` are lines, `.json` is an array or lines, `.parquet` is Parquet.
     #[default]
     Auto,
     /// One JSON object per line; empty lines are skipped.
     Jsonl,
     /// One array of objects.
     Json,
-    /// Parquet, one row per prompt.
+    /// One row per prompt.
     Parquet,
 }
 
 /// Where the prompts are and which columns mean what.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PromptsConfig {
-    /// The file, local or on the hub (`hf://datasets/ORG/NAME[@REVISION]/FILE`). One `*` in its name stands
-    /// for any text: all matching files are read, sorted by name.
+    /// The file, local or on the hub (`hf://datasets/ORG/NAME[@REVISION]/FILE`). One `*` in its name stands for
+    /// any text: all files that match are read, in the order of their names.
     pub path: PathBuf,
-    /// Its format.
+    /// Format of the file.
     pub format: PromptFormat,
-    /// Column with the user's text; not read if `template` or `messages_column` is set.
+    /// Column with the user's text. Not read when `template` or `messages_column` is set.
     pub prompt_column: String,
-    /// The user's text as a Jinja template over the columns, in place of `prompt_column`.
+    /// The user's text as a Jinja template over the columns: `"Q: {{ question }}"`.
     pub template: Option<String>,
-    /// Column with a conversation: a list of `{role, content}` or of `{from, value}`. A final assistant turn
-    /// is the response and not part of the prompt.
+    /// Column with a conversation: a list of `{role, content}` or of `{from, value}`. An assistant turn at its
+    /// end is the response, not part of the prompt.
     pub messages_column: Option<String>,
-    /// Column with the id of the row; without it the id is a digest of the messages.
+    /// Column with the id of the row. Without it the id is a digest of the messages.
     pub id_column: Option<String>,
     /// Column with the reference answer, for evaluation.
     pub answer_column: Option<String>,
     /// The reference answer as a Jinja template over the columns, in place of `answer_column`.
     pub answer_template: Option<String>,
+    /// Column with a given response, to train on as it is.
+    pub response_column: Option<String>,
     /// The given response as a Jinja template over the columns, in place of `response_column`.
     pub response_template: Option<String>,
-    /// Column with a given response.
-    pub response_column: Option<String>,
-    /// System message for conversations without one.
+    /// System message for conversations that have none.
     pub system: Option<String>,
-    /// Column by which rows are kept or dropped. Dropped rows are not counted anywhere.
+    /// Column of texts, numbers or truth values that decides whether a row is used. Rows that are not used, and
+    /// rows without a value there, are not counted anywhere.
     pub filter_column: Option<String>,
-    /// Values of `filter_column` to keep; if empty, all but `filter_drop`.
+    /// Values of `filter_column` whose rows are used. When empty, all but those of `filter_drop`.
     pub filter_keep: Vec<String>,
-    /// Values of `filter_column` to drop.
+    /// Values of `filter_column` whose rows are not used.
     pub filter_drop: Vec<String>,
     /// Number of rows to skip.
     pub offset: usize,
-    /// Maximum number of rows, after `offset`.
+    /// Most rows to take, after `offset`. Without it, all.
     pub limit: Option<usize>,
+}
+
+impl Section for PromptsConfig {
+    const NAME: &'static str = "prompts";
+    const NEUTRAL: &'static [(&'static str, &'static str)] =
+        &[("path", "the content of the files decides; it is recorded as a digest")];
 }
 
 impl Default for PromptsConfig {
@@ -84,8 +93,8 @@ impl Default for PromptsConfig {
             id_column: None,
             answer_column: None,
             answer_template: None,
-            response_template: None,
             response_column: None,
+            response_template: None,
             system: None,
             filter_column: None,
             filter_keep: Vec::new(),

@@ -62,7 +62,7 @@ impl ShardWriter {
                 None => manifest,
             },
             Some(found) => {
-                assert!(found.differences(&manifest.settings).is_empty() || found.shards.is_empty());
+                assert!(manifest.settings.differences(&found.settings).is_empty() || found.shards.is_empty());
                 Manifest { shards: found.shards, counts: found.counts, ..manifest }
             }
         };

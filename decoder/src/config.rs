@@ -1,6 +1,7 @@
 //! A decoder's settings as users write them: in `[[eval.decoders]]` of a recipe, in `jacobi.json`, and as options of
 //! the command line. [`DecoderConfig::strategy`] checks them and makes the [`Strategy`] that decodes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -13,7 +14,7 @@ use crate::{
 const MAX_ROWS: usize = 8192;
 
 /// A rule of [`Growth`] by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WindowName {
     /// A block at a time.
@@ -24,12 +25,12 @@ pub enum WindowName {
 
 /// A decoder and its settings: an entry of `[[eval.decoders]]`. An absent setting has the decoder's default; a
 /// setting that the decoder does not have is an error.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecoderConfig {
     /// Which decoder.
     pub name: DecoderName,
-    /// Tokens of a block, n. For `jacobi` and `multi_block`.
+    /// Tokens of a block, n. For `jacobi` and `multi_block`. Default: `16`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
     /// Decide a token by a pass over one row when a wider pass gives its two best tokens log-probabilities
@@ -37,22 +38,23 @@ pub struct DecoderConfig {
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_gap")]
     pub strict_gap: Option<f32>,
     /// How the draft window takes in fresh tokens. This and the settings below are for `multi_block` alone.
+    /// Default: `"blocks"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowName>,
-    /// Most blocks in flight, K.
+    /// Most blocks in flight, K. Default: `2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_blocks: Option<usize>,
     /// Share of the newest block that a pass must accept or leave as it was before the next block is started,
-    /// r.
+    /// r. Default: `0.85`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spawn_ratio: Option<f64>,
-    /// What fresh draft tokens are.
+    /// What fresh draft tokens are. Default: `"random"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filler: Option<Filler>,
-    /// Rejected drafts tried again per pass, as branches; 0 turns recycling off.
+    /// Rejected drafts tried again per pass, as branches; 0 turns recycling off. Default: `4`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_size: Option<usize>,
-    /// Rows of the token tree, the real-active draft included; 0 turns it off.
+    /// Rows of the token tree, the real-active draft included; 0 turns it off. Default: `0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree_budget: Option<usize>,
 }

@@ -2,13 +2,14 @@
 //! many passes a block takes, never the text.
 
 use jacobi_datasets::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The longest n-gram that is looked up, tried first.
 const LONGEST_KEY: usize = 3;
 
 /// Where filler comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Filler {
     /// Tokens drawn from prompt and response. (arXiv 2512.14681 draws from the prompt alone; the next tokens

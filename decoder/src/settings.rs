@@ -1,6 +1,7 @@
 //! Everything that a response depends on besides the model and the prompt.
 
 use jacobi_model::LanguageModel;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{JacobiConfig, MultiBlockConfig, Sampling};
@@ -37,7 +38,7 @@ impl Strategy {
 }
 
 /// A [`Strategy`] by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DecoderName {
     /// One token per forward pass.

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use jacobi_datasets::PromptsConfig;
 use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
+use jacobi_datasets::{PromptsConfig, Section};
 use jacobi_decoder::{DecoderConfig, DecoderError, DecoderName, Settings, StopRules};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sandbox::SandboxConfig;
@@ -12,7 +13,7 @@ use crate::tasks::{self, SPEED_ONLY, Task};
 use crate::{EvalError, tuned};
 
 /// The `[eval]` section of a recipe.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
     /// Your own held-out prompts, with the keys of `[prompts]`. A task that scores needs `answer_column` or
@@ -57,8 +58,14 @@ impl Default for EvalConfig {
     }
 }
 
+impl Section for EvalConfig {
+    const NAME: &'static str = "eval";
+    const NEUTRAL: &'static [(&'static str, &'static str)] =
+        &[("prompts.path", "the content of the files decides; it is recorded as a digest")];
+}
+
 /// One `[[eval.tasks]]`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TaskConfig {
     /// The name of a built-in task, or a TOML file.

@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -32,7 +33,7 @@ const TAIL: usize = 4096;
 const GRACE: Duration = Duration::from_secs(10);
 
 /// `[eval.sandbox]`: the interpreter and the limits of generated programs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SandboxConfig {
     /// The Python interpreter, 3.8 or later: a name or a path.

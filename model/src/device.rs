@@ -3,10 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use jacobi_torch_ext::{GpuError, NoGpu, gpu_count, select};
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error, Visitor},
-};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::Dtype;
@@ -15,14 +13,16 @@ use crate::Dtype;
 mod tests;
 
 /// The device a user asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = "^(auto|cpu|cuda(:[0-9]+)?)$"))]
 pub enum DeviceChoice {
-    /// A GPU of this process's own where there is one, else the CPU.
+    /// The GPU of this process where there is one, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// A GPU of this process's own: the one of its number among the processes of this machine.
+    /// The GPU of this process: its number is that of the process on this machine.
     Gpu,
     /// The GPU of this number.
     NumberedGpu(usize),
@@ -156,33 +156,16 @@ impl FromStr for DeviceChoice {
     }
 }
 
-impl Serialize for DeviceChoice {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl TryFrom<String> for DeviceChoice {
+    type Error = DeviceError;
+
+    fn try_from(text: String) -> Result<Self, DeviceError> {
+        text.parse()
     }
 }
 
-impl<'de> Deserialize<'de> for DeviceChoice {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // By a name, so that the schema of recipes can tell it from any text.
-        deserializer.deserialize_newtype_struct("DeviceName", Name)
-    }
-}
-
-struct Name;
-
-impl<'de> Visitor<'de> for Name {
-    type Value = DeviceChoice;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("the name of a device")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<DeviceChoice, E> {
-        text.parse().map_err(E::custom)
-    }
-
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<DeviceChoice, D::Error> {
-        deserializer.deserialize_str(self)
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> Self {
+        choice.to_string()
     }
 }

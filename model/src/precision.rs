@@ -9,19 +9,20 @@
 //! | gradients of parameters, summed over a step; their norm | fp32 |
 //! | master weights, AdamW moments | fp32 (moments: bf16 as an option) |
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 /// The compute dtype a user asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// bf16 when config.json says so, else fp32.
+    /// `"bfloat16"` when config.json says so, else `"float32"`.
     #[default]
     Auto,
-    /// fp32: decoding is exact.
+    /// Decoding is exact.
     Float32,
-    /// bf16: half the memory traffic. Exact on a CPU too; elsewhere near-ties may fall the other way.
+    /// Half the memory traffic. Decoding is exact on a CPU; on a GPU near-ties may fall the other way.
     Bfloat16,
 }
 

@@ -111,39 +111,6 @@ fn links_lead_to_files() {
     }
 }
 
-/// The keys of every struct that is a section of the recipe: those that serde reads strictly.
-fn recipe_keys(source: &str) -> Vec<&str> {
-    let sections = source.split("#[serde(default, deny_unknown_fields)]\n").skip(1);
-    let bodies = sections.filter_map(|rest| rest.split("\n}").next());
-    let fields = bodies.flat_map(str::lines).filter_map(|line| line.strip_prefix("    pub "));
-    fields.filter_map(|field| field.split(':').next()).collect()
-}
-
-#[test]
-fn every_recipe_key_is_documented() {
-    let files = project();
-    let manual = text_of(&files, "docs/configuration.md");
-    let mut findings = Vec::new();
-    let mut count = 0;
-    for file in files.iter().filter(|file| {
-        file.path.ends_with("/src/config.rs")
-            || ["cli/src/recipe.rs", "datasets/src/prompts.rs", "eval/src/sandbox.rs"].contains(&&*file.path)
-    }) {
-        for key in recipe_keys(&file.text) {
-            count += 1;
-            if !["model", "prompts", "generate", "train", "eval", "rounds"].contains(&key)
-                && !manual.contains(&format!("`{key}`"))
-            {
-                findings.push(format!("docs/configuration.md: `{key}` of {} is missing", file.path));
-            }
-        }
-    }
-    assert!(count > 40, "{count} keys: the sections are where this test looks");
-    assert_none(findings);
-    let sample = "#[serde(default, deny_unknown_fields)]\npub struct A {\n    /// B.\n    pub b: u8,\n}\n\npub struct C {\n    pub d: u8,\n}\n";
-    assert_eq!(recipe_keys(sample), ["b"]);
-}
-
 /// In ARCHITECTURE.md each invariant ends in `Guard: ..`; the functions it names in backticks exist.
 fn check_guards(architecture: &str, files: &[File]) -> Vec<Finding> {
     let mut findings = Vec::new();

@@ -4,11 +4,12 @@
 
 use jacobi_model::{Gradients, to_float32};
 use jacobi_torch_ext::{AdamWSlot, AdamWStep, adamw};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 /// The dtype moments are kept in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MomentsDtype {
     /// 8 bytes per parameter.

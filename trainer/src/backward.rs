@@ -5,6 +5,7 @@
 //! Legend: n tokens, h hidden width, v vocabulary.
 
 use jacobi_model::{Gradients, LayerCache, RopeTable, Transformer};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -18,13 +19,13 @@ use crate::{
 };
 
 /// What a layer keeps from its forward to its backward pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ActivationCheckpointing {
     /// All that the backward pass needs.
     #[default]
     None,
-    /// Its input; the rest is computed again.
+    /// Their input alone; the rest is computed again.
     Full,
 }
 

@@ -6,12 +6,9 @@
 //!
 //! Ranks write their files at the same time, into one file system; rank 0 creates the directory and renames it.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use jacobi_datasets::{TOKENIZER_FILES, copy_tokenizer_file};
+use jacobi_datasets::{Difference, RecordedSettings, TOKENIZER_FILES, copy_tokenizer_file};
 use jacobi_model::{MAX_SHARD_BYTES, Transformer, model_files};
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +16,6 @@ use crate::{
     TrainError,
     adamw::AdamW,
     disk::Disk,
-    error::Difference,
     evaluation::Evaluations,
     shards::Shards,
     state_files::{self, StateFiles},
@@ -39,8 +35,8 @@ pub struct TrainerState {
     pub step: usize,
     /// Steps of the whole run.
     pub total_steps: usize,
-    /// Everything that decides the weights besides the step: objective, data, base weights.
-    pub identity: BTreeMap<String, String>,
+    /// Everything that decides the weights besides the step: `[train]`, data, base weights.
+    pub identity: RecordedSettings,
     /// Results on the held-out prompts so far.
     #[serde(default)]
     pub evaluations: Evaluations,
@@ -82,24 +78,13 @@ impl TrainerState {
 
     /// Refuses to continue the run that `stored` is of, in `dir`, under another identity.
     pub(crate) fn check_continues(&self, stored: &Self, dir: &Path) -> Result<(), TrainError> {
-        let missing = || "not set".to_owned();
-        let keys: std::collections::BTreeSet<&String> =
-            stored.identity.keys().chain(self.identity.keys()).collect();
-        let mut differences: Vec<Difference> = keys
-            .into_iter()
-            .map(|key| Difference {
-                key: key.clone(),
-                stored: stored.identity.get(key).cloned().unwrap_or_else(missing),
-                current: self.identity.get(key).cloned().unwrap_or_else(missing),
-            })
-            .filter(|difference| difference.stored != difference.current)
-            .collect();
-        // The number of steps follows from the rest; where it alone differs, it is the answer.
+        let mut differences = self.identity.differences(&stored.identity);
+        // The number of steps follows from the settings and the data: it is only named where they do not differ.
         if differences.is_empty() && stored.total_steps != self.total_steps {
-            differences.push(Difference {
+            differences.0.push(Difference {
                 key: "steps in all".to_owned(),
-                stored: stored.total_steps.to_string(),
-                current: self.total_steps.to_string(),
+                was: stored.total_steps.to_string(),
+                is: self.total_steps.to_string(),
             });
         }
         match differences.is_empty() {

@@ -1,10 +1,10 @@
 //! The `[train]` section.
 
-use std::collections::BTreeMap;
-
-use jacobi_datasets::{NoiseContext, NoiseScheduleConfig, PackConfig, ScheduleKind};
+use jacobi_datasets::{
+    NoiseContext, NoiseScheduleConfig, PackConfig, RecordedSettings, ScheduleKind, Section,
+};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::{
     TrainError,
@@ -17,114 +17,131 @@ use crate::{
 };
 
 /// Whose clean logits the noisy stream learns from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TeacherModel {
     /// The model's own, in the same forward pass: the method of the paper.
     #[serde(rename = "self")]
     Own,
-    /// Those of the model that training started from, which stays as it was: a second forward pass, a second copy.
+    /// Those of the model that the round started from, frozen, at the price of a second copy and a second
+    /// forward pass.
     Base,
 }
 
 /// How to train. Defaults follow round 1 of arXiv 2512.14681 where they do not depend on the machine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
     /// Passes over the samples.
     pub epochs: usize,
-    /// Ends earlier, or later, than `epochs` would.
+    /// Number of optimizer steps, fewer or more than `epochs` would take.
     pub max_steps: Option<usize>,
     /// Samples per optimizer step.
     pub batch_size: usize,
-    /// Most tokens in one forward pass. The samples of a step fill as many rows as they need; a longer sample has a row
-    /// of its own.
+    /// Most tokens in one forward pass. The samples of a step fill as many rows as they need, several in one
+    /// without seeing each other; a longer sample has its own row. Decides memory and speed, not the result.
     pub tokens_per_row: usize,
     /// What layers keep from the forward to the backward pass.
     pub activation_checkpointing: ActivationCheckpointing,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Its course after the warm-up.
+    /// Course of the learning rate after the warm-up.
     pub lr_schedule: LrSchedule,
-    /// Share of the steps over which the rate rises from 0.
+    /// Share of the steps over which the learning rate rises from 0.
     pub warmup_ratio: f64,
     /// The same as a number of steps; wins over `warmup_ratio`.
     pub warmup_steps: Option<usize>,
     /// Share of the steps over which `lr_schedule = "wsd"` falls to 0.
     pub decay_ratio: f64,
-    /// Decoupled weight decay of matrices.
+    /// Decoupled weight decay, of matrices only.
     pub weight_decay: f64,
-    /// Decay of the first moment.
+    /// Decay of AdamW's first moment.
     pub adam_beta1: f64,
-    /// Decay of the second moment.
+    /// Decay of AdamW's second moment.
     pub adam_beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the root of AdamW's second moment.
     pub adam_eps: f64,
-    /// What AdamW's moments are kept in.
+    /// Dtype of AdamW's moments.
     pub moments_dtype: MomentsDtype,
-    /// What each of several ranks keeps a share of only.
+    /// Which state each of several ranks keeps only a share of (ZeRO 1, 2, 3). Decides memory and traffic, not
+    /// the result.
     pub sharding: Sharding,
     /// Seconds after which ranks that wait for another give up.
     pub dist_timeout: u64,
-    /// Gradients are scaled down to this norm.
+    /// Gradients with a greater norm are scaled down to it.
     pub max_grad_norm: f64,
-    /// Weight of the autoregressive loss, lambda.
+    /// Weight of the autoregressive loss, lambda: a number, or its course over the run, `{ from = 1.0, to =
+    /// 0.1, curve = "cosine" }` (or `"linear"`).
     pub ar_weight: Course,
-    /// The autoregressive loss asks for the prompt's tokens too, as the reference code does.
+    /// Whether the autoregressive loss has the prompt's tokens as targets too, as in the reference code.
     pub ar_prompt_tokens: bool,
     /// Weight of the consistency loss; 0 trains an ordinary language model.
     pub pc_weight: f64,
-    /// Temperature of teacher and student, tau.
+    /// Temperature of teacher and student, tau: a number, or its course over the run, as `ar_weight`.
     pub temperature: Course,
     /// Whose clean logits the noisy stream learns from.
     pub teacher: TeacherModel,
     /// How the consistency loss is averaged.
     pub pc_normalization: PcNormalization,
-    /// How much a consistency position counts, by its place behind the divergence.
+    /// Weight of a position in the consistency loss, by its distance from the divergence.
     pub pc_position_weight: PcPositionWeight,
     /// The base of `pc_position_weight = "decay"`.
     pub pc_decay: f64,
     /// Blocks per noise cycle, w.
     pub window_size: usize,
-    /// What a noisy block sees of its own window.
+    /// What a noisy block sees of the blocks before it in its window.
     pub noise_context: NoiseContext,
     /// Course of the noise ratio over a window.
     pub noise_schedule: ScheduleKind,
-    /// Least noise ratio.
+    /// Least noise ratio, 0 to 1.
     pub min_noise_ratio: f64,
-    /// Greatest noise ratio.
+    /// Greatest noise ratio, 0 to 1.
     pub max_noise_ratio: f64,
-    /// Packed samples longer than this many tokens are left out, and counted.
+    /// Packed samples with more tokens are left out and counted, and so are texts longer than the model's
+    /// context.
     pub max_length: usize,
     /// Steps between checkpoints.
     pub save_steps: usize,
-    /// Checkpoints kept.
+    /// Checkpoints that are kept, besides the best.
     pub save_total_limit: usize,
     /// Steps between lines of metrics.
     pub logging_steps: usize,
-    /// Steps between decodings of the held-out prompts; without it nothing is held out.
+    /// Steps between evaluations, which decode held-out prompts. Without it nothing is held out.
     pub eval_steps: Option<usize>,
-    /// Rows held out from training for that.
+    /// Rows held out from training for evaluations.
     pub eval_samples: usize,
-    /// Longest response decoded for that.
+    /// Most tokens of a response decoded in an evaluation.
     pub eval_max_new_tokens: usize,
-    /// By how much, in nats per token, `eval/loss_ar` of the best checkpoint may exceed that of the starting model.
+    /// By how much, in nats per token, `eval/loss_ar` of the best checkpoint may exceed that of the starting
+    /// model.
     pub best_ar_tolerance: f64,
 }
 
-/// Keys that decide memory, speed, what is kept and what is told of a run, and nothing of what it learns: it may go on
-/// under others.
-const FREE_KEYS: [&str; 9] = [
-    "tokens_per_row",
-    "activation_checkpointing",
-    "sharding",
-    "dist_timeout",
-    "save_steps",
-    "save_total_limit",
-    "logging_steps",
-    "eval_steps",
-    "best_ar_tolerance",
-];
+impl Section for TrainConfig {
+    const NAME: &'static str = "train";
+    const NEUTRAL: &'static [(&'static str, &'static str)] = &[
+        ("tokens_per_row", "decides memory and speed; losses are averaged over the whole step"),
+        ("activation_checkpointing", "decides memory and speed"),
+        ("sharding", "decides memory and traffic"),
+        ("dist_timeout", "decides when ranks give up waiting"),
+        ("save_steps", "decides which steps are saved"),
+        ("save_total_limit", "decides which checkpoints are kept"),
+        ("logging_steps", "decides which steps are logged"),
+        (
+            "eval_steps",
+            "decides which steps are evaluated; whether rows are held out at all is recorded by `eval_samples`",
+        ),
+        ("best_ar_tolerance", "decides which checkpoint counts as the best"),
+    ];
+
+    fn deciding(&self) -> RecordedSettings {
+        let mut settings = RecordedSettings::of_section(self);
+        // Without evaluations nothing is held out, and these two do not matter.
+        settings.set("train.eval_samples", self.eval_steps.map(|_| self.eval_samples));
+        settings.set("train.eval_max_new_tokens", self.eval_steps.map(|_| self.eval_max_new_tokens));
+        settings
+    }
+}
 
 impl Default for TrainConfig {
     fn default() -> Self {
@@ -230,18 +247,6 @@ impl TrainConfig {
         let least = ar_weights[0].min(ar_weights[1]);
         let learns = least + self.pc_weight > 0.0;
         check("ar_weight", learns, least, "ar_weight and pc_weight must not both be 0")
-    }
-
-    /// What decides the weights, flat: `train.KEY` and its value as JSON. Keys that are not set are left out.
-    pub fn objective(&self) -> BTreeMap<String, String> {
-        let Ok(Value::Object(mut fields)) = serde_json::to_value(self) else {
-            unreachable!("a config is a table of numbers and names")
-        };
-        fields.retain(|key, value| !value.is_null() && !FREE_KEYS.contains(&key.as_str()));
-        if self.eval_steps.is_none() {
-            fields.retain(|key, _| !key.starts_with("eval_"));
-        }
-        fields.into_iter().map(|(key, value)| (format!("train.{key}"), value.to_string())).collect()
     }
 
     /// Rows that no step visits.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use jacobi_datasets::{DatasetError, PackError};
+use jacobi_datasets::{DatasetError, Differences, PackError};
 use jacobi_model::ModelError;
 
 use crate::RankFailure;
@@ -84,14 +84,14 @@ pub enum TrainError {
     },
     /// A checkpoint of another run.
     #[error(
-        "{} belongs to another run:{}\nset it back, or train into another directory; --overwrite removes what that run \
-         made and starts over", path.display(), list(differences)
+        "{} belongs to another run:{differences}\nset it back, or train into another directory; --overwrite removes what \
+         that run made and starts over", path.display()
     )]
     Mismatch {
         /// The checkpoint.
         path: PathBuf,
         /// What differs.
-        differences: Vec<Difference>,
+        differences: Differences,
     },
     /// A checkpoint file that cannot be used.
     #[error(
@@ -126,19 +126,4 @@ impl TrainError {
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Setting { .. } | Self::Mismatch { .. } | Self::AllHeldOut { .. })
     }
-}
-
-/// What a stored run has otherwise than the one that would continue it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The setting, or what else decides the weights.
-    pub key: String,
-    /// Then.
-    pub stored: String,
-    /// Now.
-    pub current: String,
-}
-
-fn list(differences: &[Difference]) -> String {
-    differences.iter().map(|d| format!("\n  {}: was {}, is {}", d.key, d.stored, d.current)).collect()
 }

@@ -32,7 +32,7 @@ pub use checkpoint::{TrainerState, latest_checkpoint, result_checkpoint};
 pub use config::{TeacherModel, TrainConfig};
 pub use course::{Change, Course, Curve};
 pub use data::TrainData;
-pub use error::{Difference, TrainError};
+pub use error::TrainError;
 pub use estimate::{Footprint, Forecast, RowLoad, footprint, forecast};
 pub use evaluation::{Evaluation, Evaluations};
 pub use loss::{Counts, Head, LossConfig, Losses, PcNormalization, PcPositionWeight, Teacher, dual_loss};

@@ -13,32 +13,35 @@
 
 use jacobi_datasets::LossRow;
 use jacobi_torch_ext::{HardTarget, SoftTarget, cross_entropy, probabilities, soft_cross_entropy};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 /// How L_pc is averaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PcNormalization {
-    /// Mean over kept positions.
+    /// The mean over kept positions.
     TokenMean,
-    /// The mean, divided again by the sample's number of blocks, as the reference code does.
+    /// The mean, divided again by the sample's number of blocks, as in the reference code; a fitting
+    /// `ar_weight` then depends on the response's length.
     Reference,
 }
 
 /// How much a consistency position counts, by its place behind the divergence. Positions near it decide how many
 /// tokens a forward pass accepts. Not in the paper, which weighs all alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PcPositionWeight {
-    /// All alike.
+    /// All alike, as in the paper.
     Uniform,
     /// `pc_decay` to the power of the distance.
     Decay,
-    /// By what the position does for the expected number of accepted tokens (D-PACE, arXiv 2605.18810): w_k = sum over
-    /// j >= k of the product over i <= j of (0.5 q_i + 0.5), q_i the student's probability of the clean token,
-    /// detached. Departure: the weights of a block are scaled to a mean of 1, so that the divisor of L_pc is known
-    /// before the forward pass and does not depend on how samples are packed.
+    /// By its effect on the expected number of accepted tokens (D-PACE, arXiv 2605.18810).
+    ///
+    /// w_k = sum over j >= k of the product over i <= j of (0.5 q_i + 0.5), q_i the student's probability of
+    /// the clean token, detached. Departure: the weights of a block are scaled to a mean of 1, so that the
+    /// divisor of L_pc is known before the forward pass and does not depend on how samples are packed.
     Acceptance,
 }
 

@@ -1,9 +1,10 @@
 //! The learning-rate curve: linear warm-up, then one of four schedules.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Course after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LrSchedule {
     /// The peak, to the end.
@@ -12,7 +13,7 @@ pub enum LrSchedule {
     Linear,
     /// Half a cosine to 0.
     Cosine,
-    /// Warm-up, stable, decay: the peak, then a straight line to 0 over the last steps (arXiv 2404.06395).
+    /// The peak, then a straight line to 0 over the last steps (arXiv 2404.06395).
     Wsd,
 }
 

@@ -15,6 +15,7 @@ use std::{
 };
 
 use jacobi_model::{Bucket, Gradients, Transformer};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -25,17 +26,17 @@ use crate::{
 };
 
 /// What each rank keeps a share of only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Sharding {
-    /// Nothing.
+    /// None: every rank keeps everything.
     #[default]
     None,
     /// Master weights and moments.
     Optimizer,
-    /// These and the summed gradients.
+    /// Also the summed gradients.
     Gradients,
-    /// These and the parameters.
+    /// Also the parameters.
     Parameters,
 }
 

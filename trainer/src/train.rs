@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use jacobi_datasets::{PackedSample, Tokenizer};
+use jacobi_datasets::{PackedSample, Section, Tokenizer};
 use jacobi_decoder::StopRules;
 use jacobi_model::{Compute, DecodingModel, Device, Dtype, Transformer, dtype_name, load};
 
@@ -31,13 +31,15 @@ const SAVE_NOW: &str = "save-now";
 const DEFAULT_BLOCK_SIZE: usize = 16;
 
 /// Where the first weights come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Init {
     /// The weights of the model directory.
     #[default]
     Weights,
-    /// Random ones for its config.json.
+    /// Random weights of the shape in config.json.
     Random,
 }
 
@@ -166,13 +168,11 @@ impl<'a> Run<'a> {
         };
         let mut dataset = Dataset::open(job.data, job.config, job.seed, model.architecture())?;
         let held_out = held_out(&mut dataset, job.model_dir, job.config, job.seed)?;
-        let mut identity = job.config.objective();
-        identity.extend([
-            ("data".to_owned(), dataset.fingerprint.clone()),
-            ("weights of the base model".to_owned(), weights),
-            ("model.dtype".to_owned(), dtype_name(model.kind()).to_owned()),
-            ("seed".to_owned(), job.seed.to_string()),
-        ]);
+        let mut identity = job.config.deciding();
+        identity.set("data", &dataset.fingerprint);
+        identity.set("weights of the base model", weights);
+        identity.set("model.dtype", dtype_name(model.kind()));
+        identity.set("seed", job.seed);
         let total_steps = job
             .config
             .max_steps

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use jacobi_datasets::Section;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::GenerateError;
@@ -11,90 +13,99 @@ mod engine;
 pub use engine::{BatchSize, OnDisagreement, StatesKept};
 
 /// How trajectories are made.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerateConfig {
     /// Tokens refined together, n.
     pub block_size: usize,
-    /// Longest response.
+    /// Most tokens of a response.
     pub max_new_tokens: usize,
-    /// Responses that another engine made, in a file: they are taken instead of made, and every prompt needs one.
+    /// File of responses that another engine made. They are used instead of generated ones; every prompt needs
+    /// one.
     pub responses: Option<PathBuf>,
-    /// Shorter prompts are out of range.
+    /// Prompts with fewer tokens are out of range.
     pub min_prompt_tokens: usize,
-    /// Longer prompts are out of range.
+    /// Prompts with more tokens are out of range, and so are prompts that leave no room in the model's context.
     pub max_prompt_tokens: usize,
-    /// What happens to prompts out of range.
+    /// What happens to prompts out of range. A prompt that is too long is cut in its last message.
     pub prompts_out_of_range: OutOfRange,
-    /// Shorter responses are out of range, and so are given ones longer than `max_new_tokens`.
+    /// Responses with fewer tokens are out of range, and so are given ones with more tokens than
+    /// `max_new_tokens` or the model's context.
     pub min_response_tokens: usize,
-    /// What happens to them.
+    /// What happens to responses out of range.
     pub responses_out_of_range: OutOfRange,
-    /// What happens to responses that the limit cut.
+    /// What happens to responses that reach `max_new_tokens` before their end.
     pub cut_responses: Choice,
-    /// What happens to a prompt that came before.
+    /// What happens to a prompt whose messages came before.
     pub duplicate_prompts: Choice,
-    /// A response in which up to 64 tokens in a row are repeated more often than this is left out; 0 allows it.
+    /// A response in which a sequence of 1 to 64 tokens is repeated in a row more often than this is skipped; 0
+    /// allows any number.
     pub max_token_repeats: usize,
-    /// The same for up to 8 lines in a row.
+    /// The same for sequences of 1 to 8 lines.
     pub max_line_repeats: usize,
-    /// Rows written at a time: what a killed run loses at most.
+    /// Rows written together. A killed run loses at most this many finished rows.
     pub rows_per_group: usize,
-    /// A shard is closed when it has at least this size.
+    /// Least size of a shard, in bytes: the next shard is started when it is reached.
     pub shard_bytes: u64,
-    /// Which states are recorded.
+    /// Which states of a block are recorded.
     pub states: StatesKept,
-    /// Logits are divided by this before a response is drawn; 0 takes the most probable tokens.
+    /// Sampling temperature: logits are divided by it before a token is drawn; 0 takes the most probable
+    /// tokens.
     pub temperature: f32,
-    /// Drawn only from so many of the most probable tokens; 0 is off.
+    /// Sample from this many of the most probable tokens; 0 is off.
     pub top_k: usize,
-    /// Drawn only from the most probable tokens that together reach this probability; 1 is off.
+    /// Sample from the most probable tokens that together reach this probability; 1 is off.
     pub top_p: f32,
-    /// What a given response that is not the model's leads to.
+    /// What happens to a given response that differs from the model's own.
     pub on_disagreement: OnDisagreement,
-    /// Samples worked on side by side. What comes out does not depend on it in fp32, nor in any dtype on a CPU.
+    /// Samples refined side by side: a number or `"auto"`. Rows do not depend on it in fp32, nor in any dtype
+    /// on a CPU.
     pub batch_size: BatchSize,
-    /// What their caches may take, in GB, under `batch_size = "auto"`.
+    /// Memory in GB for the caches of the longest possible samples, under `batch_size = "auto"`. One sample is
+    /// taken at least.
     pub memory_budget_gb: f64,
-    /// Rows of a forward pass to aim at.
+    /// Rows of a forward pass to aim at. A pass that reads a prompt may have as many more as the prompt is
+    /// long.
     pub pass_tokens: usize,
-    /// So many failed prompts in a row end the run.
+    /// The run ends after this many failed prompts in a row; finished rows stay.
     pub max_consecutive_errors: usize,
 }
 
 /// What happens to a text that is too long or too short.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OutOfRange {
-    /// It is skipped, and counted.
+    /// Skipped and counted.
     #[default]
     Drop,
-    /// Too long, it is cut to the limit; too short, it is skipped.
+    /// Cut to the limit when too long, skipped when too short.
     Truncate,
-    /// It ends the run.
+    /// An error that ends the run.
     Fail,
 }
 
 /// Whether rows of a kind are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Choice {
-    /// They are written.
+    /// Written like any other.
     Keep,
-    /// They are skipped, and counted.
+    /// Skipped and counted.
     Drop,
 }
 
-/// Keys that decide how the work is done, not what comes out. What given responses say does, not where they lie.
-pub(crate) const NEUTRAL_KEYS: &[&str] = &[
-    "responses",
-    "rows_per_group",
-    "shard_bytes",
-    "batch_size",
-    "memory_budget_gb",
-    "pass_tokens",
-    "max_consecutive_errors",
-];
+impl Section for GenerateConfig {
+    const NAME: &'static str = "generate";
+    const NEUTRAL: &'static [(&'static str, &'static str)] = &[
+        ("responses", "the content of the file decides; it is recorded as a digest"),
+        ("rows_per_group", "groups rows in files"),
+        ("shard_bytes", "groups rows in files"),
+        ("batch_size", "decides speed and memory; rows do not depend on which samples share a pass"),
+        ("memory_budget_gb", "decides the batch size"),
+        ("pass_tokens", "decides speed; rows do not depend on which samples share a pass"),
+        ("max_consecutive_errors", "decides when a run gives up; finished rows stay"),
+    ];
+}
 
 impl Default for GenerateConfig {
     fn default() -> Self {

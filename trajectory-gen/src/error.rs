@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use jacobi_datasets::DatasetError;
+use jacobi_datasets::{DatasetError, Differences};
 use jacobi_model::ModelError;
 
 /// A failure of generation. Rows already written stay, and a second run continues after them.
@@ -52,15 +52,14 @@ pub enum GenerateError {
     NoSchedule,
     /// Shards of another run are there.
     #[error(
-        "{} holds trajectories made with other settings:\n  {}\nchoose another directory, or give --overwrite to remove them and make them again",
-        dir.display(),
-        changes.join("\n  ")
+        "{} holds trajectories made with other settings:{changes}\nchoose another directory, or give --overwrite to remove them and make them again",
+        dir.display()
     )]
     Mismatch {
         /// The output directory.
         dir: PathBuf,
-        /// Lines of `setting: was this, is that`.
-        changes: Vec<String>,
+        /// The settings that differ.
+        changes: Differences,
     },
     /// Shards where others are to go.
     #[error("{} holds trajectories already: choose another directory, or give --overwrite to remove them", dir.display())]

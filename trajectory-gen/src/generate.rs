@@ -11,14 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::{
-    Manifest, PackConfig, PromptsConfig, Rank, RankEntry, Responses, ShardWriter, Tokenizer,
-    TrajectoryMetadata,
+    Manifest, PackConfig, PromptsConfig, Rank, RankEntry, RecordedSettings, Responses, Section, ShardWriter,
+    Tokenizer, TrajectoryMetadata,
 };
 use jacobi_model::{Compute, DecodingModel, Device, Dtype, LanguageModel, Transformer, dtype_name, load};
-use serde_json::Value;
 
 use crate::accounting::Accounting;
-use crate::config::NEUTRAL_KEYS;
 use crate::engine::{EngineSettings, Event, Sample, make};
 use crate::ledger::{ERRORS_FILE, Ledger};
 use crate::prompts::{Candidate, PromptJudge, PromptRules};
@@ -167,7 +165,7 @@ impl<'a> Run<'a> {
             Ok(None) | Err(_) if overwrite => return discard(dir).map(|()| None),
             other => return Ok(other?),
         };
-        let changes = manifest.differences(&self.settings());
+        let changes = self.settings().differences(&manifest.settings);
         match (changes.is_empty(), manifest.shards.is_empty()) {
             (true, empty) => Ok(Some(manifest).filter(|_| !empty)),
             // What other settings kept out, these may want.
@@ -207,7 +205,8 @@ impl<'a> Run<'a> {
             ("dtype".to_owned(), dtype_name(self.model.kind()).to_owned()),
         ]);
         decoding.extend(engine.into_iter().map(|(key, value)| (key.to_owned(), value)));
-        decoding.extend(self.given_responses("responses"));
+        let responses = self.responses.as_ref().map(|given| given.digest().to_owned());
+        decoding.extend(responses.map(|digest| ("responses".to_owned(), digest)));
         TrajectoryMetadata {
             base_model: self.job.model_dir.display().to_string(),
             base_revision: "local".to_owned(),
@@ -220,32 +219,18 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Everything beside the prompts that decides the rows.
-    fn settings(&self) -> BTreeMap<String, String> {
-        let config = serde_json::to_value(self.job.config).expect("a config is plain values");
-        let keys = config.as_object().into_iter().flatten();
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let mut settings: BTreeMap<String, String> = keys
-            .filter(|(key, value)| !NEUTRAL_KEYS.contains(&key.as_str()) && !value.is_null())
-            .map(|(key, value)| (format!("generate.{key}"), text(value)))
-            .collect();
+    /// Everything besides the prompts that decides the rows.
+    fn settings(&self) -> RecordedSettings {
         let short = |hash: &str| hash[..16.min(hash.len())].to_owned();
-        settings.extend([
-            ("seed".to_owned(), self.job.seed.to_string()),
-            ("model.weights".to_owned(), short(&self.weight_hash)),
-            ("model.tokenizer".to_owned(), short(self.tokenizer.hash())),
-            ("model.dtype".to_owned(), dtype_name(self.model.kind()).to_owned()),
-        ]);
-        if self.job.config.states == StatesKept::Scheduled {
-            settings.insert("train.schedule".to_owned(), self.job.train.schedule_text());
-        }
-        settings.extend(self.given_responses("generate.responses"));
+        let mut settings = self.job.config.deciding();
+        settings.set("seed", self.job.seed);
+        settings.set("model.weights", short(&self.weight_hash));
+        settings.set("model.tokenizer", short(self.tokenizer.hash()));
+        settings.set("model.dtype", dtype_name(self.model.kind()));
+        let is_scheduled = self.job.config.states == StatesKept::Scheduled;
+        settings.set("train.schedule", is_scheduled.then(|| self.job.train.schedule_text()));
+        settings.set("generate.responses", self.responses.as_ref().map(Responses::digest));
         settings
-    }
-
-    /// What given responses say, under a name.
-    fn given_responses(&self, name: &str) -> Option<(String, String)> {
-        self.responses.as_ref().map(|given| (name.to_owned(), given.digest().to_owned()))
     }
 
     pub(crate) fn engine_settings(&self) -> &EngineSettings {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use jacobi_datasets::import::{BadImport, Imported, read_reference};
 use jacobi_datasets::{
-    DatasetError, Manifest, ShardWriter, Tally, Tokenizer, Trajectory, TrajectoryMetadata,
+    DatasetError, Manifest, RecordedSettings, ShardWriter, Tally, Tokenizer, Trajectory, TrajectoryMetadata,
 };
 
 use crate::generate::discard;
@@ -32,7 +32,8 @@ pub struct ImportJob<'a> {
 /// read or written.
 pub fn import(job: &ImportJob) -> Result<Manifest, GenerateError> {
     // An interrupted import starts over: reading is quick, and partial shards do not say which samples are missing.
-    let is_interrupted = |found: &Manifest| !found.complete && found.differences(&settings(job)).is_empty();
+    let is_interrupted =
+        |found: &Manifest| !found.complete && settings(job).differences(&found.settings).is_empty();
     if job.overwrite {
         discard(job.output)?;
     } else if let Some(found) = Manifest::load(job.output)?.filter(|found| !found.shards.is_empty()) {
@@ -129,8 +130,10 @@ fn files_of(job: &ImportJob) -> String {
     names.join(", ")
 }
 
-fn settings(job: &ImportJob) -> BTreeMap<String, String> {
-    BTreeMap::from([("import.files".to_owned(), files_of(job))])
+fn settings(job: &ImportJob) -> RecordedSettings {
+    let mut settings = RecordedSettings::default();
+    settings.set("import.files", files_of(job));
+    settings
 }
 
 fn open(job: &ImportJob, tokenizer: &Tokenizer, block_size: usize) -> Result<ShardWriter, DatasetError> {

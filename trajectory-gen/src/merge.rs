@@ -85,9 +85,9 @@ fn parts(output: &Path, fail: &dyn Fn(String) -> GenerateError) -> Result<Vec<Pa
     let first: &Manifest = &parts[0].manifest;
     for Part { dir, manifest } in &parts {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        let changes = manifest.differences(&first.settings);
+        let changes = manifest.settings.differences(&first.settings);
         if !changes.is_empty() {
-            return Err(fail(format!("{name} has other settings than rank 0: {}", changes.join(", "))));
+            return Err(fail(format!("{name} has other settings than rank 0:{changes}")));
         }
     }
     let total = |part: &Part| part.manifest.rank.map_or(0, |rank| rank.total_input);

@@ -20,13 +20,15 @@ fn run(label: &str, settings: &[(&str, &str)], models: &[&str]) -> MeasuredRun {
         correct: Some(label == "a"),
         ..EvalSample::default()
     };
-    let settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    let results =
+    let mut results =
         Results::new("jacobi eval".to_owned(), serde_json::Map::new(), models.iter().map(row).collect());
+    for (key, value) in settings {
+        results.settings.set(key, value);
+    }
     MeasuredRun {
         label: label.to_owned(),
         report: "r".into(),
-        results: Results { settings, ..results },
+        results,
         samples: models.iter().map(sample).collect(),
         training: vec![TrainingCurve {
             label: "round-1".to_owned(),
@@ -56,8 +58,8 @@ fn what_is_compared_may_differ_and_nothing_else() {
     assert_eq!(
         differences(&unlike),
         [
-            "machine.cpu is a in a and b in b",
-            "machine.cpu is a in a and not set in c",
+            "machine.cpu is \"a\" in a and \"b\" in b",
+            "machine.cpu is \"a\" in a and not set in c",
             "c does not say under which settings it was measured"
         ]
     );

@@ -79,8 +79,9 @@ fn only_models_are_replaced_and_only_when_told_to() {
 fn figures_of_another_model_are_not_this_ones() {
     let mut results = Results::new("jacobi eval".to_owned(), Map::new(), Vec::new());
     let settings = [("1.role", "base"), ("1.files", "a"), ("2.role", "trained"), ("2.files", "b")];
-    let setting = |(key, value): (&str, &str)| (format!("models.{key}"), json!(value).to_string());
     assert!(!measures(&results, "b"));
-    results.settings = settings.into_iter().map(setting).collect();
+    for (key, value) in settings {
+        results.settings.set(&format!("models.{key}"), value);
+    }
     assert_eq!(["a", "b", "c"].map(|digest| measures(&results, digest)), [false, true, false]);
 }

@@ -29,7 +29,7 @@ pub(super) fn describe(dir: &Path) -> anyhow::Result<String> {
     if TrainerState::is_in(dir) {
         let state = TrainerState::read(dir)?;
         text += &format!("  checkpoint   step {} of {}\n", state.step, state.total_steps);
-        for (name, value) in &state.identity {
+        for (name, value) in state.identity.iter() {
             text += &format!("    {name}: {value}\n");
         }
     }

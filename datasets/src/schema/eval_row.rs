@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::schema::eval_statistics::{MemoryFloor, PairedTest, PerPrompt};
 use crate::schema::trajectory::FinishReason;
+use crate::settings::RecordedSettings;
 
 /// The `schema` field of `results.json`.
 pub const RESULTS_SCHEMA: &str = "jacobi-eval/1";
@@ -290,14 +291,21 @@ pub struct Results {
     pub paired_tests: Vec<PairedTest>,
     /// Everything that determines the samples, `section.key` to JSON text: recipe, questions, models, machine.
     #[serde(default)]
-    pub settings: BTreeMap<String, String>,
+    pub settings: RecordedSettings,
 }
 
 impl Results {
     /// Results under the current schema.
     pub fn new(command: String, environment: Map<String, Value>, rows: Vec<EvalRow>) -> Self {
         let schema = RESULTS_SCHEMA.to_owned();
-        Self { schema, command, environment, rows, paired_tests: Vec::new(), settings: BTreeMap::new() }
+        Self {
+            schema,
+            command,
+            environment,
+            rows,
+            paired_tests: Vec::new(),
+            settings: RecordedSettings::default(),
+        }
     }
 }
 

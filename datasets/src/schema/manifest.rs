@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::atomic::write_atomic;
 use crate::error::DatasetError;
 use crate::schema::trajectory::{Trajectory, TrajectoryMetadata, open_shard, read_shard};
+use crate::settings::RecordedSettings;
 
 /// Name of the manifest in a directory of shards.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -61,8 +62,8 @@ pub struct RankEntry {
 pub struct Manifest {
     /// [`MANIFEST_SCHEMA`].
     pub schema: String,
-    /// Everything beside the prompts that decides the rows, by name: a directory is resumed only under the same.
-    pub settings: BTreeMap<String, String>,
+    /// Everything besides the prompts that decides the rows: a directory is resumed only under the same settings.
+    pub settings: RecordedSettings,
     /// Prompts asked for.
     pub input: usize,
     /// Prompts that became a row.
@@ -91,7 +92,7 @@ pub struct Manifest {
 
 impl Manifest {
     /// The manifest of an empty directory for a run over `input` prompts.
-    pub fn new(settings: BTreeMap<String, String>, input: usize) -> Self {
+    pub fn new(settings: RecordedSettings, input: usize) -> Self {
         Self {
             schema: MANIFEST_SCHEMA.to_owned(),
             settings,
@@ -106,20 +107,6 @@ impl Manifest {
             merged_ranks: None,
             shards: vec![],
         }
-    }
-
-    /// How its settings differ from `settings`: lines of `name: was this, is that`.
-    pub fn differences(&self, settings: &BTreeMap<String, String>) -> Vec<String> {
-        let names: std::collections::BTreeSet<&String> =
-            self.settings.keys().chain(settings.keys()).collect();
-        let value = |map: &BTreeMap<String, String>, name: &str| {
-            map.get(name).map_or_else(|| "not set".to_owned(), Clone::clone)
-        };
-        names
-            .into_iter()
-            .filter(|name| self.settings.get(*name) != settings.get(*name))
-            .map(|name| format!("{name}: was {}, is {}", value(&self.settings, name), value(settings, name)))
-            .collect()
     }
 
     /// Bytes of all shards.

@@ -3,8 +3,8 @@
 use tempfile::TempDir;
 
 use super::*;
-use crate::read_all;
 use crate::schema::trajectory::{FinishReason, read_shard};
+use crate::{RecordedSettings, read_all};
 
 fn metadata() -> TrajectoryMetadata {
     TrajectoryMetadata {
@@ -34,7 +34,8 @@ fn rows(range: std::ops::Range<usize>) -> Vec<Trajectory> {
 }
 
 fn open(dir: &Path, input: usize, shard_bytes: u64) -> ShardWriter {
-    ShardWriter::open(dir, metadata(), Manifest::new(BTreeMap::new(), input), shard_bytes).unwrap()
+    ShardWriter::open(dir, metadata(), Manifest::new(RecordedSettings::default(), input), shard_bytes)
+        .unwrap()
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -143,7 +144,7 @@ fn a_flipped_byte_and_a_cut_shard_are_named_and_nothing_is_touched() {
         let path = dir.path().join("trajectories-00001-of-00002.parquet");
         fs_err::write(&path, damage(fs_err::read(&path).unwrap())).unwrap();
         let before = names(dir.path());
-        let manifest = Manifest::new(BTreeMap::new(), 12);
+        let manifest = Manifest::new(RecordedSettings::default(), 12);
         let error = ShardWriter::open(dir.path(), metadata(), manifest, 1).unwrap_err();
         assert!(matches!(error, DatasetError::Digest { .. }), "{error}");
         let message = error.to_string();
@@ -178,7 +179,8 @@ fn shards_without_a_manifest_are_left_alone_until_discarded() {
     for name in foreign {
         fs_err::write(dir.path().join(name), "mine").unwrap();
     }
-    let error = ShardWriter::open(dir.path(), metadata(), Manifest::new(BTreeMap::new(), 12), 1).unwrap_err();
+    let error = ShardWriter::open(dir.path(), metadata(), Manifest::new(RecordedSettings::default(), 12), 1)
+        .unwrap_err();
     assert!(error.to_string().contains("--overwrite"), "{error}");
     ShardWriter::discard(dir.path()).unwrap();
     assert_eq!(names(dir.path()), foreign);
@@ -190,7 +192,7 @@ fn a_directory_that_cannot_be_made_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs_err::write(&file, "").unwrap();
-    let manifest = Manifest::new(BTreeMap::new(), 1);
+    let manifest = Manifest::new(RecordedSettings::default(), 1);
     let error = ShardWriter::open(&file.join("t"), metadata(), manifest, 1).unwrap_err();
     assert!(error.to_string().contains("file/t"), "{error}");
 }

@@ -357,7 +357,7 @@ fn another_run_is_refused_by_what_differs_and_removed_when_asked() {
     bench.config = TrainConfig { learning_rate: 2e-2, epochs: 3, ..config() };
     let error = bench.train("run", &RealDisk, &AtomicBool::new(false), &mut |_| {}).unwrap_err();
     let TrainError::Mismatch { differences, .. } = &error else { panic!("{error}") };
-    let keys: Vec<&str> = differences.iter().map(|difference| difference.key.as_str()).collect();
+    let keys: Vec<&str> = differences.0.iter().map(|difference| difference.key.as_str()).collect();
     assert_eq!(keys, ["train.epochs", "train.learning_rate"]);
     let (model, output) = (bench.model(), bench.output("run"));
     let job = TrainJob { overwrite: true, ..bench.job(&model, &output) };

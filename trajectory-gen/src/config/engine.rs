@@ -1,11 +1,10 @@
 //! Values of the `[generate]` section that the engine goes by.
 
-use std::fmt;
-
 use jacobi_datasets::{PackConfig, SCHEDULE_KEY, ScheduleKind};
 use jacobi_decoder::{Disagreement, RandomSampling, Room, States, StopRules};
 use jacobi_model::LanguageModel;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{GenerateConfig, GenerateError, engine::EngineSettings};
 
@@ -13,12 +12,14 @@ use crate::{GenerateConfig, GenerateError, engine::EngineSettings};
 const AUTO_SAMPLES: usize = 128;
 
 /// Samples worked on side by side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase", expecting = "expected a number of samples, or \"auto\"")]
 pub enum BatchSize {
-    /// As many as `memory_budget_gb` allows their caches, up to 128.
+    /// As many as `memory_budget_gb` has room for, up to 128.
     #[default]
     Auto,
-    /// So many.
+    /// A number.
+    #[serde(untagged)]
     Samples(usize),
 }
 
@@ -33,23 +34,24 @@ impl BatchSize {
 }
 
 /// Which states are recorded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StatesKept {
     /// All of them: the shards serve every noise schedule.
     #[default]
     All,
-    /// Those up to the one that the round's `[train]` section will ask for.
+    /// Those up to the one that this round's `[train]` section asks for, which saves a third of the work or
+    /// more. Training under another schedule is then an error, and a random schedule is not possible.
     Scheduled,
 }
 
 /// What a given response that is not the model's leads to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDisagreement {
-    /// The sample is left out, and counted.
+    /// The sample is skipped and counted.
     Drop,
-    /// The model's own response from the first difference on takes its place.
+    /// The model's own response replaces it from the first difference on.
     #[default]
     KeepOurs,
 }
@@ -143,123 +145,5 @@ impl GenerateConfig {
     }
 }
 
-impl Serialize for BatchSize {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match *self {
-            Self::Auto => serializer.serialize_str("auto"),
-            Self::Samples(samples) => serializer.serialize_u64(samples as u64),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for BatchSize {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The name is how a schema knows what it can be.
-        deserializer.deserialize_newtype_struct("CountOrAuto", BatchSizeVisitor)
-    }
-}
-
-struct BatchSizeVisitor;
-
-impl<'de> de::Visitor<'de> for BatchSizeVisitor {
-    type Value = BatchSize;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a number of samples, or \"auto\"")
-    }
-
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<BatchSize, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-
-    fn visit_str<E: de::Error>(self, word: &str) -> Result<BatchSize, E> {
-        match word {
-            "auto" => Ok(BatchSize::Auto),
-            _ => Err(E::invalid_value(de::Unexpected::Str(word), &self)),
-        }
-    }
-
-    fn visit_u64<E: de::Error>(self, samples: u64) -> Result<BatchSize, E> {
-        Ok(BatchSize::Samples(samples as usize))
-    }
-
-    fn visit_i64<E: de::Error>(self, samples: i64) -> Result<BatchSize, E> {
-        let refused = || E::invalid_value(de::Unexpected::Signed(samples), &self);
-        usize::try_from(samples).map(BatchSize::Samples).map_err(|_| refused())
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A model of nothing but sizes.
-    struct Sizes;
-
-    impl LanguageModel for Sizes {
-        fn vocab_size(&self) -> usize {
-            10
-        }
-
-        fn context_length(&self) -> usize {
-            1000
-        }
-
-        fn cache_bytes_per_token(&self) -> usize {
-            1_000_000
-        }
-
-        fn session<'a>(&'a self, _slots: usize, _capacity: usize) -> Box<dyn jacobi_model::Session + 'a> {
-            unreachable!("nothing is decoded")
-        }
-    }
-
-    #[test]
-    fn auto_fills_the_memory_budget_with_samples_of_the_greatest_length() {
-        let slots = |config: &GenerateConfig| config.room(&Sizes).slots;
-        let config =
-            GenerateConfig { max_prompt_tokens: 60, max_new_tokens: 39, ..GenerateConfig::default() };
-        assert_eq!(config.room(&Sizes).capacity, 100);
-        for (budget, expected) in [(1.0, 10), (0.55, 5), (0.001, 1), (500.0, AUTO_SAMPLES)] {
-            assert_eq!(slots(&GenerateConfig { memory_budget_gb: budget, ..config.clone() }), expected);
-        }
-        let fixed = GenerateConfig { batch_size: BatchSize::Samples(7), ..config.clone() };
-        assert_eq!(slots(&fixed), 7);
-        // The context is a limit too.
-        let long = GenerateConfig { max_new_tokens: 5000, ..config };
-        assert_eq!(long.room(&Sizes).capacity, 1001);
-        assert_eq!(GenerateConfig { pass_tokens: 9, ..long }.room(&Sizes).rows, 9);
-    }
-
-    #[test]
-    fn numbers_that_mean_nothing_are_refused_by_name() {
-        let base = GenerateConfig::default;
-        for (config, expected) in [
-            (GenerateConfig { temperature: -1.0, ..base() }, "generate.temperature = -1: it must be"),
-            (GenerateConfig { temperature: f32::NAN, ..base() }, "generate.temperature = NaN"),
-            (GenerateConfig { top_k: 5, ..base() }, "generate.temperature = 0: it must be above 0"),
-            (GenerateConfig { temperature: 1.0, top_p: 0.0, ..base() }, "generate.top_p = 0"),
-            (GenerateConfig { memory_budget_gb: 0.0, ..base() }, "generate.memory_budget_gb = 0"),
-            (GenerateConfig { pass_tokens: 0, ..base() }, "generate.pass_tokens"),
-            (GenerateConfig { batch_size: BatchSize::Samples(0), ..base() }, "generate.batch_size"),
-        ] {
-            let error = config.validate().unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-        }
-        assert!(GenerateConfig { temperature: 0.7, top_k: 5, top_p: 0.9, ..base() }.validate().is_ok());
-    }
-
-    #[test]
-    fn a_batch_size_is_a_number_or_auto() {
-        let read = |text: &str| serde_json::from_str::<BatchSize>(text).map_err(|error| error.to_string());
-        assert_eq!(read("\"auto\""), Ok(BatchSize::Auto));
-        assert_eq!(read("7"), Ok(BatchSize::Samples(7)));
-        for wrong in ["\"many\"", "-1", "1.5", "true"] {
-            let error = read(wrong).unwrap_err();
-            assert!(error.contains("a number of samples, or \"auto\""), "{wrong}: {error}");
-        }
-        for value in [BatchSize::Auto, BatchSize::Samples(3)] {
-            assert_eq!(read(&serde_json::to_string(&value).unwrap()), Ok(value));
-        }
-    }
-}
+mod tests;

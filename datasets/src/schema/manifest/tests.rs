@@ -44,7 +44,7 @@ fn finished() -> (TempDir, Manifest) {
         failed: 2,
         complete: true,
         shards: vec![write(0, &[row("a"), row("c")]), write(1, &[row("b")])],
-        ..Manifest::new(BTreeMap::from([("seed".to_owned(), "1".to_owned())]), 6)
+        ..Manifest::new(RecordedSettings::default(), 6)
     };
     manifest.save(dir.path()).unwrap();
     (dir, manifest)
@@ -154,17 +154,4 @@ fn a_directory_where_every_prompt_failed_is_empty() {
     manifest.save(dir.path()).unwrap();
     let message = read_all(dir.path()).unwrap_err().to_string();
     assert!(message.contains("0 of 6 prompts") && message.contains("errors.jsonl"), "{message}");
-}
-
-#[test]
-fn changed_settings_are_named() {
-    let (_dir, manifest) = finished();
-    let settings = |entries: &[(&str, &str)]| {
-        entries.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-    };
-    assert!(manifest.differences(&settings(&[("seed", "1")])).is_empty());
-    assert_eq!(
-        manifest.differences(&settings(&[("seed", "2"), ("n", "8")])),
-        ["n: was not set, is 8", "seed: was 1, is 2"]
-    );
 }

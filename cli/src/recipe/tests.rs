@@ -1,0 +1,102 @@
+//! Recipes: read, completed, refused, and described by a schema.
+
+use serde_json::json;
+
+use super::*;
+
+fn load(text: &str, set: &[&str]) -> anyhow::Result<Recipe> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("small.toml");
+    fs_err::write(&file, text).unwrap();
+    Recipe::load(&file, &set.iter().map(ToString::to_string).collect::<Vec<_>>())
+}
+
+#[test]
+fn the_resolved_recipe_reads_back_as_itself() {
+    let text = "[model]\npath = \"m\"\n[train]\nbatch_size = 3\n[[rounds]]\n[[rounds]]\n[rounds.train]\nbatch_size = 5\n";
+    let recipe = load(text, &["seed=9"]).unwrap();
+    assert_eq!((recipe.name.as_str(), recipe.output_dir.as_path()), ("small", Path::new("runs/small")));
+    let again = load(&recipe.to_toml(), &[]).unwrap();
+    assert_eq!(again.to_toml(), recipe.to_toml());
+    let batches: Vec<usize> = again.rounds.iter().map(|round| round.train.batch_size).collect();
+    assert_eq!((again.seed, batches), (9, vec![3, 5]));
+}
+
+#[test]
+fn values_no_run_can_have_are_the_users_to_mend() {
+    let error = load("", &["train.batch_size=0"]).unwrap_err();
+    assert!(error.is::<UsageError>(), "{error:#}");
+    assert!(error.to_string().contains("batch_size = 0"), "{error:#}");
+    assert!(load("", &[]).unwrap().model_path().unwrap_err().to_string().contains("--set model.path=DIR"));
+}
+
+#[test]
+fn what_no_verb_could_use_is_not_valid_and_what_some_could_is_said() {
+    let model = "model.path=m";
+    let rows: [(&[&str], Result<usize, &str>); 5] = [
+        (&[], Err("model.path is not set")),
+        (&[model], Err("neither prompts.path nor eval.prompts.path")),
+        (&[model, "prompts.path=a.jsonl"], Ok(1)),
+        (&[model, "eval.prompts.path=a.jsonl"], Ok(1)),
+        (&[model, "prompts.path=a.jsonl", "eval.prompts.path=a.jsonl"], Ok(0)),
+    ];
+    for (set, expected) in rows {
+        let found = load("", set).unwrap().lacks().map(|lines| lines.len()).map_err(|e| e.to_string());
+        match expected {
+            Ok(count) => assert_eq!(found, Ok(count), "{set:?}"),
+            Err(part) => assert!(found.as_ref().is_err_and(|e| e.contains(part)), "{set:?}: {found:?}"),
+        }
+    }
+    let error = load("", &["eval.task=gsm8k", "eval.prompts.path=a.jsonl"]).unwrap_err().to_string();
+    assert!(error.contains("eval.prompts.answer_column"), "{error}");
+}
+
+#[test]
+fn the_decoders_shown_have_every_setting() {
+    let shown = load("[[eval.decoders]]\nname = \"multi_block\"\n", &[]).unwrap().to_toml();
+    for key in
+        ["block_size = 16", "window = \"blocks\"", "max_blocks = 2", "filler = \"random\"", "pool_size = 4"]
+    {
+        assert!(shown.contains(key), "{key} is missing: {shown}");
+    }
+    assert_eq!(load(&shown, &[]).unwrap().to_toml(), shown);
+}
+
+#[test]
+fn the_schema_has_types_defaults_choices_and_descriptions() {
+    let schema = Recipe::schema();
+    for section in ["model", "prompts", "generate", "train", "eval"] {
+        assert_eq!(schema["properties"][section]["type"], "object", "{section}");
+        assert_eq!(schema["properties"][section]["additionalProperties"], false, "{section}");
+    }
+    assert_eq!(schema["properties"]["rounds"]["items"]["properties"]["train"]["type"], "object");
+    let key = |section: &str, key: &str| schema["properties"][section]["properties"][key].clone();
+    let expected = json!({
+        "description": "Samples per optimizer step.", "type": "integer", "minimum": 0, "default": 4,
+    });
+    assert_eq!(key("train", "batch_size"), expected);
+    let expected = json!({"description": "Peak learning rate.", "type": "number", "default": 1e-5});
+    assert_eq!(key("train", "learning_rate"), expected);
+    let limit = key("prompts", "limit");
+    assert_eq!(
+        (&limit["type"], &limit["minimum"], &limit["default"]),
+        (&json!("integer"), &json!(0), &Value::Null)
+    );
+    let batch_size = key("generate", "batch_size");
+    let kinds = batch_size["anyOf"].as_array().unwrap();
+    assert_eq!((&kinds[0]["const"], &kinds[1]["type"]), (&json!("auto"), &json!("integer")));
+    assert_eq!(kinds[1]["minimum"], 0);
+    assert_eq!(key("train", "ar_weight")["anyOf"][1]["additionalProperties"], false);
+    assert_eq!(key("model", "device")["pattern"], "^(auto|cpu|cuda(:[0-9]+)?)$");
+    let names: Vec<Value> = key("train", "lr_schedule")["oneOf"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["const"].clone())
+        .collect();
+    assert_eq!(names, ["constant", "linear", "cosine", "wsd"]);
+    let text = schema.to_string();
+    for absent in ["\"null\"", ":null", "\"format\":\"", "\\n"] {
+        assert!(!text.contains(absent), "{absent}: {text}");
+    }
+}

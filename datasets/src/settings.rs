@@ -1,0 +1,169 @@
+//! The settings that decide a result: recorded beside it, compared before a run continues it.
+//!
+//! Each section of the recipe lists the keys that do not decide its result ([`Section::NEUTRAL`]); all others do. So a
+//! new key decides until it is listed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A section of the recipe that decides a result.
+pub trait Section: Serialize {
+    /// Name of the section.
+    const NAME: &'static str;
+    /// The keys that do not decide the result, each with the reason. A key of a table within the section is
+    /// `table.key`.
+    const NEUTRAL: &'static [(&'static str, &'static str)];
+
+    /// The settings of this section that decide its result.
+    fn deciding(&self) -> RecordedSettings {
+        RecordedSettings::of_section(self)
+    }
+}
+
+/// Settings that decide a result, flat: `section.key` and the value as JSON.
+#[derive(Clone, Debug, Default, Eq, Serialize, Deserialize)]
+#[serde(into = "BTreeMap<String, String>", from = "BTreeMap<String, String>")]
+pub struct RecordedSettings {
+    values: BTreeMap<String, String>,
+    /// Keys that do not count although a record may have them. Not recorded.
+    neutral: BTreeSet<String>,
+}
+
+impl RecordedSettings {
+    /// All keys of `section` but the neutral ones.
+    pub fn of_section<S: Section + ?Sized>(section: &S) -> Self {
+        let mut settings = Self::default();
+        settings.set(S::NAME, section);
+        for (key, _) in S::NEUTRAL {
+            let key = format!("{}.{key}", S::NAME);
+            settings.values.remove(&key);
+            settings.neutral.insert(key);
+        }
+        settings
+    }
+
+    /// Sets `key`, or the keys below it if `value` is a table. A null unsets it: a record must not have it either.
+    ///
+    /// # Panics
+    /// When `value` has no JSON form.
+    pub fn set(&mut self, key: &str, value: impl Serialize) {
+        self.flatten(key, serde_json::to_value(value).expect("settings are plain values"));
+    }
+
+    fn flatten(&mut self, key: &str, value: Value) {
+        self.neutral.remove(key);
+        match value {
+            Value::Null => drop(self.values.remove(key)),
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    self.flatten(&format!("{key}.{name}"), value);
+                }
+            }
+            other => drop(self.values.insert(key.to_owned(), other.to_string())),
+        }
+    }
+
+    /// Adds the settings of `other`.
+    pub fn extend(&mut self, other: Self) {
+        self.values.extend(other.values);
+        self.neutral.extend(other.neutral);
+    }
+
+    /// The value of `key` as JSON.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(String::as_str)
+    }
+
+    /// Keys and values, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.values.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// How these settings differ from `recorded` ones. Neutral keys are left out: older versions recorded some.
+    pub fn differences(&self, recorded: &Self) -> Differences {
+        let keys: BTreeSet<&String> = self.values.keys().chain(recorded.values.keys()).collect();
+        let differs = |key: &&String| {
+            !self.neutral.contains(*key) && !is_same(recorded.values.get(*key), self.values.get(*key))
+        };
+        let text = |settings: &Self, key: &str| settings.get(key).unwrap_or("not set").to_owned();
+        let difference =
+            |key: &String| Difference { key: key.clone(), was: text(recorded, key), is: text(self, key) };
+        Differences(keys.into_iter().filter(differs).map(difference).collect())
+    }
+}
+
+/// Whether two values are equal. Older versions recorded some texts without quotes.
+fn is_same(a: Option<&String>, b: Option<&String>) -> bool {
+    let is_quoted =
+        |quoted: &str, plain: &str| serde_json::from_str::<String>(quoted).is_ok_and(|text| text == plain);
+    match (a, b) {
+        (Some(a), Some(b)) => a == b || is_quoted(a, b) || is_quoted(b, a),
+        (a, b) => a == b,
+    }
+}
+
+/// A record read back does not know the neutral keys.
+impl PartialEq for RecordedSettings {
+    fn eq(&self, other: &Self) -> bool {
+        self.values == other.values
+    }
+}
+
+impl From<RecordedSettings> for BTreeMap<String, String> {
+    fn from(settings: RecordedSettings) -> Self {
+        settings.values
+    }
+}
+
+/// Settings as a file has them. Older versions recorded some tables as one value.
+impl From<BTreeMap<String, String>> for RecordedSettings {
+    fn from(values: BTreeMap<String, String>) -> Self {
+        let mut settings = Self::default();
+        for (key, text) in values {
+            match serde_json::from_str(&text) {
+                Ok(table @ Value::Object(_)) => settings.flatten(&key, table),
+                _ => drop(settings.values.insert(key, text)),
+            }
+        }
+        settings
+    }
+}
+
+/// A setting that is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// `section.key`.
+    pub key: String,
+    /// The recorded value.
+    pub was: String,
+    /// The value now.
+    pub is: String,
+}
+
+/// The settings that are not what they were; printed on a line each, `key: was X, is Y`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Differences(pub Vec<Difference>);
+
+impl Differences {
+    /// Whether all settings are what they were.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Differences {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.iter().try_for_each(|Difference { key, was, is }| write!(f, "\n  {key}: was {was}, is {is}"))
+    }
+}
+
+#[cfg(test)]
+mod tests;
