@@ -324,7 +324,7 @@ fn ranks_that_do_not_make_a_whole_are_refused() {
     bench.config.block_size = 4;
     ranked(&bench, 1).unwrap();
     let message = merge(&bench.path("t")).unwrap_err().to_string();
-    assert!(message.contains("generate.block_size: was 4, is 8"), "{message}");
+    assert!(message.contains("generate.block_size: was 8, is 4"), "{message}");
     bench.config.block_size = 8;
     bench.prompts.limit = Some(7);
     bench

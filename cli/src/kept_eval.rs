@@ -67,8 +67,8 @@ impl KeptEval {
         match self.ledger.status(NAME) {
             _ if !self.samples().exists() => Differences::default(),
             Status::New => Differences(vec![Difference {
-                key: "eval".to_owned(),
-                was: "of a version that kept no record of its settings".to_owned(),
+                key: "settings".to_owned(),
+                was: "not recorded (an earlier version of jacobi)".to_owned(),
                 is: "recorded".to_owned(),
             }]),
             Status::Started | Status::Finished => self.ledger.changes(NAME, &self.settings),
@@ -153,7 +153,7 @@ mod tests {
         // Samples without a record of their settings.
         fs_err::write(first.samples(), "").unwrap();
         fs_err::remove_file(dir.path().join(LEDGER)).unwrap();
-        assert!(open(2, Replace::Nothing).err().unwrap().to_string().contains("no record"));
+        assert!(open(2, Replace::Nothing).err().unwrap().to_string().contains("settings: was not recorded"));
         open(2, Replace::Everything).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! Progress: a bar on a terminal, elsewhere a plain line at intervals.
 
 use std::io::{self, IsTerminal};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,15 +11,24 @@ use crate::output;
 /// Interval between plain lines in a log.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Shows a transfer from or to the hub, on a terminal only.
+/// Shows a transfer from or to the hub.
 pub fn show_transfer(name: &str, done: u64, total: u64) {
     static BAR: LazyLock<ProgressBar> = LazyLock::new(|| {
         let style =
             ProgressStyle::with_template("{msg} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left");
         ProgressBar::new(0).with_style(style.expect("the template is a constant"))
     });
+    static LAST_LINE: Mutex<Option<Instant>> = Mutex::new(None);
     if total == 0 {
         return BAR.finish_and_clear();
+    }
+    if !io::stderr().is_terminal() {
+        let mut last = LAST_LINE.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.get_or_insert_with(Instant::now).elapsed() >= LINE_EVERY {
+            *last = Some(Instant::now());
+            output::status(&format!("{name}: {} of {} MB", done / 1_000_000, total / 1_000_000));
+        }
+        return;
     }
     if BAR.is_finished() {
         BAR.reset();

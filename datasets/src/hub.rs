@@ -4,6 +4,7 @@
 //!
 //! A file in the cache is taken as it is: to follow a branch that has moved, name its commit or clear the cache.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -171,7 +172,8 @@ fn remove_if_not_of_size(path: &Path, expected: u64) -> Result<Option<u64>, Data
         return Ok(None);
     }
     let blob = fs_err::canonicalize(path).map_err(DatasetError::io("read", path))?;
-    for path in [path, &blob] {
+    // The file in the cache is a link to the blob, or the blob itself where links are not supported.
+    for path in BTreeSet::from([path, &blob]) {
         fs_err::remove_file(path).map_err(DatasetError::io("remove", path))?;
     }
     Ok(Some(found))

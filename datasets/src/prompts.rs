@@ -57,10 +57,10 @@ pub struct PromptsConfig {
     pub answer_column: Option<String>,
     /// The reference answer as a Jinja template over the columns, in place of `answer_column`.
     pub answer_template: Option<String>,
-    /// Column with a given response, to train on as it is.
-    pub response_column: Option<String>,
     /// The given response as a Jinja template over the columns, in place of `response_column`.
     pub response_template: Option<String>,
+    /// Column with a given response, to train on as it is.
+    pub response_column: Option<String>,
     /// System message for conversations that have none.
     pub system: Option<String>,
     /// Column of texts, numbers or truth values that decides whether a row is used. Rows that are not used, and
@@ -93,8 +93,8 @@ impl Default for PromptsConfig {
             id_column: None,
             answer_column: None,
             answer_template: None,
-            response_column: None,
             response_template: None,
+            response_column: None,
             system: None,
             filter_column: None,
             filter_keep: Vec::new(),

@@ -93,11 +93,16 @@ impl RecordedSettings {
         let differs = |key: &&String| {
             !self.neutral.contains(*key) && !is_same(recorded.values.get(*key), self.values.get(*key))
         };
-        let text = |settings: &Self, key: &str| settings.get(key).unwrap_or("not set").to_owned();
+        let text = |settings: &Self, key: &str| settings.get(key).map_or("not set".to_owned(), plain);
         let difference =
             |key: &String| Difference { key: key.clone(), was: text(recorded, key), is: text(self, key) };
         Differences(keys.into_iter().filter(differs).map(difference).collect())
     }
+}
+
+/// A value for people: a text without its quotes.
+fn plain(value: &str) -> String {
+    serde_json::from_str(value).unwrap_or_else(|_| value.to_owned())
 }
 
 /// Whether two values are equal. Older versions recorded some texts without quotes.
@@ -142,7 +147,7 @@ impl From<BTreeMap<String, String>> for RecordedSettings {
 pub struct Difference {
     /// `section.key`.
     pub key: String,
-    /// The recorded value.
+    /// The recorded value, a text without quotes.
     pub was: String,
     /// The value now.
     pub is: String,

@@ -297,7 +297,11 @@ impl Fields<'_> {
         let field = if table.json.contains_key("rope_type") { "rope_type" } else { "type" };
         let scaling = match table.json.get(field).and_then(Value::as_str).unwrap_or("default") {
             // "Dynamic NTK" changes only texts longer than max_position_embeddings, and none is computed.
-            "default" | "dynamic" => RopeScaling::None,
+            "default" => RopeScaling::None,
+            "dynamic" => {
+                table.float("factor", None)?;
+                RopeScaling::None
+            }
             "linear" => RopeScaling::Linear { factor: table.float("factor", None)? },
             "llama3" => RopeScaling::Llama3 {
                 factor: table.float("factor", None)?,

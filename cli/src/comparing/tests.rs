@@ -58,8 +58,8 @@ fn what_is_compared_may_differ_and_nothing_else() {
     assert_eq!(
         differences(&unlike),
         [
-            "machine.cpu is \"a\" in a and \"b\" in b",
-            "machine.cpu is \"a\" in a and not set in c",
+            "machine.cpu is a in a and b in b",
+            "machine.cpu is a in a and not set in c",
             "c does not say under which settings it was measured"
         ]
     );

@@ -28,7 +28,7 @@ fn a_change_voids_its_stage_and_those_after_it() {
     assert_eq!(first_changed(&plan(["1", "1", "1"]), &ledger), None);
     let now = plan(["1", "2", "1"]);
     let (first, changes) = first_changed(&now, &ledger).unwrap();
-    assert_eq!((first, changes.to_string()), (1, "\n  key: was \"1\", is \"2\"".to_owned()));
+    assert_eq!((first, changes.to_string()), (1, "\n  key: was 1, is 2".to_owned()));
     discard(&now[first..], &now[..first], &mut ledger).unwrap();
     assert_eq!(outputs.map(|output| output.exists()), [true, false, false]);
     assert!(is_done(&now[0], &ledger) && !is_done(&now[1], &ledger) && !is_done(&now[2], &ledger));

@@ -41,6 +41,16 @@ fn a_task_digest_depends_on_all_that_a_task_says_but_where_its_questions_lie() {
     assert!(!seen.insert(digest("a.jsonl", "b.jsonl")));
 }
 
+/// Evaluations on disk are continued and compared by this digest: it must not change with the order of fields.
+#[test]
+fn the_digest_of_a_task_is_the_recorded_one() {
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/quickstart.toml");
+    let recipe = Recipe::load(&recipe, &[]).unwrap();
+    let digests: Vec<_> =
+        recipe.eval.measured().unwrap().iter().map(|task| digest_of_task(task).unwrap()).collect();
+    assert_eq!(digests, ["d13e64975c129aea"]);
+}
+
 #[test]
 fn a_model_digest_depends_on_every_file_that_matters() {
     let dir = tempfile::tempdir().unwrap();

@@ -43,6 +43,20 @@ fn the_largest_output_is_found_without_the_outputs() {
     }
 }
 
+/// The outputs share a large part that cancels, and the rest is smaller than its roundings.
+#[test]
+fn outputs_that_differ_by_roundings_alone_are_told_apart() {
+    let (i, o) = (96, 64);
+    for scale in [1.0, 2f64.powi(-80)] {
+        let weight = Tensor::full([o, i], scale, (Kind::Float, Device::Cpu));
+        let _ = weight.get(60).narrow(0, 0, 1).fill_(scale * (1.0 + 2f64.powi(-23)));
+        let _ = weight.get(61).narrow(0, i - 1, 1).fill_(scale * (1.0 - 2f64.powi(-24)));
+        let x = Tensor::ones([1, i], (Kind::Float, Device::Cpu));
+        let _ = x.narrow(1, i / 2, i / 2).fill_(-1.0);
+        assert_eq!(linear_argmax(&x, &weight), argmax(&linear(&x, &weight, None)), "{scale}");
+    }
+}
+
 #[test]
 fn the_first_of_outputs_that_are_equal_when_rounded_is_the_largest() {
     let (t, i, o) = (40, 64, 2000);
