@@ -1,5 +1,5 @@
-//! Divides the samples of an optimizer step among ranks: each sample goes to one rank, and all ranks get as many forward
-//! passes and about as many tokens. A pure function of the samples' lengths and the number of ranks.
+//! Divides the samples of an optimizer step among ranks: each sample goes to one rank, and all ranks get the same number of
+//! forward passes and about the same number of tokens. A pure function of the samples' lengths and the number of ranks.
 
 use std::cmp::Reverse;
 
