@@ -1,6 +1,6 @@
-//! Files of the Hugging Face hub, through the crate hf-hub. The cache is shared with Hugging Face's Python tools: `HF_HOME`
-//! (or `HF_HUB_CACHE`) is its directory, `HF_TOKEN` the access token, `HF_ENDPOINT` the hub's URL. With `HF_HUB_OFFLINE` only
-//! the cache is read.
+//! Files of the Hugging Face hub, through the crate hf-hub. The cache is shared with Hugging Face's Python
+//! tools: `HF_HOME` (or `HF_HUB_CACHE`) is its directory, `HF_TOKEN` the access token, `HF_ENDPOINT` the hub's
+//! URL. With `HF_HUB_OFFLINE` only the cache is read.
 //!
 //! A cached file is not checked for updates: if a branch has moved, name its commit or clear the cache.
 
@@ -164,8 +164,8 @@ fn without_url(error: HFError) -> HFError {
     }
 }
 
-/// Removes a cached file whose size is not `expected` (0: unknown) and returns its size. hf-hub stores the body of an error
-/// response as the file.
+/// Removes a cached file whose size is not `expected` (0: unknown) and returns its size. hf-hub stores the body
+/// of an error response as the file.
 fn remove_if_wrong_size(path: &Path, expected: u64) -> Result<Option<u64>, DatasetError> {
     let found = fs_err::metadata(path).map_err(DatasetError::io("read", path))?.len();
     if expected == 0 || found == expected {
@@ -275,8 +275,8 @@ impl HubRepo {
     }
 }
 
-/// Parses `hf://datasets/..` into the repository and the file, whose name may contain a `*`. `None` for a path that does
-/// not start with `hf://`.
+/// Parses `hf://datasets/..` into the repository and the file, whose name may contain a `*`. `None` for a path
+/// that does not start with `hf://`.
 ///
 /// # Errors
 /// `HubPath`.

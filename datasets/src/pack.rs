@@ -34,7 +34,8 @@ pub struct PackConfig {
     pub noise_context: NoiseContext,
     /// Which state of each block becomes its noisy block.
     pub noise: NoiseScheduleConfig,
-    /// Whether all prompt tokens except the first are also targets of the autoregressive loss, as in the reference code.
+    /// Whether all prompt tokens except the first are also targets of the autoregressive loss, as in the
+    /// reference code.
     pub ar_prompt_tokens: bool,
 }
 

@@ -91,8 +91,8 @@ impl Rank {
     /// a single process.
     ///
     /// # Errors
-    /// [`RankError`] for one variable of a pair, for a value that is not a number, and for a single task of an array that
-    /// is not the first.
+    /// [`RankError`] for one variable of a pair, for a value that is not a number, and for a single task of an
+    /// array that is not the first.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, RankError> {
         let variables = Variables(&variable);
         let job = match variables.pair("RANK", "WORLD_SIZE")? {

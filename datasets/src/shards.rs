@@ -268,7 +268,8 @@ fn entry(file: String, digest: ShardDigest) -> ShardEntry {
     ShardEntry { file, rows: digest.rows, bytes: digest.bytes, blake3: digest.blake3 }
 }
 
-/// Whether this is a name that [`ShardWriter`] gives. Other programs write parts too (`part-00000-UUID.snappy.parquet`).
+/// Whether this is a name that [`ShardWriter`] gives. Other programs write parts too
+/// (`part-00000-UUID.snappy.parquet`).
 fn is_shard(name: &str) -> bool {
     let Some(stem) = name.strip_suffix(".parquet") else { return false };
     let number = |text: &str| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit());

@@ -138,8 +138,8 @@ impl<'a> Checkpoints<'a> {
         self.dir.join(format!("partial-{step:06}"))
     }
 
-    /// Saves model, optimizer and state as `step-N`, sets the links, removes the oldest beyond the limit. All ranks call
-    /// it together.
+    /// Saves model, optimizer and state as `step-N`, sets the links, removes the oldest beyond the limit. All
+    /// ranks call it together.
     pub(crate) fn save(&self, saved: &Saved, state: &TrainerState) -> Result<(), TrainError> {
         let (target, partial) = (self.step_dir(state.step), self.partial_dir(state.step));
         let ranks = saved.shards.ranks();

@@ -115,7 +115,8 @@ fn shuffled(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
     order
 }
 
-/// Removes `count` rows chosen by `seed` and returns them. A row without a prompt cannot be decoded and is never chosen.
+/// Removes `count` rows chosen by `seed` and returns them. A row without a prompt cannot be decoded and is
+/// never chosen.
 fn hold_out(rows: &mut Vec<Trajectory>, count: usize, seed: u64) -> Vec<Trajectory> {
     let mut order: Vec<usize> = (0..rows.len()).filter(|&at| !rows[at].prompt_tokens.is_empty()).collect();
     Rng::new(&[seed, HELD_OUT]).shuffle(&mut order);

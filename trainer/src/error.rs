@@ -95,7 +95,7 @@ pub enum TrainError {
     },
     /// A checkpoint file that cannot be used.
     #[error(
-        "checkpoint {path} cannot be resumed ({reason}): remove its directory to resume from the checkpoint before it"
+        "cannot resume from {path} ({reason}): remove the directory of this checkpoint to resume from the one before it"
     )]
     BadCheckpoint {
         /// The file.

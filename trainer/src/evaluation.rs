@@ -1,9 +1,10 @@
-//! Evaluation during training: decodes the held-out prompts with the shipped decoders. The results decide which checkpoint
-//! is best. The training loss cannot decide it, because a lower loss does not mean more tokens per pass.
+//! Evaluation during training: decodes the held-out prompts with the shipped decoders. The results decide which
+//! checkpoint is best. The training loss cannot decide it, because a lower loss does not mean more tokens per
+//! pass.
 //!
 //! A prompt is decoded by Jacobi decoding and, for comparison, autoregressively. Their agreement is
-//! `eval/exact_match_ar`; `eval/loss_ar` is the cross-entropy of the recorded responses: how far the model has moved from
-//! the answers it should keep. Ranks divide the prompts among themselves.
+//! `eval/exact_match_ar`; `eval/loss_ar` is the cross-entropy of the recorded responses: how far the model has
+//! moved from the answers it should keep. Ranks divide the prompts among themselves.
 
 use std::{
     collections::HashSet,
@@ -71,9 +72,9 @@ pub struct Evaluations {
 }
 
 impl Evaluations {
-    /// Adds an evaluation. It becomes the best if its TPF is not below that of the best so far, its autoregressive loss
-    /// exceeds the baseline by at most `tolerance`, and its responses are not degenerate. Step 0 has no checkpoint and is
-    /// never the best.
+    /// Adds an evaluation. It becomes the best if its TPF is not below that of the best so far, its
+    /// autoregressive loss exceeds the baseline by at most `tolerance`, and its responses are not degenerate.
+    /// Step 0 has no checkpoint and is never the best.
     pub(crate) fn add(&mut self, evaluation: Evaluation, tolerance: f64) {
         let baseline = *self.baseline.get_or_insert(evaluation);
         self.last = Some(evaluation);

@@ -1,13 +1,14 @@
 //! The dual loss L = L_pc + lambda * L_ar (arXiv 2512.14681, equations of section 3), one forward pass for both.
 //!
-//! L_ar: cross-entropy of the clean stream against the fixed-point tokens. L_pc: at every kept offset of a noisy
-//! block, soft cross-entropy between the teacher softmax(clean logits / tau), detached, and the student
+//! L_ar: cross-entropy of the clean stream against the fixed-point tokens. L_pc: at every kept offset of a
+//! noisy block, soft cross-entropy between the teacher softmax(clean logits / tau), detached, and the student
 //! log-softmax(noisy logits / tau), times tau^2. Departures from the reference code: L_pc is a mean over kept
-//! positions (its further division by the number of blocks is `pc_normalization = "reference"`), so that lambda means the
-//! same whatever the length of the response.
+//! positions (its further division by the number of blocks is `pc_normalization = "reference"`), so that lambda
+//! means the same whatever the length of the response.
 //!
-//! Logits are computed chunk by chunk, for rows with a loss only. Their gradient overwrites them and is then propagated to
-//! the hidden states. A clean row's logits serve both losses: L_ar of the row, and the teacher of its student in L_pc.
+//! Logits are computed chunk by chunk, for rows with a loss only. Their gradient overwrites them and is then
+//! propagated to the hidden states. A clean row's logits serve both losses: L_ar of the row, and the teacher of
+//! its student in L_pc.
 //!
 //! Legend: n rows of hidden states, h hidden width, v vocabulary, c clean and s student rows of a chunk.
 

@@ -1,5 +1,5 @@
-//! Collective operations among the ranks. They measure the time spent waiting for others, and their errors name the rank at
-//! fault. In a single process they do nothing.
+//! Collective operations among the ranks. They measure the time spent waiting for others, and their errors name
+//! the rank at fault. In a single process they do nothing.
 
 use std::{
     sync::{
@@ -75,9 +75,9 @@ impl Ranks {
         Self(Arc::new(Inner { link: None, waited: AtomicU64::new(0) }))
     }
 
-    /// Joins the other ranks. Every collective operation fails after `timeout`; `abandon` is called if another rank fails
-    /// while this one is blocked. Tensors use the backend of `device` (NCCL between GPUs), scalars that of the CPU, so that
-    /// they do not wait for the work of a GPU.
+    /// Joins the other ranks. Every collective operation fails after `timeout`; `abandon` is called if another
+    /// rank fails while this one is blocked. Tensors use the backend of `device` (NCCL between GPUs), scalars
+    /// that of the CPU, so that they do not wait for the work of a GPU.
     ///
     /// # Errors
     /// A rank has not joined in time.

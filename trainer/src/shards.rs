@@ -178,8 +178,8 @@ impl Shards {
         Ok(done)
     }
 
-    /// Starts the reduction of the gradients of `bucket`, which this pass has completed. `is_last`: whether it is the step's
-    /// last pass.
+    /// Starts the reduction of the gradients of `bucket`, which this pass has completed. `is_last`: whether it
+    /// is the step's last pass.
     pub(crate) fn reduce(&self, bucket: usize, is_last: bool) -> Result<(), RankFailure> {
         if self.ranks.world_size() == 1 {
             return Ok(());

@@ -1,6 +1,6 @@
-//! Files of master weights and moments, one per rank. Each tensor holds consecutive elements of a parameter, and its name
-//! has the index of the first one. So any number of ranks can read the files of any other number of ranks, and each rank
-//! reads only the bytes that it needs.
+//! Files of master weights and moments, one per rank. Each tensor holds consecutive elements of a parameter,
+//! and its name has the index of the first one. So any number of ranks can read the files of any other number
+//! of ranks, and each rank reads only the bytes that it needs.
 
 use std::{
     collections::BTreeMap,
@@ -22,8 +22,8 @@ pub(crate) fn file_name(rank: usize) -> String {
     format!("optimizer-rank-{rank}.safetensors")
 }
 
-/// Writes the state of `optimizer` that rank `rank` of `ranks` is responsible for: all of it if each rank holds only its
-/// share (`holds_part`), else an equal part of it, since each rank holds the same.
+/// Writes the state of `optimizer` that rank `rank` of `ranks` is responsible for: all of it if each rank holds
+/// only its share (`holds_part`), else an equal part of it, since each rank holds the same.
 pub(crate) fn write(
     path: &Path,
     optimizer: &AdamW,

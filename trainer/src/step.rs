@@ -1,4 +1,5 @@
-//! One optimizer step: forward, loss, backward, update. The training loop chooses the samples, evaluates, logs and saves.
+//! One optimizer step: forward, loss, backward, update. The training loop chooses the samples, evaluates, logs
+//! and saves.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -235,7 +235,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// One optimizer step over `batch_size` samples; `None` when asked to `stop` within it: the resumed run takes it again.
+    /// One optimizer step over `batch_size` samples; `None` when asked to `stop` within it: the resumed run
+    /// takes it again.
     fn step(&mut self, stop: &AtomicBool) -> Result<Option<TrainProgress>, TrainError> {
         let (started, waited, config) = (Instant::now(), self.ranks.waited(), self.config);
         let samples = self.dataset.step(self.state.step, config.batch_size, config)?;

@@ -1,7 +1,7 @@
-//! Finds the rank at fault when a rank dies, hangs or fails. Every rank writes heartbeats with its number of begun
-//! operations to the store; a rank that fails writes its reason there. When a collective operation fails, the other ranks
-//! read the store and blame, in this order: a rank with a reason, a rank without heartbeats, the rank with the fewest
-//! operations.
+//! Finds the rank at fault when a rank dies, hangs or fails. Every rank writes heartbeats with its number of
+//! begun operations to the store; a rank that fails writes its reason there. When a collective operation fails,
+//! the other ranks read the store and blame, in this order: a rank with a reason, a rank without heartbeats,
+//! the rank with the fewest operations.
 
 use std::{
     sync::{
@@ -120,7 +120,8 @@ impl Watch {
         self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Stores the reason why this rank fails, unless another rank has failed before, and gives the others time to read it.
+    /// Stores the reason why this rank fails, unless another rank has failed before, and gives the others time
+    /// to read it.
     pub(crate) fn give_up(&self, reason: &str) {
         self.store_reason(self.member.rank.rank, reason);
         if self.keeps_store() {

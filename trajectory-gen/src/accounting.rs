@@ -1,5 +1,5 @@
-//! Accounts for every prompt of a run: written, skipped by a rule or failed. Passes finished rows to the writer, which makes
-//! them durable.
+//! Accounts for every prompt of a run: written, skipped by a rule or failed. Passes finished rows to the
+//! writer, which makes them durable.
 
 use std::collections::HashMap;
 

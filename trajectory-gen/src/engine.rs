@@ -1,5 +1,6 @@
-//! Turns samples into trajectories. Handles token ids only; the caller handles files, text and filters. The decoder does the
-//! work: its passes extend responses and at the same time refine the blocks that are already decoded.
+//! Turns samples into trajectories. Handles token ids only; the caller handles files, text and filters. The
+//! decoder does the work: its passes extend responses and at the same time refine the blocks that are already
+//! decoded.
 
 use std::ops::ControlFlow;
 

@@ -1,8 +1,8 @@
 //! Generates trajectory shards: streams prompts through the engine and writes the results as row groups.
 //!
-//! A row is identified by its content (sample id and prompt tokens) and the settings of its directory. A resumed run
-//! makes the rows that are not on disk, so the set of rows depends neither on interruptions nor on ranks nor on the batch.
-//! Rows are written in the order in which they finish; readers sort them.
+//! A row is identified by its content (sample id and prompt tokens) and the settings of its directory. A
+//! resumed run makes the rows that are not on disk, so the set of rows depends neither on interruptions nor on
+//! ranks nor on the batch. Rows are written in the order in which they finish; readers sort them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

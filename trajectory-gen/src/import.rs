@@ -28,8 +28,8 @@ pub struct ImportJob<'a> {
 /// Converts all samples; errors.jsonl lists those that cannot be converted.
 ///
 /// # Errors
-/// [`GenerateError::OutputTaken`]; [`GenerateError::NothingWritten`] when no sample could be converted; files that cannot be
-/// read or written.
+/// [`GenerateError::OutputTaken`]; [`GenerateError::NothingWritten`] when no sample could be converted; files
+/// that cannot be read or written.
 pub fn import(job: &ImportJob) -> Result<Manifest, GenerateError> {
     // An interrupted import starts over: reading is quick, and partial shards do not say which samples are missing.
     let is_interrupted =

@@ -1,5 +1,5 @@
-//! errors.jsonl: every prompt without a row, and the reason. The next run tries failed prompts again. A prompt whose answer
-//! a rule excluded is recorded with its key, and not answered again.
+//! errors.jsonl: every prompt without a row, and the reason. The next run tries failed prompts again. A prompt
+//! whose answer a rule excluded is recorded with its key, and not answered again.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -166,8 +166,8 @@ impl<'a> PromptJudge<'a> {
         if tokens.is_empty() { Err("the chat template gives no token".to_owned()) } else { Ok(tokens) }
     }
 
-    /// The prompt with its last message cut at the end, so that the whole template fits. `None` if the message is too short
-    /// for that.
+    /// The prompt with its last message cut at the end, so that the whole template fits. `None` if the message
+    /// is too short for that.
     fn truncate(&self, messages: &[Message], longest: usize) -> Option<Vec<u32>> {
         let mut messages = messages.to_vec();
         loop {

@@ -1,5 +1,5 @@
-//! Pushes an exported model to the hub, in one commit. hf-hub sends large files through Xet, which sends only the parts that
-//! the hub lacks, so an interrupted push resumes.
+//! Pushes an exported model to the hub, in one commit. hf-hub sends large files through Xet, which sends only
+//! the parts that the hub lacks, so an interrupted push resumes.
 
 use std::error::Error;
 
@@ -45,7 +45,8 @@ impl Hub {
         let client = self.client().map_err(|error| failed("create the repository", error))?;
         let create = client.create_repository().repo_id(&to.name).repo_type(to.kind).exist_ok(true);
         match create.private(!options.public).send() {
-            // A token with access to an existing repository only is refused here; the commit shows whether it may write.
+            // A token with access to an existing repository only is refused here; the commit shows whether it
+            // may write.
             Ok(_) | Err(HFError::AuthRequired { .. } | HFError::Forbidden { .. }) => (),
             Err(error) => return Err(failed("create the repository", error)),
         }
