@@ -235,8 +235,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// One optimizer step over `batch_size` samples; `None` when asked to `stop` within it: the resumed run
-    /// takes it again.
+    /// One optimizer step over `batch_size` samples; `None` if stopped within it: the resumed run repeats it.
     fn step(&mut self, stop: &AtomicBool) -> Result<Option<TrainProgress>, TrainError> {
         let (started, waited, config) = (Instant::now(), self.ranks.waited(), self.config);
         let samples = self.dataset.step(self.state.step, config.batch_size, config)?;
@@ -378,8 +377,7 @@ fn held_out(
     }))
 }
 
-/// The newest checkpoint, if there is one. A checkpoint of another run is an error, or with `overwrite` is removed
-/// together with its logs.
+/// The newest checkpoint, if any. One of another run is an error; with `overwrite` it is removed with its logs.
 fn checkpoint_to_resume(
     checkpoints: &Checkpoints,
     state: &TrainerState,

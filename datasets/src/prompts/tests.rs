@@ -218,7 +218,7 @@ fn booleans_filter_and_a_filter_that_keeps_nothing_is_named() {
     };
     assert_eq!(summary(&read("x.jsonl", lines, keep("true"))), ["a"]);
     let message = error("x.jsonl", lines, keep("yes"));
-    assert!(message.contains("x.jsonl that prompts.filter_column = good lets through"), "{message}");
+    assert!(message.contains("x.jsonl that prompts.filter_column = good keeps"), "{message}");
 }
 
 #[test]
