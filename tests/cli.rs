@@ -243,7 +243,7 @@ const BAD_INPUT: &[BadInput] = &[
     (
         &["hub", "push", "foreign", "o/n"],
         1,
-        &["foreign is no exported model", "it lacks README.md", "jacobi export"],
+        &["foreign is not an exported model", "it lacks README.md", "jacobi export"],
     ),
     (&["hub", "push", "nowhere", "o/n", "--upload"], 1, &["nowhere"]),
     (&["run", "-c", "no-model.toml"], 1, &["nowhere", "ORG/NAME of the hub"]),

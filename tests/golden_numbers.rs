@@ -119,7 +119,7 @@ fn adamw_equals_pytorch_over_five_steps() {
     }
     for part in ["exp_avg", "exp_avg_sq"] {
         for name in ["a", "b"] {
-            let kept = optimizer.kept(part, name).unwrap();
+            let kept = optimizer.state_tensor(part, name).unwrap();
             let difference = max_difference(&kept, &g[&format!("final.{part}.{name}")].view([-1]));
             assert!(difference <= 1e-6, "{part}.{name}: {difference}");
         }

@@ -178,7 +178,7 @@ fn a_refusal_is_told_with_its_reason_and_without_the_token() {
     assert!(said.contains("HF_HUB_OFFLINE"), "{said}");
     assert_eq!(token.asked().len(), 2);
     let said = message(&push(dir.path(), "http://127.0.0.1:9", to_main));
-    assert!(said.contains("cannot make the repository at o/n on http://127.0.0.1:9"), "{said}");
+    assert!(said.contains("cannot create the repository at o/n on http://127.0.0.1:9"), "{said}");
     assert!(said.contains("onnection refused"), "{said}");
 }
 

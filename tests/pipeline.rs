@@ -8,8 +8,8 @@ use std::{
 use jacobi_datasets::{NoiseContext, ScheduleKind, Trajectory, read_all};
 use jacobi_model::{AttentionMask, Dtype, load, token_tensor};
 use jacobi_trainer::{
-    ActivationCheckpointing, Change, Course, Curve, Init, LrSchedule, MomentsDtype, PcNormalization,
-    PcPositionWeight, Ranks, TeacherModel, TrainConfig, TrainData, TrainError, TrainJob, TrainProgress,
+    ActivationCheckpointing, Curve, Init, LrSchedule, MomentsDtype, PcNormalization, PcPositionWeight, Ramp,
+    Ranks, ScalarSchedule, TeacherModel, TrainConfig, TrainData, TrainError, TrainJob, TrainProgress,
 };
 use jacobi_trajectory_gen::{GenerateConfig, generate};
 use tch::Tensor;
@@ -275,7 +275,7 @@ fn rows_and_checkpointing_change_nothing_but_speed_and_memory() {
 fn every_setting_changes_the_run() {
     let bench = Bench::new();
     let base = TrainConfig { epochs: 1, warmup_ratio: 0.5, ..train_config() };
-    let course = |from, to| Course::Change(Change { from, to, curve: Curve::Linear });
+    let schedule = |from, to| ScalarSchedule::Ramp(Ramp { from, to, curve: Curve::Linear });
     let changes: Vec<(&str, TrainConfig)> = vec![
         ("epochs", TrainConfig { epochs: 2, ..base.clone() }),
         ("max_steps", TrainConfig { max_steps: Some(2), ..base.clone() }),
@@ -292,10 +292,10 @@ fn every_setting_changes_the_run() {
         ("moments_dtype", TrainConfig { moments_dtype: MomentsDtype::Bfloat16, ..base.clone() }),
         ("ar_weight", TrainConfig { ar_weight: 0.0.into(), ..base.clone() }),
         ("ar_prompt_tokens", TrainConfig { ar_prompt_tokens: true, ..base.clone() }),
-        ("ar_weight's course", TrainConfig { ar_weight: course(1.0, 0.5), ..base.clone() }),
+        ("ar_weight's schedule", TrainConfig { ar_weight: schedule(1.0, 0.5), ..base.clone() }),
         ("pc_weight", TrainConfig { pc_weight: 0.0, ..base.clone() }),
         ("temperature", TrainConfig { temperature: 2.0.into(), ..base.clone() }),
-        ("temperature's course", TrainConfig { temperature: course(1.0, 2.0), ..base.clone() }),
+        ("temperature's schedule", TrainConfig { temperature: schedule(1.0, 2.0), ..base.clone() }),
         ("teacher", TrainConfig { teacher: TeacherModel::Base, ..base.clone() }),
         ("pc_normalization", TrainConfig { pc_normalization: PcNormalization::Reference, ..base.clone() }),
         ("pc_position_weight", TrainConfig { pc_position_weight: PcPositionWeight::Decay, ..base.clone() }),

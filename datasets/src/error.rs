@@ -1,4 +1,4 @@
-//! Failures to read, write or fetch data. Each message names the file and the way out.
+//! Failures to read, write or fetch data. Each message names the file and the remedy.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use parquet::errors::ParquetError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatasetError {
-    /// The operating system refused.
+    /// A failed operation on a file.
     #[error("cannot {action} {path}")]
     Io {
         /// The attempted action, e.g. `read`.
@@ -42,29 +42,29 @@ pub enum DatasetError {
         source: serde_json::Error,
     },
 
-    /// A file that the user has to provide or make.
-    #[error("{path} does not exist: {way_out}")]
+    /// A file that the user has to provide or generate.
+    #[error("{path} does not exist: {remedy}")]
     Missing {
         /// The path as configured.
         path: PathBuf,
         /// What to do.
-        way_out: &'static str,
+        remedy: &'static str,
     },
 
-    /// A prompt file, or a selection of its rows, without prompts. The text names file, setting and way out.
+    /// A prompt file, or a selection of its rows, without prompts. The text names file, setting and remedy.
     #[error("{0}")]
     Prompts(String),
 
-    /// A configured column that no row has.
+    /// A configured column that is in no row.
     #[error("{path} has no column `{column}`: set {setting} to one of {}", available.join(", "))]
     MissingColumn {
         /// The file.
         path: PathBuf,
-        /// The column asked for.
+        /// The configured column.
         column: String,
-        /// The setting that asks for it.
+        /// The setting that names it.
         setting: &'static str,
-        /// The columns there are.
+        /// The existing columns.
         available: Vec<String>,
     },
 
@@ -88,7 +88,7 @@ pub enum DatasetError {
         reason: String,
     },
 
-    /// A path with the prefix of the hub but not its form.
+    /// A path that starts like a path on the hub but is not of the right form.
     #[error("{path} is not of the form {form}")]
     HubPath {
         /// The path as configured.
@@ -129,36 +129,36 @@ pub enum DatasetError {
         cache: PathBuf,
     },
 
-    /// A directory that is to be pushed as an export and is none.
-    #[error("{} is no exported model: it lacks {lacks}; `jacobi export` with a recipe makes one, `jacobi run` at its end", path.display())]
+    /// A directory to push that is not an export.
+    #[error("{} is not an exported model: it lacks {lacks}; `jacobi export` and `jacobi run` make one from a recipe", path.display())]
     NotAnExport {
         /// The directory.
         path: PathBuf,
-        /// What of an export is not there.
+        /// The missing files of an export.
         lacks: String,
     },
 
-    /// Nobody to push as.
-    #[error("no token for the hub: set HF_TOKEN, or write one that may write into {}", path.display())]
+    /// No token for a push.
+    #[error("no token for the hub: set HF_TOKEN, or store a token with write access in {}", path.display())]
     HubNoToken {
-        /// Where a token is looked for besides.
+        /// The file that is read if HF_TOKEN is not set.
         path: PathBuf,
     },
 
-    /// A push without a network.
+    /// A push while offline.
     #[error("HF_HUB_OFFLINE is set, and a push needs the hub: unset it")]
     HubPushOffline,
 
-    /// The hub did not do its part of a push.
+    /// A request of a push that failed.
     #[error("cannot {what} at {repo} on {endpoint}: {reason}")]
     HubPush {
-        /// What was asked of it.
+        /// The attempted action.
         what: String,
         /// `ORG/NAME`.
         repo: String,
-        /// Where.
+        /// The hub's URL.
         endpoint: String,
-        /// What it said.
+        /// The hub's answer, or the cause.
         reason: String,
     },
 
@@ -180,7 +180,7 @@ pub enum DatasetError {
         reason: String,
     },
 
-    /// Shards that hold the states of one noise schedule only, asked for those of another.
+    /// Shards with the states of one noise schedule only, under another schedule.
     #[error(
         "{path} holds the states of one noise schedule only ({made}), but training asks for another ({asked}): train with the first, or generate again with generate.states = \"all\""
     )]
@@ -206,7 +206,7 @@ pub enum DatasetError {
         found: String,
     },
 
-    /// A generation that has not finished.
+    /// Trajectories whose generation has not finished.
     #[error(
         "the trajectories in {dir} are not complete ({done} of {input} prompts): run `jacobi generate` again, which resumes, or `jacobi import`, which starts over"
     )]
@@ -255,7 +255,7 @@ pub enum DatasetError {
     IncompleteModel {
         /// The model directory.
         dir: PathBuf,
-        /// What it lacks, and the way out.
+        /// What it lacks, and the remedy.
         lack: &'static str,
     },
 
@@ -279,7 +279,7 @@ pub enum DatasetError {
 }
 
 impl DatasetError {
-    /// For `map_err`: `Io` about `path`, or `DiskFull` when that is what it is.
+    /// For `map_err`: `Io` about `path`, or `DiskFull` if the disk is full.
     pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| match source.kind() {

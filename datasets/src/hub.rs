@@ -1,8 +1,8 @@
-//! Files of the Hugging Face hub, through its own crate, in the cache that its Python tools use too: `HF_HOME` (or
-//! `HF_HUB_CACHE`) is the directory, `HF_TOKEN` the access token, `HF_ENDPOINT` the address, and with `HF_HUB_OFFLINE` only the
-//! cache is read.
+//! Files of the Hugging Face hub, through the crate hf-hub. The cache is shared with Hugging Face's Python
+//! tools: `HF_HOME` (or `HF_HUB_CACHE`) is its directory, `HF_TOKEN` the access token, `HF_ENDPOINT` the hub's
+//! URL. With `HF_HUB_OFFLINE` only the cache is read.
 //!
-//! A file in the cache is taken as it is: to follow a branch that has moved, name its commit or clear the cache.
+//! A cached file is not checked for updates: if a branch has moved, name its commit or clear the cache.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -25,10 +25,10 @@ const SCHEME: &str = "hf://";
 const CONFIG: &str = "config.json";
 const DATASET_FORM: &str = "hf://datasets/ORG/NAME[@REVISION]/FILE";
 
-/// How the hub is reached. No `Debug`: it would print the token.
+/// Connection settings of the hub. No `Debug`: it would print the token.
 #[derive(Clone)]
 pub struct Hub {
-    /// Its address.
+    /// Its URL.
     pub endpoint: String,
     /// The directory of cached files.
     pub cache: PathBuf,
@@ -39,7 +39,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// As the environment says.
+    /// Reads the environment variables.
     pub fn from_environment() -> Self {
         let is_true = |value: String| ["1", "ON", "YES", "TRUE"].contains(&value.to_uppercase().as_str());
         let token = variable("HF_TOKEN").or_else(|| fs_err::read_to_string(token_file()).ok());
@@ -72,16 +72,17 @@ impl Hub {
             download.progress(Arc::clone(&transfer)).send()
         };
         let path = self.client().and_then(download).map_err(|error| self.failed(source, file, error))?;
-        match remove_if_not_of_size(&path, transfer.total())? {
+        match remove_if_wrong_size(&path, transfer.total())? {
             None => Ok(path),
             Some(found) => {
-                let reason = format!("{found} bytes came instead of {} and were removed", transfer.total());
+                let reason =
+                    format!("received {found} bytes instead of {}; they are removed", transfer.total());
                 Err(self.failed(source, file, HFError::Other(reason)))
             }
         }
     }
 
-    /// The files of a repository; offline, those of it in the cache.
+    /// The files of a repository; offline, those in the cache.
     ///
     /// # Errors
     /// `Hub`, `Io`.
@@ -119,7 +120,7 @@ impl Hub {
         Ok(files)
     }
 
-    /// The directory of the cache with the files of `source`, if there are any.
+    /// The directory of the files of `source` in the cache; it need not exist.
     fn snapshot(&self, source: &HubRepo) -> PathBuf {
         let name = format!("{}--{}", source.kind.plural(), source.name.replace('/', "--"));
         let folder = self.cache.join(name);
@@ -151,12 +152,12 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Where a token is stored that `HF_TOKEN` does not give.
+/// The file with the token, read if `HF_TOKEN` is not set.
 fn token_file() -> PathBuf {
     variable("HF_TOKEN_PATH").map_or_else(|| hf_hub::hf_home().join("token"), PathBuf::from)
 }
 
-/// The address of a store may carry a signature that gives access to it.
+/// Removes the URL from the error: a signed download URL gives access to the file.
 fn without_url(error: HFError) -> HFError {
     match error {
         HFError::Request { source, .. } => HFError::Request { source: source.without_url(), url: None },
@@ -164,9 +165,9 @@ fn without_url(error: HFError) -> HFError {
     }
 }
 
-/// Removes a file of the cache whose size is not `expected`, unless that is 0, which stands for unknown, and returns its size:
-/// the client keeps the page of a failed answer as the file.
-fn remove_if_not_of_size(path: &Path, expected: u64) -> Result<Option<u64>, DatasetError> {
+/// Removes a cached file whose size is not `expected` (0: unknown) and returns its size. hf-hub stores the body
+/// of an error response as the file.
+fn remove_if_wrong_size(path: &Path, expected: u64) -> Result<Option<u64>, DatasetError> {
     let found = fs_err::metadata(path).map_err(DatasetError::io("read", path))?.len();
     if expected == 0 || found == expected {
         return Ok(None);
@@ -179,12 +180,12 @@ fn remove_if_not_of_size(path: &Path, expected: u64) -> Result<Option<u64>, Data
     Ok(Some(found))
 }
 
-/// Hears of a transfer: the name of what is sent or received, the bytes done, and all bytes; at its end 0 of 0.
+/// Called as a transfer proceeds, with its name, the bytes done and all bytes; at its end with 0 of 0.
 pub type OnTransfer = fn(&str, u64, u64);
 
 static ON_TRANSFER: OnceLock<OnTransfer> = OnceLock::new();
 
-/// Has `show` called as transfers proceed. Set once for the process, since files are fetched deep inside readers.
+/// Sets the callback of all transfers, once per process. It is global because files are fetched deep inside readers.
 pub fn on_transfer(show: OnTransfer) {
     let _ = ON_TRANSFER.set(show);
 }
@@ -254,14 +255,14 @@ impl HubRepo {
         client.repository(self.kind, organization, name)
     }
 
-    /// `ORG/NAME[@REVISION]` as a model to read, if it can be one: two plain names, and no directory called ORG here.
+    /// Parses `ORG/NAME[@REVISION]` as a model. `None` if it is not of this form or a local directory ORG exists.
     pub fn model(path: &Path) -> Option<Self> {
         let named = Self::named(path.to_str()?)?;
         let (org, _) = named.name.split_once('/')?;
         (!Path::new(org).exists()).then_some(named)
     }
 
-    /// `ORG/NAME[@REVISION]` as a model, whatever there is here.
+    /// Parses `ORG/NAME[@REVISION]` as a model, also if a local directory ORG exists.
     pub fn named(text: &str) -> Option<Self> {
         let (name, revision) = text.split_once('@').unwrap_or((text, "main"));
         let (org, model) = name.split_once('/')?;
@@ -276,9 +277,8 @@ impl HubRepo {
     }
 }
 
-/// A file of a dataset, or several: its name may hold a `*`.
-///
-/// `None` when `path` is none of the hub.
+/// Parses `hf://datasets/..` into the repository and the file, whose name may contain a `*`. `None` for a path
+/// that does not start with `hf://`.
 ///
 /// # Errors
 /// `HubPath`.
@@ -299,13 +299,13 @@ pub fn dataset_file(path: &Path) -> Result<Option<(HubRepo, String)>, DatasetErr
     let repo = HubRepo {
         kind: RepoTypeAny::Dataset,
         name: format!("{org}/{name}"),
-        // A revision with a slash is written as the hub's own tools write it.
+        // The hub's own tools also escape a slash in a revision.
         revision: revision.replace("%2F", "/"),
     };
     Ok(Some((repo, file.to_owned())))
 }
 
-/// A local model directory: `path` itself, or what it names on the hub, with the files that a model needs.
+/// A local model directory: `path` itself, or the cached files of the hub's model that it names, downloaded if missing.
 ///
 /// # Errors
 /// `Hub`, `HubOffline`.
@@ -318,11 +318,11 @@ pub fn model_dir(path: &Path) -> Result<PathBuf, DatasetError> {
 
 fn fetch_model(hub: &Hub, source: &HubRepo) -> Result<PathBuf, DatasetError> {
     let cached = hub.snapshot(source);
-    if export::is_whole_model(&cached) {
+    if export::is_complete_model(&cached) {
         return Ok(cached);
     }
     let files = hub.list(source)?;
-    // The configuration last: where it is, nothing else is missing.
+    // The configuration last: without it an interrupted download does not look like a model.
     if files.iter().any(|file| file == CONFIG) {
         for file in files.iter().filter(|file| belongs_to_model(file) && *file != CONFIG) {
             hub.fetch(source, file)?;

@@ -27,7 +27,7 @@ use std::ops::Range;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a noisy block sees of the blocks before it in its own window.
+/// In which form a noisy block sees the earlier blocks of its window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NoiseContext {
@@ -58,7 +58,7 @@ pub struct Layout {
     pub block_size: usize,
     /// Blocks per window, w; at least 1.
     pub window_size: usize,
-    /// What noisy blocks see within their window.
+    /// In which form noisy blocks see the earlier blocks of their window.
     pub noise_context: NoiseContext,
     /// Whether there is a noisy stream; without it the sample is `[p | c]`.
     pub with_noise: bool,
@@ -192,7 +192,7 @@ impl Layout {
         mask
     }
 
-    /// The first noisy block that noisy block `own` sees. Of the blocks before that one it sees the clean form.
+    /// The first noisy block that noisy block `own` sees. It sees the blocks before that one in their clean form.
     fn first_noisy_seen(&self, own: usize) -> usize {
         match self.noise_context {
             NoiseContext::Window => self.window_start(own),

@@ -15,18 +15,18 @@ use serde::{Deserialize, Serialize};
 use crate::rng::Rng;
 use crate::schema::trajectory::{State, noise_ratio};
 
-/// How the target noise ratio moves over the blocks of a window.
+/// How the target noise ratio changes over the blocks of a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
-    /// From the least to the greatest ratio in even steps.
+    /// Rises from the lowest to the highest ratio in even steps.
     #[default]
     Linear,
-    /// Uniform between the least and the greatest ratio, fixed by the seed.
+    /// Drawn uniformly between the lowest and the highest ratio, fixed by the seed.
     Random,
-    /// From the greatest down to the least ratio in even steps.
+    /// Falls from the highest to the lowest ratio in even steps.
     Reverse,
-    /// Always the greatest ratio.
+    /// Always the highest ratio.
     Constant,
 }
 
@@ -34,7 +34,7 @@ pub enum ScheduleKind {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NoiseScheduleConfig {
-    /// How the target moves over a window.
+    /// How the target changes over a window.
     pub schedule: ScheduleKind,
     /// Smallest target noise ratio, in 0..=1.
     pub t_min: f64,
@@ -89,8 +89,8 @@ pub fn choose_state<'a>(
     best.map(|(state, _)| state)
 }
 
-/// Whether no state after one with `converged` right tokens can be chosen for `target`: each iteration makes
-/// at least one more token right, so if one more is not nearer, no later state is.
+/// Whether [`choose_state`] can choose no state after one with `converged` right tokens: each iteration makes at
+/// least one more token right, so if one more token is not nearer to `target`, no later state is.
 pub fn is_settled(converged: usize, block_len: usize, target: f64) -> bool {
     distance(converged + 1, block_len, target) >= distance(converged, block_len, target)
 }

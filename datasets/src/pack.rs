@@ -30,11 +30,12 @@ use crate::schema::trajectory::{FinishReason, SCHEDULE_KEY, Trajectory, Trajecto
 pub struct PackConfig {
     /// Blocks per window, w.
     pub window_size: usize,
-    /// What noisy blocks see within their window.
+    /// In which form noisy blocks see the earlier blocks of their window.
     pub noise_context: NoiseContext,
     /// Which state of each block becomes its noisy block.
     pub noise: NoiseScheduleConfig,
-    /// Whether all prompt tokens but the first are targets of the autoregressive loss too, as in the reference code.
+    /// Whether all prompt tokens except the first are also targets of the autoregressive loss, as in the
+    /// reference code.
     pub ar_prompt_tokens: bool,
 }
 
@@ -120,7 +121,7 @@ pub enum PackError {
         sample_id: String,
     },
 
-    /// A block or window of no size.
+    /// A block or window size of 0.
     #[error("{name} is 0: it must be at least 1")]
     ZeroSize {
         /// The setting.
@@ -202,7 +203,7 @@ fn noisy_stream(
     config: &PackConfig,
     seed: u64,
 ) -> Result<Vec<u32>, PackError> {
-    // Without the id, block j of every sample would draw the same random ratio.
+    // Without the id in the seed, block j of every sample would draw the same random ratio.
     let seed = seed ^ digest(&sample.sample_id);
     let mut stream = Vec::with_capacity(layout.response_len);
     for block in 0..layout.num_blocks() {

@@ -15,12 +15,12 @@ mod files;
 mod parquet_rows;
 mod row;
 mod stream;
+mod templates;
 mod text_rows;
-mod wording;
 
 pub use stream::{PromptStream, stream_prompts, stream_prompts_from};
 
-/// How a prompt file is laid out.
+/// Format of a prompt file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PromptFormat {
@@ -35,7 +35,7 @@ pub enum PromptFormat {
     Parquet,
 }
 
-/// Where the prompts are and which columns mean what.
+/// Where the prompts are, and the meaning of the columns.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PromptsConfig {
@@ -66,13 +66,13 @@ pub struct PromptsConfig {
     /// Column of texts, numbers or truth values that decides whether a row is used. Rows that are not used, and
     /// rows without a value there, are not counted anywhere.
     pub filter_column: Option<String>,
-    /// Values of `filter_column` whose rows are used. When empty, all but those of `filter_drop`.
+    /// Values of `filter_column` whose rows are used. If empty, all except those of `filter_drop`.
     pub filter_keep: Vec<String>,
     /// Values of `filter_column` whose rows are not used.
     pub filter_drop: Vec<String>,
     /// Number of rows to skip.
     pub offset: usize,
-    /// Most rows to take, after `offset`. Without it, all.
+    /// Maximum number of rows to take after `offset`. Without it, all.
     pub limit: Option<usize>,
 }
 
@@ -137,7 +137,7 @@ impl Message {
 pub struct Prompt {
     /// From the id column, or 16 hex digits of the BLAKE3 of the messages.
     pub id: String,
-    /// The conversation; the last turn is the one to answer.
+    /// The conversation; the response answers its last turn.
     pub messages: Vec<Message>,
     /// Reference answer.
     pub answer: Option<String>,

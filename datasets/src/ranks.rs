@@ -36,10 +36,10 @@ pub enum RankError {
     },
     /// A Slurm step of several tasks without a rendezvous address.
     #[error(
-        "{missing} is not set: {tasks} tasks of a Slurm step train together and need an address to meet at; see \
+        "{missing} is not set: {tasks} tasks of a Slurm step train together and need a rendezvous address; see \
          scripts/launch-train.sbatch, or start one task"
     )]
-    NoMeetingPlace {
+    NoRendezvous {
         /// The variable that is not set.
         missing: &'static str,
         /// Tasks of the step.
@@ -53,7 +53,7 @@ pub enum RankError {
         /// Its value.
         value: String,
     },
-    /// One task of a Slurm array that was queued again alone: the size of the array is unknown.
+    /// One task of a Slurm array, queued again alone, so that the size of the array is unknown.
     #[error(
         "SLURM_ARRAY_TASK_ID is {id} and SLURM_ARRAY_TASK_COUNT is 1: to queue one task of an array \
          again, pass --rank {id} and --world-size with the number of tasks of the array"
@@ -73,7 +73,7 @@ pub enum RankError {
 }
 
 impl Rank {
-    /// A rank below `world_size`.
+    /// Checks that `rank` is below `world_size`.
     ///
     /// # Errors
     /// [`RankError::OutOfRange`].
@@ -84,14 +84,15 @@ impl Rank {
         Ok(Self { rank, world_size })
     }
 
-    /// The rank that the environment describes, of two factors. The first is `RANK` and `WORLD_SIZE` as
+    /// The rank that the environment describes, from two sources. The first is `RANK` and `WORLD_SIZE` as
     /// torchrun sets them, or else the task of a Slurm step of several tasks. The second is
     /// `SLURM_ARRAY_TASK_ID` and `SLURM_ARRAY_TASK_COUNT` (with `_MIN` and `_STEP` for arrays that do not
-    /// count 0, 1, 2, ..). An array of jobs of several processes has the product of both. `None` for a single process.
+    /// count 0, 1, 2, ..). For an array of jobs of several processes, the world size is the product of both. `None` for
+    /// a single process.
     ///
     /// # Errors
-    /// [`RankError`] for one variable of a pair, for a value that is not a number, and for a lone task that
-    /// is not the first.
+    /// [`RankError`] for one variable of a pair, for a value that is not a number, and for a single task of an
+    /// array that is not the first.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, RankError> {
         let variables = Variables(&variable);
         let job = match variables.pair("RANK", "WORLD_SIZE")? {
@@ -180,10 +181,10 @@ impl Membership {
                     variables.pair("RANK", "WORLD_SIZE")?.expect("none of them is missing");
                 (Rank::new(rank, world_size)?, variables.number("LOCAL_RANK")?.unwrap_or(0))
             }
-            // The batch file sets the address, Slurm the rest.
+            // The batch file sets the address, Slurm the other variables.
             Some((task, tasks)) if set.iter().all(|name| name.starts_with("MASTER_")) => {
                 if let Some(&missing) = missing.iter().find(|name| name.starts_with("MASTER_")) {
-                    return Err(RankError::NoMeetingPlace { missing, tasks });
+                    return Err(RankError::NoRendezvous { missing, tasks });
                 }
                 (Rank::new(task, tasks)?, variables.number("SLURM_LOCALID")?.unwrap_or(0))
             }

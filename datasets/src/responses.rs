@@ -72,9 +72,9 @@ impl Responses {
     /// `Missing`, `Io`, `Parquet`, `Prompts` for an unknown format; `BadRow` for a row without a response or a prompt.
     pub fn read(path: &Path) -> Result<Self, DatasetError> {
         if !path.exists() {
-            let way_out =
+            let remedy =
                 "set generate.responses, or give --responses (relative paths start at the working directory)";
-            return Err(DatasetError::Missing { path: path.to_path_buf(), way_out });
+            return Err(DatasetError::Missing { path: path.to_path_buf(), remedy });
         }
         let mut hasher = blake3::Hasher::new();
         let mut file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?;

@@ -1,4 +1,4 @@
-//! Several packed samples as one sequence of the forward pass (a packed row), and which samples share one.
+//! Several packed samples as one sequence of the forward pass (a packed row), and the choice of samples that share one.
 //!
 //! Samples follow each other without padding and do not see each other. In each window of the noisy stream,
 //! the leading tokens that equal the clean stream have the clean stream's hidden states: same tokens, same

@@ -28,7 +28,7 @@ pub trait Section: Serialize {
 #[serde(into = "BTreeMap<String, String>", from = "BTreeMap<String, String>")]
 pub struct RecordedSettings {
     values: BTreeMap<String, String>,
-    /// Keys that do not count although a record may have them. Not recorded.
+    /// Keys that comparisons ignore, though an older record may have them. Not recorded.
     neutral: BTreeSet<String>,
 }
 
@@ -45,7 +45,7 @@ impl RecordedSettings {
         settings
     }
 
-    /// Sets `key`, or the keys below it if `value` is a table. A null unsets it: a record must not have it either.
+    /// Sets `key`, or the keys below it if `value` is a table. A null removes the key, and a record with it differs.
     ///
     /// # Panics
     /// When `value` has no JSON form.
@@ -87,7 +87,7 @@ impl RecordedSettings {
         self.values.is_empty()
     }
 
-    /// How these settings differ from `recorded` ones. Neutral keys are left out: older versions recorded some.
+    /// How these settings differ from `recorded` ones. Ignores neutral keys, of which older versions recorded some.
     pub fn differences(&self, recorded: &Self) -> Differences {
         let keys: BTreeSet<&String> = self.values.keys().chain(recorded.values.keys()).collect();
         let differs = |key: &&String| {
@@ -115,7 +115,7 @@ fn is_same(a: Option<&String>, b: Option<&String>) -> bool {
     }
 }
 
-/// A record read back does not know the neutral keys.
+/// Ignores the neutral keys, which a record read from a file lacks.
 impl PartialEq for RecordedSettings {
     fn eq(&self, other: &Self) -> bool {
         self.values == other.values
@@ -128,7 +128,7 @@ impl From<RecordedSettings> for BTreeMap<String, String> {
     }
 }
 
-/// Settings as a file has them. Older versions recorded some tables as one value.
+/// Settings read from a file. Older versions recorded some tables as one value.
 impl From<BTreeMap<String, String>> for RecordedSettings {
     fn from(values: BTreeMap<String, String>) -> Self {
         let mut settings = Self::default();
@@ -142,7 +142,7 @@ impl From<BTreeMap<String, String>> for RecordedSettings {
     }
 }
 
-/// A setting that is not what it was.
+/// A setting whose value has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// `section.key`.
@@ -153,12 +153,12 @@ pub struct Difference {
     pub is: String,
 }
 
-/// The settings that are not what they were; printed on a line each, `key: was X, is Y`.
+/// The settings whose values have changed; displayed one per line as `key: was X, is Y`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Differences(pub Vec<Difference>);
 
 impl Differences {
-    /// Whether all settings are what they were.
+    /// Whether no setting has changed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

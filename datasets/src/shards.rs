@@ -41,7 +41,7 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Resumes the directory from its manifest, or starts it. A missing shard is removed from the manifest,
+    /// Resumes the directory from its manifest, or starts a new one. A missing shard is removed from the manifest,
     /// so that its rows are made again.
     ///
     /// # Errors
@@ -137,7 +137,7 @@ impl ShardWriter {
     /// Sample id and prompt of every row written so far.
     ///
     /// # Errors
-    /// `Parquet`, `BadShardRow`, `Io`.
+    /// `Parquet`, `BadRow`, `Io`.
     pub fn prompts(&self, mut each: impl FnMut(String, Vec<u32>)) -> Result<(), DatasetError> {
         for shard in &self.manifest.shards {
             for (sample_id, prompt) in read_prompts_of_shard(&self.dir.join(&shard.file))? {
@@ -165,7 +165,7 @@ impl ShardWriter {
     ///
     /// # Errors
     /// `Io` or `DiskFull`.
-    pub fn note(&mut self, tally: &Tally) -> Result<(), DatasetError> {
+    pub fn save_tally(&mut self, tally: &Tally) -> Result<(), DatasetError> {
         self.set_tally(tally);
         self.save()
     }
@@ -185,7 +185,7 @@ impl ShardWriter {
         self.name_shards()
     }
 
-    /// Gives all shards their final names.
+    /// Gives all shards their final names, over temporary ones if a final name is in use.
     fn name_shards(&mut self) -> Result<(), DatasetError> {
         let total = self.manifest.shards.len();
         let names: Vec<String> = (0..total).map(|index| shard_file_name(index, total)).collect();
@@ -268,7 +268,8 @@ fn entry(file: String, digest: ShardDigest) -> ShardEntry {
     ShardEntry { file, rows: digest.rows, bytes: digest.bytes, blake3: digest.blake3 }
 }
 
-/// Whether this is a name of ours. Other programs write parts too (`part-00000-UUID.snappy.parquet`).
+/// Whether this is a name that [`ShardWriter`] gives. Other programs write parts too
+/// (`part-00000-UUID.snappy.parquet`).
 fn is_shard(name: &str) -> bool {
     let Some(stem) = name.strip_suffix(".parquet") else { return false };
     let number = |text: &str| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -291,7 +292,7 @@ pub(crate) fn link(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Files in `dir` with names of ours: shards, parts, and temporary files of a crashed process.
+/// Files in `dir` with names that [`ShardWriter`] gives: shards, parts, and temporary files of a crashed process.
 fn shard_files(dir: &Path) -> Result<Vec<String>, DatasetError> {
     let ours = |name: &String| match name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")) {
         // `.NAME.RANDOM.tmp`

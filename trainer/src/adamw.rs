@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-/// The dtype moments are kept in.
+/// Dtype of AdamW's moments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MomentsDtype {
@@ -34,7 +34,7 @@ pub struct AdamWConfig {
     pub moments: MomentsDtype,
 }
 
-/// A parameter, or the part of one that this process updates, flat.
+/// A parameter, or the part of it that this process updates, flattened.
 pub struct Piece {
     /// The parameter's name.
     pub name: String,
@@ -42,7 +42,7 @@ pub struct Piece {
     pub start: i64,
     /// The values that the forward pass reads, in fp32 or rounded to the compute dtype.
     pub parameter: Tensor,
-    /// fp32, summed over the passes of a step; zero after an update.
+    /// In fp32, summed over the passes of a step; 0 after an update.
     pub gradient: Tensor,
     /// Whether the parameter is a matrix: only those decay.
     pub is_matrix: bool,
@@ -73,7 +73,7 @@ pub struct AdamW {
 /// A piece with its state.
 struct Slot {
     piece: Piece,
-    /// fp32; the parameter itself when that is fp32.
+    /// Master weights in fp32; the parameter itself if that is fp32.
     master: Tensor,
     first: Tensor,
     second: Tensor,
@@ -94,7 +94,7 @@ pub(crate) struct StatePart {
 /// The tensors of a piece's state.
 pub(crate) const PARTS: [&str; 3] = ["master", "exp_avg", "exp_avg_sq"];
 
-/// So many squares are summed in fp32 before the sum is added to an f64.
+/// Number of squares that are summed in fp32 before the sum is added to an f64.
 const NORM_CHUNK: i64 = 1 << 16;
 
 impl AdamW {
@@ -172,8 +172,11 @@ impl AdamW {
     }
 
     /// The `master`, `exp_avg` or `exp_avg_sq` of a parameter, or of its first piece here.
-    pub fn kept(&self, part: &str, name: &str) -> Option<Tensor> {
-        self.state().into_iter().find(|kept| kept.part == part && kept.name == name).map(|kept| kept.tensor)
+    pub fn state_tensor(&self, part: &str, name: &str) -> Option<Tensor> {
+        self.state()
+            .into_iter()
+            .find(|found| found.part == part && found.name == name)
+            .map(|found| found.tensor)
     }
 
     /// Restores what [`AdamW::state`] returned: `fill` copies the stored values into a part's tensor.

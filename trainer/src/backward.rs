@@ -22,10 +22,10 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ActivationCheckpointing {
-    /// All that the backward pass needs.
+    /// All tensors that the backward pass needs.
     #[default]
     None,
-    /// Their input alone; the rest is computed again.
+    /// Their input only; the backward pass recomputes the rest.
     Full,
 }
 
@@ -42,14 +42,14 @@ pub(crate) struct Learner<'a> {
     pub(crate) checkpointing: ActivationCheckpointing,
 }
 
-/// What is kept of a layer.
+/// What a layer keeps for its backward pass.
 enum Kept {
     Input(Tensor),
     Cache(LayerCache),
 }
 
 impl Learner<'_> {
-    /// The losses of `row`, and, if they are finite, their gradients, added to the others. `is_last` says whether it is the
+    /// Returns L_ar and L_pc of `row` and, if the loss is finite, adds its gradients. `is_last`: whether this is the
     /// last pass of the step.
     ///
     /// # Errors
@@ -125,9 +125,10 @@ impl Learner<'_> {
         is_last: bool,
     ) -> Result<(), RankFailure> {
         let gradients = self.shards.gradients();
-        let own_head =
+        // The weights of a tied head are in the embedding's bucket, which is complete only after `embed_backward`.
+        let untied_head =
             self.model.buckets_of_head().into_iter().filter(|&bucket| bucket != Transformer::EMBEDDING);
-        own_head.into_iter().try_for_each(|bucket| self.shards.reduce(bucket, is_last))?;
+        untied_head.into_iter().try_for_each(|bucket| self.shards.reduce(bucket, is_last))?;
         for (layer, kept) in kept.into_iter().enumerate().rev() {
             let bucket = self.model.bucket_of_layer(layer);
             self.shards.gather(bucket)?;

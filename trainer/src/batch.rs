@@ -31,8 +31,8 @@ impl Batch {
     }
 }
 
-/// Packs the samples into rows of at most `tokens_per_row` tokens, the same number of rows for each rank: `[rank][row]`. A
-/// longer sample gets a row to itself.
+/// Packs the samples into rows of at most `tokens_per_row` tokens, the same number of rows for each rank:
+/// `[rank][row]`. A longer sample gets a row to itself.
 pub(crate) fn rows(samples: &[PackedSample], tokens_per_row: usize, ranks: usize) -> Vec<Vec<PackedRow>> {
     let lengths: Vec<usize> = samples.iter().map(row_len).collect();
     let row = |row: &Vec<usize>| match row.is_empty() {

@@ -1,8 +1,8 @@
-//! Checkpoints: a Hugging Face directory with a folder `trainer/` for the state that resuming needs. A folder, because tools
-//! that load the directory take every safetensors file at its top for weights.
+//! Checkpoints: a Hugging Face directory with a folder `trainer/` for the state that resuming needs. The state is in a
+//! folder because other tools treat every safetensors file at the top of the directory as weights.
 //!
 //! A checkpoint is written as `partial-N` and renamed, so that a directory named `step-N` is always complete. The links
-//! `latest` and `best` follow from the saved states: after a killed save they are set again.
+//! `latest` and `best` are derived from the saved state, so they are set again after a killed save.
 //!
 //! Ranks write their files at the same time, into one file system; rank 0 creates the directory and renames it.
 
@@ -76,13 +76,13 @@ impl TrainerState {
         self.step == self.total_steps
     }
 
-    /// Refuses to continue the run that `stored` is of, in `dir`, under another identity.
-    pub(crate) fn check_continues(&self, stored: &Self, dir: &Path) -> Result<(), TrainError> {
+    /// Checks that `stored`, the state of the checkpoint `dir`, belongs to this run: same identity, same total steps.
+    pub(crate) fn check_same_run(&self, stored: &Self, dir: &Path) -> Result<(), TrainError> {
         let mut differences = self.identity.differences(&stored.identity);
-        // The number of steps follows from the settings and the data: it is only named where they do not differ.
+        // The number of steps follows from the settings and the data, so it is compared only if those are equal.
         if differences.is_empty() && stored.total_steps != self.total_steps {
             differences.0.push(Difference {
-                key: "steps in all".to_owned(),
+                key: "total steps".to_owned(),
                 was: stored.total_steps.to_string(),
                 is: self.total_steps.to_string(),
             });
@@ -111,15 +111,16 @@ pub(crate) struct Checkpoints<'a> {
 }
 
 impl<'a> Checkpoints<'a> {
-    /// Opens those of the run in `output`; the newest `keep` are retained.
+    /// Opens the checkpoints of the run in `output`. Each save keeps the newest `keep`.
     pub(crate) fn open(output: &Path, keep: usize, disk: &'a dyn Disk) -> Result<Self, TrainError> {
         let dir = output.join(CHECKPOINTS);
         disk.create_dir(&dir)?;
         Ok(Self { dir, keep, disk })
     }
 
-    /// Removes what a killed save left and sets the links by `state`, that of the newest checkpoint.
-    pub(crate) fn mend(&self, state: Option<&TrainerState>) -> Result<(), TrainError> {
+    /// Cleans up after a killed save: removes partial checkpoints and sets the links from `state`, the state of the
+    /// newest checkpoint.
+    pub(crate) fn repair(&self, state: Option<&TrainerState>) -> Result<(), TrainError> {
         for entry in fs_err::read_dir(&self.dir)? {
             let path = entry?.path();
             if is_partial(&path) && path.is_dir() && !path.is_symlink() {
@@ -137,8 +138,8 @@ impl<'a> Checkpoints<'a> {
         self.dir.join(format!("partial-{step:06}"))
     }
 
-    /// Saves model, optimizer and state as `step-N`, sets the links, removes the oldest beyond the limit. All ranks call
-    /// it together.
+    /// Saves model, optimizer and state as `step-N`, sets the links, removes the oldest beyond the limit. All
+    /// ranks call it together.
     pub(crate) fn save(&self, saved: &Saved, state: &TrainerState) -> Result<(), TrainError> {
         let (target, partial) = (self.step_dir(state.step), self.partial_dir(state.step));
         let ranks = saved.shards.ranks();
@@ -195,7 +196,7 @@ impl<'a> Checkpoints<'a> {
         Ok(())
     }
 
-    /// Replaces the state alone: a step's weights do not change, but it may have been evaluated since.
+    /// Replaces only the state: the weights of a step do not change, but it may have been evaluated since.
     fn replace_state(&self, dir: &Path, state: &TrainerState) -> Result<(), TrainError> {
         let dir = state_dir(dir);
         let partial = dir.join(format!("{STATE_FILE}.partial"));
@@ -250,9 +251,9 @@ impl<'a> Checkpoints<'a> {
 
     /// Renames before removing: a directory named `step-N` is complete at every moment.
     fn remove(&self, step: usize) -> Result<(), TrainError> {
-        let doomed = self.partial_dir(step);
-        self.disk.rename(&self.step_dir(step), &doomed)?;
-        self.disk.remove_dir(&doomed)
+        let partial = self.partial_dir(step);
+        self.disk.rename(&self.step_dir(step), &partial)?;
+        self.disk.remove_dir(&partial)
     }
 
     /// The newest complete checkpoint.
@@ -271,7 +272,7 @@ impl<'a> Checkpoints<'a> {
 
     /// Removes every checkpoint.
     pub(crate) fn discard(&self) -> Result<(), TrainError> {
-        // The newest first: if this is interrupted, `latest` leads nowhere instead of to one that is still there.
+        // The newest first: after an interruption `latest` is a dangling link and does not name an older checkpoint.
         self.steps()?.into_iter().rev().try_for_each(|step| self.remove(step))?;
         for link in [LATEST, BEST].map(|name| self.dir.join(name)) {
             if link.is_symlink() {
@@ -282,7 +283,7 @@ impl<'a> Checkpoints<'a> {
     }
 }
 
-/// Where the training state of checkpoint `dir` is.
+/// The directory of the training state of checkpoint `dir`.
 fn state_dir(dir: &Path) -> PathBuf {
     let folder = dir.join(STATE_DIR);
     if folder.is_dir() { folder } else { dir.to_path_buf() }
@@ -305,13 +306,12 @@ fn write_state(path: &Path, state: &TrainerState) -> Result<(), TrainError> {
     Ok(fs_err::write(path, json)?)
 }
 
-/// The result of a run: the checkpoint that `checkpoints/best` points at, or `checkpoints/latest` where no evaluation chose
-/// one.
+/// The result of a run: the checkpoint that `checkpoints/best` points to, or else `checkpoints/latest`.
 pub fn result_checkpoint(round_dir: &Path) -> Option<PathBuf> {
     linked(round_dir, BEST).or_else(|| latest_checkpoint(round_dir))
 }
 
-/// The checkpoint that `checkpoints/latest` of a run points at, if there is one.
+/// The checkpoint that `checkpoints/latest` of a run points to, if there is one.
 pub fn latest_checkpoint(round_dir: &Path) -> Option<PathBuf> {
     linked(round_dir, LATEST)
 }

@@ -10,21 +10,21 @@ use crate::{
     TrainError,
     adamw::{AdamWConfig, MomentsDtype},
     backward::ActivationCheckpointing,
-    course::Course,
     loss::{LossConfig, PcNormalization, PcPositionWeight},
     lr::{LrCurve, LrSchedule, Warmup},
+    schedule::ScalarSchedule,
     shards::Sharding,
 };
 
-/// Whose clean logits the noisy stream learns from.
+/// The model whose clean logits the noisy stream learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TeacherModel {
-    /// The model's own, in the same forward pass: the method of the paper.
+    /// The trained model, in the same forward pass: the method of the paper.
     #[serde(rename = "self")]
     Own,
-    /// Those of the model that the round started from, frozen, at the price of a second copy and a second
-    /// forward pass.
+    /// The model that the round started from, frozen. Takes a second copy of the weights and a second forward
+    /// pass.
     Base,
 }
 
@@ -34,26 +34,26 @@ pub enum TeacherModel {
 pub struct TrainConfig {
     /// Passes over the samples.
     pub epochs: usize,
-    /// Number of optimizer steps, fewer or more than `epochs` would take.
+    /// Number of optimizer steps; overrides `epochs`.
     pub max_steps: Option<usize>,
     /// Samples per optimizer step.
     pub batch_size: usize,
-    /// Most tokens in one forward pass. The samples of a step fill as many rows as they need, several in one
-    /// without seeing each other; a longer sample has its own row. Decides memory and speed, not the result.
+    /// Maximum tokens in a row, that is, in one forward pass. A row holds several samples, which do not see each
+    /// other; a longer sample gets its own row. Affects memory and speed, not the result.
     pub tokens_per_row: usize,
     /// What layers keep from the forward to the backward pass.
     pub activation_checkpointing: ActivationCheckpointing,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Course of the learning rate after the warm-up.
+    /// Learning-rate schedule after the warm-up.
     pub lr_schedule: LrSchedule,
     /// Share of the steps over which the learning rate rises from 0.
     pub warmup_ratio: f64,
-    /// The same as a number of steps; wins over `warmup_ratio`.
+    /// The same as a number of steps; overrides `warmup_ratio`.
     pub warmup_steps: Option<usize>,
-    /// Share of the steps over which `lr_schedule = "wsd"` falls to 0.
+    /// Share of the steps over which the learning rate falls to 0 under `lr_schedule = "wsd"`.
     pub decay_ratio: f64,
-    /// Decoupled weight decay, of matrices only.
+    /// Decoupled weight decay, applied to matrices only.
     pub weight_decay: f64,
     /// Decay of AdamW's first moment.
     pub adam_beta1: f64,
@@ -63,23 +63,22 @@ pub struct TrainConfig {
     pub adam_eps: f64,
     /// Dtype of AdamW's moments.
     pub moments_dtype: MomentsDtype,
-    /// Which state each of several ranks keeps only a share of (ZeRO 1, 2, 3). Decides memory and traffic, not
-    /// the result.
+    /// State that is divided among the ranks (ZeRO 1, 2, 3). Affects memory and traffic, not the result.
     pub sharding: Sharding,
-    /// Seconds after which ranks that wait for another give up.
+    /// Seconds that ranks wait for another rank before the run fails.
     pub dist_timeout: u64,
-    /// Gradients with a greater norm are scaled down to it.
+    /// Gradients with a greater global norm are scaled down to this norm.
     pub max_grad_norm: f64,
-    /// Weight of the autoregressive loss, lambda: a number, or its course over the run, `{ from = 1.0, to =
-    /// 0.1, curve = "cosine" }` (or `"linear"`).
-    pub ar_weight: Course,
-    /// Whether the autoregressive loss has the prompt's tokens as targets too, as in the reference code.
+    /// Weight of the autoregressive loss, lambda: a number, or a schedule over the run,
+    /// `{ from = 1.0, to = 0.1, curve = "cosine" }` (or `"linear"`).
+    pub ar_weight: ScalarSchedule,
+    /// Whether the prompt's tokens are also targets of the autoregressive loss, as in the reference code.
     pub ar_prompt_tokens: bool,
     /// Weight of the consistency loss; 0 trains an ordinary language model.
     pub pc_weight: f64,
-    /// Temperature of teacher and student, tau: a number, or its course over the run, as `ar_weight`.
-    pub temperature: Course,
-    /// Whose clean logits the noisy stream learns from.
+    /// Temperature of teacher and student, tau: a number, or a schedule as for `ar_weight`.
+    pub temperature: ScalarSchedule,
+    /// The model whose clean logits the noisy stream learns from.
     pub teacher: TeacherModel,
     /// How the consistency loss is averaged.
     pub pc_normalization: PcNormalization,
@@ -89,20 +88,20 @@ pub struct TrainConfig {
     pub pc_decay: f64,
     /// Blocks per noise cycle, w.
     pub window_size: usize,
-    /// What a noisy block sees of the blocks before it in its window.
+    /// In which form a noisy block sees the earlier blocks of its window.
     pub noise_context: NoiseContext,
-    /// Course of the noise ratio over a window.
+    /// How the target noise ratio changes over a window.
     pub noise_schedule: ScheduleKind,
-    /// Least noise ratio, 0 to 1.
+    /// Lowest target noise ratio, 0 to 1.
     pub min_noise_ratio: f64,
-    /// Greatest noise ratio, 0 to 1.
+    /// Highest target noise ratio, 0 to 1.
     pub max_noise_ratio: f64,
-    /// Packed samples with more tokens are left out and counted, and so are texts longer than the model's
-    /// context.
+    /// Maximum tokens of a packed sample. Longer samples, and texts longer than the model's context, are skipped
+    /// and counted.
     pub max_length: usize,
     /// Steps between checkpoints.
     pub save_steps: usize,
-    /// Checkpoints that are kept, besides the best.
+    /// Number of newest checkpoints to keep, besides the best one.
     pub save_total_limit: usize,
     /// Steps between lines of metrics.
     pub logging_steps: usize,
@@ -110,7 +109,7 @@ pub struct TrainConfig {
     pub eval_steps: Option<usize>,
     /// Rows held out from training for evaluations.
     pub eval_samples: usize,
-    /// Most tokens of a response decoded in an evaluation.
+    /// Maximum tokens of a response decoded in an evaluation.
     pub eval_max_new_tokens: usize,
     /// By how much, in nats per token, `eval/loss_ar` of the best checkpoint may exceed that of the starting
     /// model.
@@ -164,10 +163,10 @@ impl Default for TrainConfig {
             sharding: Sharding::None,
             dist_timeout: 600,
             max_grad_norm: 1.0,
-            ar_weight: Course::Constant(10.0),
+            ar_weight: ScalarSchedule::Constant(10.0),
             ar_prompt_tokens: false,
             pc_weight: 1.0,
-            temperature: Course::Constant(1.0),
+            temperature: ScalarSchedule::Constant(1.0),
             teacher: TeacherModel::Own,
             pc_normalization: PcNormalization::TokenMean,
             pc_position_weight: PcPositionWeight::Uniform,
@@ -190,7 +189,7 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Refuses values that no run can have.
+    /// Checks the range of every value.
     ///
     /// # Errors
     /// [`TrainError::Setting`] naming the key, the value and the rule.
@@ -249,12 +248,12 @@ impl TrainConfig {
         check("ar_weight", learns, least, "ar_weight and pc_weight must not both be 0")
     }
 
-    /// Rows that no step visits.
+    /// Number of rows that are held out from training.
     pub fn held_out_samples(&self) -> usize {
         self.eval_steps.map_or(0, |_| self.eval_samples)
     }
 
-    /// Which states of a trajectory it learns from, and in which order.
+    /// How samples are packed.
     pub fn pack(&self) -> PackConfig {
         PackConfig {
             window_size: self.window_size,

@@ -8,14 +8,14 @@ use jacobi_model::Architecture;
 
 use crate::{TrainConfig, TrainError};
 
-/// In place of an epoch, in the seed of the order in which rows are held out.
+/// Replaces the epoch in the seed of the order in which rows are held out.
 const HELD_OUT: u64 = u64::MAX;
 
 /// What to train on.
 pub enum TrainData {
     /// A directory of trajectory shards with its manifest.
     Trajectories(PathBuf),
-    /// Rows in memory; rows without states enter the autoregressive loss alone.
+    /// Rows in memory. Rows without states have only the autoregressive loss.
     Samples {
         /// The rows.
         rows: Vec<Trajectory>,
@@ -41,7 +41,7 @@ pub(crate) struct Dataset {
 }
 
 impl Dataset {
-    /// Rows for a model of this architecture.
+    /// Reads the rows and checks that they fit a model of this architecture.
     pub(crate) fn open(
         data: TrainData,
         config: &TrainConfig,
@@ -78,7 +78,7 @@ impl Dataset {
         self.rows.len()
     }
 
-    /// Tokens of the longest prompt and response: no position lies beyond.
+    /// Tokens of the longest prompt with its response; all positions are below.
     pub(crate) fn longest_text(&self) -> usize {
         self.rows.iter().map(text_length).max().unwrap_or(0)
     }
@@ -102,7 +102,7 @@ impl Dataset {
             Ok(pack(&self.rows[at], self.block_size.unwrap_or(usize::MAX), &noise, seed)?)
         });
         let mut samples: Vec<PackedSample> = packed.collect::<Result<_, TrainError>>()?;
-        // Order within a step decides nothing; by length, rows fill alike in every epoch.
+        // The order within a step does not matter; sorted by length, rows are filled alike in every epoch.
         samples.sort_by_key(|sample| sample.tokens.len());
         Ok(samples)
     }
@@ -115,7 +115,8 @@ fn shuffled(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
     order
 }
 
-/// Removes `count` rows chosen by `seed` and returns them. A row without a prompt cannot be decoded and is never chosen.
+/// Removes `count` rows chosen by `seed` and returns them. A row without a prompt cannot be decoded and is
+/// never chosen.
 fn hold_out(rows: &mut Vec<Trajectory>, count: usize, seed: u64) -> Vec<Trajectory> {
     let mut order: Vec<usize> = (0..rows.len()).filter(|&at| !rows[at].prompt_tokens.is_empty()).collect();
     Rng::new(&[seed, HELD_OUT]).shuffle(&mut order);

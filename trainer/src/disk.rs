@@ -1,5 +1,4 @@
-//! The file operations of a save as a trait: tests replace them by ones that fail between any two operations and within
-//! each.
+//! The file operations of a save, as a trait: tests replace them to make a save fail between or within operations.
 
 use std::path::Path;
 

@@ -1,5 +1,6 @@
-//! Divides the samples of an optimizer step among ranks: each sample goes to one rank, and all ranks get as many forward
-//! passes and about as many tokens. A pure function of the samples' lengths and the number of ranks.
+//! Divides the samples of an optimizer step among ranks: each sample goes to one rank, and all ranks get the
+//! same number of forward passes and about the same number of tokens. A pure function of the samples' lengths
+//! and the number of ranks.
 
 use std::cmp::Reverse;
 
@@ -23,8 +24,8 @@ pub(crate) fn divide(lengths: &[usize], ranks: usize, tokens_per_row: usize) -> 
     passes
 }
 
-/// Each rank's samples, the shortest first. They are assigned greedily, the longest first, each to the rank with the fewest
-/// tokens among those with room for another sample.
+/// Each rank's samples, the shortest first. They are assigned greedily, the longest first, each to the rank
+/// with the fewest tokens among those with room for another sample.
 fn shares(lengths: &[usize], ranks: usize) -> Vec<Vec<usize>> {
     let most = lengths.len().div_ceil(ranks);
     let mut shares = vec![Vec::new(); ranks];

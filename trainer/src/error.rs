@@ -1,4 +1,4 @@
-//! Everything that can end a training run early.
+//! Errors of training.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use jacobi_model::ModelError;
 
 use crate::RankFailure;
 
-/// A failure of training. Nothing already written is lost by any of them.
+/// An error that ends a training run. Checkpoints already written stay complete.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// The model.
@@ -34,24 +34,24 @@ pub enum TrainError {
         field: &'static str,
         /// Its value.
         value: String,
-        /// What it has to be.
+        /// The rule it breaks.
         rule: &'static str,
     },
     /// No usable sample.
     #[error(
-        "no training sample is left of {rows} rows in {origin}: {skipped} are longer than train.max_length = {max_length} \
+        "none of the {rows} rows in {origin} can be trained on: {skipped} are longer than train.max_length = {max_length} \
          or than the model's context of {context} tokens"
     )]
     NoSamples {
-        /// Where they came from.
+        /// Where the rows came from.
         origin: String,
         /// Rows read.
         rows: usize,
         /// Rows dropped for their length.
         skipped: usize,
-        /// The limit.
+        /// The limit on packed tokens.
         max_length: usize,
-        /// The limit of prompt and response.
+        /// The limit on tokens of prompt and response.
         context: usize,
     },
     /// Rows of another tokenizer.
@@ -84,8 +84,8 @@ pub enum TrainError {
     },
     /// A checkpoint of another run.
     #[error(
-        "{} belongs to another run:{differences}\nset it back, or train into another directory; --overwrite removes what \
-         that run made and starts over", path.display()
+        "{} belongs to another run:{differences}\nrestore these settings, or train into another directory; \
+         --overwrite removes the checkpoints of that run and starts over", path.display()
     )]
     Mismatch {
         /// The checkpoint.
@@ -95,7 +95,7 @@ pub enum TrainError {
     },
     /// A checkpoint file that cannot be used.
     #[error(
-        "checkpoint {path} cannot be resumed ({reason}): remove that directory to resume from the one before"
+        "cannot resume from {path} ({reason}): remove the directory of this checkpoint to resume from the one before it"
     )]
     BadCheckpoint {
         /// The file.
@@ -103,7 +103,7 @@ pub enum TrainError {
         /// Why.
         reason: String,
     },
-    /// NaN or infinity, found before the weights were touched.
+    /// A loss or gradient norm that is NaN or infinite, found before the update.
     #[error(
         "step {step}: {what} is not finite; the weights are those of step {}. Samples: {}; their tokens and layouts are in {}. Lower \
          train.learning_rate, or look at these samples with `jacobi inspect`",

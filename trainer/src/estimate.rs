@@ -19,17 +19,17 @@ use crate::{
 /// Bytes of the process with libtorch and its kernels loaded, without a model.
 const RUNTIME_BYTES: f64 = 0.19e9;
 
-/// Activations take this times their size, by fragmentation of the memory that the allocator keeps (measured:
+/// Factor on the size of activations, for fragmentation of the memory that the allocator keeps (measured:
 /// docs/benchmarks.md).
 const FRAGMENTATION: f64 = 1.3;
 
-/// Share of the matrix-product peak that training reached where it was measured (docs/benchmarks.md).
+/// Measured share of the matrix-product peak that training reaches (docs/benchmarks.md).
 const EFFICIENCY: f64 = 0.7;
 
-/// Optimizer steps that are packed for the forecast.
+/// Number of optimizer steps whose samples are packed for the forecast.
 const PACKED_STEPS: usize = 8;
 
-/// What a row costs.
+/// The size of a row, on which memory and time depend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowLoad {
     /// Tokens computed.
@@ -39,7 +39,7 @@ pub struct RowLoad {
 }
 
 impl RowLoad {
-    /// The cost of `row` under both losses.
+    /// The size of `row` under both losses.
     pub fn of(row: &PackedRow) -> Self {
         let students = row.losses.iter().filter(|loss| loss.student.is_some()).count();
         Self { tokens: row.tokens.len(), logits: row.losses.len() + students }
@@ -53,13 +53,13 @@ pub struct Footprint {
     pub runtime: f64,
     /// Weights in the compute dtype; those of a frozen teacher too.
     pub parameters: f64,
-    /// fp32.
+    /// Gradients, in fp32.
     pub gradients: f64,
-    /// fp32 master weights, where the parameters are not fp32.
+    /// Master weights in fp32, if the parameters are not fp32.
     pub masters: f64,
-    /// AdamW's.
+    /// AdamW's moments.
     pub moments: f64,
-    /// What layers keep, and the temporaries of one layer or one chunk of logits.
+    /// Activations that layers keep, and the temporaries of one layer or one chunk of logits.
     pub activations: f64,
 }
 
@@ -69,7 +69,7 @@ impl Footprint {
         self.parts().iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// By category.
+    /// Bytes by category.
     pub fn parts(&self) -> [(&'static str, f64); 6] {
         [
             ("parameters", self.parameters),
@@ -152,9 +152,9 @@ pub struct Forecast {
     pub row: RowLoad,
     /// Packed tokens of a step, on average.
     pub tokens_per_step: f64,
-    /// At the peak.
+    /// Memory at the peak.
     pub footprint: Footprint,
-    /// Of all steps.
+    /// Seconds for all steps.
     pub seconds: f64,
 }
 
@@ -216,7 +216,7 @@ impl fmt::Display for Forecast {
         }
         writeln!(
             f,
-            "{steps} steps of {batch_size} of {samples} samples, {tokens_per_step:.0} tokens each, at most {} in a row",
+            "{steps} steps of {batch_size} samples out of {samples}, {tokens_per_step:.0} tokens per step, at most {} in a row",
             row.tokens
         )?;
         writeln!(f, "{:.1} million parameters; memory at the peak:", self.parameters as f64 / 1e6)?;

@@ -1,9 +1,10 @@
-//! The decoder in the loop: at intervals the held-out prompts are decoded by the decoders that ship, and the results decide
-//! which checkpoint is best. The training loss cannot decide it: a lower loss does not mean more tokens per pass.
+//! Evaluation during training: decodes the held-out prompts with the shipped decoders. The results decide which
+//! checkpoint is best. The training loss cannot decide it, because a lower loss does not mean more tokens per
+//! pass.
 //!
 //! A prompt is decoded by Jacobi decoding and, for comparison, autoregressively. Their agreement is
-//! `eval/exact_match_ar`; `eval/loss_ar` is the cross-entropy of the recorded responses: how far the model has moved from
-//! the answers it should keep. Ranks divide the prompts among themselves.
+//! `eval/exact_match_ar`; `eval/loss_ar` is the cross-entropy of the recorded responses: how far the model has
+//! moved from the answers it should keep. Ranks divide the prompts among themselves.
 
 use std::{
     collections::HashSet,
@@ -21,14 +22,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{RankFailure, Ranks};
 
-/// Prompts decoded side by side.
+/// Prompts in a batch.
 const SLOTS: usize = 8;
-/// Rows of one forward pass to aim at: bounds the memory of their logits.
+/// Target number of rows of a forward pass; bounds the memory of their logits.
 const ROWS_PER_PASS: usize = 64;
 /// n of the n-grams whose second occurrence in a response counts as a repetition.
 const REPEATED_NGRAM: usize = 4;
 /// By how much the share of repeated n-grams may exceed that of the recorded responses.
-const REPETITION_ROOM: f64 = 0.2;
+const REPETITION_MARGIN: f64 = 0.2;
 
 /// Results on the held-out prompts at one step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,27 +65,27 @@ impl Evaluation {
 pub struct Evaluations {
     /// Of the model that training started from.
     pub baseline: Option<Evaluation>,
-    /// The newest.
+    /// The newest evaluation.
     pub last: Option<Evaluation>,
     /// Of the best checkpoint.
     pub best: Option<Evaluation>,
 }
 
 impl Evaluations {
-    /// Adds one. It is the best if it accepts no fewer tokens per pass than any before it, has lost no more than `tolerance`
-    /// of the autoregressive loss to the baseline, and does not repeat itself; a run that has taken no step has no
-    /// checkpoint to be the best.
+    /// Adds an evaluation. It becomes the best if its TPF is not below that of the best so far, its
+    /// autoregressive loss exceeds the baseline by at most `tolerance`, and its responses are not degenerate.
+    /// Step 0 has no checkpoint and is never the best.
     pub(crate) fn add(&mut self, evaluation: Evaluation, tolerance: f64) {
         let baseline = *self.baseline.get_or_insert(evaluation);
         self.last = Some(evaluation);
-        let sound = !evaluation.degenerate && evaluation.loss_ar <= baseline.loss_ar + tolerance;
-        let further = self.best.is_none_or(|best| evaluation.tpf >= best.tpf);
-        if evaluation.step > 0 && sound && further {
+        let is_sound = !evaluation.degenerate && evaluation.loss_ar <= baseline.loss_ar + tolerance;
+        let is_fastest = self.best.is_none_or(|best| evaluation.tpf >= best.tpf);
+        if evaluation.step > 0 && is_sound && is_fastest {
             self.best = Some(evaluation);
         }
     }
 
-    /// The step of the newest.
+    /// The step of the newest evaluation.
     pub(crate) fn last_step(&self) -> Option<usize> {
         self.last.map(|evaluation| evaluation.step)
     }
@@ -93,7 +94,7 @@ impl Evaluations {
 /// Rows that are not trained on, and how their prompts are decoded.
 pub(crate) struct HeldOut {
     pub(crate) rows: Vec<Trajectory>,
-    /// n of Jacobi decoding: that of the trajectories.
+    /// Block size of Jacobi decoding: that of the trajectories.
     pub(crate) block_size: usize,
     pub(crate) stop: StopRules,
     pub(crate) seed: u64,
@@ -125,14 +126,14 @@ impl HeldOut {
         let [accepted, forwards, same, negative_log_likelihood, recorded, repeated, ngrams] = all;
         let repetition = repeated / ngrams.max(1.0);
         let rows: Vec<&[u32]> = self.rows.iter().map(|row| self.recorded(row)).collect();
-        let (before, of) = repetitions(&rows);
+        let (recorded_repeated, recorded_ngrams) = repetitions(&rows);
         Ok(Some(Evaluation {
             step,
             tpf: if forwards > 0.0 { accepted / forwards } else { 1.0 },
             exact_match_ar: same / self.rows.len() as f64,
             loss_ar: negative_log_likelihood / recorded.max(1.0),
             repetition,
-            degenerate: repetition > before / of.max(1.0) + REPETITION_ROOM,
+            degenerate: repetition > recorded_repeated / recorded_ngrams.max(1.0) + REPETITION_MARGIN,
         }))
     }
 
@@ -151,7 +152,7 @@ impl HeldOut {
         Some([accepted, forwards, same as f64, negative_log_likelihood, recorded, repeated, ngrams])
     }
 
-    /// The recorded response, up to the length that is decoded.
+    /// The recorded response, cut to the maximum length of decoded ones.
     fn recorded<'a>(&self, row: &'a Trajectory) -> &'a [u32] {
         &row.response_tokens[..row.response_tokens.len().min(self.stop.max_new_tokens)]
     }

@@ -10,8 +10,9 @@ use jacobi_model::Architecture;
 use jacobi_torch_ext::product;
 use tch::{Device, Kind, Tensor};
 
-/// FLOPs of forward and backward over one row: 6 per parameter and token, the head only for rows with a loss (2 for rows
-/// that are teachers only), attention only over pairs that see each other. Recomputation does not count.
+/// FLOPs of forward and backward over one row: 6 per parameter and token, the head only for rows with a loss (2
+/// for rows that are teachers only), attention only over pairs that see each other. Recomputation does not
+/// count.
 pub(crate) fn model_flops(shape: &Architecture, row: &PackedRow) -> f64 {
     let heads = (shape.num_attention_heads * shape.head_dim) as f64;
     let kv_heads = (shape.num_key_value_heads * shape.head_dim) as f64;

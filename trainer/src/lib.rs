@@ -1,12 +1,11 @@
-//! Trajectory shards to checkpoints: the dual loss under the noise-aware causal mask, AdamW with fp32 masters, the
-//! decoder in the loop, bitwise resume.
+//! Trains a model on trajectory shards: the dual loss under the noise-aware causal mask, AdamW with fp32 master
+//! weights, evaluation by decoding, exact resume from checkpoints.
 
 mod adamw;
 mod backward;
 mod batch;
 mod checkpoint;
 mod config;
-mod course;
 mod data;
 mod disk;
 mod division;
@@ -19,6 +18,7 @@ mod lr;
 mod metrics;
 mod post_mortem;
 mod ranks;
+mod schedule;
 mod shards;
 mod state_files;
 mod step;
@@ -30,7 +30,6 @@ pub use adamw::{AdamW, AdamWConfig, MomentsDtype, Piece, clip_factor};
 pub use backward::ActivationCheckpointing;
 pub use checkpoint::{TrainerState, latest_checkpoint, result_checkpoint};
 pub use config::{TeacherModel, TrainConfig};
-pub use course::{Change, Course, Curve};
 pub use data::TrainData;
 pub use error::TrainError;
 pub use estimate::{Footprint, Forecast, RowLoad, footprint, forecast};
@@ -39,6 +38,7 @@ pub use loss::{Counts, Head, LossConfig, Losses, PcNormalization, PcPositionWeig
 pub use lr::LrSchedule;
 pub use metrics::{RankFigures, TrainProgress};
 pub use ranks::{Ranks, Rendezvous};
+pub use schedule::{Curve, Ramp, ScalarSchedule};
 pub use shards::Sharding;
 pub use step::{NoStep, StepReport, StepSettings, Stepper};
 pub use train::{Init, TrainJob, TrainOutcome, train};

@@ -1,13 +1,14 @@
 //! The dual loss L = L_pc + lambda * L_ar (arXiv 2512.14681, equations of section 3), one forward pass for both.
 //!
-//! L_ar: cross-entropy of the clean stream against the fixed-point tokens. L_pc: at every kept offset of a noisy
-//! block, soft cross-entropy between the teacher softmax(clean logits / tau), detached, and the student
+//! L_ar: cross-entropy of the clean stream against the fixed-point tokens. L_pc: at every kept offset of a
+//! noisy block, soft cross-entropy between the teacher softmax(clean logits / tau), detached, and the student
 //! log-softmax(noisy logits / tau), times tau^2. Departures from the reference code: L_pc is a mean over kept
-//! positions (its further division by the number of blocks is `pc_normalization = "reference"`), so that lambda means the
-//! same whatever the length of the response.
+//! positions (its further division by the number of blocks is `pc_normalization = "reference"`), so that lambda
+//! means the same whatever the length of the response.
 //!
-//! Logits are computed chunk by chunk, for rows with a loss only; within the chunk they are overwritten by their gradient,
-//! which gives that of the hidden states. A clean row's logits serve both losses: its own, and as the teacher of its student.
+//! Logits are computed chunk by chunk, for rows with a loss only. Their gradient overwrites them and is then
+//! propagated to the hidden states. A clean row's logits serve both losses: L_ar of the row, and the teacher of
+//! its student in L_pc.
 //!
 //! Legend: n rows of hidden states, h hidden width, v vocabulary, c clean and s student rows of a chunk.
 
@@ -23,21 +24,21 @@ use tch::Tensor;
 pub enum PcNormalization {
     /// The mean over kept positions.
     TokenMean,
-    /// The mean, divided again by the sample's number of blocks, as in the reference code; a fitting
-    /// `ar_weight` then depends on the response's length.
+    /// The mean, divided again by the sample's number of blocks, as in the reference code. A good `ar_weight`
+    /// then depends on the response's length.
     Reference,
 }
 
-/// How much a consistency position counts, by its place behind the divergence. Positions near it decide how many
-/// tokens a forward pass accepts. Not in the paper, which weighs all alike.
+/// Weight of a position in the consistency loss, by its distance from the divergence, the first wrong token. Positions
+/// near the divergence decide how many tokens a forward pass accepts. Not in the paper, which weights all equally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PcPositionWeight {
-    /// All alike, as in the paper.
+    /// All equal, as in the paper.
     Uniform,
     /// `pc_decay` to the power of the distance.
     Decay,
-    /// By its effect on the expected number of accepted tokens (D-PACE, arXiv 2605.18810).
+    /// By the position's effect on the expected number of accepted tokens (D-PACE, arXiv 2605.18810).
     ///
     /// w_k = sum over j >= k of the product over i <= j of (0.5 q_i + 0.5), q_i the student's probability of
     /// the clean token, detached. Departure: the weights of a block are scaled to a mean of 1, so that the
@@ -56,7 +57,7 @@ pub struct LossConfig {
     pub temperature: f64,
     /// How L_pc is averaged.
     pub pc_normalization: PcNormalization,
-    /// How much a consistency position counts.
+    /// How positions of L_pc are weighted.
     pub pc_position_weight: PcPositionWeight,
     /// The base of `Decay`.
     pub pc_decay: f64,
@@ -71,21 +72,21 @@ pub struct Counts {
     pub pc: f64,
 }
 
-/// What some rows add to the mean losses of a step, and its gradient.
+/// The contribution of some rows to the mean losses of a step, and its gradient.
 pub struct Losses {
     /// L_ar.
     pub ar: f64,
     /// L_pc.
     pub pc: f64,
-    /// Of pc_weight * L_pc + ar_weight * L_ar, `[n, h]`.
+    /// Gradient of pc_weight * L_pc + ar_weight * L_ar with respect to the hidden states, `[n, h]`.
     pub gradient_nh: Tensor,
 }
 
-/// The last step from hidden states to logits.
+/// The model's head: hidden states to logits.
 pub trait Head {
     /// Logits `[.., v]` of some rows of the hidden states.
     fn logits(&self, rows: &Tensor) -> Tensor;
-    /// The gradient of those rows, given that of their logits. Adds to the gradient of the head's parameters.
+    /// The gradient of those rows, given the gradient of their logits. Adds to the gradient of the head's parameters.
     fn backward(&mut self, rows: &Tensor, grad_logits: &Tensor) -> Tensor;
 }
 
@@ -109,11 +110,11 @@ impl LossConfig {
 
     /// pc_weight * L_pc + ar_weight * L_ar.
     pub fn total(&self, ar: f64, pc: f64) -> f64 {
-        // A term of weight 0 is not computed, so it is no NaN; a NaN of the other has to show.
+        // A loss of weight 0 is not computed and is 0, so a NaN comes only from a loss that counts.
         self.pc_weight * pc + self.ar_weight * ar
     }
 
-    /// As far as known before the forward pass: `Acceptance` weights have a mean of 1.
+    /// The weight as known before the forward pass: 1 for `Acceptance`, whose weights have a mean of 1.
     fn position_weight(&self, distance: usize) -> f64 {
         match self.pc_position_weight {
             PcPositionWeight::Uniform | PcPositionWeight::Acceptance => 1.0,
@@ -152,7 +153,7 @@ fn acceptance_weights(q: &[f64]) -> Vec<f64> {
     weights.iter().map(|weight| weight / mean).collect()
 }
 
-/// The dual loss of hidden states `hidden_nh` at `rows`, the logits of at most about `chunk_rows` rows at a time.
+/// The dual loss of the hidden states `hidden_nh` at `rows`. Computes about `chunk_rows` rows of logits at a time.
 pub fn dual_loss(
     hidden_nh: &Tensor,
     head: &mut dyn Head,
@@ -166,7 +167,7 @@ pub fn dual_loss(
     while start < rows.len() {
         let end = chunk_end(rows, start, chunk_rows);
         let chunk = Chunk::new(&rows[start..end], start, config, teacher);
-        if !chunk.wanted.is_empty() {
+        if !chunk.hidden_rows.is_empty() {
             chunk.run(hidden_nh, head, teacher, (config, counts), &mut losses);
         }
         start = end;
@@ -174,7 +175,8 @@ pub fn dual_loss(
     losses
 }
 
-/// Where the chunk that starts at `start` ends: a block's students stay together, since they share their weights.
+/// End of the chunk that starts at `start`. All students of a block are in one chunk, since their position weights
+/// depend on each other.
 fn chunk_end(rows: &[LossRow], start: usize, chunk_rows: usize) -> usize {
     let block = |at: usize| rows[at].student.map(|student| student.block);
     let mut logits = 0;
@@ -192,18 +194,18 @@ fn chunk_end(rows: &[LossRow], start: usize, chunk_rows: usize) -> usize {
 struct Chunk<'a> {
     clean: Vec<&'a LossRow>,
     students: Vec<&'a LossRow>,
-    /// The teacher of each student: an index into the clean rows, or into the rows that the other teacher is asked for.
+    /// Row of the teacher of each student: an index into `clean`, or into the logits of the other teacher.
     teachers: Vec<usize>,
-    /// Index of each student's loss row among all.
+    /// Index of each student among all loss rows.
     indices: Vec<usize>,
     /// Rows of the hidden states, clean then students.
-    wanted: Vec<i64>,
+    hidden_rows: Vec<i64>,
 }
 
 impl<'a> Chunk<'a> {
     fn new(rows: &'a [LossRow], offset: usize, config: &LossConfig, teacher: &Teacher) -> Self {
         let mut chunk =
-            Self { clean: vec![], students: vec![], teachers: vec![], indices: vec![], wanted: vec![] };
+            Self { clean: vec![], students: vec![], teachers: vec![], indices: vec![], hidden_rows: vec![] };
         let own = matches!(teacher, Teacher::Own);
         for (index, row) in rows.iter().enumerate() {
             let is_student = row.student.is_some() && config.pc_weight > 0.0;
@@ -218,8 +220,8 @@ impl<'a> Chunk<'a> {
             }
         }
         let students = chunk.students.iter().map(|row| row.student.expect("a student").row);
-        let wanted = chunk.clean.iter().map(|row| row.row).chain(students);
-        chunk.wanted = wanted.map(|row| row as i64).collect();
+        let hidden_rows = chunk.clean.iter().map(|row| row.row).chain(students);
+        chunk.hidden_rows = hidden_rows.map(|row| row as i64).collect();
         chunk
     }
 
@@ -232,8 +234,8 @@ impl<'a> Chunk<'a> {
         (config, counts): (&LossConfig, Counts),
         losses: &mut Losses,
     ) {
-        let wanted = Tensor::from_slice(&self.wanted).to_device(hidden_nh.device());
-        let rows = hidden_nh.index_select(0, &wanted);
+        let hidden_rows = Tensor::from_slice(&self.hidden_rows).to_device(hidden_nh.device());
+        let rows = hidden_nh.index_select(0, &hidden_rows);
         let logits = head.logits(&rows);
         let (c, s) = (self.clean.len() as i64, self.students.len() as i64);
         let (mut clean_cv, mut students_sv) = (logits.narrow(0, 0, c), logits.narrow(0, c, s));
@@ -248,26 +250,26 @@ impl<'a> Chunk<'a> {
                 Teacher::Other(logits) => Some(logits(&self.indices)),
             };
             let teacher = other.as_ref().unwrap_or(&clean_cv);
-            let each = soft_cross_entropy(&mut students_sv, teacher, &targets, config.temperature);
-            losses.pc +=
-                each.iter().zip(&weights).map(|(loss, weight)| loss * weight).sum::<f64>() / counts.pc;
+            let student_losses = soft_cross_entropy(&mut students_sv, teacher, &targets, config.temperature);
+            losses.pc += student_losses.iter().zip(&weights).map(|(loss, weight)| loss * weight).sum::<f64>()
+                / counts.pc;
         }
-        // Without an autoregressive loss clean rows are teachers only, and those have no gradient.
-        let from = if config.ar_weight > 0.0 { 0 } else { c };
-        if from < c {
+        // Without an autoregressive loss, clean rows are teachers only and have no gradient.
+        let first_with_gradient = if config.ar_weight > 0.0 { 0 } else { c };
+        if first_with_gradient < c {
             let weight = (config.ar_weight / counts.ar) as f32;
             let target = |row: &&LossRow| HardTarget { token: row.token, weight };
             let targets: Vec<HardTarget> = self.clean.iter().map(target).collect();
             losses.ar += cross_entropy(&mut clean_cv, &targets).iter().sum::<f64>() / counts.ar;
         }
-        let learning = |of: &Tensor| of.narrow(0, from, c + s - from);
-        if c + s > from {
-            let gradient = head.backward(&learning(&rows), &learning(&logits));
-            let _ = losses.gradient_nh.index_copy_(0, &learning(&wanted), &gradient);
+        let with_gradient = |of: &Tensor| of.narrow(0, first_with_gradient, c + s - first_with_gradient);
+        if c + s > first_with_gradient {
+            let gradient = head.backward(&with_gradient(&rows), &with_gradient(&logits));
+            let _ = losses.gradient_nh.index_copy_(0, &with_gradient(&hidden_rows), &gradient);
         }
     }
 
-    /// Position weights of the students, times what the normalisation makes of them.
+    /// Position weights of the students, divided by the sample's number of blocks under `PcNormalization::Reference`.
     fn weights(&self, config: &LossConfig, students_sv: &Tensor) -> Vec<f64> {
         let positions = config.position_weights(&self.students, students_sv);
         let normalized = |(row, weight): (&&LossRow, f64)| match config.pc_normalization {

@@ -3,17 +3,18 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Course after the warm-up.
+/// Learning-rate schedule after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LrSchedule {
-    /// The peak, to the end.
+    /// Stays at the peak.
     Constant,
-    /// A straight line to 0.
+    /// Falls to 0 in a straight line.
     Linear,
-    /// Half a cosine to 0.
+    /// Falls to 0 along half a cosine.
     Cosine,
-    /// The peak, then a straight line to 0 over the last steps (arXiv 2404.06395).
+    /// Stays at the peak, then falls to 0 in a straight line over the last steps (warmup-stable-decay,
+    /// arXiv 2404.06395).
     Wsd,
 }
 
@@ -22,13 +23,13 @@ pub enum LrSchedule {
 pub(crate) struct LrCurve {
     /// Schedule after the warm-up.
     pub(crate) schedule: LrSchedule,
-    /// How long the rate rises.
+    /// Length of the warm-up.
     pub(crate) warmup: Warmup,
     /// Share of the steps over which [`LrSchedule::Wsd`] falls.
     pub(crate) decay_ratio: f64,
 }
 
-/// Length of the warm-up.
+/// Length of the warm-up, over which the rate rises from 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Warmup {
     /// A share of all steps.
@@ -38,8 +39,8 @@ pub(crate) enum Warmup {
 }
 
 impl LrCurve {
-    /// The factor on the peak rate at `step` (from 0) of `total`. The first step already moves: it has 1/warm-up of
-    /// the peak, not 0.
+    /// The factor on the peak rate at `step` (from 0) of `total`. The first step has 1/warm-up of the peak, not 0, so
+    /// that it updates the weights.
     pub(crate) fn factor(&self, step: usize, total: usize) -> f64 {
         let share = |ratio: f64| (ratio * total as f64).ceil() as usize;
         let warmup = match self.warmup {
@@ -49,13 +50,13 @@ impl LrCurve {
         if step < warmup {
             return (step + 1) as f64 / warmup as f64;
         }
-        let left = total.saturating_sub(step) as f64;
-        let progress = 1.0 - left / total.saturating_sub(warmup).max(1) as f64;
+        let remaining = total.saturating_sub(step) as f64;
+        let progress = 1.0 - remaining / total.saturating_sub(warmup).max(1) as f64;
         match self.schedule {
             LrSchedule::Constant => 1.0,
             LrSchedule::Linear => 1.0 - progress,
             LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
-            LrSchedule::Wsd => (left / share(self.decay_ratio).max(1) as f64).min(1.0),
+            LrSchedule::Wsd => (remaining / share(self.decay_ratio).max(1) as f64).min(1.0),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! metrics.jsonl and TensorBoard events: one record per logged step, never two for the same one.
+//! metrics.jsonl and TensorBoard events: one record per logged step, also after a resume.
 
 use std::{io::Write, path::Path, time::Instant};
 
@@ -12,7 +12,7 @@ use crate::{Evaluation, TrainError, TrainerState, tensorboard::EventWriter};
 const JSONL: &str = "metrics.jsonl";
 const EVENTS: &str = "tensorboard";
 
-/// What one optimizer step did.
+/// Metrics of one optimizer step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainProgress {
     /// Steps taken, from 1.
@@ -27,9 +27,9 @@ pub struct TrainProgress {
     pub loss_ar: f64,
     /// L_pc.
     pub loss_pc: f64,
-    /// Before clipping.
+    /// Gradient norm before clipping.
     pub grad_norm: f64,
-    /// Of this step.
+    /// Learning rate of this step.
     pub learning_rate: f64,
     /// Packed tokens per second.
     pub tokens_per_second: f64,
@@ -37,18 +37,18 @@ pub struct TrainProgress {
     pub mfu: f64,
     /// The newest evaluation, of this step or an earlier one.
     pub evaluation: Option<Evaluation>,
-    /// Of each rank, where there are several and the step is logged.
+    /// Metrics of each rank, if there are several and the step is logged.
     pub ranks: Vec<RankFigures>,
 }
 
-/// What one rank did in a step.
+/// Metrics of one rank in a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RankFigures {
-    /// Tokens it computed per second.
+    /// Tokens of its rows per second.
     pub tokens_per_second: f64,
-    /// Seconds in which it waited for other ranks, or for what they sent.
+    /// Seconds spent waiting for other ranks or their data.
     pub communication_seconds: f64,
-    /// Bytes at its peak so far.
+    /// Peak memory so far, in bytes.
     pub memory: f64,
 }
 
@@ -62,7 +62,7 @@ impl RankFigures {
     }
 }
 
-/// Bytes of memory of this process on `device` at its peak; 0 if the system does not tell.
+/// Peak memory of this process on `device`, in bytes; 0 if unknown.
 pub(crate) fn peak_memory(device: Device) -> f64 {
     if let Some(memory) = gpu_memory(device) {
         return memory.peak as f64;
@@ -98,10 +98,10 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the logs of `output` and removes the lines of steps after the state `resumed`, which are taken again.
+    /// Opens the logs of `output` and removes the lines of steps after the state `resumed`, which the run repeats.
     pub(crate) fn open(output: &Path, resumed: Option<&TrainerState>) -> Result<Self, TrainError> {
         let path = output.join(JSONL);
-        drop_repeated(&path, resumed)?;
+        drop_repeated_steps(&path, resumed)?;
         let jsonl = fs_err::OpenOptions::new().create(true).append(true).open(path)?;
         let mut events = EventWriter::create(&output.join(EVENTS))?;
         events.restart(resumed.map_or(0, |state| state.step as u64 + 1))?;
@@ -140,7 +140,8 @@ pub(crate) fn discard(output: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-fn drop_repeated(path: &Path, resumed: Option<&TrainerState>) -> Result<(), TrainError> {
+/// Removes the lines of steps that the resumed run repeats; all lines if nothing is resumed.
+fn drop_repeated_steps(path: &Path, resumed: Option<&TrainerState>) -> Result<(), TrainError> {
     if !path.is_file() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! Collective operations of the processes that train together, with the time spent waiting for others and errors that name
+//! Collective operations among the ranks. They measure the time spent waiting for others, and their errors name
 //! the rank at fault. In a single process they do nothing.
 
 use std::{
@@ -41,7 +41,7 @@ struct Link {
 pub struct Rendezvous(Store);
 
 impl Rendezvous {
-    /// On this machine, at a free port.
+    /// Opens a store on this machine, at a free port.
     ///
     /// # Errors
     /// No port is free.
@@ -75,12 +75,12 @@ impl Ranks {
         Self(Arc::new(Inner { link: None, waited: AtomicU64::new(0) }))
     }
 
-    /// Joins the others. Every collective operation fails after `timeout`; `abandon` is called if another rank fails while
-    /// this one is blocked. Tensors on `device` take its backend (NCCL between GPUs), numbers that of the CPU, so that they
-    /// do not wait for the work of a GPU.
+    /// Joins the other ranks. Every collective operation fails after `timeout`; `abandon` is called if another
+    /// rank fails while this one is blocked. Tensors use the backend of `device` (NCCL between GPUs), scalars
+    /// that of the CPU, so that they do not wait for the work of a GPU.
     ///
     /// # Errors
-    /// A rank did not join in time.
+    /// A rank has not joined in time.
     pub fn join(
         member: &Membership,
         device: Device,
@@ -120,19 +120,19 @@ impl Ranks {
 
     /// Starts replacing `tensor` by its sum over all ranks.
     pub(crate) fn all_reduce(&self, tensor: &Tensor) -> Result<Started, RankFailure> {
-        self.start(|group| group.all_reduce(tensor))
+        self.begin_in_group(|group| group.all_reduce(tensor))
     }
 
     /// Starts summing `whole` over all ranks; `share` receives this one's part of the sum.
     pub(crate) fn reduce_scatter(&self, share: &Tensor, whole: &Tensor) -> Result<Started, RankFailure> {
-        self.start(|group| group.reduce_scatter(share, whole))
+        self.begin_in_group(|group| group.reduce_scatter(share, whole))
     }
 
     /// Starts filling `whole` with every rank's `share`.
     pub(crate) fn all_gather(&self, whole: &Tensor, share: &Tensor) -> Result<Started, RankFailure> {
         // As bytes, which every backend copies whatever the dtype.
         let bytes = |tensor: &Tensor| tensor.view_dtype(Kind::Uint8);
-        self.start(|group| group.all_gather(&bytes(whole), &bytes(share)))
+        self.begin_in_group(|group| group.all_gather(&bytes(whole), &bytes(share)))
     }
 
     /// Waits for an operation.
@@ -180,21 +180,21 @@ impl Ranks {
         Ok(all)
     }
 
-    /// Tells the others why this rank fails.
+    /// Reports to the other ranks why this one fails.
     pub fn give_up(&self, reason: &str) {
         if let Some(link) = &self.0.link {
             link.watch.give_up(reason);
         }
     }
 
-    /// Ends this rank's part regularly.
+    /// Announces that this rank has finished.
     pub(crate) fn leave(&self) {
         if let Some(link) = &self.0.link {
             link.watch.leave();
         }
     }
 
-    fn start(
+    fn begin_in_group(
         &self,
         operation: impl FnOnce(&Group) -> Result<Pending, CollectiveError>,
     ) -> Result<Started, RankFailure> {

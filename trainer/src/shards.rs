@@ -25,11 +25,11 @@ use crate::{
     watch::RankFailure,
 };
 
-/// What each rank keeps a share of only.
+/// State that is divided among the ranks; the rest is whole on each rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Sharding {
-    /// None: every rank keeps everything.
+    /// Nothing: every rank keeps everything.
     #[default]
     None,
     /// Master weights and moments.
@@ -40,7 +40,7 @@ pub enum Sharding {
     Parameters,
 }
 
-/// Reductions in progress at a time: so many buckets of gradients are held whole besides the one being filled.
+/// Maximum reductions in progress. Each holds the unsharded gradients of a bucket.
 const MAX_REDUCTIONS: usize = 2;
 
 /// The buckets of a model, and this rank's share of each.
@@ -55,19 +55,19 @@ pub(crate) struct Shards {
     gathers: RefCell<BTreeMap<usize, Started>>,
 }
 
-/// What this rank updates of a bucket.
+/// The part of a bucket that this rank updates.
 struct Share {
     /// Index of the first element within the bucket.
     start: i64,
     /// Flat, in the compute dtype.
     parameters: Tensor,
-    /// fp32, summed over the passes and ranks of a step.
+    /// In fp32, summed over the passes and ranks of a step.
     gradients: Tensor,
 }
 
 struct Reduction {
     operation: Started,
-    /// What is received, and the bucket it is to be added to; `None` where it is received in place.
+    /// The receive buffer, and the bucket whose gradients it is added to; `None` if received in place.
     received: Option<(Tensor, usize)>,
 }
 
@@ -122,7 +122,7 @@ impl Shards {
         self.sharding != Sharding::None
     }
 
-    /// What this rank updates.
+    /// The parts of parameters that this rank updates.
     pub(crate) fn pieces(&self) -> Vec<Piece> {
         let mut pieces = Vec::new();
         for (bucket, share) in self.buckets.iter().zip(&self.shares) {
@@ -178,7 +178,8 @@ impl Shards {
         Ok(done)
     }
 
-    /// To be called when this pass's gradients of `bucket` are complete. `is_last`: whether it is the step's last pass.
+    /// Starts the reduction of the gradients of `bucket`, which this pass has completed. `is_last`: whether it
+    /// is the step's last pass.
     pub(crate) fn reduce(&self, bucket: usize, is_last: bool) -> Result<(), RankFailure> {
         if self.ranks.world_size() == 1 {
             return Ok(());
@@ -229,7 +230,7 @@ impl Shards {
             return Ok(());
         }
         let start = |(bucket, share): (&Bucket, &Share)| {
-            // A copy, since the share is a part of the tensor that receives.
+            // A copy, since the share is a view of the tensor that receives.
             self.ranks.all_gather(bucket.memory.whole(), &share.parameters.copy())
         };
         let gathers: Vec<Started> =

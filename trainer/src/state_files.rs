@@ -1,5 +1,6 @@
-//! Master weights and moments in files, one from each rank. A tensor is a run of a parameter's elements, and its name gives
-//! the first of them, so that any number of ranks reads what any other number has written, each only the bytes it needs.
+//! Files of master weights and moments, one per rank. Each tensor holds consecutive elements of a parameter,
+//! and its name has the index of the first one. So any number of ranks can read the files of any other number
+//! of ranks, and each rank reads only the bytes that it needs.
 
 use std::{
     collections::BTreeMap,
@@ -21,8 +22,8 @@ pub(crate) fn file_name(rank: usize) -> String {
     format!("optimizer-rank-{rank}.safetensors")
 }
 
-/// Writes the part of `optimizer` that rank `rank` of `ranks` has to write: all of it where each rank holds a share
-/// (`holds_part`), else an equal part of the whole.
+/// Writes the state of `optimizer` that rank `rank` of `ranks` is responsible for: all of it if each rank holds
+/// only its share (`holds_part`), else an equal part of it, since each rank holds the same.
 pub(crate) fn write(
     path: &Path,
     optimizer: &AdamW,
@@ -46,28 +47,29 @@ pub(crate) fn write(
 /// All files of a checkpoint, open.
 pub(crate) struct StateFiles {
     files: Vec<(PathBuf, fs_err::File)>,
-    /// Runs of elements by `PART.NAME`, ascending.
-    runs: BTreeMap<String, Vec<Run>>,
+    /// Extents by `PART.NAME`, ascending.
+    extents: BTreeMap<String, Vec<Extent>>,
 }
 
 /// Consecutive elements of a parameter in a file.
-struct Run {
+struct Extent {
     file: usize,
-    /// Byte offset of the first in the file.
+    /// Byte offset in the file.
     offset: u64,
+    /// Index of the first element within the parameter.
     start: i64,
     length: i64,
     dtype: Dtype,
 }
 
 impl StateFiles {
-    /// Opens what `ranks` ranks wrote in `dir`.
+    /// Opens the files of `ranks` ranks in `dir`.
     pub(crate) fn open(dir: &Path, ranks: usize) -> Result<Self, TrainError> {
-        let mut all = Self { files: Vec::new(), runs: BTreeMap::new() };
+        let mut all = Self { files: Vec::new(), extents: BTreeMap::new() };
         for rank in 0..ranks {
             all.add(dir.join(file_name(rank)))?;
         }
-        all.runs.values_mut().for_each(|runs| runs.sort_by_key(|run| run.start));
+        all.extents.values_mut().for_each(|extents| extents.sort_by_key(|extent| extent.start));
         Ok(all)
     }
 
@@ -93,14 +95,14 @@ impl StateFiles {
             if data + info.data_offsets.1 as u64 > size {
                 return Err(bad("it is cut short".to_owned()));
             }
-            let run = Run {
+            let extent = Extent {
                 file: self.files.len(),
                 offset: data + info.data_offsets.0 as u64,
                 start,
                 length: info.shape.iter().product::<usize>() as i64,
                 dtype: info.dtype,
             };
-            self.runs.entry(key).or_default().push(run);
+            self.extents.entry(key).or_default().push(extent);
         }
         self.files.push((path, file));
         Ok(())
@@ -111,10 +113,10 @@ impl StateFiles {
         let key = format!("{}.{}", part.part, part.name);
         let (start, length) = (part.start, part.tensor.numel() as i64);
         let mut at = start;
-        for run in self.runs.get(&key).map_or(&[][..], Vec::as_slice) {
-            let end = (run.start + run.length).min(start + length);
-            if run.start <= at && at < end {
-                let stored = self.read(run, at - run.start, end - at)?;
+        for extent in self.extents.get(&key).map_or(&[][..], Vec::as_slice) {
+            let end = (extent.start + extent.length).min(start + length);
+            if extent.start <= at && at < end {
+                let stored = self.read(extent, at - extent.start, end - at)?;
                 tch::no_grad(|| part.tensor.narrow(0, at - start, end - at).copy_(&stored));
                 at = end;
             }
@@ -129,11 +131,11 @@ impl StateFiles {
         })
     }
 
-    fn read(&self, run: &Run, from: i64, length: i64) -> Result<Tensor, TrainError> {
-        let kind = if run.dtype == Dtype::BF16 { Kind::BFloat16 } else { Kind::Float };
+    fn read(&self, extent: &Extent, from: i64, length: i64) -> Result<Tensor, TrainError> {
+        let kind = if extent.dtype == Dtype::BF16 { Kind::BFloat16 } else { Kind::Float };
         let size = kind.elt_size_in_bytes();
         let mut bytes = vec![0; length as usize * size];
-        self.files[run.file].1.read_exact_at(&mut bytes, run.offset + from as u64 * size as u64)?;
+        self.files[extent.file].1.read_exact_at(&mut bytes, extent.offset + from as u64 * size as u64)?;
         Ok(Tensor::from_data_size(&bytes, &[length], kind))
     }
 }

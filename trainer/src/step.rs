@@ -1,4 +1,5 @@
-//! One optimizer step: forward, loss, backward, update. The training loop chooses the samples, evaluates, logs and saves.
+//! One optimizer step: forward, loss, backward, update. The training loop chooses the samples, evaluates, logs
+//! and saves.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,7 +19,7 @@ use crate::{
     watch::RankFailure,
 };
 
-/// A model in training, with everything that a step changes.
+/// A model in training, with all state that a step changes.
 pub struct Stepper<'a> {
     /// The model.
     pub model: Transformer,
@@ -49,11 +50,11 @@ pub struct StepReport {
     pub loss_ar: f64,
     /// L_pc.
     pub loss_pc: f64,
-    /// Before clipping.
+    /// Gradient norm before clipping.
     pub grad_norm: f64,
     /// Model FLOPs.
     pub flops: f64,
-    /// Packed tokens.
+    /// Packed tokens of all ranks.
     pub tokens: usize,
     /// Packed tokens of this rank.
     pub own_tokens: usize,
@@ -77,7 +78,7 @@ impl From<RankFailure> for NoStep {
 }
 
 impl<'a> Stepper<'a> {
-    /// `base` is the teacher, where it is not the model itself; positions are below `longest_text`.
+    /// `base` is the frozen teacher of `teacher = "base"`. All positions must be below `longest_text`.
     pub fn new(
         model: Transformer,
         base: Option<Transformer>,
@@ -94,24 +95,24 @@ impl<'a> Stepper<'a> {
         config: &'a TrainConfig,
         longest_text: usize,
     ) -> Self {
-        // Each step reuses the memory that the step before freed.
+        // Each step reuses the memory that the previous one freed.
         keep_freed_memory();
         let shards = Shards::new(&mut model, config.sharding, ranks);
         let optimizer = AdamW::new(shards.pieces(), config.adamw());
         Self { rope: model.rope_table(longest_text as i64), model, optimizer, shards, base, config }
     }
 
-    /// Sends the parameters of this rank's share, which were restored, to the others.
+    /// Sends the restored parameters of this rank's share to the other ranks.
     pub(crate) fn publish(&self) -> Result<(), RankFailure> {
         self.shards.publish()
     }
 
-    /// The gradients that the next update takes, summed over the passes of a step.
+    /// The gradients for the next update, summed over the passes of a step.
     pub fn gradients(&self) -> &Gradients {
         self.shards.gradients()
     }
 
-    /// One step over `samples`, which the ranks divide among themselves. Asked to `stop`, it drops what it has summed.
+    /// One step over `samples`, which are divided among the ranks. A request to `stop` ends it without an update.
     ///
     /// # Errors
     /// A loss or gradient that is not finite; a request to stop; another rank failed.
@@ -123,9 +124,9 @@ impl<'a> Stepper<'a> {
     ) -> Result<StepReport, NoStep> {
         let mut report = self.accumulate(samples, &settings.loss, stop)?;
         let ranks = self.shards.ranks();
-        // Gradients that every rank has whole are counted by the first.
-        let counts = self.shards.are_gradients_sharded() || ranks.is_first();
-        let squares = if counts { self.optimizer.gradient_squares() } else { 0.0 };
+        // Unsharded gradients are the same on every rank, so only rank 0 contributes them.
+        let contributes = self.shards.are_gradients_sharded() || ranks.is_first();
+        let squares = if contributes { self.optimizer.gradient_squares() } else { 0.0 };
         let mut sums = [report.loss_ar, report.loss_pc, report.flops, squares];
         ranks.sum(&mut sums)?;
         [report.loss_ar, report.loss_pc, report.flops, _] = sums;
@@ -138,7 +139,8 @@ impl<'a> Stepper<'a> {
         Ok(report)
     }
 
-    /// This rank's part of the losses of `samples`, row by row; adds to the gradients.
+    /// Forward and backward passes over this rank's rows of `samples`. Returns this rank's part of the losses and adds
+    /// to the gradients.
     ///
     /// # Errors
     /// A loss that is not finite; a request to stop; another rank failed.

@@ -30,7 +30,7 @@ const SAVE_NOW: &str = "save-now";
 /// Block size for evaluation where the data have no blocks.
 const DEFAULT_BLOCK_SIZE: usize = 16;
 
-/// Where the first weights come from.
+/// Where the initial weights come from.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
 )]
@@ -47,7 +47,7 @@ pub enum Init {
 pub struct TrainJob<'a> {
     /// Hugging Face directory: config.json, tokenizer, and weights unless `init` is random.
     pub model_dir: &'a Path,
-    /// Where the first weights come from.
+    /// Where the initial weights come from.
     pub init: Init,
     /// Compute dtype.
     pub dtype: Dtype,
@@ -63,7 +63,7 @@ pub struct TrainJob<'a> {
     pub seed: u64,
     /// Whether checkpoints and logs of another run in `output` may be removed.
     pub overwrite: bool,
-    /// This process among those that train together. All have the same job; they share a file system.
+    /// Connection to the other ranks. All ranks run the same job and share a file system.
     pub ranks: Ranks,
 }
 
@@ -83,7 +83,7 @@ pub struct TrainOutcome {
 /// On CPU a resumed run gives the weights of an undisturbed one, bit for bit.
 ///
 /// # Errors
-/// See [`TrainError`]; checkpoints already written stay whole.
+/// See [`TrainError`]; checkpoints already written stay complete.
 pub fn train(
     job: TrainJob,
     stop: &AtomicBool,
@@ -129,7 +129,7 @@ fn run_to_end(
             run.log(Some(&report))?;
         }
         progress(&report);
-        if run.is_saved_after(report.step)? {
+        if run.is_save_due(report.step)? {
             run.save()?;
         }
     }
@@ -190,14 +190,14 @@ impl<'a> Run<'a> {
             Stepper::with_ranks(ranks.clone(), (model, base), job.config, dataset.longest_text());
         let checkpoints = Checkpoints::open(job.output, job.config.save_total_limit, disk)?;
         let mut stored = None;
-        // Rank 0 cleans up after a killed run, or removes another one; then the others read what is there.
+        // Rank 0 first cleans up after a killed run, or removes another run; then the other ranks look for checkpoints.
         if ranks.is_first() {
-            stored = resumed(&checkpoints, &state, job.overwrite, job.output)?;
-            checkpoints.mend(stored.as_ref().map(|(_, stored)| stored))?;
+            stored = checkpoint_to_resume(&checkpoints, &state, job.overwrite, job.output)?;
+            checkpoints.repair(stored.as_ref().map(|(_, stored)| stored))?;
         }
         ranks.barrier()?;
         if !ranks.is_first() {
-            stored = resumed(&checkpoints, &state, false, job.output)?;
+            stored = checkpoint_to_resume(&checkpoints, &state, false, job.output)?;
         }
         let is_saved = stored.is_some();
         if let Some((dir, stored)) = stored {
@@ -205,8 +205,8 @@ impl<'a> Run<'a> {
             stepper.publish()?;
             state = TrainerState { optimizer_files: ranks.world_size(), ..stored };
         }
-        let known = is_saved.then_some(&state);
-        let metrics = ranks.is_first().then(|| Metrics::open(job.output, known)).transpose()?;
+        let resumed = is_saved.then_some(&state);
+        let metrics = ranks.is_first().then(|| Metrics::open(job.output, resumed)).transpose()?;
         Ok(Self {
             gemm_peak,
             stepper,
@@ -235,7 +235,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// One optimizer step over `batch_size` samples; `None` when asked to `stop` within it: the resumed run takes it again.
+    /// One optimizer step over `batch_size` samples; `None` if stopped within it: the resumed run repeats it.
     fn step(&mut self, stop: &AtomicBool) -> Result<Option<TrainProgress>, TrainError> {
         let (started, waited, config) = (Instant::now(), self.ranks.waited(), self.config);
         let samples = self.dataset.step(self.state.step, config.batch_size, config)?;
@@ -325,7 +325,7 @@ impl<'a> Run<'a> {
         step.is_multiple_of(self.config.logging_steps) || self.state.is_finished()
     }
 
-    /// Logs this step: the figures of `report`, if there are any, and the evaluation, if it is of this step.
+    /// Logs this step: the metrics of `report`, if given, and the newest evaluation, if it belongs to this step.
     fn log(&mut self, report: Option<&TrainProgress>) -> Result<(), TrainError> {
         let (step, epoch) = (self.state.step, self.epoch());
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
@@ -336,16 +336,17 @@ impl<'a> Run<'a> {
         metrics.record(step, epoch, &scalars)
     }
 
-    /// Also after the first step, so that a save that cannot work fails early, and at each new best.
-    fn is_saved_after(&self, step: usize) -> Result<bool, TrainError> {
+    /// Whether to save after `step`: every `save_steps`, at each new best, on request, and after the first step, so
+    /// that a save that cannot work fails early.
+    fn is_save_due(&self, step: usize) -> Result<bool, TrainError> {
         let is_best = self.state.evaluations.best.is_some_and(|best| best.step == step);
         let is_due = step == 1 || step.is_multiple_of(self.config.save_steps) || is_best;
-        // Rank 0 looks for the file, on behalf of all.
+        // Only rank 0 looks for the file.
         Ok(is_due || self.ranks.any(self.ranks.is_first() && self.output.join(SAVE_NOW).exists())?)
     }
 }
 
-/// The model that training starts from, and what identifies its weights.
+/// The model that training starts from, and the hash of its weights.
 fn initial_model(job: &TrainJob) -> Result<(Transformer, String), TrainError> {
     let compute = Compute { dtype: job.dtype, device: job.device };
     Ok(match job.init {
@@ -376,15 +377,15 @@ fn held_out(
     }))
 }
 
-/// The checkpoint to resume from. One of another run is refused, or removed with its logs if `overwrite`.
-fn resumed(
+/// The newest checkpoint, if any. One of another run is an error; with `overwrite` it is removed with its logs.
+fn checkpoint_to_resume(
     checkpoints: &Checkpoints,
     state: &TrainerState,
     overwrite: bool,
     output: &Path,
 ) -> Result<Option<(PathBuf, TrainerState)>, TrainError> {
     let Some((dir, stored)) = checkpoints.newest()? else { return Ok(None) };
-    match state.check_continues(&stored, &dir) {
+    match state.check_same_run(&stored, &dir) {
         Ok(()) => Ok(Some((dir, stored))),
         Err(_) if overwrite => {
             metrics::discard(output)?;

@@ -1,6 +1,7 @@
-//! Finds the rank at fault when one dies, hangs or fails. Every rank writes heartbeats with its number of operations to the
-//! store; one that fails writes its reason there. When a collective operation fails, the others read the store: a reason if
-//! there is one, else whose heartbeats have stopped, else who is behind.
+//! Finds the rank at fault when a rank dies, hangs or fails. Every rank writes heartbeats with its number of
+//! begun operations to the store; a rank that fails writes its reason there. When a collective operation fails,
+//! the other ranks read the store and blame, in this order: a rank with a reason, a rank without heartbeats,
+//! the rank with the fewest operations.
 
 use std::{
     sync::{
@@ -14,11 +15,11 @@ use std::{
 use jacobi_datasets::{Keeper, Membership};
 use jacobi_torch_ext::{CollectiveError, Store, StoreAddress};
 
-/// Between two heartbeats.
+/// Interval of the heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// A rank without a heartbeat for so long is dead. Long enough for a busy machine.
+/// A rank without a heartbeat for this long is dead. Longer than the delays of a busy machine.
 const SILENCE: Duration = Duration::from_secs(4);
-/// For the connection to the store and single requests to it.
+/// Timeout of the connection to the store and of each request.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a rank may take to end by itself once another has failed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -31,9 +32,9 @@ pub enum RankFailure {
     /// A rank failed and gave its reason.
     #[error("rank {rank} of {world_size} gave up: {reason}")]
     GaveUp {
-        /// Which.
+        /// The rank.
         rank: usize,
-        /// Of how many.
+        /// Number of ranks.
         world_size: usize,
         /// Its reason.
         reason: String,
@@ -43,11 +44,11 @@ pub enum RankFailure {
         "rank {rank} of {world_size} is gone: it was killed, ran out of memory, or its machine cannot be reached ({source})"
     )]
     Gone {
-        /// Which.
+        /// The rank.
         rank: usize,
-        /// Of how many.
+        /// Number of ranks.
         world_size: usize,
-        /// The operation's error.
+        /// The error of the failed operation.
         source: CollectiveError,
     },
     /// A rank sends heartbeats but does not take part.
@@ -56,9 +57,9 @@ pub enum RankFailure {
          (train.dist_timeout = {timeout} seconds)"
     )]
     Hangs {
-        /// Which.
+        /// The rank.
         rank: usize,
-        /// Of how many.
+        /// Number of ranks.
         world_size: usize,
         /// Operations that it has begun.
         begun: u64,
@@ -82,7 +83,7 @@ pub(crate) struct Watch {
     store: Store,
     begun: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
-    /// The first failure that was read: the store may be gone when it is needed.
+    /// The first failure that was read, kept because the store may be gone later.
     failure: Arc<OnceLock<RankFailure>>,
     heartbeat: Option<JoinHandle<()>>,
 }
@@ -119,7 +120,8 @@ impl Watch {
         self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Stores the reason why this rank fails, unless there is one, and leaves the others time to read it.
+    /// Stores the reason why this rank fails, unless another rank has failed before, and gives the others time
+    /// to read it.
     pub(crate) fn give_up(&self, reason: &str) {
         self.store_reason(self.member.rank.rank, reason);
         if self.keeps_store() {
@@ -127,14 +129,14 @@ impl Watch {
         }
     }
 
-    /// Whether the store ends with this process.
+    /// Whether this process runs the store.
     fn keeps_store(&self) -> bool {
         self.member.keeper == Keeper::FirstRank && self.member.rank.rank == 0
     }
 
     fn store_reason(&self, rank: usize, reason: &str) {
         if self.store.add("failures", 1) == Ok(1) {
-            // Reading it back waits until it is written.
+            // Reading it back ensures that it is written.
             let _ = self.store.set(FAILED, &format!("{rank} {reason}")).and_then(|()| self.store.get(FAILED));
         }
     }
@@ -208,7 +210,7 @@ impl Watch {
         (0..self.member.rank.world_size).map(|rank| self.store.get(&heartbeat_key(rank))).collect()
     }
 
-    /// Announces the regular end. The rank that keeps the store waits for the others to do so.
+    /// Announces that this rank has finished. The rank that runs the store waits until all ranks have.
     pub(crate) fn leave(&self) {
         self.ended.store(true, Ordering::Relaxed);
         let world_size = self.member.rank.world_size as i64;

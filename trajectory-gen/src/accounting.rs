@@ -1,12 +1,12 @@
-//! Accounts for every prompt of a run: written, skipped by a rule or failed. Passes finished rows to the writer, which makes
-//! them durable.
+//! Accounts for every prompt of a run: written, skipped by a rule or failed. Passes finished rows to the
+//! writer, which makes them durable.
 
 use std::collections::HashMap;
 
 use jacobi_datasets::{ShardWriter, Tally, Tokenizer, Trajectory};
 
 use crate::config::{GenerateConfig, OutOfRange};
-use crate::engine::Made;
+use crate::engine::Completion;
 use crate::filters::{self, Rule};
 use crate::ledger::{Ledger, Rejected, RejectedKind};
 use crate::prompts::{Candidate, Judged};
@@ -25,11 +25,11 @@ pub(crate) struct Accounting<'a> {
     pub(crate) writer: ShardWriter,
     pub(crate) ledger: Ledger,
     pub(crate) tally: Tally,
-    /// By key, how many rows on disk have not been matched to a prompt yet.
+    /// Number of rows on disk, by key, that are not yet matched to a prompt.
     done: HashMap<u128, usize>,
     pending: HashMap<usize, Pending>,
     rows: Vec<Trajectory>,
-    failures_in_a_row: usize,
+    consecutive_failures: usize,
     /// The error that ends the run.
     pub(crate) error: Option<GenerateError>,
     pub(crate) progress: GenerateProgress,
@@ -58,7 +58,7 @@ impl<'a> Accounting<'a> {
             done,
             pending: HashMap::new(),
             rows: Vec::new(),
-            failures_in_a_row: 0,
+            consecutive_failures: 0,
             error: None,
             progress,
         }
@@ -67,17 +67,17 @@ impl<'a> Accounting<'a> {
     /// Counts a prompt that needs no answer, and returns one that does.
     pub(crate) fn admit(&mut self, judged: Judged) -> Result<Option<Candidate>, GenerateError> {
         match judged {
-            Judged::NotOurs => Ok(None),
+            Judged::OtherRank => Ok(None),
             Judged::Rejected(rejected) => self.reject(rejected).map(|()| None),
             Judged::Candidate(candidate) => {
-                self.failures_in_a_row = 0;
+                self.consecutive_failures = 0;
                 if let Some(rule) = self.ledger.take(candidate.key) {
                     self.count_skipped(&rule);
                     return Ok(None);
                 }
-                match self.done.get_mut(&candidate.key).filter(|left| **left > 0) {
-                    Some(left) => {
-                        *left -= 1;
+                match self.done.get_mut(&candidate.key).filter(|unmatched| **unmatched > 0) {
+                    Some(unmatched) => {
+                        *unmatched -= 1;
                         Ok(None)
                     }
                     None => Ok(Some(candidate)),
@@ -86,7 +86,7 @@ impl<'a> Accounting<'a> {
         }
     }
 
-    /// Notes that the engine gets this prompt under `number`.
+    /// Records that the engine starts on this prompt under `number`.
     pub(crate) fn start(&mut self, number: usize, candidate: &Candidate) {
         let (sample_id, prompt) = (candidate.sample_id.clone(), candidate.sample.prompt.clone());
         self.pending.insert(number, Pending { key: candidate.key, sample_id, prompt });
@@ -96,11 +96,12 @@ impl<'a> Accounting<'a> {
         self.pending.remove(&number).expect("the engine finishes each prompt once")
     }
 
-    /// Counts an answer: as a row, or as skipped by a rule.
-    pub(crate) fn answer(&mut self, number: usize, made: Made) -> Result<(), GenerateError> {
+    /// Counts a completion: as a row, or as skipped by a rule.
+    pub(crate) fn answer(&mut self, number: usize, completion: Completion) -> Result<(), GenerateError> {
         let Pending { key, sample_id, prompt } = self.take_pending(number);
-        let text = || self.tokenizer.decode(&made.response_tokens);
-        let refused = filters::refuse(self.config, &made.response_tokens, made.finish_reason, text);
+        let text = || self.tokenizer.decode(&completion.response_tokens);
+        let refused =
+            filters::refuse(self.config, &completion.response_tokens, completion.finish_reason, text);
         if let Some((rule, reason)) = refused {
             if rule == Rule::ResponseTooShort && self.config.responses_out_of_range == OutOfRange::Fail {
                 let setting = "responses_out_of_range";
@@ -108,17 +109,17 @@ impl<'a> Accounting<'a> {
             }
             return self.reject(Rejected::skipped(rule, sample_id, reason, Some(key)));
         }
-        self.count_disagreeing(made.disagreeing_blocks);
-        self.rows.push(made.into_row(sample_id, prompt));
+        self.count_disagreeing(completion.disagreeing_blocks);
+        self.rows.push(completion.into_row(sample_id, prompt));
         self.progress.done += 1;
         if self.rows.len() < self.config.rows_per_group { Ok(()) } else { self.flush() }
     }
 
-    /// Counts a prompt whose given response differs from the model's in `blocks` blocks, and was refused for it.
+    /// Counts a prompt that was refused because its given response differs from the model's in `blocks` blocks.
     pub(crate) fn refuse(&mut self, number: usize, blocks: usize) -> Result<(), GenerateError> {
         let Pending { key, sample_id, .. } = self.take_pending(number);
         self.count_disagreeing(blocks);
-        let reason = format!("the given response is not the model's in {blocks} blocks");
+        let reason = format!("the given response differs from the model's in {blocks} blocks");
         self.reject(Rejected::skipped(Rule::Disagreement, sample_id, reason, Some(key)))
     }
 
@@ -127,7 +128,7 @@ impl<'a> Accounting<'a> {
         if self.rows.is_empty() {
             return Ok(());
         }
-        // If writing fails, none of them is on disk, and the next run makes them again.
+        // If writing fails, no row of the group is on disk, and the next run makes them again.
         let rows = std::mem::take(&mut self.rows);
         Ok(self.writer.append(&rows, &self.tally)?)
     }
@@ -141,12 +142,12 @@ impl<'a> Accounting<'a> {
         self.tally.failed += 1;
         self.progress.done += 1;
         self.progress.failed += 1;
-        self.failures_in_a_row += 1;
-        if self.failures_in_a_row < self.config.max_consecutive_errors {
+        self.consecutive_failures += 1;
+        if self.consecutive_failures < self.config.max_consecutive_errors {
             return Ok(());
         }
         Err(GenerateError::TooManyErrors {
-            count: self.failures_in_a_row,
+            count: self.consecutive_failures,
             prompt: rejected.prompt,
             reason: rejected.reason,
             errors: self.ledger.path().to_path_buf(),

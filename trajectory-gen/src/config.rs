@@ -12,16 +12,15 @@ mod engine;
 
 pub use engine::{BatchSize, OnDisagreement, StatesKept};
 
-/// How trajectories are made.
+/// How trajectories are generated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerateConfig {
     /// Tokens refined together, n.
     pub block_size: usize,
-    /// Most tokens of a response.
+    /// Maximum tokens of a response.
     pub max_new_tokens: usize,
-    /// File of responses that another engine made. They are used instead of generated ones; every prompt needs
-    /// one.
+    /// File of responses from another engine, used instead of generated ones. Every prompt needs one.
     pub responses: Option<PathBuf>,
     /// Prompts with fewer tokens are out of range.
     pub min_prompt_tokens: usize,
@@ -29,23 +28,23 @@ pub struct GenerateConfig {
     pub max_prompt_tokens: usize,
     /// What happens to prompts out of range. A prompt that is too long is cut in its last message.
     pub prompts_out_of_range: OutOfRange,
-    /// Responses with fewer tokens are out of range, and so are given ones with more tokens than
+    /// Responses with fewer tokens are out of range, and so are given responses with more tokens than
     /// `max_new_tokens` or the model's context.
     pub min_response_tokens: usize,
     /// What happens to responses out of range.
     pub responses_out_of_range: OutOfRange,
     /// What happens to responses that reach `max_new_tokens` before their end.
     pub cut_responses: Choice,
-    /// What happens to a prompt whose messages came before.
+    /// What happens to a prompt with the same messages as an earlier one.
     pub duplicate_prompts: Choice,
     /// A response in which a sequence of 1 to 64 tokens is repeated in a row more often than this is skipped; 0
     /// allows any number.
     pub max_token_repeats: usize,
     /// The same for sequences of 1 to 8 lines.
     pub max_line_repeats: usize,
-    /// Rows written together. A killed run loses at most this many finished rows.
+    /// Rows of a row group, which are written together. A killed run loses at most this many finished rows.
     pub rows_per_group: usize,
-    /// Least size of a shard, in bytes: the next shard is started when it is reached.
+    /// Size of a shard in bytes at which the next shard is started.
     pub shard_bytes: u64,
     /// Which states of a block are recorded.
     pub states: StatesKept,
@@ -58,14 +57,14 @@ pub struct GenerateConfig {
     pub top_p: f32,
     /// What happens to a given response that differs from the model's own.
     pub on_disagreement: OnDisagreement,
-    /// Samples refined side by side: a number or `"auto"`. Rows do not depend on it in fp32, nor in any dtype
+    /// Samples processed in parallel: a number or `"auto"`. Rows do not depend on it in fp32, nor in any dtype
     /// on a CPU.
     pub batch_size: BatchSize,
-    /// Memory in GB for the caches of the longest possible samples, under `batch_size = "auto"`. One sample is
-    /// taken at least.
+    /// Memory in GB for KV caches, from which `batch_size = "auto"` computes the number of samples. Assumes the
+    /// longest possible samples. At least one sample is processed.
     pub memory_budget_gb: f64,
-    /// Rows of a forward pass to aim at. A pass that reads a prompt may have as many more as the prompt is
-    /// long.
+    /// Target number of rows of a forward pass. A pass that reads a prompt may exceed it by the length of the
+    /// prompt.
     pub pass_tokens: usize,
     /// The run ends after this many failed prompts in a row; finished rows stay.
     pub max_consecutive_errors: usize,
@@ -84,7 +83,7 @@ pub enum OutOfRange {
     Fail,
 }
 
-/// Whether rows of a kind are wanted.
+/// Whether rows of a kind are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Choice {
@@ -138,10 +137,10 @@ impl Default for GenerateConfig {
 }
 
 impl GenerateConfig {
-    /// Refuses zeros and empty ranges.
+    /// Checks the range of every value.
     ///
     /// # Errors
-    /// [`GenerateError::Setting`] or [`GenerateError::Range`] naming the keys.
+    /// [`GenerateError::Setting`], [`GenerateError::Range`] or [`GenerateError::Number`] naming the keys.
     pub fn validate(&self) -> Result<(), GenerateError> {
         let counts = [
             ("block_size", self.block_size),

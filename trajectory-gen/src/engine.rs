@@ -1,6 +1,6 @@
-//! Samples to trajectories, between reading prompts and writing shards. Knows token ids and the model only; files, text and
-//! filters are the caller's. The decoder does the work: its passes serve growing responses and the refinement of blocks that
-//! are already answered.
+//! Turns samples into trajectories. Handles token ids only; the caller handles files, text and filters. The
+//! decoder does the work: its passes extend responses and at the same time refine the blocks that are already
+//! decoded.
 
 use std::ops::ControlFlow;
 
@@ -26,7 +26,7 @@ pub(crate) struct Sample {
 pub(crate) struct EngineSettings {
     /// Tokens refined together, n.
     pub(crate) block_size: usize,
-    /// Which of their states are recorded.
+    /// Which states of a block are recorded.
     pub(crate) states: States,
     /// When responses end.
     pub(crate) stop: StopRules,
@@ -40,7 +40,7 @@ pub(crate) struct EngineSettings {
 
 /// A response with the states of its blocks.
 #[derive(Debug)]
-pub(crate) struct Made {
+pub(crate) struct Completion {
     pub(crate) response_tokens: Vec<u32>,
     pub(crate) finish_reason: FinishReason,
     /// In order of block, then iteration.
@@ -49,7 +49,7 @@ pub(crate) struct Made {
     pub(crate) disagreeing_blocks: usize,
 }
 
-impl Made {
+impl Completion {
     pub(crate) fn into_row(self, sample_id: String, prompt_tokens: Vec<u32>) -> Trajectory {
         let Self { response_tokens, finish_reason, states, .. } = self;
         Trajectory { sample_id, prompt_tokens, response_tokens, finish_reason, states }
@@ -65,20 +65,20 @@ pub(crate) struct EngineProgress {
     pub(crate) iterations: usize,
 }
 
-/// An event of [`make`].
+/// An event of [`make_trajectories`].
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A forward pass has ended.
     Forward,
     /// The sample with this key is finished. Samples finish in any order.
-    Made(usize, Made),
-    /// The sample with this key is refused: its given response differs from the model's in so many blocks.
+    Completed(usize, Completion),
+    /// The sample with this key is refused: its given response differs from the model's in this many blocks.
     Refused(usize, usize),
 }
 
-/// Makes the trajectories of `samples`, which the caller names by keys. Takes the next sample only when there is room for it.
-/// `on_event` may end the work at any event; unfinished samples are dropped.
-pub(crate) fn make(
+/// Makes the trajectories of `samples`, each with a key. Takes the next sample only when there is room for it.
+/// `on_event` can stop at any event; unfinished samples are dropped.
+pub(crate) fn make_trajectories(
     model: &dyn LanguageModel,
     settings: &EngineSettings,
     samples: &mut dyn Iterator<Item = (usize, Sample)>,
@@ -98,7 +98,10 @@ pub(crate) fn make(
             let (response_tokens, finish_reason) = (generation.tokens, generation.finish_reason);
             on_event(
                 progress,
-                Event::Made(key, Made { response_tokens, finish_reason, states, disagreeing_blocks }),
+                Event::Completed(
+                    key,
+                    Completion { response_tokens, finish_reason, states, disagreeing_blocks },
+                ),
             )
         }
     });

@@ -1,11 +1,11 @@
-//! Everything that can end a generation run early.
+//! Errors of generation.
 
 use std::path::PathBuf;
 
 use jacobi_datasets::{DatasetError, Differences};
 use jacobi_model::ModelError;
 
-/// A failure of generation. Rows already written stay, and a second run continues after them.
+/// An error that ends a generation run. Rows already written stay, and the next run continues after them.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
     /// The model.
@@ -45,12 +45,12 @@ pub enum GenerateError {
         /// What it must be.
         must: &'static str,
     },
-    /// A random schedule asks for other states in every epoch.
+    /// Scheduled states under a random schedule, which selects other states in every epoch.
     #[error(
-        "generate.states = \"scheduled\" needs to know which states training will ask for, and train.noise_schedule = \"random\" draws them anew in every epoch: set generate.states = \"all\", or another schedule"
+        "generate.states = \"scheduled\" needs to know the states that training will select, but train.noise_schedule = \"random\" draws new ones in every epoch: set generate.states = \"all\", or another schedule"
     )]
     NoSchedule,
-    /// Shards of another run are there.
+    /// The output has shards of another run.
     #[error(
         "{} holds trajectories made with other settings:{changes}\nchoose another directory, or give --overwrite to remove them and make them again",
         dir.display()
@@ -61,13 +61,13 @@ pub enum GenerateError {
         /// The settings that differ.
         changes: Differences,
     },
-    /// Shards where others are to go.
+    /// The output of an import already has shards.
     #[error("{} holds trajectories already: choose another directory, or give --overwrite to remove them", dir.display())]
     OutputTaken {
         /// The output directory.
         dir: PathBuf,
     },
-    /// Rows of prompts that the prompt file does not have.
+    /// The output has rows of prompts that are not in the prompt file.
     #[error(
         "{} holds {count} trajectories of prompts that {} does not have, the first of sample {first}: choose another directory, or give --overwrite to remove all of them",
         dir.display(),
@@ -83,7 +83,7 @@ pub enum GenerateError {
         /// The sample id of one.
         first: String,
     },
-    /// A text out of range, where the settings make that an error.
+    /// A text out of range, under a setting that makes this an error.
     #[error(
         "sample {sample_id}: {reason}; set generate.{setting} to \"drop\" or \"truncate\", or widen the range"
     )]
@@ -92,7 +92,7 @@ pub enum GenerateError {
         sample_id: String,
         /// Which limit it breaks.
         reason: String,
-        /// The key that says to fail.
+        /// The key that makes it an error.
         setting: &'static str,
     },
     /// Many failures in a row, so the cause is probably not in the rows.
@@ -118,7 +118,7 @@ pub enum GenerateError {
         /// errors.jsonl.
         errors: PathBuf,
     },
-    /// Ranks' directories that are not one complete job.
+    /// The directories of the ranks are not one complete job.
     #[error("cannot merge {}: {reason}", dir.display())]
     Merge {
         /// Where the ranks' directories are.

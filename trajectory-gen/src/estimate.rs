@@ -1,11 +1,11 @@
-//! The estimate of a run: counts its prompts, and answers a few of them to measure time and size.
+//! Estimates a run: counts its prompts, and answers a few of them to measure time and size.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use jacobi_datasets::write_shard;
 
-use crate::engine::{Event, Sample, make};
+use crate::engine::{Event, Sample, make_trajectories};
 use crate::generate::Run;
 use crate::prompts::{Judged, PromptJudge};
 use crate::{GenerateError, GenerateJob};
@@ -18,17 +18,17 @@ const CALIBRATION_LIMIT: Duration = Duration::from_secs(60);
 pub struct Estimate {
     /// Prompts of this rank.
     pub input: usize,
-    /// Prompts that a rule or an error keeps out before they are answered.
+    /// Prompts that a rule or an error excludes before they are answered.
     pub rejected: usize,
     /// Prompts to be answered, those on disk included.
     pub candidates: usize,
     /// Tokens of those prompts.
     pub prompt_tokens: usize,
-    /// What a few of them took, if any were answered.
+    /// Measurements on a few of them, if any were answered.
     pub calibration: Option<Calibration>,
 }
 
-/// What answering a few prompts took.
+/// Measurements on a few prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Calibration {
     /// Prompts answered.
@@ -42,14 +42,14 @@ pub struct Calibration {
 }
 
 impl Estimate {
-    /// `of` per prompt of the calibration, times the prompts to be answered.
+    /// The figure `of` of the calibration, scaled to all prompts to be answered.
     pub fn scaled(&self, of: impl Fn(&Calibration) -> f64) -> Option<f64> {
         let calibration = self.calibration.filter(|calibration| calibration.prompts > 0)?;
         Some(of(&calibration) / calibration.prompts as f64 * self.candidates as f64)
     }
 }
 
-/// Counts the prompts of `job` and answers up to `calibrate` of them. Writes nothing that lasts.
+/// Counts the prompts of `job` and answers up to `calibrate` of them. Writes temporary files only.
 ///
 /// # Errors
 /// Those of reading model and prompts.
@@ -60,7 +60,7 @@ pub fn estimate(job: &GenerateJob, calibrate: usize) -> Result<Estimate, Generat
     let mut few = Vec::new();
     for judged in PromptJudge::open(run.rules())? {
         match judged? {
-            Judged::NotOurs => continue,
+            Judged::OtherRank => continue,
             Judged::Rejected(_) => estimate.rejected += 1,
             Judged::Candidate(candidate) => {
                 estimate.candidates += 1;
@@ -82,12 +82,21 @@ fn measure(run: &Run, samples: Vec<Sample>) -> Result<Calibration, GenerateError
     let prompts: Vec<Vec<u32>> = samples.iter().map(|sample| sample.prompt.clone()).collect();
     let mut rows = Vec::new();
     let start = Instant::now();
-    make(&run.model(), run.engine_settings(), &mut samples.into_iter().enumerate(), &mut |_, event| {
-        if let Event::Made(at, made) = event {
-            rows.push(made.into_row(at.to_string(), prompts[at].clone()));
-        }
-        if start.elapsed() < CALIBRATION_LIMIT { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
+    make_trajectories(
+        &run.model(),
+        run.engine_settings(),
+        &mut samples.into_iter().enumerate(),
+        &mut |_, event| {
+            if let Event::Completed(at, completion) = event {
+                rows.push(completion.into_row(at.to_string(), prompts[at].clone()));
+            }
+            if start.elapsed() < CALIBRATION_LIMIT {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        },
+    );
     let seconds = start.elapsed().as_secs_f64();
     let scratch = tempfile::tempdir()?;
     let digest = write_shard(&scratch.path().join("part.parquet"), &run.metadata(), &rows)?;

@@ -1,4 +1,4 @@
-//! The rules that keep prompts and responses out.
+//! The rules that exclude prompts and responses.
 
 use jacobi_datasets::{FinishReason, repeats};
 
@@ -15,15 +15,15 @@ pub enum Rule {
     PromptTooLong,
     /// Fewer tokens than `min_response_tokens`.
     ResponseTooShort,
-    /// Given, and longer than `max_new_tokens`.
+    /// A given response longer than `max_new_tokens` or the context.
     ResponseTooLong,
-    /// It reached the limit before its end.
+    /// The response reached `max_new_tokens` before its end.
     ResponseCut,
     /// The same tokens over and over.
     RepeatedTokens,
     /// The same lines over and over.
     RepeatedLines,
-    /// Given, and different from the model's.
+    /// A given response that differs from the model's.
     Disagreement,
 }
 
@@ -44,12 +44,12 @@ impl Rule {
     }
 }
 
-/// Longest repeated run of tokens that is looked for.
+/// Longest repeated sequence of tokens that is detected.
 const MAX_TOKEN_PERIOD: usize = 64;
-/// Longest repeated run of lines that is looked for.
+/// Longest repeated sequence of lines that is detected.
 const MAX_LINE_PERIOD: usize = 8;
 
-/// The rule that keeps a response out, and the reason. `text` is called only where lines are checked.
+/// The rule that excludes a response, and the reason; `None` if it is kept. `text` is called only if lines are checked.
 pub(crate) fn refuse(
     config: &GenerateConfig,
     tokens: &[u32],
@@ -82,8 +82,8 @@ pub(crate) fn refuse(
     repeated(Rule::RepeatedLines, "lines", most_repeats(&lines, MAX_LINE_PERIOD), config.max_line_repeats)
 }
 
-/// How often, at most, a run of `1..=max_period` items directly follows itself, and how long that run is. Nothing
-/// repeated counts as once; of several equally frequent runs the shortest is given.
+/// The highest number of times that a sequence of `1..=max_period` items occurs in direct succession (1 without
+/// repetition), and its length. Of several equally frequent sequences the shortest counts.
 fn most_repeats<T: PartialEq>(items: &[T], max_period: usize) -> (usize, usize) {
     repeats(items, max_period).fold((1, 1), |most, found| if found.0 > most.0 { found } else { most })
 }

@@ -1,8 +1,8 @@
-//! Prompts to trajectory shards: streams prompts through the engine and writes its answers as row groups.
+//! Generates trajectory shards: streams prompts through the engine and writes the results as row groups.
 //!
-//! A row is identified by its content (sample id and prompt tokens) and the settings of its directory. A run resumes by the
-//! rows on disk, so the set of rows depends neither on interruptions nor on ranks nor on the batch. Rows are in the order in
-//! which they were finished; readers sort them.
+//! A row is identified by its content (sample id and prompt tokens) and the settings of its directory. A
+//! resumed run makes the rows that are not on disk, so the set of rows depends neither on interruptions nor on
+//! ranks nor on the batch. Rows are written in the order in which they finish; readers sort them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,13 +17,13 @@ use jacobi_datasets::{
 use jacobi_model::{Compute, DecodingModel, Device, Dtype, LanguageModel, Transformer, dtype_name, load};
 
 use crate::accounting::Accounting;
-use crate::engine::{EngineSettings, Event, Sample, make};
+use crate::engine::{EngineSettings, Event, Sample, make_trajectories};
 use crate::ledger::{ERRORS_FILE, Ledger};
 use crate::prompts::{Candidate, PromptJudge, PromptRules};
 use crate::survey::{self, Done, Survey};
 use crate::{GenerateConfig, GenerateError, StatesKept};
 
-/// Prompts read ahead and answered in the order of their length, so that prompts in a batch have similar lengths.
+/// Number of prompts read ahead and sorted by length, so that prompts in a batch have similar lengths.
 const SORTED_AHEAD: usize = 256;
 
 /// One generation run.
@@ -41,11 +41,11 @@ pub struct GenerateJob<'a> {
     pub output: &'a Path,
     /// How to generate.
     pub config: &'a GenerateConfig,
-    /// How training will read the shards: what `states = "scheduled"` goes by.
+    /// How training will read the shards; selects the recorded states under `states = "scheduled"`.
     pub train: PackConfig,
     /// Seed of the fillers, and of the noise of sampled responses.
     pub seed: u64,
-    /// Which part of the prompts; `None` is all of them.
+    /// The rank whose share of the prompts is processed; `None` processes all prompts.
     pub rank: Option<Rank>,
     /// Removes rows of other settings or other prompts from the output; those of this job stay.
     pub overwrite: bool,
@@ -58,7 +58,7 @@ impl GenerateJob<'_> {
     }
 }
 
-/// How far a run is.
+/// Progress of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct GenerateProgress {
     /// Prompts accounted for, including earlier runs.
@@ -67,9 +67,9 @@ pub struct GenerateProgress {
     pub total: usize,
     /// Prompts that could not be used.
     pub failed: usize,
-    /// Prompts that a rule left out.
+    /// Prompts that a rule excluded.
     pub skipped: usize,
-    /// Response tokens of this run's answers.
+    /// Response tokens that this run has made.
     pub tokens: usize,
     /// Jacobi iterations of their blocks, up to the last recorded state of each.
     pub iterations: usize,
@@ -80,7 +80,7 @@ pub struct GenerateProgress {
 pub struct GenerateOutcome {
     /// Counts and shards.
     pub manifest: Manifest,
-    /// Stopped before the end; run again to continue.
+    /// Whether the run was stopped before the end; run it again to continue.
     pub interrupted: bool,
 }
 
@@ -96,7 +96,7 @@ pub fn generate(
     job.config.validate()?;
     let run = Run::open(job)?;
     let dir = job.directory();
-    let mut found = run.found(&dir)?;
+    let mut found = run.existing_manifest(&dir)?;
     let compared = match run.compare(&dir, found.as_ref(), stop) {
         Err(GenerateError::ForeignRows { .. }) if job.overwrite => {
             found = None;
@@ -156,9 +156,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The manifest of a directory that holds rows of this very job. One of another job is refused, or with `overwrite`
-    /// removed; one without a single row stands in nobody's way.
-    fn found(&self, dir: &Path) -> Result<Option<Manifest>, GenerateError> {
+    /// The manifest of `dir`, if it has rows of this job. Rows of another job are an error, or with `overwrite` are
+    /// removed. A manifest without rows is ignored.
+    fn existing_manifest(&self, dir: &Path) -> Result<Option<Manifest>, GenerateError> {
         let overwrite = self.job.overwrite;
         let manifest = match Manifest::load(dir) {
             Ok(Some(manifest)) => manifest,
@@ -168,14 +168,14 @@ impl<'a> Run<'a> {
         let changes = self.settings().differences(&manifest.settings);
         match (changes.is_empty(), manifest.shards.is_empty()) {
             (true, empty) => Ok(Some(manifest).filter(|_| !empty)),
-            // What other settings kept out, these may want.
+            // errors.jsonl is removed too: it lists prompts that these settings may accept.
             (false, empty) if empty || overwrite => discard(dir).map(|()| None),
             (false, _) => Err(GenerateError::Mismatch { dir: dir.to_path_buf(), changes }),
         }
     }
 
-    /// What is on disk, held against the prompts. `None` when `stop` asked to end: with many prompts, or with files that
-    /// have yet to come from the hub, that takes its time.
+    /// Compares the rows on disk with the prompts. `None` after a request to `stop`: many prompts, or files that are
+    /// downloaded first, take time.
     fn compare(
         &self,
         dir: &Path,
@@ -241,7 +241,7 @@ impl<'a> Run<'a> {
         DecodingModel::new(&self.model)
     }
 
-    /// Answers every prompt that is not on disk, and completes the manifest.
+    /// Generates the missing rows and completes the manifest.
     fn answer(
         &self,
         accounting: Accounting,
@@ -252,12 +252,12 @@ impl<'a> Run<'a> {
         let accounting = RefCell::new(accounting);
         progress(&accounting.borrow().progress);
         let mut samples = Samples { prompts, accounting: &accounting, stop, sorted: Vec::new(), number: 0 };
-        make(&self.model(), &self.engine, &mut samples, &mut |now, event| {
+        make_trajectories(&self.model(), &self.engine, &mut samples, &mut |now, event| {
             let mut accounting = accounting.borrow_mut();
             (accounting.progress.tokens, accounting.progress.iterations) = (now.tokens, now.iterations);
             let counted = match event {
                 Event::Forward => Ok(()),
-                Event::Made(number, made) => accounting.answer(number, made),
+                Event::Completed(number, completion) => accounting.answer(number, completion),
                 Event::Refused(number, blocks) => accounting.refuse(number, blocks),
             };
             progress(&accounting.progress);
@@ -269,7 +269,7 @@ impl<'a> Run<'a> {
             }
         });
         let mut accounting = accounting.into_inner();
-        // Finished rows are written even after an error, unless writing is what failed.
+        // Finished rows are written even after an error.
         let failed = accounting.error.take();
         let flushed = accounting.flush();
         if let Some(error) = failed {
@@ -278,7 +278,7 @@ impl<'a> Run<'a> {
         flushed?;
         let interrupted = stop.load(Ordering::Relaxed);
         if interrupted {
-            accounting.writer.note(&accounting.tally)?;
+            accounting.writer.save_tally(&accounting.tally)?;
         } else {
             accounting.writer.finish(&accounting.tally)?;
         }
@@ -300,7 +300,7 @@ pub(crate) fn discard(dir: &Path) -> Result<(), GenerateError> {
     }
 }
 
-/// The samples for the engine: the prompts that need an answer, some read ahead and sorted by length.
+/// The engine's samples: the prompts that need an answer, some read ahead and sorted by length.
 struct Samples<'a, 'b> {
     prompts: PromptJudge<'a>,
     accounting: &'a RefCell<Accounting<'b>>,

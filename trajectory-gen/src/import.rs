@@ -17,7 +17,7 @@ use crate::{GenerateConfig, GenerateError};
 pub struct ImportJob<'a> {
     /// Files in either format of the reference implementation.
     pub files: &'a [PathBuf],
-    /// The model they were made with, or another with the same tokenizer.
+    /// The model that made them, or another with the same tokenizer.
     pub model_dir: &'a Path,
     /// Receives shards, manifest.json, errors.jsonl.
     pub output: &'a Path,
@@ -28,8 +28,8 @@ pub struct ImportJob<'a> {
 /// Converts all samples; errors.jsonl lists those that cannot be converted.
 ///
 /// # Errors
-/// [`GenerateError::OutputTaken`]; [`GenerateError::NothingWritten`] when no sample could be converted; files that cannot be
-/// read or written.
+/// [`GenerateError::OutputTaken`]; [`GenerateError::NothingWritten`] when no sample could be converted; files
+/// that cannot be read or written.
 pub fn import(job: &ImportJob) -> Result<Manifest, GenerateError> {
     // An interrupted import starts over: reading is quick, and partial shards do not say which samples are missing.
     let is_interrupted =
@@ -56,7 +56,7 @@ pub fn import(job: &ImportJob) -> Result<Manifest, GenerateError> {
     for file in job.files {
         read_reference(file, tokenizer.eos_token_ids(), &mut |sample| converter.convert(sample))?;
     }
-    converter.end()
+    converter.finish()
 }
 
 struct Converter<'a> {
@@ -89,8 +89,7 @@ impl Converter<'_> {
             }
         };
         if *expected != block_size {
-            let reason =
-                format!("its blocks are of {block_size} tokens, those of the first sample of {expected}");
+            let reason = format!("its blocks have {block_size} tokens, those of the first sample {expected}");
             return self.reject(trajectory.sample_id, reason);
         }
         self.rows.push(trajectory);
@@ -106,7 +105,7 @@ impl Converter<'_> {
         self.ledger.append(&Rejected::failed(name, reason))
     }
 
-    fn end(self) -> Result<Manifest, GenerateError> {
+    fn finish(self) -> Result<Manifest, GenerateError> {
         let Some((_, mut writer)) = self.writer else {
             let errors = self.ledger.path().to_path_buf();
             return Err(GenerateError::NothingWritten { input: self.input, errors });
@@ -120,7 +119,7 @@ impl Converter<'_> {
     }
 }
 
-/// A token id that the tokenizer does not have.
+/// A token id that is not in the vocabulary.
 fn foreign_id(row: &Trajectory, tokenizer: &Tokenizer) -> Option<u32> {
     row.token_ids().max().filter(|&id| tokenizer.id_to_token(id).is_none())
 }

@@ -1,5 +1,5 @@
-//! errors.jsonl: every prompt that gave no row, and why. A prompt that a rule kept out after it was answered is remembered by
-//! its key and not answered again; a failed one is tried again by the next run.
+//! errors.jsonl: every prompt without a row, and the reason. The next run tries failed prompts again. A prompt
+//! whose answer a rule excluded is recorded with its key, and not answered again.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,10 +14,10 @@ use crate::filters::Rule;
 /// Name of the file in a directory of shards.
 pub const ERRORS_FILE: &str = "errors.jsonl";
 
-/// One prompt that gave no trajectory: a line of errors.jsonl.
+/// A prompt without a trajectory: a line of errors.jsonl.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rejected {
-    /// Left out by a rule, or broken.
+    /// Whether a rule excluded it or it failed.
     pub kind: RejectedKind,
     /// The rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -26,28 +26,28 @@ pub struct Rejected {
     pub prompt: String,
     /// Why.
     pub reason: String,
-    /// Set when the prompt was answered: its key in 32 hex digits.
+    /// Key of the prompt in 32 hex digits; set if it was answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }
 
-/// Left out by a rule, or broken.
+/// Whether a rule excluded a prompt or it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RejectedKind {
-    /// By a rule of the config.
+    /// A rule of the config excluded it.
     Skipped,
     /// It could not be read, rendered or answered.
     Failed,
 }
 
 impl Rejected {
-    /// One that failed.
+    /// A prompt that failed.
     pub(crate) fn failed(prompt: String, reason: String) -> Self {
         Self { kind: RejectedKind::Failed, rule: None, prompt, reason, key: None }
     }
 
-    /// One that a rule left out; `key` when it had been answered.
+    /// A prompt that a rule excluded; with `key` if it had been answered.
     pub(crate) fn skipped(rule: Rule, prompt: String, reason: String, key: Option<u128>) -> Self {
         let key = key.map(|key| format!("{key:032x}"));
         Self { kind: RejectedKind::Skipped, rule: Some(rule.as_str().to_owned()), prompt, reason, key }
@@ -59,12 +59,12 @@ impl Rejected {
 pub(crate) struct Ledger {
     path: PathBuf,
     file: File,
-    /// By key, the rules that kept out prompts that earlier runs answered.
+    /// The rules that excluded prompts after earlier runs answered them, by key.
     answered: BTreeMap<u128, Vec<String>>,
 }
 
 impl Ledger {
-    /// By key, the rules that kept out prompts that earlier runs answered.
+    /// The rules that excluded prompts after earlier runs answered them, by key.
     pub(crate) fn read(dir: &Path) -> Result<BTreeMap<u128, Vec<String>>, DatasetError> {
         let mut answered: BTreeMap<u128, Vec<String>> = BTreeMap::new();
         for (line, key) in kept_lines(dir)? {
@@ -73,7 +73,7 @@ impl Ledger {
         Ok(answered)
     }
 
-    /// Opens the file, without the prompts that are tried again.
+    /// Opens the file and removes the lines of prompts that are tried again.
     pub(crate) fn open(dir: &Path) -> Result<Self, DatasetError> {
         let path = dir.join(ERRORS_FILE);
         let kept: String = kept_lines(dir)?.iter().map(|(line, _)| to_line(line)).collect();
@@ -86,7 +86,7 @@ impl Ledger {
         &self.path
     }
 
-    /// Removes and returns a rule that kept this prompt out before.
+    /// Removes and returns a rule that excluded this prompt in an earlier run.
     pub(crate) fn take(&mut self, key: u128) -> Option<String> {
         self.answered.get_mut(&key)?.pop()
     }

@@ -16,12 +16,12 @@ struct Part {
     manifest: Manifest,
 }
 
-/// Merges the ranks' directories in `output` into `output` itself, by hard links to their shards, or copies where the file
-/// system has no links. Called again, it merges what the ranks have by then.
+/// Merges the ranks' directories in `output` into `output` itself, with hard links to their shards, or copies
+/// if the file system has no hard links. Can be called again after the ranks have made more rows.
 ///
 /// # Errors
-/// [`GenerateError::Merge`] when a rank is missing, incomplete, of other settings, or has rows of another; `Digest` for
-/// a shard that has changed.
+/// [`GenerateError::Merge`] if a rank is missing or incomplete, has other settings, or has a row of another
+/// rank; `Digest` for a shard that has changed.
 pub fn merge(output: &Path) -> Result<Manifest, GenerateError> {
     let fail = |reason: String| GenerateError::Merge { dir: output.to_path_buf(), reason };
     if let Some(there) = Manifest::load(output)?

@@ -1,4 +1,4 @@
-//! Reads the prompts and judges each: its tokens, key and seed for the engine, or the rule that keeps it out unanswered.
+//! Reads the prompts and judges each: it becomes a candidate with tokens, key and seed for the engine, or is rejected.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ use crate::ledger::Rejected;
 
 /// A prompt to be answered.
 pub(crate) struct Candidate {
-    /// Equal for equal sample id and tokens, whenever and wherever they are read.
+    /// A hash of sample id and tokens.
     pub(crate) key: u128,
     pub(crate) sample_id: String,
     pub(crate) sample: Sample,
@@ -23,15 +23,15 @@ pub(crate) struct Candidate {
 
 /// The outcome of a row of the prompt file.
 pub(crate) enum Judged {
-    /// It is to be answered.
+    /// The engine has to answer it.
     Candidate(Candidate),
-    /// A rule or an error keeps it out.
+    /// A rule or an error excludes it.
     Rejected(Rejected),
     /// It belongs to another rank.
-    NotOurs,
+    OtherRank,
 }
 
-/// What prompts are judged by.
+/// The settings by which prompts are judged.
 #[derive(Clone, Copy)]
 pub(crate) struct PromptRules<'a> {
     pub(crate) prompts: &'a PromptsConfig,
@@ -63,29 +63,29 @@ impl<'a> PromptJudge<'a> {
     fn judge(&mut self, row: Result<Prompt, BadRow>) -> Result<Judged, GenerateError> {
         let prompt = match row {
             Ok(prompt) => prompt,
-            Err(bad) if !self.is_ours(bad.line as u128) => return Ok(Judged::NotOurs),
+            Err(bad) if !self.is_ours(bad.line as u128) => return Ok(Judged::OtherRank),
             Err(bad) => {
                 return Ok(Judged::Rejected(Rejected::failed(bad.place(), bad.reason)));
             }
         };
         let content = prompt.content_hash();
         if !self.is_ours(content) {
-            return Ok(Judged::NotOurs);
+            return Ok(Judged::OtherRank);
         }
-        let first = self.seen.insert(content);
-        if !first && self.rules.config.duplicate_prompts == Choice::Drop {
+        let is_new = self.seen.insert(content);
+        if !is_new && self.rules.config.duplicate_prompts == Choice::Drop {
             let reason = "the same prompt came before".to_owned();
             return Ok(skipped(Rule::DuplicatePrompt, prompt.id, reason));
         }
-        self.fit(prompt)
+        self.check_lengths(prompt)
     }
 
     fn is_ours(&self, content: u128) -> bool {
         self.rules.rank.is_none_or(|rank| rank.owns(content))
     }
 
-    /// Encodes a prompt and checks its length.
-    fn fit(&mut self, prompt: Prompt) -> Result<Judged, GenerateError> {
+    /// Encodes a prompt and checks its length and that of its given response.
+    fn check_lengths(&mut self, prompt: Prompt) -> Result<Judged, GenerateError> {
         let PromptRules { config, context_length, .. } = self.rules;
         let longest = config.max_prompt_tokens.min(context_length - 1);
         let mut tokens = match self.encode(&prompt.messages) {
@@ -128,7 +128,7 @@ impl<'a> PromptJudge<'a> {
         }))
     }
 
-    /// The response given to a prompt, where responses are given, or why it is rejected.
+    /// The given response of a prompt, if responses are given, or why the prompt is rejected.
     fn response(
         &mut self,
         prompt: &Prompt,
@@ -166,8 +166,8 @@ impl<'a> PromptJudge<'a> {
         if tokens.is_empty() { Err("the chat template gives no token".to_owned()) } else { Ok(tokens) }
     }
 
-    /// The prompt with the end of its last message cut off so that it fits; the template stays complete. `None` when the
-    /// message is too short for that.
+    /// The prompt with its last message cut at the end, so that the whole template fits. `None` if the message
+    /// is too short for that.
     fn truncate(&self, messages: &[Message], longest: usize) -> Option<Vec<u32>> {
         let mut messages = messages.to_vec();
         loop {

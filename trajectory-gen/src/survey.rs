@@ -1,4 +1,4 @@
-//! A first pass over the prompts that answers nothing: how many there are, what is there already, and what is left.
+//! Counts the prompts before any is answered: all of them, and those that still need an answer.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,14 +11,14 @@ use crate::GenerateError;
 use crate::ledger::{Ledger, RejectedKind};
 use crate::prompts::{Judged, PromptJudge, PromptRules, key_of};
 
-/// What the prompts come to beside what is on disk.
+/// Counts of prompts, compared with the rows on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Survey {
     /// Prompts of this rank.
     pub(crate) input: usize,
     /// Prompts of all ranks.
     pub(crate) total_input: usize,
-    /// Prompts that are neither on disk nor kept out, and those that failed.
+    /// Prompts without a row that no rule has excluded, failed ones included.
     pub(crate) pending: usize,
     /// Tokens of the pending prompts.
     pub(crate) prompt_tokens: usize,
@@ -42,7 +42,7 @@ pub(crate) fn rows_on_disk(dir: &Path, manifest: &Manifest) -> Result<Done, Gene
     Ok(done)
 }
 
-/// Counts rows alone: what is needed of a directory that holds nothing yet. `None` when `stop` asked to end.
+/// Counts the prompts without encoding them, for a directory without rows. `None` after a request to `stop`.
 pub(crate) fn count(rules: PromptRules, stop: &AtomicBool) -> Result<Option<Survey>, GenerateError> {
     let mut survey = Survey::default();
     for row in stream_prompts(rules.prompts)? {
@@ -57,10 +57,10 @@ pub(crate) fn count(rules: PromptRules, stop: &AtomicBool) -> Result<Option<Surv
     Ok(Some(survey))
 }
 
-/// Judges every prompt and holds it against the rows in `dir`. `None` when `stop` asked to end.
+/// Judges every prompt and compares it with the rows in `dir`. `None` after a request to `stop`.
 ///
 /// # Errors
-/// `ForeignRows` when `dir` has rows that no prompt asks for.
+/// `ForeignRows` if `dir` has rows of prompts that are not in the file.
 pub(crate) fn survey(
     rules: PromptRules,
     dir: &Path,
@@ -76,7 +76,7 @@ pub(crate) fn survey(
         }
         survey.total_input += 1;
         match judged? {
-            Judged::NotOurs => continue,
+            Judged::OtherRank => continue,
             Judged::Rejected(rejected) => {
                 survey.pending += usize::from(rejected.kind == RejectedKind::Failed)
             }

@@ -1,4 +1,4 @@
-//! An exported model as what goes to the hub: which files, and that it is one.
+//! The files of an exported model that a push uploads, and the check that none is missing.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use serde_json::Value;
 use crate::error::DatasetError;
 use crate::schema::tuned::TUNED_FILE;
 
-/// What every export has beside its weights. A base model or a checkpoint lacks the card and [`TUNED_FILE`].
+/// Files of every export besides the weights. A base model or a checkpoint lacks the card and [`TUNED_FILE`].
 const PARTS: [&str; 4] = ["config.json", "README.md", "tokenizer.json", TUNED_FILE];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The folder of an export that goes with it: how transformers decodes it in parallel.
+/// The folder of an export with the code that decodes it in parallel in transformers.
 pub const CUSTOM_GENERATE: &str = "custom_generate";
 
 /// A file of an export.
@@ -21,7 +21,7 @@ pub const CUSTOM_GENERATE: &str = "custom_generate";
 pub struct ExportFile {
     /// Its name in the repository.
     pub name: String,
-    /// Where it lies.
+    /// Its local path.
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
@@ -38,14 +38,14 @@ pub fn export_files(dir: &Path) -> Result<Vec<ExportFile>, DatasetError> {
         files.extend(files_of(&folder, &format!("{CUSTOM_GENERATE}/"))?);
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    let lacks = lacks(&files)?;
-    match lacks.is_empty() {
+    let missing = missing_files(&files)?;
+    match missing.is_empty() {
         true => Ok(files),
-        false => Err(DatasetError::NotAnExport { path: dir.to_owned(), lacks: lacks.join(", ") }),
+        false => Err(DatasetError::NotAnExport { path: dir.to_owned(), lacks: missing.join(", ") }),
     }
 }
 
-/// The files in `dir` that are not hidden, their names behind `prefix`.
+/// The files in `dir` that are not hidden, with `prefix` before their names.
 fn files_of(dir: &Path, prefix: &str) -> Result<Vec<ExportFile>, DatasetError> {
     let mut files = Vec::new();
     for entry in fs_err::read_dir(dir).map_err(DatasetError::io("read", dir))? {
@@ -59,8 +59,8 @@ fn files_of(dir: &Path, prefix: &str) -> Result<Vec<ExportFile>, DatasetError> {
     Ok(files)
 }
 
-/// What of an export is not among `files`.
-fn lacks(files: &[ExportFile]) -> Result<Vec<String>, DatasetError> {
+/// The files of an export that are not among `files`.
+fn missing_files(files: &[ExportFile]) -> Result<Vec<String>, DatasetError> {
     let has = |name: &str| files.iter().any(|file| file.name == name);
     let mut needed: BTreeSet<String> = PARTS.iter().map(|&name| name.to_owned()).collect();
     match files.iter().find(|file| file.name == INDEX) {
@@ -70,8 +70,8 @@ fn lacks(files: &[ExportFile]) -> Result<Vec<String>, DatasetError> {
     Ok(needed.into_iter().filter(|name| !has(name)).collect())
 }
 
-/// Whether `dir` holds what a model cannot do without.
-pub(super) fn is_whole_model(dir: &Path) -> bool {
+/// Whether `dir` has configuration, tokenizer and all weight files.
+pub(super) fn is_complete_model(dir: &Path) -> bool {
     let has = |name: &str| dir.join(name).is_file();
     let weights = match has(INDEX) {
         true => weight_files(&dir.join(INDEX)).unwrap_or_default(),

@@ -1,5 +1,5 @@
-//! An exported model to the hub, in one commit. The hub's crate sends what the hub calls large through Xet, which sends of each file
-//! the parts that the hub lacks; so a push that was interrupted goes on.
+//! Pushes an exported model to the hub, in one commit. hf-hub sends large files through Xet, which sends only
+//! the parts that the hub lacks, so an interrupted push resumes.
 
 use std::error::Error;
 
@@ -10,17 +10,17 @@ use super::export::ExportFile;
 use super::{Hub, HubRepo, Transfer, token_file, without_url};
 use crate::error::DatasetError;
 
-/// How a new repository is made, and what the commit says.
+/// Visibility of a new repository, and the commit message.
 #[derive(Clone, Copy, Debug)]
 pub struct PushOptions<'a> {
-    /// Whether everybody may see a repository that is made; one that exists stays as it is.
+    /// Whether a new repository is public; an existing one does not change.
     pub public: bool,
     /// First line of the commit.
     pub message: &'a str,
 }
 
 impl Hub {
-    /// Sends `files` to the repository `to`, which is made if it does not exist, and returns the address of the commit.
+    /// Sends `files` to the repository `to`, which is created if it does not exist. Returns the URL of the commit.
     ///
     /// # Errors
     /// `HubPush`, `HubNoToken`, `HubPushOffline`.
@@ -42,12 +42,13 @@ impl Hub {
             endpoint: self.endpoint.clone(),
             reason: reason(error),
         };
-        let client = self.client().map_err(|error| failed("make the repository", error))?;
+        let client = self.client().map_err(|error| failed("create the repository", error))?;
         let create = client.create_repository().repo_id(&to.name).repo_type(to.kind).exist_ok(true);
         match create.private(!options.public).send() {
-            // A token may write to a repository that exists and yet be refused here: the commit finds out.
+            // A token with access to an existing repository only is refused here; the commit shows whether it
+            // may write.
             Ok(_) | Err(HFError::AuthRequired { .. } | HFError::Forbidden { .. }) => (),
-            Err(error) => return Err(failed("make the repository", error)),
+            Err(error) => return Err(failed("create the repository", error)),
         }
         let operations = files.iter().map(|file| CommitOperation::add_file(&file.name, &file.path)).collect();
         let repository = to.of(&client);
@@ -58,7 +59,7 @@ impl Hub {
     }
 }
 
-/// What the hub answered, or what kept it from answering.
+/// The hub's answer, or why there was none.
 fn reason(error: HFError) -> String {
     match &error {
         HFError::Http { context }

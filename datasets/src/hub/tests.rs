@@ -71,7 +71,7 @@ fn a_page_in_place_of_the_file_is_an_error_and_does_not_stay_in_the_cache() {
     let (repo, file) = source("hf://datasets/o/n/expired.jsonl");
     for _ in 0..2 {
         let DatasetError::Hub { source, .. } = hub.fetch(&repo, &file).unwrap_err() else { panic!() };
-        assert!(source.to_string().contains("20 bytes came instead of 18"), "{source}");
+        assert!(source.to_string().contains("received 20 bytes instead of 18"), "{source}");
     }
     let offline = Hub { offline: true, ..hub };
     assert!(matches!(offline.fetch(&repo, &file), Err(DatasetError::HubOffline { .. })));

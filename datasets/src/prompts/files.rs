@@ -47,8 +47,8 @@ pub(super) fn find(config: &PromptsConfig, hub: &Hub) -> Result<Vec<Source>, Dat
         matching(path)?.into_iter().map(Source::Local).collect()
     };
     if sources.is_empty() {
-        let way_out = "set prompts.path (relative paths start at the working directory)";
-        return Err(DatasetError::Missing { path: path.clone(), way_out });
+        let remedy = "set prompts.path (relative paths start at the working directory)";
+        return Err(DatasetError::Missing { path: path.clone(), remedy });
     }
     Ok(sources)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::wording::{Template, Wording};
+use super::templates::{Template, Templates};
 use super::{BadRow, Message, Prompt, PromptsConfig};
 use crate::error::DatasetError;
 
@@ -24,12 +24,12 @@ pub(super) type RowResult = Result<Result<Row, BadRow>, DatasetError>;
 pub(super) type Rows = Box<dyn Iterator<Item = RowResult>>;
 
 /// The columns to read, each with the setting that names it.
-pub(super) fn wanted(config: &PromptsConfig, wording: &Wording) -> Vec<(&'static str, String)> {
+pub(super) fn wanted(config: &PromptsConfig, templates: &Templates) -> Vec<(&'static str, String)> {
     let in_template = |template: &Template| {
         let setting = template.setting;
         template.columns().into_iter().map(|column| (setting, column)).collect::<Vec<_>>()
     };
-    let mut wanted = match (&config.messages_column, &wording.prompt) {
+    let mut wanted = match (&config.messages_column, &templates.prompt) {
         (Some(column), _) => vec![("prompts.messages_column", column.clone())],
         (None, Some(template)) => in_template(template),
         (None, None) => vec![("prompts.prompt_column", config.prompt_column.clone())],
@@ -38,11 +38,11 @@ pub(super) fn wanted(config: &PromptsConfig, wording: &Wording) -> Vec<(&'static
         |template: &Option<Template>, column: &Option<String>| column.clone().filter(|_| template.is_none());
     let optional = [
         ("prompts.id_column", config.id_column.clone()),
-        ("prompts.answer_column", unless(&wording.answer, &config.answer_column)),
-        ("prompts.response_column", unless(&wording.response, &config.response_column)),
+        ("prompts.answer_column", unless(&templates.answer, &config.answer_column)),
+        ("prompts.response_column", unless(&templates.response, &config.response_column)),
         ("prompts.filter_column", config.filter_column.clone()),
     ];
-    wanted.extend(wording.answer.iter().chain(&wording.response).flat_map(in_template));
+    wanted.extend(templates.answer.iter().chain(&templates.response).flat_map(in_template));
     wanted.extend(optional.into_iter().filter_map(|(setting, column)| Some((setting, column?))));
     wanted
 }
@@ -62,13 +62,13 @@ pub(super) fn is_kept(config: &PromptsConfig, row: &Row) -> bool {
 }
 
 /// The prompt of a row, or what is wrong with it.
-pub(super) fn to_prompt(config: &PromptsConfig, wording: &Wording, row: &Row) -> Result<Prompt, BadRow> {
+pub(super) fn to_prompt(config: &PromptsConfig, templates: &Templates, row: &Row) -> Result<Prompt, BadRow> {
     let file = row.file.as_deref().map(str::to_owned);
-    convert(config, wording, row).map_err(|reason| BadRow { file, line: row.line, reason })
+    convert(config, templates, row).map_err(|reason| BadRow { file, line: row.line, reason })
 }
 
-fn convert(config: &PromptsConfig, wording: &Wording, row: &Row) -> Result<Prompt, String> {
-    let mut messages = match (&config.messages_column, &wording.prompt) {
+fn convert(config: &PromptsConfig, templates: &Templates, row: &Row) -> Result<Prompt, String> {
+    let mut messages = match (&config.messages_column, &templates.prompt) {
         (Some(column), _) => messages(row, column)?,
         (None, Some(template)) => vec![Message::new("user", template.render(&row.columns)?)],
         (None, None) => vec![Message::new("user", text(row, &config.prompt_column)?)],
@@ -92,8 +92,8 @@ fn convert(config: &PromptsConfig, wording: &Wording, row: &Row) -> Result<Promp
     };
     Ok(Prompt {
         id: optional(&config.id_column)?.unwrap_or_else(|| hash(&messages).to_hex()[..16].to_owned()),
-        answer: given(&wording.answer, &config.answer_column)?,
-        response: given(&wording.response, &config.response_column)?.or(last_turn),
+        answer: given(&templates.answer, &config.answer_column)?,
+        response: given(&templates.response, &config.response_column)?.or(last_turn),
         messages,
     })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::files::Source;
 use super::row::{self, Row, RowResult, Rows};
-use super::wording::Wording;
+use super::templates::Templates;
 use super::{BadRow, Prompt, PromptsConfig, files};
 use crate::error::DatasetError;
 use crate::hub::Hub;
@@ -17,7 +17,7 @@ const LOOK_AHEAD: usize = 1000;
 /// The rows `offset .. offset + limit` of the configured files, good and bad, in order. An error ends the stream.
 pub struct PromptStream {
     config: PromptsConfig,
-    wording: Wording,
+    templates: Templates,
     /// The columns to read, each with the setting that names it.
     wanted: Vec<(&'static str, String)>,
     files: VecDeque<Source>,
@@ -49,12 +49,12 @@ pub fn stream_prompts(config: &PromptsConfig) -> Result<PromptStream, DatasetErr
 /// # Errors
 /// As [`stream_prompts`].
 pub fn stream_prompts_from(config: &PromptsConfig, hub: &Hub) -> Result<PromptStream, DatasetError> {
-    let wording = Wording::of(config)?;
+    let templates = Templates::of(config)?;
     let files: VecDeque<Source> = files::find(config, hub)?.into();
     let mut stream = PromptStream {
         config: config.clone(),
-        wanted: row::wanted(config, &wording),
-        wording,
+        wanted: row::wanted(config, &templates),
+        templates,
         several: files.len() > 1,
         files,
         hub: hub.clone(),
@@ -67,7 +67,7 @@ pub fn stream_prompts_from(config: &PromptsConfig, hub: &Hub) -> Result<PromptSt
         ended: false,
     };
     while stream.ahead.len() < LOOK_AHEAD {
-        match stream.next_of_files() {
+        match stream.next_in_files() {
             Some(row) => stream.ahead.push_back(row?),
             None => {
                 if stream.ahead.is_empty() {
@@ -83,7 +83,8 @@ pub fn stream_prompts_from(config: &PromptsConfig, hub: &Hub) -> Result<PromptSt
 }
 
 impl PromptStream {
-    fn next_of_files(&mut self) -> Option<RowResult> {
+    /// The next row of the files.
+    fn next_in_files(&mut self) -> Option<RowResult> {
         loop {
             if let Some(mut row) = self.rows.as_mut().and_then(Iterator::next) {
                 match &mut row {
@@ -111,7 +112,7 @@ impl PromptStream {
         loop {
             let row = match self.ahead.pop_front() {
                 Some(row) => Ok(row),
-                None => self.next_of_files()?,
+                None => self.next_in_files()?,
             };
             match &row {
                 Ok(Ok(good)) if !row::is_kept(&self.config, good) => {}
@@ -147,8 +148,8 @@ impl PromptStream {
         self.columns.check(&self.config, &self.wanted)?;
         let PromptsConfig { path, offset, limit, filter_column, .. } = &self.config;
         if self.returned == 0 {
-            let let_through = |column| format!(" that prompts.filter_column = {column} lets through");
-            let filter = filter_column.as_ref().map_or_else(String::new, let_through);
+            let keeps = |column| format!(" that prompts.filter_column = {column} keeps");
+            let filter = filter_column.as_ref().map_or_else(String::new, keeps);
             let limit = limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
             return Err(DatasetError::Prompts(format!(
                 "prompts.offset = {offset} and prompts.limit = {limit} select none of the {} rows of {}{filter}",
@@ -169,8 +170,9 @@ impl Iterator for PromptStream {
         }
         let row = self.next_selected();
         self.ended = !matches!(row, Some(Ok(_)));
-        let prompt =
-            |row: Result<Row, BadRow>| row.and_then(|row| row::to_prompt(&self.config, &self.wording, &row));
+        let prompt = |row: Result<Row, BadRow>| {
+            row.and_then(|row| row::to_prompt(&self.config, &self.templates, &row))
+        };
         Some(row?.map(prompt))
     }
 }
@@ -195,7 +197,7 @@ impl Columns {
         }
     }
 
-    /// A column that no readable row has is a mistake in the configuration, not in the rows.
+    /// A wanted column that is in no readable row is an error of the configuration, not of the rows.
     fn check(&self, config: &PromptsConfig, wanted: &[(&'static str, String)]) -> Result<(), DatasetError> {
         if self.first.is_empty() {
             return Ok(());

@@ -218,7 +218,7 @@ fn booleans_filter_and_a_filter_that_keeps_nothing_is_named() {
     };
     assert_eq!(summary(&read("x.jsonl", lines, keep("true"))), ["a"]);
     let message = error("x.jsonl", lines, keep("yes"));
-    assert!(message.contains("x.jsonl that prompts.filter_column = good lets through"), "{message}");
+    assert!(message.contains("x.jsonl that prompts.filter_column = good keeps"), "{message}");
 }
 
 #[test]
@@ -357,19 +357,19 @@ fn unknown_settings_are_errors() {
 #[test]
 fn templates_render_prompts_answers_and_responses() {
     let lines = b"{\"q\": \"one?\", \"tests\": [\"a\", \"b\"], \"prompt\": \"unread\"}\n{\"tests\": []}";
-    let wording = |config: &mut PromptsConfig| {
+    let templates = |config: &mut PromptsConfig| {
         config.template = Some("Q: {{ q }}".to_owned());
         config.answer_template = Some("{{ tests | join('\n') }}\n".to_owned());
         config.response_template = Some("{{ q }}{{ q }}".to_owned());
         config.answer_column = Some("unread".to_owned());
         config.response_column = Some("unread".to_owned());
     };
-    let rows = read("a.jsonl", lines, wording);
+    let rows = read("a.jsonl", lines, templates);
     let first = rows[0].as_ref().unwrap();
     assert_eq!((first.messages[0].content.as_str(), first.answer.as_deref()), ("Q: one?", Some("a\nb\n")));
     assert_eq!(first.response.as_deref(), Some("one?one?"));
     let reason = &rows[1].as_ref().unwrap_err().reason;
     assert!(reason.contains("prompts.template"), "{reason}");
-    let message = error("a.jsonl", b"{\"x\": 1}", wording);
+    let message = error("a.jsonl", b"{\"x\": 1}", templates);
     assert!(message.contains("no column `q`: set prompts.template to one of x"), "{message}");
 }

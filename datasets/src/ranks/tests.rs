@@ -98,7 +98,7 @@ fn a_membership_needs_all_of_its_variables() {
     assert_eq!(read(&[&torchrun[..], &agent].concat()), Ok(Some(restarted)));
     let slurm = [("SLURM_PROCID", "3"), ("SLURM_STEP_NUM_TASKS", "4"), ("SLURM_LOCALID", "1")];
     assert_eq!(read(&[&slurm, &torchrun[3..]].concat()), Ok(Some(member)));
-    assert_eq!(read(&slurm), Err(RankError::NoMeetingPlace { missing: "MASTER_ADDR", tasks: 4 }));
+    assert_eq!(read(&slurm), Err(RankError::NoRendezvous { missing: "MASTER_ADDR", tasks: 4 }));
     assert_eq!(read(&[]), Ok(None));
     let alone = [("RANK", "0"), ("WORLD_SIZE", "1")];
     assert_eq!(read(&[&alone, &torchrun[2..]].concat()), Ok(None));

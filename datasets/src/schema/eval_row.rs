@@ -117,7 +117,7 @@ pub struct EvalRow {
     pub stopped_by_length: usize,
     /// `acceptance[a]` is the number of forwards that accepted `a` tokens.
     pub acceptance: Vec<usize>,
-    /// Right draft tokens by source: `own`, `pseudo`, `recycled`, `tree`. As in `acceptance`, tokens that the
+    /// Number of right draft tokens by source: `own`, `pseudo`, `recycled`, `tree`. As in `acceptance`, tokens that the
     /// last forward accepted after the end of the response count too. In addition every forward gives one token.
     #[serde(default)]
     pub accepted_from: BTreeMap<String, usize>,

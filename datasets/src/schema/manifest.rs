@@ -195,7 +195,7 @@ pub fn shard_file_name(index: usize, total: usize) -> String {
 pub fn read_all(dir: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), DatasetError> {
     let manifest = Manifest::load(dir)?.ok_or_else(|| DatasetError::Missing {
         path: dir.join(MANIFEST_FILE),
-        way_out: "run `jacobi generate` first, which makes the trajectories and this file",
+        remedy: "run `jacobi generate` first, which makes the trajectories and this file",
     })?;
     let Manifest { input, written, skipped, failed, complete, .. } = manifest;
     if !complete {

@@ -57,10 +57,10 @@ impl FinishReason {
     }
 }
 
-/// Forward passes that Jacobi decoding needs for a block of `block_len` tokens with these recorded states;
+/// Number of forward passes that Jacobi decoding needs for a block of `block_len` tokens with these recorded states;
 /// `None` if they do not reach the fixed point. Counted from the last noisy state, because older shards count
-/// the verifying pass as an iteration of the fixed point. `ends`: the response ends with this block. Then the
-/// last iteration may give the token that ends it, and no pass has to verify it.
+/// the verifying pass as an iteration of the fixed point. `ends`: whether the response ends with this block. Then
+/// the last iteration may give the last token, and no pass has to verify it.
 pub fn jacobi_passes(states: &[State], block_len: usize, ends: bool) -> Option<usize> {
     let (last, before) = states.split_last().filter(|(last, _)| last.tail.is_empty())?;
     let noisy = before.last();
@@ -74,8 +74,8 @@ pub fn jacobi_passes(states: &[State], block_len: usize, ends: bool) -> Option<u
 pub struct State {
     /// Block index within the response.
     pub block: u32,
-    /// Jacobi iterations before it: 0 for the random start, and for a fixed point that was known without
-    /// iterating. The pass that verifies a fixed point does not count.
+    /// Number of Jacobi iterations before this state: 0 for the random start, and for a fixed point that was known
+    /// without iterating. The pass that verifies a fixed point does not count.
     pub iteration: u32,
     /// Number of leading tokens that equal the clean block.
     pub converged: u32,
@@ -199,8 +199,8 @@ pub fn join_shards(
 /// `Missing`, `Io`.
 pub(crate) fn open_shard(path: &Path) -> Result<fs_err::File, DatasetError> {
     if !path.exists() {
-        let way_out = "`jacobi generate` makes its rows again; for a rank's shard give its --rank and --world-size (import again what was imported)";
-        return Err(DatasetError::Missing { path: path.to_path_buf(), way_out });
+        let remedy = "`jacobi generate` makes its rows again; for a rank's shard give its --rank and --world-size (import again what was imported)";
+        return Err(DatasetError::Missing { path: path.to_path_buf(), remedy });
     }
     fs_err::File::open(path).map_err(DatasetError::io("read", path))
 }

@@ -29,8 +29,8 @@ pub enum Objective {
 /// A decoder measured on some prompts. A figure that was not measured is `None` and `null` in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
-    /// Name and settings by their keys in `[[eval.decoders]]`: a `DecoderConfig` of the decoder crate, which this crate does
-    /// not see.
+    /// Name and settings by their keys in `[[eval.decoders]]`: a `DecoderConfig` of the decoder crate, which
+    /// this crate does not see.
     pub decoder: Map<String, Value>,
     /// Whether these are the decoder's defaults, or the autoregressive baseline.
     pub is_default: bool,

@@ -103,7 +103,7 @@ fn training_apart(dir: &Path, dtype: Dtype, device: Device, config: &Value) -> a
             .step(&samples, &settings, &AtomicBool::new(false))
             .map_err(|error| anyhow!("a step failed: {error:?}"))?;
         let after = stepper.model.parameters().iter().map(|(name, parameter)| {
-            stepper.optimizer.kept("master", name).unwrap_or_else(|| parameter.shallow_clone())
+            stepper.optimizer.state_tensor("master", name).unwrap_or_else(|| parameter.shallow_clone())
         });
         let changes =
             after.zip(before).map(|(after, before)| after.to_device(Device::Cpu).view_as(&before) - before);

@@ -1,4 +1,4 @@
-//! Values of the `[generate]` section that the engine goes by.
+//! The engine's settings, from the `[generate]` section.
 
 use jacobi_datasets::{PackConfig, SCHEDULE_KEY, ScheduleKind};
 use jacobi_decoder::{Disagreement, RandomSampling, Room, States, StopRules};
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{GenerateConfig, GenerateError, engine::EngineSettings};
 
-/// Samples side by side that `"auto"` does not exceed: more do not make a CPU's passes faster.
+/// Maximum number of samples under `"auto"`: more do not speed up passes on a CPU.
 const AUTO_SAMPLES: usize = 128;
 
-/// Samples worked on side by side.
+/// Number of samples processed in parallel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase", expecting = "expected a number of samples, or \"auto\"")]
 pub enum BatchSize {
@@ -37,15 +37,15 @@ impl BatchSize {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StatesKept {
-    /// All of them: the shards serve every noise schedule.
+    /// All states: the shards can be trained on under every noise schedule.
     #[default]
     All,
-    /// Those up to the one that this round's `[train]` section asks for, which saves a third of the work or
-    /// more. Training under another schedule is then an error, and a random schedule is not possible.
+    /// Only the states up to the one that this round's `[train]` section selects. Saves at least a third of the
+    /// work. Training under another schedule is then an error, and a random schedule is not possible.
     Scheduled,
 }
 
-/// What a given response that is not the model's leads to.
+/// What happens to a given response that differs from the model's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDisagreement {
@@ -57,10 +57,10 @@ pub enum OnDisagreement {
 }
 
 impl GenerateConfig {
-    /// How the engine is to work, for shards that training will read as `train` says.
+    /// The engine's settings, for shards that training will read with `train`.
     ///
     /// # Errors
-    /// [`GenerateError::NoSchedule`] if which states training will ask for is not known beforehand.
+    /// [`GenerateError::NoSchedule`] if the schedule is random, so that the states that training selects are not known.
     pub(crate) fn engine(
         &self,
         model: &dyn LanguageModel,
@@ -94,7 +94,7 @@ impl GenerateConfig {
         })
     }
 
-    /// Refuses numbers that mean nothing.
+    /// Checks sampling settings and memory budget.
     pub(super) fn validate_engine(&self) -> Result<(), GenerateError> {
         let refuse = |field, value: f64, must| Err(GenerateError::Number { field, value, must });
         if !(self.temperature.is_finite() && self.temperature >= 0.0) {
@@ -112,7 +112,7 @@ impl GenerateConfig {
         Ok(())
     }
 
-    /// Slots for the longest samples there can be.
+    /// Bounds of the batch, with slots for the longest possible samples.
     fn room(&self, model: &dyn LanguageModel) -> Room {
         let longest = model.context_length().min(self.max_prompt_tokens + self.max_new_tokens);
         // The pass that finds the last token has a row beyond it.
@@ -127,7 +127,7 @@ impl GenerateConfig {
         Room { slots, capacity, rows: self.pass_tokens }
     }
 
-    /// What shards say of the way their states were made, besides the sizes: key and value.
+    /// Metadata of the shards on how their states were made, besides the sizes: key and value.
     pub(crate) fn decoding_metadata(&self, train: &PackConfig) -> Vec<(&'static str, String)> {
         let mut entries = vec![("strategy", "greedy".to_owned())];
         if self.temperature > 0.0 {

@@ -1,7 +1,7 @@
-//! A digest inside the shard: the parquet crate writes no page checksums, nothing covers the footer, and a reader panics on
-//! some damaged pages.
+//! A digest inside the shard, checked before the pages are decoded: the parquet crate writes no checksums of pages and
+//! footer, and its reader panics on some damaged pages.
 //!
-//! The 32 bytes of a BLAKE3 stand between the last page and the footer, where Parquet readers never look:
+//! The 32 bytes of the BLAKE3 are between the last page and the footer, which Parquet readers skip:
 //! `PAR1 | pages | digest | footer | footer length | PAR1`. It covers every other byte of the file.
 
 use std::path::Path;
@@ -15,7 +15,7 @@ const TRAILER_LEN: usize = 8;
 /// Puts the digest of a finished Parquet file into it.
 ///
 /// # Panics
-/// When `bytes` are no Parquet file.
+/// When `bytes` are not a Parquet file.
 pub(super) fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
     let at = footer_start(&bytes).expect("a Parquet writer closes its file with a footer");
     let digest = *blake3::hash(&bytes).as_bytes();

@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 use super::PromptsConfig;
 use crate::error::DatasetError;
 
-const NAME: &str = "wording";
+const NAME: &str = "template";
 
 /// The templates of a configuration, parsed.
-pub(super) struct Wording {
+pub(super) struct Templates {
     /// The user's text, in place of a column.
     pub(super) prompt: Option<Template>,
     /// The reference answer, in place of a column.
@@ -21,7 +21,7 @@ pub(super) struct Wording {
     pub(super) response: Option<Template>,
 }
 
-impl Wording {
+impl Templates {
     /// # Errors
     /// `Template`.
     pub(super) fn of(config: &PromptsConfig) -> Result<Self, DatasetError> {
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn an_invalid_template_names_its_setting() {
         let config = PromptsConfig { answer_template: Some("{{ a".to_owned()), ..PromptsConfig::default() };
-        let message = Wording::of(&config).err().unwrap().to_string();
+        let message = Templates::of(&config).err().unwrap().to_string();
         assert!(message.contains("prompts.answer_template"), "{message}");
     }
 }
