@@ -1,4 +1,4 @@
-//! Attention masks of the plain forward pass. The caller makes them; this crate knows no rule behind them.
+//! Attention masks of the plain forward pass. The caller builds them; this crate does not know their rules.
 //! Training uses runs ([`crate::Run`]) instead of masks; tests compare them with a dense mask.
 //!
 //! Legend: b batch, t query tokens, s key tokens, g query heads per key/value head.
