@@ -9,10 +9,10 @@ use jacobi_model::{LanguageModel, Session};
 
 use crate::{
     Answer, Pass, Request,
-    lane::{Lane, Part, Space, Turn, advance},
+    lane::{Lane, LaneRows, Part, Space, advance},
 };
 
-/// How much is worked on at a time. None of it changes a response.
+/// The sizes of a batch. They change no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     /// Requests side by side.
@@ -29,7 +29,7 @@ pub enum BatchEvent<'a> {
     Prefill(usize, &'a [u32]),
     /// A pass that verified a draft for the request with this key.
     Pass(usize, &'a Pass),
-    /// A forward pass over so many rows has ended.
+    /// A forward pass over this many rows has ended.
     Forward(usize),
     /// The request with this key is done.
     Done(usize, Answer),
@@ -81,8 +81,8 @@ struct Admitted {
     prefilled: bool,
 }
 
-/// A slot, its request, and the rows that it has in the pass.
-type Planned<'l> = (usize, &'l mut Admitted, Turn);
+/// A slot, its request, and the request's rows in the pass.
+type Planned<'l> = (usize, &'l mut Admitted, LaneRows);
 
 impl<'a> Batch<'a> {
     /// An empty batch.
@@ -132,12 +132,14 @@ impl<'a> Batch<'a> {
     /// If there is no request.
     pub fn pass(&mut self, on_event: OnEvent) -> ControlFlow<()> {
         let planned = plan(&mut self.lanes, self.room.rows);
-        let rows = planned.iter().map(|(.., turn)| turn.rows()).sum();
+        let rows = planned.iter().map(|(.., lane_rows)| lane_rows.len()).sum();
         assert!(rows > 0, "a request that is not done has rows in a pass");
         let keys: Vec<usize> = planned.iter().map(|(_, admitted, _)| admitted.key).collect();
-        let (mut lanes, turns): (Vec<_>, Vec<_>) =
-            planned.into_iter().map(|(slot, admitted, turn)| ((slot, &mut admitted.lane), turn)).unzip();
-        let passes = advance(&mut *self.session, &mut lanes, turns);
+        let (mut lanes, lane_rows): (Vec<_>, Vec<_>) = planned
+            .into_iter()
+            .map(|(slot, admitted, lane_rows)| ((slot, &mut admitted.lane), lane_rows))
+            .unzip();
+        let passes = advance(&mut *self.session, &mut lanes, lane_rows);
         self.report_prefills(on_event)?;
         for (key, pass) in keys.into_iter().zip(passes) {
             if let Some(pass) = pass {
@@ -175,14 +177,14 @@ impl<'a> Batch<'a> {
 fn plan(lanes: &mut [Option<Admitted>], rows: usize) -> Vec<Planned<'_>> {
     let admitted = lanes.iter_mut().enumerate().filter_map(|(slot, place)| Some((slot, place.as_mut()?)));
     let mut planned: Vec<Planned> =
-        admitted.map(|(slot, admitted)| (slot, admitted, Turn::default())).collect();
+        admitted.map(|(slot, admitted)| (slot, admitted, LaneRows::default())).collect();
     planned.sort_by_key(|(_, admitted, _)| admitted.order);
     let mut space = Space::new(rows);
     for part in Part::ALL {
-        for (_, admitted, turn) in &mut planned {
-            admitted.lane.ask(part, &mut space, turn);
+        for (_, admitted, lane_rows) in &mut planned {
+            admitted.lane.add_rows(part, &mut space, lane_rows);
         }
     }
-    planned.retain(|(.., turn)| turn.rows() > 0);
+    planned.retain(|(.., lane_rows)| lane_rows.len() > 0);
     planned
 }

@@ -16,8 +16,8 @@ use crate::Filler;
 pub enum States {
     /// From the start to the fixed point.
     All,
-    /// From the start to the first state that training chooses whatever follows. If training chooses the fixed
-    /// point in any case, the fixed point alone, as iteration 0.
+    /// From the start to the first state after which training would choose no later one. If training will choose
+    /// the fixed point in any case, the fixed point alone, as iteration 0.
     Scheduled {
         /// The targets, from a schedule that is not random: its targets are known beforehand.
         noise: NoiseScheduleConfig,
@@ -122,20 +122,19 @@ impl Block {
         self.states
     }
 
-    /// Rows in the next pass.
-    pub(crate) fn asked(&self) -> usize {
-        self.draft.len() - 1 - self.converged
+    /// The tokens of the next pass: the draft from the first wrong token on, without the last token.
+    fn next_tokens(&self) -> &[u32] {
+        &self.draft[self.converged..self.draft.len() - 1]
     }
 
     /// The rows of the next pass, and the text that they follow.
-    pub(crate) fn ask(&self) -> (Place, Rows) {
-        let rows = &self.draft[self.converged..self.draft.len() - 1];
-        (Place::After(self.start + self.converged), Rows::chain(rows))
+    pub(crate) fn next_rows(&self) -> (Place, Rows) {
+        (Place::After(self.start + self.converged), Rows::chain(self.next_tokens()))
     }
 
     /// Takes the model's token after each row of the pass.
     pub(crate) fn absorb(&mut self, text: &[u32], chosen: &[u32]) {
-        assert_eq!(chosen.len(), self.asked(), "a token for every row");
+        assert_eq!(chosen.len(), self.next_tokens().len(), "a token for every row");
         self.draft[self.converged] = text[self.start + self.converged];
         self.draft[self.converged + 1..].copy_from_slice(chosen);
         self.iteration += 1;
@@ -156,7 +155,7 @@ impl Block {
                 self.done = true;
                 return;
             }
-            if self.asked() > 0 {
+            if !self.next_tokens().is_empty() {
                 return;
             }
             // Only the last token is wrong, and the right one is known.

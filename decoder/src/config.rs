@@ -10,7 +10,7 @@ use crate::{
     DecoderError, DecoderName, Filler, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy,
 };
 
-/// Most rows of a pass: far beyond what is fast anywhere, and few enough to fit into a cache.
+/// Most rows of a pass: more than is fast on any device, and few enough for the cache's memory.
 const MAX_ROWS: usize = 8192;
 
 /// A rule of [`Growth`] by name.
@@ -105,13 +105,13 @@ impl DecoderConfig {
     fn checked(&self, seed: u64) -> Result<Strategy, String> {
         let default = MultiBlockConfig::default();
         let block_size = self.block_size.unwrap_or(default.block_size);
-        let foreign = match self.name {
+        let unknown = match self.name {
             DecoderName::Ar if self.block_size.is_some() => Some("block_size".to_owned()),
             DecoderName::Ar if self.strict_gap.is_some() => Some("strict_gap".to_owned()),
             DecoderName::Ar | DecoderName::Jacobi => self.multi_block_setting(),
             DecoderName::MultiBlock => None,
         };
-        if let Some(setting) = foreign {
+        if let Some(setting) = unknown {
             return Err(format!("it has no {setting}; remove the setting"));
         }
         if block_size == 0 {
@@ -142,12 +142,12 @@ impl DecoderConfig {
 
     fn growth(&self) -> Result<Growth, String> {
         if self.window == Some(WindowName::Sliding) {
-            let of_blocks = match (self.max_blocks, self.spawn_ratio) {
+            let setting = match (self.max_blocks, self.spawn_ratio) {
                 (None, None) => return Ok(Growth::Sliding),
                 (Some(_), _) => "max_blocks",
                 (None, Some(_)) => "spawn_ratio",
             };
-            return Err(format!("a sliding window has no {of_blocks}; remove the setting"));
+            return Err(format!("a sliding window has no {setting}; remove the setting"));
         }
         let max_blocks = self.max_blocks.unwrap_or(MAX_BLOCKS);
         let spawn_ratio = self.spawn_ratio.unwrap_or(SPAWN_RATIO);
@@ -191,7 +191,7 @@ impl From<&Strategy> for DecoderConfig {
 }
 
 impl Settings {
-    /// The decoder's settings as results have them: all but its name, and without the window and the filler
+    /// The decoder's settings as results record them: all but its name, and without the window and the filler
     /// where they are the default.
     pub fn decoder_settings(&self) -> Map<String, Value> {
         let all = DecoderConfig::from(&self.strategy);
@@ -203,7 +203,7 @@ impl Settings {
         };
         let mut settings = shown.to_map();
         settings.shift_remove("name");
-        // Last, as in results written before: samples are found again by the text of their settings.
+        // Last, as in earlier results: a sample is looked up by the text of its settings.
         if let Some(gap) = settings.shift_remove("strict_gap") {
             settings.insert("strict_gap".to_owned(), gap);
         }

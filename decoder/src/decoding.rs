@@ -61,8 +61,8 @@ impl<'a> Decoding<'a> {
 
 impl Decoding<'_> {
     fn step(&mut self) -> Option<Pass> {
-        let turn = self.lane.turn();
-        advance(&mut *self.session, &mut [(0, &mut self.lane)], vec![turn]).pop().flatten()
+        let lane_rows = self.lane.all_rows();
+        advance(&mut *self.session, &mut [(0, &mut self.lane)], vec![lane_rows]).pop().flatten()
     }
 }
 

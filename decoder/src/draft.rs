@@ -79,7 +79,7 @@ impl Draft {
     }
 
     /// The rows whose predictions become the next draft when `last` is the last right row: `last`, its first
-    /// child, that one's first child and so on, then the deeper rows of the run.
+    /// child, the first child of that and so on, then the rows of the run that are deeper.
     pub fn continuation(&self, last: usize) -> Vec<usize> {
         let mut rows: Vec<usize> =
             std::iter::successors(Some(last), |&row| self.children(row).next()).collect();

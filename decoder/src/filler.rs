@@ -35,8 +35,8 @@ impl Filler {
     }
 }
 
-/// Up to `count` tokens that follow the latest earlier occurrence in `text` of the last tokens of `text` and `draft`,
-/// for as many last tokens as occur.
+/// Up to `count` tokens that follow the latest earlier occurrence in `text` of the last tokens of `text` and `draft`: of
+/// the last [`LONGEST_KEY`], or of fewer if those do not occur.
 fn continuation(text: &[u32], draft: &[u32], count: usize) -> Vec<u32> {
     let tail: Vec<u32> =
         text[text.len().saturating_sub(LONGEST_KEY)..].iter().chain(draft).copied().collect();

@@ -1,5 +1,5 @@
-//! One request and its rows in the passes that it shares with others: the prompt, the response, and the blocks of the
-//! response, each from the moment it is complete.
+//! A lane: one request, from its prefill to its answer. It can have three kinds of rows in a pass: the prompt, the next draft
+//! of the response, and the blocks of the response that are complete, which are refined for their trajectories.
 
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ enum Stage {
     Refused,
 }
 
-/// What a lane can have rows of a pass for.
+/// The kinds of rows that a lane can have in a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// The next tokens of the response.
@@ -49,8 +49,8 @@ impl Part {
     pub(crate) const ALL: [Self; 3] = [Self::Answer, Self::Blocks, Self::Prefill];
 }
 
-/// Rows that a pass still has room for. The first part always fits, and so does the first prompt: a prompt can have
-/// more rows than a pass, and must not wait until no other request wants any.
+/// The rows that a pass still has room for. The first rows always fit, and so does the first prompt: a prompt can be
+/// longer than a pass, and must not wait until no other request has rows.
 pub(crate) struct Space {
     rows: usize,
     left: usize,
@@ -73,7 +73,7 @@ impl Space {
 
 /// The rows of one lane in a pass.
 #[derive(Default)]
-pub(crate) struct Turn {
+pub(crate) struct LaneRows {
     end: Option<End>,
     /// Blocks by their index in [`Lane::blocks`].
     blocks: Vec<(usize, Place, Rows)>,
@@ -102,7 +102,7 @@ impl End {
     }
 }
 
-impl Turn {
+impl LaneRows {
     fn work(&self, slot: usize) -> Vec<Work<'_>> {
         let end = self.end.iter().map(|end| (Place::End, end.rows(), end.first_output()));
         let blocks = self.blocks.iter().map(|(_, place, rows)| (*place, rows, 0));
@@ -110,13 +110,14 @@ impl Turn {
         work.map(|(place, rows, first_output)| Work { slot, place, rows, first_output }).collect()
     }
 
-    pub(crate) fn rows(&self) -> usize {
+    /// Number of rows.
+    pub(crate) fn len(&self) -> usize {
         let end = self.end.iter().map(End::rows);
         end.chain(self.blocks.iter().map(|(.., rows)| rows)).map(Rows::len).sum()
     }
 }
 
-/// What a lane made of a pass.
+/// The result of a pass for one lane.
 #[derive(Default)]
 struct Outcome {
     /// Rows that stay in the cache.
@@ -125,15 +126,16 @@ struct Outcome {
     pass: Option<Pass>,
 }
 
-/// Runs one forward pass over a turn of each (slot, lane). Returns by lane the [`Pass`] that observers see, if it
-/// verified a draft.
+/// Runs one forward pass over the rows of each (slot, lane). Returns by lane the [`Pass`] that observers see, if a draft
+/// was verified.
 pub(crate) fn advance(
     session: &mut dyn Session,
     lanes: &mut [(usize, &mut Lane)],
-    turns: Vec<Turn>,
+    lane_rows: Vec<LaneRows>,
 ) -> Vec<Option<Pass>> {
     let started = Instant::now();
-    let work: Vec<Vec<Work>> = lanes.iter().zip(&turns).map(|((slot, _), turn)| turn.work(*slot)).collect();
+    let work: Vec<Vec<Work>> =
+        lanes.iter().zip(&lane_rows).map(|((slot, _), rows)| rows.work(*slot)).collect();
     let outputs: Vec<usize> =
         work.iter().map(|work| work.iter().map(|work| work.rows.len() - work.first_output).sum()).collect();
     let predictions = session.forward(&work.concat());
@@ -142,8 +144,8 @@ pub(crate) fn advance(
     drop(work);
     let mut first = 0;
     let mut passes = Vec::with_capacity(lanes.len());
-    for (((slot, lane), turn), outputs) in lanes.iter_mut().zip(turns).zip(outputs) {
-        let Outcome { keep, pass } = lane.absorb(turn, Outputs::new(&*predictions, &greedy, first));
+    for (((slot, lane), rows), outputs) in lanes.iter_mut().zip(lane_rows).zip(outputs) {
+        let Outcome { keep, pass } = lane.absorb(rows, Outputs::new(&*predictions, &greedy, first));
         first += outputs;
         if !keep.is_empty() {
             session.keep(*slot, &keep);
@@ -188,49 +190,49 @@ impl Lane {
         }
     }
 
-    /// All rows that it wants in the next pass.
-    pub(crate) fn turn(&mut self) -> Turn {
-        let mut turn = Turn::default();
+    /// All rows that it can have in the next pass.
+    pub(crate) fn all_rows(&mut self) -> LaneRows {
+        let mut lane_rows = LaneRows::default();
         for part in Part::ALL {
-            self.ask(part, &mut Space::new(usize::MAX), &mut turn);
+            self.add_rows(part, &mut Space::new(usize::MAX), &mut lane_rows);
         }
-        turn
+        lane_rows
     }
 
-    /// Adds its rows for `part` to `turn`, as far as there is `space`.
-    pub(crate) fn ask(&mut self, part: Part, space: &mut Space, turn: &mut Turn) {
+    /// Adds its rows of the kind `part` to `lane_rows`, as far as there is `space`.
+    pub(crate) fn add_rows(&mut self, part: Part, space: &mut Space, lane_rows: &mut LaneRows) {
         match (part, &self.stage) {
             (Part::Answer, Stage::Answering) => {
                 let draft = self.sequence.draft();
                 space.take(draft.rows().len());
-                turn.end = Some(End::Answering(draft));
+                lane_rows.end = Some(End::Answering(draft));
             }
             (Part::Prefill, Stage::Prefill) => {
                 let (rows, first_output) = self.sequence.prefill();
                 if space.holds(rows.len()) || !space.has_prefill {
                     space.has_prefill = true;
                     space.take(rows.len());
-                    turn.end = Some(End::Prefill { rows, first_output });
+                    lane_rows.end = Some(End::Prefill { rows, first_output });
                 }
             }
             (Part::Blocks, Stage::Answering | Stage::Answered) => {
                 for (index, block) in self.blocks.iter().enumerate().filter(|(_, block)| !block.is_done()) {
-                    if !space.holds(block.asked()) {
+                    let (place, rows) = block.next_rows();
+                    if !space.holds(rows.len()) {
                         return;
                     }
-                    space.take(block.asked());
-                    let (place, rows) = block.ask();
-                    turn.blocks.push((index, place, rows));
+                    space.take(rows.len());
+                    lane_rows.blocks.push((index, place, rows));
                 }
             }
             _ => {}
         }
     }
 
-    /// Takes the model's outputs after the rows of `turn`.
-    fn absorb(&mut self, turn: Turn, mut outputs: Outputs) -> Outcome {
-        let outputs_of_end = turn.end.as_ref().map_or(0, |end| end.rows().len() - end.first_output());
-        let outcome = match turn.end {
+    /// Takes the model's outputs after `lane_rows`.
+    fn absorb(&mut self, lane_rows: LaneRows, mut outputs: Outputs) -> Outcome {
+        let outputs_of_end = lane_rows.end.as_ref().map_or(0, |end| end.rows().len() - end.first_output());
+        let outcome = match lane_rows.end {
             Some(End::Prefill { rows, first_output }) => self.begin(&rows, first_output, &outputs),
             Some(End::Answering(draft)) => {
                 let pass = self.sequence.absorb(draft, &outputs);
@@ -240,7 +242,7 @@ impl Lane {
         };
         outputs.skip(outputs_of_end);
         let text = self.sequence.text();
-        for (index, place, rows) in turn.blocks {
+        for (index, place, rows) in lane_rows.blocks {
             let Place::After(prefix) = place else { panic!("blocks lie within their text") };
             let chosen = outputs.choose(self.sequence.sampling(), &rows, &text[..prefix]);
             self.blocks[index].absorb(text, &chosen);

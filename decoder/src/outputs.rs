@@ -24,7 +24,7 @@ impl<'a> Outputs<'a> {
         self.predictions.top(&rows, k)
     }
 
-    /// Moves row 0 by `count` outputs.
+    /// Moves on by `count` outputs, so that row 0 is the row after them.
     pub(crate) fn skip(&mut self, count: usize) {
         self.first += count;
     }

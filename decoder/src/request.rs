@@ -1,4 +1,4 @@
-//! What a batch is asked for, and its answers.
+//! The requests to a batch, and its answers.
 
 use jacobi_datasets::{FinishReason, State};
 

@@ -123,7 +123,8 @@ impl Sequence {
         if self.alone {
             return Draft::run(known, &[], 1);
         }
-        // One row more than there are tokens to come: the last token's own row completes its block.
+        // Row 0 and a row for each token to come. The prediction after the last row is not needed; the row makes the
+        // draft of the last block whole.
         self.drafter.draft(&self.text, self.limit - self.text.len() + 1)
     }
 

@@ -70,7 +70,7 @@ impl DecodeStats {
             self.acceptance.resize(accepted + 1, 0);
         }
         self.acceptance[accepted] += 1;
-        // Row 0 is no draft.
+        // Row 0 was not drafted.
         for &row in pass.path.iter().skip(1) {
             *self.accepted_from.entry(pass.draft.source(row)).or_default() += 1;
         }

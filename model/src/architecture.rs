@@ -218,7 +218,7 @@ impl Architecture {
 struct Fields<'a> {
     json: &'a Map<String, Value>,
     path: &'a Path,
-    /// Of field names in messages: the name of the object and a dot.
+    /// Precedes field names in messages: the object's name and a dot, or nothing for config.json itself.
     prefix: &'static str,
 }
 
@@ -239,7 +239,7 @@ impl Fields<'_> {
     }
 
     fn mistral(&self) -> Result<Architecture, ModelError> {
-        // The first Mistral leaves it out and means 4096; later ones say null.
+        // The first Mistral has no such field and a window of 4096; in later ones the field is null.
         let sliding_window = match self.json.get("sliding_window") {
             Some(Value::Null) => None,
             _ => Some(self.size("sliding_window", Some(4096))?),

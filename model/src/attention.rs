@@ -91,21 +91,21 @@ impl Attention {
         y_bhtd.transpose(1, 2).reshape([b, t, -1]).linear(&self.output, self.output_bias.as_ref())
     }
 
-    /// Without gradients: the rows `x` `[t, hidden]` of several sequences, each behind its cache, into which
-    /// their keys and values are written as layer `layer`.
-    pub(crate) fn infer(&self, x: &Tensor, rope: &Rope, behind: &Behind, layer: usize) -> Tensor {
+    /// Without gradients: the rows `x` `[t, hidden]` attend to each other and to the cached tokens of `past`.
+    /// Their keys and values are written to the caches of layer `layer`.
+    pub(crate) fn infer(&self, x: &Tensor, rope: &Rope, past: &Past, layer: usize) -> Tensor {
         let mut qkv = linear(x, &self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
         if let Some(norms) = &self.head_norms {
             norms.apply_to_rows(&mut qkv, self.heads);
         }
         let (cos, sin) = rope.angles();
-        let attended = match behind {
-            Behind::Caches(plan, caches) => {
+        let attended = match past {
+            Past::AnyShape(plan, caches) => {
                 let caches: Vec<[&Tensor; 2]> = caches.iter().map(|cache| cache.layer(layer)).collect();
                 rotate_and_store(&mut qkv, cos, sin, plan, &caches);
                 attend_cached(&qkv, plan, &caches)
             }
-            Behind::Fixed(view, cache) => {
+            Past::FixedShape(view, cache) => {
                 view.rotate_and_store(&mut qkv, (cos, sin), self.heads, cache.layer(layer));
                 view.attend(&qkv, self.heads, cache.layer(layer))
             }
@@ -139,12 +139,12 @@ impl HeadNorms {
     }
 }
 
-/// What the rows of a pass follow.
-pub(crate) enum Behind<'a> {
-    /// Any rows of any number of sequences, with the caches that the plan numbers.
-    Caches(&'a PassPlan, &'a [&'a KvCache]),
-    /// Rows of fixed shape, of one.
-    Fixed(FixedView<'a>, &'a KvCache),
+/// The cached tokens that the rows of a pass follow, and how the rows attend to them.
+pub(crate) enum Past<'a> {
+    /// Any rows of any number of sequences; the caches by the plan's cache numbers.
+    AnyShape(&'a PassPlan, &'a [&'a KvCache]),
+    /// Rows of fixed shape of one sequence.
+    FixedShape(FixedView<'a>, &'a KvCache),
 }
 
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, causal: bool) -> Tensor {

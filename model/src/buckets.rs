@@ -71,7 +71,7 @@ impl Transformer {
             placed.push(PlacedParameter { name: name.clone(), start, size });
             start += length;
         }
-        // Not in the loop above, which reads the old memory that a stack shares with its parts.
+        // After the loop above, which still reads the memory that a stack shares with its parts.
         for ((_, parameter), place) in parameters.iter().zip(&placed) {
             if let Some(stack) = self.stacks().find(|stack| stack.parts[0].data_ptr() == parameter.data_ptr())
             {

@@ -1,4 +1,4 @@
-//! The device that a user asks for, and the device that this is on this machine.
+//! The choice of a device by the user, and the device that it means on this machine.
 
 use std::{fmt, str::FromStr};
 
@@ -22,7 +22,7 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU of this process: its number is that of the process on this machine.
+    /// The GPU of this process: process n of this machine has GPU n.
     Gpu,
     /// The GPU of this number.
     NumberedGpu(usize),

@@ -1,4 +1,4 @@
-//! The libtorch environment, for bug reports; raw logits, for comparisons with other implementations.
+//! The libtorch environment, for bug reports, and raw logits, for comparisons with other implementations.
 
 use std::path::Path;
 

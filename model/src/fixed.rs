@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use jacobi_torch_ext::{FixedRows, Graph, GraphPool, Shape};
 use tch::{Device, Kind, Tensor};
 
-use crate::{RopeTable, Rows, Transformer, attention::Behind, cache::KvCache};
+use crate::{RopeTable, Rows, Transformer, attention::Past, cache::KvCache};
 
 /// Numbers of rows that a pass is rounded up to.
 const WIDTHS: [usize; 12] = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 512];
@@ -41,7 +41,7 @@ struct FixedPass {
 }
 
 impl FixedPasses {
-    /// With room for `capacity` tokens, and for padding behind them.
+    /// With room for `capacity` tokens, and for padding rows after them.
     pub(crate) fn new(model: &Transformer, capacity: usize) -> Self {
         let capacity = with_padding(capacity).next_power_of_two();
         let cache = KvCache::new(model.architecture(), capacity, model.kind(), model.device());
@@ -61,7 +61,7 @@ impl FixedPasses {
         with_padding(capacity) <= self.cache.capacity()
     }
 
-    /// Runs the pass over `rows` behind the cached tokens; `None` if no shape fits, or nothing is cached.
+    /// Runs the pass over `rows` after the cached tokens; `None` if no shape fits, or nothing is cached.
     pub(crate) fn forward(&mut self, model: &Transformer, rows: &Rows) -> Option<&Output> {
         let width = WIDTHS.into_iter().find(|&width| rows.len() <= width)?;
         let cached = self.cache.len();
@@ -138,8 +138,8 @@ fn compute(
     let (tokens, depths, cached) = (input.narrow(0, 0, n), input.narrow(0, n, n), input.narrow(0, 2 * n, 1));
     // Padding rows may lie beyond the last position.
     let positions = (depths + &cached).clamp_max(rope.len() - 1);
-    let behind = Behind::Fixed(rows.behind(&cached), cache);
-    let hidden_nh = model.infer_behind(&tokens, &rope.at(&positions), &behind);
+    let past = Past::FixedShape(rows.after(&cached), cache);
+    let hidden_nh = model.infer(&tokens, &rope.at(&positions), &past);
     let logits_nv = model.logits(&hidden_nh);
     let greedy_n = logits_nv.argmax(-1, false);
     Output { hidden_nh, logits_nv, greedy_n }

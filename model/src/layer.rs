@@ -22,7 +22,7 @@ pub(crate) struct DecoderLayer {
     pub(crate) mlp: Mlp,
 }
 
-/// What a layer's backward pass needs of its forward pass.
+/// The results of a layer's forward pass that its backward pass needs.
 pub struct LayerCache {
     input_nh: Tensor,
     attention: AttentionCache,

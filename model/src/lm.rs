@@ -46,8 +46,8 @@ pub struct Work<'a> {
 pub enum Place {
     /// All cached tokens. The rows can be kept.
     End,
-    /// The first so many cached tokens: another continuation of the same text. It sees only the tokens it
-    /// follows and cannot be kept. A pass can have any number of them.
+    /// The first this many cached tokens. The rows are another continuation of that prefix: they see nothing
+    /// after it and cannot be kept. A pass can have any number of them.
     After(usize),
 }
 

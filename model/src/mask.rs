@@ -1,5 +1,5 @@
-//! Attention masks of the plain forward pass. The caller decides which rule a mask stands for. Training uses
-//! runs ([`crate::Run`]) instead of masks; tests compare them with a dense mask.
+//! Attention masks of the plain forward pass. The caller builds them; this crate does not know their rules.
+//! Training uses runs ([`crate::Run`]) instead of masks; tests compare them with a dense mask.
 //!
 //! Legend: b batch, t query tokens, s key tokens, g query heads per key/value head.
 

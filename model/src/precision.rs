@@ -1,4 +1,4 @@
-//! Which dtype everything is computed in.
+//! The dtypes of the computation.
 //!
 //! | what | dtype |
 //! |---|---|
@@ -22,7 +22,7 @@ pub enum Dtype {
     Auto,
     /// Decoding is exact.
     Float32,
-    /// Half the memory traffic. Decoding is exact on a CPU; on a GPU near-ties may fall the other way.
+    /// Half the memory traffic. Decoding is exact on a CPU; on a GPU two nearly equal logits may change places.
     Bfloat16,
 }
 

@@ -11,8 +11,8 @@ use jacobi_torch_ext::{PassPlan, Span, argmax, column_ids, keep_freed_memory, li
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    LanguageModel, Place, Predictions, RopeTable, Session, Transformer, Work, cache::KvCache,
-    fixed::FixedPasses, rope::Rope, token_tensor,
+    LanguageModel, Place, Predictions, RopeTable, Session, Transformer, Work, attention::Past,
+    cache::KvCache, fixed::FixedPasses, rope::Rope, token_tensor,
 };
 
 impl LanguageModel for Transformer {
@@ -35,7 +35,7 @@ impl LanguageModel for Transformer {
         keep_freed_memory();
         Box::new(TransformerSession {
             caches: KvCache::several(self.architecture(), slots, capacity, self.kind(), self.device()),
-            // The rows of a pass take room in the cache behind the text, but no position is beyond the context.
+            // The rows of a pass need room in the cache after the text, but no position is beyond the context.
             rope: self.rope_table(capacity.min(self.context_length()) as i64),
             model: self,
         })
@@ -53,7 +53,7 @@ pub struct DecodingModel<M = Transformer> {
 }
 
 impl<M: Borrow<Transformer>> DecodingModel<M> {
-    /// Over `model`, whose parameters must stay where they are meanwhile.
+    /// Over `model`, whose parameters must not move in memory as long as this lives.
     pub fn new(model: M) -> Self {
         let has_fixed_shapes = model.borrow().device() != Device::Cpu;
         Self { idle: RefCell::default(), has_fixed_shapes, model }
@@ -112,7 +112,7 @@ impl Session for TransformerSession<'_> {
 
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
         let caches: Vec<&KvCache> = self.caches.iter().collect();
-        rows_as_they_come(self.model, &caches, &self.rope, work)
+        forward_any_shape(self.model, &caches, &self.rope, work)
     }
 }
 
@@ -121,7 +121,7 @@ struct FixedSession<'a> {
     model: &'a Transformer,
     /// `None` once the session has ended.
     passes: Option<FixedPasses>,
-    /// Where they are left for the next session.
+    /// Where the passes go for the next session.
     idle: &'a RefCell<Option<FixedPasses>>,
 }
 
@@ -159,7 +159,7 @@ impl Session for FixedSession<'_> {
             });
         }
         let FixedPasses { cache, rope, .. } = self.passes();
-        rows_as_they_come(model, &[cache], rope, work)
+        forward_any_shape(model, &[cache], rope, work)
     }
 }
 
@@ -169,7 +169,7 @@ impl Drop for FixedSession<'_> {
     }
 }
 
-fn rows_as_they_come(
+fn forward_any_shape(
     model: &Transformer,
     caches: &[&KvCache],
     rope: &RopeTable,
@@ -187,10 +187,10 @@ fn rows_as_they_come(
             start += work.rows.len();
         }
         let angles = Angles { caches, table: rope, device: model.device() }.of(work);
-        // Every layer's caches are like those of the first.
+        // The caches of all layers have the same shapes and strides.
         let first_layer: Vec<[&Tensor; 2]> = caches.iter().map(|cache| cache.layer(0)).collect();
         let plan = PassPlan::new(model.architecture().heads(), spans, &first_layer);
-        let hidden = model.infer(&tokens_t, &angles, &plan, caches);
+        let hidden = model.infer(&tokens_t, &angles, &Past::AnyShape(&plan, caches));
         let predictions: Box<dyn Predictions> = Box::new(LazyLogits {
             hidden_th: wanted(&hidden, work),
             head_vh: model.head_weight(),
@@ -267,33 +267,33 @@ fn span(start: usize, work: &Work, cached: usize) -> Span {
         Place::End if rows.is_chain() => Span::chain(work.slot, range, cached),
         Place::End => Span::tree(work.slot, range, cached, &parents()),
         Place::After(prefix) => {
-            assert!(rows.is_chain(), "rows beside a text are a run");
+            assert!(rows.is_chain(), "rows after a prefix are a chain");
             Span::uncached(work.slot, range, prefix)
         }
     }
 }
 
-/// Passes of at most so many rows keep their logits, since `top` and `logits` may be asked for after `greedy`. Those of a
-/// batch would take more memory than the weights. On a CPU `linear_argmax` finds the most probable tokens without storing
-/// logits, so only passes of one text keep them; logits of single rows can be computed again.
-fn kept_rows(device: Device) -> i64 {
+/// The most rows of a pass whose logits are stored, since `top` and `logits` may be called after `greedy`. The logits of a
+/// batch would take more memory than the weights. On a CPU `linear_argmax` finds the most probable tokens without them, so
+/// the limit is that of one text; logits of single rows can be computed again.
+fn most_stored_rows(device: Device) -> i64 {
     if device == Device::Cpu { 128 } else { 384 }
 }
 
-/// The hidden states of the wanted rows, and what is made of them when it is asked for.
+/// The hidden states of the wanted rows. Their logits are computed when they are needed.
 struct LazyLogits {
     hidden_th: Tensor,
     head_vh: Tensor,
     logits_tv: OnceCell<Tensor>,
-    /// The most probable tokens, where they have been found with the pass.
+    /// The most probable tokens, if the pass computed them.
     greedy_t: Option<Tensor>,
 }
 
 impl LazyLogits {
-    /// Whether they are there or may be.
-    fn keeps_logits(&self) -> bool {
+    /// Whether the logits of all rows are stored, or may be.
+    fn stores_logits(&self) -> bool {
         let rows = self.hidden_th.size()[0];
-        self.logits_tv.get().is_some() || rows <= kept_rows(self.hidden_th.device())
+        self.logits_tv.get().is_some() || rows <= most_stored_rows(self.hidden_th.device())
     }
 
     fn logits(&self) -> &Tensor {
@@ -306,7 +306,7 @@ impl Predictions for LazyLogits {
         if let Some(greedy) = &self.greedy_t {
             return column_ids(greedy);
         }
-        if !self.keeps_logits() {
+        if !self.stores_logits() {
             return tch::no_grad(|| linear_argmax(&self.hidden_th, &self.head_vh));
         }
         argmax(self.logits())
@@ -319,7 +319,7 @@ impl Predictions for LazyLogits {
         let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
         let rows = Tensor::from_slice(&rows).to_device(self.hidden_th.device());
         tch::no_grad(|| {
-            let logits = match self.keeps_logits() {
+            let logits = match self.stores_logits() {
                 true => self.logits().index_select(0, &rows),
                 false => linear(&self.hidden_th.index_select(0, &rows), &self.head_vh, None),
             };

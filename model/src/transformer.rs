@@ -5,12 +5,11 @@
 
 use std::path::Path;
 
-use jacobi_torch_ext::PassPlan;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, attention::Behind, cache::KvCache,
-    layer::DecoderLayer, norm::RmsNorm, weights::WeightSource,
+    Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, attention::Past, layer::DecoderLayer,
+    norm::RmsNorm, weights::WeightSource,
 };
 
 /// A decoder-only Transformer of one of the supported families.
@@ -145,25 +144,15 @@ impl Transformer {
         self.norm.forward(&x)
     }
 
-    /// Final hidden states `[t, hidden]` of `tokens_t` from several sequences, each after its cached tokens;
-    /// without gradients. Projections are stacked, and every addition is fused with the norm that follows it.
-    pub(crate) fn infer(
-        &self,
-        tokens_t: &Tensor,
-        rope: &Rope,
-        plan: &PassPlan,
-        caches: &[&KvCache],
-    ) -> Tensor {
-        self.infer_behind(tokens_t, rope, &Behind::Caches(plan, caches))
-    }
-
-    pub(crate) fn infer_behind(&self, tokens_t: &Tensor, rope: &Rope, behind: &Behind) -> Tensor {
+    /// Final hidden states `[t, hidden]` of `tokens_t`, which follow the cached tokens of `past`; without
+    /// gradients. Projections are stacked, and every addition is fused with the norm that follows it.
+    pub(crate) fn infer(&self, tokens_t: &Tensor, rope: &Rope, past: &Past) -> Tensor {
         let mut x = self.embed(tokens_t);
         let norms = self.layers.iter().map(|layer| &layer.input_layernorm).chain([&self.norm]);
         let mut normed = None;
         for ((index, layer), next_norm) in self.layers.iter().enumerate().zip(norms.skip(1)) {
             let input = normed.unwrap_or_else(|| layer.input_layernorm.forward(&x));
-            let attended = layer.self_attn.infer(&input, rope, behind, index);
+            let attended = layer.self_attn.infer(&input, rope, past, index);
             let between = layer.post_attention_layernorm.forward_added(&mut x, &attended);
             normed = Some(next_norm.forward_added(&mut x, &layer.mlp.infer(&between)));
         }

@@ -1,5 +1,5 @@
-//! Reads weights under their Hugging Face names. A tensor's name is the path of the code that takes it. A
-//! stored tensor that no code takes is an error, and so is one that code takes and no file has.
+//! Reads weights under their Hugging Face names. Each module takes the tensors below its path. A stored tensor
+//! that no module takes is an error, and so is one that a module takes and no file has.
 
 use std::{
     collections::BTreeMap,
@@ -113,7 +113,7 @@ impl WeightSource {
         })
     }
 
-    /// Every parameter in the order the code took it; an error if the code did not take a stored tensor.
+    /// Every parameter in the order in which it was taken; an error if a stored tensor was not taken.
     pub(crate) fn finish(mut self) -> Result<Vec<(String, Tensor)>, ModelError> {
         let (kind, device) = self.options;
         if let Origin::Stored { dir, tensors } = &mut self.origin {

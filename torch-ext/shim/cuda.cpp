@@ -39,7 +39,7 @@ char* jacobi_cuda_name(int device, char** name) {
   });
 }
 
-// Bytes: in use by tensors now, at most so far, held by the allocator, free on the device, all of the device.
+// Bytes: in use by tensors, their peak so far, held by the allocator, free on the device, total of the device.
 char* jacobi_cuda_memory(int device, int64_t* bytes) {
   return guarded([&] {
     const auto index = static_cast<c10::DeviceIndex>(device);
@@ -66,7 +66,7 @@ char* jacobi_cuda_wait(int device) {
   });
 }
 
-// An event after the work of the current stream so far, with its time.
+// Records an event, which has a time, after all work that the current stream has been given so far.
 char* jacobi_event_record(int device, at::cuda::CUDAEvent** out) {
   return guarded([&] {
     auto event = std::make_unique<at::cuda::CUDAEvent>(cudaEventDefault);
@@ -107,7 +107,7 @@ char* jacobi_graph_capture(
       if (!pool->stream) {
         pool->stream = c10::cuda::getStreamFromPool(false, index);
       }
-      const c10::cuda::CUDAStreamGuard aside(*pool->stream);
+      const c10::cuda::CUDAStreamGuard on_stream(*pool->stream);
       TORCH_CHECK(work(context), "the work to be recorded failed");
       c10::cuda::getCurrentCUDAStream(index).synchronize();
       auto graph = std::make_unique<at::cuda::CUDAGraph>();

@@ -31,7 +31,7 @@ char* jacobi_flash_forward(
   });
 }
 
-// One step of a parameter. `state` is the parameter, its gradient, both moments and the number of the step; gradients are
+// One AdamW step of a parameter. `state` is the parameter, its gradient, both moments and the number of the step; gradients are
 // divided by `divisor`.
 char* jacobi_fused_adamw(at::Tensor* const* state, const double* numbers, const at::Tensor* divisor) {
   return guarded([&] {

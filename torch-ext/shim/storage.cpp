@@ -1,5 +1,5 @@
-// The memory behind tensors: identified, released and allocated again, while tensors that are views of it stay valid.
-// The safe side is src/storage.rs.
+// The storage behind tensors: identified, released and allocated again, while tensors that are views of it stay valid. The
+// safe side is src/storage.rs.
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/CPUAllocator.h>
@@ -15,7 +15,7 @@ c10::StorageImpl* storage_of(const at::Tensor* tensor) {
 
 extern "C" {
 
-// The same whether the memory is allocated or released.
+// Identifies the storage: the same whether its memory is allocated or released.
 const void* jacobi_storage_name(const at::Tensor* tensor) {
   return storage_of(tensor);
 }

@@ -1,5 +1,5 @@
-//! GPUs: devices, recorded passes, and attention of many sequences in one call. All but the devices and the recording runs
-//! on a CPU too, where it is tested.
+//! GPUs: devices, recorded passes, and attention of many sequences in one call. Attention also runs on a CPU, where it is
+//! tested.
 
 pub(crate) mod device;
 pub(crate) mod fixed;

@@ -1,10 +1,10 @@
-//! What libtorch lacks or does in too many steps, behind safe functions: kernels for decoding and training on a CPU
-//! (`cpu`), GPUs (`gpu`), process groups (`c10d`). No policy and no autograd: gradients are functions.
+//! Safe functions for what libtorch lacks or does in too many steps: kernels for decoding and training on a CPU (`cpu`),
+//! GPUs (`gpu`), process groups (`c10d`). None takes part in autograd: gradients are separate functions.
 //!
 //! The kernels for decoding compute each row by itself, so that a row's result is the same, bit for bit, whatever else is
-//! in the pass; libtorch's products change with the shape. Every kernel has a fallback in plain libtorch operations, which
-//! runs off the CPU and which the tests compare it with.
-#![allow(unsafe_code, reason = "the one crate that looks at tensor memory")]
+//! in the pass; libtorch's products change with the shape. Every kernel has a fallback in libtorch operations, which runs on
+//! other devices; the tests compare the two.
+#![allow(unsafe_code, reason = "the only crate that accesses tensor memory")]
 
 mod c10d;
 mod cpu;

@@ -1,4 +1,4 @@
-//! The rows of a decoding pass: which keys each row sees, and the plan by which every layer computes it.
+//! The rows of a decoding pass: which keys each row sees, and the plan by which every layer computes their attention.
 //!
 //! Legend: n rows of the pass, s keys, h key/value heads, d head width, c capacity.
 
@@ -24,9 +24,9 @@ pub struct Span {
     pub(crate) rows: Range<usize>,
     /// Tokens cached before them.
     pub(crate) cached: usize,
-    /// Of a tree; `None` for a chain.
+    /// The paths of a tree's rows; `None` for a chain.
     paths: Option<Paths>,
-    /// Keys and values are not written to the cache.
+    /// Its keys and values are not written to the cache.
     pub(crate) uncached: bool,
 }
 
@@ -73,23 +73,23 @@ impl Span {
         self.paths.is_some()
     }
 
-    /// Tokens of the cache that the span's keys and values are written to.
+    /// The positions of the cache that its keys and values are written to; `None` if they are not.
     pub(crate) fn stored(&self) -> Option<Range<usize>> {
         (!self.uncached).then(|| self.cached..self.cached + self.rows.len())
     }
 
-    /// Tokens of the cache that any of its rows sees.
+    /// How many of the cache's tokens its rows see, at most.
     pub(crate) fn reach(&self) -> usize {
         self.stored().map_or(self.cached, |stored| stored.end)
     }
 
-    /// Of the span's rows, how many have to be looked at to find those that rows up to `row` see.
+    /// How many of the span's first rows include all that are seen by rows up to `row`.
     #[inline(always)]
     pub(crate) fn own_reach(&self, row: usize) -> usize {
         if self.is_tree() { self.rows.len() } else { row + 1 }
     }
 
-    /// Moves the scores of the keys that `row` sees to the front, in the order of their positions, and counts them.
+    /// Moves the scores of the keys that `row` sees to the front, in the order of their positions. Returns their number.
     #[inline(always)]
     pub(crate) fn gather(&self, row: usize, scores: &mut [f32]) -> usize {
         match &self.paths {
@@ -110,7 +110,7 @@ impl Span {
         self.paths.as_ref().map_or(depth, |paths| paths.of(row)[depth])
     }
 
-    /// What its rows see as an additive mask `[rows, s]` over the cached tokens and its own rows: 0 or -inf.
+    /// An additive mask `[rows, s]` over the cached tokens and the span's rows: 0 for keys that a row sees, else -inf.
     fn mask(&self, kind: Kind, device: Device) -> Tensor {
         let (t, s) = (self.rows.len(), self.cached + self.rows.len());
         let mut mask = vec![f32::NEG_INFINITY; t * s];
@@ -141,8 +141,8 @@ pub(crate) enum Method {
 }
 
 impl PassPlan {
-    /// `spans` cover the rows of the pass one after the other. `caches` are the keys and values of one layer, each
-    /// `[h, c, d]`, by the spans' cache numbers; those of the other layers have the same shapes and strides.
+    /// `spans` cover the rows of the pass one after the other. `caches` are the keys and values of one layer by cache
+    /// number, each `[h, c, d]`; those of the other layers must have the same shapes and strides.
     ///
     /// # Panics
     /// If there is no row, if a row has no span, or if a cache has another shape or too little room.

@@ -1,5 +1,5 @@
-//! The memory behind tensors: identified, released, and allocated again, while every view of it stays valid. So a process
-//! holds parameters that other processes keep only while it uses them.
+//! The storage behind tensors: how to identify it, to release its memory, and to allocate it again while every view of it
+//! stays valid. So a process that shares parameters with others holds all of them only while it uses them.
 
 use std::ffi::c_void;
 
@@ -7,12 +7,12 @@ use tch::Tensor;
 
 use crate::shim::pointer;
 
-/// Identifies a memory, whether allocated or released, and a place in it. All views of one memory identify it alike.
+/// A storage and a place in it. All views of one storage agree on it, and releasing its memory does not change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StoragePlace {
-    /// The memory.
+    /// Identifies the storage.
     pub storage: usize,
-    /// The number of the first element, counted from the start of the memory.
+    /// The index of an element in the storage.
     pub offset: i64,
 }
 
@@ -35,13 +35,13 @@ pub fn storage_place(tensor: &Tensor) -> StoragePlace {
     }
 }
 
-/// The number of elements that fit into the memory of `tensor`.
+/// The number of elements that fit into the storage of `tensor`; 0 while its memory is released.
 pub fn storage_elements(tensor: &Tensor) -> usize {
     // SAFETY: a live tensor.
     unsafe { jacobi_storage_bytes(pointer(tensor)) / tensor.kind().elt_size_in_bytes() }
 }
 
-/// A memory that can be released and allocated again as a whole: that of a tensor which fills it. While it is released, no view
+/// A storage whose memory can be released and allocated again: that of a tensor which fills it. While it is released, no view
 /// of it may be read or written. Views stay valid and refer to the new memory.
 #[derive(Debug)]
 pub struct Releasable {
@@ -51,13 +51,13 @@ pub struct Releasable {
 
 impl Releasable {
     /// # Panics
-    /// If `whole` is not the whole of its memory.
+    /// If `whole` does not fill its storage.
     pub fn new(whole: Tensor) -> Self {
         let bytes = whole.numel() * whole.kind().elt_size_in_bytes();
         // SAFETY: a live tensor.
         let (held, offset) =
             unsafe { (jacobi_storage_bytes(pointer(&whole)), jacobi_storage_offset(pointer(&whole))) };
-        assert_eq!((held, offset), (bytes, 0), "all of its memory");
+        assert_eq!((held, offset), (bytes, 0), "a tensor that fills its storage");
         Self { whole, bytes }
     }
 
@@ -68,7 +68,7 @@ impl Releasable {
 
     /// Frees the memory.
     pub fn release(&self) {
-        // SAFETY: a live tensor; libtorch's operations check for an empty storage and fail.
+        // SAFETY: a live tensor. libtorch's operations and `cpu::memory` fail for a storage without memory.
         unsafe { jacobi_storage_release(pointer(&self.whole)) }
     }
 
@@ -115,8 +115,17 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "all of its memory")]
-    fn a_part_of_a_memory_is_not_released() {
+    #[should_panic(expected = "a tensor that fills its storage")]
+    fn a_part_of_a_storage_is_not_released() {
         let _ = Releasable::new(Tensor::zeros([4], (Kind::Float, Device::Cpu)).narrow(0, 0, 2));
+    }
+
+    #[test]
+    #[should_panic(expected = "memory that is not released")]
+    fn kernels_do_not_read_released_memory() {
+        let memory = Releasable::new(Tensor::zeros([4, 8], (Kind::Float, Device::Cpu)));
+        let view = memory.whole().narrow(0, 1, 2);
+        memory.release();
+        let _ = crate::argmax(&view);
     }
 }

@@ -19,7 +19,7 @@ pub struct TrainingRow {
     pub runs: Runs,
 }
 
-/// What the backward pass needs of the forward pass.
+/// The results of the forward pass that the backward pass needs.
 pub(crate) struct AttentionCache {
     /// Queries and keys before the head norms, if there are any.
     unnormed: Option<Tensor>,

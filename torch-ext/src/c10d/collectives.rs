@@ -28,7 +28,7 @@ unsafe impl Send for Group {}
 // SAFETY: as above.
 unsafe impl Sync for Group {}
 
-/// An operation in progress. It keeps the memory of its tensors alive; until it is waited for, nobody else may use them.
+/// An operation in progress. It keeps the memory of its tensors alive; until it is waited for, no other code may use them.
 #[must_use = "the result is there only after waiting"]
 #[derive(Debug)]
 pub struct Pending {

@@ -26,7 +26,7 @@ pub struct StoreAddress {
 }
 
 /// One connection to a store. Calls from several threads run one after the other, even while one of them waits: a thread that
-/// must not wait for others needs a connection of its own.
+/// must not wait for others needs another connection.
 #[derive(Debug)]
 pub struct Store {
     raw: *mut c_void,

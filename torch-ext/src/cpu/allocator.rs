@@ -1,5 +1,5 @@
-//! What the C library does with freed memory. A training step allocates and frees the same gigabytes again and again, a wide
-//! pass the same megabytes. If they went back to the kernel in between, it would have to clear every page again.
+//! Keeps freed memory in the process. A training step allocates and frees the same gigabytes again and again, a wide pass the
+//! same megabytes. If they went back to the kernel in between, it would have to clear every page again.
 
 use std::{
     ffi::{c_int, c_void},

@@ -28,15 +28,15 @@ use average::Average;
 use groups::Member;
 pub(crate) use groups::{RowGroup, row_groups};
 
-/// Numbers of a cache that are widened per prefetch.
+/// Numbers of a cache that are widened for each prefetch.
 const NUMBERS_PER_PREFETCH: usize = 32;
-/// How far ahead of them memory is prefetched, in bytes: a head's keys are a few times as long.
+/// Bytes from the numbers being widened to those being prefetched. A head's keys are a few times as long.
 const PREFETCH_DISTANCE: usize = 1 << 12;
-/// Multiply-adds below which one thread does everything.
-const WORTH_A_TEAM: usize = 200_000;
+/// Multiply-adds from which several threads are faster than one.
+const PARALLEL_FROM: usize = 200_000;
 
 /// Attention outputs `[n, g * h * d]` of the queries in `qkv` `[n, (g * h + 2 * h) * d]`. `caches` are the layer's keys and
-/// values by cache number, each `[h, c, d]`; queries are rotated as the keys in them are.
+/// values by cache number, each `[h, c, d]`. Queries and cached keys are rotated.
 pub fn attend(qkv: &Tensor, plan: &PassPlan, caches: &[[&Tensor; 2]]) -> Tensor {
     plan.check(qkv);
     match &plan.method {
@@ -70,7 +70,7 @@ fn kernel<T: Element>(qkv: &Tensor, plan: &PassPlan, groups: &[RowGroup], caches
         Arch::new().dispatch(AttentionKernel { task, spans, qkv, heads: *heads, out: &target });
     };
     let work: usize = groups.iter().map(|group| group.pairs(spans)).sum();
-    if work * heads.queries * heads.width * 2 < WORTH_A_TEAM {
+    if work * heads.queries * heads.width * 2 < PARALLEL_FROM {
         tasks.iter().for_each(run);
     } else {
         parallel(tasks.len(), &|at| run(&tasks[at]));
@@ -127,7 +127,7 @@ impl<T: Element> AttentionKernel<'_, T> {
         let (d, queries) = (self.heads.width, self.heads.queries);
         let reach = group.reach * d;
         let Scratch { queries: wide_queries, scores, keys: wide_keys, values: wide_values } = scratch;
-        // Prefetches the values while the keys are widened, and the next head's keys, which lie after these, while the
+        // The values are prefetched while the keys are widened, and the next head's keys, which follow in memory, while the
         // values are.
         prefetch_start(values.as_ptr());
         self.widen(wide_keys, &keys[..reach], (queries + head) * d);
@@ -169,7 +169,7 @@ impl<T: Element> AttentionKernel<'_, T> {
         }
     }
 
-    /// The scaled queries of some rows.
+    /// The scaled queries of the rows of `member`.
     #[inline(always)]
     fn queries(&self, member: &Member, queries: &mut AlignedBuffer) {
         let (d, g) = (self.heads.width, self.heads.group());
@@ -190,7 +190,7 @@ impl<T: Element> AttentionKernel<'_, T> {
         start + member.rows.start..start + member.rows.end
     }
 
-    /// The products of queries with the first `width` keys of a span, `width` for each query.
+    /// The products of queries with the first `width` keys of the span: `[queries, width]`.
     #[inline(always)]
     fn scores(
         &self,
@@ -201,7 +201,7 @@ impl<T: Element> AttentionKernel<'_, T> {
     ) {
         let (d, cached) = (self.heads.width, self.spans[member.span].cached);
         scores.resize(queries.len() / d * width);
-        // First score, first key, number of keys.
+        // The first score and the first key of each part, and the number of its keys.
         let parts = match member.own == cached {
             true => [(0, 0, width), (0, 0, 0)],
             false => [(0, 0, cached), (cached, member.own, width - cached)],
@@ -216,7 +216,7 @@ impl<T: Element> AttentionKernel<'_, T> {
         }
     }
 
-    /// The averages of values under the scores of some rows.
+    /// The averages of values under the softmax of the scores, for the rows of `member`.
     #[inline(always)]
     fn averages<S: Simd>(
         &self,

@@ -34,7 +34,8 @@ pub struct SoftTarget {
     pub weight: f32,
 }
 
-/// Cross-entropy of each row of `logits` `[n, v]` against its token. `logits` are overwritten with the gradient of the weighted sum.
+/// Cross-entropy of each row of `logits` `[n, v]` against its token. `logits` are overwritten with the gradient of the
+/// weighted sum.
 pub fn cross_entropy(logits: &mut Tensor, targets: &[HardTarget]) -> Vec<f64> {
     let (n, v) = logits.size2().expect("logits are [rows, vocabulary]");
     assert_eq!(n as usize, targets.len(), "one target per row");
@@ -149,16 +150,17 @@ impl<T: Element> WithSimd for Soft<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) -> f64 {
         let Self { logits, teacher, weight, tau } = self;
-        let cold = 1.0 / tau;
+        let inverse_tau = 1.0 / tau;
         let (top, top_teacher) = (largest(logits), largest(teacher));
-        let (sum, sum_teacher) = (sum_of_exp(logits, top, cold), sum_of_exp(teacher, top_teacher, cold));
+        let (sum, sum_teacher) =
+            (sum_of_exp(logits, top, inverse_tau), sum_of_exp(teacher, top_teacher, inverse_tau));
         let (share, share_teacher) = (1.0 / sum, 1.0 / sum_teacher);
         let scale = weight * tau;
         // The mean of the student's distances from its largest logit, under the teacher.
         let mut expected = [0.0f32; LANES];
         let mut each = |lane: usize, logit: &mut T, teacher: T| {
-            let below = (logit.to_f32() - top) * cold;
-            let p = exp((teacher.to_f32() - top_teacher) * cold) * share_teacher;
+            let below = (logit.to_f32() - top) * inverse_tau;
+            let p = exp((teacher.to_f32() - top_teacher) * inverse_tau) * share_teacher;
             expected[lane] += p * below;
             *logit = T::from_f32((exp(below) * share - p) * scale);
         };

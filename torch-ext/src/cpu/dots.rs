@@ -20,7 +20,7 @@ pub(crate) fn block(k: usize, tile: usize) -> usize {
     (CACHED / size_of::<f32>() / k / tile).max(1) * tile
 }
 
-/// How far ahead of the products memory is prefetched, in bytes. It is that far because weights come from main memory.
+/// Bytes from the numbers being multiplied to those being prefetched: many, since weights come from main memory.
 pub(crate) const PREFETCH_DISTANCE: usize = 1 << 14;
 
 /// Prefetches the memory at `address` into the second-level cache, since the first level has fewer requests in flight. Any
@@ -55,7 +55,7 @@ impl<'a> Left<'a> {
         #[cfg(target_arch = "x86_64")]
         if avx512::supported() {
             return match rows.len() / k {
-                avx512::panels::WORTH_IT.. => Self::Many(avx512::panels::Lanes::new(rows, k)),
+                avx512::panels::MIN_ROWS.. => Self::Many(avx512::panels::Lanes::new(rows, k)),
                 _ => Self::Few(avx512::dots::Rows::new(rows, k)),
             };
         }

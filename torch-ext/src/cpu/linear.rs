@@ -15,8 +15,8 @@ use crate::cpu::{
     threads::{parallel, parallel_map},
 };
 
-/// Multiply-adds of a task: below twice this, starting a second thread costs more than it saves.
-const WORTH_A_TASK: usize = 100_000;
+/// Multiply-adds of a task, at least: with fewer, starting a thread costs more than it saves.
+const WORK_PER_TASK: usize = 100_000;
 /// Outputs of a task are a multiple of this, which is a multiple of every tile's width.
 const GRAIN: usize = 48;
 
@@ -91,11 +91,11 @@ fn shape(x: &Tensor, weight: &Tensor) -> (usize, usize, usize) {
     (t as usize, i as usize, o as usize)
 }
 
-/// Outputs of a task if all `o` of them take `work` multiply-adds. There are several tasks per thread, since cores are not
+/// Outputs of a task if all `o` outputs take `work` multiply-adds. There are several tasks per thread, since cores are not
 /// equally fast at every moment.
 fn outputs_per_task(o: usize, work: usize) -> usize {
     const TASKS: usize = 24;
-    let tasks = (work / WORTH_A_TASK).clamp(1, TASKS);
+    let tasks = (work / WORK_PER_TASK).clamp(1, TASKS);
     o.div_ceil(tasks).next_multiple_of(GRAIN)
 }
 

@@ -3,6 +3,7 @@
 use std::{
     marker::PhantomData,
     ops::{Deref, DerefMut, Range},
+    ptr::NonNull,
 };
 
 use half::bf16;
@@ -10,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::avx512::LoadVectors;
+use crate::storage_elements;
 // Other processors have no kernels that need more of a number type.
 #[cfg(not(target_arch = "x86_64"))]
 use std::marker::Sized as LoadVectors;
@@ -133,7 +135,7 @@ impl DerefMut for AlignedBuffer {
     }
 }
 
-/// Whether the kernels can work on `tensor`: fp32 or bf16 in CPU memory, and no gradient is wanted of it.
+/// Whether the kernels support `tensor`: fp32 or bf16 in CPU memory, and autograd does not follow it.
 pub(crate) fn is_plain(tensor: &Tensor) -> bool {
     tensor.device() == Device::Cpu
         && matches!(tensor.kind(), Kind::Float | Kind::BFloat16)
@@ -142,20 +144,23 @@ pub(crate) fn is_plain(tensor: &Tensor) -> bool {
 
 /// The elements of a contiguous CPU tensor.
 pub(crate) fn elements<T: Element>(tensor: &Tensor) -> &[T] {
-    check::<T>(tensor);
-    // SAFETY: `check` made sure of a contiguous CPU tensor of T; the tensor, and so its memory, outlives the slice.
-    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<T>(), tensor.numel()) }
+    // SAFETY: `start` made sure of a contiguous CPU tensor of T with memory; the tensor, and so its memory, outlives the
+    // slice.
+    unsafe { std::slice::from_raw_parts(start(tensor), tensor.numel()) }
 }
 
 /// The elements of a contiguous CPU tensor, to be written.
 pub(crate) fn elements_mut<T: Element>(tensor: &mut Tensor) -> &mut [T] {
-    check::<T>(tensor);
     // SAFETY: as above. Tensors are shared handles, so the borrow is exclusive of the handle only; the callers in this
-    // crate hold one slice of a memory at a time, or slices that do not overlap.
-    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<T>(), tensor.numel()) }
+    // crate hold one slice of a storage at a time, or slices that do not overlap.
+    unsafe { std::slice::from_raw_parts_mut(start(tensor), tensor.numel()) }
 }
 
-fn check<T: Element>(tensor: &Tensor) {
+/// The first element; dangling if there is none.
+///
+/// # Panics
+/// If `tensor` is not a contiguous CPU tensor of `T`, or if its memory is released.
+fn start<T: Element>(tensor: &Tensor) -> *mut T {
     assert_eq!(tensor.kind(), T::KIND, "element type");
     assert_eq!(tensor.device(), Device::Cpu, "CPU memory");
     assert!(
@@ -164,11 +169,22 @@ fn check<T: Element>(tensor: &Tensor) {
         tensor.size(),
         tensor.stride()
     );
+    if tensor.numel() == 0 {
+        return NonNull::dangling().as_ptr();
+    }
+    assert!(storage_elements(tensor) > 0, "memory that is not released");
+    tensor.data_ptr().cast()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tensor_without_elements_is_an_empty_slice() {
+        let mut tensor = Tensor::empty([0, 3], (Kind::Float, Device::Cpu));
+        assert!(elements::<f32>(&tensor).is_empty() && elements_mut::<f32>(&mut tensor).is_empty());
+    }
 
     #[test]
     fn bf16_is_rounded_as_by_the_crate_half() {

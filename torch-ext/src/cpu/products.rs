@@ -1,6 +1,6 @@
 //! The matrix products of training, over many rows: forward, gradient of the input, gradient of the weight. On CPUs whose fp32
-//! products are faster than their bf16 ones, bf16 is widened to fp32 tile by tile. The result is as exact, since sums are fp32
-//! either way, and gradients are added to their fp32 sum without rounding in between.
+//! products are faster than their bf16 ones, bf16 is widened to fp32 tile by tile. Sums are fp32 either way, and gradients are
+//! added to their fp32 sum without rounding in between.
 //!
 //! Legend: n rows, i inputs, o outputs.
 

@@ -62,7 +62,7 @@ impl Runs {
     }
 }
 
-/// The result of attention, and what its gradient needs.
+/// The result of attention, and the sums that its gradient needs.
 pub struct Attended {
     /// `[n, g * h * d]`.
     pub out: Tensor,

@@ -1,5 +1,5 @@
 //! GPUs: how many there are, or why there is none; their memory; how long work on them takes. Without the feature `cuda`
-//! there is none, and this is the reason given.
+//! there is none, and [`NoGpu::NotBuilt`] says so.
 
 use tch::Device;
 

@@ -1,6 +1,5 @@
-//! Rotation and attention for passes of fixed shape: a fixed number of rows of one sequence over a whole cache. How many
-//! tokens of the cache count is read on the device, so that a pass can be recorded once ([`crate::Graph`]) and repeated for
-//! any text.
+//! Rotation and attention for passes of fixed shape: a fixed number of rows of one sequence, and its whole cache. The device
+//! reads how many tokens are cached, so a pass can be recorded once ([`crate::Graph`]) and repeated for any text.
 //!
 //! Legend: n rows, c capacity, q query heads, h key/value heads, d head width.
 
@@ -29,12 +28,12 @@ pub struct FixedRows {
     offsets: Tensor,
     /// Tokens before the rows, int32 `[1]`.
     cached: Tensor,
-    /// Those and the rows.
+    /// Tokens including the rows, int32 `[1]`.
     used: Tensor,
 }
 
 enum FixedKind {
-    /// Attention to the used tokens.
+    /// Attention to all tokens, including the rows.
     Chain(Sequences),
     Tree {
         /// Attention to the cached tokens.
@@ -49,7 +48,7 @@ pub struct FixedView<'a> {
     rows: &'a FixedRows,
     /// Where in the cache the rows are written: int64 `[n]`.
     places: Tensor,
-    /// Of a tree, as an additive mask.
+    /// Which rows of a tree each row sees, as an additive mask `[n, n]`.
     mask: Option<Tensor>,
 }
 
@@ -70,7 +69,7 @@ impl FixedRows {
         Self { rows, kind, offsets: Tensor::arange(n, (Kind::Int64, device)), cached, used }
     }
 
-    /// Sets which rows of a tree each row sees, itself among them: row by row.
+    /// Sets which rows of a tree each row sees: `seen` is `[n, n]`, row by row. Every row sees itself.
     ///
     /// # Panics
     /// For a chain.
@@ -82,8 +81,8 @@ impl FixedRows {
         hidden.shallow_clone().copy_(&Tensor::from_slice(seen).view([n, n]).logical_not());
     }
 
-    /// The rows after `cached` tokens, int64 `[1]`, of which there is at least one. This is part of the recorded work.
-    pub fn behind(&self, cached: &Tensor) -> FixedView<'_> {
+    /// The rows after `cached` tokens, int64 `[1]`, at least one. This is part of the recorded work.
+    pub fn after(&self, cached: &Tensor) -> FixedView<'_> {
         self.cached.shallow_clone().copy_(cached);
         self.used.shallow_clone().copy_(&(cached + self.rows as i64));
         let mask = match &self.kind {

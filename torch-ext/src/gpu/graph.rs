@@ -1,10 +1,10 @@
-//! Work that is repeated over the same memory, recorded as a CUDA graph: one call starts all of it.
+//! CUDA graphs: work that is repeated over the same memory is recorded once, and then one call starts all of it.
 
 use tch::Device;
 
 use crate::GpuError;
 
-/// Memory that graphs share for their intermediate results; they run one after the other.
+/// Memory for intermediate results, shared by graphs that run one after the other.
 #[derive(Debug, Default)]
 pub struct GraphPool {
     #[cfg(feature = "cuda")]
@@ -89,7 +89,7 @@ mod bindings {
     #[derive(Debug)]
     pub(super) struct Pool(*mut c_void);
 
-    // SAFETY: a handle that no thread is bound to.
+    // SAFETY: the handle is not bound to a thread.
     unsafe impl Send for Pool {}
 
     impl Pool {
@@ -128,7 +128,7 @@ mod bindings {
     #[derive(Debug)]
     pub(super) struct Recording(*mut c_void);
 
-    // SAFETY: a handle that no thread is bound to; without `Sync` one thread at a time uses it.
+    // SAFETY: the handle is not bound to a thread; without `Sync` one thread at a time uses it.
     unsafe impl Send for Recording {}
 
     impl Recording {

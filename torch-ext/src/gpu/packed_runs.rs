@@ -1,4 +1,5 @@
-//! Attention of a training row in one call for the own parts of all runs, and one for all prefixes.
+//! Attention of a training row in two calls: in one the rows of each run attend to each other, in the other to the run's
+//! prefix.
 //!
 //! Legend: n rows, p rows of runs that have a prefix, s rows of all prefixes one after the other, q query heads, h key/value
 //! heads, g query heads per key/value head, d head width.
@@ -19,7 +20,7 @@ pub(crate) struct PackedRuns {
 }
 
 struct Prefixes {
-    /// Rows of the runs that have one: int64 `[p]`.
+    /// Rows of the runs that have a prefix: int64 `[p]`.
     rows: Tensor,
     /// Rows that the prefixes consist of: int64 `[s]`.
     keys: Tensor,

@@ -21,7 +21,7 @@ pub(crate) struct PackedSpans {
     stored: Option<Tensor>,
     /// Where they are written, counted from the first cache on: int64.
     places: Tensor,
-    /// The number of the cache that lies first in memory.
+    /// The number of the cache that comes first in memory.
     first: usize,
     /// Tokens from its start to the end of the last cache.
     tokens: i64,
@@ -35,7 +35,7 @@ enum KeySource {
 }
 
 impl PackedSpans {
-    /// `None` where one call cannot do it: for trees, and for caches that do not lie in one memory.
+    /// `None` where one call cannot compute it: for trees, and for caches in different storages.
     pub(crate) fn new(spans: &[Span], caches: &[[&Tensor; 2]], device: Device) -> Option<Self> {
         let keys_of = |at: usize| caches[spans[at].cache][0];
         let places: Vec<_> = (0..spans.len()).map(|at| storage_place(keys_of(at))).collect();

@@ -1,6 +1,6 @@
 //! Attention of several sequences in one memory: on a GPU by libtorch's flash kernel (arXiv 2307.08691), all sequences in one
-//! call; on other devices, and in fp32, by libtorch's operations. Where each sequence starts and how long it is, is read on
-//! the device, so that a call can be recorded once and repeated with other lengths.
+//! call; on other devices, and in fp32, by libtorch's operations. The device reads the starts and lengths of the sequences,
+//! so a call can be recorded once and repeated with other lengths.
 //!
 //! Legend: b sequences, n rows, s keys, q query heads, h key/value heads, d head width.
 
@@ -21,9 +21,9 @@ use crate::{
 pub(crate) struct Sequences {
     /// Where the queries of each sequence start, and where the last one's end: int32 `[b + 1]`.
     starts_q: Tensor,
-    /// Where its keys start, and one number more: int32 `[b + 1]`.
+    /// Where the keys of each sequence start, and an end that is read only without `used_k`: int32 `[b + 1]`.
     starts_k: Tensor,
-    /// How many keys it has, int32 `[b]`; without this they end where the next sequence's start.
+    /// How many keys each sequence has, int32 `[b]`; if `None`, they end where those of the next sequence start.
     used_k: Option<Tensor>,
     max_q: i64,
     max_k: i64,
@@ -76,8 +76,8 @@ impl Sequences {
         }
     }
 
-    /// `rows` queries of one sequence in a memory of `capacity` keys. It has the first `used` keys, int32 `[1]`, which is read
-    /// when attention is computed; each row sees at least one.
+    /// `rows` queries of one sequence, whose keys are the first `used` of the `capacity` in memory. `used`, int32 `[1]`, is
+    /// read when attention is computed. Each row sees at least one key.
     pub(crate) fn growing(rows: usize, capacity: usize, used: Tensor) -> Self {
         let device = used.device();
         Self {
@@ -92,13 +92,13 @@ impl Sequences {
 }
 
 /// Attention of the queries `q` `[n, q, d]` to the keys `k` and values `v` `[s, h, d]`. With `causal` the last query of a
-/// sequence sees all its keys, and each earlier one a key less than the next.
+/// sequence sees all its keys, and each earlier one sees one key less than the next.
 pub(crate) fn forward([q, k, v]: [&Tensor; 3], sequences: &Sequences, causal: bool) -> Averages {
     if has_kernel(q.kind(), q.device(), q.size()[2]) {
         return flash([q, k, v], sequences, causal).expect("attention on a GPU");
     }
     if let (true, Some(used)) = (sequences.is_growing, &sequences.used_k) {
-        return of_growing([q, k, v], used, causal);
+        return growing_fallback([q, k, v], used, causal);
     }
     let (n, heads, d) = q.size3().expect("queries are [rows, heads, width]");
     let (out, log_sums) = (
@@ -108,7 +108,7 @@ pub(crate) fn forward([q, k, v]: [&Tensor; 3], sequences: &Sequences, causal: bo
     for (rows, keys) in sequences.ranges() {
         let ([q, k, v], _) = of_sequence([q, k, v], &rows, &keys);
         let scores = scores(&q, &k, causal);
-        // The softmax over no keys has no entries.
+        // Without keys there are no scores and no weights.
         let weights = if keys.is_empty() { scores.shallow_clone() } else { scores.softmax(-1, Kind::Float) };
         part(&out, 0, &rows).copy_(&weights.matmul(&v).transpose(0, 1));
         part(&log_sums, 1, &rows).copy_(&scores.logsumexp([-1i64].as_slice(), false));
@@ -171,7 +171,7 @@ pub(crate) fn backward(
 }
 
 /// Attention over all keys with a mask that is computed on the device.
-fn of_growing([q, k, v]: [&Tensor; 3], used: &Tensor, causal: bool) -> Averages {
+fn growing_fallback([q, k, v]: [&Tensor; 3], used: &Tensor, causal: bool) -> Averages {
     let (kind, device, rows, capacity) = (v.kind(), q.device(), q.size()[0], k.size()[0]);
     let ([q, k, v], _) = of_sequence([q, k, v], &(0..rows as usize), &(0..capacity as usize));
     let counted = |count: i64| Tensor::arange(count, (Kind::Int, device));

@@ -16,11 +16,11 @@ const VECTORS: usize = 4;
 /// The values that one row averages.
 pub(super) struct Average<'a> {
     pub(super) span: &'a Span,
-    /// Where the span's own rows start in `values`; the cached ones come first.
+    /// Where the values of the span's rows start; those of cached tokens start at 0.
     pub(super) own: usize,
     /// The row of the span.
     pub(super) row: usize,
-    /// Scores of a query.
+    /// Number of scores per query.
     pub(super) width: usize,
     /// `[s, d]`.
     pub(super) values: &'a [f32],

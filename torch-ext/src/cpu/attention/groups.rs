@@ -1,10 +1,10 @@
-//! The rows of a pass in groups: what one task of the kernel computes under each key/value head.
+//! The rows of a pass in groups. A task of the kernel computes one group under one key/value head.
 
 use std::ops::Range;
 
 use crate::{HeadShape, pass::Span};
 
-/// Most queries of a group whose keys are written to the cache.
+/// Most queries of a group of cached rows.
 const QUERIES_PER_GROUP: usize = 48;
 /// Most rows of a group of uncached spans; they share the cache's widened keys and values.
 const UNCACHED_ROWS_PER_GROUP: usize = 64;
@@ -15,10 +15,10 @@ const UNCACHED_ROWS_PER_GROUP: usize = 64;
 pub(crate) struct RowGroup {
     /// The number of the cache.
     pub(super) cache: usize,
-    /// Tokens of the cache that any row sees.
+    /// How many of the cache's tokens its rows see, at most.
     pub(super) reach: usize,
     pub(super) members: Vec<Member>,
-    /// Rows of uncached spans.
+    /// Number of rows of uncached spans.
     pub(super) uncached: usize,
 }
 

@@ -26,18 +26,18 @@ use crate::cpu::{
 const PANEL: usize = 3 * LANES;
 /// Rows on the left whose numbers alternate in memory.
 const GROUP: usize = LANES;
-/// Rows of a group that are multiplied with a pair of lanes at once: their sums, with a panel's vectors and one more, fill
-/// the registers. One lane at a time would allow twice as many rows, but this way the sums of a pair are added in registers.
+/// Rows of a group that are multiplied with a pair of lanes at once. Their sums, a panel's vectors and one more vector fill
+/// the registers. With one lane at a time there could be twice as many rows, but a pair's sums are added in registers.
 const AT_ONCE: usize = 4;
 /// Rows on the left that are multiplied with a pair of lanes of a panel, which stays in the first-level cache, before the
 /// next pair.
 const BLOCK: usize = 2 * GROUP;
-/// Partial sums kept until the fold needs them: the binary digits of a counter up to the number of pairs.
+/// How many partial sums are kept at a time until the fold adds them: one per binary digit of a counter of pairs.
 const LEVELS: usize = PAIRS.len().ilog2() as usize;
-/// Rows of a task that reorders them.
+/// Rows of a task that brings them into groups.
 const ROWS_PER_TASK: usize = 32;
-/// From this many rows on the left on, panels are faster than dot products.
-pub(crate) const WORTH_IT: usize = 56;
+/// With at least this many rows on the left, panels are faster than dot products.
+pub(crate) const MIN_ROWS: usize = 56;
 /// The lanes in the order in which the fold adds them.
 const PAIRS: [[usize; 2]; LANES / 2] = [[0, 2], [1, 3], [4, 6], [5, 7], [8, 10], [9, 11], [12, 14], [13, 15]];
 

@@ -7,7 +7,7 @@ use crate::{
 };
 
 #[test]
-fn rows_of_fixed_shape_equal_rows_as_they_come() {
+fn rows_of_fixed_shape_equal_rows_of_any_shape() {
     let heads = HeadShape { queries: 6, keys: 2, width: 16 };
     let (capacity, rows) = (40, 5);
     // 0 - 1 - 2, and 3 - 4 as another branch after 0.
@@ -28,7 +28,7 @@ fn rows_of_fixed_shape_equal_rows_as_they_come() {
                     let angles = [half.cos(), half.sin()].map(|x| Tensor::cat(&[&x, &x], 1));
                     let there = |x: &Tensor| x.to_device(device).copy();
                     let (mut found, caches) = (there(&qkv), [&keys, &values].map(there));
-                    let view = fixed.behind(&Tensor::from_slice(&[cached as i64]).to_device(device));
+                    let view = fixed.after(&Tensor::from_slice(&[cached as i64]).to_device(device));
                     let [cos, sin] = angles.each_ref().map(there);
                     view.rotate_and_store(&mut found, (&cos, &sin), heads, [&caches[0], &caches[1]]);
                     let out = view.attend(&found, heads, [&caches[0], &caches[1]]);
