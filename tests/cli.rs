@@ -239,7 +239,7 @@ const BAD_INPUT: &[BadInput] = &[
     (&["tune", "--model", "nowhere"], 2, &["--prompts FILE", "--config"]),
     (&["tune", "-c", "good.toml"], 1, &["run has no exported model", "jacobi export", "--model DIR"]),
     (&["tune", "-c", "good.toml", "--model", "nowhere"], 1, &["nowhere", "ORG/NAME of the hub"]),
-    (&["hub", "push", "foreign", "nonsense"], 2, &["nonsense is no repository", "ORG/NAME"]),
+    (&["hub", "push", "foreign", "nonsense"], 2, &["nonsense is not a repository name", "ORG/NAME"]),
     (
         &["hub", "push", "foreign", "o/n"],
         1,
@@ -363,7 +363,7 @@ fn what_tune_finds_is_what_decode_and_eval_use() {
     fs_err::write(&tuned, mine.to_string().replace("\"block_size\":5", "\"block_size\":6")).unwrap();
     let (code, text, messages) = run(&eval[..eval.len() - 1]);
     assert!(code == Some(0) && text.contains("jacobi n=5 "), "{text}{messages}");
-    assert!(messages.contains("jacobi n=6 of model is not among what was measured"), "{messages}");
+    assert!(messages.contains("jacobi n=6 of model was not measured"), "{messages}");
     let (code, text, _) = run(&[&eval[..], &["--set", "eval.tuned=false"]].concat());
     assert!(code == Some(0) && text.contains("jacobi n=16") && !text.contains("jacobi n=5 "), "{text}");
 

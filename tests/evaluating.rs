@@ -201,7 +201,7 @@ fn evaluations_are_compared_if_they_are_alike() {
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("max_new_tokens") && message.contains("--anyway"), "{message}");
     assert!(jacobi(dir, &["report", "a", "c", "--anyway"]).status.success());
-    assert!(fs_err::read_to_string(dir.join("comparison/report.md")).unwrap().contains("compared although"));
+    assert!(fs_err::read_to_string(dir.join("comparison/report.md")).unwrap().contains("compared despite"));
 
     let output = jacobi(dir, &["report", "nowhere"]);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();

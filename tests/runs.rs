@@ -219,7 +219,7 @@ fn a_run_takes_responses_that_another_engine_made() {
     fs_err::write(dir.join("foreign.jsonl"), foreign.collect::<String>()).unwrap();
     let arguments = ["generate", "-c", "small.toml", "-o", "foreign", "--responses", "foreign.jsonl"];
     let messages = succeed(dir, &arguments);
-    assert!(messages.contains("blocks of the given responses are not what the model gives"), "{messages}");
+    assert!(messages.contains("blocks of the given responses differ from the model's output"), "{messages}");
     write(8);
     let messages = fail(dir, &run, 2);
     assert!(messages.contains("generate.responses: was"), "{messages}");

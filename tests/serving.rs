@@ -250,7 +250,7 @@ fn what_cannot_be_answered_has_its_status_and_says_why() {
     refused("POST", "/v1/completions", key, r#"{"prompt": [999999]}"#.to_owned(), 400, "token id 999999");
     refused("POST", "/v1/completions", key, r#"{"prompt": ""}"#.to_owned(), 400, "empty");
     refused("GET", path, key, String::new(), 405, "another method");
-    refused("GET", "/v1/nothing", key, String::new(), 404, "nothing at this address");
+    refused("GET", "/v1/nothing", key, String::new(), 404, "no such endpoint");
     refused("POST", path, key, chat(json!({"n": 2})).to_string(), 400, "takes 1 at once");
     // One slot and no queue.
     let long = json!({"prompt": QUESTION, "temperature": 2.0, "max_tokens": 400, "stream": true}).to_string();

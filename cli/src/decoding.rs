@@ -34,7 +34,7 @@ impl Engine {
     /// # Errors
     /// A model or tokenizer that does not load.
     pub fn load(dir: &Path, compute: impl Into<Compute>) -> anyhow::Result<Self> {
-        // The model first: its message for a missing directory is the better one.
+        // The model first: its message for a missing directory is clearer.
         let model = DecodingModel::new(load(dir, compute)?.transformer);
         Ok(Self { model, tokenizer: Tokenizer::load(dir)? })
     }
@@ -111,7 +111,7 @@ impl Engine {
     }
 }
 
-/// Decodes one response and shows it in `views`; a raised `stop` interrupts it between two passes.
+/// Decodes one response and shows it in `views`. If `stop` becomes true, it ends after the current pass.
 ///
 /// # Errors
 /// A view that fails.

@@ -60,7 +60,7 @@ fn what_is_compared_may_differ_and_nothing_else() {
         [
             "machine.cpu is \"a\" in a and \"b\" in b",
             "machine.cpu is \"a\" in a and not set in c",
-            "c does not say under which settings it was measured"
+            "c has no record of its settings"
         ]
     );
 }

@@ -79,9 +79,9 @@ fn only_models_are_replaced_and_only_when_told_to() {
 fn figures_of_another_model_are_not_this_ones() {
     let mut results = Results::new("jacobi eval".to_owned(), Map::new(), Vec::new());
     let settings = [("1.role", "base"), ("1.files", "a"), ("2.role", "trained"), ("2.files", "b")];
-    assert!(!measures(&results, "b"));
+    assert!(!is_of_model(&results, "b"));
     for (key, value) in settings {
         results.settings.set(&format!("models.{key}"), value);
     }
-    assert_eq!(["a", "b", "c"].map(|digest| measures(&results, digest)), [false, true, false]);
+    assert_eq!(["a", "b", "c"].map(|digest| is_of_model(&results, digest)), [false, true, false]);
 }

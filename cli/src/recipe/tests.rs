@@ -41,7 +41,8 @@ fn what_no_verb_could_use_is_not_valid_and_what_some_could_is_said() {
         (&[model, "prompts.path=a.jsonl", "eval.prompts.path=a.jsonl"], Ok(0)),
     ];
     for (set, expected) in rows {
-        let found = load("", set).unwrap().lacks().map(|lines| lines.len()).map_err(|e| e.to_string());
+        let found =
+            load("", set).unwrap().missing_settings().map(|lines| lines.len()).map_err(|e| e.to_string());
         match expected {
             Ok(count) => assert_eq!(found, Ok(count), "{set:?}"),
             Err(part) => assert!(found.as_ref().is_err_and(|e| e.contains(part)), "{set:?}: {found:?}"),
