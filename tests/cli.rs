@@ -294,7 +294,7 @@ fn bad_input_ends_with_one_message_that_names_it_and_the_way_out() {
 }
 
 #[test]
-fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
+fn a_dry_run_prints_the_plan_and_writes_nothing() {
     let directory = fixture();
     let output = jacobi(directory.path(), &["run", "-c", "good.toml", "--dry-run"]);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -308,7 +308,7 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
 }
 
 #[test]
-fn what_tune_finds_is_what_decode_and_eval_use() {
+fn decode_and_eval_use_the_tuned_decoder() {
     let directory = fixture();
     let (model, tuned) = (directory.path().join("model"), directory.path().join("model/jacobi.json"));
     fs_err::create_dir(&model).unwrap();

@@ -50,7 +50,7 @@ fn made(
 }
 
 #[test]
-fn how_much_is_worked_on_at_a_time_changes_no_row() {
+fn batch_settings_change_no_row() {
     let bench = Bench::new(5);
     let (_, rows) = made(&bench, "auto", |_| ());
     for (name, batch, pass_tokens) in [("one", 1, 1), ("two", 2, 37), ("many", 9, 4000)] {

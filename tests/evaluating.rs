@@ -49,7 +49,7 @@ fn several_tasks_in_one_run_name_themselves_and_their_version() {
 }
 
 #[test]
-fn what_cannot_be_evaluated_is_said_before_anything_is_loaded() {
+fn bad_evaluations_are_refused_before_anything_is_loaded() {
     let directory = fixture();
     let rows: [(&[&str], &str); 6] = [
         (&["eval"], "give --model DIR"),
@@ -94,7 +94,7 @@ fn what_cannot_be_evaluated_is_said_before_anything_is_loaded() {
 }
 
 #[test]
-fn an_evaluation_goes_on_where_it_was_and_is_not_mixed_with_another() {
+fn an_evaluation_resumes_and_does_not_mix_with_another() {
     let directory = fixture();
     let dir = directory.path();
     let arguments =
@@ -149,7 +149,7 @@ fn an_evaluation_goes_on_where_it_was_and_is_not_mixed_with_another() {
 }
 
 #[test]
-fn a_question_that_cannot_be_asked_is_named_and_stops_nothing() {
+fn an_unusable_question_is_named_and_stops_nothing() {
     let directory = fixture();
     let dir = directory.path();
     let task = fs_err::read_to_string(dir.join("sums.toml")).unwrap();
@@ -180,7 +180,7 @@ fn a_question_that_cannot_be_asked_is_named_and_stops_nothing() {
 }
 
 #[test]
-fn evaluations_are_compared_if_they_are_alike() {
+fn evaluations_with_the_same_settings_are_compared() {
     let directory = fixture();
     let dir = directory.path();
     let eval = |report: &str, tokens: &str| {
@@ -224,7 +224,7 @@ fn reference_solutions_pass_their_own_tests_through_our_runner() {
 }
 
 #[test]
-fn a_task_of_programs_is_judged_and_the_report_says_what_isolated_them() {
+fn a_code_task_is_judged_and_the_report_names_the_isolation() {
     let directory = fixture();
     let dir = directory.path();
     let code = "name = \"code\"\nversion = 1\nfollows = \"mine\"\nextractor = \"whole\"\nscorer = \"python\"\n\

@@ -114,7 +114,7 @@ fn asked_at<'a>(asked: &'a [Request], part: &str) -> Vec<&'a Request> {
 }
 
 #[test]
-fn a_hub_hears_of_files_what_its_own_client_says_and_its_store_gets_the_large_ones() {
+fn a_push_sends_what_the_official_client_sends_and_large_files_to_the_store() {
     let (dir, hub) = (export(), hub(Trouble::None));
     let output = push(dir.path(), &hub.endpoint, to_main);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -150,7 +150,7 @@ fn a_hub_hears_of_files_what_its_own_client_says_and_its_store_gets_the_large_on
 }
 
 #[test]
-fn a_hub_and_a_store_that_stumble_are_asked_again() {
+fn a_push_retries_after_errors_of_hub_and_store() {
     let (dir, hub) = (export(), hub(Trouble::Stumbles));
     let output = push(dir.path(), &hub.endpoint, to_main);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -160,7 +160,7 @@ fn a_hub_and_a_store_that_stumble_are_asked_again() {
 }
 
 #[test]
-fn a_refusal_is_told_with_its_reason_and_without_the_token() {
+fn a_refused_push_reports_the_reason_but_not_the_token() {
     let dir = export();
     let card = hub(Trouble::Card);
     let said = message(&push(dir.path(), &card.endpoint, to_main));
@@ -183,7 +183,7 @@ fn a_refusal_is_told_with_its_reason_and_without_the_token() {
 }
 
 #[test]
-fn the_token_file_counts_where_no_variable_is_set_and_a_public_repository_is_asked_for() {
+fn a_push_reads_the_token_file_and_can_create_a_public_repository() {
     let (dir, hub) = (export(), hub(Trouble::Card));
     fs_err::create_dir_all(dir.path().join("home")).unwrap();
     fs_err::write(dir.path().join("home/token"), "secret\n").unwrap();

@@ -95,7 +95,7 @@ proptest! {
 /// A GPU's passes, computed on a CPU: rounded up to a few widths, with padding rows, over a cache that sessions hand on.
 /// Other kernels than the CPU's own, so the cases are the same in every run.
 #[test]
-fn passes_of_fixed_shape_decode_what_others_do() {
+fn passes_of_fixed_shape_decode_the_same_tokens() {
     for case in CASES {
         let model = load(&golden("models").join(case), Dtype::Float32).unwrap().transformer;
         let fixed = DecodingModel::with_fixed_shapes(&model);

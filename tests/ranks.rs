@@ -156,7 +156,7 @@ fn signal(child: &Child, name: &str) {
 }
 
 #[test]
-fn two_ranks_learn_what_one_learns_however_state_is_shared() {
+fn two_ranks_equal_one_rank_under_every_sharding() {
     let bench = Bench::new();
     bench.succeed("one", &[]);
     assert_eq!(bench.lines("one").len(), 21, "the start and 20 steps");
@@ -264,7 +264,7 @@ fn the_launcher_says_which_rank_ended_and_passes_a_signal_on() {
 }
 
 #[test]
-fn an_environment_that_tells_half_is_refused_by_name() {
+fn an_incomplete_environment_is_refused_by_name() {
     let bench = Bench::new();
     let refused = |variables: &[(&str, &str)], arguments: &[&str]| {
         let mut command = bench.train("none", arguments);

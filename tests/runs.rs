@@ -66,7 +66,7 @@ fn metrics(dir: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
+fn a_later_round_uses_the_previous_checkpoint_and_its_own_settings() {
     let directory = fixture();
     let dir = directory.path();
     let messages = succeed(dir, &["run", "-c", "small.toml"]);
@@ -247,7 +247,7 @@ fn a_run_makes_the_rows_of_a_deleted_shard_again() {
 }
 
 #[test]
-fn another_run_is_refused_by_the_key_that_differs() {
+fn a_changed_setting_is_refused_by_its_key() {
     let directory = fixture();
     let dir = directory.path();
     succeed(dir, &["generate", "-c", "small.toml"]);
@@ -298,7 +298,7 @@ fn send(signal: &str, child: &Child) {
 }
 
 #[test]
-fn sigterm_saves_ends_with_143_and_the_same_command_goes_on() {
+fn sigterm_saves_and_exits_with_143_and_the_same_command_resumes() {
     let directory = fixture();
     let dir = directory.path();
     succeed(dir, &["generate", "-c", "small.toml"]);

@@ -161,7 +161,7 @@ fn decoded(max_new_tokens: &str) -> Value {
 }
 
 #[test]
-fn answers_are_those_of_decode_whole_or_streamed_under_either_decoder() {
+fn answers_equal_those_of_decode_whole_or_streamed_under_either_decoder() {
     let server = Server::start(&[]);
     let expected = decoded("48");
     let whole = server.chat(json!({}));
@@ -225,7 +225,7 @@ fn stop_strings_lengths_choices_seeds_and_plain_completions_are_honoured() {
 }
 
 #[test]
-fn what_cannot_be_answered_has_its_status_and_says_why() {
+fn refused_requests_have_a_status_and_a_reason() {
     let server =
         Server::start(&["--max-body", "2000", "--api-key", "secret", "--slots", "1", "--max-queue", "0"]);
     let key = "Authorization: Bearer secret\r\nContent-Type: application/json\r\n";
@@ -277,7 +277,7 @@ fn what_cannot_be_answered_has_its_status_and_says_why() {
 /// A web page elsewhere can have a browser here send requests: but not as JSON without being asked first, and not with a
 /// Host header of this machine.
 #[test]
-fn without_a_key_the_server_is_for_this_machine() {
+fn without_a_key_the_server_answers_local_requests_only() {
     let server = Server::start(&[]);
     let body = chat(json!({})).to_string();
     for (headers, host, status) in [
@@ -298,7 +298,7 @@ fn without_a_key_the_server_is_for_this_machine() {
 }
 
 #[test]
-fn many_clients_at_once_get_what_each_gets_alone_and_who_leaves_frees_a_slot() {
+fn concurrent_clients_get_the_same_answers_as_alone_and_disconnecting_frees_a_slot() {
     let server = Server::start(&["--slots", "3"]);
     let bodies: Vec<Value> = (1..13).map(|n| chat(json!({"max_tokens": n * 3, "messages": [{"role": "user", "content": format!("Tom has {n} pens and gets 5 more.")}]}))).collect();
     let alone: Vec<String> =

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_is_continued_refused_or_removed() {
+    fn an_existing_evaluation_is_continued_refused_or_removed() {
         let dir = tempfile::tempdir().unwrap();
         let open = |seed: u64, replace| {
             let mut settings = RecordedSettings::default();

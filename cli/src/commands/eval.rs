@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_trained_where_there_is_a_base_for_it() {
+    fn models_count_as_trained_only_with_a_base_model() {
         use ModelRole::{Base, Trained};
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).display().to_string();

@@ -142,7 +142,7 @@ mod tests {
     use jacobi_model::Dtype;
 
     #[test]
-    fn decoders_take_turns_and_a_stop_leaves_what_is_there() {
+    fn decoders_take_turns_and_a_stop_keeps_partial_responses() {
         let engine = Engine::load(&default_model(), Dtype::Float32).unwrap();
         let prompt = engine.encode("Anna has 3 apples and buys 4.", false).unwrap();
         let contender = |strategy| Settings::greedy(strategy, engine.stop_rules(16));

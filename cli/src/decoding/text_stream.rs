@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_completes_comes_at_the_end() {
+    fn incomplete_characters_come_at_the_end() {
         let tokenizer = Tokenizer::load(&default_model()).unwrap();
         let ids = tokenizer.encode("a🎉").unwrap();
         let cut = &ids[..ids.len() - 1];

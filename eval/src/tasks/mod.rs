@@ -98,7 +98,7 @@ impl Task {
             Scorer::Number => gsm8k::gold(answer),
             Scorer::Math => math500::gold(answer),
             Scorer::Text => Some(normal_text(answer)),
-            Scorer::Python => answer.contains(code::PLACE).then(|| answer.to_owned()),
+            Scorer::Python => answer.contains(code::PLACEHOLDER).then(|| answer.to_owned()),
         }
     }
 

@@ -16,7 +16,7 @@ default   multi_block n=16 tree=32  3.00      50.0            0.50x           40
 }
 
 #[test]
-fn the_report_says_what_was_found_and_everything_tried() {
+fn the_report_lists_the_best_decoder_and_all_trials() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("tune");
     write_tune_report(&target, &trials()).unwrap();

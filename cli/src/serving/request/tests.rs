@@ -34,7 +34,7 @@ fn requests_are_read_with_openais_defaults() {
 }
 
 #[test]
-fn what_cannot_be_honoured_is_refused_by_name() {
+fn unsupported_fields_are_refused_by_name() {
     let chat = |more: &str| format!(r#"{{"messages": [{{"role": "user", "content": "a"}}]{more}}}"#);
     let rows = [
         ("[".to_owned(), "not a request"),
