@@ -1,6 +1,6 @@
-//! The command line as users meet it: help texts, recipes, and what bad input is answered with.
+//! The command line: help texts, recipes, and the messages for bad input.
 //!
-//! `JACOBI_UPDATE_HELP=1 cargo test --test cli` writes the help texts anew.
+//! `JACOBI_UPDATE_HELP=1 cargo test --test cli` regenerates the help texts.
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
@@ -39,7 +39,7 @@ fn jacobi(directory: &Path, arguments: &[&str]) -> Output {
     Command::new(BINARY).current_dir(directory).args(arguments).output().unwrap()
 }
 
-/// What `--help` answers on 100 columns, by file name: `run.txt`, `config-show.txt`.
+/// The output of `--help` on 100 columns, by file name: `run.txt`, `config-show.txt`.
 fn help_texts() -> Vec<(String, String)> {
     let mut verbs = vec![(Vec::new(), jacobi_cli::command())];
     let mut texts = Vec::new();
@@ -340,7 +340,7 @@ fn decode_and_eval_use_the_tuned_decoder() {
 
     let found: serde_json::Value = serde_json::from_slice(&fs_err::read(&tuned).unwrap()).unwrap();
     assert_eq!((&found["schema"], &found["objective"]), (&"jacobi-tune/1".into(), &"tpf".into()));
-    // Settings that nothing else has, so that it shows who uses them.
+    // Unusual settings, so that the output shows which verb uses them.
     let mut mine = found.clone();
     mine["decoder"] = serde_json::json!({"name": "jacobi", "block_size": 5});
     fs_err::write(&tuned, mine.to_string()).unwrap();
@@ -359,7 +359,7 @@ fn decode_and_eval_use_the_tuned_decoder() {
         code == Some(0) && text.contains("jacobi n=16") && text.contains("jacobi n=5 "),
         "{text}{messages}"
     );
-    // What is tuned afterwards is not measured by asking again, which is said.
+    // A decoder tuned afterwards is not measured when the evaluation is repeated; a message says so.
     fs_err::write(&tuned, mine.to_string().replace("\"block_size\":5", "\"block_size\":6")).unwrap();
     let (code, text, messages) = run(&eval[..eval.len() - 1]);
     assert!(code == Some(0) && text.contains("jacobi n=5 "), "{text}{messages}");

@@ -1,4 +1,4 @@
-//! The settings of the generation engine: what each of them changes in the rows, and what none may change.
+//! The settings of the generation engine: which of them change rows and which must not.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -32,7 +32,7 @@ impl Bench {
     }
 }
 
-/// The rows of a run and what its shards say of themselves.
+/// The rows of a run and the metadata of its shards.
 fn made(
     bench: &Bench,
     name: &str,
@@ -79,7 +79,7 @@ fn scheduled_states_serve_their_schedule_and_no_other() {
     let other = PackConfig { window_size: 4, ..train };
     let error = other.check_schedule(&path, &metadata).unwrap_err().to_string();
     assert!(error.contains("window 16") && error.contains("window 4"), "{error}");
-    // A schedule that is drawn anew in every epoch cannot be met beforehand.
+    // The states of a schedule that is drawn again in every epoch cannot be known in advance.
     let mut config = bench.config.clone();
     config.states = StatesKept::Scheduled;
     let (model, output) = (bench.path("model"), bench.path("random"));

@@ -1,4 +1,4 @@
-//! `jacobi eval` on several tasks, and what they judge right.
+//! `jacobi eval` on several tasks, and their verdicts.
 
 use serde_json::Value;
 
@@ -65,7 +65,7 @@ fn bad_evaluations_are_refused_before_anything_is_loaded() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
         assert!(message.contains(part), "{arguments:?}: {message}");
     }
-    // Whose questions cannot be read, too.
+    // Also a task whose questions cannot be read.
     fs_err::write(directory.path().join("q.jsonl"), "{\"q\": \"1?\"}\n").unwrap();
     for (questions, part) in [("nowhere.jsonl", "does not exist"), ("q.jsonl", "no column `question`")] {
         let output =
@@ -166,7 +166,7 @@ fn an_unusable_question_is_named_and_stops_nothing() {
     assert!(message.contains("2 samples failed") && message.contains("long under ar"), "{message}");
     let report = fs_err::read_to_string(dir.join("report/report.md")).unwrap();
     assert!(report.contains("1 of model ar on sums"), "{report}");
-    // Beside rows that are no questions, and one that is there twice.
+    // The file also has malformed rows, and one row twice.
     let questions =
         "{\"id\": \"x\", \"q\": \"1?\", \"a\": 1}\n{oops\n{\"id\": \"x\", \"q\": \"2?\", \"a\": 2}\n";
     fs_err::write(dir.join("sums.jsonl"), questions).unwrap();
@@ -230,7 +230,7 @@ fn a_code_task_is_judged_and_the_report_names_the_isolation() {
     let code = "name = \"code\"\nversion = 1\nfollows = \"mine\"\nextractor = \"whole\"\nscorer = \"python\"\n\
                 max_new_tokens = 4\n[prompts]\npath = \"code.jsonl\"\nanswer_column = \"tests\"\nresponse_column = \"right\"\n";
     fs_err::write(dir.join("code.toml"), code).unwrap();
-    // Whatever a model says passes the first and never the second.
+    // Every response passes the first task and none passes the second.
     let rows = [
         serde_json::json!({"prompt": "a", "tests": "x = r'''@answer@'''", "right": "y"}),
         serde_json::json!({"prompt": "b", "tests": "x = r'''@answer@'''\nassert x == 'y'", "right": "y"}),

@@ -60,7 +60,7 @@ fn killed_at_any_moment_it_ends_with_the_same_rows() {
     let target = dir.path().join("killed");
     let written = || Manifest::load(&target).ok().flatten().map_or(0, |manifest| manifest.written);
     let mut kills = 0;
-    // Right after a row group was booked, and a little later each time: while rows are made, joined, renamed.
+    // Right after a row group was recorded, and a little later each time: while rows are made, joined, renamed.
     for attempt in 0..8 {
         let before = written();
         let mut child = generate(dir.path(), &["-o", "killed"]).stderr(Stdio::null()).spawn().unwrap();

@@ -1,4 +1,4 @@
-//! Prompts to shards: the same rows whatever happens in between, each prompt accounted for.
+//! Prompts to shards: the same rows after any interruption, each prompt accounted for.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,7 +97,7 @@ fn progress_reports_tokens_and_iterations_so_far() {
     generate(&job, &AtomicBool::new(false), &mut |now| last = *now).unwrap();
     let rows = bench.rows("t");
     let tokens: usize = rows.iter().map(|row| row.response_tokens.len()).sum();
-    // What each block took to its fixed point.
+    // The number of iterations of each block to its fixed point.
     let states = rows.iter().flat_map(|row| &row.states);
     let iterations: u32 = states.filter(|state| state.tail.is_empty()).map(|state| state.iteration).sum();
     assert_eq!((last.done, last.tokens, last.iterations), (3, tokens, iterations as usize));
@@ -117,7 +117,7 @@ fn rows_depend_neither_on_the_batch_nor_on_how_they_are_stored() {
     let manifest = bench.run("other").unwrap();
     assert_eq!(manifest.shards.len(), 7);
     assert_eq!(bench.rows("other"), bench.rows("base"));
-    // They decide nothing: a run goes on under others of them.
+    // They are neutral: a run resumes under other values.
     bench.config.shard_bytes = 1 << 20;
     bench.run("other").unwrap();
 }
@@ -137,7 +137,7 @@ fn other_settings_are_named_and_replace_rows_only_when_told_to() {
     assert!(seed.contains("seed: was 5, is 6"), "{seed}");
     bench.run_as("t", |job| job.overwrite = true).unwrap();
     assert_eq!(read_all(&bench.path("t")).unwrap().0.block_size, 4);
-    // What is of this very job stays, so that the same command resumes.
+    // Files of this very job stay, so that the same command resumes.
     let shard = bench.path("t/trajectories-00000-of-00001.parquet");
     let made = fs_err::metadata(&shard).unwrap().modified().unwrap();
     bench.run_as("t", |job| job.overwrite = true).unwrap();
@@ -264,7 +264,7 @@ fn every_filter_is_counted_and_changes_the_outcome() {
         assert_eq!(outcome.is_ok(), written > 0, "{name}");
         assert_eq!(manifest.written + manifest.skipped + manifest.failed, 4, "{name}");
         if written > 0 {
-            // Nothing that was kept out is answered again.
+            // Skipped prompts are not answered again.
             assert_eq!(counts(&bench.run("t").unwrap()), counts(&manifest), "{name}");
         }
     }

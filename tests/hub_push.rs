@@ -1,5 +1,5 @@
-//! `jacobi hub push` against a server on this machine that plays the hub and the store of its large files (Xet), and what it
-//! says of the files against what Hugging Face's own client in Python says.
+//! `jacobi hub push` against a local server that plays the hub and the store of its large files (Xet). Its requests are
+//! compared with those of Hugging Face's own client in Python.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -14,7 +14,7 @@ use super::{BINARY, root};
 #[derive(Clone, Copy, PartialEq)]
 enum Trouble {
     None,
-    /// Hub and store stumble on the first attempt.
+    /// Hub and store fail on the first attempt.
     Stumbles,
     /// The repository is new and the card is refused.
     Card,
@@ -143,7 +143,7 @@ fn a_push_sends_what_the_official_client_sends_and_large_files_to_the_store() {
         asked_at(&asked, "/store/").iter().all(|asked| asked.authorization() == Some("Bearer for-the-store"))
     );
 
-    // What the store has is not sent again.
+    // Files in the store are not sent again.
     let sent = asked_at(&asked, "/v1/xorbs/").len();
     assert!(push(dir.path(), &hub.endpoint, to_main).status.success());
     assert_eq!(asked_at(&hub.asked(), "/v1/xorbs/").len(), sent);

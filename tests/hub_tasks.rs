@@ -111,7 +111,7 @@ fn questions_from_the_hub_are_asked_in_the_wording_of_the_task() {
         (&samples[0]["expected"], &samples[1]["sample_id"]),
         (&"4".into(), &"test/algebra/0.json".into())
     );
-    // What is in the cache is not asked for again.
+    // Files in the cache are not requested again.
     let before = hub.asked().len();
     assert!(jacobi(&hub, dir.path(), &[&arguments[..], &["--overwrite"]].concat()).status.success());
     assert_eq!(hub.asked().len(), before);

@@ -1,4 +1,4 @@
-//! `jacobi serve` as its clients meet it: over real connections, on the small model that ships here.
+//! `jacobi serve` over real connections, on the small model that ships here.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
@@ -28,7 +28,7 @@ impl Drop for Server {
     }
 }
 
-/// What a server answers.
+/// An HTTP response.
 struct Answer {
     status: u16,
     body: String,
@@ -62,7 +62,7 @@ impl Server {
         let mut process = command.spawn().unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let line = lines.find_map(|line| line.ok().filter(|line| line.starts_with("serve: "))).unwrap();
-        // Whatever else it says must not block it.
+        // Keeps reading its output, so that a full pipe does not block it.
         std::thread::spawn(move || lines.for_each(drop));
         let address = line.split("http://").nth(1).unwrap().split(',').next().unwrap().to_owned();
         Self { process, address }
@@ -120,7 +120,7 @@ fn chat(more: Value) -> Value {
 
 fn read(mut stream: TcpStream) -> Answer {
     let mut bytes = Vec::new();
-    // A reset behind a refusal takes nothing from what was read before.
+    // A connection reset after a refusal does not lose the bytes read before.
     let _ = stream.read_to_end(&mut bytes);
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
@@ -205,7 +205,7 @@ fn stop_strings_lengths_choices_seeds_and_plain_completions_are_honoured() {
     let short = server.chat(json!({"max_tokens": 3}));
     assert_eq!(short.json()["choices"][0]["finish_reason"], "length");
     assert_eq!(short.json()["usage"]["completion_tokens"], 3);
-    // Each of several answers has noise of its own, the same for the same seed.
+    // Each of several answers has its own noise, the same for the same seed.
     let drawn = |seed: i64, n: usize| {
         let answer = server.chat(json!({"temperature": 2.0, "seed": seed, "n": n, "max_tokens": 12})).json();
         let choices = answer["choices"].as_array().unwrap().clone();
