@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Set for the processes started here: they stop when their standard input closes.
 const LAUNCHED: &str = "JACOBI_LAUNCHED";
 
-/// Joins the group that the environment describes; without one, a group of this process alone.
+/// Joins the group that the environment describes; without a launcher, a group of this process only.
 ///
 /// # Errors
 /// [`jacobi_datasets::RankError`] for an incomplete environment; ranks that do not join within `timeout`;

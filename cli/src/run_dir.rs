@@ -65,7 +65,7 @@ impl RunDir {
         self.root.join("report")
     }
 
-    /// The report on training alone.
+    /// The report on training without an evaluation.
     pub fn training(&self) -> PathBuf {
         self.root.join("training")
     }

@@ -20,7 +20,7 @@ pub struct EvalConfig {
     /// `answer_template`.
     pub prompts: PromptsConfig,
     /// How answers to your own prompts are read and scored: the name of a task or its file, or `"none"` to
-    /// measure speed alone.
+    /// measure speed only.
     pub task: String,
     /// Maximum tokens of a response to your own prompts, EOS included.
     pub max_new_tokens: usize,

@@ -103,7 +103,7 @@ pub enum EvalError {
     /// The task scores answers, and a prompt has no right answer.
     #[error(
         "task \"{task}\" scores answers, but {missing} of {prompts} prompts have none, the first is {sample_id}; \
-         set eval.prompts.answer_column, or task = \"none\" to measure speed alone"
+         set eval.prompts.answer_column, or task = \"none\" to measure speed only"
     )]
     MissingAnswer {
         /// The task.

@@ -21,7 +21,7 @@ use crate::{device, environment, output, plan};
 /// Find the best decoder settings for a model on this machine
 ///
 /// Times forward passes by width, then searches decoder, window, block size, blocks in flight, spawn ratio, filler, pool
-/// size and tree budget by successive halving on prompts. Writes the best to jacobi.json beside the model, where `decode`
+/// size and tree budget by successive halving on prompts. Writes the best to the model's jacobi.json, where `decode`
 /// and `eval` find it. Give --model and --prompts, or a recipe: then its exported model is tuned on its evaluation prompts.
 #[derive(Debug, clap::Args)]
 pub struct TuneArgs {
@@ -86,7 +86,7 @@ struct Paths {
     report: PathBuf,
 }
 
-/// Searches, writes `jacobi.json` and the report, and prints the best beside the default settings.
+/// Searches, writes `jacobi.json` and the report, and prints the best and the default settings.
 ///
 /// # Errors
 /// From [`jacobi_eval::tune`] and writing; [`crate::exit::Interrupted`] after a signal.

@@ -32,7 +32,7 @@ impl Count {
 /// The metrics, counted since the start unless said otherwise.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// HTTP requests for answers, whatever their outcome.
+    /// HTTP requests for answers, successful or not.
     pub requests: Count,
     /// Requests that were refused or failed.
     pub errors: Count,

@@ -1,4 +1,4 @@
-//! Numeric answers, as GSM8K asks for them (arXiv 2110.14168). The gold answer stands after `####`.
+//! Numeric answers, as GSM8K asks for them (arXiv 2110.14168). The gold answer follows `####`.
 //!
 //! The answer of a response is its last `#### 18`, else its last `\boxed{18}`, else its last "answer is 18",
 //! else its last number. Numbers are compared exactly, without commas, currency, units and trailing zeros.

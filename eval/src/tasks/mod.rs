@@ -73,7 +73,7 @@ pub enum Extractor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scorer {
-    /// Answers are not scored: for speed alone.
+    /// Answers are not scored: only speed is measured.
     None,
     /// The same exact number.
     Number,
