@@ -227,7 +227,7 @@ const BAD_INPUT: &[BadInput] = &[
     (
         &["decode", "--model", "nowhere", "--prompt", "a", "--decoder", "ar", "--strict"],
         2,
-        &["--strict", "drop it"],
+        &["--strict", "leave it out"],
     ),
     (
         &["decode", "--model", "nowhere", "--prompt", "a", "--html", "no/such/page.html"],

@@ -250,7 +250,7 @@ fn the_launcher_says_which_rank_ended_and_passes_a_signal_on() {
     let ended = end(launcher, Duration::from_secs(60));
     assert_eq!(ended.status.code(), Some(1));
     let text = messages(&ended);
-    assert!(text.contains("rank 1 of 2 was ended by signal 9") && text.contains("goes on"), "{text}");
+    assert!(text.contains("rank 1 of 2 was ended by signal 9") && text.contains("resumes"), "{text}");
 
     let launcher = begin("stopped");
     signal(&launcher, "-TERM");

@@ -244,14 +244,14 @@ fn refused_requests_have_a_status_and_a_reason() {
     refused("POST", path, key, "{".to_owned(), 400, "not a request");
     refused("POST", path, key, "[".repeat(1500), 400, "not a request");
     refused("POST", path, key, chat(json!({"tools": [{}]})).to_string(), 400, "tools");
-    refused("POST", path, key, chat(json!({"max_tokens": 100_000})).to_string(), 400, "100000 may follow");
-    refused("POST", path, key, chat(json!({"model": "other"})).to_string(), 404, "other is not served");
+    refused("POST", path, key, chat(json!({"max_tokens": 100_000})).to_string(), 400, "100000 new ones");
+    refused("POST", path, key, chat(json!({"model": "other"})).to_string(), 404, "other is not available");
     refused("POST", path, key, " ".repeat(2001), 413, "length limit");
     refused("POST", "/v1/completions", key, r#"{"prompt": [999999]}"#.to_owned(), 400, "token id 999999");
     refused("POST", "/v1/completions", key, r#"{"prompt": ""}"#.to_owned(), 400, "empty");
-    refused("GET", path, key, String::new(), 405, "another method");
+    refused("GET", path, key, String::new(), 405, "does not accept this method");
     refused("GET", "/v1/nothing", key, String::new(), 404, "no such endpoint");
-    refused("POST", path, key, chat(json!({"n": 2})).to_string(), 400, "takes 1 at once");
+    refused("POST", path, key, chat(json!({"n": 2})).to_string(), 400, "accepts 1 at once");
     // One slot and no queue.
     let long = json!({"prompt": QUESTION, "temperature": 2.0, "max_tokens": 400, "stream": true}).to_string();
     let stream = server.send("POST", "/v1/completions", key, &long);

@@ -153,7 +153,7 @@ mod tests {
         // Samples without a record of their settings.
         fs_err::write(first.samples(), "").unwrap();
         fs_err::remove_file(dir.path().join(LEDGER)).unwrap();
-        assert!(open(2, Replace::Nothing).err().unwrap().to_string().contains("no record"));
+        assert!(open(2, Replace::Nothing).err().unwrap().to_string().contains("did not record settings"));
         open(2, Replace::Everything).unwrap();
     }
 }

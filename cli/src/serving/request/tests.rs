@@ -53,7 +53,7 @@ fn unsupported_fields_are_refused_by_name() {
         (chat(r#", "stop": [""]"#), "texts of 1 to 256 bytes"),
         (chat(r#", "presence_penalty": 0.5"#), "presence_penalty is not supported"),
         (chat(r#", "tools": [{}]"#), "tools is not supported"),
-        (chat(r#", "temprature": 0"#), "temprature is not a field"),
+        (chat(r#", "temprature": 0"#), "temprature is an unknown field"),
         (chat(r#", "jacobi": {"decoder": "fast"}"#), "jacobi.decoder is \"fast\""),
     ];
     for (body, expected) in rows {
