@@ -1,4 +1,4 @@
-//! Every way a model directory can be wrong ends in one message that names the file and the thing.
+//! Every defect of a model directory ends in one message that names the file and the defect.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ fn edit_weights(dir: &Path, edit: impl FnOnce(&mut Vec<(String, tch::Tensor)>)) 
 
 type Damage = fn(&Path);
 
-/// What is done to a good model, and what the message must name.
+/// A change to a good model, and the parts that the message must have.
 const ROWS: &[(&str, Damage, &[&str])] = &[
     (
         "truncated weights",

@@ -1,6 +1,6 @@
-//! The command line as users meet it: help texts, recipes, and what bad input is answered with.
+//! The command line: help texts, recipes, and the messages for bad input.
 //!
-//! `JACOBI_UPDATE_HELP=1 cargo test --test cli` writes the help texts anew.
+//! `JACOBI_UPDATE_HELP=1 cargo test --test cli` regenerates the help texts.
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
@@ -39,7 +39,7 @@ fn jacobi(directory: &Path, arguments: &[&str]) -> Output {
     Command::new(BINARY).current_dir(directory).args(arguments).output().unwrap()
 }
 
-/// What `--help` answers on 100 columns, by file name: `run.txt`, `config-show.txt`.
+/// The output of `--help` on 100 columns, by file name: `run.txt`, `config-show.txt`.
 fn help_texts() -> Vec<(String, String)> {
     let mut verbs = vec![(Vec::new(), jacobi_cli::command())];
     let mut texts = Vec::new();
@@ -227,7 +227,7 @@ const BAD_INPUT: &[BadInput] = &[
     (
         &["decode", "--model", "nowhere", "--prompt", "a", "--decoder", "ar", "--strict"],
         2,
-        &["--strict", "drop it"],
+        &["--strict", "leave it out"],
     ),
     (
         &["decode", "--model", "nowhere", "--prompt", "a", "--html", "no/such/page.html"],
@@ -239,7 +239,7 @@ const BAD_INPUT: &[BadInput] = &[
     (&["tune", "--model", "nowhere"], 2, &["--prompts FILE", "--config"]),
     (&["tune", "-c", "good.toml"], 1, &["run has no exported model", "jacobi export", "--model DIR"]),
     (&["tune", "-c", "good.toml", "--model", "nowhere"], 1, &["nowhere", "ORG/NAME of the hub"]),
-    (&["hub", "push", "foreign", "nonsense"], 2, &["nonsense is no repository", "ORG/NAME"]),
+    (&["hub", "push", "foreign", "nonsense"], 2, &["nonsense is not a repository name", "ORG/NAME"]),
     (
         &["hub", "push", "foreign", "o/n"],
         1,
@@ -294,7 +294,7 @@ fn bad_input_ends_with_one_message_that_names_it_and_the_way_out() {
 }
 
 #[test]
-fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
+fn a_dry_run_prints_the_plan_and_writes_nothing() {
     let directory = fixture();
     let output = jacobi(directory.path(), &["run", "-c", "good.toml", "--dry-run"]);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -308,7 +308,7 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
 }
 
 #[test]
-fn what_tune_finds_is_what_decode_and_eval_use() {
+fn decode_and_eval_use_the_tuned_decoder() {
     let directory = fixture();
     let (model, tuned) = (directory.path().join("model"), directory.path().join("model/jacobi.json"));
     fs_err::create_dir(&model).unwrap();
@@ -340,7 +340,7 @@ fn what_tune_finds_is_what_decode_and_eval_use() {
 
     let found: serde_json::Value = serde_json::from_slice(&fs_err::read(&tuned).unwrap()).unwrap();
     assert_eq!((&found["schema"], &found["objective"]), (&"jacobi-tune/1".into(), &"tpf".into()));
-    // Settings that nothing else has, so that it shows who uses them.
+    // Unusual settings, so that the output shows which verb uses them.
     let mut mine = found.clone();
     mine["decoder"] = serde_json::json!({"name": "jacobi", "block_size": 5});
     fs_err::write(&tuned, mine.to_string()).unwrap();
@@ -359,11 +359,11 @@ fn what_tune_finds_is_what_decode_and_eval_use() {
         code == Some(0) && text.contains("jacobi n=16") && text.contains("jacobi n=5 "),
         "{text}{messages}"
     );
-    // What is tuned afterwards is not measured by asking again, which is said.
+    // A decoder tuned afterwards is not measured when the evaluation is repeated; a message says so.
     fs_err::write(&tuned, mine.to_string().replace("\"block_size\":5", "\"block_size\":6")).unwrap();
     let (code, text, messages) = run(&eval[..eval.len() - 1]);
     assert!(code == Some(0) && text.contains("jacobi n=5 "), "{text}{messages}");
-    assert!(messages.contains("jacobi n=6 of model is not among what was measured"), "{messages}");
+    assert!(messages.contains("jacobi n=6 of model was not measured"), "{messages}");
     let (code, text, _) = run(&[&eval[..], &["--set", "eval.tuned=false"]].concat());
     assert!(code == Some(0) && text.contains("jacobi n=16") && !text.contains("jacobi n=5 "), "{text}");
 

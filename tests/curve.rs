@@ -1,4 +1,4 @@
-//! The quick start's first steps, loss by loss: whatever changes what training computes shows here.
+//! The losses of the quick start's first steps: any change of the training computation shows here.
 
 use std::sync::atomic::AtomicBool;
 

@@ -11,7 +11,7 @@ use super::{BINARY, root};
 
 const QUESTION: &str = "Anna has 3 apples and buys 4. How many apples has she?";
 
-/// What `jacobi decode` with the small model answers on standard output, given `input` on standard input.
+/// The standard output of `jacobi decode` with the small model, given `input` on standard input.
 fn decode(arguments: &[&str], input: &str) -> String {
     let output = decode_output(arguments, input);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

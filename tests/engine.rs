@@ -1,4 +1,4 @@
-//! The settings of the generation engine: what each of them changes in the rows, and what none may change.
+//! The settings of the generation engine: which of them change rows and which must not.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -32,7 +32,7 @@ impl Bench {
     }
 }
 
-/// The rows of a run and what its shards say of themselves.
+/// The rows of a run and the metadata of its shards.
 fn made(
     bench: &Bench,
     name: &str,
@@ -50,7 +50,7 @@ fn made(
 }
 
 #[test]
-fn how_much_is_worked_on_at_a_time_changes_no_row() {
+fn batch_settings_change_no_row() {
     let bench = Bench::new(5);
     let (_, rows) = made(&bench, "auto", |_| ());
     for (name, batch, pass_tokens) in [("one", 1, 1), ("two", 2, 37), ("many", 9, 4000)] {
@@ -79,7 +79,7 @@ fn scheduled_states_serve_their_schedule_and_no_other() {
     let other = PackConfig { window_size: 4, ..train };
     let error = other.check_schedule(&path, &metadata).unwrap_err().to_string();
     assert!(error.contains("window 16") && error.contains("window 4"), "{error}");
-    // A schedule that is drawn anew in every epoch cannot be met beforehand.
+    // The states of a schedule that is drawn again in every epoch cannot be known in advance.
     let mut config = bench.config.clone();
     config.states = StatesKept::Scheduled;
     let (model, output) = (bench.path("model"), bench.path("random"));

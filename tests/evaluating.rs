@@ -1,4 +1,4 @@
-//! `jacobi eval` on several tasks, and what they judge right.
+//! `jacobi eval` on several tasks, and their verdicts.
 
 use serde_json::Value;
 
@@ -49,7 +49,7 @@ fn several_tasks_in_one_run_name_themselves_and_their_version() {
 }
 
 #[test]
-fn what_cannot_be_evaluated_is_said_before_anything_is_loaded() {
+fn bad_evaluations_are_refused_before_anything_is_loaded() {
     let directory = fixture();
     let rows: [(&[&str], &str); 6] = [
         (&["eval"], "give --model DIR"),
@@ -65,7 +65,7 @@ fn what_cannot_be_evaluated_is_said_before_anything_is_loaded() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
         assert!(message.contains(part), "{arguments:?}: {message}");
     }
-    // Whose questions cannot be read, too.
+    // Also a task whose questions cannot be read.
     fs_err::write(directory.path().join("q.jsonl"), "{\"q\": \"1?\"}\n").unwrap();
     for (questions, part) in [("nowhere.jsonl", "does not exist"), ("q.jsonl", "no column `question`")] {
         let output =
@@ -94,7 +94,7 @@ fn what_cannot_be_evaluated_is_said_before_anything_is_loaded() {
 }
 
 #[test]
-fn an_evaluation_goes_on_where_it_was_and_is_not_mixed_with_another() {
+fn an_evaluation_resumes_and_does_not_mix_with_another() {
     let directory = fixture();
     let dir = directory.path();
     let arguments =
@@ -149,7 +149,7 @@ fn an_evaluation_goes_on_where_it_was_and_is_not_mixed_with_another() {
 }
 
 #[test]
-fn a_question_that_cannot_be_asked_is_named_and_stops_nothing() {
+fn an_unusable_question_is_named_and_stops_nothing() {
     let directory = fixture();
     let dir = directory.path();
     let task = fs_err::read_to_string(dir.join("sums.toml")).unwrap();
@@ -166,7 +166,7 @@ fn a_question_that_cannot_be_asked_is_named_and_stops_nothing() {
     assert!(message.contains("2 samples failed") && message.contains("long under ar"), "{message}");
     let report = fs_err::read_to_string(dir.join("report/report.md")).unwrap();
     assert!(report.contains("1 of model ar on sums"), "{report}");
-    // Beside rows that are no questions, and one that is there twice.
+    // The file also has malformed rows, and one row twice.
     let questions =
         "{\"id\": \"x\", \"q\": \"1?\", \"a\": 1}\n{oops\n{\"id\": \"x\", \"q\": \"2?\", \"a\": 2}\n";
     fs_err::write(dir.join("sums.jsonl"), questions).unwrap();
@@ -175,12 +175,12 @@ fn a_question_that_cannot_be_asked_is_named_and_stops_nothing() {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(message.contains("1 of 3 rows of sums could not be read; the first, line 2"), "{message}");
     let read = |name: &str| fs_err::read_to_string(dir.join("report").join(name)).unwrap();
-    assert!(read("report.md").contains("no samples: 1 of 3 rows of sums"), "{}", read("report.md"));
+    assert!(read("report.md").contains("could not be used: 1 of 3 rows of sums"), "{}", read("report.md"));
     assert!(read("samples.jsonl").contains("\"sample_id\":\"x#2\""));
 }
 
 #[test]
-fn evaluations_are_compared_if_they_are_alike() {
+fn evaluations_with_the_same_settings_are_compared() {
     let directory = fixture();
     let dir = directory.path();
     let eval = |report: &str, tokens: &str| {
@@ -201,7 +201,7 @@ fn evaluations_are_compared_if_they_are_alike() {
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(message.contains("max_new_tokens") && message.contains("--anyway"), "{message}");
     assert!(jacobi(dir, &["report", "a", "c", "--anyway"]).status.success());
-    assert!(fs_err::read_to_string(dir.join("comparison/report.md")).unwrap().contains("compared although"));
+    assert!(fs_err::read_to_string(dir.join("comparison/report.md")).unwrap().contains("compared despite"));
 
     let output = jacobi(dir, &["report", "nowhere"]);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -224,13 +224,13 @@ fn reference_solutions_pass_their_own_tests_through_our_runner() {
 }
 
 #[test]
-fn a_task_of_programs_is_judged_and_the_report_says_what_isolated_them() {
+fn a_code_task_is_judged_and_the_report_names_the_isolation() {
     let directory = fixture();
     let dir = directory.path();
     let code = "name = \"code\"\nversion = 1\nfollows = \"mine\"\nextractor = \"whole\"\nscorer = \"python\"\n\
                 max_new_tokens = 4\n[prompts]\npath = \"code.jsonl\"\nanswer_column = \"tests\"\nresponse_column = \"right\"\n";
     fs_err::write(dir.join("code.toml"), code).unwrap();
-    // Whatever a model says passes the first and never the second.
+    // Every response passes the first task and none passes the second.
     let rows = [
         serde_json::json!({"prompt": "a", "tests": "x = r'''@answer@'''", "right": "y"}),
         serde_json::json!({"prompt": "b", "tests": "x = r'''@answer@'''\nassert x == 'y'", "right": "y"}),

@@ -60,7 +60,7 @@ fn killed_at_any_moment_it_ends_with_the_same_rows() {
     let target = dir.path().join("killed");
     let written = || Manifest::load(&target).ok().flatten().map_or(0, |manifest| manifest.written);
     let mut kills = 0;
-    // Right after a row group was booked, and a little later each time: while rows are made, joined, renamed.
+    // Right after a row group was recorded, and a little later each time: while rows are made, joined, renamed.
     for attempt in 0..8 {
         let before = written();
         let mut child = generate(dir.path(), &["-o", "killed"]).stderr(Stdio::null()).spawn().unwrap();
@@ -126,7 +126,7 @@ fn ranks_of_an_environment_merge_to_the_rows_of_one() {
 }
 
 #[test]
-fn changed_settings_and_a_write_that_fails_say_what_to_do_and_lose_nothing() {
+fn changed_settings_and_failed_writes_suggest_a_remedy_and_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     recipe(dir.path(), 6);
     assert!(finish(generate(dir.path(), &["-o", "t"])).status.success());
@@ -164,7 +164,7 @@ fn a_dry_run_estimates_and_writes_nothing() {
 }
 
 #[test]
-fn the_environment_says_how_the_hub_is_reached() {
+fn environment_variables_select_the_hub() {
     let dir = tempfile::tempdir().unwrap();
     recipe(dir.path(), 2);
     let home = dir.path().join("home");
@@ -188,7 +188,7 @@ fn the_environment_says_how_the_hub_is_reached() {
 }
 
 #[test]
-fn what_was_made_is_inspected() {
+fn generated_files_can_be_inspected() {
     let dir = tempfile::tempdir().unwrap();
     recipe(dir.path(), 6);
     assert!(finish(generate(dir.path(), &["-o", "t"])).status.success());
@@ -209,7 +209,7 @@ fn what_was_made_is_inspected() {
 }
 
 #[test]
-fn a_run_over_unusable_prompts_goes_on_once_they_are_repaired() {
+fn a_run_resumes_once_unusable_prompts_are_repaired() {
     let dir = tempfile::tempdir().unwrap();
     recipe(dir.path(), 2);
     fs_err::write(dir.path().join("p.jsonl"), "{broken\n").unwrap();
@@ -231,7 +231,7 @@ fn a_run_over_unusable_prompts_goes_on_once_they_are_repaired() {
 }
 
 #[test]
-fn a_dry_run_after_a_change_says_first_what_it_voids() {
+fn a_dry_run_after_a_change_reports_the_void_stages_first() {
     let dir = tempfile::tempdir().unwrap();
     recipe(dir.path(), 2);
     let eval = "eval.prompts.path=p.jsonl";

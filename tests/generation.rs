@@ -1,4 +1,4 @@
-//! Prompts to shards: the same rows whatever happens in between, each prompt accounted for.
+//! Prompts to shards: the same rows after any interruption, each prompt accounted for.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,7 +89,7 @@ fn interrupted_generation_resumes_to_the_same_shards() {
 }
 
 #[test]
-fn progress_tells_tokens_and_iterations_of_what_is_done() {
+fn progress_reports_tokens_and_iterations_so_far() {
     let bench = Bench::new(3);
     let (model, output) = (bench.path("model"), bench.path("t"));
     let mut last = GenerateProgress::default();
@@ -97,7 +97,7 @@ fn progress_tells_tokens_and_iterations_of_what_is_done() {
     generate(&job, &AtomicBool::new(false), &mut |now| last = *now).unwrap();
     let rows = bench.rows("t");
     let tokens: usize = rows.iter().map(|row| row.response_tokens.len()).sum();
-    // What each block took to its fixed point.
+    // The number of iterations of each block to its fixed point.
     let states = rows.iter().flat_map(|row| &row.states);
     let iterations: u32 = states.filter(|state| state.tail.is_empty()).map(|state| state.iteration).sum();
     assert_eq!((last.done, last.tokens, last.iterations), (3, tokens, iterations as usize));
@@ -117,7 +117,7 @@ fn rows_depend_neither_on_the_batch_nor_on_how_they_are_stored() {
     let manifest = bench.run("other").unwrap();
     assert_eq!(manifest.shards.len(), 7);
     assert_eq!(bench.rows("other"), bench.rows("base"));
-    // They decide nothing: a run goes on under others of them.
+    // They are neutral: a run resumes under other values.
     bench.config.shard_bytes = 1 << 20;
     bench.run("other").unwrap();
 }
@@ -137,7 +137,7 @@ fn other_settings_are_named_and_replace_rows_only_when_told_to() {
     assert!(seed.contains("seed: was 5, is 6"), "{seed}");
     bench.run_as("t", |job| job.overwrite = true).unwrap();
     assert_eq!(read_all(&bench.path("t")).unwrap().0.block_size, 4);
-    // What is of this very job stays, so that the same command resumes.
+    // Files of this very job stay, so that the same command resumes.
     let shard = bench.path("t/trajectories-00000-of-00001.parquet");
     let made = fs_err::metadata(&shard).unwrap().modified().unwrap();
     bench.run_as("t", |job| job.overwrite = true).unwrap();
@@ -182,7 +182,7 @@ fn failed_prompts_are_listed_and_tried_again_once_repaired() {
 }
 
 #[test]
-fn a_file_without_a_usable_row_does_not_block_its_own_repair() {
+fn a_prompt_file_without_usable_rows_can_be_repaired() {
     let mut bench = Bench::new(0);
     bench.write_prompts(&["{broken", "[1]"]);
     let message = bench.run("t").unwrap_err().to_string();
@@ -193,7 +193,7 @@ fn a_file_without_a_usable_row_does_not_block_its_own_repair() {
 }
 
 #[test]
-fn what_other_settings_kept_out_is_asked_again() {
+fn prompts_skipped_under_other_settings_are_tried_again() {
     let mut bench = Bench::new(2);
     (bench.config.max_new_tokens, bench.config.cut_responses) = (1, Choice::Drop);
     bench.run("t").unwrap_err();
@@ -202,7 +202,7 @@ fn what_other_settings_kept_out_is_asked_again() {
 }
 
 #[test]
-fn failures_in_a_row_end_the_run_and_what_was_finished_stays() {
+fn consecutive_failures_end_the_run_and_keep_finished_rows() {
     let mut bench = Bench::new(0);
     bench.config.max_consecutive_errors = 2;
     bench.config.batch_size = BatchSize::Samples(1);
@@ -264,14 +264,14 @@ fn every_filter_is_counted_and_changes_the_outcome() {
         assert_eq!(outcome.is_ok(), written > 0, "{name}");
         assert_eq!(manifest.written + manifest.skipped + manifest.failed, 4, "{name}");
         if written > 0 {
-            // Nothing that was kept out is answered again.
+            // Skipped prompts are not answered again.
             assert_eq!(counts(&bench.run("t").unwrap()), counts(&manifest), "{name}");
         }
     }
 }
 
 #[test]
-fn out_of_range_can_end_the_run() {
+fn out_of_range_prompts_can_end_the_run() {
     let mut bench = Bench::new(2);
     bench.config.prompts_out_of_range = OutOfRange::Fail;
     bench.config.max_prompt_tokens = 5;
@@ -317,7 +317,7 @@ fn two_ranks_make_the_rows_of_one_and_merge_to_its_directory() {
 }
 
 #[test]
-fn ranks_that_do_not_make_a_whole_are_refused() {
+fn incomplete_sets_of_ranks_are_refused() {
     let mut bench = Bench::new(8);
     let ranked = |bench: &Bench, rank| bench.run_as("t", |job| job.rank = Some(Rank { rank, world_size: 2 }));
     ranked(&bench, 0).unwrap();
@@ -343,7 +343,7 @@ fn ranks_that_do_not_make_a_whole_are_refused() {
 }
 
 #[test]
-fn a_damaged_shard_is_named_and_made_again_once_it_is_gone() {
+fn a_damaged_shard_is_named_and_regenerated_once_deleted() {
     let mut bench = Bench::new(8);
     bench.config.shard_bytes = 1;
     bench.run("whole").unwrap();
@@ -391,7 +391,7 @@ fn an_unwritable_directory_is_named() {
 
 /// The responses of a run as another engine would have written them, one of them not the model's and one missing.
 #[test]
-fn given_responses_are_taken_and_what_is_not_the_models_is_counted() {
+fn given_responses_are_used_and_disagreeing_blocks_are_counted() {
     let mut bench = Bench::new(5);
     bench.run("ours").unwrap();
     let ours = bench.rows("ours");

@@ -1,5 +1,5 @@
-//! `jacobi hub push` against a server on this machine that plays the hub and the store of its large files (Xet), and what it
-//! says of the files against what Hugging Face's own client in Python says.
+//! `jacobi hub push` against a local server that plays the hub and the store of its large files (Xet). Its requests are
+//! compared with those of Hugging Face's own client in Python.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -14,7 +14,7 @@ use super::{BINARY, root};
 #[derive(Clone, Copy, PartialEq)]
 enum Trouble {
     None,
-    /// Hub and store stumble on the first attempt.
+    /// Hub and store fail on the first attempt.
     Stumbles,
     /// The repository is new and the card is refused.
     Card,
@@ -114,7 +114,7 @@ fn asked_at<'a>(asked: &'a [Request], part: &str) -> Vec<&'a Request> {
 }
 
 #[test]
-fn a_hub_hears_of_files_what_its_own_client_says_and_its_store_gets_the_large_ones() {
+fn a_push_sends_what_the_official_client_sends_and_large_files_to_the_store() {
     let (dir, hub) = (export(), hub(Trouble::None));
     let output = push(dir.path(), &hub.endpoint, to_main);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -143,14 +143,14 @@ fn a_hub_hears_of_files_what_its_own_client_says_and_its_store_gets_the_large_on
         asked_at(&asked, "/store/").iter().all(|asked| asked.authorization() == Some("Bearer for-the-store"))
     );
 
-    // What the store has is not sent again.
+    // Files in the store are not sent again.
     let sent = asked_at(&asked, "/v1/xorbs/").len();
     assert!(push(dir.path(), &hub.endpoint, to_main).status.success());
     assert_eq!(asked_at(&hub.asked(), "/v1/xorbs/").len(), sent);
 }
 
 #[test]
-fn a_hub_and_a_store_that_stumble_are_asked_again() {
+fn a_push_retries_after_errors_of_hub_and_store() {
     let (dir, hub) = (export(), hub(Trouble::Stumbles));
     let output = push(dir.path(), &hub.endpoint, to_main);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -160,7 +160,7 @@ fn a_hub_and_a_store_that_stumble_are_asked_again() {
 }
 
 #[test]
-fn a_refusal_is_told_with_its_reason_and_without_the_token() {
+fn a_refused_push_reports_the_reason_but_not_the_token() {
     let dir = export();
     let card = hub(Trouble::Card);
     let said = message(&push(dir.path(), &card.endpoint, to_main));
@@ -183,7 +183,7 @@ fn a_refusal_is_told_with_its_reason_and_without_the_token() {
 }
 
 #[test]
-fn the_token_file_counts_where_no_variable_is_set_and_a_public_repository_is_asked_for() {
+fn a_push_reads_the_token_file_and_can_create_a_public_repository() {
     let (dir, hub) = (export(), hub(Trouble::Card));
     fs_err::create_dir_all(dir.path().join("home")).unwrap();
     fs_err::write(dir.path().join("home/token"), "secret\n").unwrap();

@@ -1,5 +1,5 @@
-//! A server on this machine that plays the Hugging Face hub for downloads: redirects, commits, tokens, lists; or answers as a
-//! test says.
+//! A local server that plays the Hugging Face hub for downloads: redirects, commits, tokens, lists; or gives the answers of
+//! a test.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
-/// What every revision points at.
+/// The commit of every revision.
 pub const COMMIT: &str = "0123456789012345678901234567890123456789";
 /// The store refuses files of this name, as it does when a link has expired.
 pub const EXPIRED: &str = "expired.jsonl";
 
-/// What was asked.
+/// A request.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
@@ -122,7 +122,7 @@ fn download(path: &str, endpoint: &str, files: &BTreeMap<String, Vec<u8>>) -> An
     }
 }
 
-/// Which file `/[datasets/]ORG/NAME/resolve/REVISION/FILE` means.
+/// The file of `/[datasets/]ORG/NAME/resolve/REVISION/FILE`.
 fn resolved(path: &str) -> Option<String> {
     let (repo, rest) = path.trim_start_matches('/').split_once("/resolve/")?;
     let (_, file) = rest.split_once('/')?;
@@ -130,7 +130,7 @@ fn resolved(path: &str) -> Option<String> {
     Some(format!("{kind}{repo}/{file}"))
 }
 
-/// What `/api/KIND/ORG/NAME/tree/main` lists.
+/// The list of `/api/KIND/ORG/NAME/tree/main`.
 fn listed(path: &str, files: &BTreeMap<String, Vec<u8>>) -> Option<String> {
     let (path, _) = path.split_once('?')?;
     let repo = path.strip_prefix("/api/")?.strip_suffix("/tree/main")?;

@@ -88,7 +88,7 @@ fn the_questions_of_built_in_tasks_come_from_the_hub_and_judge_their_reference_r
 }
 
 #[test]
-fn a_model_is_asked_what_the_hub_has_in_the_wording_of_the_task() {
+fn questions_from_the_hub_are_asked_in_the_wording_of_the_task() {
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
     let model = root().join("datasets/default/model").display().to_string();
     let tasks =
@@ -111,14 +111,14 @@ fn a_model_is_asked_what_the_hub_has_in_the_wording_of_the_task() {
         (&samples[0]["expected"], &samples[1]["sample_id"]),
         (&"4".into(), &"test/algebra/0.json".into())
     );
-    // What is in the cache is not asked for again.
+    // Files in the cache are not requested again.
     let before = hub.asked().len();
     assert!(jacobi(&hub, dir.path(), &[&arguments[..], &["--overwrite"]].concat()).status.success());
     assert_eq!(hub.asked().len(), before);
 }
 
 #[test]
-fn a_plan_that_cannot_have_its_questions_says_where_to_give_them() {
+fn a_plan_without_questions_says_how_to_give_them() {
     let dir = tempfile::tempdir().unwrap();
     let data = root().join("datasets/default");
     let recipe = format!(

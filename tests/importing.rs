@@ -61,7 +61,7 @@ fn reference_files_of_both_forms_become_shards_to_train_on() {
 }
 
 #[test]
-fn what_is_there_is_not_mixed_with_what_comes() {
+fn an_import_does_not_mix_with_existing_shards() {
     let dir = scratch();
     let output = dir.path().join("t");
     let files = files(dir.path());

@@ -1,5 +1,5 @@
 //! Every decoder equals autoregressive decoding token for token, on real weights, in fp32 and in bf16: on a CPU a row's
-//! result does not depend on what else is in the pass.
+//! result does not depend on the other rows of the pass.
 
 use std::ops::ControlFlow;
 
@@ -95,7 +95,7 @@ proptest! {
 /// A GPU's passes, computed on a CPU: rounded up to a few widths, with padding rows, over a cache that sessions hand on.
 /// Other kernels than the CPU's own, so the cases are the same in every run.
 #[test]
-fn passes_of_fixed_shape_decode_what_others_do() {
+fn passes_of_fixed_shape_decode_the_same_tokens() {
     for case in CASES {
         let model = load(&golden("models").join(case), Dtype::Float32).unwrap().transformer;
         let fixed = DecodingModel::with_fixed_shapes(&model);
@@ -118,7 +118,7 @@ fn passes_of_fixed_shape_decode_what_others_do() {
     }
 }
 
-/// Blocks refined side by side, in the company of other samples and of responses that still grow, have the states that
+/// Blocks refined side by side, in passes with other samples and unfinished responses, have the states that
 /// sequential Jacobi decoding shows.
 #[test]
 fn blocks_side_by_side_have_the_states_of_sequential_decoding_on_real_weights() {
@@ -150,7 +150,7 @@ fn blocks_side_by_side_have_the_states_of_sequential_decoding_on_real_weights() 
     }
 }
 
-/// The longest blocks people ask for, with more than one of them in a response.
+/// Blocks of the largest supported sizes, more than one per response.
 #[test]
 fn long_blocks_have_the_states_of_sequential_decoding() {
     for (dtype, block_size, max_new_tokens) in [(Dtype::Bfloat16, 128, 200), (Dtype::Float32, 256, 300)] {

@@ -1,5 +1,5 @@
-//! Training as plainly as it can be written: one dense mask over the whole row, one autograd graph, every loss from its
-//! definition. What the passes of training are tested and measured against.
+//! The reference for the training passes: one dense mask over the whole row, one autograd graph, every loss from its
+//! definition.
 
 use std::collections::BTreeMap;
 
@@ -62,7 +62,7 @@ pub fn dual_loss(
     (total, ar.double_value(&[]), pc.double_value(&[]))
 }
 
-/// What the weight of a pair depends on.
+/// The variables that determine the weight of a pair.
 struct Pair {
     /// Sample and block.
     block: (usize, usize),

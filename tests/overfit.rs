@@ -19,7 +19,7 @@ const NEW_TOKENS: usize = 64;
 const STARTS: usize = 64;
 
 #[test]
-fn a_sample_learned_by_heart_takes_hardly_a_pass_per_block() {
+fn a_memorised_sample_takes_about_one_pass_per_block() {
     let dir = scratch();
     let (base, shards, export) =
         (dir.path().join("model"), dir.path().join("trajectories"), dir.path().join("export"));

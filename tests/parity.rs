@@ -114,9 +114,9 @@ fn a_cached_forward_in_pieces_equals_one_forward() {
     }
 }
 
-/// The logits of a wide pass are not kept: what is said of its rows is what narrow passes say, bit for bit.
+/// The predictions for the rows of a wide pass equal those of narrow passes, bit for bit.
 #[test]
-fn a_wide_pass_predicts_what_narrow_ones_do() {
+fn wide_and_narrow_passes_predict_the_same() {
     for dtype in [Dtype::Float32, Dtype::Bfloat16] {
         let model = load(&golden("models/tiny_llama"), dtype).unwrap().transformer;
         let texts: Vec<Rows> = (1..=6)

@@ -16,7 +16,7 @@ use tch::Tensor;
 
 use crate::support::{job, max_difference, prompt_file, random_words, scratch, tiny_model};
 
-/// What the first seven tests and the training tests make their rows with.
+/// The generation settings of the first seven tests and of the training tests.
 fn generate_config() -> GenerateConfig {
     GenerateConfig { block_size: 8, max_new_tokens: 30, rows_per_group: 3, ..random_words() }
 }
@@ -64,8 +64,8 @@ fn every_block_is_recorded_from_its_start_to_its_fixed_point() {
     }
 }
 
-/// The row of a noisy block under the training mask and the decoder's own forward over the same draft agree:
-/// what is trained is what is decoded.
+/// The row of a noisy block under the training mask equals the decoder's forward pass over the same draft, so training
+/// and decoding agree.
 #[test]
 fn the_training_mask_equals_the_decoders_forward() {
     let dir = scratch();
@@ -218,7 +218,7 @@ fn resumed_training_gives_the_weights_of_an_undisturbed_run_bit_for_bit() {
     assert_eq!(error.matches(": was ").count(), 1, "nothing else differs: {error}");
 }
 
-/// What is rounded on the way into a checkpoint is what the run goes on with, too.
+/// A run continues with the same rounded values that its checkpoint has.
 #[test]
 fn resumed_training_in_bf16_with_bf16_moments_is_bit_for_bit_the_same() {
     let bench = Bench::new();
@@ -270,7 +270,7 @@ fn rows_and_checkpointing_change_nothing_but_speed_and_memory() {
     }
 }
 
-/// No dead knobs: every setting that should change a run does.
+/// Every setting has an effect on the run.
 #[test]
 fn every_setting_changes_the_run() {
     let bench = Bench::new();

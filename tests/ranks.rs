@@ -1,5 +1,5 @@
-//! Training on several ranks as its users meet it: processes of the binary, over Gloo, on the small model that ships here.
-//! What two of them learn is what one learns; and one that dies, hangs or fails ends the other.
+//! Training on several ranks: processes of the binary, over Gloo, on the small model that ships here. Two ranks learn the
+//! same as one, and a rank that dies, hangs or fails ends the other.
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
@@ -71,7 +71,7 @@ impl Bench {
 
     /// Two ranks started by hand, with the variables of torchrun.
     fn two_ranks(&self, output: &str, arguments: &[&str]) -> [Child; 2] {
-        // Free until now; that nobody takes it in between is as likely as can be.
+        // A free port; another process could take it before we do, which is very unlikely.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
         ["0", "1"].map(|rank| {
             let mut command = self.train(output, arguments);
@@ -105,7 +105,7 @@ impl Bench {
         }
     }
 
-    /// The run in `found` learned what that in `expected` did.
+    /// The run in `found` learned the same as the run in `expected`.
     fn assert_equal(&self, found: &str, expected: &str) {
         let (a, b) = (self.lines(found), self.lines(expected));
         assert_eq!(a.len(), b.len(), "{found}");
@@ -156,7 +156,7 @@ fn signal(child: &Child, name: &str) {
 }
 
 #[test]
-fn two_ranks_learn_what_one_learns_however_state_is_shared() {
+fn two_ranks_equal_one_rank_under_every_sharding() {
     let bench = Bench::new();
     bench.succeed("one", &[]);
     assert_eq!(bench.lines("one").len(), 21, "the start and 20 steps");
@@ -180,7 +180,7 @@ fn two_ranks_learn_what_one_learns_however_state_is_shared() {
     bench.assert_equal("one pass", "one");
 }
 
-/// Restarting after a death takes up the last checkpoint, whoever wrote it.
+/// A restart resumes from the last checkpoint, whatever the number of ranks that wrote it.
 #[test]
 fn a_killed_rank_ends_the_other_and_any_number_of_ranks_goes_on_to_the_undisturbed_weights() {
     let bench = Bench::new();
@@ -210,7 +210,7 @@ fn a_rank_that_hangs_or_finds_nan_ends_all_and_is_named() {
     bench.wait_for("hangs", 4, &mut ranks);
     let [first, mut second] = ranks;
     signal(&second, "-STOP");
-    // The timeout, and what it takes to see who is silent.
+    // The timeout, and some time to find the silent rank.
     let ended = end(first, Duration::from_secs(20));
     second.kill().unwrap();
     second.wait().unwrap();
@@ -250,7 +250,7 @@ fn the_launcher_says_which_rank_ended_and_passes_a_signal_on() {
     let ended = end(launcher, Duration::from_secs(60));
     assert_eq!(ended.status.code(), Some(1));
     let text = messages(&ended);
-    assert!(text.contains("rank 1 of 2 was ended by signal 9") && text.contains("goes on"), "{text}");
+    assert!(text.contains("rank 1 of 2 was ended by signal 9") && text.contains("resumes"), "{text}");
 
     let launcher = begin("stopped");
     signal(&launcher, "-TERM");
@@ -264,7 +264,7 @@ fn the_launcher_says_which_rank_ended_and_passes_a_signal_on() {
 }
 
 #[test]
-fn an_environment_that_tells_half_is_refused_by_name() {
+fn an_incomplete_environment_is_refused_by_name() {
     let bench = Bench::new();
     let refused = |variables: &[(&str, &str)], arguments: &[&str]| {
         let mut command = bench.train("none", arguments);

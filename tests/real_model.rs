@@ -33,7 +33,7 @@ fn smollm2() -> PathBuf {
 }
 
 #[test]
-fn a_model_that_is_there_is_left_alone_and_nothing_remains_of_a_download_that_failed() {
+fn an_existing_model_is_kept_and_a_failed_download_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     let message = |command: &mut Command| {

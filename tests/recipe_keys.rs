@@ -1,6 +1,6 @@
 //! The keys of recipes: their schema, and the tables of docs/configuration.md, which are made from it.
 //!
-//! `JACOBI_UPDATE_DOCS=1 cargo test --test cli documented` writes the tables anew.
+//! `JACOBI_UPDATE_DOCS=1 cargo test --test cli documented` regenerates the tables.
 
 use jacobi_cli::recipe::{ModelSection, Recipe};
 use jacobi_datasets::{PromptsConfig, Section};
@@ -39,7 +39,7 @@ pub fn neutral() -> Vec<(String, &'static str)> {
         .collect()
 }
 
-/// The values a key can have, with what they mean.
+/// The possible values of a key, with their meanings.
 fn choices(schema: &Value) -> impl Iterator<Item = (&Value, &str)> {
     let lists = ["oneOf", "anyOf"].into_iter().filter_map(|list| schema[list].as_array());
     lists.flatten().filter_map(|one| Some((one.get("const")?, one["description"].as_str()?)))
@@ -134,7 +134,7 @@ fn every_key_has_a_description_and_each_of_its_values_too() {
     }
 }
 
-/// Holds `value` against the parts of JSON Schema that ours has.
+/// Checks `value` against the parts of JSON Schema that ours uses.
 fn check(schema: &Value, value: &Value, key: &str) -> Result<(), String> {
     let refuse = || Err(format!("{key} = {value} does not fit {schema}"));
     if let Some(choices) = schema["oneOf"].as_array().or(schema["anyOf"].as_array()) {

@@ -1,4 +1,4 @@
-//! What a changed setting does to results that are there: a neutral one goes on, a deciding one is refused by name.
+//! A changed setting and existing results: a neutral one resumes, a deciding one is refused by name.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -188,7 +188,7 @@ fn run_goes_on_under_another_neutral_setting_and_refuses_every_other_by_name() {
         assert_eq!(found.contains(&key.as_str()), !is_neutral, "{key}: {found:?}");
         assert!(!is_neutral || found.is_empty(), "{key}: {found:?}");
     }
-    // Responses and prompts are what their files say.
+    // Responses and prompts are identified by the content of their files.
     let responses = ["responses.jsonl", "same-responses.jsonl"].map(|name| {
         let recipe = fixture.recipe("generate.responses", &fixture.path(name).display().to_string());
         plan(&recipe).unwrap()[0].settings.clone()

@@ -1,4 +1,4 @@
-//! Training as its users meet it: rounds, refusals, signals, and the plan of every recipe. On the small model.
+//! Runs on the small model: rounds, refusals, signals, and the plan of every recipe.
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
@@ -21,7 +21,7 @@ fn jacobi(directory: &Path, arguments: &[&str]) -> Output {
     Command::new(BINARY).current_dir(directory).args(arguments).output().unwrap()
 }
 
-/// Runs what has to succeed; its messages.
+/// Runs a command that must succeed, and returns its messages.
 fn succeed(directory: &Path, arguments: &[&str]) -> String {
     let output = jacobi(directory, arguments);
     let messages = String::from_utf8(output.stderr).unwrap();
@@ -29,7 +29,7 @@ fn succeed(directory: &Path, arguments: &[&str]) -> String {
     messages
 }
 
-/// Runs what has to fail with `code`; its messages.
+/// Runs a command that must fail with `code`, and returns its messages.
 fn fail(directory: &Path, arguments: &[&str], code: i32) -> String {
     let output = jacobi(directory, arguments);
     let messages = String::from_utf8(output.stderr).unwrap();
@@ -66,7 +66,7 @@ fn metrics(dir: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
+fn a_later_round_uses_the_previous_checkpoint_and_its_own_settings() {
     let directory = fixture();
     let dir = directory.path();
     let messages = succeed(dir, &["run", "-c", "small.toml"]);
@@ -98,13 +98,13 @@ fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
         }
     }
     assert_eq!(weights(&dir.join("run/export")), weights(&made(&round(2))));
-    // Of an export it is said how to decode it and what it was made from.
+    // An export's model card has its decoder and its provenance.
     assert!(dir.join("run/export/jacobi.json").is_file());
     let card = fs_err::read_to_string(dir.join("run/export/README.md")).unwrap();
     for part in ["## Provenance", "round 2: trained on", "- custom_generate\n", "model.jacobi_passes"] {
         assert!(card.contains(part), "{part}: {card}");
     }
-    // Its report draws what training gained, and so does that of a run that is not evaluated.
+    // The report charts the training, and so does that of a run without an evaluation.
     let report = fs_err::read_to_string(dir.join("run/report/report.md")).unwrap();
     for part in [
         "## Before and after training",
@@ -119,7 +119,7 @@ fn a_later_round_works_with_what_the_round_before_made_and_its_own_settings() {
     succeed(dir, &["report", "run"]);
     assert!(dir.join("run/training/training-tpf-samples.svg").is_file());
     fs_err::rename(dir.join("report"), dir.join("run/report")).unwrap();
-    // What training wrote is drawn wherever it lies, alone and beside an evaluation.
+    // Training logs are charted in any directory, alone and with an evaluation.
     succeed(dir, &["report", "run/round-1", "run/round-2", "-o", "trainings"]);
     let trainings = fs_err::read_to_string(dir.join("trainings/training.md")).unwrap();
     assert!(
@@ -145,7 +145,7 @@ fn changed_settings_are_refused_from_their_stage_on_and_neutral_ones_are_not(dir
     for part in ["from stage round-1/generate on", "generate.block_size: was 16, is 4"] {
         assert!(messages.contains(part), "{part:?} is missing: {messages}");
     }
-    // Older versions recorded keys that decide nothing.
+    // Older versions recorded neutral keys.
     let ledger = dir.join("run/stages.json");
     let mut stages: Value = serde_json::from_str(&fs_err::read_to_string(&ledger).unwrap()).unwrap();
     stages[0]["settings"]["generate.batch_size"] = "\"auto\"".into();
@@ -206,12 +206,12 @@ fn a_run_takes_responses_that_another_engine_made() {
     let (responses, first) = lengths(1);
     assert!(responses && first.iter().all(|length| *length <= 10), "{first:?}");
     assert!(!lengths(2).0);
-    // The same command has nothing left to do; what the file says now is another run.
+    // The same command has nothing left to do; a changed file is another run.
     let digest = |path: &str| fs_err::read(dir.join(path)).unwrap();
     let before = digest("run/round-1/trajectories/manifest.json");
     succeed(dir, &run);
     assert!(digest("run/round-1/trajectories/manifest.json") == before);
-    // Another model's are not silently taken for good.
+    // Responses of another model are not accepted silently.
     let foreign = ours.iter().map(|row| {
         let tokens = vec![row.response_tokens[0] + 1; 10];
         format!("{{\"id\": \"{}\", \"token_ids\": {tokens:?}}}\n", row.sample_id)
@@ -219,7 +219,7 @@ fn a_run_takes_responses_that_another_engine_made() {
     fs_err::write(dir.join("foreign.jsonl"), foreign.collect::<String>()).unwrap();
     let arguments = ["generate", "-c", "small.toml", "-o", "foreign", "--responses", "foreign.jsonl"];
     let messages = succeed(dir, &arguments);
-    assert!(messages.contains("blocks of the given responses are not what the model gives"), "{messages}");
+    assert!(messages.contains("blocks of the given responses differ from the model's output"), "{messages}");
     write(8);
     let messages = fail(dir, &run, 2);
     assert!(messages.contains("generate.responses: was"), "{messages}");
@@ -247,7 +247,7 @@ fn a_run_makes_the_rows_of_a_deleted_shard_again() {
 }
 
 #[test]
-fn another_run_is_refused_by_the_key_that_differs() {
+fn a_changed_setting_is_refused_by_its_key() {
     let directory = fixture();
     let dir = directory.path();
     succeed(dir, &["generate", "-c", "small.toml"]);
@@ -263,7 +263,7 @@ fn another_run_is_refused_by_the_key_that_differs() {
     let before = weights(&latest_checkpoint(&dir.join("run/round-1")).unwrap());
     succeed(dir, &[&changed[..], &["--overwrite"]].concat());
     assert_ne!(weights(&latest_checkpoint(&dir.join("run/round-1")).unwrap()), before);
-    // Other rows are another run, too.
+    // Other rows also make another run.
     succeed(dir, &["generate", "-c", "small.toml", "--set", "prompts.limit=6", "-o", "fewer"]);
     let messages = fail(dir, &[&changed[..], &["--trajectories", "fewer"]].concat(), 2);
     assert!(messages.contains("data: was ") && messages.matches(": was ").count() == 1, "{messages}");
@@ -298,7 +298,7 @@ fn send(signal: &str, child: &Child) {
 }
 
 #[test]
-fn sigterm_saves_ends_with_143_and_the_same_command_goes_on() {
+fn sigterm_saves_and_exits_with_143_and_the_same_command_resumes() {
     let directory = fixture();
     let dir = directory.path();
     succeed(dir, &["generate", "-c", "small.toml"]);
@@ -335,14 +335,14 @@ fn a_second_ctrl_c_ends_training_at_once() {
         arguments.extend(["--set".to_owned(), "train.eval_steps=100000".to_owned()]);
         let child = start_training(dir, &output, &arguments);
         send("-INT", &child);
-        // Two of a kind that wait together would be one.
+        // Two pending signals of one kind would be delivered as one.
         std::thread::sleep(Duration::from_millis(10));
-        // It may be gone by now.
+        // The process may have ended.
         let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).output();
         let ended = child.wait_with_output().unwrap();
         let messages = String::from_utf8(ended.stderr).unwrap();
         assert_eq!(ended.status.code(), Some(130), "{messages}");
-        // What was saved before is whole.
+        // The earlier checkpoint is complete.
         succeed(dir, &["inspect", &format!("{output}/checkpoints/latest")]);
         !messages.contains("the same command resumes it")
     });

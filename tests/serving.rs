@@ -1,4 +1,4 @@
-//! `jacobi serve` as its clients meet it: over real connections, on the small model that ships here.
+//! `jacobi serve` over real connections, on the small model that ships here.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic as tests do")]
 
@@ -28,7 +28,7 @@ impl Drop for Server {
     }
 }
 
-/// What a server answers.
+/// An HTTP response.
 struct Answer {
     status: u16,
     body: String,
@@ -62,7 +62,7 @@ impl Server {
         let mut process = command.spawn().unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let line = lines.find_map(|line| line.ok().filter(|line| line.starts_with("serve: "))).unwrap();
-        // Whatever else it says must not block it.
+        // Keeps reading its output, so that a full pipe does not block it.
         std::thread::spawn(move || lines.for_each(drop));
         let address = line.split("http://").nth(1).unwrap().split(',').next().unwrap().to_owned();
         Self { process, address }
@@ -120,7 +120,7 @@ fn chat(more: Value) -> Value {
 
 fn read(mut stream: TcpStream) -> Answer {
     let mut bytes = Vec::new();
-    // A reset behind a refusal takes nothing from what was read before.
+    // A connection reset after a refusal does not lose the bytes read before.
     let _ = stream.read_to_end(&mut bytes);
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
@@ -161,7 +161,7 @@ fn decoded(max_new_tokens: &str) -> Value {
 }
 
 #[test]
-fn answers_are_those_of_decode_whole_or_streamed_under_either_decoder() {
+fn answers_equal_those_of_decode_whole_or_streamed_under_either_decoder() {
     let server = Server::start(&[]);
     let expected = decoded("48");
     let whole = server.chat(json!({}));
@@ -205,7 +205,7 @@ fn stop_strings_lengths_choices_seeds_and_plain_completions_are_honoured() {
     let short = server.chat(json!({"max_tokens": 3}));
     assert_eq!(short.json()["choices"][0]["finish_reason"], "length");
     assert_eq!(short.json()["usage"]["completion_tokens"], 3);
-    // Each of several answers has noise of its own, the same for the same seed.
+    // Each of several answers has its own noise, the same for the same seed.
     let drawn = |seed: i64, n: usize| {
         let answer = server.chat(json!({"temperature": 2.0, "seed": seed, "n": n, "max_tokens": 12})).json();
         let choices = answer["choices"].as_array().unwrap().clone();
@@ -225,7 +225,7 @@ fn stop_strings_lengths_choices_seeds_and_plain_completions_are_honoured() {
 }
 
 #[test]
-fn what_cannot_be_answered_has_its_status_and_says_why() {
+fn refused_requests_have_a_status_and_a_reason() {
     let server =
         Server::start(&["--max-body", "2000", "--api-key", "secret", "--slots", "1", "--max-queue", "0"]);
     let key = "Authorization: Bearer secret\r\nContent-Type: application/json\r\n";
@@ -244,14 +244,14 @@ fn what_cannot_be_answered_has_its_status_and_says_why() {
     refused("POST", path, key, "{".to_owned(), 400, "not a request");
     refused("POST", path, key, "[".repeat(1500), 400, "not a request");
     refused("POST", path, key, chat(json!({"tools": [{}]})).to_string(), 400, "tools");
-    refused("POST", path, key, chat(json!({"max_tokens": 100_000})).to_string(), 400, "100000 may follow");
-    refused("POST", path, key, chat(json!({"model": "other"})).to_string(), 404, "other is not served");
+    refused("POST", path, key, chat(json!({"max_tokens": 100_000})).to_string(), 400, "100000 new ones");
+    refused("POST", path, key, chat(json!({"model": "other"})).to_string(), 404, "other is not available");
     refused("POST", path, key, " ".repeat(2001), 413, "length limit");
     refused("POST", "/v1/completions", key, r#"{"prompt": [999999]}"#.to_owned(), 400, "token id 999999");
     refused("POST", "/v1/completions", key, r#"{"prompt": ""}"#.to_owned(), 400, "empty");
-    refused("GET", path, key, String::new(), 405, "another method");
-    refused("GET", "/v1/nothing", key, String::new(), 404, "nothing at this address");
-    refused("POST", path, key, chat(json!({"n": 2})).to_string(), 400, "takes 1 at once");
+    refused("GET", path, key, String::new(), 405, "does not accept this method");
+    refused("GET", "/v1/nothing", key, String::new(), 404, "no such endpoint");
+    refused("POST", path, key, chat(json!({"n": 2})).to_string(), 400, "accepts 1 at once");
     // One slot and no queue.
     let long = json!({"prompt": QUESTION, "temperature": 2.0, "max_tokens": 400, "stream": true}).to_string();
     let stream = server.send("POST", "/v1/completions", key, &long);
@@ -277,7 +277,7 @@ fn what_cannot_be_answered_has_its_status_and_says_why() {
 /// A web page elsewhere can have a browser here send requests: but not as JSON without being asked first, and not with a
 /// Host header of this machine.
 #[test]
-fn without_a_key_the_server_is_for_this_machine() {
+fn without_a_key_the_server_answers_local_requests_only() {
     let server = Server::start(&[]);
     let body = chat(json!({})).to_string();
     for (headers, host, status) in [
@@ -298,7 +298,7 @@ fn without_a_key_the_server_is_for_this_machine() {
 }
 
 #[test]
-fn many_clients_at_once_get_what_each_gets_alone_and_who_leaves_frees_a_slot() {
+fn concurrent_clients_get_the_same_answers_as_alone_and_disconnecting_frees_a_slot() {
     let server = Server::start(&["--slots", "3"]);
     let bodies: Vec<Value> = (1..13).map(|n| chat(json!({"max_tokens": n * 3, "messages": [{"role": "user", "content": format!("Tom has {n} pens and gets 5 more.")}]}))).collect();
     let alone: Vec<String> =

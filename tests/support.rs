@@ -1,4 +1,4 @@
-//! What several modules need: the repository's root, golden tensors, a tiny model with a tokenizer.
+//! Shared helpers: the repository's root, golden tensors, a tiny model with a tokenizer.
 
 use std::{
     collections::BTreeMap,
@@ -76,7 +76,7 @@ pub fn prompt_file(dir: &Path, count: usize) -> PromptsConfig {
     PromptsConfig { path, id_column: Some("id".into()), ..PromptsConfig::default() }
 }
 
-/// Random weights repeat themselves: without the filters that would keep such answers out.
+/// A model with random weights repeats itself, so the filters of such responses are off.
 pub fn random_words() -> GenerateConfig {
     GenerateConfig { max_token_repeats: 0, max_line_repeats: 0, ..GenerateConfig::default() }
 }

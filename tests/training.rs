@@ -33,8 +33,8 @@ fn shape(prompt: usize, response: usize, block: usize, window: usize) -> Shape {
     Shape { prompt, response, block, window, context, finish, ar_prompt_tokens: false }
 }
 
-/// A sample with one state per block, which converged as far as chance has it; a few tokens only, so that noise is right
-/// now and then.
+/// A sample with one state per block, converged up to a random position; the vocabulary is small, so that noise is
+/// sometimes right.
 fn sample(shape: &Shape, seed: u64) -> PackedSample {
     let mut rng = Rng::new(&[seed]);
     let mut ids =
@@ -222,7 +222,7 @@ fn packing_leaks_nothing() {
     }
 }
 
-/// How far `found` is off, as a share of the norm of all gradients.
+/// The error of `found`, as a share of the norm of all gradients.
 fn share_off(found: &Learnt, exact: &Learnt) -> f64 {
     let each = found.gradients.iter().zip(&exact.gradients);
     let (off, size) = each.fold((0.0, 0.0), |(off, size), ((_, found), (_, exact))| {

@@ -54,11 +54,11 @@ impl MeasuredRun {
     /// The name of a model in a comparison: the run's name, unless the run has several models of this role.
     fn model_name(&self, model: &str) -> String {
         let rows = &self.results.rows;
-        let shares_its_role = |row: &EvalRow| {
+        let shares_role = |row: &EvalRow| {
             row.model == model
                 && rows.iter().any(|other| other.model_role == row.model_role && other.model != model)
         };
-        if rows.iter().any(shares_its_role) { format!("{} {model}", self.label) } else { self.label.clone() }
+        if rows.iter().any(shares_role) { format!("{} {model}", self.label) } else { self.label.clone() }
     }
 }
 
@@ -79,7 +79,7 @@ pub fn training_in(dirs: &[PathBuf]) -> anyhow::Result<Vec<TrainingCurve>> {
         curves.extend(training_curve(dir, &label)?.into_iter().chain(rounds.into_iter().map(named)));
         ensure!(
             curves.len() > before,
-            "{} has no checkpoint yet: training is drawn from its first one on",
+            "{} has no checkpoint yet, so it has no training curve",
             dir.display()
         );
     }
@@ -94,25 +94,26 @@ fn labels(dirs: &[PathBuf]) -> Vec<String> {
     dirs.iter().zip(names).map(label).collect()
 }
 
-/// The last component of a path that is not generic.
+/// The last component of a path that is not `report`.
 fn short_name(dir: &Path) -> String {
     let parts = dir.components().filter_map(|part| match part {
         std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
         _ => None,
     });
     let parts: Vec<String> = parts.collect();
-    let said = parts.iter().rev().find(|part| *part != "report").or(parts.last());
-    said.cloned().unwrap_or_else(|| dir.display().to_string())
+    let name = parts.iter().rev().find(|part| *part != "report").or(parts.last());
+    name.cloned().unwrap_or_else(|| dir.display().to_string())
 }
 
-/// Keys, by their beginnings, that may differ between evaluations that are compared.
+/// Prefixes of settings that may differ between compared evaluations.
 const MAY_DIFFER: [&str; 7] =
     ["seed", "jacobi", "eval.decoders", "eval.tuned", "eval.rank_prompts", "eval.warmup", "models."];
 
 /// The differences from the first run that make figures incomparable, a line each.
 pub fn differences(runs: &[MeasuredRun]) -> Vec<String> {
     let Some((first, others)) = runs.split_first() else { return Vec::new() };
-    let matters = |key: &str| !MAY_DIFFER.iter().any(|free| key.starts_with(free)) && !key.ends_with(".path");
+    let matters =
+        |key: &str| !MAY_DIFFER.iter().any(|prefix| key.starts_with(prefix)) && !key.ends_with(".path");
     let mut found = Vec::new();
     for run in others {
         let Differences(differences) = run.results.settings.differences(&first.results.settings);
@@ -121,9 +122,7 @@ pub fn differences(runs: &[MeasuredRun]) -> Vec<String> {
         }
     }
     let unknown = runs.iter().filter(|run| run.results.settings.is_empty());
-    found.extend(
-        unknown.map(|run| format!("{} does not say under which settings it was measured", run.label)),
-    );
+    found.extend(unknown.map(|run| format!("{} has no record of its settings", run.label)));
     found
 }
 
@@ -138,7 +137,7 @@ pub fn training_of(runs: &[MeasuredRun]) -> Vec<TrainingCurve> {
 
 /// All rows and samples under the names of their runs, with paired tests. The environment lists where each run was
 /// measured and how the runs differ.
-pub fn merge(runs: &[MeasuredRun], command: String, unlike: &[String]) -> (Results, Vec<EvalSample>) {
+pub fn merge(runs: &[MeasuredRun], command: String, differences: &[String]) -> (Results, Vec<EvalSample>) {
     let mut environment = serde_json::Map::new();
     let (mut rows, mut samples) = (Vec::new(), Vec::new());
     for run in runs {
@@ -153,8 +152,8 @@ pub fn merge(runs: &[MeasuredRun], command: String, unlike: &[String]) -> (Resul
             sample
         }));
     }
-    if !unlike.is_empty() {
-        environment.insert("compared although".to_owned(), unlike.join("; ").into());
+    if !differences.is_empty() {
+        environment.insert("compared despite".to_owned(), differences.join("; ").into());
     }
     let settings = runs.first().map(|run| run.results.settings.clone()).unwrap_or_default();
     let results = Results {

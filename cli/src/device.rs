@@ -7,16 +7,16 @@ use jacobi_model::{Device, DeviceChoice};
 
 use crate::output;
 
-/// The device that `choice` selects for this process (one of several under a launcher). Prints once why a GPU that could
-/// be expected is not used.
+/// The device that `choice` selects for this process (one of several under a launcher). If it does
+/// not use a GPU that the machine has, prints the reason once.
 ///
 /// # Errors
 /// [`jacobi_model::DeviceError`] for a GPU that is not available.
 pub fn choose(choice: DeviceChoice) -> anyhow::Result<Device> {
-    static SAID: Once = Once::new();
+    static PRINTED: Once = Once::new();
     let chosen = choice.resolve(local_rank(|name| std::env::var(name).ok())?)?;
     if let Some(note) = chosen.note {
-        SAID.call_once(|| output::status(&note));
+        PRINTED.call_once(|| output::status(&note));
     }
     Ok(chosen.device)
 }

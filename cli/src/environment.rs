@@ -18,11 +18,11 @@ pub fn describe() -> Value {
     all
 }
 
-/// The entries that affect speed.
+/// The entries that affect speed, for comparing measurements.
 pub fn machine() -> Value {
-    const FASTNESS: [&str; 7] = ["build", "arch", "cpu", "cpus", "intra_op_threads", "libtorch", "gpus"];
+    const SPEED_ENTRIES: [&str; 7] = ["build", "arch", "cpu", "cpus", "intra_op_threads", "libtorch", "gpus"];
     let all = describe();
-    FASTNESS.iter().filter_map(|name| Some(((*name).to_owned(), all.get(*name)?.clone()))).collect()
+    SPEED_ENTRIES.iter().filter_map(|name| Some(((*name).to_owned(), all.get(*name)?.clone()))).collect()
 }
 
 fn cpu_model() -> Option<String> {

@@ -20,38 +20,38 @@ pub struct Interrupted(pub i32);
 
 /// Some ranks failed. They have printed their own errors.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}; the same command, with any number of ranks, goes on from the last checkpoint")]
+#[error("{0}; the same command, with any number of ranks, resumes from the last checkpoint")]
 pub struct RanksEnded(pub String);
 
 /// A response interrupted by signal `.0`; its beginning has been printed.
 #[derive(Debug, thiserror::Error)]
-#[error("broken off by {}", signal_name(*.0))]
-pub struct BrokenOff(pub i32);
+#[error("the response was interrupted by {}", signal_name(*.0))]
+pub struct ResponseInterrupted(pub i32);
 
-/// A measurement interrupted by signal `.0`; nothing is reported of an incomplete one.
+/// A measurement interrupted by signal `.0`; partial results are not reported.
 #[derive(Debug, thiserror::Error)]
 #[error("stopped by {}; the same command measures again from the beginning", signal_name(*.0))]
-pub struct Unmeasured(pub i32);
+pub struct MeasurementInterrupted(pub i32);
 
-impl From<Interrupted> for Unmeasured {
+impl From<Interrupted> for MeasurementInterrupted {
     fn from(interrupted: Interrupted) -> Self {
         Self(interrupted.0)
     }
 }
 
-impl From<Interrupted> for BrokenOff {
+impl From<Interrupted> for ResponseInterrupted {
     fn from(interrupted: Interrupted) -> Self {
         Self(interrupted.0)
     }
 }
 
-/// The signal that stopped the work, if one did. This is no failure and is printed without `error:`.
+/// The signal that stopped the work, if any. It is not an error and is printed without `error:`.
 pub fn signal(error: &anyhow::Error) -> Option<i32> {
     error.chain().find_map(|cause| {
         let interrupted = cause.downcast_ref().map(|Interrupted(number)| *number);
-        let broken_off = || cause.downcast_ref().map(|BrokenOff(number)| *number);
-        let unmeasured = || cause.downcast_ref().map(|Unmeasured(number)| *number);
-        interrupted.or_else(broken_off).or_else(unmeasured)
+        let response = || cause.downcast_ref().map(|ResponseInterrupted(number)| *number);
+        let measurement = || cause.downcast_ref().map(|MeasurementInterrupted(number)| *number);
+        interrupted.or_else(response).or_else(measurement)
     })
 }
 
@@ -99,8 +99,8 @@ mod tests {
             (EvalError::NoTasks.into(), 2),
             (Interrupted(2).into(), 130),
             (Interrupted(15).into(), 143),
-            (BrokenOff(2).into(), 130),
-            (Unmeasured(2).into(), 130),
+            (ResponseInterrupted(2).into(), 130),
+            (MeasurementInterrupted(2).into(), 130),
         ];
         for (error, expected) in rows {
             let wrapped = Err::<(), _>(error).context("while training").unwrap_err();

@@ -19,14 +19,14 @@ use crate::{environment, plan};
 const GENERATE: &str = include_str!("../../python/custom_generate/generate.py");
 const GENERATE_FILE: &str = "generate.py";
 
-/// Exports `checkpoint` to `output`: weights, config.json, generation_config.json, tokenizer files, and `custom_generate/`
-/// if wanted. The directory is written atomically and replaces an existing one.
+/// Exports `checkpoint` to `output`: weights, config.json, generation_config.json, tokenizer files, and and
+/// `custom_generate/` if wanted. The directory is written atomically and replaces an existing one.
 ///
 /// # Errors
 /// A checkpoint that does not load, or an output that cannot be written.
 pub fn export(checkpoint: &Path, output: &Path, custom_generate: bool) -> anyhow::Result<()> {
     let model = load(checkpoint, Dtype::Auto)?.transformer;
-    let partial = beside(output, "partial");
+    let partial = with_suffix(output, "partial");
     remove(&partial)?;
     fs_err::create_dir_all(&partial).with_context(|| {
         format!("cannot write into {}: give another --output", partial.parent().unwrap_or(output).display())
@@ -64,7 +64,7 @@ pub fn check_replaceable(output: &Path, checkpoint: &Path, overwrite: bool) -> a
     let shown = output.display();
     ensure!(
         output.join("config.json").is_file(),
-        "{shown} is there and holds no model: give another --output"
+        "{shown} exists and is not a model directory: give another --output"
     );
     // A missing checkpoint is reported elsewhere.
     let within = fs_err::canonicalize(checkpoint).is_ok_and(|checkpoint| {
@@ -87,7 +87,7 @@ pub fn write_card(
     results: Option<&Results>,
 ) -> anyhow::Result<()> {
     let digest = plan::digest_of_model(dir)?;
-    let results = results.filter(|results| measures(results, &digest));
+    let results = results.filter(|results| is_of_model(results, &digest));
     let base_dir = recipe.model_dir()?;
     let base_model = recipe.model.path.display().to_string();
     let on_hub = HubRepo::model(&recipe.model.path).filter(|_| !recipe.model.path.exists());
@@ -110,14 +110,14 @@ pub fn write_card(
     write_text(&dir.join("README.md"), &model_card(&card))
 }
 
-/// Whether a model with this digest is the trained one of `results`.
-fn measures(results: &Results, digest: &str) -> bool {
-    let says = |index: usize, name: &str, value: &str| {
+/// Whether the trained model of `results` has this digest.
+fn is_of_model(results: &Results, digest: &str) -> bool {
+    let has = |index: usize, name: &str, value: &str| {
         results.settings.get(&format!("models.{index}.{name}")) == Some(&*json!(value).to_string())
     };
     let mut models =
         (1..).take_while(|index| results.settings.get(&format!("models.{index}.files")).is_some());
-    models.any(|index| says(index, "role", ModelRole::Trained.as_str()) && says(index, "files", digest))
+    models.any(|index| has(index, "role", ModelRole::Trained.as_str()) && has(index, "files", digest))
 }
 
 /// The recommended decoder: from tuning; else the fastest one of the evaluation; else the one that training aimed at.
@@ -130,7 +130,7 @@ fn decoding(recipe: &Recipe, dir: &Path, results: Option<&Results>) -> anyhow::R
     {
         return Ok(tuned);
     }
-    // Of one task: speeds of different tasks are not comparable.
+    // Only rows of the first task: speeds of different tasks are not comparable.
     let rows = results.map_or(&[][..], |results| results.rows.as_slice());
     let first = rows.first().map(|row| row.task.as_str());
     let trained = |row: &&EvalRow| row.model_role == ModelRole::Trained && row.model == recipe.name;
@@ -139,8 +139,8 @@ fn decoding(recipe: &Recipe, dir: &Path, results: Option<&Results>) -> anyhow::R
         let speedup = |row: &EvalRow| row.speedup_over_ar.unwrap_or(0.0);
         speedup(a).total_cmp(&speedup(b))
     });
-    let best = fastest.map_or_else(|| untried(recipe), trial_of);
-    let here = || environment::describe().as_object().cloned().unwrap_or_default();
+    let best = fastest.map_or_else(|| default_trial(recipe), trial_of);
+    let this_machine = || environment::describe().as_object().cloned().unwrap_or_default();
     let tuned = Tuned {
         schema: TUNED_SCHEMA.to_owned(),
         best,
@@ -148,14 +148,14 @@ fn decoding(recipe: &Recipe, dir: &Path, results: Option<&Results>) -> anyhow::R
         dtype: fastest.map_or_else(String::new, |row| row.dtype.clone()),
         latency: Latency::default(),
         command: results.map_or_else(command_line, |results| results.command.clone()),
-        environment: results.map_or_else(here, |results| results.environment.clone()),
+        environment: results.map_or_else(this_machine, |results| results.environment.clone()),
     };
     write_text(&path, &(serde_json::to_string_pretty(&tuned)? + "\n"))?;
     Ok(tuned)
 }
 
 /// Jacobi decoding with the block size of the last round.
-fn untried(recipe: &Recipe) -> Trial {
+fn default_trial(recipe: &Recipe) -> Trial {
     let block_size =
         recipe.rounds.last().map_or(recipe.generate.block_size, |round| round.generate.block_size);
     trial_of(&EvalRow {
@@ -227,7 +227,7 @@ fn license_of(model_dir: &Path) -> Option<String> {
     Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|license| !license.is_empty())
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{suffix}"));
     path.with_file_name(name)

@@ -1,4 +1,4 @@
-//! `jacobi inspect`: recognises what a path holds and describes it as text.
+//! `jacobi inspect`: finds out what kind of file or directory a path is, and describes it as text.
 
 use std::path::{Path, PathBuf};
 
@@ -35,21 +35,22 @@ pub fn describe(path: &Path, view: &SampleView) -> anyhow::Result<String> {
     if path.join("config.toml").is_file() || path.join("round-1").is_dir() {
         return run::describe(path);
     }
-    let inside: Vec<String> = worth_a_look(path)?.iter().map(|inner| inner.display().to_string()).collect();
+    let inside: Vec<String> =
+        inspectable_parts(path)?.iter().map(|inner| inner.display().to_string()).collect();
     let hint = match (inside.as_slice(), path.parent().filter(|parent| parent.join("config.toml").is_file()))
     {
-        ([], Some(run)) => format!("; it lies in the run {}", run.display()),
+        ([], Some(run)) => format!("; it belongs to the run {}", run.display()),
         ([], None) => String::new(),
         (inside, _) => format!("; look into {}", inside.join(" or ")),
     };
     bail!(
-        "{} is no trajectories directory (manifest.json), no model (config.json) and no run (config.toml){hint}",
+        "{} is neither trajectories (manifest.json) nor a model (config.json) nor a run (config.toml){hint}",
         path.display()
     )
 }
 
-/// The parts of a run's folder that can be inspected: trajectories, those of ranks, checkpoints.
-fn worth_a_look(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// The subdirectories that can be inspected: trajectories, those of ranks, checkpoints.
+fn inspectable_parts(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs_err::read_dir(dir)? {
         let inner = entry?.path();

@@ -1,4 +1,4 @@
-//! An evaluation in its report directory: the settings it was started with, its samples so far, whether it is finished.
+//! The state of an evaluation in its report directory: its settings, the samples so far, whether it is finished.
 
 use std::path::{Path, PathBuf};
 
@@ -20,9 +20,9 @@ const LEDGER: &str = "eval.json";
 pub enum Replace {
     /// Nothing.
     Nothing,
-    /// What was measured under other settings.
+    /// Those with other settings.
     Others,
-    /// Whatever there is.
+    /// All.
     Everything,
 }
 
@@ -34,35 +34,35 @@ pub struct KeptEval {
 }
 
 impl KeptEval {
-    /// Opens the evaluation in `report`, and removes it first if `replace` says so.
+    /// Opens the evaluation in `report`. An earlier one is removed first if `replace` asks for it.
     ///
     /// # Errors
-    /// [`UsageError`] when it was measured under other settings and may not be removed.
+    /// [`UsageError`] when it has other settings and `replace` keeps it.
     pub fn open(report: &Path, settings: RecordedSettings, replace: Replace) -> anyhow::Result<Self> {
-        let look = || -> anyhow::Result<Self> {
+        let open = || -> anyhow::Result<Self> {
             let ledger = Ledger::open(report.join(LEDGER))?;
             Ok(Self { report: report.to_owned(), settings: settings.clone(), ledger })
         };
         if replace == Replace::Everything {
             remove(report)?;
         }
-        let kept = look()?;
+        let kept = open()?;
         let changes = kept.changes();
         if changes.is_empty() {
             return Ok(kept);
         }
         if replace == Replace::Others {
             remove(report)?;
-            return look();
+            return open();
         }
         Err(UsageError(format!(
-            "{} holds an evaluation under other settings:{changes}\ngive another --output, or --overwrite to measure again",
+            "{} holds an evaluation with other settings:{changes}\ngive another --output, or --overwrite to measure again",
             report.display()
         ))
         .into())
     }
 
-    /// The settings that differ from those of the samples that are there.
+    /// The settings that differ from those of the existing samples.
     fn changes(&self) -> Differences {
         match self.ledger.status(NAME) {
             _ if !self.samples().exists() => Differences::default(),
@@ -78,7 +78,7 @@ impl KeptEval {
     /// The results, if the evaluation is finished and no sample failed. Failed samples are tried again.
     ///
     /// # Errors
-    /// When a file that is there cannot be read.
+    /// When an existing file cannot be read.
     pub fn finished(&self) -> anyhow::Result<Option<(Results, Vec<EvalSample>)>> {
         if self.ledger.status(NAME) != Status::Finished || !self.report.join("results.json").exists() {
             return Ok(None);
@@ -94,7 +94,7 @@ impl KeptEval {
         self.report.join(SAMPLES)
     }
 
-    /// Everything that decides the samples.
+    /// The settings that decide the samples.
     pub fn settings(&self) -> &RecordedSettings {
         &self.settings
     }
@@ -108,7 +108,7 @@ impl KeptEval {
         self.ledger.start(NAME, &self.settings)
     }
 
-    /// Records that the report is there.
+    /// Records that the report is written.
     ///
     /// # Errors
     /// As [`KeptEval::start`].
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_is_continued_refused_or_removed() {
+    fn an_existing_evaluation_is_continued_refused_or_removed() {
         let dir = tempfile::tempdir().unwrap();
         let open = |seed: u64, replace| {
             let mut settings = RecordedSettings::default();

@@ -1,6 +1,6 @@
 //! Ranks as processes. `jacobi train --nproc N` starts the same command N times on this machine, gives the processes a
-//! store to meet at, and ends them together. It sets torchrun's environment variables, so a rank joins in the same way
-//! whoever started it.
+//! store for their rendezvous, and ends them together. It sets torchrun's environment variables, so a rank joins in the
+//! same way under torchrun, Slurm and this launcher.
 
 use std::ffi::OsString;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Set for the processes started here: they stop when their standard input closes.
 const LAUNCHED: &str = "JACOBI_LAUNCHED";
 
-/// Joins the group that the environment describes; without one, a group of this process alone.
+/// Joins the group that the environment describes; without a launcher, a group of this process only.
 ///
 /// # Errors
 /// [`jacobi_datasets::RankError`] for an incomplete environment; ranks that do not join within `timeout`;
@@ -30,7 +30,7 @@ pub fn join(choice: DeviceChoice, device: Device, timeout: Duration) -> anyhow::
     let Some(member) = membership()? else { return Ok(Ranks::alone()) };
     if matches!(choice, DeviceChoice::NumberedGpu(_)) && member.rank.world_size > 1 {
         let text = format!(
-            "model.device = \"{choice}\" is one GPU for {} ranks: \"cuda\" or \"auto\" gives each its own",
+            "model.device = \"{choice}\" is one GPU for {} ranks: \"cuda\" or \"auto\" gives each rank its own",
             member.rank.world_size
         );
         return Err(UsageError(text).into());
@@ -62,7 +62,7 @@ pub fn listen(ranks: &Ranks) -> std::io::Result<Stop> {
 }
 
 /// Reports `error` to the other ranks, and adds this rank's number to it.
-pub fn tell(ranks: &Ranks, error: anyhow::Error) -> anyhow::Error {
+pub fn report_failure(ranks: &Ranks, error: anyhow::Error) -> anyhow::Error {
     if ranks.world_size() == 1 || exit::signal(&error).is_some() {
         return error;
     }
@@ -76,18 +76,17 @@ pub fn tell(ranks: &Ranks, error: anyhow::Error) -> anyhow::Error {
 /// [`RanksEnded`] when one failed; [`exit::Interrupted`] after a signal; [`UsageError`] when started within a rank.
 pub fn train(count: usize, stop: &Stop) -> anyhow::Result<()> {
     if membership()?.is_some() {
-        let text =
-            "--nproc starts ranks, but this process is one already, by RANK or a Slurm step: leave it out";
+        let text = "--nproc starts ranks, but this process already is one (RANK or a Slurm step is set): leave it out";
         return Err(UsageError(text.to_owned()).into());
     }
-    let place = Rendezvous::open()?;
+    let rendezvous = Rendezvous::open()?;
     let program = std::env::current_exe().context("cannot find the program to start")?;
     let arguments = without_count(std::env::args_os().skip(1));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let start = |rank: usize| {
         let mut command = Command::new(&program);
         command.args(&arguments).stdin(Stdio::piped()).env(LAUNCHED, "1");
-        for (name, value) in place.variables(rank, count) {
+        for (name, value) in rendezvous.variables(rank, count) {
             command.env(name, value);
         }
         if std::env::var_os("OMP_NUM_THREADS").is_none() {
@@ -105,9 +104,9 @@ pub fn train(count: usize, stop: &Stop) -> anyhow::Result<()> {
     if ranks.ended.iter().all(|(_, end)| *end == End::Done) {
         return Ok(());
     }
-    let told = ranks.ended.iter().filter(|(_, end)| *end != End::Done);
-    let told = told.map(|(rank, end)| format!("rank {rank} of {count} {}", end.describe()));
-    Err(RanksEnded(told.collect::<Vec<_>>().join(", ")).into())
+    let failed = ranks.ended.iter().filter(|(_, end)| *end != End::Done);
+    let failed = failed.map(|(rank, end)| format!("rank {rank} of {count} {}", end.describe()));
+    Err(RanksEnded(failed.collect::<Vec<_>>().join(", ")).into())
 }
 
 /// The arguments without `--nproc N`.
@@ -130,8 +129,8 @@ enum End {
     Done,
     Failed(i32),
     Signal(i32),
-    /// Killed: it still ran some time after another rank had failed.
-    Removed,
+    /// It still ran some time after another rank had failed.
+    Killed,
 }
 
 impl End {
@@ -145,10 +144,10 @@ impl End {
 
     fn describe(self) -> String {
         match self {
-            Self::Done => "was done".into(),
+            Self::Done => "succeeded".into(),
             Self::Failed(code) => format!("ended with exit code {code}"),
             Self::Signal(number) => format!("was ended by {}", signal_name(number)),
-            Self::Removed => "did not end by itself".into(),
+            Self::Killed => "was killed, because it did not end after another rank had failed".into(),
         }
     }
 }
@@ -172,7 +171,7 @@ impl Running {
                 failed = Some(Instant::now());
             }
             if failed.is_some_and(|since| since.elapsed() > GRACE) {
-                self.remove();
+                self.kill_all();
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -191,17 +190,17 @@ impl Running {
         Ok(())
     }
 
-    fn remove(&mut self) {
+    fn kill_all(&mut self) {
         for (rank, mut child) in std::mem::take(&mut self.running) {
             let _ = child.kill().and_then(|()| child.wait());
-            self.ended.push((rank, End::Removed));
+            self.ended.push((rank, End::Killed));
         }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.remove();
+        self.kill_all();
     }
 }
 

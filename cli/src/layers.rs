@@ -41,8 +41,8 @@ pub enum ConfigError {
 
 /// Reads `file`, applies `assignments`, and fills every round from the base sections.
 ///
-/// `T` is the recipe; it must refuse unknown keys. The table returned is one that `T` accepts, with at least one entry
-/// in `rounds`. A flag on one of their sections wins over the rounds of the file; `rounds.2.train.*` names one round.
+/// `T` is the recipe; it must refuse unknown keys. `T` accepts the returned table, which has at least one entry
+/// in `rounds`. A flag on a base section also overrides the rounds of the file; `rounds.2.train.*` sets one round only.
 ///
 /// # Errors
 /// See [`ConfigError`].
@@ -82,7 +82,7 @@ fn apply_flag<T: DeserializeOwned>(table: &mut Table, assignment: &str) -> Resul
     for value in readings(text.trim()) {
         let mut candidate = table.clone();
         if ROUND_SECTIONS.contains(&path[0]) {
-            forget_in_rounds(&mut candidate, &path);
+            remove_from_rounds(&mut candidate, &path);
         }
         assign(&mut candidate, &path, value).map_err(&refuse)?;
         match T::deserialize(candidate.clone()) {
@@ -143,7 +143,7 @@ fn rounds_of(table: &mut Table) -> impl Iterator<Item = &mut Table> {
         .filter_map(Value::as_table_mut)
 }
 
-fn forget_in_rounds(table: &mut Table, path: &[&str]) {
+fn remove_from_rounds(table: &mut Table, path: &[&str]) {
     for round in rounds_of(table) {
         if let (Some(Value::Table(section)), Some(&key)) = (round.get_mut(path[0]), path.get(1)) {
             section.remove(key);

@@ -1,4 +1,4 @@
-//! The command line: parses, calls one function of the house, prints. Holds no tensors and no algorithm.
+//! The command line: parses arguments, calls one library function, prints the result. Holds no tensors and no algorithm.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -66,15 +66,15 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Parses `arguments` (the program's name first), does what they say, and returns the exit code: 0; 1 when the world
-/// is in the way; 2 for a command line or config that is wrong; 128+n after signal n.
+/// Parses `arguments` (the program's name first), does what they say, and returns the exit code: 0; 1 for a
+/// runtime failure; 2 for a wrong command line or config; 128+n after signal n.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(answer) => {
-            // Help and version are answers too; only a reader that went away can fail here.
-            let _ = answer.print();
-            return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
+        Err(outcome) => {
+            // Prints an error, or the text of --help and --version. It fails only if the reader has closed the pipe.
+            let _ = outcome.print();
+            return ExitCode::from(u8::try_from(outcome.exit_code()).unwrap_or(2));
         }
     };
     jacobi_datasets::hub::on_transfer(progress::show_transfer);

@@ -34,7 +34,7 @@ pub fn run(recipe: &Recipe, overwrite: bool, stop: &Stop) -> anyhow::Result<Stri
     let mut ledger = open_ledger(&run, overwrite)?;
     if let Some((first, changes)) = first_changed(&stages, &ledger) {
         if !overwrite {
-            return Err(changed(&run, &stages[first].name, &changes).into());
+            return Err(changed_error(&run, &stages[first].name, &changes).into());
         }
         discard(&stages[first..], &stages[..first], &mut ledger)?;
     }
@@ -68,7 +68,7 @@ pub fn describe(recipe: &Recipe) -> anyhow::Result<String> {
     let mut text = format!("run {} in {}\n", recipe.name, run.root().display());
     let void = first_changed(&stages, &ledger);
     if let Some((first, changes)) = &void {
-        text += &format!("{}\n", changed(&run, &stages[*first].name, changes));
+        text += &format!("{}\n", changed_error(&run, &stages[*first].name, changes));
     }
     for (index, stage) in stages.iter().enumerate() {
         let state = match ledger.status(&stage.name) {
@@ -96,29 +96,29 @@ fn open_ledger(run: &RunDir, overwrite: bool) -> anyhow::Result<Ledger> {
 }
 
 fn is_done(stage: &Stage, ledger: &Ledger) -> bool {
-    let whole = |output: &PathBuf| match stage.work {
-        // A damaged shard may have been deleted to have its rows generated again.
+    let is_complete = |output: &PathBuf| match stage.work {
+        // The user may have deleted a damaged shard, so that its rows are generated again.
         Work::Generate(_) => matches!(
             Manifest::load(output),
             Ok(Some(manifest)) if manifest.shards.iter().all(|shard| output.join(&shard.file).exists())
         ),
         Work::Train(_) | Work::Export | Work::Eval => output.exists(),
     };
-    ledger.status(&stage.name) == Status::Finished && stage.outputs.iter().all(whole)
+    ledger.status(&stage.name) == Status::Finished && stage.outputs.iter().all(is_complete)
 }
 
-/// The first stage that has results of other settings, and how the settings differ.
+/// The first stage whose results were made with other settings, and how the settings differ.
 fn first_changed(stages: &[Stage], ledger: &Ledger) -> Option<(usize, Differences)> {
-    let changes = |stage: &Stage| match made(stage) {
+    let changes = |stage: &Stage| match has_results(stage) {
         true => ledger.changes(&stage.name, &stage.settings),
         false => Differences::default(),
     };
     stages.iter().map(changes).enumerate().find(|(_, changes)| !changes.is_empty())
 }
 
-/// Whether a stage has results to protect. A generation without rows has none, so that a prompt file without usable rows
-/// can be mended and run again.
-fn made(stage: &Stage) -> bool {
+/// Whether a stage has results to protect. Trajectories without rows do not count, so that a prompt file without usable
+/// rows can be corrected and the run started again.
+fn has_results(stage: &Stage) -> bool {
     let counts = |output: &PathBuf| match stage.work {
         Work::Generate(_) => Manifest::load(output)
             .map_or(true, |manifest| manifest.is_some_and(|manifest| !manifest.shards.is_empty())),
@@ -127,22 +127,23 @@ fn made(stage: &Stage) -> bool {
     stage.outputs.iter().any(counts)
 }
 
-fn changed(run: &RunDir, stage: &str, changes: &Differences) -> UsageError {
+fn changed_error(run: &RunDir, stage: &str, changes: &Differences) -> UsageError {
     UsageError(format!(
         "{} was made with other settings, from stage {stage} on:{changes}\nset another output_dir, or give --overwrite \
-         to remove what those stages made and make it again",
+         to remove the results of those stages and repeat them",
         run.root().display()
     ))
 }
 
-/// Removes the results of the stages `void`, then their records, so that a run killed in between still knows that they
-/// are void. Trajectories of the first void stage stay: generation keeps the rows that match the new settings.
+/// Removes the results of the stages `void`, then their records, so that a run killed in between still finds
+/// them void. Trajectories of the first void stage stay: generation keeps the rows that match the new settings.
 fn discard(void: &[Stage], kept: &[Stage], ledger: &mut Ledger) -> anyhow::Result<()> {
-    let sorts_out = |(at, stage): &(usize, &Stage)| *at == 0 && matches!(stage.work, Work::Generate(_));
-    let removed = void.iter().enumerate().filter(|stage| !sorts_out(stage));
+    let keeps_matching_rows =
+        |(at, stage): &(usize, &Stage)| *at == 0 && matches!(stage.work, Work::Generate(_));
+    let removed = void.iter().enumerate().filter(|stage| !keeps_matching_rows(stage));
     for path in removed.flat_map(|(_, stage)| &stage.outputs) {
         if path.is_dir() {
-            // Rename first: a half-deleted directory must not look like a whole one.
+            // Rename first: a half-deleted directory must not look complete.
             let doomed = path.with_extension("discarded");
             if doomed.exists() {
                 fs_err::remove_dir_all(&doomed)?;

@@ -1,4 +1,4 @@
-//! The stages of a run, planned before anything is done: the settings, the outputs and the amount of work of each.
+//! The stages of a run, planned before the first one starts: the settings, the outputs and the amount of work of each.
 
 use std::path::{Path, PathBuf};
 
@@ -35,22 +35,22 @@ pub struct Stage {
     pub work: Work,
     /// Its name in the ledger and on the terminal.
     pub name: String,
-    /// What decides its result, besides the settings of the stages before it.
+    /// The settings that decide its result, besides those of the stages before it.
     pub settings: RecordedSettings,
-    /// What it makes. When any of it is missing, the stage runs again.
+    /// Its output files and directories. If one is missing, the stage runs again.
     pub outputs: Vec<PathBuf>,
     /// How much there is to do, in words.
     pub summary: String,
 }
 
-/// Plans the run of `recipe`, looking at every file it will read, so that a missing one is found before hours of work.
+/// Plans the run of `recipe` and checks every file that it will read, so that errors appear before hours of work.
 ///
 /// # Errors
 /// A model directory or prompt file that is missing or unusable.
 pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
     let model = recipe.model_dir()?;
     if recipe.model.init == Init::Random {
-        let message = "model.init = \"random\" has no answers to make trajectories from: train the model with `jacobi train` first";
+        let message = "model.init = \"random\": an untrained model gives no useful trajectories; train it with `jacobi train` first";
         return Err(UsageError(message.into()).into());
     }
     Architecture::from_dir(&model)?;
@@ -120,7 +120,7 @@ fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
     for (index, task) in (1..).zip(recipe.eval.measured()?) {
         let counted = count(&task.prompts).with_context(|| match index > before_tasks {
             true => format!(
-                "no questions for {}: where you have them give --set eval.tasks.{}.path=FILE, or measure on other prompts \
+                "no questions for {}: give a file with --set eval.tasks.{}.path=FILE, or measure on other prompts \
                  with --set eval.tasks=[] --set eval.prompts.path=FILE",
                 task.name,
                 index - before_tasks
@@ -144,16 +144,16 @@ fn question_settings(recipe: &Recipe) -> anyhow::Result<RecordedSettings> {
     let mut settings = recipe.eval.deciding();
     for task in recipe.eval.measured()? {
         let key = format!("eval.questions.{}", task.name);
-        let unread = || format!("cannot read the questions of task \"{}\"", task.name);
-        settings.set(&key, digest(&task.prompts).with_context(unread)?);
+        let unreadable = || format!("cannot read the questions of task \"{}\"", task.name);
+        settings.set(&key, digest(&task.prompts).with_context(unreadable)?);
         settings.set(&format!("{key}.version"), task.version);
         settings.set(&format!("{key}.task"), digest_of_task(&task)?);
     }
     Ok(settings)
 }
 
-/// Everything that decides the samples of an evaluation. The machine and the version of jacobi belong to it: figures of
-/// two machines, or of two versions, are not one evaluation.
+/// The settings that decide the samples of an evaluation, with the machine and the version of jacobi: figures of two
+/// machines or versions must not be mixed.
 ///
 /// # Errors
 /// A model directory or prompt file that cannot be read.
@@ -179,25 +179,25 @@ pub fn questions_of(task: &Task, prompts: Counted) -> String {
     format!("{name} ({prompts}, at most {tokens} new tokens)")
 }
 
-/// Optimizer steps over `samples` samples; long ones are left out later, so this is the most.
+/// The maximum number of optimizer steps over `samples` samples. Samples that are too long are left out later.
 pub fn steps(train: &TrainConfig, samples: usize) -> usize {
     let trained = samples.saturating_sub(train.held_out_samples());
     train.max_steps.unwrap_or(train.epochs * trained.div_ceil(train.batch_size))
 }
 
-/// How many prompts a file gives.
+/// The number of prompts in a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
     /// Rows that are prompts.
     pub usable: usize,
-    /// Rows that are not.
+    /// Malformed rows.
     pub bad: usize,
 }
 
 impl std::fmt::Display for Counted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} prompts", self.usable)?;
-        if self.bad > 0 { write!(f, " ({} unreadable rows beside)", self.bad) } else { Ok(()) }
+        if self.bad > 0 { write!(f, " ({} unreadable rows skipped)", self.bad) } else { Ok(()) }
     }
 }
 
@@ -216,7 +216,7 @@ pub fn count(config: &PromptsConfig) -> anyhow::Result<Counted> {
     Ok(counted)
 }
 
-/// A size as people say it: `512 B`, `3.4 MB`.
+/// A size with its unit: `512 B`, `3.4 MB`.
 pub fn bytes(count: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
     let mut value = count as f64;
@@ -237,15 +237,15 @@ fn digest(prompts: &PromptsConfig) -> anyhow::Result<String> {
     Ok(hasher.finalize().to_hex()[..16].to_owned())
 }
 
-/// The first 16 hex digits of the BLAKE3 of a task: one may be edited without a new version. The path of its questions is
-/// left out; their content is in [`digest`].
+/// The first 16 hex digits of the BLAKE3 of a task, since a task can be edited without a new version. The path of its
+/// questions is left out; their content is in [`digest`].
 fn digest_of_task(task: &Task) -> anyhow::Result<String> {
     let prompts = PromptsConfig { path: PathBuf::new(), ..task.prompts.clone() };
     let text = serde_json::to_string(&Task { prompts, ..task.clone() })?;
     Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
 }
 
-/// One digest of a model directory: shape, weights, tokenizer.
+/// A digest of a model directory: config, weights, tokenizer.
 ///
 /// # Errors
 /// When a file of it cannot be read.
@@ -254,7 +254,7 @@ pub fn digest_of_model(dir: &Path) -> anyhow::Result<String> {
     for entry in fs_err::read_dir(dir)? {
         let path = entry?.path();
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        // What was tuned decides speed alone.
+        // The tuned decoder affects speed only.
         let tuned = path.file_name().is_some_and(|name| name == TUNED_FILE);
         if ["safetensors", "json", "jinja"].contains(&extension) && path.is_file() && !tuned {
             files.push(path);

@@ -94,7 +94,7 @@ impl Progress {
 }
 
 impl Drop for Progress {
-    /// After an error the bar must not cover the message.
+    /// Removes the bar, so that it does not cover an error message.
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

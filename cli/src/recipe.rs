@@ -1,4 +1,4 @@
-//! The recipe: one TOML schema for all verbs. Each section's struct lives in the crate that obeys it.
+//! The recipe: one TOML schema for all verbs. Each section's struct is in the crate that uses it.
 
 use std::path::{Path, PathBuf};
 
@@ -15,13 +15,13 @@ use crate::exit::UsageError;
 use crate::layers::{self, ConfigError};
 use crate::schema;
 
-/// Everything a run is told.
+/// All settings of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
     /// Name of the run and of the model it makes. Default: the name of the config file.
     pub name: String,
-    /// Directory for everything that is written. Default: `runs/NAME`.
+    /// Directory of all output files. Default: `runs/NAME`.
     pub output_dir: PathBuf,
     /// Seed of block starts, data order and random schedules.
     pub seed: u64,
@@ -63,7 +63,7 @@ impl Section for ModelSection {
     ];
 }
 
-/// One round: what `[prompts]`, `[generate]` and `[train]` are in it.
+/// The sections `[prompts]`, `[generate]` and `[train]` of one round.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Round {
@@ -75,7 +75,7 @@ pub struct Round {
     pub train: TrainConfig,
 }
 
-/// The options by which every verb that works from a recipe is told which.
+/// The options that select a recipe, for every verb that needs one.
 #[derive(Debug, clap::Args)]
 pub struct RecipeArgs {
     /// The recipe, a TOML file; `jacobi config schema` describes it
@@ -97,10 +97,10 @@ impl RecipeArgs {
 }
 
 impl Recipe {
-    /// Reads `file`, lays `--set` assignments over it, and checks every value that can be checked without the world.
+    /// Reads `file`, applies `--set` assignments, and checks every value that can be checked without other files.
     ///
     /// # Errors
-    /// [`ConfigError`] for what cannot be read, [`UsageError`] for values that no run can have.
+    /// [`ConfigError`] if the recipe cannot be read, [`UsageError`] for invalid values.
     pub fn load(file: &Path, assignments: &[String]) -> anyhow::Result<Self> {
         let table = layers::load::<Self>(file, assignments)?;
         let mut recipe: Self = table.try_into().map_err(|error: toml::de::Error| ConfigError::File {
@@ -134,7 +134,7 @@ impl Recipe {
         let answers = prompts.answer_column.is_some() || prompts.answer_template.is_some();
         if scores && !prompts.path.as_os_str().is_empty() && !answers {
             return Err(UsageError(format!(
-                "eval.task = \"{}\" compares with right answers: set eval.prompts.answer_column to the column that has them",
+                "eval.task = \"{}\" compares with right answers: set eval.prompts.answer_column to their column",
                 self.eval.task
             )));
         }
@@ -144,26 +144,29 @@ impl Recipe {
         }
     }
 
-    /// What the recipe still lacks for some verbs, a line each.
+    /// Settings that some verbs need and this recipe lacks, a message each.
     ///
     /// # Errors
-    /// [`UsageError`] when it is of no use to any of them.
-    pub fn lacks(&self) -> Result<Vec<String>, UsageError> {
+    /// [`UsageError`] when no verb can use the recipe.
+    pub fn missing_settings(&self) -> Result<Vec<String>, UsageError> {
         self.model_path()?;
         let no_prompts = self.rounds.iter().any(|round| round.prompts.path.as_os_str().is_empty());
         match (no_prompts, self.eval.prompts.path.as_os_str().is_empty() && self.eval.tasks.is_empty()) {
             (true, true) => Err(UsageError(
-                "neither prompts.path nor eval.prompts.path is set: there is nothing to work on".into(),
+                "neither prompts.path nor eval.prompts.path is set: no verb can use this recipe".into(),
             )),
-            (true, false) => Ok(vec!["without prompts.path it is of use to `eval` and `tune` alone".into()]),
-            (false, true) => {
-                Ok(vec!["without eval.prompts.path or [[eval.tasks]] `run` and `eval` refuse it".into()])
+            (true, false) => {
+                Ok(vec!["prompts.path is not set: only `eval` and `tune` can use this recipe".into()])
             }
+            (false, true) => Ok(vec![
+                "neither eval.prompts.path nor [[eval.tasks]] is set: `run` and `eval` refuse this recipe"
+                    .into(),
+            ]),
             (false, false) => Ok(Vec::new()),
         }
     }
 
-    /// The recipe as TOML: what was resolved, defaults included.
+    /// The resolved recipe as TOML, defaults included.
     pub fn to_toml(&self) -> String {
         let mut shown = self.clone();
         shown.eval.decoders.iter_mut().for_each(|decoder| *decoder = decoder.resolved());
@@ -176,7 +179,7 @@ impl Recipe {
         schema::of::<Self>()
     }
 
-    /// `model.path`, which most verbs cannot do without.
+    /// `model.path`, which most verbs need.
     ///
     /// # Errors
     /// [`UsageError`] when it is not set.
@@ -192,7 +195,7 @@ impl Recipe {
     /// The directory of the base model, downloaded if `model.path` names one of the hub.
     ///
     /// # Errors
-    /// [`UsageError`] when it is not set; what keeps it from arriving.
+    /// [`UsageError`] when it is not set; a download that fails.
     pub fn model_dir(&self) -> anyhow::Result<PathBuf> {
         Ok(hub::model_dir(self.model_path()?)?)
     }

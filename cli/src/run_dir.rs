@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use jacobi_datasets::write_atomic;
 
-/// Names inside a run directory.
+/// The paths inside a run directory.
 #[derive(Clone, Debug)]
 pub struct RunDir {
     root: PathBuf,
@@ -65,7 +65,7 @@ impl RunDir {
         self.root.join("report")
     }
 
-    /// The report on training alone.
+    /// The report on training without an evaluation.
     pub fn training(&self) -> PathBuf {
         self.root.join("training")
     }
@@ -175,7 +175,7 @@ pub fn command_line() -> String {
     };
     let mut words: Vec<String> =
         std::env::args_os().map(|word| quote(word.to_string_lossy().into_owned())).collect();
-    // The bare name: what the user would type again, whatever path started it.
+    // The bare name, whatever path started the program: this is what the user would type again.
     if let Some(program) = words.first_mut() {
         *program = "jacobi".into();
     }

@@ -1,4 +1,4 @@
-//! JSON Schemas of what the TOML files say, for editors, from the structs that read them.
+//! JSON Schemas of the TOML files, for editors, derived from the structs that read them.
 
 use schemars::JsonSchema;
 use schemars::Schema;
@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use serde_json::Value;
 
-/// The JSON Schema of `T`, every section in its place.
+/// The JSON Schema of `T`, with all sections inline.
 pub fn of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let generator = settings.with_transform(RecursiveTransform(for_toml)).into_generator();

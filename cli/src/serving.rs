@@ -38,7 +38,7 @@ use request::{ApiRequest, Prompt};
 pub struct Serving {
     /// The name that clients know the model by.
     pub model: String,
-    /// The decoder's name for people.
+    /// The decoder's display name.
     pub label: String,
     /// The decoder's settings.
     pub decoder: Value,
@@ -90,22 +90,20 @@ pub fn router(
     guarded
         .route("/", get(|| async { Html(include_str!("serving/page.html")) }))
         .route("/health", get(health))
-        .fallback(|| async {
-            ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address")
-        })
+        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such endpoint") })
         .method_not_allowed_fallback(|| async {
             ApiError::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
-                "this address takes another method",
+                "this endpoint does not accept this method",
             )
         })
         .layer(DefaultBodyLimit::max(max_body))
         .with_state(app)
 }
 
-/// Checks the API key. A server on a loopback address without a key answers this machine only: it refuses what a foreign
-/// web page could make a browser send, which has that page's Host header or a body that is not declared as JSON.
+/// Checks the API key. A server on a loopback address without a key answers this machine only: it refuses the requests
+/// that a foreign web page could make a browser send: with that page's Host header, or a body not declared as JSON.
 async fn admit(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -113,12 +111,12 @@ async fn admit(
     next: Next,
 ) -> Response {
     let header = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let shown = header(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
-    // Hashes are compared in constant time, so that how long it takes tells nothing of the key.
+    let given = header(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+    // Hashes are compared in constant time, so that the response time reveals nothing about the key.
     let hash = |key: &str| blake3::hash(key.as_bytes());
     let is_json = header(header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
     let refusal = match &app.serving.api_key {
-        Some(key) if shown.is_none_or(|shown| hash(shown) != hash(key)) => Some((
+        Some(key) if given.is_none_or(|given| hash(given) != hash(key)) => Some((
             StatusCode::UNAUTHORIZED,
             "invalid_api_key",
             "the API key is missing or wrong: send it as `Authorization: Bearer KEY`",
@@ -126,7 +124,7 @@ async fn admit(
         None if app.serving.is_local && !header(header::HOST).is_some_and(is_local_host) => Some((
             StatusCode::FORBIDDEN,
             "foreign_host",
-            "without an API key this server answers on localhost alone: start it with --api-key",
+            "without an API key this server answers requests to localhost only: start it with --api-key",
         )),
         _ if request.method() == Method::POST && !is_json => Some((
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -150,7 +148,7 @@ fn is_local_host(host: &str) -> bool {
 async fn health(State(app): State<Arc<App>>) -> Response {
     match app.engine.is_alive() {
         true => Json(json!({"status": "ok"})).into_response(),
-        false => ApiError::engine_gone().into_response(),
+        false => ApiError::engine_stopped().into_response(),
     }
 }
 
@@ -181,7 +179,7 @@ impl App {
         let asked = ApiRequest::read(&body, is_chat, serial ^ self.started.rotate_left(32))?;
         let served = &self.serving.model;
         if let Some(model) = asked.model.as_ref().filter(|model| *model != served) {
-            let message = format!("the model {model} is not served here; {served} is");
+            let message = format!("the model {model} is not available; this server has {served}");
             return Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message));
         }
         let app = self.clone();
@@ -191,7 +189,7 @@ impl App {
                 asked.prompts.iter().map(|prompt| app.encode(prompt)).collect::<Result<Vec<_>, _>>();
             prompts.map(|prompts| (asked, prompts))
         });
-        let (asked, prompts) = encoded.await.map_err(|_| ApiError::engine_gone())??;
+        let (asked, prompts) = encoded.await.map_err(|_| ApiError::engine_stopped())??;
         let reply = self.submit(&asked, prompts, is_chat, serial)?;
         let Some(extras) = asked.stream else {
             return Ok(Json(reply.whole().await?).into_response());
@@ -221,23 +219,23 @@ impl App {
         let most = self.serving.room.slots + self.serving.max_queue;
         if requests.len() > most {
             let message =
-                format!("{} answers are asked for; this server takes {most} at once", requests.len());
+                format!("{} answers were requested; this server accepts {most} at once", requests.len());
             return Err(ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", message));
         }
         let waiting = self.metrics.queue.get();
         let all = self.metrics.running.get() + waiting + requests.len();
         if all > most {
-            let message = format!("{waiting} answers wait already: try again later");
+            let message = format!("{waiting} answers are already waiting: try again later");
             return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message));
         }
         let (events, receiver) = tokio::sync::mpsc::unbounded_channel();
-        let mut all_gone = Vec::new();
+        let mut cancel_flags = Vec::new();
         for (choice, request) in requests.into_iter().enumerate() {
-            let gone = Arc::new(AtomicBool::new(false));
-            all_gone.push(gone.clone());
+            let cancelled = Arc::new(AtomicBool::new(false));
+            cancel_flags.push(cancelled.clone());
             self.metrics.queue.add(1);
-            if !self.engine.submit(Job { request, choice, events: events.clone(), gone }) {
-                return Err(ApiError::engine_gone());
+            if !self.engine.submit(Job { request, choice, events: events.clone(), cancelled }) {
+                return Err(ApiError::engine_stopped());
             }
         }
         let prefix = if is_chat { "chatcmpl" } else { "cmpl" };
@@ -247,7 +245,7 @@ impl App {
             model: self.serving.model.clone(),
             is_chat,
         };
-        Ok(Reply::new(head, receiver, all_gone, (self.tokenizer, &asked.stops), prompt_tokens))
+        Ok(Reply::new(head, receiver, cancel_flags, (self.tokenizer, &asked.stops), prompt_tokens))
     }
 
     fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, ApiError> {
@@ -261,9 +259,7 @@ impl App {
         };
         let vocabulary = self.serving.vocabulary;
         if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
-            return Err(bad(format!(
-                "the prompt has the token id {id}; the model knows those below {vocabulary}"
-            )));
+            return Err(bad(format!("the prompt has the token id {id}; ids must be below {vocabulary}")));
         }
         match ids.len() {
             0 => Err(bad("the prompt is empty".to_owned())),
@@ -276,13 +272,13 @@ impl App {
         let left = context.saturating_sub(prompt.len());
         let max_new_tokens = asked.max_tokens.unwrap_or(left);
         if left == 0 || max_new_tokens > left {
-            let way_out = match left {
+            let remedy = match left {
                 0 => "shorten the prompt".to_owned(),
                 _ => format!("max_tokens can be at most {left}"),
             };
             let message = format!(
-                "the prompt has {} tokens and {max_new_tokens} may follow, more than the {context} there is room \
-                 for: {way_out}",
+                "the prompt has {} tokens and asks for up to {max_new_tokens} new ones, but the context holds {context}: \
+                 {remedy}",
                 prompt.len()
             );
             return Err(ApiError::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message));

@@ -31,7 +31,7 @@ impl Stop {
                 // On a terminal the cursor is behind a progress bar and an echoed ^C.
                 let start = if io::stderr().is_terminal() { "\n" } else { "" };
                 output::status(&format!(
-                    "{start}{name}: stopping at the next safe point; once more stops at once"
+                    "{start}{name}: stopping at the next safe point; a second signal ends the process at once"
                 ));
             }
         });
@@ -53,7 +53,8 @@ impl Stop {
         Ok(stop)
     }
 
-    /// From here on the end of standard input asks to stop as SIGTERM does. The launcher closes it, or its death does.
+    /// From now on the end of standard input is a request to stop, like SIGTERM. The launcher closes this pipe, and so does
+    /// the system if the launcher dies.
     pub fn follow_launcher(&self) {
         let (requested, signal) = (Arc::clone(&self.requested), Arc::clone(&self.signal));
         std::thread::spawn(move || {
@@ -63,7 +64,7 @@ impl Stop {
         });
     }
 
-    /// Runs `wait`; meanwhile the first signal ends the process. For moments in which nothing can be lost.
+    /// Runs `wait`; meanwhile the first signal already ends the process. For waits in which no work can be lost.
     ///
     /// # Errors
     /// As [`Stop::check`], without waiting.

@@ -26,7 +26,7 @@ use crate::{device, output, plan};
 pub struct GenerateOptions {
     /// This process's share of the prompts; `None` takes all.
     pub rank: Option<Rank>,
-    /// Remove what another run left in the output.
+    /// Remove results of other settings from the output.
     pub overwrite: bool,
 }
 
@@ -75,12 +75,12 @@ pub fn generate(job: &GenerateJob, stop: &Stop) -> anyhow::Result<Manifest> {
         stop.check()?;
     }
     let manifest = outcome.manifest;
-    progress.finish(&outcome_of(&manifest, &job.directory()));
+    progress.finish(&generation_summary(&manifest, &job.directory()));
     Ok(manifest)
 }
 
-/// How many prompts were written, skipped and failed, with the rules that skipped them.
-fn outcome_of(manifest: &Manifest, dir: &Path) -> String {
+/// The numbers of prompts written, skipped and failed, with the rules that skipped them.
+fn generation_summary(manifest: &Manifest, dir: &Path) -> String {
     let mut summary = format!("{} trajectories of {} prompts", manifest.written, manifest.input);
     if manifest.written < manifest.input {
         let rules: Vec<String> =
@@ -95,7 +95,7 @@ fn outcome_of(manifest: &Manifest, dir: &Path) -> String {
         );
     }
     if let Some(blocks) = manifest.counts.get("disagreeing_blocks") {
-        summary += &format!("; {blocks} blocks of the given responses are not what the model gives");
+        summary += &format!("; {blocks} blocks of the given responses differ from the model's output");
     }
     summary
 }
@@ -110,7 +110,7 @@ pub struct TrainStage<'a> {
     pub data: TrainData,
     /// The directory of the round.
     pub output: &'a Path,
-    /// Remove what another run left there.
+    /// Remove results of other settings from it.
     pub overwrite: bool,
     /// The device.
     pub device: Device,
@@ -200,8 +200,8 @@ pub struct EvalOptions<'a> {
     pub replace: Replace,
 }
 
-/// Measures models and writes the report. Results of the same evaluation in the report directory are kept: a killed
-/// evaluation resumes, and a finished one only rewrites its report.
+/// Measures models and writes the report. Results with the same settings are kept: a killed evaluation
+/// resumes, and a finished one only rewrites its report.
 ///
 /// # Errors
 /// From evaluating and writing; [`crate::exit::UsageError`] when the results there have other settings and `replace`
@@ -212,11 +212,11 @@ pub fn eval(recipe: &Recipe, options: EvalOptions, stop: &Stop) -> anyhow::Resul
     if let Some((results, samples)) = kept.finished()? {
         write_report(report, &results, &samples, training)?;
         output::status(&format!(
-            "eval: measured before, the report in {} is written anew; --overwrite measures again",
+            "eval: measured before, the report in {} is rewritten; --overwrite measures again",
             report.display()
         ));
         for decoder in recipe.eval.unmeasured(models, &results.rows)? {
-            output::status(&format!("eval: {decoder} is not among what was measured"));
+            output::status(&format!("eval: {decoder} was not measured"));
         }
         return Ok(results.rows);
     }
@@ -239,7 +239,7 @@ pub fn eval(recipe: &Recipe, options: EvalOptions, stop: &Stop) -> anyhow::Resul
     for line in outcome.left_out.iter().map(ToString::to_string).chain(outcome.warnings.iter().cloned()) {
         output::status(&format!("eval: {line}"));
     }
-    say_failed(&outcome.samples);
+    report_failed_samples(&outcome.samples);
     if let Some(isolation) = outcome.isolation {
         progress.say(&format!("generated programs were isolated by {isolation}"));
     }
@@ -286,7 +286,7 @@ fn describe_eval(now: &EvalProgress) -> String {
 }
 
 /// Reports samples without a response.
-fn say_failed(samples: &[EvalSample]) {
+fn report_failed_samples(samples: &[EvalSample]) {
     let failed: Vec<&EvalSample> = samples.iter().filter(|sample| sample.error.is_some()).collect();
     if let Some(first) = failed.first() {
         let reason = first.error.as_deref().unwrap_or_default();
@@ -318,7 +318,7 @@ fn results_of(text: &str) -> anyhow::Result<Results> {
 }
 
 /// Reports rows of a prompt file that could not be used.
-pub fn say_left_out(verb: &str, bad_rows: &[BadRow]) {
+pub fn report_bad_rows(verb: &str, bad_rows: &[BadRow]) {
     if let Some(bad) = bad_rows.first() {
         let count = bad_rows.len();
         output::status(&format!("{verb}: {count} malformed prompts left out; the first, {bad}"));

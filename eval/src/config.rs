@@ -20,23 +20,22 @@ pub struct EvalConfig {
     /// `answer_template`.
     pub prompts: PromptsConfig,
     /// How answers to your own prompts are read and scored: the name of a task or its file, or `"none"` to
-    /// measure speed alone.
+    /// measure speed only.
     pub task: String,
-    /// Most tokens of a response to your own prompts, EOS included.
+    /// Maximum tokens of a response to your own prompts, EOS included.
     pub max_new_tokens: usize,
     /// `[[eval.tasks]]`: tasks with their own questions, wording and length, measured besides your own prompts
     /// or instead.
     pub tasks: Vec<TaskConfig>,
-    /// `[eval.sandbox]`: where programs that a model wrote are run.
+    /// `[eval.sandbox]`: how generated programs are run.
     pub sandbox: SandboxConfig,
     /// `[[eval.decoders]]`: the decoders to compare. The autoregressive one is always measured.
     pub decoders: Vec<DecoderConfig>,
-    /// Whether a model with a `jacobi.json` beside it is also measured with the decoder in that file.
+    /// Whether a model with a `jacobi.json` in its directory is also measured with the decoder in that file.
     pub tuned: bool,
-    /// Prompts that every decoder decodes before the clock starts: the first ones of the file. They are not
-    /// counted.
+    /// Prompts that every decoder decodes as a warm-up, untimed: the first ones of the file.
     pub warmup: usize,
-    /// Prompts decoded once more at the end, untimed, to see how high the right token ranked where a draft was
+    /// Prompts decoded once more at the end, untimed, to find the rank of the right token where a draft was
     /// wrong: the first ones of the file. 0 turns it off.
     pub rank_prompts: usize,
 }
@@ -70,13 +69,13 @@ impl Section for EvalConfig {
 pub struct TaskConfig {
     /// The name of a built-in task, or a TOML file.
     pub name: String,
-    /// File with its questions, with the columns of the published one. Default: where the task says.
+    /// File with its questions, with the columns of the published one. Default: the path in the task's file.
     pub path: Option<PathBuf>,
     /// Number of questions to skip.
     pub offset: usize,
-    /// Most questions to take, after `offset`. Without it, all.
+    /// Maximum number of questions, after `offset`. Default: all.
     pub limit: Option<usize>,
-    /// Most tokens of a response, EOS included. Default: what the task says.
+    /// Maximum tokens of a response, EOS included. Default: that of the task.
     pub max_new_tokens: Option<usize>,
 }
 
@@ -108,7 +107,7 @@ impl TaskConfig {
 }
 
 impl EvalConfig {
-    /// What is measured: the own prompts if there are any, then the tasks. Every `max_new_tokens` is set.
+    /// The tasks to measure: the recipe's own prompts first, if set, then `tasks`. Every `max_new_tokens` is set.
     ///
     /// # Errors
     /// Those of [`TaskConfig::task`]; [`EvalError::TaskTwice`], [`EvalError::NoTasks`], [`EvalError::MaxNewTokens`].
@@ -199,8 +198,7 @@ impl EvalConfig {
         Ok(contenders)
     }
 
-    /// Labels of the decoders of `models` that no row of `rows` is of, such as one tuned after the rows were
-    /// measured.
+    /// Labels of the decoders of `models` that have no row in `rows`, for instance one tuned after the measurement.
     ///
     /// # Errors
     /// `Decoder`, and those of [`tuned()`].
@@ -224,7 +222,7 @@ impl EvalConfig {
 /// A model to evaluate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvalModel {
-    /// What rows call it.
+    /// Its name in rows.
     pub name: String,
     /// Before or after training.
     pub role: ModelRole,

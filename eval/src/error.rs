@@ -30,13 +30,15 @@ pub enum EvalError {
         /// What is wrong.
         reason: String,
     },
-    /// A task that brings no questions was given none.
-    #[error("task \"{task}\" brings no questions: give --tasks {task}=FILE, or path in its [[eval.tasks]]")]
+    /// A task without questions of its own was given none.
+    #[error(
+        "task \"{task}\" comes without questions: give --tasks {task}=FILE, or path in its [[eval.tasks]]"
+    )]
     NoQuestions {
         /// The task.
         task: String,
     },
-    /// Two tasks of one name, whose rows could not be told apart.
+    /// Two tasks of one name: their rows would be indistinguishable.
     #[error("task \"{task}\" is listed twice: remove one, or give its file another name")]
     TaskTwice {
         /// The task.
@@ -67,7 +69,7 @@ pub enum EvalError {
     NoModels,
     /// The questions of a task cannot be read; the cause names the file, and settings by their names in `[prompts]`.
     #[error(
-        "cannot read the questions of task \"{task}\" (a setting of prompts is one of [eval.prompts], or of [prompts] in the task's file)"
+        "cannot read the questions of task \"{task}\" (prompt settings are in [eval.prompts], or in [prompts] of the task's file)"
     )]
     Questions {
         /// The task.
@@ -98,10 +100,10 @@ pub enum EvalError {
         /// The first of them.
         first: BadRow,
     },
-    /// The task scores, and a prompt has no answer to score against.
+    /// The task scores answers, and a prompt has no right answer.
     #[error(
         "task \"{task}\" scores answers, but {missing} of {prompts} prompts have none, the first is {sample_id}; \
-         set eval.prompts.answer_column, or task = \"none\" to measure speed alone"
+         set eval.prompts.answer_column, or task = \"none\" to measure speed only"
     )]
     MissingAnswer {
         /// The task.
@@ -113,7 +115,7 @@ pub enum EvalError {
         /// The first one.
         sample_id: String,
     },
-    /// A right answer is not of the form that the task reads.
+    /// The task cannot parse a right answer.
     #[error(
         "task \"{task}\" cannot read the answer of prompt {sample_id}: {answer:?}; correct it in the prompt file"
     )]

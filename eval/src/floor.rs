@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_embedding_beside_a_head_is_not_read() {
+    fn a_separate_embedding_is_not_counted() {
         let tensor =
             |name: &str, rows, kind| (name.to_owned(), Tensor::zeros([rows, 4], (kind, Device::Cpu)));
         let mut parameters = vec![

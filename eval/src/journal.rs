@@ -1,7 +1,8 @@
 //! The file of finished samples, from which a killed evaluation resumes.
 //!
 //! A prompt is kept when every decoder has answered it. Otherwise all of them measure it again: figures of one
-//! prompt are compared with each other, so they must come from one process (a sitting).
+//! prompt are compared with each other, so they must come from one process. A process that appends to the file is
+//! called a sitting.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -46,8 +47,8 @@ impl Journal {
         Ok(Self { path: path.to_owned(), file, kept, sitting: sitting + 1 })
     }
 
-    /// The samples of one prompt that equal `wanted` in model, task, decoder and prompt; `None` unless all of
-    /// them are there without an error.
+    /// The kept samples of one prompt with the models, tasks, decoders and prompts of `wanted`; `None` if one of
+    /// them is missing or has an error.
     pub(crate) fn take(&mut self, wanted: &[EvalSample]) -> Option<Vec<EvalSample>> {
         let found = |wanted: &EvalSample| self.kept.get(&key(wanted)).filter(|s| s.error.is_none()).cloned();
         wanted.iter().map(found).collect()

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use jacobi_datasets::BadRow;
 
 use crate::questions::{self, Question};
-use crate::sandbox::{Ended, Isolation, Sandbox, SandboxConfig, SandboxError};
+use crate::sandbox::{Isolation, ProgramEnd, Sandbox, SandboxConfig, SandboxError};
 use crate::tasks::{Scorer, Task, test_program};
 use crate::{EvalError, TaskConfig};
 
@@ -26,8 +26,8 @@ pub(crate) struct Verdict {
 #[derive(Debug)]
 pub(crate) struct Judge {
     sandbox: Option<Sandbox>,
-    /// By program. Decoders mostly give the same text, so each program runs once.
-    known: RefCell<HashMap<String, Verdict>>,
+    /// Verdicts by program: decoders mostly give the same text, and each program runs once.
+    cache: RefCell<HashMap<String, Verdict>>,
 }
 
 impl Judge {
@@ -36,9 +36,9 @@ impl Judge {
         mut tasks: impl Iterator<Item = &'a Task>,
         config: &SandboxConfig,
     ) -> Result<Self, EvalError> {
-        let runs = tasks.any(|task| task.scorer == Scorer::Python);
-        let sandbox = runs.then(|| Sandbox::open(config)).transpose()?;
-        Ok(Self { sandbox, known: RefCell::default() })
+        let runs_programs = tasks.any(|task| task.scorer == Scorer::Python);
+        let sandbox = runs_programs.then(|| Sandbox::open(config)).transpose()?;
+        Ok(Self { sandbox, cache: RefCell::default() })
     }
 
     /// How programs are isolated, if a task has any.
@@ -62,28 +62,30 @@ impl Judge {
             return Ok(Verdict { answer, correct, failure: None });
         };
         let Some(code) = &answer else {
-            let failure = Some("there is no code in it".to_owned());
+            let failure = Some("the response contains no code".to_owned());
             return Ok(Verdict { answer, correct: Some(false), failure });
         };
         let key = test_program(tests, code, "");
-        if let Some(known) = self.known.borrow().get(&key) {
+        if let Some(known) = self.cache.borrow().get(&key) {
             return Ok(known.clone());
         }
         let verdict = Verdict { answer: answer.clone(), ..self.run(tests, code)? };
-        self.known.borrow_mut().insert(key, verdict.clone());
+        self.cache.borrow_mut().insert(key, verdict.clone());
         Ok(verdict)
     }
 
     /// A program that passes prints a random word at its end, so that exiting early does not pass. A program
     /// that searches its own source can still find the word.
     fn run(&self, tests: &str, code: &str) -> Result<Verdict, SandboxError> {
-        let sandbox = self.sandbox.as_ref().expect("it is opened for tasks that run programs");
+        let sandbox = self.sandbox.as_ref().expect("the sandbox is opened for tasks that run programs");
         let passed = format!("passed-{:016x}", RandomState::new().hash_one(code));
         let judged = |right, failure| Verdict { answer: None, correct: Some(right), failure };
         Ok(match sandbox.run(&test_program(tests, code, &passed))? {
-            Ended::Well { output } if output.lines().any(|line| line == passed) => judged(true, None),
-            Ended::Well { .. } => judged(false, Some("it ended before its tests did".to_owned())),
-            Ended::Badly { why } => judged(false, Some(why)),
+            ProgramEnd::Success { output } if output.lines().any(|line| line == passed) => judged(true, None),
+            ProgramEnd::Success { .. } => {
+                judged(false, Some("it ended before its tests were complete".to_owned()))
+            }
+            ProgramEnd::Failure { why } => judged(false, Some(why)),
         })
     }
 }
@@ -146,7 +148,7 @@ mod tests {
     use crate::tasks::find;
 
     #[test]
-    fn a_sandbox_that_fails_says_nothing_about_a_program_and_is_asked_again() {
+    fn a_failed_sandbox_gives_no_verdict_and_is_tried_again() {
         let asked =
             Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().unwrap();
         let real = String::from_utf8(asked.stdout).unwrap();

@@ -38,13 +38,13 @@ struct Series<'a> {
 }
 
 impl Series<'_> {
-    /// Whether they differ in the decoder alone, if at all.
+    /// Whether both have the same task and model; decoders may differ.
     fn is_same_model_as(&self, other: &Self) -> bool {
         let model = |of: &Self| (of.answerer.model.clone(), of.answerer.model_role);
         self.task == other.task && model(self) == model(other)
     }
 
-    /// Whether they differ in the model alone, if at all.
+    /// Whether both have the same task and decoder; models may differ.
     fn is_same_decoder_as(&self, other: &Self) -> bool {
         let (a, b) = (&self.answerer, &other.answerer);
         self.task == other.task && (&a.decoder, &a.decoder_settings) == (&b.decoder, &b.decoder_settings)

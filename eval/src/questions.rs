@@ -18,8 +18,8 @@ pub(crate) struct Question {
 pub(crate) fn read(task: &Task) -> Result<(Vec<Question>, Vec<BadRow>), EvalError> {
     let config = &task.prompts;
     let (mut prompts, mut bad_rows) = (Vec::new(), Vec::new());
-    let unread = |source| EvalError::Questions { task: task.name.clone(), source };
-    for row in read_prompts(config).map_err(unread)? {
+    let unreadable = |source| EvalError::Questions { task: task.name.clone(), source };
+    for row in read_prompts(config).map_err(unreadable)? {
         match row {
             Ok(prompt) => prompts.push(prompt),
             Err(bad) => bad_rows.push(bad),

@@ -1,4 +1,4 @@
-//! Responses to samples: text, verdict, statistics of the passes.
+//! Converts responses to samples: text, verdict, statistics of the passes.
 
 use jacobi_datasets::schema::eval_row::{EvalSample, EvalWidth};
 use jacobi_decoder::{DecodeStats, Generation, WidthStats};
@@ -8,8 +8,8 @@ use crate::run::{Answered, Bench, Passes, guarded};
 use crate::tasks::Scorer;
 
 impl Bench<'_> {
-    /// The samples of one prompt, by decoder. If there is no autoregressive response, the others are compared
-    /// with none.
+    /// The samples of one prompt, by decoder. Without an autoregressive response, the others are not
+    /// compared.
     pub(crate) fn samples(&self, index: usize, answers: &[Answered], sitting: usize) -> Vec<EvalSample> {
         let reference = answers[0].as_ref().ok().map(|(generation, _)| generation.tokens.as_slice());
         let sample = |(turn, answer): (usize, &Answered)| {

@@ -96,14 +96,14 @@ pub fn evaluate(
     if job.models.is_empty() {
         return Err(EvalError::NoModels);
     }
-    // Refuses bad decoders before anything is loaded.
+    // Reports bad decoders before anything is loaded.
     let no_stop = StopRules { max_new_tokens: 1, eos_token_ids: Vec::new() };
     let decoders = |model| Ok(job.config.contenders_of(model, job.seed, &no_stop)?.len());
     let decoders: Vec<usize> = job.models.iter().map(decoders).collect::<Result<_, EvalError>>()?;
     let (sets, left_out) = read_questions(job.config)?;
     let mut journal = Journal::open(job.samples)?;
     let judge = Judge::open(sets.iter().map(|set| &set.task), &job.config.sandbox)?;
-    // Finds what is wrong with the later models before the first is measured.
+    // Reports errors of the later models before the first one is measured.
     for model in job.models.iter().skip(1) {
         open_model(model, job.compute(), &sets)?;
     }

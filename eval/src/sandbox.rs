@@ -3,7 +3,7 @@
 //! A warden (`sandbox/warden.py`, in the interpreter that the programs need anyway) forks a process, isolates
 //! it from everything but the interpreter's own files, makes it an unprivileged user, sets limits, and starts
 //! the program in it. The warden itself stays outside, watches time, memory and output, and kills all that the
-//! program started. The strongest [`Isolation`] that works on this machine is found by trying.
+//! program started. The sandbox tries each [`Isolation`], strongest first, and uses the first that works.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -29,7 +29,7 @@ const DISK: u64 = 64 << 20;
 const OUTPUT: u64 = 64 << 10;
 /// Bytes at the end of the output that are kept.
 const TAIL: usize = 4096;
-/// How long the warden itself may take beyond the program's time.
+/// Extra time for the warden, beyond the program's limit.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// `[eval.sandbox]`: the interpreter and the limits of generated programs.
@@ -42,7 +42,7 @@ pub struct SandboxConfig {
     pub seconds: u64,
     /// Megabytes that a program may use, all its processes together.
     pub memory_mb: u64,
-    /// Run programs with limits alone where nothing isolates them; the same as `--allow-unsafe-execution`.
+    /// Run programs with only resource limits if no isolation is available; the same as `--allow-unsafe-execution`.
     pub allow_unsafe_execution: bool,
 }
 
@@ -62,7 +62,7 @@ pub enum Isolation {
     /// Landlock and a filter of system calls: one process without network, which reads the interpreter's files
     /// and writes none.
     Landlock,
-    /// Limits alone.
+    /// Resource limits only.
     None,
 }
 
@@ -85,14 +85,14 @@ impl fmt::Display for Isolation {
 
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum ProgramEnd {
     /// With exit code 0.
-    Well {
+    Success {
         /// The end of its output.
         output: String,
     },
     /// In any other way.
-    Badly {
+    Failure {
         /// Why, in one line.
         why: String,
     },
@@ -110,8 +110,8 @@ pub enum SandboxError {
         #[source]
         source: std::io::Error,
     },
-    /// The interpreter is too old, or is no Python.
-    #[error("{} is no Python 3.8 or later with ctypes, which generated programs need: set eval.sandbox.python to one", python.display())]
+    /// The interpreter is too old, or is not Python.
+    #[error("{} is not Python 3.8 or later with ctypes, which generated programs need: set eval.sandbox.python to one", python.display())]
     BadPython {
         /// The interpreter.
         python: PathBuf,
@@ -119,7 +119,7 @@ pub enum SandboxError {
     /// No isolation works on this machine.
     #[error(
         "generated programs cannot be isolated here ({reasons}). Run as a user who may make namespaces, install bubblewrap, \
-         or use Linux 5.13 or later with Landlock; on a machine that may be harmed, --allow-unsafe-execution runs them with \
+         or use Linux 5.13 or later with Landlock; on a disposable machine, --allow-unsafe-execution runs them with \
          limits alone"
     )]
     NoIsolation {
@@ -134,7 +134,7 @@ pub enum SandboxError {
     },
 }
 
-/// A place to run programs in.
+/// Runs programs under one kind of isolation.
 #[derive(Debug)]
 pub struct Sandbox {
     python: PathBuf,
@@ -170,13 +170,15 @@ impl Sandbox {
     pub fn with(isolation: Isolation, limits: &SandboxConfig) -> Result<Self, SandboxError> {
         let bwrap = (isolation == Isolation::Bubblewrap).then(|| find_program("bwrap")).flatten();
         if isolation == Isolation::Bubblewrap && bwrap.is_none() {
-            return Err(SandboxError::Warden { reason: "there is no bwrap".to_owned() });
+            return Err(SandboxError::Warden { reason: "bwrap is not installed".to_owned() });
         }
         let sandbox = Self { python: interpreter(&limits.python)?, bwrap, isolation, limits: limits.clone() };
         match sandbox.run("print('ready')")? {
-            Ended::Well { output } if output.trim() == "ready" => Ok(sandbox),
-            Ended::Well { output } => Err(SandboxError::Warden { reason: format!("it said {output:?}") }),
-            Ended::Badly { why } => Err(SandboxError::Warden { reason: why }),
+            ProgramEnd::Success { output } if output.trim() == "ready" => Ok(sandbox),
+            ProgramEnd::Success { output } => {
+                Err(SandboxError::Warden { reason: format!("unexpected output {output:?}") })
+            }
+            ProgramEnd::Failure { why } => Err(SandboxError::Warden { reason: why }),
         }
     }
 
@@ -185,20 +187,20 @@ impl Sandbox {
         self.isolation
     }
 
-    /// Runs a program to its end, which is returned whatever it is.
+    /// Runs a program and returns how it ended.
     ///
     /// # Errors
-    /// [`SandboxError::Warden`], a failure of the machine and not of the program.
-    pub fn run(&self, program: &str) -> Result<Ended, SandboxError> {
+    /// [`SandboxError::Warden`] if the sandbox failed, not the program.
+    pub fn run(&self, program: &str) -> Result<ProgramEnd, SandboxError> {
         let failed = |reason: String| SandboxError::Warden { reason };
         let scratch = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
-        let ask = json!({
+        let settings = json!({
             "level": self.isolation.as_str(), "seconds": self.limits.seconds, "memory": self.limits.memory_mb << 20,
             "processes": PROCESSES, "files": FILES, "disk": DISK, "output": OUTPUT, "tail": TAIL,
             "scratch": scratch.path(), "bwrap": self.bwrap,
         });
         let mut command = Command::new(&self.python);
-        command.args(["-I", "-S", "-c", WARDEN]).arg(ask.to_string()).current_dir("/").process_group(0);
+        command.args(["-I", "-S", "-c", WARDEN]).arg(settings.to_string()).current_dir("/").process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut warden = command.spawn().map_err(|error| failed(error.to_string()))?;
         let answer = self.answer(&mut warden, program);
@@ -214,7 +216,7 @@ impl Sandbox {
     fn answer(&self, warden: &mut Child, program: &str) -> Result<String, SandboxError> {
         let failed = |reason: &str| SandboxError::Warden { reason: reason.to_owned() };
         let (Some(mut stdin), Some(mut stdout)) = (warden.stdin.take(), warden.stdout.take()) else {
-            return Err(failed("it has no pipes"));
+            return Err(failed("the warden has no pipes"));
         };
         stdin.write_all(program.as_bytes()).map_err(|error| failed(&error.to_string()))?;
         drop(stdin);
@@ -231,10 +233,10 @@ impl Sandbox {
         }
     }
 
-    fn ended(&self, answer: Answer) -> Result<Ended, SandboxError> {
+    fn ended(&self, answer: Answer) -> Result<ProgramEnd, SandboxError> {
         let why = match answer {
             Answer::Setup { detail } => return Err(SandboxError::Warden { reason: detail }),
-            Answer::Exited { code: 0, tail } => return Ok(Ended::Well { output: tail }),
+            Answer::Exited { code: 0, tail } => return Ok(ProgramEnd::Success { output: tail }),
             Answer::Exited { code, tail } => match tail.lines().rev().find(|line| !line.trim().is_empty()) {
                 Some(line) => line.trim().chars().take(200).collect(),
                 None => format!("exit code {code}"),
@@ -244,7 +246,7 @@ impl Sandbox {
             Answer::Memory {} => format!("needed more than {} MB", self.limits.memory_mb),
             Answer::Output {} => format!("wrote more than {} kB", OUTPUT >> 10),
         };
-        Ok(Ended::Badly { why })
+        Ok(ProgramEnd::Failure { why })
     }
 }
 
@@ -260,11 +262,10 @@ enum Answer {
     Output {},
 }
 
-/// The path of the interpreter that `python` starts: a version manager's shim would be slow to start for each
-/// program.
+/// The real path of the interpreter: `python` may be a version manager's shim, which is slow to start.
 fn interpreter(python: &Path) -> Result<PathBuf, SandboxError> {
-    let asked = "import sys, ctypes, os; print(sys.executable if sys.version_info >= (3, 8) else '')";
-    let output = Command::new(python).args(["-I", "-S", "-c", asked]).stdin(Stdio::null()).output();
+    let script = "import sys, ctypes, os; print(sys.executable if sys.version_info >= (3, 8) else '')";
+    let output = Command::new(python).args(["-I", "-S", "-c", script]).stdin(Stdio::null()).output();
     let output = output.map_err(|source| SandboxError::NoPython { python: python.to_owned(), source })?;
     let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     if path.is_file() { Ok(path) } else { Err(SandboxError::BadPython { python: python.to_owned() }) }

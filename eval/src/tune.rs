@@ -1,7 +1,7 @@
 //! Tuning: finds the decoder and the settings that are best for a model on this machine. It times forward
 //! passes by their width ([`latency`]), then decodes the given prompts with candidates ([`candidates`]) by
-//! successive halving ([`halving`]). The defaults stay in to the end, so the result is at least as good in
-//! these measurements.
+//! successive halving ([`halving`]). The defaults are never dropped, so the result is at least as good as
+//! they are in these measurements.
 
 mod candidates;
 mod halving;
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_furthest_and_fastest_comes_first() {
+    fn trials_are_sorted_by_prompts_then_score() {
         let entrants = candidates::defaults(0, &StopRules { max_new_tokens: 9, eos_token_ids: vec![] });
         let decoded = |tokens, decode_seconds| DecodeStats {
             tokens,

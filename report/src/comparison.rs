@@ -10,7 +10,7 @@ pub struct ComparisonRow {
     pub decoder: String,
     /// Tokens of the response.
     pub tokens: usize,
-    /// Forward passes after the prompt's.
+    /// Forward passes after the prefill.
     pub forwards: usize,
     /// Tokens per forward.
     pub tpf: Option<f64>,
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_measured_is_a_dash() {
+    fn missing_figures_are_a_dash() {
         let ar = ComparisonRow { decoder: "ar".into(), tokens: 5, forwards: 4, ..ComparisonRow::default() };
         let jacobi = ComparisonRow {
             decoder: "jacobi n=16".into(),

@@ -55,7 +55,7 @@ impl<'a> Content<'a> {
     /// As [`method`], and the rows of question files that could not be read.
     pub(crate) fn method(&self) -> Vec<String> {
         let left_out = self.results.environment.get(ROWS_LEFT_OUT).and_then(Value::as_str);
-        let sentence = |left_out| format!("Rows of the question files that are no samples: {left_out}.");
+        let sentence = |left_out| format!("Rows of the question files that could not be used: {left_out}.");
         method(&self.results.rows).into_iter().chain(left_out.map(sentence)).collect()
     }
 }
@@ -103,7 +103,7 @@ pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
             dtypes.join(" and ")
         ),
         "TPF is tokens per forward pass and tokens/s is tokens per second of decoding, each as sum over sum; the \
-         prefill, its time and the one token it gives are apart."
+         prefill, its time and the one token it gives are not counted."
             .to_owned(),
         "The ar rows are our own autoregressive loop with KV cache in the same program. Decoders take turns prompt by \
          prompt, after a warm-up that is not counted; speedup compares with ar on the same model in the same run."
@@ -122,13 +122,13 @@ pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
     if rows.iter().any(EvalRow::may_diverge) {
         sentences.push(
             "The logit gap of a divergence is the logit of ar's token less that of the other decoder's, as a pass \
-             over one token gives them: near 0, the two were as good as tied."
+             over one token gives them: near 0 means a near-tie."
                 .to_owned(),
         );
     }
     if dtypes.contains(&"bfloat16") {
         sentences.push(
-            "On a CPU a token's logits do not depend on what else is in a pass, in any dtype. On a GPU in bfloat16 \
+            "On a CPU a token's logits do not depend on the other tokens of a pass, in any dtype. On a GPU in bfloat16 \
              near-ties can fall differently with the number of tokens in a pass, so exact match below 100 % is \
              expected there; in float32 it is not."
                 .to_owned(),
@@ -142,8 +142,8 @@ fn sittings(rows: &[EvalRow]) -> Option<String> {
     let most = rows.iter().map(|row| row.sittings).max().filter(|sittings| *sittings > 1)?;
     Some(format!(
         "Measured in up to {most} sittings: the evaluation was interrupted and resumed. Each prompt was measured by all \
-         decoders of a model in one sitting, after a warm-up of its own, so speedups compare like with like; tokens/s mix what \
-         the machine gave in each."
+         decoders of a model in one sitting, after a warm-up of its own, so speedups are comparable; tokens/s mix the speeds of \
+         all sittings."
     ))
 }
 

@@ -49,27 +49,27 @@ pub(crate) fn details(results: &Results) -> Vec<Statistic> {
     let rows = &results.rows;
     let mut all = vec![
         Statistic {
-            heading: "Speed, with its spread",
+            heading: "Speed: intervals and medians",
             note: "Intervals are 95 %, by bootstrap over prompts. The results above are sums over sums, so long \
                    responses weigh more; median and macro mean give every prompt the same weight.",
             table: columns(rows, &SPEED),
         },
         Statistic {
-            heading: "Where time went",
+            heading: "Times",
             note: "The first three are medians over prompts. The memory floor is the time that reading the weights once \
                    per token takes at the copy bandwidth of this machine; an ar loop far above it would be a weak \
                    baseline.",
             table: columns(rows, &TIME),
         },
         Statistic {
-            heading: "How true outputs stayed",
-            note: "A divergence is a sample that leaves ar's tokens. A response goes in circles when a run of at most 64 \
+            heading: "Fidelity to ar",
+            note: "A divergence is a sample whose tokens differ from ar's. A response goes in circles when a run of at most 64 \
                    tokens follows itself at least 4 times over at least 32 tokens.",
             table: columns(rows, &FIDELITY),
         },
         Statistic {
-            heading: "Right more often?",
-            note: "McNemar's exact test on the prompts that both had: p is how probable a split at least as uneven is if \
+            heading: "Paired tests of accuracy",
+            note: "McNemar's exact test on the prompts that both answered: p is the probability of a split at least as uneven if \
                    both are equally good. With p above 0.05 there is no evidence of a difference.",
             table: paired(results),
         },

@@ -30,7 +30,7 @@ pub enum ReportError {
     },
     /// A line of the metrics file is not a JSON object.
     #[error(
-        "{}:{line}: not a line of training metrics; delete the line, or the file to report without a loss curve",
+        "{}:{line}: not a line of training metrics; delete the line, or delete the file to report without a loss curve",
         path.display()
     )]
     MetricsLine {

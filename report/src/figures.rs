@@ -105,7 +105,7 @@ impl<'a> Compared<'a> {
 fn exact_match(after: &EvalRow) -> Figure {
     let mut note = format!("{} samples, token for token", after.samples);
     if after.divergence_gap_max.is_some() {
-        note += "; logit gap where they part ";
+        note += "; logit gap at divergences ";
         note += &gaps(after.divergence_gap_median, after.divergence_gap_max);
     }
     Figure { value: percent(after.exact_match_ar), label: "exact match with ar".to_owned(), note }

@@ -37,7 +37,7 @@ pub(crate) fn render(content: &Content) -> String {
     body += &section("Charts", &figures(content.charts));
     let statistics: String = statistics(rows).iter().map(statistic).collect();
     if !statistics.is_empty() {
-        body += &section("What the passes did", &statistics);
+        body += &section("Statistics of the passes", &statistics);
     }
     if !content.training.is_empty() {
         body += &section("Training", &training(content.training, content.training_charts));
@@ -45,10 +45,10 @@ pub(crate) fn render(content: &Content) -> String {
     if !content.pairs.is_empty() {
         body += &section("Samples", &sample_pairs(&content.pairs));
     }
-    body += &section("What was measured", &list(content.method()));
+    body += &section("Method", &list(content.method()));
     let details: String = details(content.results).iter().map(statistic).collect();
     if !details.is_empty() {
-        body += &section("In detail", &details);
+        body += &section("Details", &details);
     }
     body += &section("Command", &format!("<pre>{}</pre>\n", escape_html(&content.results.command)));
     body += &section("Environment", &environment_list(&content.results.environment));

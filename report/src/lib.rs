@@ -1,6 +1,6 @@
 //! Renders evaluation rows: a terminal table, `report.md`, a self-contained `report.html`, SVG charts, a
 //! model card, the results of tuning, and coloured trajectories. It measures nothing and never links
-//! libtorch: everything it shows is in the rows and samples it is given.
+//! libtorch: its input is rows and samples.
 
 mod chart;
 mod comparison;

@@ -27,13 +27,13 @@ pub(crate) fn render(content: &Content) -> String {
         }
     }
     text += &format!("\n## Results\n\n{}\n", Table::results(rows).markdown());
-    text += "## What was measured\n\n";
+    text += "## Method\n\n";
     for sentence in content.method() {
         text += &format!("- {sentence}\n");
     }
     text += "\n";
-    text += &statistics_section("In detail", &details(content.results));
-    text += &statistics_section("What the passes did", &statistics(rows));
+    text += &statistics_section("Details", &details(content.results));
+    text += &statistics_section("Statistics of the passes", &statistics(rows));
     if !content.training.is_empty() {
         text += &format!("## Training\n\n{}", training(content.training, content.training_charts));
     }
@@ -122,9 +122,9 @@ mod tests {
             "# Evaluation\n\n- **2.71** tokens per forward pass (jacobi n=16): 1.08 before training, 2.51 times that\n",
             "| trained | jacobi n=16 | 2.71 | 95.2 | 2.32x | 92.2 % | 98.4 % | 0.031, at most 0.031 |\n",
             "- 64 prompts of task gsm8k, greedy, in float32,",
-            "## What the passes did\n\n### Tokens accepted by one pass\n\nShare of passes.\n\n| model | decoder | 1 | 2 |",
+            "## Statistics of the passes\n\n### Tokens accepted by one pass\n\nShare of passes.\n\n| model | decoder | 1 | 2 |",
             "- round-1: 20 steps, 160 samples, 3.0 h, loss 2.25 to 0.15 (",
-            "\n\n![Tokens](training-tpf-samples.svg)\n\n### The decoder in the loop\n",
+            "\n\n![Tokens](training-tpf-samples.svg)\n\n### Evaluations during training\n",
             "## Charts\n\n![Tokens](tpf.svg)\n\n### a\n\n![Tokens](widths-a.svg)\n",
             "## Before and after training\n\n| decoder | TPF |",
             "\n\n- Training, round-1: 20 steps, 160 samples, 3.0 h\n\n## Results\n",

@@ -66,7 +66,7 @@ pub fn model_card(card: &ModelCard) -> String {
         Jacobi Forcing\" ([arXiv 2512.14681](https://arxiv.org/abs/2512.14681)).\n\n";
     text += &pairs("setting", card.training);
     text += "## Provenance\n\n";
-    text += &pairs("what", card.provenance);
+    text += &pairs("item", card.provenance);
     text += &code_block(card.command);
     text += "\n## Licence\n\n";
     text += &match card.license {
@@ -110,8 +110,8 @@ output = model.generate(
 print(model.jacobi_passes, \"forward passes\")
 ```
 
-Streamers, stopping criteria and pipelines work as ever. Sampling, beams, several prompts at once and static caches are decoded
-one token per pass, with one warning. transformers 4.57 uses the file of a local directory without being asked.
+Streamers, stopping criteria and pipelines work as usual. Sampling, beams, several prompts at once and static caches are decoded
+one token per pass, with one warning. transformers 4.57 uses the file of a local directory by default.
 
 ";
 
@@ -139,7 +139,7 @@ fn pairs(heading: &str, pairs: &[(String, String)]) -> String {
 fn decoding(tuned: &Tuned) -> String {
     let best = &tuned.best;
     let found = match best.prompts {
-        0 => "what it was trained for, not measured; `jacobi tune` finds what is fastest on a machine"
+        0 => "the one it was trained for, not measured; `jacobi tune` finds the fastest one for a machine"
             .to_owned(),
         prompts => format!(
             "the fastest of those measured, over {prompts} prompts: TPF {}, {} tokens/s, {} that of one token at a time",

@@ -1,5 +1,5 @@
-//! A decoded response as one HTML page: figures, text marked by source, every pass. No scripts, nothing fetched, all text
-//! escaped.
+//! A decoded response as one HTML page: figures, text marked by source, every pass. Without scripts or external resources; all text
+//! is escaped.
 
 use crate::figures::Figure;
 use crate::html::{page, section, tiles};
@@ -57,7 +57,7 @@ fn inline(spans: &[Span]) -> String {
 
 fn passes(rows: &[PassRow]) -> String {
     let mut text = String::from(
-        "<p>Each pass: rows fed, tokens added; the text it added, the draft it leaves to the next pass, and what it \
+        "<p>Each pass: rows fed, tokens added; the text it added, the draft for the next pass, and the tokens it \
          rejected.</p>\n<div class=\"scroll\"><table class=\"passes\">\n<thead><tr><th>pass</th><th>rows</th><th>new</th>\
          <th>text</th></tr></thead>\n<tbody>\n",
     );
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_text_cannot_leave_its_place() {
+    fn hostile_text_is_escaped() {
         let page = decoded_page(&shown("</style><script>alert(1)</script><img src=x>"));
         assert!(!page.contains("<script") && !page.contains("<img"));
         assert_eq!(page.matches("</style>").count(), 1);

@@ -5,7 +5,7 @@ use crate::text::visible;
 
 const RESET: &str = "\x1b[0m";
 
-/// What became of a piece of text in a pass.
+/// How a pass treated a piece of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
     /// Added: the model's own next token, without a draft.
@@ -18,11 +18,11 @@ pub enum Mark {
     Recycled,
     /// Added: right in the token tree.
     Tree,
-    /// Drafted, and what the model gives there as well; not added, since something before it was wrong.
+    /// Drafted and predicted by the model too; not added, since an earlier token was wrong.
     Kept,
-    /// Drafted anew: what the model gives in place of what was drafted.
+    /// The new draft: the model's prediction where it differs from the old draft.
     Refined,
-    /// Drafted and thrown away.
+    /// Drafted and discarded.
     Rejected,
 }
 
@@ -84,7 +84,7 @@ impl Mark {
 /// A piece of text with one mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// What became of it.
+    /// How the pass treated it.
     pub mark: Mark,
     /// The text.
     pub text: String,
@@ -101,7 +101,7 @@ pub struct PassRow {
     pub accepted: Vec<Span>,
     /// The draft that the next pass starts from: kept and refined.
     pub draft: Vec<Span>,
-    /// What was drafted and thrown away, a span per run.
+    /// The discarded draft tokens, a span per run.
     pub rejected: Vec<Span>,
 }
 

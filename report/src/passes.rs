@@ -37,15 +37,15 @@ pub(crate) fn statistics(rows: &[EvalRow]) -> Vec<Statistic> {
         ("Tokens accepted by one pass", "Share of passes.", accepted),
         (
             "Where tokens came from",
-            "Share of tokens. Every pass gives one whatever was drafted; the others are drafts that were right: of the \
-             block being committed (own), of blocks ahead of it (pseudo), tried again (recycled), of the token tree.",
+            "Share of tokens. Every pass gives one token of the model's own; the others are accepted draft tokens: of the \
+             current block (own), of blocks ahead of it (pseudo), of recycled drafts, of the token tree.",
             sources,
         ),
         ("Milliseconds per pass", "Mean, by the rows fed: draft tokens, branches included.", widths),
         (
             "Rank of the right token where a draft was wrong",
-            "Cumulative share: how often it was among the k tokens that the pass before thought most probable there, \
-             so that a token tree of k branches would have held it. Counted apart, untimed, on the first prompts.",
+            "Cumulative share: how often it was among the k most probable tokens of the pass before, \
+             so that a token tree of k branches would have held it. Measured in separate, untimed runs on the first prompts.",
             ranks,
         ),
     ];

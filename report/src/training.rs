@@ -50,7 +50,7 @@ pub(crate) fn evaluations(curves: &[TrainingCurve]) -> Option<Statistic> {
     };
     let rows: Vec<Vec<String>> = curves.iter().flat_map(of_curve).collect();
     (!rows.is_empty()).then(|| Statistic {
-        heading: "The decoder in the loop",
+        heading: "Evaluations during training",
         note: "Held-out prompts answered by Jacobi decoding with the weights of that step: few prompts, so a trend and \
                not a result.",
         table: Table { left: 1, ..Table::of(&header, rows) },
@@ -84,14 +84,16 @@ mod tests {
             assert!(text.contains(part), "missing {part:?} in:\n{text}");
         }
         let page = read("training.html");
-        assert!(page.contains("<svg") && page.contains("The decoder in the loop") && !page.contains("src="));
+        assert!(
+            page.contains("<svg") && page.contains("Evaluations during training") && !page.contains("src=")
+        );
         assert!(
             read("training-tpf-samples.svg").starts_with("<svg") && read("loss-round-1.svg").contains("step")
         );
     }
 
     #[test]
-    fn of_many_evaluations_the_first_the_last_and_some_between_are_listed() {
+    fn at_most_twelve_evaluations_are_listed() {
         let mut curve = curve("a", 300);
         let at = |step: u64| EvaluationPoint { step, ..curve.evaluations[0] };
         curve.evaluations = (0..=100).map(at).collect();

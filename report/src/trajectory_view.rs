@@ -43,7 +43,7 @@ impl Marks {
     pub fn legend(self) -> String {
         match self {
             Self::Colors => Kind::ALL.map(|kind| painted(kind, kind.phrase())).join(", "),
-            Self::Signs => "converged│still wrong, ⟨right already, behind something wrong⟩".to_owned(),
+            Self::Signs => "converged│still wrong, ⟨right, but after a wrong token⟩".to_owned(),
         }
     }
 }
@@ -54,7 +54,7 @@ impl Kind {
     fn phrase(self) -> &'static str {
         match self {
             Self::Converged => "converged",
-            Self::Early => "right already, behind something wrong",
+            Self::Early => "right, but after a wrong token",
             Self::Noisy => "still wrong",
         }
     }

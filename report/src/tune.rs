@@ -84,7 +84,7 @@ fn findings(trials: &Trials) -> Vec<String> {
         (latency.widths.first(), latency.widths.iter().find(|width| width.rows == latency.knee))
     {
         sentences.push(format!(
-            "A forward pass of one row takes {} ms behind {} cached tokens; the knee is at width {}, {} ms: the widest \
+            "A forward pass of one row takes {} ms after {} cached tokens; the knee is at width {}, {} ms: the widest \
              pass that costs at most 1.5 times one row.",
             number(Some(one.seconds * 1000.0)),
             latency.cached,
@@ -94,7 +94,7 @@ fn findings(trials: &Trials) -> Vec<String> {
     }
     sentences.push(
         "Found by successive halving: every candidate decodes the first prompts, the better half twice as many, and so \
-         on; ar and the defaults stay to the end. Decoders take turns prompt by prompt. A speedup compares with ar on \
+         on; ar and the defaults are never dropped. Decoders take turns prompt by prompt. A speedup compares with ar on \
          the same prompts."
             .to_owned(),
     );

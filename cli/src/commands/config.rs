@@ -17,11 +17,11 @@ enum Action {
     Schema,
     /// Print the resolved recipe: defaults, file and --set merged
     Show(RecipeArgs),
-    /// Check a recipe and name the place of an error; the files it names need not exist
+    /// Check a recipe and locate errors; the files named in it need not exist
     Validate(RecipeArgs),
 }
 
-/// Prints.
+/// Prints the schema, the recipe or the result of the check.
 ///
 /// # Errors
 /// A recipe that is wrong.
@@ -30,7 +30,7 @@ pub fn run(args: &ConfigArgs) -> anyhow::Result<()> {
         Action::Schema => serde_json::to_string_pretty(&Recipe::schema())?,
         Action::Show(args) => args.load()?.to_toml(),
         Action::Validate(args) => {
-            let notes = args.load()?.lacks()?;
+            let notes = args.load()?.missing_settings()?;
             let notes: String = notes.iter().map(|note| format!("\n  {note}")).collect();
             format!("{}: valid{notes}", args.config.display())
         }

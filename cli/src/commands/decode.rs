@@ -12,7 +12,7 @@ use jacobi_report::{DecodedPage, comparison_table};
 use crate::decoding::compare::{compare, label};
 use crate::decoding::{Engine, chat, respond};
 use crate::device;
-use crate::exit::{BrokenOff, UsageError};
+use crate::exit::{ResponseInterrupted, UsageError};
 use crate::output::{self, Stream};
 use crate::signals::Stop;
 
@@ -69,9 +69,9 @@ pub struct DecodeArgs {
 /// The dtypes by name.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub enum DtypeName {
-    /// What the model is stored in
+    /// The dtype of the stored weights
     Auto,
-    /// The most exact
+    /// The most accurate
     Float32,
     /// Half the memory traffic
     Bfloat16,
@@ -102,7 +102,7 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
         && strategies.iter().all(|strategy| *strategy == Strategy::Autoregressive)
     {
         return Err(UsageError(
-            "--strict changes nothing for ar, which decides every token alone: drop it".into(),
+            "--strict has no effect on ar, whose passes have one row anyway: leave it out".into(),
         )
         .into());
     }
@@ -111,7 +111,7 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
     let contender = |strategy| Settings {
         sampling: sampling.clone(),
         stop: engine.stop_rules(args.max_new_tokens as usize),
-        // The autoregressive decoder decides every token alone.
+        // The passes of the autoregressive decoder have one row anyway.
         strict_gap: args.sampling.strict_gap().filter(|_| strategy != Strategy::Autoregressive),
         strategy,
     };
@@ -129,7 +129,7 @@ impl DecodeArgs {
         match self.prompt.as_deref() {
             Some("-") => {
                 let text = io::read_to_string(io::stdin())
-                    .context("cannot read the prompt from standard input; it has to be UTF-8 text")?;
+                    .context("cannot read the prompt from standard input; it must be UTF-8 text")?;
                 // The line end that `echo` adds does not belong to the prompt.
                 let line = text.strip_suffix('\n').unwrap_or(&text);
                 Ok(Some(line.strip_suffix('\r').unwrap_or(line).to_owned()))
@@ -137,7 +137,7 @@ impl DecodeArgs {
             Some(text) => Ok(Some(text.to_owned())),
             None if self.chat || io::stdin().is_terminal() => Ok(None),
             None => {
-                let message = "nothing to decode: give --prompt TEXT, --prompt - to read it from standard input, or \
+                let message = "no prompt: give --prompt TEXT, --prompt - to read it from standard input, or \
                                --chat to answer each of its lines";
                 Err(UsageError(message.into()).into())
             }
@@ -158,7 +158,7 @@ impl DecodeArgs {
         let stop = Stop::quietly()?;
         let mut views = self.view.views(engine, &self.head(prompt, contender));
         respond(engine, &ids, contender, &mut views, stop.flag())?;
-        Ok(stop.check().map_err(BrokenOff::from)?)
+        Ok(stop.check().map_err(ResponseInterrupted::from)?)
     }
 
     fn chat(&self, engine: &Engine, contender: &Settings) -> anyhow::Result<()> {
@@ -174,6 +174,6 @@ impl DecodeArgs {
         let text =
             if self.view.json { compared.to_json().to_string() } else { comparison_table(&compared.rows()) };
         output::result(&text)?;
-        Ok(stop.check().map_err(BrokenOff::from)?)
+        Ok(stop.check().map_err(ResponseInterrupted::from)?)
     }
 }

@@ -10,7 +10,7 @@ pub struct EnvArgs {
     json: bool,
 }
 
-/// Prints.
+/// Prints the environment.
 ///
 /// # Errors
 /// When standard output cannot be written.

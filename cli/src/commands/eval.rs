@@ -23,8 +23,8 @@ const OUTPUT_DIR: &str = "runs/eval";
 
 /// Measure quality and speed of models under decoders, and write a report
 ///
-/// Give --model and --tasks, or a recipe. With a recipe and without --model, the exported model of its run is measured
-/// beside the base model if it exists. After an interruption the same command resumes.
+/// Give --model and --tasks, or a recipe. With a recipe and without --model, the exported model of its run, if it
+/// exists, is measured as well as the base model. After an interruption the same command resumes.
 #[derive(Debug, clap::Args)]
 pub struct EvalArgs {
     /// The recipe, a TOML file; `jacobi config schema` describes it
@@ -39,7 +39,7 @@ pub struct EvalArgs {
     /// The model that the others were trained from; by default model.path
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
-    /// Tasks to measure on, instead of the recipe's: names or TOML files, each with =FILE for your copy of its questions
+    /// Tasks to measure on, instead of the recipe's: names or TOML files, each optionally with =FILE, your copy of its questions
     #[arg(long, value_delimiter = ',', value_name = "TASK[=FILE],..")]
     tasks: Vec<String>,
     /// Decoders to compare with ar, instead of the recipe's; with the recipe's settings, or their defaults
@@ -54,10 +54,10 @@ pub struct EvalArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N; by default the recipe's, else auto
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
-    /// Run generated programs with resource limits alone where no isolation is available
+    /// Run generated programs with only resource limits if no isolation is available
     #[arg(long)]
     allow_unsafe_execution: bool,
-    /// Where the report goes; by default the report directory in output_dir
+    /// Directory of the report; by default the report directory in output_dir
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Discard existing results, also those with other settings, and measure again
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_trained_where_there_is_a_base_for_it() {
+    fn models_count_as_trained_only_with_a_base_model() {
         use ModelRole::{Base, Trained};
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).display().to_string();

@@ -11,8 +11,8 @@ use crate::{output, stages};
 
 /// Export a checkpoint as a Hugging Face model directory
 ///
-/// Give --checkpoint and --output, or a recipe: then the best checkpoint of its last round, or the last one where
-/// train.eval_steps is not set, goes to its export directory, with a model card and a jacobi.json.
+/// Give --checkpoint and --output, or a recipe: then the best checkpoint of its last round (the last one if
+/// train.eval_steps is not set) is exported to its export directory, with a model card and a jacobi.json.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
     /// The recipe whose run is exported
@@ -68,5 +68,5 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
 }
 
 fn missing(option: &str) -> UsageError {
-    UsageError(format!("nothing to export is named: give {option}, or a recipe with --config"))
+    UsageError(format!("nothing to export: give {option}, or a recipe with --config"))
 }

@@ -79,7 +79,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if args.dry_run {
         return Ok(output::result(&describe(&job, args.calibrate)?)?);
     }
-    // Ranks of one job write in parallel; an output elsewhere needs no lock of the run.
+    // Ranks of one job write in parallel; an output outside of the run directory needs no lock of the run.
     let alone = args.output.is_none() && job.rank.is_none();
     let _lock = alone.then(|| DirLock::take(run.root())).transpose()?;
     let manifest = stages::generate(&job, &Stop::listen()?)?;
@@ -99,7 +99,7 @@ fn describe(job: &GenerateJob, calibrate: usize) -> anyhow::Result<String> {
     let found = estimate(job, calibrate)?;
     let config = job.config;
     let mut text = format!(
-        "generate with {} into {}\n  prompts      {} of {}, {} kept out beforehand; {} prompt tokens\n  settings     block_size {}, at most {} new tokens each\n",
+        "generate with {} into {}\n  prompts      {} of {}, {} skipped by rules; {} prompt tokens\n  settings     block_size {}, at most {} new tokens each\n",
         job.model_dir.display(),
         job.directory().display(),
         found.candidates,
@@ -120,7 +120,7 @@ fn describe(job: &GenerateJob, calibrate: usize) -> anyhow::Result<String> {
             plan::bytes(bytes as u64)
         );
     } else if found.calibration.is_some() {
-        text += "  estimated    nothing: no prompt was answered within a minute\n";
+        text += "  estimated    no estimate: no prompt was answered within a minute\n";
     }
     Ok(text)
 }

@@ -1,4 +1,4 @@
-//! `jacobi hub`: what goes to the Hugging Face hub.
+//! `jacobi hub`: uploads exported models to the Hugging Face hub.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use jacobi_datasets::hub::{ExportFile, Hub, HubRepo, PushOptions, export_files};
 use crate::exit::UsageError;
 use crate::output;
 
-/// Send an exported model to the Hugging Face hub
+/// Upload an exported model to the Hugging Face hub
 #[derive(Debug, clap::Args)]
 pub struct HubArgs {
     #[command(subcommand)]
@@ -19,33 +19,33 @@ enum Action {
     Push(PushArgs),
 }
 
-/// Show what of an exported model would go to the hub; with --upload, send it
+/// List the files of an exported model that would be uploaded to the hub; with --upload, upload them
 ///
-/// HF_TOKEN, or the token file in HF_HOME, says who is asking; HF_ENDPOINT says whom. A repository that is not there is
-/// made, and only you can see it unless --public. Broken off and started again, a push sends what is not there yet.
+/// HF_TOKEN, or the token file in HF_HOME, authenticates you; HF_ENDPOINT selects the server. A missing repository is
+/// created, as a private one unless --public is given. After an interruption the same command uploads the rest.
 #[derive(Debug, clap::Args)]
 struct PushArgs {
     /// The exported model
     #[arg(value_name = "DIR")]
     model: PathBuf,
-    /// Where to: a repository of yours or of an organization you write for, at main or at a revision
+    /// The target: your repository or one of an organization you can write to, at main or at a revision
     #[arg(value_name = "ORG/NAME[@REVISION]")]
     repo: String,
-    /// Send it
+    /// Upload the files
     #[arg(long)]
     upload: bool,
-    /// Make a new repository visible to everybody
+    /// Create a new repository as a public one
     #[arg(long, requires = "upload")]
     public: bool,
-    /// First line of the commit
+    /// First line of the commit message
     #[arg(long, default_value = "Upload a model made with jacobi", value_name = "TEXT")]
     message: String,
 }
 
-/// Lists what would go, or sends it and prints where it is.
+/// Lists the files, or uploads them and prints their address.
 ///
 /// # Errors
-/// [`UsageError`] for a name that is none; a directory that is no export; whatever keeps the hub from taking it.
+/// [`UsageError`] for a malformed repository name; a directory that is no export; a failed upload.
 pub fn run(args: &HubArgs) -> anyhow::Result<()> {
     let Action::Push(args) = &args.action;
     push(args)
@@ -53,7 +53,7 @@ pub fn run(args: &HubArgs) -> anyhow::Result<()> {
 
 fn push(args: &PushArgs) -> anyhow::Result<()> {
     let repo = HubRepo::named(&args.repo).ok_or_else(|| {
-        UsageError(format!("{} is no repository: name it ORG/NAME, or ORG/NAME@REVISION", args.repo))
+        UsageError(format!("{} is not a repository name: write ORG/NAME, or ORG/NAME@REVISION", args.repo))
     })?;
     let files = export_files(&args.model)?;
     let hub = Hub::from_environment();
@@ -74,7 +74,7 @@ fn listing(files: &[ExportFile]) -> String {
     let width = files.iter().map(|file| file.name.len()).max().unwrap_or(0);
     let line = |name: &str, bytes: u64| format!("{name:<width$}  {:>12}", megabytes(bytes));
     let mut lines: Vec<String> = files.iter().map(|file| line(&file.name, file.bytes)).collect();
-    lines.push(line("in all", total(files)));
+    lines.push(line("total", total(files)));
     lines.join("\n")
 }
 

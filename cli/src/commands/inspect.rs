@@ -60,7 +60,7 @@ impl InspectArgs {
             return Ok(Schedule { noise, window_size: self.window_size as usize });
         }
         Err(UsageError(format!(
-            "--min-noise-ratio {t_min} and --max-noise-ratio {t_max}: they must rise from 0 to 1"
+            "--min-noise-ratio {t_min} and --max-noise-ratio {t_max}: required is 0 <= minimum <= maximum <= 1"
         )))
     }
 }
@@ -68,7 +68,7 @@ impl InspectArgs {
 /// Describes and prints.
 ///
 /// # Errors
-/// A path that holds none of these, or a damaged one.
+/// A path of another kind, or a damaged file.
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let text = if let (Some(text), Some(target)) = (&args.logits, &args.output) {
         inspect::write_logits(&args.path, text, target)?

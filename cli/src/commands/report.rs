@@ -15,8 +15,8 @@ const COMPARISON: &str = "comparison";
 /// Compare finished evaluations, or rewrite the report of one
 ///
 /// Reads results.json, samples.jsonl and the training logs; measures nothing. Evaluations are comparable when questions,
-/// dtype and machine are the same; models, decoders and seeds may differ. A training without an evaluation (a run, or
-/// the output of `train --output`) adds its curves; given alone, it gets a report on its training.
+/// dtype and machine are the same; models, decoders and seeds may differ. A directory without an evaluation (a run, or
+/// the output of `train --output`) adds its training curves; without any evaluation the report shows the training alone.
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
     /// Report directories, run directories, training directories
@@ -43,18 +43,18 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
         return report_training(args, &alone);
     }
     let runs = MeasuredRun::read_all(&evaluated)?;
-    let unlike = differences(&runs);
-    if !unlike.is_empty() && !args.anyway {
+    let differing = differences(&runs);
+    if !differing.is_empty() && !args.anyway {
         return Err(UsageError(format!(
-            "these evaluations cannot be compared:\n  {}\nmeasure them alike, or give --anyway",
-            unlike.join("\n  ")
+            "these evaluations cannot be compared:\n  {}\nmeasure them with the same settings, or give --anyway",
+            differing.join("\n  ")
         ))
         .into());
     }
     let (target, results, samples) = match &runs[..] {
         [one] => (one.report.clone(), one.results.clone(), one.samples.clone()),
         _ => {
-            let (results, samples) = merge(&runs, command_line(), &unlike);
+            let (results, samples) = merge(&runs, command_line(), &differing);
             (COMPARISON.into(), results, samples)
         }
     };
@@ -66,7 +66,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
     Ok(output::result(&terminal_table(&results.rows))?)
 }
 
-/// Whether a directory has a training and no evaluation.
+/// Whether a directory has a training run and no evaluation.
 fn is_trained_only(dir: &Path) -> bool {
     let run = RunDir::new(dir);
     let is_evaluated = [dir, &run.report()].iter().any(|dir| dir.join("results.json").is_file());

@@ -47,7 +47,7 @@ pub struct ServeArgs {
     /// The decoder [default: the one in the model's jacobi.json, else jacobi]
     #[arg(long, value_parser = decoder_name())]
     decoder: Option<DecoderName>,
-    /// The address to listen on. Others can connect to anything but a loopback address: set an API key
+    /// The address to listen on. Other machines can connect unless it is a loopback address: set an API key
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
     host: IpAddr,
     /// The port; 0 chooses a free one
@@ -100,7 +100,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let listener =
             listener.await.with_context(|| format!("cannot listen on {address}: choose another --port, or an address of this machine as --host"))?;
         output::status(&format!(
-            "serve: {} at http://{}, {}, {} answers side by side, {} tokens each",
+            "serve: {} at http://{}, {}, {} answers at a time, {} tokens each",
             serving.model,
             listener.local_addr()?,
             serving.label,
@@ -127,7 +127,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         });
         let tell = async {
             stopped().await;
-            output::status("serve: stopping; answers that were asked for are finished");
+            output::status("serve: stopping; accepted requests are finished first");
             drop(signal);
         };
         tokio::select! {
@@ -144,7 +144,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
                 )
             }
             () = overdue => {
-                output::status("serve: stopped; some answers were broken off");
+                output::status("serve: stopped; some answers were interrupted");
                 Ok(())
             }
         }
@@ -152,15 +152,15 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 impl ServeArgs {
-    /// The decoder from the options or from jacobi.json; a line says what to expect if there is neither.
+    /// The decoder from the options or from jacobi.json; without either, the default with a message.
     fn decoder(&self, dir: &Path) -> anyhow::Result<DecoderConfig> {
         if let Some(name) = self.decoder {
             return Ok(DecoderConfig { name, ..DecoderConfig::default() });
         }
         Ok(jacobi_eval::tuned(dir)?.unwrap_or_else(|| {
             output::status(&format!(
-                "serve: no {TUNED_FILE} beside the model: decoding as `jacobi` with n = 16; `jacobi tune` finds what is \
-                 fastest here. A model that was not post-trained gains little"
+                "serve: the model has no {TUNED_FILE}: decoding as `jacobi` with n = 16; `jacobi tune` finds the fastest \
+                 decoder for this machine. A model that was not post-trained gains little"
             ));
             DecoderConfig { name: DecoderName::Jacobi, ..DecoderConfig::default() }
         }))
@@ -168,7 +168,7 @@ impl ServeArgs {
 
     fn serving(&self, model: &dyn LanguageModel, decoder: &DecoderConfig) -> anyhow::Result<Serving> {
         if self.api_key.as_ref().is_some_and(String::is_empty) {
-            return Err(UsageError("the API key is empty: nobody could show it".into()).into());
+            return Err(UsageError("the API key is empty: give another, or leave it out".into()).into());
         }
         let max_rows = decoder.strategy(0)?.max_rows();
         let slots = self.slots as usize;
@@ -195,7 +195,7 @@ impl ServeArgs {
         };
         if context < 2 {
             return Err(UsageError(format!(
-                "--memory-budget-gb {} holds no prompt in {slots} slots: lower --slots, or raise it",
+                "--memory-budget-gb {} is too small for {slots} slots: lower --slots, or raise it",
                 self.memory_budget_gb
             ))
             .into());

@@ -7,7 +7,7 @@ use jacobi_eval::{SandboxConfig, TaskConfig, check_task, tasks};
 
 use crate::output;
 use crate::progress::Progress;
-use crate::stages::say_left_out;
+use crate::stages::report_bad_rows;
 
 /// Evaluation tasks
 #[derive(Debug, clap::Args)]
@@ -20,13 +20,13 @@ pub struct TasksArgs {
 enum Action {
     /// List the built-in tasks, their versions and the harness whose settings they follow
     List,
-    /// Score the reference responses of tasks: all should be right
+    /// Score the reference responses of tasks: all should be correct
     Check(CheckArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct CheckArgs {
-    /// Names or TOML files, each with =FILE for your copy of its questions
+    /// Names or TOML files, each optionally with =FILE, your copy of its questions
     #[arg(required = true, value_name = "TASK[=FILE]")]
     tasks: Vec<String>,
     /// Maximum questions of each task
@@ -35,7 +35,7 @@ struct CheckArgs {
     /// The Python interpreter for generated programs
     #[arg(long, default_value = "python3", value_name = "PYTHON")]
     python: PathBuf,
-    /// Run programs with resource limits alone where no isolation is available
+    /// Run programs with only resource limits if no isolation is available
     #[arg(long)]
     allow_unsafe_execution: bool,
 }
@@ -76,7 +76,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<()> {
         let mut progress = Progress::new("tasks");
         let check =
             check_task(&config, &sandbox, &mut |done, total| progress.update(done, total, &config.name))?;
-        say_left_out("tasks", &check.bad_rows);
+        report_bad_rows("tasks", &check.bad_rows);
         let isolation =
             check.isolation.map_or(String::new(), |isolation| format!(", programs isolated by {isolation}"));
         progress.finish(&format!("{} checked", config.name));

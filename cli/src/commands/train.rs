@@ -16,8 +16,8 @@ use crate::{device, launch, output, plan, stages, supervised};
 
 /// Train a model on trajectory shards
 ///
-/// With prompts.response_column set and no --trajectories, trains on those responses instead, by the autoregressive
-/// loss alone. Resumable: the same command goes on from the newest checkpoint. Create a file `save-now` in the output
+/// With prompts.response_column set and no --trajectories, trains on those responses instead, with the autoregressive
+/// loss only. Resumable: the same command continues from the newest checkpoint. Create a file `save-now` in the output
 /// directory to save a checkpoint at once.
 ///
 /// Several processes can train together, started by torchrun, srun or --nproc. They need a shared file system.
@@ -31,10 +31,10 @@ pub struct TrainArgs {
     /// Directory of trajectory shards; by default those of the round in output_dir
     #[arg(long, value_name = "DIR")]
     trajectories: Option<PathBuf>,
-    /// Where checkpoints and metrics go; by default the place of the round in output_dir
+    /// Output directory of checkpoints and metrics; by default the round's directory in output_dir
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Start N ranks on this machine that train together; with torchrun or Slurm, start this command by them instead
+    /// Start N ranks on this machine that train together; leave it out under torchrun or Slurm
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     nproc: Option<u16>,
     /// Remove the output of a run with other settings, data or weights, and start over
@@ -83,7 +83,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         };
         stages::train(&recipe, stage, &launch::listen(&ranks)?)
     };
-    let checkpoint = train().map_err(|error| launch::tell(&ranks, error))?;
+    let checkpoint = train().map_err(|error| launch::report_failure(&ranks, error))?;
     if ranks.is_first() {
         output::result(&checkpoint.display().to_string())?;
     }
@@ -103,16 +103,16 @@ fn forecast_of(
     model: &Path,
     shards: Option<&Path>,
 ) -> anyhow::Result<String> {
-    let known = shards.map(Manifest::load).transpose()?;
-    if known.is_some_and(|manifest| manifest.is_none_or(|manifest| manifest.written == 0)) {
+    let manifests = shards.map(Manifest::load).transpose()?;
+    if manifests.is_some_and(|manifest| manifest.is_none_or(|manifest| manifest.written == 0)) {
         let text = describe(recipe, args.round, model, shards)?;
-        return Ok(format!("{text}\nmemory and time are known once there are trajectories"));
+        return Ok(format!("{text}\nmemory and time can be estimated once there are trajectories"));
     }
     let Round { prompts, train, .. } = &recipe.rounds[args.round - 1];
     let (shape, from) = (Architecture::from_dir(model)?, model.display());
     let compute = Compute { dtype: recipe.model.dtype, device: device::choose(recipe.model.device)? };
-    let takes = forecast(&shape, compute, data(prompts, model, shards)?, train, recipe.seed)?;
-    Ok(format!("train {from} with a learning rate of {:e}\n{takes}", train.learning_rate))
+    let estimate = forecast(&shape, compute, data(prompts, model, shards)?, train, recipe.seed)?;
+    Ok(format!("train {from} with a learning rate of {:e}\n{estimate}", train.learning_rate))
 }
 
 fn describe(recipe: &Recipe, round: usize, model: &Path, shards: Option<&Path>) -> anyhow::Result<String> {

@@ -10,18 +10,18 @@ use jacobi_model::{Architecture, DeviceChoice};
 use jacobi_report::{tune_table, write_tune_report};
 
 use super::decode::DtypeName;
-use crate::exit::{Unmeasured, UsageError};
+use crate::exit::{MeasurementInterrupted, UsageError};
 use crate::progress::Progress;
 use crate::recipe::{Recipe, RecipeArgs};
 use crate::run_dir::{DirLock, RunDir, command_line, write_text};
 use crate::signals::Stop;
-use crate::stages::say_left_out;
+use crate::stages::report_bad_rows;
 use crate::{device, environment, output, plan};
 
 /// Find the best decoder settings for a model on this machine
 ///
 /// Times forward passes by width, then searches decoder, window, block size, blocks in flight, spawn ratio, filler, pool
-/// size and tree budget by successive halving on prompts. Writes the best to jacobi.json beside the model, where `decode`
+/// size and tree budget by successive halving on prompts. Writes the best to the model's jacobi.json, where `decode`
 /// and `eval` find it. Give --model and --prompts, or a recipe: then its exported model is tuned on its evaluation prompts.
 #[derive(Debug, clap::Args)]
 pub struct TuneArgs {
@@ -79,14 +79,14 @@ enum Objective {
 }
 
 /// Resolved inputs and outputs.
-struct Places {
+struct Paths {
     model: PathBuf,
     prompts: PromptsConfig,
     output: PathBuf,
     report: PathBuf,
 }
 
-/// Searches, writes `jacobi.json` and the report, and prints the best beside the default settings.
+/// Searches, writes `jacobi.json` and the report, and prints the best and the default settings.
 ///
 /// # Errors
 /// From [`jacobi_eval::tune`] and writing; [`crate::exit::Interrupted`] after a signal.
@@ -115,7 +115,7 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let prompts = plan::count(job.prompts)?;
     if args.dry_run {
         return Ok(output::result(&format!(
-            "tune {} on {prompts}, at most {} new tokens each, {} candidates beside the defaults\n{} into {}, report into {}",
+            "tune {} on {prompts}, at most {} new tokens each, {} candidates besides the defaults\n{} into {}, report into {}",
             job.model.display(),
             job.max_new_tokens,
             job.candidates,
@@ -130,7 +130,7 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<()> {
     Ok(output::result(&tune_table(&trials))?)
 }
 
-fn places(args: &TuneArgs, recipe: Option<&Recipe>) -> anyhow::Result<Places> {
+fn places(args: &TuneArgs, recipe: Option<&Recipe>) -> anyhow::Result<Paths> {
     let run = recipe.map(|recipe| RunDir::new(&recipe.output_dir));
     let model = match (&args.model, &run) {
         (Some(dir), _) => dir.clone(),
@@ -159,14 +159,14 @@ fn places(args: &TuneArgs, recipe: Option<&Recipe>) -> anyhow::Result<Places> {
         _ => model.join("tune"),
     });
     let output = args.output.clone().unwrap_or_else(|| model.clone());
-    Ok(Places { model, prompts, output, report })
+    Ok(Paths { model, prompts, output, report })
 }
 
 fn missing(what: &str, option: &str) -> UsageError {
-    UsageError(format!("no {what} to tune with: give {option}, or a recipe with --config"))
+    UsageError(format!("no {what}: give {option}, or a recipe with --config"))
 }
 
-/// Checked before measuring, which takes minutes.
+/// Fails early: measuring takes minutes.
 fn check_writable(dir: &Path) -> anyhow::Result<()> {
     let probe = fs_err::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir));
     probe
@@ -174,7 +174,7 @@ fn check_writable(dir: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {TUNED_FILE} into {}: give another --output", dir.display()))
 }
 
-fn search(job: &TuneJob, places: &Places) -> anyhow::Result<Trials> {
+fn search(job: &TuneJob, places: &Paths) -> anyhow::Result<Trials> {
     let stop = Stop::listen()?;
     let mut progress = Progress::new("tune");
     let outcome = jacobi_eval::tune(job, stop.flag(), &mut |now| match now {
@@ -187,9 +187,9 @@ fn search(job: &TuneJob, places: &Places) -> anyhow::Result<Trials> {
         }
     })?;
     if outcome.interrupted {
-        stop.check().map_err(Unmeasured::from)?;
+        stop.check().map_err(MeasurementInterrupted::from)?;
     }
-    say_left_out("tune", &outcome.bad_rows);
+    report_bad_rows("tune", &outcome.bad_rows);
     let trials = Trials {
         schema: TRIALS_SCHEMA.to_owned(),
         objective: job.objective,

@@ -41,7 +41,7 @@ fn run(label: &str, settings: &[(&str, &str)], models: &[&str]) -> MeasuredRun {
 }
 
 #[test]
-fn what_is_compared_may_differ_and_nothing_else() {
+fn only_models_decoders_and_seeds_may_differ() {
     let settings = [
         ("seed", "1"),
         ("models.1.name", "x"),
@@ -60,7 +60,7 @@ fn what_is_compared_may_differ_and_nothing_else() {
         [
             "machine.cpu is a in a and b in b",
             "machine.cpu is a in a and not set in c",
-            "c does not say under which settings it was measured"
+            "c has no record of its settings"
         ]
     );
 }
@@ -84,7 +84,7 @@ fn training_goes_by_its_run_where_there_are_several() {
 }
 
 #[test]
-fn a_run_is_called_by_the_part_of_its_path_that_says_something() {
+fn a_run_is_named_by_the_last_specific_part_of_its_path() {
     let rows =
         [("runs/a/report", "a"), ("runs/a/", "a"), ("report", "report"), ("/tmp/x/report/", "x"), (".", ".")];
     for (path, expected) in rows {

@@ -8,7 +8,7 @@ use jacobi_decoder::Settings;
 
 use super::view::View;
 use super::{Engine, respond};
-use crate::exit::BrokenOff;
+use crate::exit::ResponseInterrupted;
 use crate::output;
 use crate::signals::Stop;
 
@@ -17,7 +17,7 @@ use crate::signals::Stop;
 ///
 /// # Errors
 /// A signal; input or output that fails; a conversation that the model's template refuses. A full context is an
-/// error, but on a terminal only a message: the user can react to it.
+/// error; on a terminal it is only a message, since the user can react to it.
 pub fn chat(
     engine: &Engine,
     settings: &Settings,
@@ -29,7 +29,7 @@ pub fn chat(
         output::status("/reset starts a new conversation, /quit or Ctrl-D ends");
     }
     let mut messages = Vec::new();
-    while let Some(line) = stop.at_once(|| next_line(interactive)).map_err(BrokenOff::from)?? {
+    while let Some(line) = stop.at_once(|| next_line(interactive)).map_err(ResponseInterrupted::from)?? {
         match line.trim() {
             "" => continue,
             "/quit" => return Ok(()),
@@ -50,7 +50,7 @@ pub fn chat(
             continue;
         }
         let decoded = respond(engine, &prompt, settings, &mut views(engine), stop.flag())?;
-        stop.check().map_err(BrokenOff::from)?;
+        stop.check().map_err(ResponseInterrupted::from)?;
         if prompt.len() + decoded.response_tokens.len() == engine.context_length() {
             output::status(&format!(
                 "the context of {} tokens is full: /reset starts a new conversation",
@@ -77,9 +77,9 @@ fn next_line(interactive: bool) -> io::Result<Option<String>> {
         }
         match String::from_utf8(line) {
             Ok(line) => return Ok(Some(line)),
-            Err(_) if interactive => output::status("that line is not UTF-8 text and was not sent"),
+            Err(_) if interactive => output::status("that line is not UTF-8 text and was ignored"),
             Err(error) => {
-                let message = format!("a line to answer is not UTF-8 text: {}", error.utf8_error());
+                let message = format!("an input line is not UTF-8 text: {}", error.utf8_error());
                 return Err(io::Error::new(io::ErrorKind::InvalidData, message));
             }
         }

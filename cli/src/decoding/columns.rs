@@ -5,10 +5,10 @@ use jacobi_report::visible;
 
 use crate::output;
 
-/// Separates two columns.
+/// The separator of two columns.
 const GAP: &str = " │ ";
-/// Cells of a column at least: narrower text cannot be read.
-const NARROWEST: usize = 12;
+/// Minimum cells of a column: narrower text is unreadable.
+const MIN_WIDTH: usize = 12;
 
 /// One text with its head.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ impl Columns {
 /// At most `lines` lines of `width` cells: the heads, a rule, and the last lines of each text.
 fn frame(columns: &[Column], lines: usize, width: usize) -> Vec<String> {
     let gaps = GAP.chars().count() * columns.len().saturating_sub(1);
-    let wide = (width.saturating_sub(gaps + 1) / columns.len().max(1)).max(NARROWEST);
+    let wide = (width.saturating_sub(gaps + 1) / columns.len().max(1)).max(MIN_WIDTH);
     let texts: Vec<Vec<String>> = columns.iter().map(|column| wrapped(&column.text, wide)).collect();
     let room = lines.saturating_sub(3).max(1);
     let height = texts.iter().map(Vec::len).max().unwrap_or(0).min(room);

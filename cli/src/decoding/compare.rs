@@ -13,7 +13,7 @@ use super::text_stream::TextStream;
 use super::{Decoded, Engine};
 use crate::output;
 
-/// Time between two drawings, which is small enough to look live and large enough to cost nothing.
+/// Time between two drawings: short enough to look live, long enough to cost nothing.
 const DRAW_EVERY: Duration = Duration::from_millis(40);
 
 /// The decoder's name with its main settings.
@@ -24,7 +24,7 @@ pub fn label(settings: &Settings) -> String {
 /// The responses of all decoders to the prompt, in their order.
 pub struct Comparison(Vec<(Settings, Decoded)>);
 
-/// Decodes `prompt` under every contender, until a raised `stop`; draws the texts in columns meanwhile if `live`.
+/// Decodes `prompt` under every contender, until `stop` becomes true; if `live`, draws the texts in columns meanwhile.
 ///
 /// # Errors
 /// When standard output cannot be written.
@@ -107,7 +107,7 @@ impl Comparison {
             .find(|(contender, _)| contender.strategy == Strategy::Autoregressive)
             .map(|(_, decoded)| decoded);
         let row = |(contender, decoded): &(Settings, Decoded)| {
-            let whole = ar.filter(|ar| ar.finish_reason.is_some() && decoded.finish_reason.is_some());
+            let complete = ar.filter(|ar| ar.finish_reason.is_some() && decoded.finish_reason.is_some());
             let tps = decoded.stats.tps();
             ComparisonRow {
                 decoder: label(contender),
@@ -116,7 +116,7 @@ impl Comparison {
                 tpf: decoded.stats.tpf(),
                 tps,
                 speedup: tps.zip(ar.and_then(|ar| ar.stats.tps())).map(|(own, ar)| own / ar),
-                same_text: whole.map(|ar| ar.response_tokens == decoded.response_tokens),
+                same_text: complete.map(|ar| ar.response_tokens == decoded.response_tokens),
             }
         };
         self.0.iter().map(row).collect()
@@ -142,7 +142,7 @@ mod tests {
     use jacobi_model::Dtype;
 
     #[test]
-    fn decoders_take_turns_and_a_stop_leaves_what_is_there() {
+    fn decoders_take_turns_and_a_stop_keeps_partial_responses() {
         let engine = Engine::load(&default_model(), Dtype::Float32).unwrap();
         let prompt = engine.encode("Anna has 3 apples and buys 4.", false).unwrap();
         let contender = |strategy| Settings::greedy(strategy, engine.stop_rules(16));

@@ -48,15 +48,17 @@ fn figures(decoded: &Decoded) -> Vec<(String, String)> {
     let stats = &decoded.stats;
     let mut figures = vec![
         (decoded.response_tokens.len().to_string(), "tokens".to_owned()),
-        (stats.forwards.to_string(), "forward passes after the prompt's".to_owned()),
+        (stats.forwards.to_string(), "forward passes after the prefill".to_owned()),
     ];
     if let (Some(tpf), Some(tps)) = (stats.tpf(), stats.tps()) {
         figures.push((format!("{tpf:.2}"), "tokens per forward pass".to_owned()));
         figures.push((format!("{tps:.1}"), "tokens per second".to_owned()));
     }
-    let right = stats.accepted_from.iter();
+    let accepted = stats.accepted_from.iter();
     figures.extend(
-        right.map(|(source, count)| (count.to_string(), format!("draft tokens right, {}", source.as_str()))),
+        accepted.map(|(source, count)| {
+            (count.to_string(), format!("draft tokens accepted, {}", source.as_str()))
+        }),
     );
     figures
 }

@@ -1,5 +1,4 @@
-//! Converts passes to rows of text: the tokens that each added with their sources, the next draft, the rejected
-//! tokens.
+//! Converts passes to rows of text: the added tokens with their sources, the next draft, the rejected tokens.
 
 use jacobi_datasets::Tokenizer;
 use jacobi_decoder::{Pass, Source};
@@ -33,11 +32,11 @@ impl<'a> PassReader<'a> {
             add(&mut accepted, mark_of(pass, index), self.text.push(token));
         }
         let mut draft = Vec::new();
-        let mut ahead = self.text.clone();
+        let mut draft_text = self.text.clone();
         for (token, mark) in next_draft(pass) {
-            add(&mut draft, mark, ahead.push(token));
+            add(&mut draft, mark, draft_text.push(token));
         }
-        add(&mut draft, Mark::Refined, ahead.rest());
+        add(&mut draft, Mark::Refined, draft_text.rest());
         let span = |run: Vec<u32>| Span { mark: Mark::Rejected, text: self.tokenizer.decode(&run) };
         PassRow {
             rows: pass.draft.rows().len(),

@@ -2,24 +2,24 @@
 
 use jacobi_datasets::Tokenizer;
 
-/// Stands for bytes that are not a character, or not a complete one.
+/// The tokenizer's replacement for invalid or incomplete characters.
 const INCOMPLETE: char = '\u{fffd}';
 
 /// The text of a growing sequence of tokens.
 #[derive(Clone, Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// The last tokens that gave text, and then those held back. Decoded together, since a token's text can
-    /// depend on the token before it.
+    /// The last tokens whose text was returned, then those held back. They are decoded together, since a token's text
+    /// can depend on the token before it.
     recent: Vec<u32>,
-    /// Number of tokens of `recent` that gave text.
-    given: usize,
+    /// Number of tokens of `recent` whose text was returned.
+    returned: usize,
 }
 
 impl<'a> TextStream<'a> {
     /// A stream without tokens.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, recent: Vec::new(), given: 0 }
+        Self { tokenizer, recent: Vec::new(), returned: 0 }
     }
 
     /// The text that `token` completes; empty while a character is incomplete.
@@ -29,20 +29,20 @@ impl<'a> TextStream<'a> {
         if fresh.is_empty() || fresh.ends_with(INCOMPLETE) {
             return String::new();
         }
-        self.recent.drain(..self.given);
-        self.given = self.recent.len();
+        self.recent.drain(..self.returned);
+        self.returned = self.recent.len();
         fresh
     }
 
     /// The text held back, complete or not.
     pub fn rest(&mut self) -> String {
         let fresh = self.held_back();
-        self.given = self.recent.len();
+        self.returned = self.recent.len();
         fresh
     }
 
     fn held_back(&self) -> String {
-        let before = self.tokenizer.decode(&self.recent[..self.given]);
+        let before = self.tokenizer.decode(&self.recent[..self.returned]);
         let now = self.tokenizer.decode(&self.recent);
         now.get(before.len()..).unwrap_or_default().to_owned()
     }
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_completes_comes_at_the_end() {
+    fn incomplete_characters_come_at_the_end() {
         let tokenizer = Tokenizer::load(&default_model()).unwrap();
         let ids = tokenizer.encode("a🎉").unwrap();
         let cut = &ids[..ids.len() - 1];

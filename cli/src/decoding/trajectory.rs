@@ -10,7 +10,7 @@ use super::pass_reader::PassReader;
 use super::{Decoded, view::View};
 use crate::output;
 
-/// Most lines of a draft.
+/// Maximum lines of a draft.
 const DRAFT_LINES: usize = 8;
 /// Clears from the cursor to the end of the screen.
 const CLEAR: &str = "\x1b[J";
@@ -72,11 +72,10 @@ impl<'a> Live<'a> {
     fn frame(&mut self, row: &PassRow, lines: usize, columns: usize) -> String {
         let mut frame = CLEAR.to_owned();
         for span in &row.accepted {
-            frame += &self.grown(span, columns);
+            frame += &self.appended(span, columns);
         }
         let lines = DRAFT_LINES.min(lines.saturating_sub(1)).max(1);
-        // Down and up again: scrolls now if necessary, since scrolling later would move the text off the saved
-        // position.
+        // Moves down and up again, which scrolls now if necessary: scrolling later would invalidate the saved position.
         frame += &"\x1bD".repeat(lines - 1);
         if lines > 1 {
             frame += &format!("\x1b[{}A", lines - 1);
@@ -86,18 +85,18 @@ impl<'a> Live<'a> {
     }
 
     /// The output for an accepted piece of the text.
-    fn grown(&mut self, span: &Span, columns: usize) -> String {
+    fn appended(&mut self, span: &Span, columns: usize) -> String {
         let mut line = String::new();
         let mut painted = String::new();
         for c in span.text.chars() {
-            let wide = if c == '\n' { 0 } else { width(c) };
-            if c == '\n' || self.column + wide >= columns {
+            let cells = if c == '\n' { 0 } else { width(c) };
+            if c == '\n' || self.column + cells >= columns {
                 painted += &(span.mark.painted(&std::mem::take(&mut line)) + "\n");
                 self.column = 0;
             }
             if c != '\n' {
                 line.push(c);
-                self.column += wide;
+                self.column += cells;
             }
         }
         painted + &span.mark.painted(&line)
@@ -120,7 +119,7 @@ impl View for Live<'_> {
 
     fn end(&mut self, _decoded: &Decoded) -> anyhow::Result<()> {
         let rest = Span { mark: Mark::Model, text: self.reader.rest() };
-        let text = self.grown(&rest, size().1);
+        let text = self.appended(&rest, size().1);
         let line_end = if self.column > 0 { "\n" } else { "" };
         Ok(output::piece(&format!("{CLEAR}{text}{line_end}"))?)
     }

@@ -14,7 +14,7 @@ fn row(decoder: &str, speedup: f64) -> EvalRow {
 }
 
 #[test]
-fn how_to_decode_is_what_was_tuned_else_what_was_fastest_else_what_was_trained_for() {
+fn the_recommended_decoder_is_the_tuned_else_the_fastest_else_the_default() {
     let dir = tempfile::tempdir().unwrap();
     let recipe = Recipe { name: "mine".to_owned(), ..Recipe::default() };
     let found = |rows: Vec<EvalRow>| {
@@ -64,7 +64,7 @@ fn only_models_are_replaced_and_only_when_told_to() {
     fs_err::create_dir(dir.path().join("output")).unwrap();
     assert_eq!(check("output", false), "");
     fs_err::write(dir.path().join("output/thesis.tex"), "").unwrap();
-    assert!(check("output", true).contains("holds no model"));
+    assert!(check("output", true).contains("is not a model directory"));
     fs_err::write(dir.path().join("output/config.json"), "{}").unwrap();
     assert!(check("output", false).contains("--overwrite to replace it"));
     assert_eq!(check("output", true), "");
@@ -76,12 +76,12 @@ fn only_models_are_replaced_and_only_when_told_to() {
 }
 
 #[test]
-fn figures_of_another_model_are_not_this_ones() {
+fn results_of_another_model_are_not_used() {
     let mut results = Results::new("jacobi eval".to_owned(), Map::new(), Vec::new());
     let settings = [("1.role", "base"), ("1.files", "a"), ("2.role", "trained"), ("2.files", "b")];
-    assert!(!measures(&results, "b"));
+    assert!(!is_of_model(&results, "b"));
     for (key, value) in settings {
         results.settings.set(&format!("models.{key}"), value);
     }
-    assert_eq!(["a", "b", "c"].map(|digest| measures(&results, digest)), [false, true, false]);
+    assert_eq!(["a", "b", "c"].map(|digest| is_of_model(&results, digest)), [false, true, false]);
 }

@@ -12,7 +12,7 @@ pub(super) fn describe(dir: &Path) -> anyhow::Result<String> {
     let loaded = load(dir, Dtype::Auto)?;
     let model = loaded.transformer;
     let shape = model.architecture();
-    let stored = shape.stored_dtype.as_deref().unwrap_or("not said in config.json");
+    let stored = shape.stored_dtype.as_deref().unwrap_or("dtype not in config.json");
     let mut text = format!("model {}\n", dir.display());
     text += &format!("  family       {:?}\n", shape.family);
     text += &format!("  parameters   {} ({stored})\n", grouped(model.parameter_count()));

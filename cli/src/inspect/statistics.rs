@@ -36,7 +36,7 @@ pub(super) struct Statistics {
     iterations: Vec<usize>,
     /// For blocks recorded to their fixed point: tokens, and passes of Jacobi decoding.
     converged: (usize, usize),
-    /// Whether some record ends before its fixed point. The others are then the quick blocks and not representative.
+    /// Whether some blocks were not recorded up to their fixed point. The others converge quickly and are not representative.
     partial: bool,
 }
 
@@ -96,7 +96,7 @@ impl Statistics {
         }
     }
 
-    /// `ends`: the response ends with this block.
+    /// Counts one block; `ends`: the response ends with it.
     fn add_block(&mut self, states: &[State], len: usize, ends: bool) {
         for state in states {
             self.noise[bin(state, len)] += 1;
@@ -107,9 +107,9 @@ impl Statistics {
             self.iterations.resize(iteration + 1, 0);
         }
         self.iterations[iteration] += 1;
-        // A block with its fixed point alone has no pass count: the response may have been given.
-        let is_alone = states.len() == 1 && len > 1;
-        if let Some(passes) = jacobi_passes(states, len, ends).filter(|_| !is_alone) {
+        // A block recorded only at its fixed point has no pass count: its response may not be the model's own.
+        let is_final_only = states.len() == 1 && len > 1;
+        if let Some(passes) = jacobi_passes(states, len, ends).filter(|_| !is_final_only) {
             // The first token of a response comes from the prefill.
             self.converged.0 += len - usize::from(last.block == 0);
             self.converged.1 += passes;
@@ -132,7 +132,7 @@ impl Statistics {
         );
         let blocks: usize = self.iterations.iter().sum();
         if blocks == 0 {
-            return text + "  states       none: these rows teach the autoregressive loss alone\n";
+            return text + "  states       none: these rows serve the autoregressive loss only\n";
         }
         let total: usize = self.iterations.iter().enumerate().map(|(i, count)| i * count).sum();
         text += &format!(
@@ -141,7 +141,7 @@ impl Statistics {
             total as f64 / blocks as f64
         );
         if self.partial {
-            text += "  TPF          not known: states were kept up to the one that a schedule asks for\n";
+            text += "  TPF          unknown: states were recorded only up to the one that a schedule needs\n";
         } else if let (tokens, passes @ 1..) = self.converged {
             let tpf = tokens as f64 / passes as f64;
             text += &format!("  TPF          {tpf:.2} tokens per pass of the model that made them\n");

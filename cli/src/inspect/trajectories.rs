@@ -44,7 +44,7 @@ pub(super) fn describe_directory(
             text += &(describe_metadata(&metadata) + &statistics.to_text());
             text += &show(&metadata, wanted.as_ref(), seen, view)?;
         }
-        None => text += "  no row is finished yet\n",
+        None => text += "  no rows yet\n",
     }
     Ok(text)
 }

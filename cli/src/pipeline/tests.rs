@@ -35,7 +35,7 @@ fn a_change_voids_its_stage_and_those_after_it() {
 }
 
 #[test]
-fn a_finished_stage_whose_output_is_gone_is_not_done() {
+fn a_finished_stage_with_a_missing_output_runs_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path().join("stages.json")).unwrap();
     let stage = stage("a", "1", dir.path().join("gone"));

@@ -23,7 +23,7 @@ fn the_resolved_recipe_reads_back_as_itself() {
 }
 
 #[test]
-fn values_no_run_can_have_are_the_users_to_mend() {
+fn invalid_values_are_usage_errors() {
     let error = load("", &["train.batch_size=0"]).unwrap_err();
     assert!(error.is::<UsageError>(), "{error:#}");
     assert!(error.to_string().contains("batch_size = 0"), "{error:#}");
@@ -31,7 +31,7 @@ fn values_no_run_can_have_are_the_users_to_mend() {
 }
 
 #[test]
-fn what_no_verb_could_use_is_not_valid_and_what_some_could_is_said() {
+fn a_recipe_for_no_verb_is_invalid_and_missing_settings_are_noted() {
     let model = "model.path=m";
     let rows: [(&[&str], Result<usize, &str>); 5] = [
         (&[], Err("model.path is not set")),
@@ -41,7 +41,8 @@ fn what_no_verb_could_use_is_not_valid_and_what_some_could_is_said() {
         (&[model, "prompts.path=a.jsonl", "eval.prompts.path=a.jsonl"], Ok(0)),
     ];
     for (set, expected) in rows {
-        let found = load("", set).unwrap().lacks().map(|lines| lines.len()).map_err(|e| e.to_string());
+        let found =
+            load("", set).unwrap().missing_settings().map(|lines| lines.len()).map_err(|e| e.to_string());
         match expected {
             Ok(count) => assert_eq!(found, Ok(count), "{set:?}"),
             Err(part) => assert!(found.as_ref().is_err_and(|e| e.contains(part)), "{set:?}: {found:?}"),

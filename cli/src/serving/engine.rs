@@ -26,16 +26,16 @@ pub struct Job {
     /// The channel for the answer.
     pub events: UnboundedSender<(usize, Event)>,
     /// Set when the client no longer wants the answer.
-    pub gone: Arc<AtomicBool>,
+    pub cancelled: Arc<AtomicBool>,
 }
 
 impl Job {
-    fn is_gone(&self) -> bool {
-        self.events.is_closed() || self.gone.load(Ordering::Relaxed)
+    fn is_cancelled(&self) -> bool {
+        self.events.is_closed() || self.cancelled.load(Ordering::Relaxed)
     }
 
-    fn tell(&self, event: Event) {
-        // A dropped receiver is noticed before the next pass.
+    fn send(&self, event: Event) {
+        // A closed channel is noticed before the next pass.
         let _ = self.events.send((self.choice, event));
     }
 }
@@ -74,7 +74,7 @@ impl Engine {
         let thread = std::thread::spawn(move || {
             work(&*model, room, &requests, &metrics);
             drop(model);
-            // Dropped after the model, also by a panic: then the receiver resolves.
+            // Dropped after the model, also on a panic; this resolves the receiver.
             drop::<oneshot::Sender<()>>(running);
         });
         (Self { jobs, thread }, ended)
@@ -109,9 +109,9 @@ fn work(model: &dyn LanguageModel, room: Room, jobs: &Receiver<Job>, metrics: &M
         }
         waiting.extend(jobs.try_iter());
         let before = waiting.len();
-        waiting.retain(|job| !job.is_gone());
+        waiting.retain(|job| !job.is_cancelled());
         metrics.queue.sub(before - waiting.len());
-        running.retain(|_, running| !running.job.is_gone());
+        running.retain(|_, running| !running.job.is_cancelled());
         batch.drop_where(&|key| !running.contains_key(&key));
         metrics.running.set(running.len());
         while batch.has_room()
@@ -136,7 +136,7 @@ fn handle(running: &mut HashMap<usize, Running>, metrics: &Metrics, event: Batch
                 running.since = Instant::now();
                 metrics.prompt_tokens.add(running.job.request.prompt.len());
                 let tokens = tokens.iter().map(|&token| (token, None)).collect();
-                running.tell(metrics, tokens);
+                running.send(metrics, tokens);
             }
         }
         BatchEvent::Pass(key, pass) => {
@@ -144,7 +144,7 @@ fn handle(running: &mut HashMap<usize, Running>, metrics: &Metrics, event: Batch
                 running.passes += 1;
                 metrics.response_passes.add(1);
                 let tokens = pass.tokens.iter().enumerate().map(|(at, &token)| (token, pass.source(at)));
-                running.tell(metrics, tokens.collect());
+                running.send(metrics, tokens.collect());
             }
         }
         BatchEvent::Forward(rows) => {
@@ -156,7 +156,7 @@ fn handle(running: &mut HashMap<usize, Running>, metrics: &Metrics, event: Batch
             // Before the client gets the event, so that its next request finds the slot free.
             metrics.running.set(running.len());
             if let (Some(done), Answer::Response(response)) = (done, answer) {
-                done.job.tell(Event::Done(response.generation.finish_reason));
+                done.job.send(Event::Done(response.generation.finish_reason));
             }
         }
     }
@@ -164,10 +164,10 @@ fn handle(running: &mut HashMap<usize, Running>, metrics: &Metrics, event: Batch
 }
 
 impl Running {
-    fn tell(&self, metrics: &Metrics, tokens: Vec<(u32, Option<Source>)>) {
+    fn send(&self, metrics: &Metrics, tokens: Vec<(u32, Option<Source>)>) {
         metrics.tokens.add(tokens.len());
         metrics.accepted_drafts.add(tokens.iter().filter(|(_, source)| source.is_some()).count());
         let (passes, seconds) = (self.passes, self.since.elapsed().as_secs_f64());
-        self.job.tell(Event::Tokens { tokens, passes, seconds });
+        self.job.send(Event::Tokens { tokens, passes, seconds });
     }
 }

@@ -15,14 +15,14 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// A bad request; `message` says what is wrong and the way out.
+    /// An error; `message` says what is wrong and how to correct it.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
     }
 
     /// The model's thread has ended.
-    pub fn engine_gone() -> Self {
-        let message = "the model has stopped answering; the server's own output says why: start it again";
+    pub fn engine_stopped() -> Self {
+        let message = "the model's thread has ended; see the server's output for the reason, and restart it";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_gone", message)
     }
 

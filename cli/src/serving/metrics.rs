@@ -32,7 +32,7 @@ impl Count {
 /// The metrics, counted since the start unless said otherwise.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// HTTP requests for answers, whatever their outcome.
+    /// HTTP requests for answers, successful or not.
     pub requests: Count,
     /// Requests that were refused or failed.
     pub errors: Count,
@@ -55,22 +55,22 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All of it as text.
+    /// All metrics as text.
     pub fn to_text(&self) -> String {
         let lines = [
             ("requests_total", "counter", "requests for answers", &self.requests),
             ("errors_total", "counter", "requests that were refused or failed", &self.errors),
             ("queue", "gauge", "answers that wait for a slot", &self.queue),
-            ("running", "gauge", "answers that grow", &self.running),
+            ("running", "gauge", "answers in the batch", &self.running),
             ("prompt_tokens_total", "counter", "prompt tokens that were run", &self.prompt_tokens),
             ("tokens_total", "counter", "tokens that were generated", &self.tokens),
-            ("accepted_draft_tokens_total", "counter", "tokens that stood in a draft", &self.accepted_drafts),
+            ("accepted_draft_tokens_total", "counter", "tokens accepted from a draft", &self.accepted_drafts),
             ("passes_total", "counter", "forward passes", &self.passes),
             ("rows_total", "counter", "rows of the forward passes", &self.rows),
             (
                 "response_passes_total",
                 "counter",
-                "passes behind the prefill, summed over answers",
+                "passes after the prefill, summed over answers",
                 &self.response_passes,
             ),
         ];

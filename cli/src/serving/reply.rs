@@ -29,7 +29,7 @@ pub struct Head {
 /// One answer of a reply.
 struct Choice<'a> {
     spans: Spans<'a>,
-    gone: Arc<AtomicBool>,
+    cancelled: Arc<AtomicBool>,
     tokens: usize,
     passes: usize,
     seconds: f64,
@@ -51,30 +51,30 @@ struct Step {
 }
 
 impl<'a> Reply<'a> {
-    /// The answers whose events arrive on `events`, one for each of `gone`.
+    /// The answers whose events arrive on `events`, one for each of `cancel_flags`.
     pub fn new(
         head: Head,
         events: UnboundedReceiver<(usize, Event)>,
-        gone: Vec<Arc<AtomicBool>>,
+        cancel_flags: Vec<Arc<AtomicBool>>,
         (tokenizer, stops): (&'a Tokenizer, &[String]),
         prompt_tokens: usize,
     ) -> Self {
-        let choice = |gone| Choice {
+        let choice = |cancelled| Choice {
             spans: Spans::new(tokenizer, stops.to_vec()),
-            gone,
+            cancelled,
             tokens: 0,
             passes: 0,
             seconds: 0.0,
             finish_reason: None,
         };
-        Self { head, events, choices: gone.into_iter().map(choice).collect(), prompt_tokens }
+        Self { head, events, choices: cancel_flags.into_iter().map(choice).collect(), prompt_tokens }
     }
 
     /// The next piece of any answer; none when all are complete.
     async fn step(&mut self) -> Option<Result<Step, ApiError>> {
         while self.choices.iter().any(|choice| choice.finish_reason.is_none()) {
             let Some((at, event)) = self.events.recv().await else {
-                return Some(Err(ApiError::engine_gone()));
+                return Some(Err(ApiError::engine_stopped()));
             };
             let choice = &mut self.choices[at];
             if choice.finish_reason.is_some() {
@@ -137,7 +137,7 @@ impl Choice<'_> {
                     self.tokens += 1;
                     self.spans.push(token, source);
                     if self.spans.is_stopped() {
-                        self.gone.store(true, Ordering::Relaxed);
+                        self.cancelled.store(true, Ordering::Relaxed);
                         self.finish_reason = Some("stop");
                         return self.spans.finish();
                     }
@@ -194,7 +194,7 @@ impl<'a> Chunks<'a> {
                 return None;
             }
             match self.reply.step().await {
-                Some(Ok(step)) => self.tell(step),
+                Some(Ok(step)) => self.push_step(step),
                 Some(Err(error)) => {
                     self.ended = true;
                     self.ready.push_back(error.to_json().to_string());
@@ -204,7 +204,7 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    fn tell(&mut self, Step { choice: index, spans }: Step) {
+    fn push_step(&mut self, Step { choice: index, spans }: Step) {
         let choice = &self.reply.choices[index];
         let finish_reason = choice.finish_reason;
         if !spans.is_empty() {

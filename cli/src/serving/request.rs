@@ -167,7 +167,7 @@ pub struct ApiRequest {
 }
 
 impl ApiRequest {
-    /// Reads a chat or a completion request; `fresh_seed` is for those that name none.
+    /// Reads a chat or a completion request; `fresh_seed` is the seed of requests without one.
     ///
     /// # Errors
     /// With status 400, what is wrong.
@@ -195,7 +195,7 @@ impl ApiRequest {
             Some("ar") => true,
             Some(other) => {
                 return Err(bad(format!(
-                    "jacobi.decoder is {other:?}; it can be \"ar\", or left out for the server's own"
+                    "jacobi.decoder is {other:?}; it can be \"ar\", or left out for the server's decoder"
                 )));
             }
         };
@@ -229,14 +229,14 @@ impl Body {
         let top_p = in_range("top_p", self.top_p.unwrap_or(1.0), f32::MIN_POSITIVE..=1.0)?;
         let repetition_penalty = self.repetition_penalty.unwrap_or(1.0);
         let repetition_penalty = in_range("repetition_penalty", repetition_penalty, 0.01..=100.0)?;
-        // -1 is vLLM's word for all tokens.
+        // -1 means all tokens in vLLM.
         let top_k = in_range("top_k", self.top_k.unwrap_or(0), -1..=i64::from(u32::MAX))?.max(0) as usize;
         let seed = self.seed.map_or(fresh_seed, |seed| seed as u64);
         let greedy = temperature == 0.0;
         if greedy && repetition_penalty == 1.0 {
             return Ok(Sampling::Greedy);
         }
-        // The most probable token under a penalty is the only one of the first.
+        // Greedy under a penalty: sampling from the single most probable token.
         let (temperature, top_k) = if greedy { (1.0, 1) } else { (temperature, top_k) };
         Ok(Sampling::Random(RandomSampling { repetition_penalty, temperature, top_k, top_p, seed }))
     }
@@ -286,7 +286,7 @@ fn check_others(others: &Map<String, Value>) -> Result<(), ApiError> {
             continue;
         }
         let Some((_, neutral)) = NEUTRAL.iter().find(|(known, _)| known == name) else {
-            return Err(bad(format!("{name} is not a field that this server knows")));
+            return Err(bad(format!("{name} is an unknown field")));
         };
         let neutral: Value = serde_json::from_str(neutral).expect("the table holds JSON");
         let is_zero = value.as_f64() == Some(0.0) && neutral.as_f64() == Some(0.0);

@@ -49,7 +49,7 @@ fn autoregressive_is_always_there_and_first() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn invalid_settings_are_refused() {
     use DecoderName::{Ar, Jacobi};
     let rows: [(Listed, &str); 2] =
         [(&[(Ar, Some(4))], "no block_size"), (&[(Jacobi, Some(16)), (Jacobi, None)], "twice")];
@@ -88,7 +88,7 @@ fn prompts_of_ones_own_and_tasks_are_measured_one_after_the_other() {
 }
 
 #[test]
-fn what_is_chosen_is_measured_as_it_is_configured() {
+fn chosen_tasks_and_decoders_keep_their_configured_settings() {
     use DecoderName::{Jacobi, MultiBlock};
     let mut config = config(&[(Jacobi, Some(4)), (Jacobi, Some(8))]);
     config.prompts.path = "own.jsonl".into();

@@ -30,7 +30,7 @@ fn p_values_are_those_of_the_binomial_test() {
 }
 
 #[test]
-fn decoders_are_held_against_ar_and_models_against_the_first() {
+fn decoders_are_compared_with_ar_and_models_with_the_first() {
     let verdicts = |role, decoder: &str, correct: [Option<bool>; 4]| {
         let one = |(index, correct)| {
             let mut sample = sample(decoder, 8, 4, 1.0);

@@ -23,7 +23,7 @@ fn answers_are_normalised_or_named() {
 }
 
 #[test]
-fn questions_of_one_id_are_told_apart() {
+fn questions_with_the_same_id_get_unique_ids() {
     let distinct = |ids: &[&str]| {
         let mut prompts: Vec<Prompt> = ids.iter().map(|id| prompt(id, None)).collect();
         make_ids_unique(&mut prompts);
@@ -41,7 +41,7 @@ fn a_task_that_does_not_score_needs_no_answer() {
 }
 
 #[test]
-fn malformed_rows_are_apart_and_a_file_of_nothing_else_is_an_error() {
+fn malformed_rows_are_reported_and_a_file_without_valid_rows_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("p.jsonl");
     let mut task = find("none").unwrap();

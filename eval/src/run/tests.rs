@@ -231,7 +231,7 @@ fn a_flipped_near_tie_is_reported() {
 }
 
 #[test]
-fn the_rank_of_the_right_token_is_asked_of_the_first_prompts() {
+fn ranks_of_right_tokens_are_measured_on_the_first_prompts() {
     // Position 4 is the third token of a, and in b's prompt.
     let model = Counting { slips: Some(4), ..counting() };
     let go = AtomicBool::new(false);
@@ -263,7 +263,7 @@ fn stop_keeps_the_prompts_that_every_decoder_finished() {
 }
 
 #[test]
-fn a_second_sitting_measures_what_the_first_did_not() {
+fn a_second_sitting_measures_the_missing_samples() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("samples.jsonl");
     let (model, stop) = (counting(), AtomicBool::new(false));

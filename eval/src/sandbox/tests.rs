@@ -98,20 +98,20 @@ fn no_attack_survives_harms_or_stalls() {
             let seconds = start.elapsed().as_secs_f64();
             let what = format!("{name} in {}: {ended:?} after {seconds:.1} s", sandbox.isolation());
             assert!(seconds < 8.0, "{what}");
-            let said = |word: &str| matches!(&ended, Ended::Well { output } if output.contains(word));
+            let said = |word: &str| matches!(&ended, ProgramEnd::Success { output } if output.contains(word));
             assert!(!said("done"), "{what}");
             match end {
                 End::Held => assert!(said("held"), "{what}"),
                 End::Killed(part) => {
-                    assert!(matches!(&ended, Ended::Badly { why } if why.contains(part)), "{what}")
+                    assert!(matches!(&ended, ProgramEnd::Failure { why } if why.contains(part)), "{what}")
                 }
-                End::Any => assert!(!matches!(&ended, Ended::Well { .. }), "{what}"),
+                End::Any => assert!(!matches!(&ended, ProgramEnd::Success { .. }), "{what}"),
             }
             assert_eq!(survivors(), Vec::<String>::new(), "{what}");
         }
         // Nothing of all that is in the way of the next.
         let ended = sandbox.run("print(sum(range(10)))").unwrap();
-        assert_eq!(ended, Ended::Well { output: "45\n".to_owned() });
+        assert_eq!(ended, ProgramEnd::Success { output: "45\n".to_owned() });
     }
     assert!(!Path::new("/usr/lib/jacobi-was-here").exists() && !Path::new("/jacobi-was-here").exists());
 }
@@ -148,13 +148,13 @@ fn honest_programs_have_what_they_need() {
         let writes = sandbox.isolation() != Isolation::Landlock;
         for (program, expected) in rows.iter().filter(|(program, _)| writes || !program.contains("/tmp")) {
             let ended = sandbox.run(program).unwrap();
-            assert_eq!(ended, Ended::Well { output: (*expected).to_owned() }, "{program}");
+            assert_eq!(ended, ProgramEnd::Success { output: (*expected).to_owned() }, "{program}");
         }
     }
 }
 
 #[test]
-fn how_a_program_ended_is_said_in_a_line() {
+fn the_end_of_a_program_is_described_in_one_line() {
     let limits = || SandboxConfig { allow_unsafe_execution: true, ..limits() };
     let sandbox = Sandbox::open(&SandboxConfig { seconds: 1, ..limits() }).unwrap();
     let rows = [
@@ -164,17 +164,21 @@ fn how_a_program_ended_is_said_in_a_line() {
         ("import time\ntime.sleep(60)", "took longer than 1 s"),
     ];
     for (program, expected) in rows {
-        assert_eq!(sandbox.run(program).unwrap(), Ended::Badly { why: expected.to_owned() }, "{program}");
+        assert_eq!(
+            sandbox.run(program).unwrap(),
+            ProgramEnd::Failure { why: expected.to_owned() },
+            "{program}"
+        );
     }
     let small = Sandbox::open(&SandboxConfig { memory_mb: 64, ..limits() }).unwrap();
     let large = Sandbox::open(&SandboxConfig { memory_mb: 512, ..limits() }).unwrap();
     let program = "b = bytearray(128 << 20)\nprint(len(b))";
-    assert_eq!(small.run(program).unwrap(), Ended::Badly { why: "MemoryError".to_owned() });
-    assert!(matches!(large.run(program).unwrap(), Ended::Well { .. }));
+    assert_eq!(small.run(program).unwrap(), ProgramEnd::Failure { why: "MemoryError".to_owned() });
+    assert!(matches!(large.run(program).unwrap(), ProgramEnd::Success { .. }));
 }
 
 #[test]
-fn without_isolation_only_who_asks_for_it_runs() {
+fn without_isolation_programs_run_only_on_request() {
     let nowhere = SandboxConfig { python: "/nowhere/python3".into(), ..limits() };
     let message = Sandbox::open(&nowhere).unwrap_err().to_string();
     assert!(message.contains("/nowhere/python3") && message.contains("eval.sandbox.python"), "{message}");
@@ -182,10 +186,10 @@ fn without_isolation_only_who_asks_for_it_runs() {
     assert!(matches!(Sandbox::open(&other), Err(SandboxError::BadPython { .. })));
     // A harmless program, and limits all the same.
     let bare = Sandbox::with(Isolation::None, &SandboxConfig { seconds: 1, ..limits() }).unwrap();
-    assert_eq!(bare.run("print('hi')").unwrap(), Ended::Well { output: "hi\n".to_owned() });
-    assert!(matches!(bare.run("import time\ntime.sleep(60)").unwrap(), Ended::Badly { .. }));
+    assert_eq!(bare.run("print('hi')").unwrap(), ProgramEnd::Success { output: "hi\n".to_owned() });
+    assert!(matches!(bare.run("import time\ntime.sleep(60)").unwrap(), ProgramEnd::Failure { .. }));
     let secret = "import os\nprint(sorted(k for k in os.environ if 'CARGO' in k))";
-    assert_eq!(bare.run(secret).unwrap(), Ended::Well { output: "[]\n".to_owned() });
+    assert_eq!(bare.run(secret).unwrap(), ProgramEnd::Success { output: "[]\n".to_owned() });
     let strongest = Sandbox::open(&SandboxConfig { allow_unsafe_execution: true, ..limits() }).unwrap();
     assert_eq!(strongest.isolation() == Isolation::None, sandboxes().is_empty());
 }

@@ -74,7 +74,7 @@ fn each_sitting_has_its_own_memory_floor() {
 }
 
 #[test]
-fn a_response_in_circles_is_told_from_a_repetitive_one() {
+fn degenerate_responses_are_told_from_repetitive_ones() {
     let looped = |run: &[u32], times: usize| [&[90, 91, 92][..], &run.repeat(times)].concat();
     let rows = [
         (looped(&[1, 2, 3, 4, 5, 6, 7, 8], 4), true),

@@ -5,7 +5,7 @@
 //! first that looks like code.
 
 /// Placeholder of the answer in a test program.
-pub(super) const PLACE: &str = "@answer@";
+pub(super) const PLACEHOLDER: &str = "@answer@";
 
 /// The code in a response. `None` if there is none.
 pub(super) fn extract(response: &str) -> Option<String> {
@@ -15,9 +15,9 @@ pub(super) fn extract(response: &str) -> Option<String> {
     let block = fenced.iter().find(|block| defines(block)).or(fenced.first());
     let code = match block {
         Some(block) => block.clone(),
-        None => between_marks(text).or_else(|| bare(text))?,
+        None => between_marks(text).or_else(|| unfenced(text))?,
     };
-    let code = as_lines(&without_prompts(&code));
+    let code = fix_indentation(&without_repl_prompts(&code));
     if code.trim().is_empty() { None } else { Some(code) }
 }
 
@@ -25,7 +25,7 @@ pub(super) fn extract(response: &str) -> Option<String> {
 /// moved to the front. Its module name is not `__main__`, so that code under `if __name__ == '__main__'` does
 /// not run; dataclasses need the module to be registered under its name.
 pub(super) fn program(tests: &str, code: &str, passed: &str) -> String {
-    let whole = tests.replace(PLACE, code);
+    let whole = tests.replace(PLACEHOLDER, code);
     let (future, rest): (Vec<&str>, Vec<&str>) =
         whole.lines().partition(|line| line.starts_with("from __future__ import"));
     let (future, rest) = (future.join("\n"), rest.join("\n"));
@@ -87,7 +87,7 @@ fn between_marks(text: &str) -> Option<String> {
 /// Code without a fence. An indented start is the body of a function that the prompt began, up to the first
 /// line that is not indented, unless it is prose before a definition. Otherwise the code goes from the first
 /// definition or import to the first line of prose.
-fn bare(text: &str) -> Option<String> {
+fn unfenced(text: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().collect();
     let first = lines.iter().position(|line| !line.trim().is_empty())?;
     let opens = |line: &&str| {
@@ -127,7 +127,7 @@ fn is_code(line: &str) -> bool {
 }
 
 /// The input lines of an interactive session; other code as it is.
-fn without_prompts(code: &str) -> String {
+fn without_repl_prompts(code: &str) -> String {
     if !code.trim_start().starts_with(">>> ") {
         return code.to_owned();
     }
@@ -139,7 +139,7 @@ fn without_prompts(code: &str) -> String {
 }
 
 /// Corrects the indentation: none for a definition, four spaces for the body of a function that the prompt began.
-fn as_lines(code: &str) -> String {
+fn fix_indentation(code: &str) -> String {
     let lines: Vec<&str> = code.lines().map(str::trim_end).collect();
     let filled = || lines.iter().filter(|line| !line.is_empty());
     let depth = filled().map(|line| line.len() - line.trim_start().len()).min().unwrap_or(0);

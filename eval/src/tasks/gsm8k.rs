@@ -1,4 +1,4 @@
-//! Numeric answers, as GSM8K asks for them (arXiv 2110.14168). The gold answer stands after `####`.
+//! Numeric answers, as GSM8K asks for them (arXiv 2110.14168). The gold answer follows `####`.
 //!
 //! The answer of a response is its last `#### 18`, else its last `\boxed{18}`, else its last "answer is 18",
 //! else its last number. Numbers are compared exactly, without commas, currency, units and trailing zeros.
@@ -33,9 +33,9 @@ fn after_hashes(text: &str) -> Option<Number> {
         let line = rest.lines().next().unwrap_or("");
         let first = *numbers(line).first()?;
         let direct = line[..first.start].chars().all(|c| !c.is_alphanumeric());
-        let behind = line[first.end..].trim_start_matches('*');
-        let counts = behind.starts_with(['.', ')', ':']) && behind.contains(char::is_alphanumeric);
-        (direct && !counts).then_some(first.value)
+        let after = line[first.end..].trim_start_matches('*');
+        let is_list_number = after.starts_with(['.', ')', ':']) && after.contains(char::is_alphanumeric);
+        (direct && !is_list_number).then_some(first.value)
     })
 }
 

@@ -100,7 +100,7 @@ pub(super) fn normal(answer: &str) -> Option<String> {
 }
 
 /// Handles text in a formula: a unit after a number is removed with its power, "or" and "and" separate a list,
-/// and text alone is the answer.
+/// and an answer of only text is kept.
 fn without_words(answer: &str) -> String {
     let mut text = answer.to_owned();
     for command in ["\\textbf", "\\textit", "\\text", "\\mbox", "\\mathrm", "\\mathbf"] {

@@ -73,7 +73,7 @@ pub enum Extractor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scorer {
-    /// Answers are not scored: for speed alone.
+    /// Answers are not scored: only speed is measured.
     None,
     /// The same exact number.
     Number,
@@ -98,7 +98,7 @@ impl Task {
             Scorer::Number => gsm8k::gold(answer),
             Scorer::Math => math500::gold(answer),
             Scorer::Text => Some(normal_text(answer)),
-            Scorer::Python => answer.contains(code::PLACE).then(|| answer.to_owned()),
+            Scorer::Python => answer.contains(code::PLACEHOLDER).then(|| answer.to_owned()),
         }
     }
 

@@ -1,5 +1,5 @@
 //! The decoders that are tried: the autoregressive baseline, the defaults, and a sample of all combinations of
-//! settings whose widest pass can pay off.
+//! settings whose widest pass can gain time.
 
 use jacobi_datasets::Rng;
 use jacobi_datasets::schema::tuned::Latency;

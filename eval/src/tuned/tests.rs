@@ -15,7 +15,7 @@ fn with_file(text: &str) -> Result<Option<DecoderConfig>, EvalError> {
 }
 
 #[test]
-fn what_was_tuned_is_read_and_nothing_is_nothing() {
+fn the_tuned_decoder_is_read_if_there_is_one() {
     let expected = DecoderConfig {
         name: DecoderName::MultiBlock,
         block_size: Some(8),

@@ -32,7 +32,7 @@ fn every_chart_is_one_svg_with_its_labels() {
 }
 
 #[test]
-fn nothing_measured_still_draws() {
+fn charts_are_drawn_without_measurements() {
     let mut rows = rows();
     for row in &mut rows {
         (row.tpf, row.tps, row.acceptance) = (None, None, Vec::new());

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn little_measured_still_draws() {
+    fn few_trials_still_give_charts() {
         let mut trials = trials();
         trials.trials.truncate(1);
         trials.latency.widths.truncate(1);

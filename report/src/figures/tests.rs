@@ -17,7 +17,7 @@ fn before_and_after() {
             "2.71 | tokens per forward pass (jacobi n=16) | 1.08 before training, 2.51 times that",
             "2.32x | tokens/s over our ar loop | 95.2 against 41.0 tokens/s, same model, same run",
             "92.2 % | gsm8k accuracy | 93.8 % base model under ar (-1.6 points)",
-            "98.4 % | exact match with ar | 64 samples, token for token; logit gap where they part 0.031, at most 0.031",
+            "98.4 % | exact match with ar | 64 samples, token for token; logit gap at divergences 0.031, at most 0.031",
         ]
     );
 }
@@ -34,7 +34,7 @@ fn each_task_has_its_own_headline() {
 }
 
 #[test]
-fn before_is_the_base_of_the_same_evaluation() {
+fn a_headline_compares_with_the_base_model_of_the_same_evaluation() {
     let named = |name: &'static str, tpf: f64| {
         rows().into_iter().map(move |row| EvalRow {
             model: name.to_owned(),

@@ -44,7 +44,7 @@ fn charts_of_several_tasks_stand_under_their_names() {
 }
 
 #[test]
-fn hostile_text_cannot_leave_its_place() {
+fn hostile_text_is_escaped() {
     let (mut results, mut samples) = (results(), samples());
     let hostile = "</style><script>alert(1)</script><img src=x>";
     results.command = hostile.to_owned();

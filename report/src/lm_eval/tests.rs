@@ -4,7 +4,7 @@ use super::*;
 use crate::fixtures::rows;
 
 #[test]
-fn the_last_model_under_ar_is_what_the_harness_would_have_measured() {
+fn the_harness_keys_describe_the_last_model_under_ar() {
     let mut rows = rows();
     rows.push(EvalRow { task: "math500".to_owned(), accuracy: Some(0.25), samples: 4, ..rows[2].clone() });
     let block = block(&rows);

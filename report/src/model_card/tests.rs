@@ -32,7 +32,7 @@ fn card_names_base_method_settings_figures_and_licence() {
         "under the decoder in `jacobi.json`, the fastest of those measured, over 4 prompts: TPF 3.00, 150.0 tokens/s, 1.50x",
         "| name | jacobi |\n| block_size | 8 |\n",
         "| learning_rate | 1e-5 |\n",
-        "## Provenance\n\n| what | value |\n| :--- | :--- |\n| base files | 0123abcd |\n",
+        "## Provenance\n\n| item | value |\n| :--- | :--- |\n| base files | 0123abcd |\n",
         "under its licence, apache-2.0.\n",
     ] {
         assert!(text.contains(part), "missing {part:?} in:\n{text}");

@@ -40,8 +40,8 @@ fn states_of_a_block() {
         trajectory_view(&trajectory(), 0, 4, Marks::Signs, &decode),
         ["    0   1/4   a│x⟨c⟩y", "    1   3/4   abc│·", "clean   4/4   abcd│"]
     );
-    assert!(Marks::Colors.legend().contains("\x1b[33mright already"));
-    assert!(Marks::Signs.legend().contains("⟨right already"));
+    assert!(Marks::Colors.legend().contains("\x1b[33mright, but after"));
+    assert!(Marks::Signs.legend().contains("⟨right, but after"));
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_block_outside_has_no_lines() {
 }
 
 #[test]
-fn the_page_has_every_state_and_escapes_what_it_shows() {
+fn the_page_shows_every_state_escaped() {
     let mut shown = trajectory();
     shown.prompt_tokens = ids("<script>");
     let page = trajectory_page(&shown, 0, 4, "a <b>", &decode);

@@ -16,7 +16,7 @@ default   multi_block n=16 tree=32  3.00      50.0            0.50x           40
 }
 
 #[test]
-fn the_report_says_what_was_found_and_everything_tried() {
+fn the_report_lists_the_best_decoder_and_all_trials() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("tune");
     write_tune_report(&target, &trials()).unwrap();
@@ -31,7 +31,7 @@ fn the_report_says_what_was_found_and_everything_tried() {
     let text = fs_err::read_to_string(target.join("tune.md")).unwrap();
     for part in [
         "- Best by tokens per second: **jacobi n=8**, 150.0 tokens/s, 1.50x that of ar, TPF 3.00, over 4 prompts,",
-        "one row takes 2.00 ms behind 90 cached tokens; the knee is at width 16, 3.00 ms",
+        "one row takes 2.00 ms after 90 cached tokens; the knee is at width 16, 3.00 ms",
         "![Forward pass by width](tune-latency.svg)\n",
         "|  | jacobi n=64 | 2.00 |",
         "## Command\n\n```text\njacobi tune --config a.toml\n```\n",

@@ -10,7 +10,7 @@ use super::numbers::{ratio, whole};
 use crate::exit::UsageError;
 use crate::output::{self, Color, Stream};
 
-/// The decoder if none is named and none was tuned.
+/// The decoder if none is given and none was tuned.
 const DEFAULT: DecoderName = DecoderName::Jacobi;
 
 /// One decoder or several to compare, and their settings.
@@ -36,7 +36,7 @@ pub struct DecoderArgs {
     /// 0.85]
     #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = ratio)]
     spawn_ratio: Option<f64>,
-    /// What multi-block fills a new block with [default: random]
+    /// The initial draft tokens of a new block of multi-block [default: random]
     #[arg(long, value_parser = filler_name())]
     filler: Option<Filler>,
     /// Rejected drafts that multi-block retries per pass [default: 4]
@@ -47,7 +47,7 @@ pub struct DecoderArgs {
     tree_budget: Option<usize>,
 }
 
-/// Reads the name of a decoder, with hyphens or as recipes have it.
+/// Reads the name of a decoder, with a hyphen or with an underscore as in recipes.
 pub fn decoder_name() -> impl TypedValueParser<Value = DecoderName> {
     let multi_block = PossibleValue::new("multi-block").alias(DecoderName::MultiBlock.as_str());
     choice(vec![
@@ -60,15 +60,15 @@ pub fn decoder_name() -> impl TypedValueParser<Value = DecoderName> {
 fn window_name() -> impl TypedValueParser<Value = WindowName> {
     choice(vec![
         (PossibleValue::new("blocks").help("A block at a time"), WindowName::Blocks),
-        (PossibleValue::new("sliding").help("As many tokens as were accepted"), WindowName::Sliding),
+        (PossibleValue::new("sliding").help("By as many tokens as were accepted"), WindowName::Sliding),
     ])
 }
 
 fn filler_name() -> impl TypedValueParser<Value = Filler> {
     choice(vec![
-        (PossibleValue::new("random").help("Drawn from prompt and response"), Filler::Random),
+        (PossibleValue::new("random").help("Random tokens of prompt and response"), Filler::Random),
         (
-            PossibleValue::new("ngram").help("What followed an earlier occurrence of the last tokens"),
+            PossibleValue::new("ngram").help("The tokens after an earlier occurrence of the last tokens"),
             Filler::Ngram,
         ),
     ])
@@ -80,7 +80,7 @@ fn choice<T: Copy + Send + Sync + 'static>(
     let possible: Vec<PossibleValue> = choices.iter().map(|(name, _)| name.clone()).collect();
     PossibleValuesParser::new(possible).map(move |text| {
         let chosen = choices.iter().find(|(name, _)| name.matches(&text, false));
-        chosen.expect("the parser lets possible values through only").1
+        chosen.expect("the parser accepts possible values only").1
     })
 }
 
@@ -110,7 +110,7 @@ impl DecoderArgs {
         let names = if self.is_comparison() { &self.compare[..] } else { &single };
         let twice = (1..names.len()).find(|&index| names[..index].contains(&names[index]));
         if let Some(index) = twice {
-            return Err(UsageError(format!("--compare names {} twice", names[index].as_str())).into());
+            return Err(UsageError(format!("--compare has {} twice", names[index].as_str())).into());
         }
         let strategy = |&name: &DecoderName| self.config(name, names).strategy(seed);
         Ok(names.iter().map(strategy).collect::<Result<_, _>>()?)
@@ -130,7 +130,7 @@ impl DecoderArgs {
         Ok(tuned)
     }
 
-    /// The given settings for decoder `name`, without those that only others of `names` have.
+    /// The given settings of decoder `name`, without those that only the other decoders in `names` have.
     fn config(&self, name: DecoderName, names: &[DecoderName]) -> DecoderConfig {
         let mut config = self.given(name);
         if name != DecoderName::MultiBlock && names.contains(&DecoderName::MultiBlock) {

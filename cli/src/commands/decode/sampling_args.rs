@@ -5,7 +5,7 @@ use jacobi_decoder::{RandomSampling, Sampling};
 use super::numbers::{above_zero, at_least_zero, share, whole};
 use crate::exit::UsageError;
 
-/// Greedy unless one of the first four is given.
+/// Decoding is greedy unless one of the first four is given.
 #[derive(Debug, clap::Args)]
 pub struct SamplingArgs {
     /// Sample, with logits divided by this; 0 is greedy [default when sampling: 1]
@@ -17,10 +17,10 @@ pub struct SamplingArgs {
     /// Sample from the most probable tokens that together reach probability P
     #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = share)]
     top_p: Option<f32>,
-    /// Sample, with tokens of the prompt and the response so far made less probable; 1 changes nothing
+    /// Sample, and make tokens of the prompt and the response so far less probable; 1 has no effect
     #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = above_zero)]
     repetition_penalty: Option<f32>,
-    /// Greedy: decide a token by a pass over one row where a wide pass gives its two best tokens
+    /// Greedy: compute a token again by a pass over one row if a wide pass gives its two best tokens
     /// log-probabilities closer than GAP; for bfloat16 [default GAP: 0.5]
     #[arg(long, value_name = "GAP", num_args = 0..=1, default_missing_value = "0.5",
         allow_negative_numbers = true, value_parser = above_zero)]
@@ -41,13 +41,13 @@ impl SamplingArgs {
         if !asked || self.temperature == Some(0.0) {
             return match self.repetition_penalty {
                 Some(penalty) if penalty != 1.0 => refuse(
-                    "--repetition-penalty belongs to sampling, and --temperature 0 is greedy; drop one of them",
+                    "--repetition-penalty is for sampling, and --temperature 0 is greedy; drop one of them",
                 ),
                 _ => Ok(Sampling::Greedy),
             };
         }
         if self.strict.is_some() {
-            return refuse("--strict belongs to greedy decoding: drop it, or the sampling options");
+            return refuse("--strict is for greedy decoding: drop it, or the sampling options");
         }
         let default = RandomSampling::default();
         Ok(Sampling::Random(RandomSampling {
@@ -59,7 +59,7 @@ impl SamplingArgs {
         }))
     }
 
-    /// The gap below which greedy decoding decides a token alone.
+    /// The gap below which greedy decoding computes a token again by a pass over one row.
     pub fn strict_gap(&self) -> Option<f32> {
         self.strict
     }

@@ -13,14 +13,14 @@ use crate::decoding::trajectory::{Live, PassLines};
 use crate::decoding::view::{Streamed, Summary, View, Whole};
 use crate::output::{self, Stream};
 
-/// The text alone, unless more is asked for.
+/// By default only the text is shown.
 #[derive(Debug, clap::Args)]
 pub struct ViewArgs {
     /// Print one JSON object: prompt_tokens, response_tokens, text, finish_reason, stats; an array of them for
     /// --compare
     #[arg(long)]
     pub json: bool,
-    /// Show each pass: what was accepted and from where, what was refined, what was rejected
+    /// Show each pass: accepted tokens with their sources, the refined draft, rejected tokens
     #[arg(long, conflicts_with = "json")]
     show_trajectory: bool,
     /// Write the response with all its passes as a self-contained page

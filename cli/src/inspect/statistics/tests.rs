@@ -50,7 +50,7 @@ fn states_are_binned_by_the_real_length_of_their_block() {
     let text = statistics.to_text();
     assert!(text.contains("3 in 2 blocks, last recorded at iteration 0.50 on average"), "{text}");
     assert!(text.contains("6.0 (6 to 6) response") && !text.contains("TPF"), "{text}");
-    assert!(of(&[row(vec![])], None).to_text().contains("autoregressive loss alone"));
+    assert!(of(&[row(vec![])], None).to_text().contains("autoregressive loss only"));
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn tokens_per_pass_count_the_blocks_that_reached_their_fixed_point() {
         assert!(text.contains(&format!("TPF          {tpf} tokens per pass")), "{text}");
         let mut scheduled = Statistics::new(&metadata(&[(SCHEDULE_KEY, "linear")]), None);
         scheduled.add(&rows);
-        assert!(scheduled.to_text().contains("TPF          not known"));
+        assert!(scheduled.to_text().contains("TPF          unknown"));
     }
 }
 

@@ -34,7 +34,7 @@ fn requests_are_read_with_openais_defaults() {
 }
 
 #[test]
-fn what_cannot_be_honoured_is_refused_by_name() {
+fn unsupported_fields_are_refused_by_name() {
     let chat = |more: &str| format!(r#"{{"messages": [{{"role": "user", "content": "a"}}]{more}}}"#);
     let rows = [
         ("[".to_owned(), "not a request"),
@@ -53,7 +53,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (chat(r#", "stop": [""]"#), "texts of 1 to 256 bytes"),
         (chat(r#", "presence_penalty": 0.5"#), "presence_penalty is not supported"),
         (chat(r#", "tools": [{}]"#), "tools is not supported"),
-        (chat(r#", "temprature": 0"#), "temprature is not a field"),
+        (chat(r#", "temprature": 0"#), "temprature is an unknown field"),
         (chat(r#", "jacobi": {"decoder": "fast"}"#), "jacobi.decoder is \"fast\""),
     ];
     for (body, expected) in rows {

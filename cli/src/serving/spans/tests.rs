@@ -22,7 +22,7 @@ fn sent(text_in: &str, stops: &[&str]) -> (Vec<String>, bool) {
 }
 
 #[test]
-fn a_stop_string_and_what_follows_are_never_sent() {
+fn a_stop_string_and_the_text_after_it_are_never_sent() {
     let rows = [
         ("How many ducks? Two.", &["ducks"][..], "How many ", true),
         ("How many ducks? Two.", &["Two", "many d"], "How ", true),

@@ -120,7 +120,7 @@ fn functions_from_a_sentence() {
 }
 
 #[test]
-fn what_is_read_is_what_stands_there() {
+fn extracted_code_equals_the_code_in_the_response() {
     let rows = [
         ("```python\nx = 1\n```", Some("x = 1")),
         ("```python\nx = 1\n```\n```python\ndef f(): pass\n```", Some("def f(): pass")),

@@ -2,7 +2,7 @@
 
 /// Gold answer, response, whether it is right.
 #[test]
-fn numbers_are_equal_when_a_mathematician_says_so() {
+fn numbers_are_equal_by_value() {
     let rows = [
         // Numbers.
         ("2", "\\boxed{2}", true),
@@ -50,7 +50,7 @@ fn numbers_are_equal_when_a_mathematician_says_so() {
 }
 
 #[test]
-fn so_are_words_and_expressions() {
+fn words_and_expressions_are_equal_by_their_normal_form() {
     let rows = [
         // Words.
         ("\\text{Evelyn}", "\\boxed{\\text{Evelyn}}", true),
@@ -93,7 +93,7 @@ fn so_are_words_and_expressions() {
 }
 
 #[test]
-fn so_are_answers_of_several_parts() {
+fn answers_of_several_parts_are_compared_part_by_part() {
     let rows = [
         // Left sides.
         ("5", "\\boxed{x = 5}", true),

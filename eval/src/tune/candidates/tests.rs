@@ -39,7 +39,7 @@ fn the_sample_is_fixed_by_its_seed_and_holds_nothing_twice() {
 }
 
 #[test]
-fn what_cannot_pay_for_its_widest_pass_is_left_out() {
+fn candidates_whose_widest_pass_cannot_pay_off_are_left_out() {
     let wide = |labels: Vec<String>| labels.iter().filter(|label| label.contains("\"pool_size\":8")).count();
     // Every row costs as much as a pass of one: a branch beside the run never pays, a run alone just does.
     let narrow = labels(1, usize::MAX, 7);

@@ -37,7 +37,7 @@ fn challengers_halve_while_prompts_double() {
 }
 
 #[test]
-fn the_best_reach_the_end_and_the_seeded_always_do() {
+fn the_best_challengers_and_all_defaults_reach_the_last_round() {
     let speed = [0, 1, 50, 80, 20, 70, 10, 60, 30, 40];
     let (prompts, _) = run(race(2, 8, 8), &speed);
     // Of the eight challengers 50 80 20 70 10 60 30 40, four see the second round and two the last.
@@ -58,7 +58,7 @@ fn all_take_turns_in_alternating_order_and_no_prompt_is_decoded_twice() {
 }
 
 #[test]
-fn a_race_that_breaks_off_has_no_result() {
+fn an_interrupted_race_has_no_result() {
     let mut left = 5;
     let tallies = race(1, 3, 4).run(&mut |_| {
         left -= 1;

@@ -26,7 +26,7 @@ fn widths_double_and_disturbances_do_not_count() {
 }
 
 #[test]
-fn what_nobody_would_pay_for_is_not_measured_further() {
+fn widths_that_cost_too_much_end_the_measurement() {
     let (widths, _) = roofline(4096, 1.0);
     assert_eq!(widths.last().map(|w| (w.rows, w.seconds)), Some((512, 32.0)));
     assert_eq!(roofline(1, 1.0).0.len(), 1);
