@@ -58,8 +58,9 @@ pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
     let run = RunDir::new(&recipe.output_dir);
     let mut stages = Vec::new();
     for round in 1..=recipe.rounds.len() {
-        let prompts = count(&recipe.rounds[round - 1].prompts)
-            .with_context(|| format!("in the prompts of round {round}, of [prompts] or [rounds.prompts]"))?;
+        let prompts = count(&recipe.rounds[round - 1].prompts).with_context(|| {
+            format!("in the prompts of round {round}: [prompts], or rounds.{round}.prompts")
+        })?;
         stages.push(generate_stage(recipe, &run, round, prompts)?);
         stages.push(train_stage(recipe, &run, round, prompts)?);
     }
@@ -126,7 +127,7 @@ fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
                 task.name,
                 index - before_tasks
             ),
-            false => format!("in [eval.prompts], whose keys are eval.prompts.NAME, the prompts of {}", task.name),
+            false => format!("in the prompts of {}, whose settings are eval.prompts.NAME", task.name),
         })?;
         questions.push(questions_of(&task, counted));
     }

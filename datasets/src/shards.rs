@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::DatasetError;
 use crate::schema::manifest::{MANIFEST_FILE, Manifest, ShardEntry, shard_file_name};
-use crate::schema::trajectory::{
-    ShardDigest, Trajectory, TrajectoryMetadata, join_shards, read_prompts_of_shard, write_shard,
-};
+use crate::schema::trajectory::{ShardDigest, Trajectory, TrajectoryMetadata, join_shards, write_shard};
 
 const PART: &str = "part-";
 const JOINED: &str = "shard-";
@@ -132,19 +130,6 @@ impl ShardWriter {
     /// Sets the number of prompts so far, if the total is known only at the end.
     pub fn set_input(&mut self, input: usize) {
         self.manifest.input = input;
-    }
-
-    /// Sample id and prompt of every row written so far.
-    ///
-    /// # Errors
-    /// `Parquet`, `BadRow`, `Io`.
-    pub fn prompts(&self, mut each: impl FnMut(String, Vec<u32>)) -> Result<(), DatasetError> {
-        for shard in &self.manifest.shards {
-            for (sample_id, prompt) in read_prompts_of_shard(&self.dir.join(&shard.file))? {
-                each(sample_id, prompt);
-            }
-        }
-        Ok(())
     }
 
     /// Writes a row group; once this returns, it is durable.

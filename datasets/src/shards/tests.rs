@@ -83,9 +83,13 @@ fn a_finished_row_group_survives_a_crash() {
     fs_err::write(dir.path().join("part-00001.parquet"), "PAR1").unwrap();
     fs_err::write(dir.path().join(".part-00002.parquet.x.tmp"), "PA").unwrap();
     let mut writer = open(dir.path(), 6, u64::MAX);
-    let mut seen = Vec::new();
-    writer.prompts(|name, prompt| seen.push((name, prompt))).unwrap();
-    assert_eq!(seen, rows(0..3).into_iter().map(|r| (r.sample_id, r.prompt_tokens)).collect::<Vec<_>>());
+    let kept: Vec<_> = writer
+        .manifest()
+        .shards
+        .iter()
+        .flat_map(|shard| read_shard(&dir.path().join(&shard.file)).unwrap().1)
+        .collect();
+    assert_eq!(kept, rows(0..3));
     writer.append(&rows(3..6), &Tally::default()).unwrap();
     writer.finish(&Tally::default()).unwrap();
     assert_eq!(names(dir.path()), [MANIFEST_FILE, "trajectories-00000-of-00001.parquet"]);
