@@ -398,3 +398,30 @@ fn results_go_to_standard_output_without_color_codes() {
     let environment: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(environment["libtorch"].is_string());
 }
+
+#[test]
+fn threads_sleep_when_they_wait_unless_the_user_decides_otherwise() {
+    let environment = |program: &str, arguments: &[&str], variables: &[(&str, &str)]| -> Value {
+        let mut command = Command::new(program);
+        command.args(arguments).envs(variables.iter().copied());
+        for name in ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS"] {
+            if variables.iter().all(|(set, _)| *set != name) {
+                command.env_remove(name);
+            }
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let jacobi = env!("CARGO_BIN_EXE_jacobi");
+    let own = environment(jacobi, &["env", "--json"], &[]);
+    assert_eq!(own["threads_wait_by"], "GOMP_SPINCOUNT=10000: they spin for a short time, then sleep");
+    let theirs =
+        environment(jacobi, &["env", "--json"], &[("OMP_WAIT_POLICY", "passive"), ("OMP_NUM_THREADS", "1")]);
+    assert_eq!(theirs["threads_wait_by"], "OMP_WAIT_POLICY=passive of the environment");
+    assert_eq!(theirs["threads_decided_by"], "OMP_NUM_THREADS of the environment");
+    assert_eq!(theirs["intra_op_threads"], 1);
+    let pinned = environment("taskset", &["-c", "0", jacobi, "env", "--json"], &[]);
+    assert_eq!((&pinned["cpus"], &pinned["intra_op_threads"]), (&1.into(), &1.into()));
+    assert_eq!(pinned["threads_decided_by"], "CPUs that this process may run on");
+}

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::threads;
+
 /// The environment as one flat JSON object.
 pub fn describe() -> Value {
     let mut all = json!({
@@ -10,17 +12,20 @@ pub fn describe() -> Value {
         "os": std::env::consts::OS,
         "arch": std::env::consts::ARCH,
         "cpu": cpu_model(),
-        "cpus": std::thread::available_parallelism().map_or(0, usize::from),
+        "cpus": num_cpus::get(),
     });
-    if let (Some(all), Value::Object(torch)) = (all.as_object_mut(), jacobi_model::environment()) {
-        all.extend(torch);
+    for part in [threads::describe(), jacobi_model::environment()] {
+        if let (Some(all), Value::Object(part)) = (all.as_object_mut(), part) {
+            all.extend(part);
+        }
     }
     all
 }
 
 /// The entries that affect speed, for comparing measurements.
 pub fn machine() -> Value {
-    const SPEED_ENTRIES: [&str; 7] = ["build", "arch", "cpu", "cpus", "intra_op_threads", "libtorch", "gpus"];
+    const SPEED_ENTRIES: [&str; 8] =
+        ["build", "arch", "cpu", "cpus", "vector_instructions", "intra_op_threads", "libtorch", "gpus"];
     let all = describe();
     SPEED_ENTRIES.iter().filter_map(|name| Some(((*name).to_owned(), all.get(*name)?.clone()))).collect()
 }
@@ -49,7 +54,7 @@ mod tests {
     #[test]
     fn text_and_json_say_the_same() {
         let environment = json!({"jacobi": "1.0", "cpus": 2, "cuda_available": false});
-        assert_eq!(machine().as_object().map(Map::len), Some(7), "{}", machine());
+        assert_eq!(machine().as_object().map(Map::len), Some(8), "{}", machine());
         assert_eq!(as_text(&environment), "jacobi: 1.0\ncpus: 2\ncuda_available: false\n");
     }
 }

@@ -14,6 +14,7 @@ use jacobi_trainer::{RankFailure, Ranks, Rendezvous};
 use crate::exit::{self, RanksEnded, UsageError, signal_name};
 use crate::output;
 use crate::signals::Stop;
+use crate::threads;
 
 /// Once a rank has failed, the others are killed after this time.
 const GRACE: Duration = Duration::from_secs(10);
@@ -82,15 +83,14 @@ pub fn train(count: usize, stop: &Stop) -> anyhow::Result<()> {
     let rendezvous = Rendezvous::open()?;
     let program = std::env::current_exe().context("cannot find the program to start")?;
     let arguments = without_count(std::env::args_os().skip(1));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let start = |rank: usize| {
         let mut command = Command::new(&program);
         command.args(&arguments).stdin(Stdio::piped()).env(LAUNCHED, "1");
         for (name, value) in rendezvous.variables(rank, count) {
             command.env(name, value);
         }
-        if std::env::var_os("OMP_NUM_THREADS").is_none() {
-            command.env("OMP_NUM_THREADS", (cores / count).max(1).to_string());
+        if let Some(threads) = threads::per_rank(count) {
+            command.env("OMP_NUM_THREADS", threads.to_string());
         }
         command.spawn().with_context(|| format!("cannot start rank {rank}"))
     };

@@ -27,6 +27,7 @@ pub use cpu::{
     attention::attend,
     cross_entropy::{HardTarget, SoftTarget, cross_entropy, probabilities, soft_cross_entropy},
     gated::{silu_gated, silu_gated_backward},
+    instructions::vector_instructions,
     linear::{linear, linear_argmax},
     norm::{add_rms_norm, rms_norm, rms_norm_backward},
     predictions::{argmax, column_ids, top},

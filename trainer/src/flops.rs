@@ -41,6 +41,29 @@ pub(crate) fn gemm_peak(kind: Kind, device: Device) -> f64 {
     peak
 }
 
+/// The peak that the steps of a run are compared with.
+pub(crate) struct Peak {
+    kind: Kind,
+    device: Device,
+    flops_per_second: f64,
+}
+
+impl Peak {
+    /// The peak of `device` in `kind`, as [`gemm_peak`].
+    pub(crate) fn of(kind: Kind, device: Device) -> Self {
+        Self { kind, device, flops_per_second: gemm_peak(kind, device) }
+    }
+
+    /// `rate`, in FLOP/s, as a share of the peak, at most 1. A step that beats the peak has it measured again: the first
+    /// measurement may have met a busy machine.
+    pub(crate) fn share(&mut self, rate: f64) -> f64 {
+        if rate > self.flops_per_second {
+            self.flops_per_second = measure_gemm(self.kind, self.device).max(rate);
+        }
+        rate / self.flops_per_second
+    }
+}
+
 fn measure_gemm(kind: Kind, device: Device) -> f64 {
     // Large enough for a GPU to reach its peak, small enough for a CPU to finish in time.
     let size: i64 = if device == Device::Cpu { 1024 } else { 8192 };
@@ -53,4 +76,18 @@ fn measure_gemm(kind: Kind, device: Device) -> f64 {
         fastest = fastest.min(started.elapsed().as_secs_f64());
     }
     2.0 * (size as f64).powi(3) / fastest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_step_is_faster_than_the_peak() {
+        let mut peak = Peak { kind: Kind::Float, device: Device::Cpu, flops_per_second: 2.0 };
+        assert_eq!(peak.share(1.0), 0.5);
+        let share = peak.share(3.0);
+        assert!(share < 0.01, "the peak is measured again, and is more than 300 FLOP/s: {share}");
+        assert_eq!(peak.share(f64::MAX), 1.0);
+    }
 }

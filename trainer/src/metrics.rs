@@ -33,7 +33,7 @@ pub struct TrainProgress {
     pub learning_rate: f64,
     /// Packed tokens per second.
     pub tokens_per_second: f64,
-    /// Model FLOPs per second over the GEMM peak measured at the start.
+    /// Model FLOPs per second over the GEMM peak, at most 1: the peak is measured again when a step beats it.
     pub mfu: f64,
     /// The newest evaluation, of this step or an earlier one.
     pub evaluation: Option<Evaluation>,

@@ -17,7 +17,7 @@ use crate::{
     data::{Dataset, TrainData},
     disk::{Disk, RealDisk},
     evaluation::{Evaluations, HeldOut},
-    flops::gemm_peak,
+    flops::Peak,
     metrics::{self, Metrics, RankFigures, TrainProgress, peak_memory},
     post_mortem,
     ranks::Ranks,
@@ -156,7 +156,7 @@ struct Run<'a> {
     state: TrainerState,
     /// Whether the newest checkpoint holds `state`.
     is_saved: bool,
-    gemm_peak: f64,
+    peak: Peak,
 }
 
 impl<'a> Run<'a> {
@@ -185,7 +185,7 @@ impl<'a> Run<'a> {
             evaluations: Evaluations::default(),
             optimizer_files: ranks.world_size(),
         };
-        let gemm_peak = gemm_peak(model.kind(), model.device());
+        let peak = Peak::of(model.kind(), model.device());
         let mut stepper =
             Stepper::with_ranks(ranks.clone(), (model, base), job.config, dataset.longest_text());
         let checkpoints = Checkpoints::open(job.output, job.config.save_total_limit, disk)?;
@@ -208,7 +208,7 @@ impl<'a> Run<'a> {
         let resumed = is_saved.then_some(&state);
         let metrics = ranks.is_first().then(|| Metrics::open(job.output, resumed)).transpose()?;
         Ok(Self {
-            gemm_peak,
+            peak,
             stepper,
             metrics,
             ranks,
@@ -267,7 +267,7 @@ impl<'a> Run<'a> {
         Ok(Some(progress))
     }
 
-    fn progress(&self, report: &StepReport, learning_rate: f64, seconds: f64) -> TrainProgress {
+    fn progress(&mut self, report: &StepReport, learning_rate: f64, seconds: f64) -> TrainProgress {
         TrainProgress {
             ranks: Vec::new(),
             step: self.state.step,
@@ -279,7 +279,7 @@ impl<'a> Run<'a> {
             grad_norm: report.grad_norm,
             learning_rate,
             tokens_per_second: report.tokens as f64 / seconds,
-            mfu: report.flops / seconds / (self.gemm_peak * self.ranks.world_size() as f64),
+            mfu: self.peak.share(report.flops / seconds / self.ranks.world_size() as f64),
             evaluation: self.state.evaluations.last,
         }
     }

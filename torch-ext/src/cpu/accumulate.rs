@@ -1,10 +1,11 @@
 //! Adding bf16 gradients to fp32 sums without the fp32 copy of them that libtorch makes.
 
 use half::bf16;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use tch::{Kind, Tensor};
 
 use crate::cpu::{
+    instructions::arch,
     memory::{Element, elements, elements_mut, is_plain},
     threads::parallel_chunks,
 };
@@ -21,7 +22,7 @@ pub fn accumulate(sum: &mut Tensor, x: &Tensor) {
     }
     let x = elements::<bf16>(x);
     parallel_chunks(elements_mut::<f32>(sum), ELEMENTS_PER_TASK, &|task, sum| {
-        Arch::new().dispatch(Add { sum, x: &x[task * ELEMENTS_PER_TASK..] });
+        arch().dispatch(Add { sum, x: &x[task * ELEMENTS_PER_TASK..] });
     });
 }
 

@@ -4,14 +4,15 @@
 use std::ffi::{c_char, c_void};
 
 use half::bf16;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     GpuError,
     cpu::{
+        instructions::arch,
         memory::{Element, Shared, elements_mut},
-        threads::parallel,
+        pool::parallel,
     },
     shim::{outcome, pointer},
 };
@@ -98,11 +99,11 @@ fn kernel<M: Element>(slot: AdamWSlot, step: &AdamWStep) {
                 gradient: gradient.part(part.clone()),
             }
         };
-        Arch::new().dispatch(update);
+        arch().dispatch(update);
         if let Some(rounded) = &rounded {
             // SAFETY: as above; the update no longer uses the masters.
             let (target, source) = unsafe { (rounded.part(part.clone()), master.part(part)) };
-            Arch::new().dispatch(Round { target, source });
+            arch().dispatch(Round { target, source });
         }
     });
 }

@@ -2,11 +2,16 @@
 //! same megabytes. If they went back to the kernel in between, it would have to clear every page again.
 
 use std::{
-    ffi::{c_int, c_void},
+    ffi::{CStr, c_char, c_int, c_void},
     sync::Once,
 };
 
-use crate::cpu::threads::symbol;
+unsafe extern "C" {
+    fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+}
+
+/// The dynamic linker's default search, as glibc and musl define it.
+const RTLD_DEFAULT: *mut c_void = std::ptr::null_mut();
 
 /// Blocks up to this size come from the heap: the most that glibc allows.
 const LARGEST_KEPT_BYTES: c_int = 32 << 20;
@@ -27,4 +32,14 @@ pub fn keep_freed_memory() {
             set(TRIM_THRESHOLD, c_int::MAX);
         }
     });
+}
+
+/// The address of a symbol of this process.
+fn symbol(name: &CStr) -> Option<*mut c_void> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    // SAFETY: a look-up by name.
+    let found = unsafe { dlsym(RTLD_DEFAULT, name.as_ptr()) };
+    (!found.is_null()).then_some(found)
 }

@@ -7,15 +7,16 @@
 use std::{cell::RefCell, ops::Range};
 
 use half::bf16;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use tch::{Kind, Tensor};
 
 use crate::{
     HeadShape, PassPlan,
     cpu::{
         dots::{Left, prefetch},
+        instructions::arch,
         memory::{AlignedBuffer, Element, Shared, elements, elements_mut},
-        threads::parallel,
+        pool::parallel,
     },
     heads::part,
     pass::{Method, Span},
@@ -67,7 +68,7 @@ fn kernel<T: Element>(qkv: &Tensor, plan: &PassPlan, groups: &[RowGroup], caches
     let qkv: &[T] = elements(qkv);
     let target = Shared::new(elements_mut::<T>(&mut out));
     let run = |task: &Task<T>| {
-        Arch::new().dispatch(AttentionKernel { task, spans, qkv, heads: *heads, out: &target });
+        arch().dispatch(AttentionKernel { task, spans, qkv, heads: *heads, out: &target });
     };
     let work: usize = groups.iter().map(|group| group.pairs(spans)).sum();
     if work * heads.queries * heads.width * 2 < PARALLEL_FROM {

@@ -16,10 +16,12 @@ use std::{
 };
 
 use half::bf16;
+use pulp::Arch;
 
 use crate::cpu::{
+    instructions::arch,
     memory::{AlignedBuffer, Element, Shared},
-    threads::parallel,
+    pool::parallel,
 };
 
 pub(crate) mod dots;
@@ -30,9 +32,9 @@ const CHUNK: usize = 32;
 /// Numbers of a vector.
 const LANES: usize = CHUNK / 2;
 
-/// Whether this processor has the instructions.
+/// Whether the kernels may use the instructions.
 pub(crate) fn supported() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+    matches!(arch(), Arch::V4(_))
 }
 
 /// The size of the next group of rows when `left` rows remain.

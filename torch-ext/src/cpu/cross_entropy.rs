@@ -4,11 +4,12 @@
 //! Legend: n rows, v vocabulary.
 
 use half::bf16;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use tch::{Kind, Tensor};
 
 use crate::cpu::{
     exp::exp,
+    instructions::arch,
     memory::{Element, Shared, elements, elements_mut, is_plain},
     threads::parallel_map,
 };
@@ -88,7 +89,7 @@ fn hard_rows<T: Element>(logits: &mut Tensor, targets: &[HardTarget]) -> Vec<f64
     parallel_map(targets.len(), &|row| {
         // SAFETY: no other task has this row.
         let logits = unsafe { rows.part(row * v..(row + 1) * v) };
-        Arch::new().dispatch(Hard { logits, target: targets[row] })
+        arch().dispatch(Hard { logits, target: targets[row] })
     })
 }
 
@@ -105,7 +106,7 @@ fn soft_rows<T: Element>(
         let SoftTarget { teacher: at, weight } = targets[row];
         // SAFETY: no other task has this row.
         let logits = unsafe { rows.part(row * v..(row + 1) * v) };
-        Arch::new().dispatch(Soft { logits, teacher: &teacher[at * v..(at + 1) * v], weight, tau })
+        arch().dispatch(Soft { logits, teacher: &teacher[at * v..(at + 1) * v], weight, tau })
     })
 }
 

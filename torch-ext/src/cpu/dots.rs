@@ -6,11 +6,11 @@
 
 use std::array::from_fn;
 
-use pulp::{Arch, Simd, WithSimd, bytemuck::cast_slice};
+use pulp::{Simd, WithSimd, bytemuck::cast_slice};
 
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::avx512;
-use crate::cpu::{memory::Element, sink::Sink};
+use crate::cpu::{instructions::arch, memory::Element, sink::Sink};
 
 /// Bytes of left rows that stay in a core's cache while the right ones are read.
 const CACHED: usize = 1 << 19;
@@ -67,7 +67,7 @@ impl<'a> Left<'a> {
         match self {
             Self::Plain(left) => {
                 let sink = |m: usize, n: usize, products: &[f32]| sink.take(m, n, products);
-                Arch::new().dispatch(Dots { left, right, k, scratch: &mut Vec::new(), sink });
+                arch().dispatch(Dots { left, right, k, scratch: &mut Vec::new(), sink });
             }
             #[cfg(target_arch = "x86_64")]
             Self::Few(left) => avx512::dots::products(left, right, k, sink),

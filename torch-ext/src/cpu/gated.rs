@@ -1,11 +1,12 @@
 //! The activation of a gated MLP: silu(gate) * up (arXiv 2002.05202, SwiGLU), and its gradient.
 
 use half::bf16;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use tch::{Kind, Tensor};
 
 use crate::cpu::{
     exp::exp,
+    instructions::arch,
     memory::{Element, elements, elements_mut, is_plain},
     threads::{elements_per_task, parallel_chunks},
 };
@@ -29,7 +30,7 @@ fn kernel<T: Element>(both: &Tensor) -> Tensor {
     let both = elements::<T>(both);
     let size = elements_per_task(inner);
     parallel_chunks(elements_mut::<T>(&mut out), size, &|task, out| {
-        Arch::new().dispatch(Gated { both: &both[2 * task * size..], inner, out });
+        arch().dispatch(Gated { both: &both[2 * task * size..], inner, out });
     });
     out
 }
@@ -77,7 +78,7 @@ fn backward_kernel<T: Element>(both: &Tensor, grad: &Tensor) -> Tensor {
     let size = elements_per_task(inner);
     parallel_chunks(elements_mut::<T>(&mut out), 2 * size, &|task, out| {
         let (both, grad) = (&both[2 * task * size..], &grad[task * size..]);
-        Arch::new().dispatch(GatedBackward { both, grad, inner, out });
+        arch().dispatch(GatedBackward { both, grad, inner, out });
     });
     out
 }

@@ -10,9 +10,10 @@ use tch::{Kind, Tensor};
 use crate::cpu::{
     dots::Left,
     memory::{Element, Shared, elements, elements_mut, is_plain},
+    pool::parallel,
     predictions::argmax,
     sink::{Largest, Rounded},
-    threads::{parallel, parallel_map},
+    threads::parallel_map,
 };
 
 /// Multiply-adds of a task, at least: with fewer, starting a thread costs more than it saves.

@@ -3,12 +3,14 @@
 //! Legend: n rows, w width.
 
 use half::bf16;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use tch::{Device, Kind, Tensor};
 
 use crate::cpu::{
+    instructions::arch,
     memory::{Element, Shared, elements, elements_mut, is_plain},
-    threads::{elements_per_task, parallel, parallel_chunks},
+    pool::parallel,
+    threads::{elements_per_task, parallel_chunks},
 };
 
 /// `x` normalised over its last dimension and scaled by `weight` `[w]`; the normalised value is rounded to the dtype of
@@ -54,7 +56,7 @@ pub fn rms_norm_backward(
 fn kernel<T: Element>(x_nw: &[T], weight_w: &[T], eps: f64, out_nw: &mut [T]) {
     let size = elements_per_task(weight_w.len());
     parallel_chunks(out_nw, size, &|task, out| {
-        Arch::new().dispatch(Norm { x: &x_nw[task * size..], weight: weight_w, eps: eps as f32, out });
+        arch().dispatch(Norm { x: &x_nw[task * size..], weight: weight_w, eps: eps as f32, out });
     });
 }
 
@@ -101,7 +103,7 @@ fn backward_kernel<T: Element>(
         let (grad_x, grad_weight) =
             unsafe { (target.part(part.clone()), sums.part(task * width..(task + 1) * width)) };
         let (x, grad) = (&x[part.clone()], &grad[part]);
-        Arch::new().dispatch(NormBackward { x, weight, eps, grad, grad_x, grad_weight });
+        arch().dispatch(NormBackward { x, weight, eps, grad, grad_x, grad_weight });
     });
     let total = elements_mut::<f32>(grad_weight);
     for sums in partial.chunks_exact(width) {

@@ -3,12 +3,13 @@
 //! Legend: n rows, h key/value heads, g query heads per key/value head, d head width, c cache capacity.
 
 use half::bf16;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use tch::{Kind, Tensor};
 
 use crate::{
     HeadShape, PassPlan,
     cpu::{
+        instructions::arch,
         memory::{Element, elements, elements_mut, is_plain},
         threads::parallel_chunks,
     },
@@ -63,7 +64,7 @@ fn kernel<T: Element>(qkv: &mut Tensor, cos: &Tensor, sin: &Tensor, heads: HeadS
     parallel_chunks(elements_mut::<T>(qkv), ROWS_PER_TASK * row_len, &|task, rows| {
         let first = task * ROWS_PER_TASK;
         let angles = first * d..(first + rows.len() / row_len) * d;
-        Arch::new().dispatch(Rotation { rows, cos: &cos[angles.clone()], sin: &sin[angles], heads });
+        arch().dispatch(Rotation { rows, cos: &cos[angles.clone()], sin: &sin[angles], heads });
     });
 }
 
