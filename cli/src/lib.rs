@@ -28,6 +28,7 @@ pub mod serving;
 pub mod signals;
 pub mod stages;
 pub mod supervised;
+pub mod tuning;
 
 use commands::{config, decode, env, eval, generate, inspect as look, run as recipe_run, train, tune};
 
