@@ -57,7 +57,7 @@ fn tuning_is_repeated_when_its_file_is_of_another_model_or_no_result_of_tuning()
         Stage { work: Work::Tune, outputs: vec![report, file.clone()], ..stage("tune", "1", export.clone()) };
     ledger.start("tune", &stage.settings).unwrap();
     ledger.finish("tune").unwrap();
-    let mut is_done = |model_files: &str, widths: &str| {
+    let is_done = |model_files: &str, widths: &str| {
         let text = format!(
             "{{\"schema\": \"jacobi-tune/1\", \"decoder\": {{\"name\": \"jacobi\"}}, \"is_default\": false, \"prompts\": 2, \
              \"tokens\": 9, \"forwards\": 3, \"rows\": 30, \"decode_seconds\": 0.5, \"objective\": \"tps\", \"dtype\": \"\", \
