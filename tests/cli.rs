@@ -246,6 +246,7 @@ const BAD_INPUT: &[BadInput] = &[
         &["foreign is not an exported model", "it lacks README.md", "jacobi export"],
     ),
     (&["hub", "push", "nowhere", "o/n", "--upload"], 1, &["nowhere"]),
+    (&["run", "-c", "good.toml", "--set", "tune.seconds=0"], 2, &["[tune]: seconds = 0", "at least 1"]),
     (&["run", "-c", "no-model.toml"], 1, &["nowhere", "ORG/NAME of the hub"]),
     (&["run", "-c", "foreign-model.toml"], 1, &["config.json", "Mamba", "supported"]),
     (&["run", "-c", "no-prompts.toml"], 1, &["nowhere.jsonl", "prompts.path"]),
@@ -299,9 +300,16 @@ fn a_dry_run_prints_the_plan_and_writes_nothing() {
     let output = jacobi(directory.path(), &["run", "-c", "good.toml", "--dry-run"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for part in
-        ["round-1/generate", "3 prompts", "round-1/train", "1 steps", "export", "eval", "batch_size = 4"]
-    {
+    for part in [
+        "round-1/generate",
+        "3 prompts",
+        "round-1/train",
+        "1 steps",
+        "export",
+        "tune",
+        "eval",
+        "batch_size = 4",
+    ] {
         assert!(text.contains(part), "{part:?} is missing: {text}");
     }
     assert!(!directory.path().join("run").exists());
@@ -333,6 +341,7 @@ fn decode_and_eval_use_the_tuned_decoder() {
     for part in ["best", "ar ", "jacobi n=16", "multi_block n=16 K=2 pool=4 tree=32"] {
         assert!(text.contains(part), "{part:?} is missing: {text}");
     }
+    assert!(text.contains("Not decided: ") && text.contains("The race had 2 prompts"), "{text}");
     assert!(messages.contains("knee at") && messages.contains("model/jacobi.json"), "{messages}");
     for file in ["tune.md", "tune.json", "tune-latency.svg", "tune-contour.svg"] {
         assert!(model.join("tune").join(file).is_file(), "{file}");
@@ -356,16 +365,16 @@ fn decode_and_eval_use_the_tuned_decoder() {
     let eval = [&eval[..], &["--overwrite"]].concat();
     let (code, text, messages) = run(&eval);
     assert!(
-        code == Some(0) && text.contains("jacobi n=16") && text.contains("jacobi n=5 "),
+        code == Some(0) && text.contains("jacobi n=16") && text.contains("jacobi n=5, tuned "),
         "{text}{messages}"
     );
     // A decoder tuned afterwards is not measured when the evaluation is repeated; a message says so.
     fs_err::write(&tuned, mine.to_string().replace("\"block_size\":5", "\"block_size\":6")).unwrap();
     let (code, text, messages) = run(&eval[..eval.len() - 1]);
-    assert!(code == Some(0) && text.contains("jacobi n=5 "), "{text}{messages}");
+    assert!(code == Some(0) && text.contains("jacobi n=5, tuned "), "{text}{messages}");
     assert!(messages.contains("jacobi n=6 of model was not measured"), "{messages}");
     let (code, text, _) = run(&[&eval[..], &["--set", "eval.tuned=false"]].concat());
-    assert!(code == Some(0) && text.contains("jacobi n=16") && !text.contains("jacobi n=5 "), "{text}");
+    assert!(code == Some(0) && text.contains("jacobi n=16") && !text.contains("jacobi n=5"), "{text}");
 
     mine["schema"] = "jacobi-tune/0".into();
     fs_err::write(&tuned, mine.to_string()).unwrap();

@@ -4,7 +4,7 @@
 
 use jacobi_cli::recipe::{ModelSection, Recipe};
 use jacobi_datasets::{PromptsConfig, Section};
-use jacobi_eval::EvalConfig;
+use jacobi_eval::{EvalConfig, TuneConfig};
 use jacobi_trainer::TrainConfig;
 use jacobi_trajectory_gen::GenerateConfig;
 use serde_json::Value;
@@ -35,6 +35,7 @@ pub fn neutral() -> Vec<(String, &'static str)> {
         .chain(of::<PromptsConfig>())
         .chain(of::<GenerateConfig>())
         .chain(of::<TrainConfig>())
+        .chain(of::<TuneConfig>())
         .chain(of::<EvalConfig>())
         .collect()
 }
@@ -105,6 +106,7 @@ fn every_recipe_key_is_documented() {
         "prompts",
         "generate",
         "train",
+        "tune",
         "eval",
         "eval.tasks",
         "eval.sandbox",

@@ -48,7 +48,7 @@ fn fixture() -> tempfile::TempDir {
          [train]\nmax_steps = 4\nbatch_size = 2\nlearning_rate = 1e-3\nlr_schedule = \"constant\"\nwarmup_ratio = 0.0\n\
          eval_steps = 2\neval_samples = 2\neval_max_new_tokens = 8\nbest_ar_tolerance = 9.0\n\
          [[rounds]]\n[[rounds]]\n[rounds.prompts]\noffset = 8\n[rounds.generate]\nblock_size = 8\n[rounds.train]\nlearning_rate = 1e-4\n\
-         [eval]\nmax_new_tokens = 8\n[eval.prompts]\npath = \"{0}/prompts-test.jsonl\"\nlimit = 1\n",
+         [tune]\ncandidates = 2\n[eval]\nmax_new_tokens = 8\n[eval.prompts]\npath = \"{0}/prompts-test.jsonl\"\nlimit = 1\n",
         data.display()
     );
     fs_err::write(directory.path().join("small.toml"), recipe).unwrap();
@@ -162,7 +162,96 @@ fn changed_settings_are_refused_from_their_stage_on_and_neutral_ones_are_not(dir
     ];
     let run = ["run", "-c", "small.toml"].into_iter();
     let run: Vec<&str> = run.chain(neutral.into_iter().flat_map(|setting| ["--set", setting])).collect();
-    assert_eq!(succeed(dir, &run).matches("finished before, skipped").count(), 6);
+    assert_eq!(succeed(dir, &run).matches("finished before, skipped").count(), 7);
+}
+
+/// The file of a run, as JSON.
+fn json(dir: &Path, file: &str) -> Value {
+    serde_json::from_slice(&fs_err::read(dir.join(file)).unwrap()).unwrap()
+}
+
+/// The decoders of the rows of a report by model role, each with its block size and whether tuning chose it.
+fn measured(dir: &Path, role: &str) -> Vec<(String, Option<u64>, bool)> {
+    let results = json(dir, "run/report/results.json");
+    let rows = results["rows"].as_array().unwrap().iter().filter(|row| row["model_role"] == role);
+    let name = |row: &Value| row["decoder"].as_str().unwrap().to_owned();
+    rows.map(|row| {
+        (name(row), row["decoder_settings"]["block_size"].as_u64(), row["tuned"].as_bool().unwrap())
+    })
+    .collect()
+}
+
+#[test]
+fn a_run_tunes_its_export_and_evaluates_the_tuned_decoder_first() {
+    let directory = fixture();
+    let dir = directory.path();
+    let run = ["run", "-c", "small.toml", "--set", "rounds=[{}]", "--set", "train.max_steps=1"];
+    let messages = succeed(dir, &run);
+    assert!(messages.contains("stage 4 of 5: tune: 1 prompts, at most 8 new tokens each"), "{messages}");
+    let tuned = json(dir, "run/export/jacobi.json");
+    assert_ne!(tuned["decoder"]["name"], "ar", "one prompt decides nothing: {tuned}");
+    assert_eq!((&tuned["race"]["decided"], &tuned["race"]["prompts"]), (&false.into(), &1.into()));
+    for role in ["base", "trained"] {
+        let rows = measured(dir, role);
+        assert_eq!((rows[0].0.as_str(), rows[0].2), ("ar", false));
+        let is_tuned = (&rows[1].0, rows[1].1) == (&name_of(&tuned), tuned["decoder"]["block_size"].as_u64());
+        assert!(is_tuned && rows[1].2 == (role == "trained"), "{role}: {rows:?} {tuned}");
+    }
+    let report = fs_err::read_to_string(dir.join("run/report/report.md")).unwrap();
+    let card = fs_err::read_to_string(dir.join("run/export/README.md")).unwrap();
+    for part in [", tuned)", "Not decided: ", "A pass over 4 rows costs "] {
+        assert!(report.contains(part) && card.contains(part), "{part:?} is missing: {report}{card}");
+    }
+    let count = |messages: &str| messages.matches("finished before, skipped").count();
+    assert_eq!(count(&succeed(dir, &run)), 5);
+
+    // Exported again, the model is tuned again.
+    succeed(dir, &["export", "-c", "small.toml", "--set", "rounds=[{}]", "--set", "train.max_steps=1"]);
+    assert_eq!(json(dir, "run/export/jacobi.json")["latency"]["knee"], 0);
+    let messages = succeed(dir, &run);
+    assert!(messages.contains("stage 4 of 5: tune: 1 prompts"), "{messages}");
+    // Another decoder than the report has: as on a machine where passes cost something else.
+    let mut other = json(dir, "run/export/jacobi.json");
+    other["decoder"] = serde_json::json!({"name": "jacobi", "block_size": 5});
+    fs_err::write(dir.join("run/export/jacobi.json"), other.to_string()).unwrap();
+    let messages = succeed(dir, &run);
+    assert!(messages.contains("finished before jacobi n=5 was tuned, so it is repeated"), "{messages}");
+    assert_eq!(measured(dir, "trained")[1], ("jacobi".to_owned(), Some(5), true));
+    assert_eq!(count(&succeed(dir, &run)), 5);
+
+    let messages = fail(dir, &[&run[..], &["--set", "tune.candidates=1"]].concat(), 2);
+    assert!(
+        messages.contains("from stage tune on") && messages.contains("tune.candidates: was 2, is 1"),
+        "{messages}"
+    );
+    // Without the stage nothing else changes.
+    let without = [&run[..], &["--set", "tune.enabled=false"]].concat();
+    assert_eq!(count(&succeed(dir, &without)), 4);
+    fs_err::remove_dir_all(dir.join("run/export")).unwrap();
+    let messages = succeed(dir, &without);
+    assert!(!messages.contains("tune"), "{messages}");
+    assert_eq!(json(dir, "run/export/jacobi.json")["latency"]["knee"], 0);
+}
+
+fn name_of(tuned: &Value) -> String {
+    tuned["decoder"]["name"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_run_without_an_evaluation_ends_with_tuning_on_its_own_prompts() {
+    let directory = fixture();
+    let dir = directory.path();
+    let run = ["run", "-c", "small.toml", "--set", "rounds=[{}]", "--set", "train.max_steps=1"];
+    let output = jacobi(dir, &[&run[..], &["--set", "eval.prompts.path="]].concat());
+    let (text, messages) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success(), "{messages}");
+    assert!(messages.contains("stage 4 of 4: tune: 8 prompts"), "{messages}");
+    for part in ["best", "jacobi n=16", "not evaluated: neither eval.prompts.path nor [[eval.tasks]] is set"]
+    {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
+    assert!(dir.join("run/export/README.md").is_file() && !dir.join("run/report").exists());
 }
 
 #[test]

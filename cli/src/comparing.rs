@@ -139,13 +139,17 @@ pub fn training_of(runs: &[MeasuredRun]) -> Vec<TrainingCurve> {
 /// measured and how the runs differ.
 pub fn merge(runs: &[MeasuredRun], command: String, differences: &[String]) -> (Results, Vec<EvalSample>) {
     let mut environment = serde_json::Map::new();
-    let (mut rows, mut samples) = (Vec::new(), Vec::new());
+    let (mut rows, mut samples, mut tuned_models) = (Vec::new(), Vec::new(), Vec::new());
     for run in runs {
         environment.insert(format!("{}: command", run.label), run.results.command.as_str().into());
         environment.insert(format!("{}: environment", run.label), run.results.environment.clone().into());
         rows.extend(run.results.rows.iter().cloned().map(|mut row| {
             row.model = run.model_name(&row.model);
             row
+        }));
+        tuned_models.extend(run.results.tuned_models.iter().cloned().map(|mut tuned| {
+            tuned.model = run.model_name(&tuned.model);
+            tuned
         }));
         samples.extend(run.samples.iter().cloned().map(|mut sample| {
             sample.model = run.model_name(&sample.model);
@@ -158,6 +162,7 @@ pub fn merge(runs: &[MeasuredRun], command: String, differences: &[String]) -> (
     let settings = runs.first().map(|run| run.results.settings.clone()).unwrap_or_default();
     let results = Results {
         paired_tests: paired_tests(&samples),
+        tuned_models,
         settings,
         ..Results::new(command, environment, rows)
     };

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use jacobi_datasets::hub::{CUSTOM_GENERATE, HubRepo};
 use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole, Results};
-use jacobi_datasets::schema::tuned::{Latency, Objective, TUNED_FILE, TUNED_SCHEMA, Trial, Tuned};
+use jacobi_datasets::schema::tuned::{
+    Latency, Objective, RaceSummary, TUNED_FILE, TUNED_SCHEMA, Trial, Tuned,
+};
 use jacobi_datasets::{Manifest, TOKENIZER_FILES, Tokenizer, copy_tokenizer_file};
 use jacobi_model::{Dtype, MAX_SHARD_BYTES, load, save_model};
 use jacobi_report::{ModelCard, model_card};
@@ -105,6 +107,7 @@ pub fn write_card(
         decoding: &decoding,
         custom_generate: dir.join(CUSTOM_GENERATE).join(GENERATE_FILE).is_file(),
         rows: results.map_or(&[], |results| results.rows.as_slice()),
+        tuned_models: results.map_or(&[], |results| results.tuned_models.as_slice()),
         command: &command,
     };
     write_text(&dir.join("README.md"), &model_card(&card))
@@ -120,21 +123,22 @@ fn is_of_model(results: &Results, digest: &str) -> bool {
     models.any(|index| has(index, "role", ModelRole::Trained.as_str()) && has(index, "files", digest))
 }
 
-/// The recommended decoder: from tuning; else the fastest one of the evaluation; else the one that training aimed at.
-/// Written into `jacobi.json`.
+/// The recommended decoder: from tuning; else the fastest one of the evaluation other than `ar`, which only tuning can
+/// recommend; else the one that training aimed at. Written into `jacobi.json`.
 fn decoding(recipe: &Recipe, dir: &Path, results: Option<&Results>) -> anyhow::Result<Tuned> {
     let path = dir.join(TUNED_FILE);
-    if let Ok(text) = fs_err::read_to_string(&path)
-        && let Ok(tuned) = serde_json::from_str::<Tuned>(&text)
-        && !tuned.latency.widths.is_empty()
-    {
+    if let Some(tuned) = jacobi_eval::tuned_file(dir).ok().flatten().filter(Tuned::is_from_tuning) {
         return Ok(tuned);
     }
     // Only rows of the first task: speeds of different tasks are not comparable.
     let rows = results.map_or(&[][..], |results| results.rows.as_slice());
     let first = rows.first().map(|row| row.task.as_str());
     let trained = |row: &&EvalRow| row.model_role == ModelRole::Trained && row.model == recipe.name;
-    let rows = rows.iter().filter(trained).filter(|row| Some(row.task.as_str()) == first);
+    let rows = rows
+        .iter()
+        .filter(trained)
+        .filter(|row| !row.is_autoregressive())
+        .filter(|row| Some(row.task.as_str()) == first);
     let fastest = rows.max_by(|a, b| {
         let speedup = |row: &EvalRow| row.speedup_over_ar.unwrap_or(0.0);
         speedup(a).total_cmp(&speedup(b))
@@ -146,7 +150,10 @@ fn decoding(recipe: &Recipe, dir: &Path, results: Option<&Results>) -> anyhow::R
         best,
         objective: Objective::Tps,
         dtype: fastest.map_or_else(String::new, |row| row.dtype.clone()),
+        race: RaceSummary::default(),
+        runner_up: None,
         latency: Latency::default(),
+        model_files: String::new(),
         command: results.map_or_else(command_line, |results| results.command.clone()),
         environment: results.map_or_else(this_machine, |results| results.environment.clone()),
     };
@@ -156,8 +163,7 @@ fn decoding(recipe: &Recipe, dir: &Path, results: Option<&Results>) -> anyhow::R
 
 /// Jacobi decoding with the block size of the last round.
 fn default_trial(recipe: &Recipe) -> Trial {
-    let block_size =
-        recipe.rounds.last().map_or(recipe.generate.block_size, |round| round.generate.block_size);
+    let block_size = recipe.block_size();
     trial_of(&EvalRow {
         decoder: "jacobi".to_owned(),
         decoder_settings: Map::from_iter([("block_size".to_owned(), block_size.into())]),

@@ -29,6 +29,7 @@ pub mod signals;
 pub mod stages;
 pub mod supervised;
 pub mod threads;
+pub mod tuning;
 
 use commands::{config, decode, env, eval, generate, inspect as look, run as recipe_run, train, tune};
 

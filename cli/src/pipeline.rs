@@ -1,15 +1,17 @@
 //! `jacobi run`: the stages of a recipe in order. A finished stage is skipped, an interrupted one resumes.
 //!
 //! A stage's result depends on its settings and on the stages before it. When the settings of a recorded stage have
-//! changed, it and all later stages are void: the run refuses, or with `--overwrite` removes them and repeats them.
+//! changed, it and all later stages are void: the run refuses, or with `--overwrite` removes them and repeats them. The
+//! result of tuning is measured, so a repeated stage can find another decoder: then the evaluation is repeated too.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use jacobi_datasets::schema::eval_row::ModelRole;
+use jacobi_datasets::schema::eval_row::{ModelRole, Results};
+use jacobi_datasets::schema::tuned::{TRIALS_FILE, TUNED_FILE};
 use jacobi_datasets::{Differences, Manifest};
 use jacobi_eval::EvalModel;
-use jacobi_report::{TrainingCurve, terminal_table};
+use jacobi_report::{TrainingCurve, terminal_summary, tune_table};
 use jacobi_trainer::{Ranks, TrainData, TrainerState, latest_checkpoint, result_checkpoint};
 
 use crate::exit::UsageError;
@@ -20,9 +22,10 @@ use crate::recipe::Recipe;
 use crate::run_dir::{DirLock, RunDir, command_line};
 use crate::signals::Stop;
 use crate::stages::GenerateOptions;
+use crate::tuning::{Tuning, is_tuned};
 use crate::{device, export, output, stages};
 
-/// Runs the recipe and returns the final table.
+/// Runs the recipe and returns the final summary.
 ///
 /// # Errors
 /// From each stage; [`UsageError`] when a recorded stage has other settings and `overwrite` is false;
@@ -41,9 +44,13 @@ pub fn run(recipe: &Recipe, overwrite: bool, stop: &Stop) -> anyhow::Result<Stri
     run.record(&recipe.to_toml(), &command_line())?;
     for (index, stage) in stages.iter().enumerate() {
         let label = format!("stage {} of {}: {}", index + 1, stages.len(), stage.name);
+        let unmeasured = if stage.work == Work::Eval { unmeasured(recipe, &run)? } else { None };
         if is_done(stage, &ledger) {
-            output::status(&format!("{label}: finished before, skipped"));
-            continue;
+            let Some(decoder) = unmeasured else {
+                output::status(&format!("{label}: finished before, skipped"));
+                continue;
+            };
+            output::status(&format!("{label}: finished before {decoder} was tuned, so it is repeated"));
         }
         output::status(&format!("{label}: {}", stage.summary));
         ledger.start(&stage.name, &stage.settings)?;
@@ -52,9 +59,38 @@ pub fn run(recipe: &Recipe, overwrite: bool, stop: &Stop) -> anyhow::Result<Stri
         stop.check()?;
         ledger.finish(&stage.name)?;
     }
-    let results = stages::read_results(&run.report())?;
-    export::write_card(recipe, &run, &run.export(), Some(&results))?;
-    Ok(terminal_table(&results.rows))
+    let is_evaluated = stages.iter().any(|stage| stage.work == Work::Eval);
+    let results = is_evaluated.then(|| stages::read_results(&run.report())).transpose()?;
+    export::write_card(recipe, &run, &run.export(), results.as_ref())?;
+    summary(&run, &stages, results.as_ref())
+}
+
+/// The figures of the evaluation, else those of tuning.
+fn summary(run: &RunDir, stages: &[Stage], results: Option<&Results>) -> anyhow::Result<String> {
+    if let Some(results) = results {
+        return Ok(terminal_summary(results));
+    }
+    let unevaluated = "not evaluated: neither eval.prompts.path nor [[eval.tasks]] is set\n";
+    if !stages.iter().any(|stage| stage.work == Work::Tune) {
+        return Ok(unevaluated.to_owned());
+    }
+    let trials = serde_json::from_slice(&fs_err::read(run.tune().join(TRIALS_FILE))?)?;
+    Ok(format!("{}\n{unevaluated}", tune_table(&trials)))
+}
+
+/// The tuned decoder, if a finished evaluation lacks it.
+fn unmeasured(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Option<String>> {
+    if !is_tuned(&run.export()) {
+        return Ok(None);
+    }
+    match stages::read_results(&run.report()) {
+        Ok(results) => Ok(recipe.eval.unmeasured_tuned(&[exported_model(recipe, run)], &results.rows)?),
+        Err(_) => Ok(None),
+    }
+}
+
+fn exported_model(recipe: &Recipe, run: &RunDir) -> EvalModel {
+    EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export() }
 }
 
 /// Describes the plan of `recipe` and the status of each stage. Writes nothing.
@@ -102,7 +138,9 @@ fn is_done(stage: &Stage, ledger: &Ledger) -> bool {
             Manifest::load(output),
             Ok(Some(manifest)) if manifest.shards.iter().all(|shard| output.join(&shard.file).exists())
         ),
-        Work::Train(_) | Work::Export | Work::Eval => output.exists(),
+        // The model may have been exported again.
+        Work::Tune if output.ends_with(TUNED_FILE) => output.parent().is_some_and(is_tuned),
+        Work::Train(_) | Work::Export | Work::Tune | Work::Eval => output.exists(),
     };
     ledger.status(&stage.name) == Status::Finished && stage.outputs.iter().all(is_complete)
 }
@@ -122,7 +160,7 @@ fn has_results(stage: &Stage) -> bool {
     let counts = |output: &PathBuf| match stage.work {
         Work::Generate(_) => Manifest::load(output)
             .map_or(true, |manifest| manifest.is_some_and(|manifest| !manifest.shards.is_empty())),
-        Work::Train(_) | Work::Export | Work::Eval => output.exists(),
+        Work::Train(_) | Work::Export | Work::Tune | Work::Eval => output.exists(),
     };
     stage.outputs.iter().any(counts)
 }
@@ -177,13 +215,16 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &St
             stages::train(recipe, stage, stop)?;
         }
         Work::Export => export::export(&checkpoint_of_round(run, recipe.rounds.len())?, &run.export(), true)?,
+        Work::Tune => drop(Tuning::of_run(recipe)?.perform(stop)?),
         Work::Eval => {
-            let trained =
-                EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export() };
-            let models = [base_model(recipe)?, trained];
+            let models = [base_model(recipe)?, exported_model(recipe, run)];
             let curves = training_curves(run)?;
             let report = &run.report();
-            let replace = if overwrite { Replace::Others } else { Replace::Nothing };
+            let replace = match unmeasured(recipe, run)? {
+                Some(_) => Replace::Everything,
+                None if overwrite => Replace::Others,
+                None => Replace::Nothing,
+            };
             let options = stages::EvalOptions { models: &models, training: &curves, report, replace };
             stages::eval(recipe, options, stop)?;
         }

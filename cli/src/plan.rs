@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_datasets::{PromptsConfig, RecordedSettings, Responses, Section, Tokenizer, stream_prompts};
-use jacobi_eval::EvalModel;
 use jacobi_eval::tasks::Task;
+use jacobi_eval::{EvalError, EvalModel};
 use jacobi_model::Architecture;
 use jacobi_trainer::{Init, TrainConfig};
 
@@ -14,6 +14,7 @@ use crate::environment;
 use crate::exit::UsageError;
 use crate::recipe::{Recipe, Round};
 use crate::run_dir::RunDir;
+use crate::tuning::Tuning;
 
 /// What a stage does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Work {
     Train(usize),
     /// Last checkpoint to a Hugging Face directory.
     Export,
+    /// The fastest decoder of the exported model found.
+    Tune,
     /// Base and trained model measured; the report written.
     Eval,
 }
@@ -73,8 +76,22 @@ pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
         outputs: vec![run.export()],
         summary: format!("the last checkpoint to {}", run.export().display()),
     });
-    stages.push(eval_stage(recipe, &run)?);
+    // First: its messages about missing questions say more.
+    let eval = has_evaluation(recipe)?.then(|| eval_stage(recipe, &run)).transpose()?;
+    if recipe.tune.enabled {
+        stages.push(tune_stage(recipe, &run)?);
+    }
+    stages.extend(eval);
     Ok(stages)
+}
+
+/// Whether the recipe says what to evaluate on.
+fn has_evaluation(recipe: &Recipe) -> anyhow::Result<bool> {
+    match recipe.eval.measured() {
+        Ok(_) => Ok(true),
+        Err(EvalError::NoTasks) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn generate_stage(recipe: &Recipe, run: &RunDir, round: usize, counted: Counted) -> anyhow::Result<Stage> {
@@ -114,6 +131,23 @@ fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) ->
         train.window_size
     );
     Ok(Stage { work: Work::Train(round), name: format!("round-{round}/train"), settings, outputs, summary })
+}
+
+fn tune_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
+    let tuning = Tuning::of_run(recipe)?;
+    let prompts =
+        count(&tuning.prompts).context("in the prompts of [tune], the first ones of the evaluation")?;
+    let mut settings = recipe.tune.deciding();
+    settings.set("tune.max_new_tokens", tuning.max_new_tokens);
+    settings.set("tune.questions", PromptsConfig { path: PathBuf::new(), ..tuning.prompts.clone() });
+    settings.set("tune.questions.file", digest(&tuning.prompts)?);
+    Ok(Stage {
+        work: Work::Tune,
+        name: "tune".into(),
+        settings,
+        outputs: vec![run.tune(), run.export().join(TUNED_FILE)],
+        summary: tuning.summary(prompts),
+    })
 }
 
 fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use jacobi_datasets::{PromptsConfig, Section, hub};
-use jacobi_eval::{EvalConfig, EvalError, tasks};
+use jacobi_decoder::DecoderName;
+use jacobi_eval::{EvalConfig, EvalError, TuneConfig, tasks};
 use jacobi_model::{DeviceChoice, Dtype};
 use jacobi_trainer::{Init, TrainConfig};
 use jacobi_trajectory_gen::GenerateConfig;
@@ -33,6 +34,8 @@ pub struct Recipe {
     pub generate: GenerateConfig,
     /// How the model is trained.
     pub train: TrainConfig,
+    /// How the fastest decoder of the exported model is found.
+    pub tune: TuneConfig,
     /// How models are measured.
     pub eval: EvalConfig,
     /// `[[rounds]]`: rounds of generate and train, in order. A round takes everything it does not override from
@@ -103,6 +106,7 @@ impl Recipe {
     /// [`ConfigError`] if the recipe cannot be read, [`UsageError`] for invalid values.
     pub fn load(file: &Path, assignments: &[String]) -> anyhow::Result<Self> {
         let table = layers::load::<Self>(file, assignments)?;
+        let lists_decoders = table.get("eval").is_some_and(|eval| eval.get("decoders").is_some());
         let mut recipe: Self = table.try_into().map_err(|error: toml::de::Error| ConfigError::File {
             file: file.into(),
             line: 1,
@@ -116,7 +120,28 @@ impl Recipe {
             recipe.output_dir = Path::new("runs").join(&recipe.name);
         }
         recipe.validate()?;
+        if !lists_decoders {
+            recipe.evaluate_as_trained()?;
+        }
         Ok(recipe)
+    }
+
+    /// The block size of the last round.
+    pub fn block_size(&self) -> usize {
+        self.rounds.last().map_or(self.generate.block_size, |round| round.generate.block_size)
+    }
+
+    /// Gives `jacobi` among the default decoders of the evaluation the block size that the model is trained for. The
+    /// default is not written out: evaluations have recorded it without.
+    fn evaluate_as_trained(&mut self) -> Result<(), UsageError> {
+        let block_size = self.block_size();
+        for decoder in self.eval.decoders.iter_mut().filter(|decoder| decoder.name == DecoderName::Jacobi) {
+            if decoder.resolved().block_size != Some(block_size) {
+                decoder.block_size = Some(block_size);
+                decoder.strategy(self.seed).map_err(|error| UsageError(format!("[eval]: {error}")))?;
+            }
+        }
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), UsageError> {
@@ -125,6 +150,7 @@ impl Recipe {
             round.generate.validate().map_err(|error| in_round(error.to_string()))?;
             round.train.validate().map_err(|error| in_round(error.to_string()))?;
         }
+        self.tune.validate().map_err(UsageError)?;
         let in_eval = |error: EvalError| UsageError(format!("[eval]: {error}"));
         for decoder in &self.eval.decoders {
             decoder.strategy(self.seed).map_err(|error| in_eval(error.into()))?;
@@ -159,7 +185,7 @@ impl Recipe {
                 Ok(vec!["prompts.path is not set: only `eval` and `tune` can use this recipe".into()])
             }
             (false, true) => Ok(vec![
-                "neither eval.prompts.path nor [[eval.tasks]] is set: `run` and `eval` refuse this recipe"
+                "neither eval.prompts.path nor [[eval.tasks]] is set: `run` evaluates nothing, and `eval` refuses this recipe"
                     .into(),
             ]),
             (false, false) => Ok(Vec::new()),

@@ -246,8 +246,13 @@ pub fn eval(recipe: &Recipe, options: EvalOptions, stop: &Stop) -> anyhow::Resul
     let environment = environment_of(&outcome);
     let paired_tests = paired_tests(&outcome.samples);
     let settings = kept.settings().clone();
-    let results =
-        Results { paired_tests, settings, ..Results::new(command_line(), environment, outcome.rows) };
+    let tuned_models = outcome.tuned_models;
+    let results = Results {
+        paired_tests,
+        tuned_models,
+        settings,
+        ..Results::new(command_line(), environment, outcome.rows)
+    };
     write_report(report, &results, &outcome.samples, training)?;
     kept.finish()?;
     progress.finish(&format!("report in {}", report.display()));

@@ -29,9 +29,11 @@ pub struct EvalConfig {
     pub tasks: Vec<TaskConfig>,
     /// `[eval.sandbox]`: how generated programs are run.
     pub sandbox: SandboxConfig,
-    /// `[[eval.decoders]]`: the decoders to compare. The autoregressive one is always measured.
+    /// `[[eval.decoders]]`: the decoders to compare. The autoregressive one is always measured. Default: `ar`, and
+    /// `jacobi` with the `generate.block_size` of the last round.
     pub decoders: Vec<DecoderConfig>,
-    /// Whether a model with a `jacobi.json` in its directory is also measured with the decoder in that file.
+    /// Whether a model with a `jacobi.json` in its directory is measured with the decoder in that file, before the
+    /// others, and its base model too.
     pub tuned: bool,
     /// Prompts that every decoder decodes as a warm-up, untimed: the first ones of the file.
     pub warmup: usize,
@@ -179,23 +181,62 @@ impl EvalConfig {
         Ok(contenders)
     }
 
-    /// The decoders of one model: those of the configuration, and the one tuned for it unless it is among them.
+    /// The decoders of one of `models`: autoregressive, the tuned ones, then the others of the configuration. Without a
+    /// decoder of its own a base model has those of the models trained from it, for a comparison.
     pub(crate) fn contenders_of(
         &self,
         model: &EvalModel,
+        models: &[EvalModel],
         seed: u64,
         stop: &StopRules,
     ) -> Result<Vec<Settings>, EvalError> {
         let mut contenders = self.contenders(seed, stop)?;
-        if self.tuned
-            && let Some(decoder) = tuned(&model.dir)?
-        {
+        let mut first = 1;
+        for decoder in self.tuned_decoders(model, models)? {
             let contender = decoder.settings(seed, stop.clone())?;
-            if !contenders.contains(&contender) {
-                contenders.push(contender);
+            match contenders.iter().position(|other| *other == contender) {
+                Some(at) if at < first => continue,
+                Some(at) => contenders[first..=at].rotate_right(1),
+                None => contenders.insert(first, contender),
             }
+            first += 1;
         }
         Ok(contenders)
+    }
+
+    fn tuned_decoders(
+        &self,
+        model: &EvalModel,
+        models: &[EvalModel],
+    ) -> Result<Vec<DecoderConfig>, EvalError> {
+        let own = if self.tuned { tuned(&model.dir)? } else { None };
+        if own.is_some() || !self.tuned || model.role != ModelRole::Base {
+            return Ok(own.into_iter().collect());
+        }
+        let trained = models.iter().filter(|other| other.role == ModelRole::Trained);
+        let found = trained.map(|other| tuned(&other.dir)).collect::<Result<Vec<_>, _>>()?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// The label of the decoder that tuning chose for one of `models`, if `rows` lack it: it was tuned after the
+    /// measurement.
+    ///
+    /// # Errors
+    /// Those of [`tuned()`].
+    pub fn unmeasured_tuned(
+        &self,
+        models: &[EvalModel],
+        rows: &[EvalRow],
+    ) -> Result<Option<String>, EvalError> {
+        let stop = StopRules { max_new_tokens: 1, eos_token_ids: Vec::new() };
+        for model in models.iter().filter(|_| self.tuned) {
+            let Some(decoder) = tuned(&model.dir)? else { continue };
+            let row = row_of(&decoder.settings(0, stop.clone())?);
+            if !has_row(rows, model, &row) {
+                return Ok(Some(row.decoder_label()));
+            }
+        }
+        Ok(None)
     }
 
     /// Labels of the decoders of `models` that have no row in `rows`, for instance one tuned after the measurement.
@@ -206,17 +247,25 @@ impl EvalConfig {
         let stop = StopRules { max_new_tokens: self.max_new_tokens.max(1), eos_token_ids: Vec::new() };
         let mut unmeasured = Vec::new();
         for model in models {
-            for contender in self.contenders_of(model, 0, &stop)? {
-                let decoder = contender.strategy.name().as_str().to_owned();
-                let decoder_settings = contender.decoder_settings();
-                let row = EvalRow { decoder, decoder_settings, ..EvalRow::default() };
-                if !rows.iter().any(|other| other.model == model.name && other.is_decoded_as(&row)) {
+            for contender in self.contenders_of(model, models, 0, &stop)? {
+                let row = row_of(&contender);
+                if !has_row(rows, model, &row) {
                     unmeasured.push(format!("{} of {}", row.decoder_label(), model.name));
                 }
             }
         }
         Ok(unmeasured)
     }
+}
+
+/// A row with nothing but the decoder.
+pub(crate) fn row_of(contender: &Settings) -> EvalRow {
+    let decoder = contender.strategy.name().as_str().to_owned();
+    EvalRow { decoder, decoder_settings: contender.decoder_settings(), ..EvalRow::default() }
+}
+
+fn has_row(rows: &[EvalRow], model: &EvalModel, row: &EvalRow) -> bool {
+    rows.iter().any(|other| other.model == model.name && other.is_decoded_as(row))
 }
 
 /// A model to evaluate.

@@ -42,5 +42,5 @@ pub use paired::paired_tests;
 pub use run::{EvalJob, EvalOutcome, EvalProgress, evaluate};
 pub use running::Running;
 pub use sandbox::SandboxConfig;
-pub use tune::{TuneJob, TuneOutcome, TuneProgress, tune};
-pub use tuned::tuned;
+pub use tune::{TuneConfig, TuneJob, TuneOutcome, TuneProgress, tune};
+pub use tuned::{tuned, tuned_file};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, ModelRole};
 use jacobi_datasets::schema::eval_statistics::MemoryFloor;
+use jacobi_datasets::schema::tuned::TunedModel;
 use jacobi_decoder::{Decoding, Generation, RANKED, Settings, StopRules, generate};
 use jacobi_model::{Compute, DecodingModel, Device, Dtype, LanguageModel, dtype_name};
 
@@ -20,6 +21,7 @@ use crate::running::Running;
 use crate::sandbox::Isolation;
 use crate::score;
 use crate::tasks::Task;
+use crate::tuned::mark_tuned;
 use crate::{EvalConfig, EvalError, EvalModel};
 
 /// An evaluation to run.
@@ -70,8 +72,10 @@ pub struct EvalProgress<'a> {
 /// The results of an evaluation.
 #[derive(Clone, Debug, Default)]
 pub struct EvalOutcome {
-    /// One row per model, task and decoder, in this order, autoregressive first.
+    /// One row per model, task and decoder, in this order, autoregressive first, then the tuned decoder.
     pub rows: Vec<EvalRow>,
+    /// What tuning found for the models.
+    pub tuned_models: Vec<TunedModel>,
     /// Every sample: by model, then task, then decoder, then prompt.
     pub samples: Vec<EvalSample>,
     /// Malformed rows of the prompt files, by task.
@@ -98,7 +102,8 @@ pub fn evaluate(
     }
     // Reports bad decoders before anything is loaded.
     let no_stop = StopRules { max_new_tokens: 1, eos_token_ids: Vec::new() };
-    let decoders = |model| Ok(job.config.contenders_of(model, job.seed, &no_stop)?.len());
+    let contenders = |model, stop: &StopRules| job.config.contenders_of(model, job.models, job.seed, stop);
+    let decoders = |model| Ok(contenders(model, &no_stop)?.len());
     let decoders: Vec<usize> = job.models.iter().map(decoders).collect::<Result<_, EvalError>>()?;
     let (sets, left_out) = read_questions(job.config)?;
     let mut journal = Journal::open(job.samples)?;
@@ -128,7 +133,7 @@ pub fn evaluate(
                 judge: &judge,
                 questions: &set.questions,
                 prompts,
-                contenders: &job.config.contenders_of(model, job.seed, &stop_rules)?,
+                contenders: &contenders(model, &stop_rules)?,
                 floor,
             };
             let mut measured = bench.measure(job.config.warmup, &mut journal, stop, &mut |p| {
@@ -142,6 +147,9 @@ pub fn evaluate(
                 return Ok(outcome);
             }
         }
+    }
+    if job.config.tuned {
+        outcome.tuned_models = mark_tuned(job.models, &mut outcome.rows)?;
     }
     Ok(outcome)
 }

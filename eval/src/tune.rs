@@ -1,22 +1,26 @@
 //! Tuning: finds the decoder and the settings that are best for a model on this machine. It times forward
 //! passes by their width ([`latency`]), then decodes the given prompts with candidates ([`candidates`]) by
-//! successive halving ([`halving`]). The defaults are never dropped, so the result is at least as good as
-//! they are in these measurements.
+//! successive halving ([`halving`]). `ar` and `jacobi` are never dropped. The race is made as large as the time allows,
+//! and the clock is read between responses.
 
 mod candidates;
+mod config;
 mod halving;
 mod latency;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use jacobi_datasets::schema::tuned::{Latency, Objective, Trial};
+use jacobi_datasets::schema::tuned::{DECIDING_PROMPTS, Latency, Objective, RaceSummary, Trial};
 use jacobi_datasets::{BadRow, PromptsConfig, Tokenizer};
 use jacobi_decoder::{DecodeStats, Settings, StopRules, generate};
 use jacobi_model::{Compute, DecodingModel, Device, Dtype, LanguageModel, dtype_name, load};
 
 use crate::tasks::{self, SPEED_ONLY, Task};
 use crate::{EvalError, questions};
+use candidates::SEEDED;
+pub use config::TuneConfig;
 use halving::{Race, Turn};
 
 /// A search to run.
@@ -32,10 +36,8 @@ pub struct TuneJob<'a> {
     pub prompts: &'a PromptsConfig,
     /// Longest response, EOS included.
     pub max_new_tokens: usize,
-    /// What to maximise.
-    pub objective: Objective,
-    /// Combinations of settings to try besides the defaults.
-    pub candidates: usize,
+    /// What to maximise, over how many candidates, and for how long. The caller has limited the prompts.
+    pub config: &'a TuneConfig,
     /// Seed of the fillers and of the choice of combinations.
     pub seed: u64,
 }
@@ -63,6 +65,8 @@ pub enum TuneProgress<'a> {
 pub struct TuneOutcome {
     /// Every decoder tried, best first; empty if the stop flag ended the search.
     pub trials: Vec<Trial>,
+    /// How much was measured.
+    pub race: RaceSummary,
     /// Forward passes by width.
     pub latency: Latency,
     /// Dtype the weights were computed in.
@@ -102,12 +106,20 @@ pub fn tune(
         },
         job,
         stop,
+        started: Instant::now(),
     };
     let found = search.run(progress);
     let interrupted = found.is_none();
-    let (trials, latency) = found.unwrap_or_default();
+    let Found { trials, race, latency } = found.unwrap_or_default();
     let dtype = dtype_name(loaded.transformer.kind());
-    Ok(TuneOutcome { trials, latency, dtype, bad_rows, interrupted })
+    Ok(TuneOutcome { trials, race, latency, dtype, bad_rows, interrupted })
+}
+
+#[derive(Default)]
+struct Found {
+    trials: Vec<Trial>,
+    race: RaceSummary,
+    latency: Latency,
 }
 
 struct Search<'a> {
@@ -117,34 +129,67 @@ struct Search<'a> {
     stop_rules: StopRules,
     job: &'a TuneJob<'a>,
     stop: &'a AtomicBool,
+    started: Instant,
 }
 
 impl Search<'_> {
     /// `None` if the stop flag ended it.
-    fn run(&self, progress: &mut dyn FnMut(&TuneProgress)) -> Option<(Vec<Trial>, Latency)> {
-        let TuneJob { seed, candidates, objective, .. } = *self.job;
-        let latency = latency::measure(self.model, &self.typical_text(), self.stop)?;
+    fn run(&self, progress: &mut dyn FnMut(&TuneProgress)) -> Option<Found> {
+        let TuneJob { seed, config: TuneConfig { candidates, objective, .. }, .. } = *self.job;
+        let limit = Duration::from_secs(self.job.config.seconds as u64);
+        // At most a quarter of the time, unless one pass of each width takes longer.
+        let is_over = || self.started.elapsed() > limit / 4;
+        let latency = latency::measure(self.model, &self.typical_text(), self.stop, &is_over)?;
         progress(&TuneProgress::Latency(&latency));
-        let mut entrants = candidates::defaults(seed, &self.stop_rules);
-        let seeded = entrants.len();
-        entrants.extend(candidates::challengers(&latency, &entrants, candidates, seed, &self.stop_rules));
-        let challengers = entrants.len() - seeded;
-        let race = Race { seeded, challengers, prompts: self.prompts.len(), objective };
+        let mut entrants = candidates::field(&latency, *candidates, seed, &self.stop_rules);
+        let challengers = entrants.len() - SEEDED;
+        let prompts = self.prompts.len();
+        let race = Race { seeded: SEEDED, challengers, prompts, objective: *objective };
+        let race = race.within(self.turns_left(&entrants[..SEEDED], limit));
+        entrants.truncate(SEEDED + race.challengers);
         let (rounds, total) = (race.rounds().len(), race.turns());
-        let mut done = 0;
-        // The first responses of a process are slower.
-        self.decode(&self.prompts[0], &entrants[0]);
-        self.decode(&self.prompts[0], &entrants[seeded - 1]);
+        let (mut done, mut out_of_time) = (0, false);
         let stats = race.run(&mut |Turn { round, entrant, prompt }| {
-            if self.stop.load(Ordering::Relaxed) {
+            // `ar` and `jacobi` have the first turns: without them nothing would be known.
+            out_of_time = done >= SEEDED && self.started.elapsed() > limit;
+            if out_of_time || self.is_stopped() {
                 return None;
             }
             let stats = self.decode(&self.prompts[prompt], &entrants[entrant]);
             done += 1;
             progress(&TuneProgress::Decoded { done, total, round: round + 1, rounds });
             Some(stats)
-        })?;
-        Some((trials(&entrants, &stats, seeded, objective), latency))
+        });
+        if self.is_stopped() {
+            return None;
+        }
+        let defaults = candidates::defaults(seed, &self.stop_rules);
+        let trials = trials(&entrants, &stats, &defaults, *objective);
+        let prompts = stats[0].len();
+        let race = RaceSummary {
+            decoders: trials.len(),
+            prompts,
+            decided: prompts >= DECIDING_PROMPTS,
+            out_of_time,
+            seconds: self.started.elapsed().as_secs_f64(),
+        };
+        Some(Found { trials, race, latency })
+    }
+
+    /// Decodes a prompt with each of `entrants`, which also warms up: the first responses of a process are slower.
+    /// Returns how many such responses fit into the rest of the time.
+    fn turns_left(&self, entrants: &[Settings], limit: Duration) -> usize {
+        let started = Instant::now();
+        for entrant in entrants {
+            self.decode(&self.prompts[0], entrant);
+        }
+        let one = started.elapsed().as_secs_f64() / entrants.len() as f64;
+        let left = limit.saturating_sub(self.started.elapsed());
+        (left.as_secs_f64() / one.max(f64::MIN_POSITIVE)) as usize
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     fn decode(&self, prompt: &[u32], entrant: &Settings) -> DecodeStats {
@@ -162,14 +207,15 @@ impl Search<'_> {
     }
 }
 
-/// A trial of every entrant, best first; entrants that decoded more prompts come before those that dropped out.
+/// A trial of every entrant that had a turn, best first; entrants that decoded more prompts come before those that dropped
+/// out.
 fn trials(
     entrants: &[Settings],
     stats: &[Vec<DecodeStats>],
-    seeded: usize,
+    defaults: &[Settings],
     objective: Objective,
 ) -> Vec<Trial> {
-    let trial = |(index, (entrant, own)): (usize, (&Settings, &Vec<DecodeStats>))| {
+    let trial = |(entrant, own): (&Settings, &Vec<DecodeStats>)| {
         let prompts = own.len();
         let sum: DecodeStats = own.iter().sum();
         let baseline: DecodeStats = stats[0][..prompts].iter().sum();
@@ -177,7 +223,7 @@ fn trials(
         decoder.shift_insert(0, "name".to_owned(), entrant.strategy.name().as_str().into());
         Trial {
             decoder,
-            is_default: index < seeded,
+            is_default: defaults.contains(entrant),
             prompts,
             tokens: sum.tokens,
             forwards: sum.forwards,
@@ -188,42 +234,12 @@ fn trials(
             speedup_over_ar: sum.tps().zip(baseline.tps()).map(|(tps, ar)| tps / ar),
         }
     };
-    let mut trials: Vec<Trial> = entrants.iter().zip(stats).enumerate().map(trial).collect();
+    let mut trials: Vec<Trial> =
+        entrants.iter().zip(stats).filter(|(_, own)| !own.is_empty()).map(trial).collect();
     let score = |trial: &Trial| trial.score(objective).unwrap_or(0.0);
     trials.sort_by(|a, b| b.prompts.cmp(&a.prompts).then(score(b).total_cmp(&score(a))));
     trials
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn trials_are_sorted_by_prompts_then_score() {
-        let entrants = candidates::defaults(0, &StopRules { max_new_tokens: 9, eos_token_ids: vec![] });
-        let decoded = |tokens, decode_seconds| DecodeStats {
-            tokens,
-            forwards: 10,
-            decode_seconds,
-            ..DecodeStats::default()
-        };
-        let stats = [
-            vec![decoded(10, 1.0), decoded(10, 3.0)],
-            vec![decoded(30, 2.0), decoded(30, 2.0)],
-            vec![decoded(50, 1.0)],
-            vec![decoded(60, 8.0), decoded(60, 8.0)],
-        ];
-        let order = |objective| {
-            let trials = trials(&entrants, &stats, 2, objective);
-            trials.iter().map(|t| (t.label(), t.is_default, t.speedup_over_ar)).collect::<Vec<_>>()
-        };
-        let jacobi = ("jacobi n=16".to_owned(), true, Some(3.0));
-        let tree = ("multi_block n=16 K=2 pool=4 tree=32 r=0.85".to_owned(), false, Some(1.5));
-        let ar = ("ar".to_owned(), true, Some(1.0));
-        // Five times the baseline's first prompt, and yet it was not seen on the second.
-        let left = ("multi_block n=16 K=2 pool=4 r=0.85".to_owned(), false, Some(5.0));
-        let by_speed = [jacobi.clone(), tree.clone(), ar.clone(), left.clone()];
-        assert_eq!(order(Objective::Tps), by_speed);
-        assert_eq!(order(Objective::Tpf), [tree, jacobi, ar, left]);
-    }
-}
+mod tests;

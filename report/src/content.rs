@@ -1,6 +1,7 @@
 //! The content of a report, for Markdown and HTML.
 
 use jacobi_datasets::schema::eval_row::{EvalRow, EvalSample, Results};
+use jacobi_datasets::schema::tuned::TunedModel;
 use serde_json::{Map, Value};
 
 use crate::chart::Chart;
@@ -9,6 +10,7 @@ use crate::metrics::TrainingCurve;
 use crate::samples::{Pair, pairs};
 use crate::table::{distinct, model_label, tasks};
 use crate::text::{markdown_cell, number, times};
+use crate::tune::{choice, pass_cost};
 
 /// Key of the environment of results under which unreadable rows of question files are counted.
 pub const ROWS_LEFT_OUT: &str = "question_rows_left_out";
@@ -47,9 +49,14 @@ impl<'a> Content<'a> {
         format!("{} on {}", models.join(", "), tasks(rows).join(", "))
     }
 
-    /// The headline figures of each task, with the task's name if there are several.
-    pub(crate) fn headlines(&self) -> impl Iterator<Item = (Option<&'a str>, Vec<Figure>)> {
-        headlines(&self.compared)
+    /// The headline of each task.
+    pub(crate) fn headlines(&self) -> Vec<Headline<'a>> {
+        headlines_of(&self.compared, &self.results.tuned_models)
+    }
+
+    /// How tuning chose the decoders, in sentences.
+    pub(crate) fn tuning(&self) -> Vec<String> {
+        self.results.tuned_models.iter().flat_map(|model| choice(&model.model, &model.tuned)).collect()
     }
 
     /// As [`method`], and the rows of question files that could not be read.
@@ -60,22 +67,42 @@ impl<'a> Content<'a> {
     }
 }
 
-/// As [`Content::headlines`].
-pub(crate) fn headlines<'a>(
-    compared: &[Compared<'a>],
-) -> impl Iterator<Item = (Option<&'a str>, Vec<Figure>)> {
-    let several = compared.len() > 1;
-    let task = move |of: &Compared<'a>| of.after_parallel.filter(|_| several).map(|row| row.task.as_str());
-    compared.iter().map(move |of| (task(of), of.figures())).filter(|(_, figures)| !figures.is_empty())
+/// The headline of a task.
+pub(crate) struct Headline<'a> {
+    /// Its name, if there are several.
+    pub(crate) task: Option<&'a str>,
+    /// Whether no decoder beat `ar`, and why.
+    pub(crate) remark: Option<String>,
+    pub(crate) figures: Vec<Figure>,
 }
 
-/// Headline figures as a Markdown list, under the name of the task if it is given.
-pub(crate) fn figure_list(task: Option<&str>, figures: &[Figure]) -> String {
+/// The headline of each task of `rows`.
+pub(crate) fn headlines<'a>(rows: &'a [EvalRow], tuned_models: &[TunedModel]) -> Vec<Headline<'a>> {
+    headlines_of(&Compared::by_task(rows), tuned_models)
+}
+
+fn headlines_of<'a>(compared: &[Compared<'a>], tuned_models: &[TunedModel]) -> Vec<Headline<'a>> {
+    let several = compared.len() > 1;
+    let headline = |of: &Compared<'a>| {
+        let after = of.after_parallel?;
+        let of_model =
+            |tuned: &&TunedModel| (&tuned.model, tuned.model_role) == (&after.model, after.model_role);
+        let tuned = tuned_models.iter().find(of_model).filter(|_| of.has_winning_ar());
+        let why = tuned.and_then(|model| pass_cost(&model.tuned.latency));
+        let remark = of.remark().map(|remark| why.map_or(remark.clone(), |why| format!("{remark} {why}")));
+        Some(Headline { task: several.then_some(after.task.as_str()), remark, figures: of.figures() })
+    };
+    compared.iter().filter_map(headline).collect()
+}
+
+/// A headline as Markdown: its remark, then its figures as a list, under the name of the task if it is given.
+pub(crate) fn headline_list(headline: &Headline) -> String {
     let line = |figure: &Figure| format!("- **{}** {}: {}\n", figure.value, figure.label, figure.note);
-    let lines: String = figures.iter().map(line).collect();
-    match task {
-        Some(task) => format!("{}:\n\n{lines}\n", markdown_cell(task)),
-        None => lines,
+    let lines: String = headline.figures.iter().map(line).collect();
+    let remark = headline.remark.as_ref().map_or_else(String::new, |remark| format!("**{remark}**\n\n"));
+    match headline.task {
+        Some(task) => format!("{}:\n\n{remark}{lines}\n", markdown_cell(task)),
+        None => remark + &lines,
     }
 }
 

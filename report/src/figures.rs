@@ -2,7 +2,7 @@
 
 use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
 
-use crate::table::tasks;
+use crate::table::{shown_decoder, tasks};
 use crate::text::{NOT_MEASURED, gaps, number, percent, times};
 
 /// One figure with its label and a comparison.
@@ -17,7 +17,9 @@ pub(crate) struct Compared<'a> {
     pub(crate) base_ar: Option<&'a EvalRow>,
     pub(crate) base_parallel: Option<&'a EvalRow>,
     pub(crate) after_ar: Option<&'a EvalRow>,
+    /// The decoder that tuning chose, else the fastest one.
     pub(crate) after_parallel: Option<&'a EvalRow>,
+    pub(crate) fastest: Option<&'a EvalRow>,
     /// Whether "after" is a trained model; otherwise it is the base model.
     pub(crate) has_trained: bool,
 }
@@ -33,7 +35,9 @@ impl<'a> Compared<'a> {
     pub(crate) fn of(rows: &[&'a EvalRow]) -> Self {
         let has_trained = rows.iter().any(|row| row.model_role == ModelRole::Trained);
         let after_role = if has_trained { ModelRole::Trained } else { ModelRole::Base };
-        let after_parallel = fastest(rows, after_role);
+        let fastest = fastest(rows, after_role);
+        let is_tuned = |row: &&EvalRow| row.model_role == after_role && row.tuned && !row.is_autoregressive();
+        let after_parallel = rows.iter().copied().find(is_tuned).or(fastest);
         let after_name = after_parallel.map(|row| row.model.as_str());
         let base = || rows.iter().copied().filter(|row| row.model_role == ModelRole::Base);
         let of_after = |row: &&EvalRow| after_name.is_none_or(|name| name == row.model);
@@ -48,7 +52,29 @@ impl<'a> Compared<'a> {
             base_parallel: before(&same_settings),
             after_ar: rows.iter().copied().filter(of_after).find(of_role),
             after_parallel,
+            fastest,
             has_trained,
+        }
+    }
+
+    /// Whether no decoder beat `ar`, here or in tuning.
+    pub(crate) fn has_winning_ar(&self) -> bool {
+        let is_slower = |row: &EvalRow| row.speedup_over_ar.is_some_and(|speedup| speedup <= 1.0);
+        self.fastest.is_some_and(is_slower) || self.after_ar.is_some_and(|row| row.tuned)
+    }
+
+    /// That no decoder beat `ar`, or that one was faster than the tuned one.
+    pub(crate) fn remark(&self) -> Option<String> {
+        let (shown, fastest) = (self.after_parallel?, self.fastest?);
+        let (label, speedup) = (fastest.decoder_label(), fastest.speedup_over_ar?);
+        let times = times(Some(speedup));
+        match self.has_winning_ar() {
+            true if speedup <= 1.0 => Some(format!(
+                "No decoder beat ar: the fastest of the others, {label}, has {times} its tokens/s."
+            )),
+            true => Some(format!("Tuning chose ar; here {label} has {times} its tokens/s.")),
+            false => (fastest.tps > shown.tps)
+                .then(|| format!("Faster here than the tuned decoder: {label}, {times} over ar.")),
         }
     }
 
@@ -73,7 +99,7 @@ impl<'a> Compared<'a> {
         };
         Figure {
             value: number(after.tpf),
-            label: format!("tokens per forward pass ({})", after.decoder_label()),
+            label: format!("tokens per forward pass ({})", shown_decoder(after)),
             note,
         }
     }

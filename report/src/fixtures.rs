@@ -81,6 +81,7 @@ fn row(role: ModelRole, decoder: &str, [tpf, tps, speedup, accuracy]: [f64; 4]) 
         }),
         failed: 0,
         sittings: 1,
+        tuned: false,
     }
 }
 

@@ -22,11 +22,14 @@ pub(crate) fn render(content: &Content) -> String {
     let rows = &content.results.rows;
     let title = content.title();
     let mut body = format!("<header><p>Jacobi evaluation</p><h1>{}</h1></header>\n", escape_html(&title));
-    for (task, figures) in content.headlines() {
-        if let Some(task) = task {
+    for headline in content.headlines() {
+        if let Some(task) = headline.task {
             body += &format!("<h2>{}</h2>\n", escape_html(task));
         }
-        body += &tiles(&figures);
+        if let Some(remark) = headline.remark {
+            body += &format!("<p><strong>{}</strong></p>\n", escape_html(&remark));
+        }
+        body += &tiles(&headline.figures);
     }
     let changes = Table::before_and_after(rows);
     if !changes.rows.is_empty() {
@@ -34,6 +37,10 @@ pub(crate) fn render(content: &Content) -> String {
         body += &section("Before and after training", &(table(&changes) + &list(costs)));
     }
     body += &section("Results", &table(&Table::results(rows)));
+    let tuning = list(content.tuning());
+    if !tuning.is_empty() {
+        body += &section("Tuning", &tuning);
+    }
     body += &section("Charts", &figures(content.charts));
     let statistics: String = statistics(rows).iter().map(statistic).collect();
     if !statistics.is_empty() {

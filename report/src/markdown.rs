@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::chart::Chart;
-use crate::content::{Content, figure_list, listed};
+use crate::content::{Content, headline_list, listed};
 use crate::details::details;
 use crate::metrics::TrainingCurve;
 use crate::passes::{Statistic, statistics};
@@ -16,8 +16,8 @@ use crate::training::evaluations;
 pub(crate) fn render(content: &Content) -> String {
     let rows = &content.results.rows;
     let mut text = String::from("# Evaluation\n\n");
-    for (task, figures) in content.headlines() {
-        text += &figure_list(task, &figures);
+    for headline in content.headlines() {
+        text += &headline_list(&headline);
     }
     let changes = Table::before_and_after(rows);
     if !changes.rows.is_empty() {
@@ -27,11 +27,8 @@ pub(crate) fn render(content: &Content) -> String {
         }
     }
     text += &format!("\n## Results\n\n{}\n", Table::results(rows).markdown());
-    text += "## Method\n\n";
-    for sentence in content.method() {
-        text += &format!("- {sentence}\n");
-    }
-    text += "\n";
+    text += &sentences("Tuning", &content.tuning());
+    text += &sentences("Method", &content.method());
     text += &statistics_section("Details", &details(content.results));
     text += &statistics_section("Statistics of the passes", &statistics(rows));
     if !content.training.is_empty() {
@@ -40,6 +37,15 @@ pub(crate) fn render(content: &Content) -> String {
     text += &format!("## Charts\n\n{}", figures(content.charts));
     text += &samples_section(&content.pairs);
     text + &command_and_environment(&content.results.command, &content.results.environment)
+}
+
+/// A section of sentences; nothing without any.
+pub(crate) fn sentences(title: &str, sentences: &[String]) -> String {
+    if sentences.is_empty() {
+        return String::new();
+    }
+    let list: String = sentences.iter().map(|sentence| format!("- {sentence}\n")).collect();
+    format!("## {title}\n\n{list}\n")
 }
 
 /// The sections about how the results were made.

@@ -1,13 +1,13 @@
 //! The README.md of an exported model in the form of the hub: front matter, measurements, use, training.
 
 use jacobi_datasets::schema::eval_row::EvalRow;
-use jacobi_datasets::schema::tuned::Tuned;
+use jacobi_datasets::schema::tuned::{Tuned, TunedModel};
 
-use crate::content::{figure_list, headlines, method};
-use crate::figures::Compared;
+use crate::content::{headline_list, headlines, method};
 use crate::markdown;
 use crate::table::Table;
 use crate::text::{code_block, number, times};
+use crate::tune::{pass_cost, remarks};
 
 /// The content of a model card.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +30,20 @@ pub struct ModelCard<'a> {
     pub custom_generate: bool,
     /// Measured rows; may be empty.
     pub rows: &'a [EvalRow],
+    /// What tuning had found for the models of these rows.
+    pub tuned_models: &'a [TunedModel],
     /// The command that made the model.
     pub command: &'a str,
+}
+
+const DECODER_STARTS: &str = "<!-- decoder in jacobi.json -->\n";
+const DECODER_ENDS: &str = "<!-- end of decoder -->\n\n";
+
+/// The model card `text` with another decoder in `jacobi.json`. `None` if it is not a card of [`model_card`].
+pub fn card_with_decoder(text: &str, tuned: &Tuned) -> Option<String> {
+    let (before, rest) = text.split_once(DECODER_STARTS)?;
+    let (_, after) = rest.split_once(DECODER_ENDS)?;
+    Some(format!("{before}{DECODER_STARTS}{}{DECODER_ENDS}{after}", decoding(tuned)))
 }
 
 /// The model card as Markdown.
@@ -46,8 +58,8 @@ pub fn model_card(card: &ModelCard) -> String {
     );
     if !card.rows.is_empty() {
         text += "## Measured\n\n";
-        for (task, figures) in headlines(&Compared::by_task(card.rows)) {
-            text += &figure_list(task, &figures);
+        for headline in headlines(card.rows, card.tuned_models) {
+            text += &headline_list(&headline);
         }
         text += &format!("\n{}\n", Table::results(card.rows).markdown());
         for sentence in method(card.rows) {
@@ -59,7 +71,7 @@ pub fn model_card(card: &ModelCard) -> String {
     if card.custom_generate {
         text += USE_IN_PARALLEL;
     }
-    text += &decoding(card.decoding);
+    text += &format!("{DECODER_STARTS}{}{DECODER_ENDS}", decoding(card.decoding));
     text += "## Training\n\n\
         Progressive consistency distillation on the model's own Jacobi trajectories under a noise-aware causal mask, \
         with an autoregressive loss on the greedy responses, after \"Fast and Accurate Causal Parallel Decoding using \
@@ -138,6 +150,7 @@ fn pairs(heading: &str, pairs: &[(String, String)]) -> String {
 /// The decoder in `jacobi.json`, and how it was found.
 fn decoding(tuned: &Tuned) -> String {
     let best = &tuned.best;
+    let tokens = if best.is_autoregressive() { "One token" } else { "Several tokens" };
     let found = match best.prompts {
         0 => "the one it was trained for, not measured; `jacobi tune` finds the fastest one for a machine"
             .to_owned(),
@@ -150,8 +163,12 @@ fn decoding(tuned: &Tuned) -> String {
     };
     let settings: Vec<(String, String)> =
         best.decoder.iter().map(|(name, value)| (name.clone(), value.to_string().replace('"', ""))).collect();
+    let remarks = if best.prompts == 0 { Vec::new() } else { remarks(tuned) };
+    let remarks: String =
+        remarks.into_iter().chain(pass_cost(&tuned.latency)).map(|remark| format!("- {remark}\n")).collect();
+    let remarks = if remarks.is_empty() { remarks } else { remarks + "\n" };
     format!(
-        "Several tokens per forward pass with `jacobi decode --model DIR`, under the decoder in `jacobi.json`, {found}:\n\n{}",
+        "{tokens} per forward pass with `jacobi decode --model DIR`, under the decoder in `jacobi.json`, {found}:\n\n{}{remarks}",
         pairs("decoder", &settings)
     )
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
+use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole, Results};
 
+use crate::content::{Headline, headlines};
+use crate::figures::Figure;
 use crate::text::{NOT_MEASURED, gaps, markdown_cell, number, percent, times};
 
 /// Columns of text. The first `left` columns are names and align left, the others are figures and align right.
@@ -17,6 +19,20 @@ pub(crate) struct Table {
 /// The speedup has its 95 % interval, which the other forms have in a separate table.
 pub fn terminal_table(rows: &[EvalRow]) -> String {
     Table::with_speedup(rows, "speedup, 95 %", speedup_and_interval).terminal()
+}
+
+/// The headline and the result table, for a terminal.
+pub fn terminal_summary(results: &Results) -> String {
+    let mut text = String::new();
+    for Headline { task, remark, figures } in headlines(&results.rows, &results.tuned_models) {
+        text += &task.map_or_else(String::new, |task| format!("{task}\n"));
+        text += &remark.map_or_else(String::new, |remark| format!("{remark}\n"));
+        for Figure { value, label, note } in figures {
+            text += &format!("{value} {label}: {note}\n");
+        }
+        text += "\n";
+    }
+    text + &terminal_table(&results.rows)
 }
 
 fn speedup_and_interval(row: &EvalRow) -> String {
@@ -167,8 +183,13 @@ impl<'a> Names<'a> {
 
     pub(crate) fn cells(&self, row: &EvalRow) -> Vec<String> {
         let task = (self.header.len() > 2).then(|| row.task.clone());
-        [model_label(row, self.rows)].into_iter().chain(task).chain([row.decoder_label()]).collect()
+        [model_label(row, self.rows)].into_iter().chain(task).chain([shown_decoder(row)]).collect()
     }
+}
+
+/// The decoder of a row, and whether tuning chose it.
+pub(crate) fn shown_decoder(row: &EvalRow) -> String {
+    if row.tuned { format!("{}, tuned", row.decoder_label()) } else { row.decoder_label() }
 }
 
 /// The tasks of `rows`, each once, in order.

@@ -4,7 +4,7 @@ use crate::recipe::RecipeArgs;
 use crate::signals::Stop;
 use crate::{output, pipeline};
 
-/// Run a whole recipe: for each round generate and train, then export, evaluate and report
+/// Run a whole recipe: for each round generate and train, then export, tune and evaluate
 ///
 /// Restartable: run the same command again after an interruption, and finished stages are skipped.
 #[derive(Debug, clap::Args)]

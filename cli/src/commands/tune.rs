@@ -1,28 +1,26 @@
 //! `jacobi tune`: finds the best decoder settings for a model on this machine.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
 use jacobi_datasets::PromptsConfig;
-use jacobi_datasets::schema::tuned::{self, TRIALS_SCHEMA, TUNED_FILE, Trials};
-use jacobi_eval::{TuneJob, TuneProgress};
+use jacobi_datasets::schema::tuned::{self, TUNED_FILE};
 use jacobi_model::{Architecture, DeviceChoice};
-use jacobi_report::{tune_table, write_tune_report};
+use jacobi_report::tune_table;
 
 use super::decode::DtypeName;
-use crate::exit::{MeasurementInterrupted, UsageError};
-use crate::progress::Progress;
+use crate::exit::{Interrupted, MeasurementInterrupted, UsageError};
 use crate::recipe::{Recipe, RecipeArgs};
-use crate::run_dir::{DirLock, RunDir, command_line, write_text};
+use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
-use crate::stages::report_bad_rows;
-use crate::{device, environment, output, plan};
+use crate::tuning::{Tuning, first, prompts as tuning_prompts};
+use crate::{output, plan};
 
 /// Find the best decoder settings for a model on this machine
 ///
 /// Times forward passes by width, then searches decoder, window, block size, blocks in flight, spawn ratio, filler, pool
 /// size and tree budget by successive halving on prompts. Writes the best to the model's jacobi.json, where `decode`
-/// and `eval` find it. Give --model and --prompts, or a recipe: then its exported model is tuned on its evaluation prompts.
+/// and `eval` find it. `jacobi run` does this before it evaluates. Give --model and --prompts, or a recipe: then its exported
+/// model is tuned on its evaluation prompts, with the settings of [tune].
 #[derive(Debug, clap::Args)]
 pub struct TuneArgs {
     /// The recipe whose run is tuned
@@ -34,21 +32,25 @@ pub struct TuneArgs {
     /// The model; by default the exported one of the recipe's run
     #[arg(long, short, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// The prompts; by default those of [eval.prompts], whose columns hold for this file too, or of the first task
+    /// The prompts; by default those of [eval.prompts], whose columns hold for this file too, or of the first task; without
+    /// an evaluation those of the last round
     #[arg(long, short, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// Maximum number of prompts
-    #[arg(long, default_value_t = 40, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
+    /// Maximum number of prompts; by default tune.prompts
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     /// Maximum tokens of a response; by default the recipe's, else 256
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_new_tokens: Option<u32>,
-    /// The objective
-    #[arg(long, value_enum, default_value_t = Objective::Tps)]
-    objective: Objective,
-    /// Number of combinations of settings to try besides the defaults
-    #[arg(long, default_value_t = 32, value_name = "N")]
-    candidates: usize,
+    /// The objective; by default tune.objective
+    #[arg(long, value_enum)]
+    objective: Option<Objective>,
+    /// Number of combinations of settings to try besides the defaults; by default tune.candidates
+    #[arg(long, value_name = "N")]
+    candidates: Option<usize>,
+    /// Seconds after which the best decoder so far is taken; by default tune.seconds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: Option<u32>,
     /// The dtype to compute in; by default the recipe's, else auto
     #[arg(long, value_enum)]
     dtype: Option<DtypeName>,
@@ -78,63 +80,58 @@ enum Objective {
     Tpf,
 }
 
-/// Resolved inputs and outputs.
-struct Paths {
-    model: PathBuf,
-    prompts: PromptsConfig,
-    output: PathBuf,
-    report: PathBuf,
+impl From<Objective> for tuned::Objective {
+    fn from(objective: Objective) -> Self {
+        match objective {
+            Objective::Tps => Self::Tps,
+            Objective::Tpf => Self::Tpf,
+        }
+    }
 }
 
 /// Searches, writes `jacobi.json` and the report, and prints the best and the default settings.
 ///
 /// # Errors
-/// From [`jacobi_eval::tune`] and writing; [`crate::exit::Interrupted`] after a signal.
+/// See [`Tuning::perform`].
 pub fn run(args: &TuneArgs) -> anyhow::Result<()> {
+    let tuning = tuning(args)?;
+    Architecture::from_dir(&tuning.model)?;
+    let prompts = plan::count(&tuning.prompts)?;
+    if args.dry_run {
+        return Ok(output::result(&format!(
+            "tune {} on {}\n{} into {}, report into {}",
+            tuning.model.display(),
+            tuning.summary(prompts),
+            TUNED_FILE,
+            tuning.output.display(),
+            tuning.report.display()
+        ))?);
+    }
+    let stop = Stop::listen()?;
+    let _lock = DirLock::take(&tuning.report)?;
+    let trials = tuning.perform(&stop).map_err(|error| match error.downcast::<Interrupted>() {
+        Ok(interrupted) => MeasurementInterrupted::from(interrupted).into(),
+        Err(error) => error,
+    })?;
+    Ok(output::result(&tune_table(&trials))?)
+}
+
+/// The search of the recipe, or of the defaults, with the options applied.
+fn tuning(args: &TuneArgs) -> anyhow::Result<Tuning> {
     let recipe = args
         .config
         .as_ref()
         .map(|config| RecipeArgs { config: config.clone(), set: args.set.clone() }.load())
         .transpose()?;
-    let places = places(args, recipe.as_ref())?;
-    let recipe = recipe.unwrap_or_default();
-    let job = TuneJob {
-        model: &places.model,
-        dtype: args.dtype.map_or(recipe.model.dtype, Into::into),
-        device: device::choose(args.device.unwrap_or(recipe.model.device))?,
-        prompts: &places.prompts,
-        max_new_tokens: args.max_new_tokens.map_or(recipe.eval.max_new_tokens, |n| n as usize),
-        objective: match args.objective {
-            Objective::Tps => tuned::Objective::Tps,
-            Objective::Tpf => tuned::Objective::Tpf,
-        },
-        candidates: args.candidates,
-        seed: args.seed.unwrap_or(recipe.seed),
-    };
-    Architecture::from_dir(job.model)?;
-    let prompts = plan::count(job.prompts)?;
-    if args.dry_run {
-        return Ok(output::result(&format!(
-            "tune {} on {prompts}, at most {} new tokens each, {} candidates besides the defaults\n{} into {}, report into {}",
-            job.model.display(),
-            job.max_new_tokens,
-            job.candidates,
-            TUNED_FILE,
-            places.output.display(),
-            places.report.display()
-        ))?);
-    }
-    check_writable(&places.output)?;
-    let _lock = DirLock::take(&places.report)?;
-    let trials = search(&job, &places)?;
-    Ok(output::result(&tune_table(&trials))?)
-}
-
-fn places(args: &TuneArgs, recipe: Option<&Recipe>) -> anyhow::Result<Paths> {
-    let run = recipe.map(|recipe| RunDir::new(&recipe.output_dir));
-    let model = match (&args.model, &run) {
-        (Some(dir), _) => dir.clone(),
-        (None, Some(run)) if run.export().is_dir() => run.export(),
+    let run = recipe.as_ref().map(|recipe| RunDir::new(&recipe.output_dir));
+    let mut tuning = Tuning::of_run(recipe.as_ref().unwrap_or(&Recipe::default()))?;
+    match (&args.model, &run) {
+        (Some(dir), _) => {
+            tuning.model.clone_from(dir);
+            tuning.output.clone_from(dir);
+            tuning.report = dir.join("tune");
+        }
+        (None, Some(run)) if run.export().is_dir() => {}
         (None, Some(run)) => {
             return Err(anyhow::anyhow!(
                 "{} has no exported model: run `jacobi run` or `jacobi export` first, or give --model DIR",
@@ -142,69 +139,31 @@ fn places(args: &TuneArgs, recipe: Option<&Recipe>) -> anyhow::Result<Paths> {
             ));
         }
         (None, None) => return Err(missing("model", "--model DIR").into()),
-    };
-    let mut prompts = match (recipe, &args.prompts) {
-        (Some(recipe), Some(_)) => recipe.eval.prompts.clone(),
-        (Some(recipe), None) => recipe.eval.measured()?.swap_remove(0).prompts,
-        (None, Some(_)) => PromptsConfig::default(),
-        (None, None) => return Err(missing("prompts", "--prompts FILE").into()),
-    };
-    if let Some(path) = &args.prompts {
-        prompts.path.clone_from(path);
     }
-    let limit = args.limit as usize;
-    prompts.limit = Some(prompts.limit.map_or(limit, |rows| rows.min(limit)));
-    let report = args.report.clone().unwrap_or_else(|| match &run {
-        Some(run) if args.model.is_none() => run.tune(),
-        _ => model.join("tune"),
-    });
-    let output = args.output.clone().unwrap_or_else(|| model.clone());
-    Ok(Paths { model, prompts, output, report })
+    let config = &mut tuning.config;
+    config.prompts = args.limit.map_or(config.prompts, |n| n as usize);
+    config.objective = args.objective.map_or(config.objective, Into::into);
+    config.candidates = args.candidates.unwrap_or(config.candidates);
+    config.seconds = args.seconds.map_or(config.seconds, |n| n as usize);
+    tuning.prompts = first(prompts(args, recipe.as_ref())?, tuning.config.prompts);
+    tuning.max_new_tokens = args.max_new_tokens.map_or(tuning.max_new_tokens, |n| n as usize);
+    tuning.dtype = args.dtype.map_or(tuning.dtype, Into::into);
+    tuning.device = args.device.unwrap_or(tuning.device);
+    tuning.seed = args.seed.unwrap_or(tuning.seed);
+    tuning.output = args.output.clone().unwrap_or(tuning.output);
+    tuning.report = args.report.clone().unwrap_or(tuning.report);
+    Ok(tuning)
+}
+
+fn prompts(args: &TuneArgs, recipe: Option<&Recipe>) -> anyhow::Result<PromptsConfig> {
+    match (recipe, &args.prompts) {
+        (Some(recipe), Some(path)) => Ok(PromptsConfig { path: path.clone(), ..recipe.eval.prompts.clone() }),
+        (Some(recipe), None) => tuning_prompts(recipe),
+        (None, Some(path)) => Ok(PromptsConfig { path: path.clone(), ..PromptsConfig::default() }),
+        (None, None) => Err(missing("prompts", "--prompts FILE").into()),
+    }
 }
 
 fn missing(what: &str, option: &str) -> UsageError {
     UsageError(format!("no {what}: give {option}, or a recipe with --config"))
-}
-
-/// Fails early: measuring takes minutes.
-fn check_writable(dir: &Path) -> anyhow::Result<()> {
-    let probe = fs_err::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir));
-    probe
-        .map(drop)
-        .with_context(|| format!("cannot write {TUNED_FILE} into {}: give another --output", dir.display()))
-}
-
-fn search(job: &TuneJob, places: &Paths) -> anyhow::Result<Trials> {
-    let stop = Stop::listen()?;
-    let mut progress = Progress::new("tune");
-    let outcome = jacobi_eval::tune(job, stop.flag(), &mut |now| match now {
-        TuneProgress::Latency(latency) => {
-            let one = latency.widths.first().map_or(0.0, |width| width.seconds * 1000.0);
-            output::status(&format!("tune: one row takes {one:.2} ms, knee at width {}", latency.knee));
-        }
-        TuneProgress::Decoded { done, total, round, rounds } => {
-            progress.update(*done, *total, &format!("round {round} of {rounds}"));
-        }
-    })?;
-    if outcome.interrupted {
-        stop.check().map_err(MeasurementInterrupted::from)?;
-    }
-    report_bad_rows("tune", &outcome.bad_rows);
-    let trials = Trials {
-        schema: TRIALS_SCHEMA.to_owned(),
-        objective: job.objective,
-        dtype: outcome.dtype.to_owned(),
-        trials: outcome.trials,
-        latency: outcome.latency,
-        command: command_line(),
-        environment: environment::describe().as_object().cloned().unwrap_or_default(),
-    };
-    write_tune_report(&places.report, &trials)?;
-    let target = places.output.join(TUNED_FILE);
-    if let Some(best) = trials.best() {
-        write_text(&target, &(serde_json::to_string_pretty(&best)? + "\n"))?;
-        let report = places.report.display();
-        progress.finish(&format!("{} in {}, report in {report}", best.best.label(), target.display()));
-    }
-    Ok(trials)
 }

@@ -28,6 +28,9 @@ fn the_recommended_decoder_is_the_tuned_else_the_fastest_else_the_default() {
     let base = EvalRow { model_role: ModelRole::Base, ..row("jacobi", 9.0) };
     let rows = vec![base, row("ar", 1.0), row("multi_block", 2.0), row("jacobi", 1.5)];
     assert_eq!(found(rows.clone()), ("multi_block".to_owned(), 5, "multi_block"));
+    // Only a race recommends `ar`.
+    assert_eq!(found(vec![row("ar", 1.0), row("jacobi", 0.9)]), ("jacobi".to_owned(), 5, "jacobi"));
+    assert_eq!(found(rows.clone()).0, "multi_block");
     // As `jacobi tune` leaves it.
     let path = dir.path().join(TUNED_FILE);
     let text = fs_err::read_to_string(&path).unwrap().replace("multi_block", "ar");

@@ -43,3 +43,32 @@ fn a_finished_stage_with_a_missing_output_runs_again() {
     ledger.finish("a").unwrap();
     assert!(!is_done(&stage, &ledger));
 }
+
+#[test]
+fn tuning_is_repeated_when_its_file_is_of_another_model_or_no_result_of_tuning() {
+    let dir = tempfile::tempdir().unwrap();
+    let (export, report) = (dir.path().join("export"), dir.path().join("tune"));
+    fs_err::create_dir(&export).unwrap();
+    fs_err::create_dir(&report).unwrap();
+    fs_err::write(export.join("config.json"), "{}").unwrap();
+    let file = export.join(TUNED_FILE);
+    let mut ledger = Ledger::open(dir.path().join("stages.json")).unwrap();
+    let stage =
+        Stage { work: Work::Tune, outputs: vec![report, file.clone()], ..stage("tune", "1", export.clone()) };
+    ledger.start("tune", &stage.settings).unwrap();
+    ledger.finish("tune").unwrap();
+    let is_done = |model_files: &str, widths: &str| {
+        let text = format!(
+            "{{\"schema\": \"jacobi-tune/1\", \"decoder\": {{\"name\": \"jacobi\"}}, \"is_default\": false, \"prompts\": 2, \
+             \"tokens\": 9, \"forwards\": 3, \"rows\": 30, \"decode_seconds\": 0.5, \"objective\": \"tps\", \"dtype\": \"\", \
+             \"latency\": {{\"cached\": 1, \"knee\": 1, \"widths\": [{widths}]}}, \"model_files\": \"{model_files}\", \
+             \"command\": \"\", \"environment\": {{}}}}"
+        );
+        fs_err::write(&file, text).unwrap();
+        super::is_done(&stage, &ledger)
+    };
+    let (files, widths) = (crate::plan::digest_of_model(&export).unwrap(), r#"{"rows": 1, "seconds": 0.5}"#);
+    assert!(is_done(&files, widths));
+    assert!(!is_done("another", widths));
+    assert!(!is_done(&files, ""));
+}

@@ -64,9 +64,25 @@ fn the_decoders_shown_have_every_setting() {
 }
 
 #[test]
+fn the_default_decoders_have_the_block_size_of_the_last_round() {
+    let size_of = |text: &str, set: &[&str]| {
+        let decoders = load(text, set).unwrap().eval.decoders;
+        decoders.iter().find(|decoder| decoder.name == DecoderName::Jacobi).map(|decoder| decoder.block_size)
+    };
+    // 16 is not written out: earlier evaluations have not recorded it.
+    assert_eq!(size_of("", &[]), Some(None));
+    assert_eq!(size_of("[generate]\nblock_size = 8\n", &[]), Some(Some(8)));
+    let rounds = "[generate]\nblock_size = 8\n[[rounds]]\n[[rounds]]\n[rounds.generate]\nblock_size = 32\n";
+    assert_eq!(size_of(rounds, &[]), Some(Some(32)));
+    let listed = "[generate]\nblock_size = 8\n[[eval.decoders]]\nname = \"jacobi\"\n";
+    assert_eq!(size_of(listed, &[]), Some(None));
+    assert_eq!(size_of("[generate]\nblock_size = 8\n", &["eval.decoders=[]"]), None);
+}
+
+#[test]
 fn the_schema_has_types_defaults_choices_and_descriptions() {
     let schema = Recipe::schema();
-    for section in ["model", "prompts", "generate", "train", "eval"] {
+    for section in ["model", "prompts", "generate", "train", "tune", "eval"] {
         assert_eq!(schema["properties"][section]["type"], "object", "{section}");
         assert_eq!(schema["properties"][section]["additionalProperties"], false, "{section}");
     }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::schema::eval_statistics::{MemoryFloor, PairedTest, PerPrompt};
 use crate::schema::trajectory::FinishReason;
+use crate::schema::tuned::TunedModel;
 use crate::settings::RecordedSettings;
 
 /// The `schema` field of `results.json`.
@@ -158,6 +159,9 @@ pub struct EvalRow {
     /// Number of sittings: one, and one more each time the evaluation was resumed.
     #[serde(default = "one")]
     pub sittings: usize,
+    /// Whether tuning chose this decoder for this model.
+    #[serde(default)]
+    pub tuned: bool,
 }
 
 fn one() -> usize {
@@ -289,6 +293,9 @@ pub struct Results {
     /// Tests of decoders and models against each other, prompt by prompt.
     #[serde(default)]
     pub paired_tests: Vec<PairedTest>,
+    /// What tuning found for the models, of those that were tuned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tuned_models: Vec<TunedModel>,
     /// Everything that determines the samples, `section.key` to JSON text: recipe, questions, models, machine.
     #[serde(default)]
     pub settings: RecordedSettings,
@@ -304,6 +311,7 @@ impl Results {
             environment,
             rows,
             paired_tests: Vec::new(),
+            tuned_models: Vec::new(),
             settings: RecordedSettings::default(),
         }
     }

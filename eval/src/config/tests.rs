@@ -48,6 +48,52 @@ fn autoregressive_is_always_there_and_first() {
     }
 }
 
+/// A model directory with nothing but a `jacobi.json` of `jacobi` with this block size.
+fn tuned_model(dir: &std::path::Path, role: ModelRole, block_size: Option<usize>) -> EvalModel {
+    let name = role.as_str().to_owned();
+    let dir = dir.join(&name);
+    fs_err::create_dir(&dir).unwrap();
+    if let Some(block_size) = block_size {
+        let text = crate::tuned::FILE_OF_JACOBI.replace("BLOCK_SIZE", &block_size.to_string());
+        fs_err::write(dir.join("jacobi.json"), text).unwrap();
+    }
+    EvalModel { name, role, dir }
+}
+
+#[test]
+fn the_tuned_decoder_comes_first_for_the_trained_model_and_its_base() {
+    use DecoderName::Jacobi;
+    let dir = tempfile::tempdir().unwrap();
+    let base = tuned_model(dir.path(), ModelRole::Base, None);
+    let trained = tuned_model(dir.path(), ModelRole::Trained, Some(5));
+    let models = [base.clone(), trained.clone()];
+    let sizes = |config: &EvalConfig, model: &EvalModel| -> Vec<Option<u64>> {
+        let contenders = config.contenders_of(model, &models, 7, &stop()).unwrap();
+        contenders.iter().map(|one| one.decoder_settings().get("block_size")?.as_u64()).collect()
+    };
+    let listed = config(&[(Jacobi, Some(4)), (Jacobi, Some(8))]);
+    for model in [&base, &trained] {
+        assert_eq!(sizes(&listed, model), [None, Some(5), Some(4), Some(8)], "{}", model.name);
+        // A listed one moves ahead of the others.
+        let listed = config(&[(Jacobi, Some(4)), (Jacobi, Some(8)), (Jacobi, Some(5))]);
+        assert_eq!(sizes(&listed, model), [None, Some(5), Some(4), Some(8)], "{}", model.name);
+        let without = EvalConfig { tuned: false, ..config(&[(Jacobi, Some(4))]) };
+        assert_eq!(sizes(&without, model), [None, Some(4)]);
+    }
+    let row = |block_size: usize| {
+        let decoder =
+            DecoderConfig { name: Jacobi, block_size: Some(block_size), ..DecoderConfig::default() };
+        EvalRow { model: trained.name.clone(), ..row_of(&decoder.settings(0, stop()).unwrap()) }
+    };
+    let lacking = |rows: &[EvalRow]| listed.unmeasured_tuned(&models, rows).unwrap();
+    assert_eq!(lacking(&[row(4)]), Some("jacobi n=5".to_owned()));
+    assert_eq!(lacking(&[row(4), row(5)]), None);
+    let mut rows = [row(4), row(5)];
+    rows.iter_mut().for_each(|row| row.model_role = ModelRole::Trained);
+    let found = crate::tuned::mark_tuned(&models, &mut rows).unwrap();
+    assert_eq!((found.len(), rows[0].tuned, rows[1].tuned), (1, false, true));
+}
+
 #[test]
 fn invalid_settings_are_refused() {
     use DecoderName::{Ar, Jacobi};

@@ -5,8 +5,6 @@ use jacobi_datasets::Rng;
 use jacobi_datasets::schema::tuned::Latency;
 use jacobi_decoder::{Filler, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy};
 
-use super::latency::cost;
-
 const BLOCK_SIZES: [usize; 5] = [4, 8, 16, 32, 64];
 const POOL_SIZES: [usize; 4] = [0, 2, 4, 8];
 const TREE_BUDGETS: [usize; 5] = [0, 8, 16, 32, 64];
@@ -20,7 +18,23 @@ const GROWTHS: [Growth; 6] = [
     Growth::Sliding,
 ];
 
-/// The decoders that are always tried, the autoregressive baseline first.
+/// Entrants that stay in a race to its end: the autoregressive baseline and `jacobi`.
+pub(crate) const SEEDED: usize = 2;
+
+/// All entrants of a race: those that stay, then those to try, the narrowest first and random combinations last, so that
+/// a shorter list has the most likely ones.
+pub(crate) fn field(latency: &Latency, count: usize, seed: u64, stop: &StopRules) -> Vec<Settings> {
+    let mut field = defaults(seed, stop);
+    let challengers = challengers(latency, &field, count, seed, stop);
+    let narrow = without_branches(seed);
+    let (narrow, others): (Vec<Settings>, Vec<Settings>) =
+        challengers.into_iter().partition(|entrant| narrow.contains(&entrant.strategy));
+    let wide_defaults = field.split_off(SEEDED);
+    field.extend(narrow.into_iter().chain(wide_defaults).chain(others));
+    field
+}
+
+/// The decoders that are always candidates, the autoregressive baseline first.
 pub(crate) fn defaults(seed: u64, stop: &StopRules) -> Vec<Settings> {
     let multi_block = MultiBlockConfig { seed, ..MultiBlockConfig::default() };
     let jacobi = JacobiConfig { block_size: multi_block.block_size, seed };
@@ -103,7 +117,7 @@ fn can_pay(latency: &Latency, strategy: &Strategy) -> bool {
             Growth::Sliding => config.block_size,
         },
     };
-    cost(latency, strategy.max_rows()) <= most_accepted as f64
+    latency.cost(strategy.max_rows()).unwrap_or(1.0) <= most_accepted as f64
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Successive halving: every candidate on a few prompts, the better half on twice as many, and so on, so that
 //! most of the time goes to the best candidates. This file only schedules; the caller decodes.
 
-use jacobi_datasets::schema::tuned::Objective;
+use jacobi_datasets::schema::tuned::{DECIDING_PROMPTS, Objective};
 use jacobi_decoder::DecodeStats;
 
 /// Challengers in the last round. More than one, since the earlier rounds were short.
@@ -43,6 +43,21 @@ pub(crate) struct Turn {
 }
 
 impl Race {
+    /// This race, made smaller until it has at most `turns` turns: first fewer prompts, but enough to decide, then
+    /// fewer challengers. The smallest race may have more turns.
+    pub(crate) fn within(mut self, turns: usize) -> Self {
+        while self.turns() > turns {
+            if self.prompts > DECIDING_PROMPTS {
+                self.prompts = (self.prompts / 2).max(DECIDING_PROMPTS);
+            } else if self.challengers > LAST {
+                self.challengers = self.challengers.div_ceil(2);
+            } else {
+                break;
+            }
+        }
+        self
+    }
+
     /// The rounds: challengers halved each time, prompts doubled, all prompts in the last one.
     pub(crate) fn rounds(&self) -> Vec<Round> {
         let halve = |&left: &usize| (left > LAST).then(|| left.div_ceil(2));
@@ -64,13 +79,10 @@ impl Race {
         self.rounds().into_iter().map(turns).sum()
     }
 
-    /// Runs the race; returns the statistics by entrant, then prompt. `decode` takes each turn; if it returns
-    /// `None`, so does this. On each prompt all entrants take turns, in alternating order, so that drift of the
-    /// machine affects all of them alike.
-    pub(crate) fn run(
-        &self,
-        decode: &mut dyn FnMut(Turn) -> Option<DecodeStats>,
-    ) -> Option<Vec<Vec<DecodeStats>>> {
+    /// Runs the race; returns the statistics by entrant, then prompt. `decode` takes each turn. When it returns `None`
+    /// the race ends, without the prompt that only some have decoded, unless it is the first. On each prompt all
+    /// entrants take turns, in alternating order, so that drift of the machine affects all of them alike.
+    pub(crate) fn run(&self, decode: &mut dyn FnMut(Turn) -> Option<DecodeStats>) -> Vec<Vec<DecodeStats>> {
         let mut stats: Vec<Vec<DecodeStats>> = vec![Vec::new(); self.seeded + self.challengers];
         let mut field: Vec<usize> = (0..stats.len()).collect();
         let mut seen = 0;
@@ -84,12 +96,16 @@ impl Race {
                 for turn in 0..field.len() {
                     let place = if prompt % 2 == 0 { turn } else { field.len() - 1 - turn };
                     let entrant = field[place];
-                    stats[entrant].push(decode(Turn { round: index, entrant, prompt })?);
+                    let Some(decoded) = decode(Turn { round: index, entrant, prompt }) else {
+                        stats.iter_mut().for_each(|own| own.truncate(prompt.max(1)));
+                        return stats;
+                    };
+                    stats[entrant].push(decoded);
                 }
             }
             seen = round.prompts;
         }
-        Some(stats)
+        stats
     }
 }
 

@@ -19,15 +19,21 @@ const MAX_COST: f64 = 16.0;
 /// Counted passes of each width.
 const REPEATS: usize = 7;
 
-/// Times passes of 1, 2, 4, .. rows after the cached tokens `text`. `None` if the stop flag ended it.
-pub(crate) fn measure(model: &dyn LanguageModel, text: &[u32], stop: &AtomicBool) -> Option<Latency> {
+/// Times passes of 1, 2, 4, .. rows after the cached tokens `text`, each width once or more until `is_over`. `None` if
+/// the stop flag ended it.
+pub(crate) fn measure(
+    model: &dyn LanguageModel,
+    text: &[u32],
+    stop: &AtomicBool,
+    is_over: &dyn Fn() -> bool,
+) -> Option<Latency> {
     let widest = WIDEST.min(model.context_length().saturating_sub(text.len()));
     let mut session = model.session(1, text.len() + widest);
     let prompt = Rows::chain(text);
     session.forward(&[Work { slot: 0, place: Place::End, rows: &prompt, first_output: text.len() - 1 }]);
     session.keep(0, &(0..text.len()).collect::<Vec<_>>());
     let tokens: Vec<u32> = text.iter().cycle().take(widest).copied().collect();
-    let widths = medians(widest, &mut |rows| {
+    let widths = medians(widest, is_over, &mut |rows| {
         if stop.load(Ordering::Relaxed) {
             return None;
         }
@@ -42,7 +48,11 @@ pub(crate) fn measure(model: &dyn LanguageModel, text: &[u32], stop: &AtomicBool
 
 /// The median of several passes of each width. The first round warms up and finds the widest pass to measure;
 /// the others go up and down in turn, so that drift of the machine affects all widths alike.
-fn medians(widest: usize, time: &mut dyn FnMut(usize) -> Option<f64>) -> Option<Vec<WidthLatency>> {
+fn medians(
+    widest: usize,
+    is_over: &dyn Fn() -> bool,
+    time: &mut dyn FnMut(usize) -> Option<f64>,
+) -> Option<Vec<WidthLatency>> {
     time(1)?;
     let mut one = None;
     let mut seconds: Vec<(usize, Vec<f64>)> = Vec::new();
@@ -54,6 +64,9 @@ fn medians(widest: usize, time: &mut dyn FnMut(usize) -> Option<f64>) -> Option<
         }
     }
     for repeat in 0..REPEATS {
+        if repeat > 0 && is_over() {
+            break;
+        }
         let mut order: Vec<usize> = (0..seconds.len()).collect();
         if repeat % 2 == 1 {
             order.reverse();
@@ -74,22 +87,6 @@ fn knee(widths: &[WidthLatency]) -> usize {
     let Some(one) = widths.first() else { return 1 };
     let cheap = widths.iter().filter(|width| width.seconds <= KNEE_COST * one.seconds);
     cheap.map(|width| width.rows).max().unwrap_or(1)
-}
-
-/// The cost of a pass of `rows` rows in passes over one row: linear between measured widths, in proportion beyond the
-/// widest.
-pub(crate) fn cost(latency: &Latency, rows: usize) -> f64 {
-    let (Some(first), Some(last)) = (latency.widths.first(), latency.widths.last()) else { return 1.0 };
-    let around = latency.widths.windows(2).find(|pair| rows <= pair[1].rows);
-    let seconds = match around {
-        _ if rows <= first.rows => first.seconds,
-        Some(pair) => {
-            let share = (rows - pair[0].rows) as f64 / (pair[1].rows - pair[0].rows) as f64;
-            pair[0].seconds + share * (pair[1].seconds - pair[0].seconds)
-        }
-        None => last.seconds * rows as f64 / last.rows as f64,
-    };
-    seconds / first.seconds
 }
 
 #[cfg(test)]

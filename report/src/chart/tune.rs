@@ -27,7 +27,7 @@ pub(crate) fn charts(trials: &Trials) -> Result<Vec<Chart>, ReportError> {
     if !trials.latency.widths.is_empty() {
         charts.push(latency(&trials.latency)?);
     }
-    let places = places(&trials.trials, trials.objective);
+    let places = places(trials);
     if !places.is_empty() {
         charts.push(contour(&places, trials.objective)?);
     }
@@ -92,12 +92,14 @@ struct Place {
     is_best: bool,
 }
 
-fn places(trials: &[Trial], objective: Objective) -> Vec<Place> {
-    let place = |(rank, trial): (usize, &Trial)| {
+fn places(trials: &Trials) -> Vec<Place> {
+    let chosen = trials.chosen();
+    let place = |trial: &Trial| {
         let (x, y) = (trial.setting("block_size")?.log2(), trial.rows_per_forward()?.log2());
-        Some(Place { x, y, score: trial.score(objective)?, is_best: rank == 0 })
+        let is_best = chosen.is_some_and(|chosen| std::ptr::eq(chosen, trial));
+        Some(Place { x, y, score: trial.score(trials.objective)?, is_best })
     };
-    trials.iter().enumerate().filter_map(place).collect()
+    trials.trials.iter().filter_map(place).collect()
 }
 
 /// The score at (x, y), interpolated with inverse-distance weights.

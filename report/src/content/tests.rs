@@ -1,7 +1,7 @@
 //! The sentences of the method, and the environment.
 
 use super::*;
-use crate::fixtures::{results, rows};
+use crate::fixtures::{results, rows, trials};
 
 #[test]
 fn bfloat16_and_missing_rows_are_explained() {
@@ -47,6 +47,22 @@ fn unreadable_rows_are_reported() {
     assert!(!said(&results).contains("could not be used"));
     results.environment.insert(ROWS_LEFT_OUT.to_owned(), "1 of 9 rows of sums".into());
     assert!(said(&results).ends_with("that could not be used: 1 of 9 rows of sums."), "{}", said(&results));
+}
+
+#[test]
+fn a_lost_race_is_explained_by_the_cost_of_passes() {
+    let mut results = results();
+    results.rows[3].speedup_over_ar = Some(0.9);
+    let (model, model_role) = (results.rows[3].model.clone(), results.rows[3].model_role);
+    let tuned = trials().best().unwrap();
+    results.tuned_models = vec![TunedModel { model, model_role, tuned }];
+    let content = Content::of(&results, &[], &[], [&[], &[]]);
+    let remark = content.headlines().remove(0).remark.unwrap();
+    let why = " A pass over 4 rows costs 1.00 times one over 1 on this machine (2: 1.00, 8: 1.25, 16: 1.50, 32: 3.00).";
+    assert!(remark.starts_with("No decoder beat ar: ") && remark.ends_with(why), "{remark}");
+    let chosen =
+        "Tuning chose jacobi n=8 for tiny: 1.50x the tokens/s of ar, TPF 3.00, over the first 4 prompts.";
+    assert_eq!(content.tuning(), [chosen, why.trim()]);
 }
 
 #[test]

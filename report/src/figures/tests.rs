@@ -63,3 +63,34 @@ fn ar_alone_has_no_headline_and_no_accuracy_is_left_out() {
     }
     assert_eq!(lines(&rows).len(), 3);
 }
+
+#[test]
+fn the_tuned_decoder_leads_even_if_another_was_faster() {
+    let mut rows = rows();
+    let mut tuned = EvalRow { tuned: true, tpf: Some(2.0), tps: Some(90.0), ..rows[3].clone() };
+    tuned.decoder_settings.insert("block_size".to_owned(), 4.into());
+    rows.push(tuned);
+    assert!(
+        lines(&rows)[0].starts_with("2.00 | tokens per forward pass (jacobi n=4, tuned)"),
+        "{:?}",
+        lines(&rows)
+    );
+    let remark = |rows: &[EvalRow]| Compared::by_task(rows)[0].remark();
+    let expected = "Faster here than the tuned decoder: jacobi n=16, 2.32x over ar.";
+    assert_eq!(remark(&rows), Some(expected.to_owned()));
+    rows[4].tps = Some(99.0);
+    assert_eq!(remark(&rows), None);
+}
+
+#[test]
+fn that_no_decoder_beat_ar_is_said() {
+    let mut rows = rows();
+    let remark = |rows: &[EvalRow]| Compared::by_task(rows)[0].remark();
+    rows[3].speedup_over_ar = Some(0.9);
+    let expected = "No decoder beat ar: the fastest of the others, jacobi n=16, has 0.90x its tokens/s.";
+    assert_eq!(remark(&rows), Some(expected.to_owned()));
+    rows[3].speedup_over_ar = Some(1.1);
+    assert_eq!(remark(&rows), None);
+    rows[2].tuned = true;
+    assert_eq!(remark(&rows).unwrap(), "Tuning chose ar; here jacobi n=16 has 1.10x its tokens/s.");
+}

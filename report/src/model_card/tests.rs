@@ -17,6 +17,7 @@ fn card_names_base_method_settings_figures_and_licence() {
         decoding: &trials().best().unwrap(),
         custom_generate: true,
         rows: &rows,
+        tuned_models: &[],
         command: "jacobi run --config a.toml",
     };
     let text = model_card(&card);
@@ -37,6 +38,25 @@ fn card_names_base_method_settings_figures_and_licence() {
     ] {
         assert!(text.contains(part), "missing {part:?} in:\n{text}");
     }
+    a_card_gets_another_decoder(&text);
+}
+
+fn a_card_gets_another_decoder(card: &str) {
+    let mut trials = trials();
+    trials.trials.swap(0, 1);
+    trials.trials[1].speedup_over_ar = Some(0.9);
+    trials.race.decided = true;
+    let text = card_with_decoder(card, &trials.best().unwrap()).unwrap();
+    for part in [
+        "One token per forward pass with `jacobi decode --model DIR`",
+        "| name | ar |\n",
+        "- No decoder beat ar: the best of the others, jacobi n=8, had 0.90x its tokens/s.\n- A pass over 4 rows costs",
+        "## Training",
+    ] {
+        assert!(text.contains(part), "missing {part:?} in:\n{text}");
+    }
+    assert!(!text.contains("| name | jacobi |"));
+    assert_eq!(card_with_decoder("# Somebody's card", &trials.best().unwrap()), None);
 }
 
 #[test]
@@ -53,6 +73,7 @@ fn an_unknown_licence_and_missing_measurements_are_stated() {
         decoding: &unmeasured,
         custom_generate: false,
         rows: &[],
+        tuned_models: &[],
         command: "jacobi export",
     };
     let text = model_card(&card);

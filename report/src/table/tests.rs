@@ -93,3 +93,15 @@ fn two_models_of_one_role_are_named() {
 fn no_rows_is_a_header() {
     assert_eq!(terminal_table(&[]).lines().count(), 2);
 }
+
+#[test]
+fn the_summary_begins_with_the_tuned_decoder_and_marks_it_in_the_table() {
+    let mut results = crate::fixtures::results();
+    results.rows[3].tuned = true;
+    let text = terminal_summary(&results);
+    let first =
+        "2.71 tokens per forward pass (jacobi n=16, tuned): 1.08 before training, 2.51 times that\n2.32x ";
+    assert!(text.starts_with(first) && text.contains("\ntrained  jacobi n=16, tuned  2.71"), "{text}");
+    results.rows[3].speedup_over_ar = Some(0.5);
+    assert!(terminal_summary(&results).starts_with("No decoder beat ar: "), "{text}");
+}

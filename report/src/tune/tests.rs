@@ -1,5 +1,7 @@
 //! The table and the files of tuning.
 
+use jacobi_datasets::schema::tuned::RaceSummary;
+
 use super::*;
 use crate::fixtures::trials;
 
@@ -39,4 +41,26 @@ fn the_report_lists_the_best_decoder_and_all_trials() {
     ] {
         assert!(text.contains(part), "missing {part:?} in:\n{text}");
     }
+}
+
+#[test]
+fn a_choice_that_is_not_decided_and_a_race_that_ar_won_are_stated() {
+    let mut trials = trials();
+    trials.trials.swap(0, 1);
+    trials.race = RaceSummary { decoders: 4, prompts: 4, out_of_time: true, ..RaceSummary::default() };
+    let undecided = "Not decided: jacobi n=8 is the fastest decoder so far other than ar. The race had 4 prompts, since \
+                     tune.seconds were over; 20 are needed to choose ar.";
+    let table = tune_table(&trials);
+    assert!(
+        table.contains("\nbest      jacobi n=8 ") && table.ends_with(&format!("{undecided}\n")),
+        "{table}"
+    );
+    trials.race.decided = true;
+    trials.trials[1].speedup_over_ar = Some(0.9);
+    let table = tune_table(&trials);
+    let lost = "No decoder beat ar: the best of the others, jacobi n=8, had 0.90x its tokens/s.\n";
+    assert!(table.contains("\nbest, a default  ar ") && table.ends_with(lost), "{table}");
+    assert!(
+        findings(&trials).iter().any(|sentence| sentence.starts_with("A pass over 4 rows costs 1.00 times"))
+    );
 }

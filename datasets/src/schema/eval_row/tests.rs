@@ -22,7 +22,7 @@ fn row_json() -> Value {
         },
         "first_divergence_median": 7.0, "degenerate": 0.0,
         "memory_floor": {"weight_bytes": 4000, "copy_bytes_per_second": 400000.0, "tokens_per_second": 100.0},
-        "failed": 0, "sittings": 2
+        "failed": 0, "sittings": 2, "tuned": true
     })
 }
 
@@ -64,6 +64,7 @@ fn files_from_before_a_field_still_load() {
         "memory_floor",
         "failed",
         "sittings",
+        "tuned",
     ];
     for field in since {
         json.as_object_mut().unwrap().remove(field).unwrap();
@@ -84,6 +85,7 @@ fn files_from_before_a_field_still_load() {
         memory_floor: None,
         failed: 0,
         sittings: 1,
+        tuned: false,
         ..full
     };
     assert_eq!(row, expected);

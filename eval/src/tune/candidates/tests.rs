@@ -56,3 +56,20 @@ fn the_defaults_are_those_of_the_decoders() {
     let expected = configs.map(|config| config.settings(3, stop()).unwrap());
     assert_eq!(defaults(3, &stop()), expected);
 }
+
+#[test]
+fn a_short_field_has_the_narrow_windows() {
+    let field = field(&machine(256), 32, 7, &stop());
+    assert_eq!(field.len(), 4 + 32);
+    let names: Vec<String> = field[..11]
+        .iter()
+        .map(|entrant| {
+            let size = entrant.decoder_settings().get("block_size").map_or(String::new(), Value::to_string);
+            format!("{}{size}", entrant.strategy.name().as_str())
+        })
+        .collect();
+    let narrow = ["jacobi4", "multi_block4", "jacobi8", "multi_block8", "multi_block16"];
+    assert_eq!(names[..SEEDED], ["ar", "jacobi16"]);
+    assert_eq!(names[SEEDED..7], narrow);
+    assert_eq!(field[11..13], defaults(7, &stop())[SEEDED..]);
+}

@@ -20,7 +20,7 @@ fn run(race: Race, speed: &[usize]) -> (Vec<usize>, Vec<Turn>) {
         Some(decoded(speed[turn.entrant], 1, 1.0))
     });
     assert_eq!(turns.len(), race.turns());
-    (tallies.unwrap().iter().map(Vec::len).collect(), turns)
+    (tallies.iter().map(Vec::len).collect(), turns)
 }
 
 #[test]
@@ -58,13 +58,38 @@ fn all_take_turns_in_alternating_order_and_no_prompt_is_decoded_twice() {
 }
 
 #[test]
-fn an_interrupted_race_has_no_result() {
-    let mut left = 5;
-    let tallies = race(1, 3, 4).run(&mut |_| {
-        left -= 1;
-        (left > 0).then(DecodeStats::default)
-    });
-    assert_eq!(tallies, None);
+fn a_race_that_is_ended_keeps_the_prompts_that_all_have_decoded() {
+    let decoded_before = |turns: usize| {
+        let mut left = turns;
+        let stats = race(1, 3, 4).run(&mut |_| {
+            left = left.checked_sub(1)?;
+            Some(DecodeStats::default())
+        });
+        stats.iter().map(Vec::len).collect::<Vec<_>>()
+    };
+    // Two prompts by all four, then two by three of them.
+    assert_eq!(decoded_before(7), [1, 1, 1, 1]);
+    assert_eq!(decoded_before(10), [2, 2, 2, 2]);
+    assert_eq!(decoded_before(11), [3, 3, 3, 2]);
+    // Something must be known.
+    assert_eq!(decoded_before(2), [1, 1, 0, 0]);
+}
+
+#[test]
+fn a_race_shrinks_to_the_turns_that_there_is_time_for() {
+    let within = |turns| {
+        let race = race(2, 34, 100).within(turns);
+        (race.prompts, race.challengers)
+    };
+    let (whole, deciding) = (race(2, 34, 100).turns(), race(2, 34, 20).turns());
+    assert_eq!(within(whole), (100, 34));
+    assert_eq!(within(whole - 1), (50, 34));
+    assert_eq!(within(deciding), (20, 34));
+    assert_eq!(within(deciding - 1), (20, 17));
+    assert_eq!(within(0), (20, 2));
+    // What the user limits stays limited.
+    let few = race(2, 34, 8).within(50);
+    assert_eq!(few.prompts, 8);
 }
 
 #[test]

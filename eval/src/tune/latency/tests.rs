@@ -5,7 +5,7 @@ use super::*;
 /// A machine with a roofline: flat to 16 rows, then in proportion. Every fifth pass is disturbed.
 fn roofline(widest: usize, disturbed: f64) -> (Vec<WidthLatency>, Vec<usize>) {
     let mut asked = Vec::new();
-    let widths = medians(widest, &mut |rows| {
+    let widths = medians(widest, &|| false, &mut |rows| {
         asked.push(rows);
         let quiet = (rows as f64 / 16.0).max(1.0);
         Some(if asked.len() % 5 == 0 { quiet * disturbed } else { quiet })
@@ -46,19 +46,19 @@ fn the_knee_is_the_widest_pass_of_one_and_a_half_rows() {
 }
 
 #[test]
-fn costs_between_and_beyond_the_measured_widths() {
-    let widths = roofline(64, 1.0).0;
-    let latency = Latency { cached: 1, knee: 16, widths };
-    for (rows, expected) in [(1, 1.0), (3, 1.0), (16, 1.0), (24, 1.5), (48, 3.0), (64, 4.0), (128, 8.0)] {
-        assert_eq!(cost(&latency, rows), expected, "{rows} rows");
-    }
-    assert_eq!(cost(&Latency::default(), 5), 1.0);
+fn each_width_is_counted_once_when_there_is_no_time() {
+    let mut asked = 0;
+    let widths = medians(8, &|| true, &mut |rows| {
+        asked += 1;
+        Some(rows as f64)
+    });
+    assert_eq!((asked, widths.unwrap().len()), (1 + 4 + 4, 4));
 }
 
 #[test]
 fn the_stop_flag_ends_it() {
     let mut left = 9;
-    let widths = medians(8, &mut |_| {
+    let widths = medians(8, &|| false, &mut |_| {
         left -= 1;
         (left > 0).then_some(1.0)
     });
