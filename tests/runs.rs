@@ -480,6 +480,40 @@ fn an_export_has_custom_generate_unless_it_is_not_wanted() {
     }
 }
 
+#[test]
+fn quickstart_writes_its_files_runs_and_resumes_and_replaces_no_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path();
+    let mut arguments = vec!["quickstart"];
+    for setting in [
+        "prompts.limit=4",
+        "generate.max_new_tokens=8",
+        "train.max_steps=1",
+        "eval.max_new_tokens=8",
+        "eval.prompts.limit=1",
+        "eval.decoders=[{name = \"ar\"}]",
+    ] {
+        arguments.extend(["--set", setting]);
+    }
+    let messages = succeed(dir, &arguments);
+    assert!(messages.contains("wrote 11 files"), "{messages}");
+    for file in ["runs/quickstart/export/model.safetensors", "runs/quickstart/report/report.html"] {
+        assert!(dir.join(file).is_file(), "{file}");
+    }
+    let messages = succeed(dir, &arguments);
+    assert!(!messages.contains("wrote"), "{messages}");
+    assert_eq!(messages.matches("finished before, skipped").count(), 4, "{messages}");
+    // The plain verb continues the same run, on the written recipe.
+    let same = [&["run", "--config", "configs/quickstart.toml"], &arguments[1..]].concat();
+    assert_eq!(succeed(dir, &same).matches("finished before, skipped").count(), 4);
+    let messages = fail(dir, &["quickstart"], 2);
+    assert!(messages.contains("prompts.limit") && messages.contains("--overwrite"), "{messages}");
+    fs_err::write(dir.join("configs/quickstart.toml"), "seed = 1\n").unwrap();
+    let messages = fail(dir, &arguments, 2);
+    assert!(messages.contains("configs/quickstart.toml differs from"), "{messages}");
+    assert_eq!(fs_err::read_to_string(dir.join("configs/quickstart.toml")).unwrap(), "seed = 1\n");
+}
+
 /// Recipes and the config.json that each is for; the first two bring their model.
 const RECIPES: [(&str, Option<&str>); 5] = [
     ("default-model", None),

@@ -9,6 +9,7 @@ pub mod generate;
 pub mod hub;
 pub mod import;
 pub mod inspect;
+pub mod quickstart;
 pub mod report;
 pub mod run;
 pub mod serve;

@@ -25,6 +25,7 @@ pub mod recipe;
 pub mod run_dir;
 pub mod schema;
 pub mod serving;
+pub mod shipped;
 pub mod signals;
 pub mod stages;
 pub mod supervised;
@@ -36,7 +37,7 @@ use commands::{config, decode, env, eval, generate, inspect as look, run as reci
 /// Turn a causal language model into one that decodes many tokens per forward pass
 ///
 /// The same checkpoint, no extra heads and no draft model: trajectories of Jacobi decoding are recorded, and the model
-/// is trained to jump ahead on them. Start with `jacobi run --config configs/quickstart.toml`.
+/// is trained to jump ahead on them. Start with `jacobi quickstart`.
 #[derive(Debug, Parser)]
 #[command(name = "jacobi", version, propagate_version = true)]
 struct Cli {
@@ -46,6 +47,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Quickstart(commands::quickstart::QuickstartArgs),
     Run(recipe_run::RunArgs),
     Generate(generate::GenerateArgs),
     Import(commands::import::ImportArgs),
@@ -105,6 +107,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn perform(verb: &Verb) -> anyhow::Result<()> {
     match verb {
+        Verb::Quickstart(args) => commands::quickstart::run(args),
         Verb::Run(args) => recipe_run::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Import(args) => commands::import::run(args),

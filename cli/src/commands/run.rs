@@ -1,6 +1,6 @@
 //! `jacobi run`: a whole recipe.
 
-use crate::recipe::RecipeArgs;
+use crate::recipe::{Recipe, RecipeArgs};
 use crate::signals::Stop;
 use crate::{output, pipeline};
 
@@ -22,13 +22,21 @@ pub struct RunArgs {
 /// Runs, or with `--dry-run` prints the plan.
 ///
 /// # Errors
-/// See [`pipeline::run`].
+/// As [`perform`].
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let recipe = args.recipe.load()?;
     if args.dry_run {
         return Ok(output::result(&pipeline::describe(&recipe)?)?);
     }
-    let table = pipeline::run(&recipe, args.overwrite, &Stop::listen()?)?;
+    perform(&recipe, args.overwrite)
+}
+
+/// Runs `recipe` and prints the final table.
+///
+/// # Errors
+/// See [`pipeline::run`].
+pub fn perform(recipe: &Recipe, overwrite: bool) -> anyhow::Result<()> {
+    let table = pipeline::run(recipe, overwrite, &Stop::listen()?)?;
     output::result(&format!("\n{table}"))?;
     output::status(&format!("everything is in {}", recipe.output_dir.display()));
     Ok(())
