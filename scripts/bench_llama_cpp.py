@@ -10,6 +10,7 @@ F16, plain, with the responses in the prompt file if they are the model's: equal
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -166,6 +167,8 @@ def main():
     parser.add_argument("--isa", choices=["native", "avx2"], required=True)
     arguments = parser.parse_args()
 
+    # llama.cpp prints a line per tensor; its errors are still shown.
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)
     system = check_instructions(arguments.isa)
     prompts = json.loads(arguments.prompt.read_text(encoding="utf-8"))
     prompt_ids = prompts["cases"][arguments.case]["prompt_ids"]
