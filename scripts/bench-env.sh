@@ -6,7 +6,8 @@
 #   flags    names of options without a value; a given flag is set to yes
 #   own_libtorch   non-empty if the script sets up libtorch itself
 # For --help it prints the comment at the top of the script. Then it changes to the root of the checkout, checks the
-# model if there is such an option, sets up libtorch, and defines `say` and `fail`. PYTHON is made absolute if it is set.
+# model and limits the instructions if there are such options, sets up libtorch, and defines `say` and `fail`. PYTHON and
+# LLAMA_PYTHON are made absolute if they are set.
 set -euo pipefail
 
 bench=$(basename "$0" .sh)
@@ -36,11 +37,27 @@ while [[ $# -gt 0 ]]; do
   [[ " ${paths-} " != *" $option "* ]] || declare "${option//-/_}=$(realpath -m "$2")"
   shift 2
 done
-# Without following symbolic links: a venv's python is one.
-if [[ -n ${PYTHON+set} ]]; then
-  found=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON is not a program"
-  PYTHON=$(realpath -s "$found")
-fi
+for interpreter in PYTHON LLAMA_PYTHON; do
+  [[ -n ${!interpreter+set} ]] || continue
+  found=$(command -v "${!interpreter}") || fail "$interpreter=${!interpreter} is not a program"
+  # Without following symbolic links: a venv's python is one.
+  declare "$interpreter=$(realpath -s "$found")"
+done
+
+# Limits libtorch, oneDNN, MKL and our kernels, which follow libtorch's variable, to the instructions of --isa.
+limit_instructions() {
+  local avx512="this processor has no AVX-512"
+  case $isa in
+    native) say "instructions: all of this processor" ;;
+    avx2)
+      export ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+      ! grep -qsw avx512f /proc/cpuinfo || avx512="AVX-512 switched off"
+      say "instructions: AVX2 ($avx512)"
+      ;;
+    *) fail "--isa $isa: give native or avx2" ;;
+  esac
+}
+[[ -z ${isa+set} ]] || limit_instructions
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [[ -z ${model+set} || -f $model/config.json ]] ||
   fail "$model has no config.json: run 'python3 scripts/fetch_smollm2.py', or give --model DIR"

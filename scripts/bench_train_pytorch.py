@@ -8,6 +8,7 @@ file already has under the same settings is not measured again.
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -69,7 +70,12 @@ def main():
     torch.set_num_threads(arguments.threads)
     result = {
         "versions": {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]},
-        "settings": {"model": str(arguments.model), "tokens": arguments.tokens, "threads": arguments.threads},
+        "settings": {
+            "model": str(arguments.model),
+            "tokens": arguments.tokens,
+            "threads": arguments.threads,
+            "instructions": os.environ.get("ATEN_CPU_CAPABILITY", "native"),
+        },
         "rows": {},
     }
     if arguments.output.is_file():

@@ -1,29 +1,31 @@
 //! The decoding benchmark, on a real model: speed against the memory floor, forward passes by width, what the host
-//! and the decoders' bookkeeping add, what strictness costs, and transformers beside it. `scripts/bench-decode.sh`
-//! sets it up and runs it.
+//! and the decoders' bookkeeping add, what strictness costs, and transformers and llama.cpp beside it.
+//! `scripts/bench-decode.sh` sets it up and runs it.
 
+mod alternatives;
 mod arguments;
 mod metered;
 mod options;
 mod sheet;
 
-use std::{path::Path, time::Instant};
+use std::time::Instant;
 
-use anyhow::{Context, ensure};
 use jacobi_decoder::{
-    Decoding, Generation, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy, generate,
+    Decoding, Filler, Generation, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy,
+    generate,
 };
 use jacobi_model::{Dtype, LanguageModel, Place, Rows, Transformer, Work, dtype_name, environment, load};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
+use alternatives::{Speed, Task};
 use arguments::Arguments;
 use metered::Metered;
 use options::Options;
-use sheet::{Bound, Sheet, median};
+use sheet::{Bound, Sheet};
 
-const USAGE: &str = "cargo bench --workspace --bench decode -- --model DIR [--transformers JSON] [--tokens 64] \
-                     [--rounds 5] [--threads 2] [--output bench-results/decode.json]";
+const USAGE: &str = "cargo bench --workspace --bench decode -- --model DIR [--transformers JSON] [--llama-cpp JSON] \
+                     [--tokens 64] [--rounds 5] [--threads 2] [--output bench-results/decode.json]";
 
 /// The prompt: a question in SmolLM2's chat format, 54 ids.
 const PROMPTS: &str = "tests/golden/smollm2_greedy.json";
@@ -73,17 +75,19 @@ impl Subject {
 }
 
 fn main() -> anyhow::Result<()> {
-    let options = Options::take(Arguments::read("decode", USAGE)?, "--transformers")?;
+    let mut given = Arguments::read("decode", USAGE)?;
+    let llama_cpp = given.path("--llama-cpp");
+    let options = Options::take(given, "--transformers")?;
     tch::set_num_threads(options.threads);
     let mut sheet = Sheet::default();
-    let mut speeds = Vec::new();
+    let (mut speeds, mut drafted) = (Vec::new(), Vec::new());
     for dtype in [Dtype::Float32, Dtype::Bfloat16] {
         let subject = Subject::load(&options, dtype)?;
         speeds.push(autoregressive(&mut sheet, &options, &subject, dtype)?);
         widths(&mut sheet, &options, &subject);
         if dtype == Dtype::Bfloat16 {
             bookkeeping(&mut sheet, &options, &subject);
-            strictness(&mut sheet, &options, &subject);
+            drafted = strictness(&mut sheet, &options, &subject);
         }
     }
     let mut environment = environment();
@@ -92,8 +96,13 @@ fn main() -> anyhow::Result<()> {
     environment["model"] = options.model.display().to_string().into();
     environment["tokens"] = options.tokens.into();
     environment["rounds"] = options.rounds.into();
+    let task = Task { prompt_ids: prompt_ids()?, tokens: options.tokens };
     if let Some(path) = &options.input {
-        environment["transformers"] = transformers(&mut sheet, &options, path, &speeds)?;
+        environment["transformers"] = alternatives::transformers(&mut sheet, path, &task, &speeds)?;
+    }
+    // Both in bf16; the last decoder with drafts is the one that looks them up.
+    if let (Some(path), Some(plain), Some(lookup)) = (&llama_cpp, speeds.last(), drafted.last()) {
+        environment["llama_cpp"] = alternatives::llama_cpp(&mut sheet, path, &task, [plain, lookup])?;
     }
     sheet.print()?;
     sheet.write(&options.output, &options.command, &environment)
@@ -143,14 +152,7 @@ fn autoregressive(
     let share: Vec<f64> = ratios(&host, &token).iter().map(|share| 100.0 * share).collect();
     let share = sheet.samples(format!("{name}: host overhead per forward"), "%", &share);
     sheet.bar(format!("{name}: host overhead per forward, %"), share, Bound::AtMost(5.0));
-    Ok(Speed { dtype: name, per_second, tokens })
-}
-
-/// How fast one token at a time was, and what came out.
-struct Speed {
-    dtype: &'static str,
-    per_second: f64,
-    tokens: Vec<u32>,
+    Ok(Speed { dtype: name, decoder: "AR", per_second, tokens })
 }
 
 /// As many layers as the subject has, of the smallest size: the host issues as many kernels, and none has work to do.
@@ -253,58 +255,49 @@ fn bookkeeping(sheet: &mut Sheet, options: &Options, subject: &Subject) {
     sheet.figure("rows of such a forward with its tree, mean", "rows", tree_rows);
 }
 
-/// What deciding near-ties by passes over one row costs, and whether it gives the autoregressive tokens.
-fn strictness(sheet: &mut Sheet, options: &Options, subject: &Subject) {
+/// What deciding near-ties by passes over one row costs, and whether it gives the autoregressive tokens. Returns how fast
+/// the decoders are without.
+fn strictness(sheet: &mut Sheet, options: &Options, subject: &Subject) -> Vec<Speed> {
+    // Drafts are the three tokens that followed an earlier occurrence of the last ones: our form of prompt lookup.
+    let lookup = MultiBlockConfig {
+        block_size: 4,
+        growth: Growth::Sliding,
+        filler: Filler::Ngram,
+        pool_size: 0,
+        ..Default::default()
+    };
     let strategies = [
         ("jacobi n=16", Strategy::Jacobi(JacobiConfig { block_size: 16, seed: 0 })),
         ("multi_block", Strategy::MultiBlock(MultiBlockConfig::default())),
+        ("sliding n=4, n-gram filler", Strategy::MultiBlock(lookup)),
     ];
     let ar = subject.decode(&Strategy::Autoregressive, None, options.tokens).tokens;
     let name = subject.dtype();
+    let mut found = Vec::new();
     for (decoder, strategy) in &strategies {
         let (mut speeds, mut equal) = ([vec![], vec![]], [true, true]);
+        let mut tokens = Vec::new();
         for _ in 0..options.rounds {
             for (at, gap) in [None, Some(STRICT_GAP)].into_iter().enumerate() {
                 let generation = subject.decode(strategy, gap, options.tokens);
                 speeds[at].extend(generation.stats.tps());
                 equal[at] &= generation.tokens == ar;
+                if gap.is_none() {
+                    tokens = generation.tokens;
+                }
             }
         }
-        for (at, strict) in ["", ", strict 0.5"].into_iter().enumerate() {
-            sheet.samples(format!("{name}: {decoder}{strict}"), "tokens/s", &speeds[at]);
+        let medians = [("", 0), (", strict 0.5", 1)].map(|(strict, at)| {
+            let median = sheet.samples(format!("{name}: {decoder}{strict}"), "tokens/s", &speeds[at]);
             let equal = f64::from(u8::from(equal[at]));
             sheet.figure(format!("{name}: {decoder}{strict}: equals AR"), "1 = yes", equal);
-        }
+            median
+        });
         let cost = ratios(&speeds[1], &speeds[0]);
         sheet.samples(format!("{name}: {decoder}: strict / not strict"), "x", &cost);
+        found.push(Speed { dtype: name, decoder, per_second: medians[0], tokens });
     }
-}
-
-/// The file of scripts/bench_transformers.py beside our figures. Returns its versions and threads.
-fn transformers(sheet: &mut Sheet, options: &Options, path: &Path, ours: &[Speed]) -> anyhow::Result<Value> {
-    let text = fs_err::read_to_string(path)?;
-    let file: Value = serde_json::from_str(&text)?;
-    let bad = || format!("{} is not what scripts/bench_transformers.py writes", path.display());
-    ensure!(
-        file["decoded"] == options.tokens && file["prompt_ids"] == prompt_ids()?,
-        "{}: another prompt or number of tokens: run scripts/bench_transformers.py again",
-        path.display()
-    );
-    for (row, ours) in file["rows"].as_array().with_context(bad)?.iter().zip(ours) {
-        let name = ours.dtype;
-        ensure!(row["dtype"] == name, "{}: {name} is not in its place", path.display());
-        let numbers = row["tokens_per_second"].as_array().with_context(bad)?;
-        let theirs: Vec<f64> = numbers.iter().filter_map(Value::as_f64).collect();
-        ensure!(!theirs.is_empty(), "{}", bad());
-        sheet.samples(format!("{name}: transformers, greedy"), "tokens/s", &theirs);
-        let ratio =
-            sheet.figure(format!("{name}: AR / transformers"), "x", ours.per_second / median(&theirs));
-        sheet.bar(format!("{name}: AR / transformers"), ratio, Bound::AtLeast(1.3));
-        let tokens = row["tokens"].as_array().with_context(bad)?;
-        let same = tokens.iter().zip(&ours.tokens).take_while(|(theirs, ours)| **theirs == **ours).count();
-        sheet.figure(format!("{name}: tokens up to a difference"), "tokens", same as f64);
-    }
-    Ok(json!({ "versions": file["versions"], "threads": file["threads"] }))
+    found
 }
 
 /// Greedy, `tokens` of them after the prefill's, whatever they are.

@@ -47,6 +47,11 @@ pub fn median(samples: &[f64]) -> f64 {
     (sorted[(sorted.len() - 1) / 2] + sorted[half]) / 2.0
 }
 
+/// The instructions that libtorch and our kernels are limited to.
+pub fn instructions() -> String {
+    std::env::var("ATEN_CPU_CAPABILITY").unwrap_or_else(|_| "native".to_owned())
+}
+
 impl Sheet {
     /// Adds the median of `samples`, one per round, with their spread, and returns it.
     pub fn samples(&mut self, name: impl Into<String>, unit: &'static str, samples: &[f64]) -> f64 {
@@ -103,6 +108,7 @@ impl Sheet {
         let sheet = json!({
             "schema": "jacobi-bench/1",
             "command": command,
+            "instructions": instructions(),
             "environment": environment,
             "rows": self.rows.iter().map(row).collect::<Vec<_>>(),
             "bars": self.bars.iter().map(bar).collect::<Vec<_>>(),

@@ -26,7 +26,7 @@ use cost::Line;
 use measure::Way;
 use measured::Measured;
 use options::Options;
-use sheet::{Bound, Sheet, median};
+use sheet::{Bound, Sheet, instructions, median};
 
 const GIGABYTE: f64 = 1e9;
 
@@ -44,7 +44,12 @@ fn main() -> anyhow::Result<()> {
         return write_samples(&options, path);
     }
     let theirs = options.pytorch.as_deref().map(measured::read).transpose()?;
-    let settings = json!({ "model": options.model.display().to_string(), "tokens": options.tokens, "threads": options.threads });
+    let settings = json!({
+        "model": options.model.display().to_string(),
+        "tokens": options.tokens,
+        "threads": options.threads,
+        "instructions": instructions(),
+    });
     let mut measured = Measured::open(options.measured.as_deref(), &settings)?;
     let mut sheet = Sheet::default();
     let mut rows = Vec::new();
