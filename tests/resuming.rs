@@ -180,8 +180,11 @@ fn run_goes_on_under_another_neutral_setting_and_refuses_every_other_by_name() {
             continue;
         }
         let now = plan(&recipe).unwrap_or_else(|error| panic!("{key}: {error:#}"));
+        // `tune.enabled` adds or removes a stage.
+        let stages =
+            now.iter().filter_map(|now| Some((now, base.iter().find(|base| base.name == now.name)?)));
         let all: Vec<Differences> =
-            now.iter().zip(&base).map(|(now, base)| now.settings.differences(&base.settings)).collect();
+            stages.map(|(now, base)| now.settings.differences(&base.settings)).collect();
         let found: Vec<&str> = all.iter().flat_map(names).collect();
         let other_key = OTHER_KEYS.iter().find(|(name, _)| *name == key);
         let is_neutral = other_key.map_or_else(|| neutral.contains(&key), |(_, goes_on)| *goes_on);
@@ -212,6 +215,11 @@ fn eval_goes_on_under_another_neutral_setting_and_refuses_every_other_by_name() 
         let found = settings(&recipe).differences(&base);
         let of_eval = key.starts_with("eval.") && !neutral.contains(&key);
         let decides = of_eval || ["seed", "model.dtype", "model.device"].contains(&&*key);
+        if key == "generate.block_size" {
+            // The decoders of an evaluation follow it where the recipe lists none.
+            assert_eq!(names(&found), ["eval.decoders"]);
+            continue;
+        }
         assert_eq!(names(&found).contains(&key.as_str()), decides, "{key}:{found}");
         assert!(decides || found.is_empty(), "{key}:{found}");
     }
