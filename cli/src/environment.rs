@@ -2,8 +2,6 @@
 
 use serde_json::{Value, json};
 
-use crate::threads;
-
 /// The environment as one flat JSON object.
 pub fn describe() -> Value {
     let mut all = json!({
@@ -12,12 +10,17 @@ pub fn describe() -> Value {
         "os": std::env::consts::OS,
         "arch": std::env::consts::ARCH,
         "cpu": cpu_model(),
+        "cpus_online": online_cpus(),
+        // By the affinity of this process and the quota of its cgroup, rounded up.
         "cpus": num_cpus::get(),
+        "threads_decided_by": if std::env::var_os("OMP_NUM_THREADS").is_some() {
+            "OMP_NUM_THREADS"
+        } else {
+            "CPUs that this process may use: its affinity, and the quota of its cgroup"
+        },
     });
-    for part in [threads::describe(), jacobi_model::environment()] {
-        if let (Some(all), Value::Object(part)) = (all.as_object_mut(), part) {
-            all.extend(part);
-        }
+    if let (Some(all), Value::Object(torch)) = (all.as_object_mut(), jacobi_model::environment()) {
+        all.extend(torch);
     }
     all
 }
@@ -25,9 +28,15 @@ pub fn describe() -> Value {
 /// The entries that affect speed, for comparing measurements.
 pub fn machine() -> Value {
     const SPEED_ENTRIES: [&str; 8] =
-        ["build", "arch", "cpu", "cpus", "vector_instructions", "intra_op_threads", "libtorch", "gpus"];
+        ["build", "arch", "cpu", "cpus", "vector_instructions", "threads", "libtorch", "gpus"];
     let all = describe();
     SPEED_ENTRIES.iter().filter_map(|name| Some(((*name).to_owned(), all.get(*name)?.clone()))).collect()
+}
+
+/// CPUs of the machine.
+fn online_cpus() -> Option<usize> {
+    let text = fs_err::read_to_string("/proc/cpuinfo").ok()?;
+    Some(text.lines().filter(|line| line.starts_with("processor")).count())
 }
 
 fn cpu_model() -> Option<String> {

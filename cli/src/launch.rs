@@ -14,7 +14,6 @@ use jacobi_trainer::{RankFailure, Ranks, Rendezvous};
 use crate::exit::{self, RanksEnded, UsageError, signal_name};
 use crate::output;
 use crate::signals::Stop;
-use crate::threads;
 
 /// Once a rank has failed, the others are killed after this time.
 const GRACE: Duration = Duration::from_secs(10);
@@ -89,8 +88,8 @@ pub fn train(count: usize, stop: &Stop) -> anyhow::Result<()> {
         for (name, value) in rendezvous.variables(rank, count) {
             command.env(name, value);
         }
-        if let Some(threads) = threads::per_rank(count) {
-            command.env("OMP_NUM_THREADS", threads.to_string());
+        if std::env::var_os("OMP_NUM_THREADS").is_none() {
+            command.env("OMP_NUM_THREADS", (num_cpus::get() / count).max(1).to_string());
         }
         command.spawn().with_context(|| format!("cannot start rank {rank}"))
     };

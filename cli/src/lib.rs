@@ -29,7 +29,6 @@ pub mod shipped;
 pub mod signals;
 pub mod stages;
 pub mod supervised;
-pub mod threads;
 pub mod tuning;
 
 use commands::{config, decode, env, eval, generate, inspect as look, run as recipe_run, train, tune};
@@ -65,13 +64,6 @@ enum Verb {
     Env(env::EnvArgs),
 }
 
-impl Verb {
-    /// Whether the verb runs a model, or tells how it would.
-    fn computes(&self) -> bool {
-        !matches!(self, Self::Import(_) | Self::Report(_) | Self::Tasks(_) | Self::Hub(_) | Self::Config(_))
-    }
-}
-
 /// The command line as data: for help texts, completions and tests.
 pub fn command() -> clap::Command {
     Cli::command()
@@ -80,8 +72,7 @@ pub fn command() -> clap::Command {
 /// Parses `arguments` (the program's name first), does what they say, and returns the exit code: 0; 1 for a
 /// runtime failure; 2 for a wrong command line or config; 128+n after signal n.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let cli = match Cli::try_parse_from(&arguments) {
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(outcome) => {
             // Prints an error, or the text of --help and --version. It fails only if the reader has closed the pipe.
@@ -89,9 +80,6 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(outcome.exit_code()).unwrap_or(2));
         }
     };
-    if cli.verb.computes() {
-        threads::configure(&arguments[1..]);
-    }
     jacobi_datasets::hub::on_transfer(progress::show_transfer);
     match perform(&cli.verb) {
         Ok(()) => ExitCode::SUCCESS,

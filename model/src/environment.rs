@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use jacobi_torch_ext::{gpu_count, gpu_name, vector_instructions};
+use jacobi_torch_ext::{gpu_count, gpu_name, threads, vector_instructions};
 use serde_json::{Value, json};
 
 use crate::{AttentionMask, Dtype, ModelError, load, to_float32, token_tensor};
@@ -12,16 +12,10 @@ pub fn environment() -> Value {
     json!({
         "libtorch": "2.11.0",
         "vector_instructions": vector_instructions(),
-        "intra_op_threads": intra_op_threads(),
-        "inter_op_threads": tch::get_num_interop_threads(),
+        "threads": threads(),
         "gpus": gpus(),
         "cpu_bfloat16": cpu_has_bfloat16(),
     })
-}
-
-/// Threads that libtorch and our kernels compute with.
-pub fn intra_op_threads() -> usize {
-    usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
 /// The names of the GPUs, or why there are none.

@@ -29,7 +29,7 @@ pub use architecture::{Architecture, Family};
 pub use attention::TrainingRow;
 pub use buckets::{Bucket, PlacedParameter};
 pub use device::{Chosen, Compute, DeviceChoice, DeviceError};
-pub use environment::{environment, intra_op_threads, logits};
+pub use environment::{environment, logits};
 pub use error::ModelError;
 pub use gradients::Gradients;
 pub use jacobi_torch_ext::{Run, Runs};

@@ -56,14 +56,14 @@ impl Arguments {
         Ok(count)
     }
 
-    /// The directory of the model, and libtorch's threads, which all benchmarks have.
+    /// The directory of the model, and the number of threads, which all benchmarks have.
     ///
     /// # Errors
     /// No model, a number that is none.
-    pub fn model_and_threads(&mut self) -> anyhow::Result<(PathBuf, i32)> {
+    pub fn model_and_threads(&mut self) -> anyhow::Result<(PathBuf, usize)> {
         let model =
             self.path("--model").with_context(|| format!("--model is missing; usage: {}", self.usage))?;
-        Ok((model, i32::try_from(self.count("--threads", 1, 2)?)?))
+        Ok((model, self.count("--threads", 1, 2)?))
     }
 
     /// The file to write.

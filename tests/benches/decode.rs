@@ -78,7 +78,7 @@ fn main() -> anyhow::Result<()> {
     let mut given = Arguments::read("decode", USAGE)?;
     let llama_cpp = given.path("--llama-cpp");
     let options = Options::take(given, "--transformers")?;
-    tch::set_num_threads(options.threads);
+    jacobi_torch_ext::set_threads(options.threads);
     let mut sheet = Sheet::default();
     let (mut speeds, mut drafted) = (Vec::new(), Vec::new());
     for dtype in [Dtype::Float32, Dtype::Bfloat16] {

@@ -69,7 +69,7 @@ fn main() -> anyhow::Result<()> {
     let mut given = Arguments::read("generate", USAGE)?;
     let block_sizes = block_sizes(given.text("--block-sizes"))?;
     let options = Options::take(given, "--prompts")?;
-    tch::set_num_threads(options.threads);
+    jacobi_torch_ext::set_threads(options.threads);
     let subject = Subject::load(&options)?;
     let products = Products::of(&subject.model);
     let mut sheet = Sheet::default();

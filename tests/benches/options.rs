@@ -14,8 +14,8 @@ pub struct Options {
     pub tokens: usize,
     /// Repetitions of every measurement.
     pub rounds: usize,
-    /// libtorch's threads.
-    pub threads: i32,
+    /// How many threads compute.
+    pub threads: usize,
     /// The file to write.
     pub output: PathBuf,
     /// How it was started.

@@ -35,7 +35,7 @@ const LONG_ROWS: usize = 8192;
 
 fn main() -> anyhow::Result<()> {
     let options = Options::read()?;
-    tch::set_num_threads(options.threads);
+    jacobi_torch_ext::set_threads(options.threads);
     if let Some(way) = &options.child {
         let measured = measure::child(&options, Way::parse(way)?, options.rows[0])?;
         return print(&measured);

@@ -14,7 +14,7 @@ pub(crate) mod instructions;
 pub(crate) mod linear;
 pub(crate) mod memory;
 pub(crate) mod norm;
-mod pool;
+pub(crate) mod pool;
 pub(crate) mod predictions;
 pub(crate) mod products;
 pub(crate) mod rotary;

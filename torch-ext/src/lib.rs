@@ -30,6 +30,7 @@ pub use cpu::{
     instructions::vector_instructions,
     linear::{linear, linear_argmax},
     norm::{add_rms_norm, rms_norm, rms_norm_backward},
+    pool::{set_threads, threads},
     predictions::{argmax, column_ids, top},
     products::{PRODUCT_TILE, add_weight_gradient, product, product_input_gradient},
     rotary::{rotate_and_store, rotate_in_place},

@@ -62,6 +62,8 @@ pub fn child(options: &Options, way: Way, tokens_per_row: usize) -> anyhow::Resu
     let mut stepper = Stepper::new(model, None, &config, 1024);
     let settings = StepSettings { learning_rate: 1e-6, loss: config.loss_at(0, 1) };
     if way == Way::Oracle {
+        // Its operations are libtorch's.
+        tch::set_num_threads(i32::try_from(options.threads)?);
         for (_, parameter) in stepper.model.parameters() {
             let _ = parameter.set_requires_grad(true);
         }

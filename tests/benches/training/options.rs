@@ -22,8 +22,8 @@ pub struct Options {
     pub tokens: usize,
     /// Steps measured, after one that is not.
     pub rounds: usize,
-    /// libtorch's threads.
-    pub threads: i32,
+    /// How many threads compute.
+    pub threads: usize,
     /// The file to write.
     pub output: PathBuf,
     /// Writes the samples here, and stops.

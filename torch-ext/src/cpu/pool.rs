@@ -1,7 +1,6 @@
-//! The threads of our CPU kernels: the calling thread and a worker for each further thread that libtorch computes with
-//! (`OMP_NUM_THREADS`).
+//! The threads that compute on a CPU: the calling thread and its workers. libtorch's operations run on one thread.
 //!
-//! OpenMP ends a parallel region when every thread of its team has arrived, so on a busy machine each region waits for a
+//! OpenMP, which libtorch uses, ends a parallel region when every thread of its team has arrived, so on a busy machine each region waits for a
 //! thread that is not running. Here the caller does all work that no worker has started, and waits only for workers
 //! within a task. A worker spins for a short time after its last task, then sleeps.
 
@@ -164,13 +163,35 @@ struct Pool {
 
 static POOL: Mutex<Option<Pool>> = Mutex::new(None);
 
+/// As [`threads`]; 0 before it is decided.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many threads compute: `OMP_NUM_THREADS`, or one per CPU that this process may use by its affinity and the quota of its
+/// cgroup.
+pub fn threads() -> usize {
+    match THREADS.load(Ordering::Relaxed) {
+        0 => {
+            let variable = std::env::var("OMP_NUM_THREADS").ok().and_then(|value| value.parse().ok());
+            set_threads(variable.unwrap_or_else(num_cpus::get));
+            threads()
+        }
+        threads => threads,
+    }
+}
+
+/// Sets how many threads compute, at least one.
+pub fn set_threads(threads: usize) {
+    tch::set_num_threads(1);
+    THREADS.store(threads.max(1), Ordering::Relaxed);
+}
+
 /// Runs `run(0)`, `run(1)`, .. `run(tasks - 1)` in parallel and returns when all have ended. While another thread or a
 /// task uses the pool, the calling thread runs all of its tasks alone.
 ///
 /// # Panics
 /// When a task panics.
 pub(crate) fn parallel(tasks: usize, run: &(dyn Fn(usize) + Sync)) {
-    let threads = tasks.min(usize::try_from(tch::get_num_threads()).unwrap_or(1)).max(1);
+    let threads = tasks.min(threads()).max(1);
     let start = |share: usize| share * tasks / threads;
     let shares: Vec<Share> =
         (0..threads).map(|share| Share { next: start(share).into(), end: start(share + 1) }).collect();

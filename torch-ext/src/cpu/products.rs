@@ -8,62 +8,134 @@ use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{accumulate, heads::part};
+use crate::{
+    accumulate,
+    cpu::pool::{parallel, threads},
+    heads::part,
+};
 
 /// The most rows, and the most outputs, that are widened at a time.
 pub const PRODUCT_TILE: usize = 2048;
 
 /// `x` `[n, i]` times `weight` `[o, i]` transposed, plus `bias` `[o]`: `[n, o]` in the dtype of `x`.
 pub fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
-    if !is_widened(x) {
+    if x.device() != Device::Cpu {
         return x.linear(weight, bias);
     }
-    let (n, o) = (x.size()[0], weight.size()[0]);
-    let out = Tensor::empty([n, o], (x.kind(), x.device()));
-    for rows in tiles(n) {
-        let x = widened(&part(x, 0, &rows));
-        for outputs in tiles(o) {
-            let weight = widened(&part(weight, 0, &outputs));
-            let bias = bias.map(|bias| widened(&part(bias, 0, &outputs)));
-            part(&part(&out, 0, &rows), 1, &outputs).copy_(&x.linear(&weight, bias.as_ref()));
-        }
-    }
+    let out = Tensor::empty([x.size()[0], weight.size()[0]], (x.kind(), x.device()));
+    let (x, weight, bias) = (Operand(x), Operand(weight), bias.map(Operand));
+    in_tiles(&out, &|tile, rows, outputs| {
+        let bias = bias.as_ref().map(|bias| bias.part(0, &outputs));
+        tile.copy_(&x.part(0, &rows).linear(&weight.part(0, &outputs), bias.as_ref()));
+    });
     out
 }
 
 /// The gradient of `x` in `product(x, weight, ..)`, `[n, i]`, for the gradient `grad` `[n, o]`.
 pub fn product_input_gradient(grad: &Tensor, weight: &Tensor) -> Tensor {
-    if !is_widened(grad) {
+    if grad.device() != Device::Cpu {
         return grad.matmul(weight);
     }
-    let (n, i, o) = (grad.size()[0], weight.size()[1], weight.size()[0]);
-    let out = Tensor::empty([n, i], (grad.kind(), grad.device()));
-    for rows in tiles(n) {
-        let mut sum = Tensor::zeros([rows.len() as i64, i], (Kind::Float, grad.device()));
-        for outputs in tiles(o) {
-            let grad = widened(&part(&part(grad, 0, &rows), 1, &outputs));
-            let _ = sum.addmm_(&grad, &widened(&part(weight, 0, &outputs)));
+    let (o, i) = (weight.size()[0] as usize, weight.size()[1]);
+    let out = Tensor::empty([grad.size()[0], i], (grad.kind(), grad.device()));
+    let (is_widened, grad, weight) = (is_widened(grad), Operand(grad), Operand(weight));
+    in_tiles(&out, &|tile, rows, inputs| {
+        let product = |outputs: Range<usize>| {
+            let weight = weight.of_both(&outputs, &inputs);
+            (grad.of_both(&rows, &outputs), weight)
+        };
+        if !is_widened {
+            let (grad, weight) = product(0..o);
+            return tile.copy_(&grad.matmul(&weight));
         }
-        part(&out, 0, &rows).copy_(&sum);
-    }
+        let mut sum = Tensor::zeros(tile.size(), (Kind::Float, tile.device()));
+        for start in (0..o).step_by(PRODUCT_TILE) {
+            let (grad, weight) = product(start..(start + PRODUCT_TILE).min(o));
+            let _ = sum.addmm_(&grad, &weight);
+        }
+        tile.copy_(&sum);
+    });
     out
 }
 
 /// Adds the gradient of `weight` in `product(x, weight, ..)` to `sum` `[o, i]`, fp32, for the gradient `grad` `[n, o]`.
 pub fn add_weight_gradient(sum: &mut Tensor, grad: &Tensor, x: &Tensor) {
-    if grad.kind() == Kind::Float {
-        let _ = sum.addmm_(&grad.tr(), x);
+    if grad.device() != Device::Cpu {
+        if grad.kind() == Kind::Float {
+            let _ = sum.addmm_(&grad.tr(), x);
+        } else {
+            accumulate(sum, &grad.tr().matmul(x));
+        }
         return;
     }
-    if !is_widened(grad) {
-        return accumulate(sum, &grad.tr().matmul(x));
-    }
-    for rows in tiles(x.size()[0]) {
-        let (x, grad) = (widened(&part(x, 0, &rows)), part(grad, 0, &rows));
-        for outputs in tiles(grad.size()[1]) {
-            let mut sum = part(sum, 0, &outputs);
-            let _ = sum.addmm_(&widened(&part(&grad, 1, &outputs)).tr(), &x);
+    let n = x.size()[0] as usize;
+    let in_one = grad.kind() == Kind::BFloat16 && !is_widened(grad);
+    let (grad, x) = (Operand(grad), Operand(x));
+    in_tiles(sum, &|sum, outputs, inputs| {
+        if in_one {
+            let _ = sum.g_add_(&grad.part(1, &outputs).tr().matmul(&x.part(1, &inputs)));
+            return;
         }
+        for start in (0..n).step_by(PRODUCT_TILE) {
+            let rows = start..(start + PRODUCT_TILE).min(n);
+            let _ = sum.addmm_(&grad.of_both(&rows, &outputs).tr(), &x.of_both(&rows, &inputs));
+        }
+    });
+}
+
+/// A tensor of which each task takes its part.
+struct Operand<'a>(&'a Tensor);
+
+// SAFETY: tasks take views, which is atomic counting of references, and write only to tiles that do not overlap.
+unsafe impl Sync for Operand<'_> {}
+
+impl Operand<'_> {
+    /// A range along one dimension, as fp32 where that is faster.
+    fn part(&self, dim: i64, range: &Range<usize>) -> Tensor {
+        widened(part(self.0, dim, range))
+    }
+
+    /// A range along both dimensions, as [`part`](Self::part).
+    fn of_both(&self, rows: &Range<usize>, columns: &Range<usize>) -> Tensor {
+        widened(self.tile(rows, columns))
+    }
+
+    /// A range along both dimensions, as a view.
+    fn tile(&self, rows: &Range<usize>, columns: &Range<usize>) -> Tensor {
+        part(&part(self.0, 0, rows), 1, columns)
+    }
+}
+
+/// Calls `run(tile, rows, columns)` for the tiles of `out`, in parallel. Each calls libtorch, which has one thread.
+fn in_tiles(out: &Tensor, run: &(dyn Fn(&mut Tensor, Range<usize>, Range<usize>) + Sync)) {
+    let (n, o) = (out.size()[0] as usize, out.size()[1] as usize);
+    let (height, width) = tile_size(n, o);
+    let columns = o.div_ceil(width).max(1);
+    let out = Operand(out);
+    parallel(n.div_ceil(height) * columns, &|task| {
+        let (row, column) = (task / columns * height, task % columns * width);
+        let (rows, columns) = (row..(row + height).min(n), column..(column + width).min(o));
+        tch::no_grad(|| {
+            let mut tile = out.tile(&rows, &columns);
+            run(&mut tile, rows, columns);
+        });
+    });
+}
+
+/// Rows and columns of the tiles of `[n, o]`: several for each thread, since cores are not equally fast at every moment, but
+/// none so small that libtorch would copy its operands more than it multiplies.
+fn tile_size(n: usize, o: usize) -> (usize, usize) {
+    const TILES_PER_THREAD: usize = 4;
+    const SMALL: usize = 128;
+    let (mut height, mut width) = (n.max(1), o.max(1));
+    loop {
+        let larger = height.max(width);
+        let enough = n.div_ceil(height) * o.div_ceil(width) >= TILES_PER_THREAD * threads();
+        if larger <= SMALL || enough && larger <= PRODUCT_TILE {
+            return (height, width);
+        }
+        let half = if height == larger { &mut height } else { &mut width };
+        *half = half.div_ceil(2);
     }
 }
 
@@ -88,13 +160,9 @@ fn fp32_is_faster() -> bool {
     false
 }
 
-fn tiles(size: i64) -> impl Iterator<Item = Range<usize>> {
-    let size = size as usize;
-    (0..size).step_by(PRODUCT_TILE).map(move |start| start..(start + PRODUCT_TILE).min(size))
-}
-
-fn widened(x: &Tensor) -> Tensor {
-    x.to_kind(Kind::Float)
+/// `x`, as fp32 where products are faster in it.
+fn widened(x: Tensor) -> Tensor {
+    if is_widened(&x) { x.to_kind(Kind::Float) } else { x }
 }
 
 #[cfg(test)]
@@ -111,7 +179,8 @@ mod tests {
             for (n, i, o) in SIZES {
                 let shapes: [&[i64]; 4] = [&[n, i], &[o, i], &[n, o], &[o]];
                 let [x, weight, grad, bias] = shapes.map(|shape| random(shape, kind));
-                let [wide_x, wide_weight, wide_grad, wide_bias] = [&x, &weight, &grad, &bias].map(widened);
+                let [wide_x, wide_weight, wide_grad, wide_bias] =
+                    [&x, &weight, &grad, &bias].map(|tensor| tensor.to_kind(Kind::Float));
                 let what = format!("{n} x {i} x {o}");
                 for (bias, wide_bias) in [(None, None), (Some(&bias), Some(&wide_bias))] {
                     let expected = wide_x.linear(&wide_weight, wide_bias).to_kind(kind);
