@@ -24,7 +24,7 @@ pub fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     }
     let out = Tensor::empty([x.size()[0], weight.size()[0]], (x.kind(), x.device()));
     let (x, weight, bias) = (Operand(x), Operand(weight), bias.map(Operand));
-    in_tiles(&out, &|tile, rows, outputs| {
+    in_tiles(&out, |tile, rows, outputs| {
         let bias = bias.as_ref().map(|bias| bias.part(0, &outputs));
         tile.copy_(&x.part(0, &rows).linear(&weight.part(0, &outputs), bias.as_ref()));
     });
@@ -39,7 +39,7 @@ pub fn product_input_gradient(grad: &Tensor, weight: &Tensor) -> Tensor {
     let (o, i) = (weight.size()[0] as usize, weight.size()[1]);
     let out = Tensor::empty([grad.size()[0], i], (grad.kind(), grad.device()));
     let (is_widened, grad, weight) = (is_widened(grad), Operand(grad), Operand(weight));
-    in_tiles(&out, &|tile, rows, inputs| {
+    in_tiles(&out, |tile, rows, inputs| {
         let product = |outputs: Range<usize>| {
             let weight = weight.of_both(&outputs, &inputs);
             (grad.of_both(&rows, &outputs), weight)
@@ -71,7 +71,7 @@ pub fn add_weight_gradient(sum: &mut Tensor, grad: &Tensor, x: &Tensor) {
     let n = x.size()[0] as usize;
     let in_one = grad.kind() == Kind::BFloat16 && !is_widened(grad);
     let (grad, x) = (Operand(grad), Operand(x));
-    in_tiles(sum, &|sum, outputs, inputs| {
+    in_tiles(sum, |sum, outputs, inputs| {
         if in_one {
             let _ = sum.g_add_(&grad.part(1, &outputs).tr().matmul(&x.part(1, &inputs)));
             return;
@@ -107,7 +107,7 @@ impl Operand<'_> {
 }
 
 /// Calls `run(tile, rows, columns)` for the tiles of `out`, in parallel. Each calls libtorch, which has one thread.
-fn in_tiles(out: &Tensor, run: &(dyn Fn(&mut Tensor, Range<usize>, Range<usize>) + Sync)) {
+fn in_tiles(out: &Tensor, run: impl Fn(&mut Tensor, Range<usize>, Range<usize>) + Sync) {
     let (n, o) = (out.size()[0] as usize, out.size()[1] as usize);
     let (height, width) = tile_size(n, o);
     let columns = o.div_ceil(width).max(1);
