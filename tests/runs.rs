@@ -502,10 +502,10 @@ fn quickstart_writes_its_files_runs_and_resumes_and_replaces_no_file() {
     }
     let messages = succeed(dir, &arguments);
     assert!(!messages.contains("wrote"), "{messages}");
-    assert_eq!(messages.matches("finished before, skipped").count(), 4, "{messages}");
+    assert_eq!(messages.matches("finished before, skipped").count(), 5, "{messages}");
     // The plain verb continues the same run, on the written recipe.
     let same = [&["run", "--config", "configs/quickstart.toml"], &arguments[1..]].concat();
-    assert_eq!(succeed(dir, &same).matches("finished before, skipped").count(), 4);
+    assert_eq!(succeed(dir, &same).matches("finished before, skipped").count(), 5);
     let messages = fail(dir, &["quickstart"], 2);
     assert!(messages.contains("prompts.limit") && messages.contains("--overwrite"), "{messages}");
     fs_err::write(dir.join("configs/quickstart.toml"), "seed = 1\n").unwrap();
