@@ -20,7 +20,7 @@ use crate::{output, plan};
 /// Times forward passes by width, then searches decoder, window, block size, blocks in flight, spawn ratio, filler, pool
 /// size and tree budget by successive halving on prompts. Writes the best to the model's jacobi.json, where `decode`
 /// and `eval` find it. `jacobi run` does this before it evaluates. Give --model and --prompts, or a recipe: then its exported
-/// model is tuned on its evaluation prompts, with the settings of [tune].
+/// model is tuned on its evaluation prompts, with the settings in `[tune]`.
 #[derive(Debug, clap::Args)]
 pub struct TuneArgs {
     /// The recipe whose run is tuned
