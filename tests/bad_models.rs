@@ -28,6 +28,22 @@ fn edit_weights(dir: &Path, edit: impl FnOnce(&mut Vec<(String, tch::Tensor)>)) 
     jacobi_model::save_tensors(&path, &list, None).unwrap();
 }
 
+/// Adds the same weights in several files with an index.
+fn shard(dir: &Path) {
+    let model = load(dir, Dtype::Float32).unwrap().transformer;
+    let config = &model.architecture().config_json;
+    jacobi_model::save_model(dir, config, model.parameters(), model.kind(), 100_000).unwrap();
+}
+
+#[test]
+fn equal_weights_beside_an_index_load() {
+    let dir = scratch();
+    copy_model(dir.path());
+    shard(dir.path());
+    assert!(dir.path().join("model-00001-of-00002.safetensors").is_file());
+    load(dir.path(), Dtype::Float32).unwrap();
+}
+
 type Damage = fn(&Path);
 
 /// A change to a good model, and the parts that the message must have.
@@ -42,6 +58,24 @@ const ROWS: &[(&str, Damage, &[&str])] = &[
         &["model.safetensors", "copy or download"],
     ),
     ("no weights", |d| fs_err::remove_file(d.join("model.safetensors")).unwrap(), &["model.safetensors"]),
+    (
+        "weights of PyTorch only",
+        |d| fs_err::rename(d.join("model.safetensors"), d.join("pytorch_model.bin")).unwrap(),
+        &["no model.safetensors", "pytorch_model.bin", "save_pretrained"],
+    ),
+    (
+        "an adapter only",
+        |d| fs_err::rename(d.join("model.safetensors"), d.join("adapter_model.safetensors")).unwrap(),
+        &["adapter_model.safetensors", "merge_and_unload"],
+    ),
+    (
+        "other weights beside an index",
+        |d| {
+            shard(d);
+            edit_weights(d, |w| w[5].1 = &w[5].1 * 2.0);
+        },
+        &["differs", "model-00001-of-", "model.safetensors", "model.safetensors.index.json", "delete"],
+    ),
     ("no config", |d| fs_err::remove_file(d.join("config.json")).unwrap(), &["config.json"]),
     (
         "malformed config",

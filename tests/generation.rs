@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use jacobi_datasets::{Manifest, PromptsConfig, Rank, Responses, Trajectory, read_all};
+use jacobi_datasets::{FinishReason, Manifest, PromptsConfig, Rank, Responses, Trajectory, read_all};
 use jacobi_trajectory_gen::{
-    BatchSize, Choice, GenerateConfig, GenerateError, GenerateJob, GenerateProgress, OnDisagreement,
-    OutOfRange, estimate, generate, merge,
+    BatchSize, CUT_RESPONSES, Choice, GenerateConfig, GenerateError, GenerateJob, GenerateProgress,
+    OnDisagreement, OutOfRange, estimate, generate, merge,
 };
 
 use crate::support::{job, prompt_file, random_words, scratch, tiny_model};
@@ -198,7 +198,32 @@ fn prompts_skipped_under_other_settings_are_tried_again() {
     (bench.config.max_new_tokens, bench.config.cut_responses) = (1, Choice::Drop);
     bench.run("t").unwrap_err();
     (bench.config.max_new_tokens, bench.config.cut_responses) = (2, Choice::Keep);
-    assert_eq!(counts(&bench.run("t").unwrap()), [2, 2, 0, 0]);
+    let manifest = bench.run("t").unwrap();
+    assert_eq!(counts(&manifest), [2, 2, 0, 0]);
+    let cut = bench.rows("t").iter().filter(|row| row.finish_reason == FinishReason::Length).count();
+    assert_eq!(manifest.counts.get(CUT_RESPONSES).copied().unwrap_or(0), cut);
+}
+
+#[test]
+fn a_prompt_with_an_id_beyond_the_embedding_fails_alone() {
+    let bench = Bench::new(0);
+    let path = bench.path("model").join("tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+    let mut pad = json["added_tokens"][0].clone();
+    (pad["id"], pad["content"]) = (873.into(), "[PAD]".into());
+    json["added_tokens"].as_array_mut().unwrap().push(pad);
+    fs_err::write(&path, json.to_string()).unwrap();
+    let lines = [("a", "Anna has 2."), ("b", "Anna [PAD] has 3."), ("c", "Anna has 4.")];
+    let lines = lines.map(|(id, text)| line(id, text));
+    bench.write_prompts(&lines.each_ref().map(String::as_str));
+    assert_eq!(counts(&bench.run("t").unwrap()), [3, 2, 0, 1]);
+    let errors = fs_err::read_to_string(bench.path("t").join("errors.jsonl")).unwrap();
+    assert!(errors.contains("token id 873 ([PAD])") && errors.contains("\"b\""), "{errors}");
+    // Where every prompt has it, nothing is computed.
+    let template = bench.path("model").join("chat_template.jinja");
+    fs_err::write(template, "[PAD]{{ messages[0].content }}").unwrap();
+    let error = bench.run("u").unwrap_err().to_string();
+    assert!(error.contains("token id 873 ([PAD])") && !bench.path("u").exists(), "{error}");
 }
 
 #[test]

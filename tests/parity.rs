@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use crate::support::{golden, max_difference, tensors};
 
-const CASES: [&str; 4] = ["tiny_llama", "tiny_qwen2", "tiny_llama_llama3", "tiny_qwen3"];
+const CASES: [&str; 5] = ["tiny_llama", "tiny_qwen2", "tiny_llama_llama3", "tiny_qwen3", "tiny_qwen3_yarn"];
 const LAYER_TOLERANCE: f64 = 1e-5;
 const LOGITS_TOLERANCE: f64 = 1e-4;
 
@@ -63,6 +63,17 @@ fn qwen2_equals_transformers() {
 #[test]
 fn qwen3_equals_transformers() {
     check("tiny_qwen3");
+}
+
+/// Rows of 24 tokens, 16 of them within the original context.
+#[test]
+fn qwen_with_yarn_equals_transformers() {
+    check("tiny_qwen2_yarn");
+    check("tiny_qwen3_yarn");
+    for case in ["tiny_qwen2_yarn", "tiny_qwen3_yarn"] {
+        let model = load(&golden("models").join(case), Dtype::Float32).unwrap().transformer;
+        assert_eq!(model.context_length(), 64, "{case}");
+    }
 }
 
 #[test]
@@ -185,6 +196,8 @@ fn a_saved_model_loads_equal_in_one_file_and_in_shards() {
         ("tiny_llama", 40_000),
         ("tiny_qwen2", 1),
         ("tiny_qwen3", usize::MAX),
+        ("tiny_qwen2_yarn", usize::MAX),
+        ("tiny_qwen3_yarn", usize::MAX),
         ("tiny_mistral", 9_000),
     ];
     for (case, max_bytes) in rows {
@@ -196,6 +209,9 @@ fn a_saved_model_loads_equal_in_one_file_and_in_shards() {
         assert_eq!(out.path().join("model.safetensors").exists(), max_bytes == usize::MAX);
         let again = load(out.path(), Dtype::Float32).unwrap().transformer;
         assert_eq!(again.parameters().len(), model.parameters().len());
+        for field in ["rope_theta", "rope_scaling", "rope_parameters"] {
+            assert_eq!(again.architecture().config_json.get(field), config.get(field), "{case}: {field}");
+        }
         for ((name, a), (other, b)) in model.parameters().iter().zip(again.parameters()) {
             assert!(name == other && a.equal(b), "{case}: {name}");
         }

@@ -81,7 +81,7 @@ fn smollm2_gives_the_tokens_of_transformers_under_every_decoder() {
     };
     for (index, case) in cases.iter().enumerate() {
         let text = case["prompt"].as_str().unwrap();
-        let message = Message { role: "user".into(), content: text.into() };
+        let message = Message::new("user", text);
         let prompt = tokenizer.encode_chat(&[message]).unwrap();
         assert_eq!(prompt, ids(&case["prompt_ids"]), "{text}: template and tokenizer");
         let expected = ids(&case["response_ids"]);

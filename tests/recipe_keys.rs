@@ -54,6 +54,7 @@ fn default_of(schema: &Value) -> String {
         Value::Null => "none".to_owned(),
         Value::String(text) if text.is_empty() => String::new(),
         Value::Array(items) if items.is_empty() => "none".to_owned(),
+        Value::Object(fields) if fields.is_empty() => "none".to_owned(),
         value @ Value::Array(_) => format!("`{}`", toml::Value::try_from(value).unwrap()),
         value => format!("`{value}`"),
     }

@@ -195,7 +195,7 @@ fn the_passes_of_training_equal_autograd_over_a_dense_mask() {
             assert_equal(&found, &expected, 1e-4, &format!("{checkpointing:?}, {loss:?}"));
         }
     }
-    for family in ["tiny_qwen2", "tiny_qwen3", "tiny_llama_llama3"] {
+    for family in ["tiny_qwen2", "tiny_qwen3", "tiny_llama_llama3", "tiny_qwen3_yarn"] {
         let model = || load(&golden(&format!("models/{family}")), Dtype::Float32).unwrap().transformer;
         let expected = plain(&model(), None, &samples, &LOSS);
         let config = config(ActivationCheckpointing::Full, 90);

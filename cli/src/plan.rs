@@ -9,6 +9,7 @@ use jacobi_eval::tasks::Task;
 use jacobi_eval::{EvalError, EvalModel};
 use jacobi_model::Architecture;
 use jacobi_trainer::{Init, TrainConfig};
+use serde_json::json;
 
 use crate::environment;
 use crate::exit::UsageError;
@@ -57,7 +58,7 @@ pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
         return Err(UsageError(message.into()).into());
     }
     Architecture::from_dir(&model)?;
-    Tokenizer::load(&model)?;
+    Tokenizer::load(&model)?.check_template()?;
     let run = RunDir::new(&recipe.output_dir);
     let mut stages = Vec::new();
     for round in 1..=recipe.rounds.len() {
@@ -273,12 +274,20 @@ fn digest(prompts: &PromptsConfig) -> anyhow::Result<String> {
     Ok(hasher.finalize().to_hex()[..16].to_owned())
 }
 
+/// Keys of `[prompts]` that the first digests of tasks did not have. A task that does not set them keeps its digest.
+const LATER_KEYS: [&str; 3] = ["role_map", "tools_column", "system_column"];
+
 /// The first 16 hex digits of the BLAKE3 of a task, since a task can be edited without a new version. The path of its
 /// questions is left out; their content is in [`digest`].
 fn digest_of_task(task: &Task) -> anyhow::Result<String> {
     let prompts = PromptsConfig { path: PathBuf::new(), ..task.prompts.clone() };
-    let text = serde_json::to_string(&Task { prompts, ..task.clone() })?;
-    Ok(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned())
+    let mut task = serde_json::to_value(Task { prompts, ..task.clone() })?;
+    if let Some(prompts) = task["prompts"].as_object_mut() {
+        prompts.retain(|key, value| {
+            !LATER_KEYS.contains(&key.as_str()) || !(value.is_null() || *value == json!({}))
+        });
+    }
+    Ok(blake3::hash(task.to_string().as_bytes()).to_hex()[..16].to_owned())
 }
 
 /// A digest of a model directory: config, weights, tokenizer.

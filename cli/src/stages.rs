@@ -10,7 +10,7 @@ use jacobi_eval::{EvalJob, EvalModel, EvalOutcome, EvalProgress, evaluate, paire
 use jacobi_model::Device;
 use jacobi_report::{ROWS_LEFT_OUT, TrainingCurve, write_report};
 use jacobi_trainer::{Evaluation, Init, Ranks, TrainData, TrainJob, TrainProgress};
-use jacobi_trajectory_gen::{ERRORS_FILE, GenerateJob};
+use jacobi_trajectory_gen::{CUT_RESPONSES, ERRORS_FILE, GenerateJob};
 use serde_json::{Map, Value};
 
 use crate::exit::Interrupted;
@@ -97,6 +97,18 @@ fn generation_summary(manifest: &Manifest, dir: &Path) -> String {
     if let Some(blocks) = manifest.counts.get("disagreeing_blocks") {
         summary += &format!("; {blocks} blocks of the given responses differ from the model's output");
     }
+    if let Some(cut) = manifest.counts.get(CUT_RESPONSES) {
+        summary += &format!("; {cut} responses were cut before their end");
+        // The share decides over the rows of all ranks.
+        if manifest.rank.is_none() {
+            summary += match 2 * cut <= manifest.written {
+                true => ": train.cut_responses = \"drop\" leaves them out",
+                false => {
+                    ": more than half, so train.cut_responses = \"drop\" keeps them; raise generate.max_new_tokens"
+                }
+            };
+        }
+    }
     summary
 }
 
@@ -160,6 +172,9 @@ pub fn train(recipe: &Recipe, stage: TrainStage, stop: &Stop) -> anyhow::Result<
     }
     if outcome.skipped > 0 {
         summary += &format!(", {} samples longer than train.max_length left out", outcome.skipped);
+    }
+    if let Some(cut) = outcome.cut {
+        summary += &format!("; {cut}");
     }
     if let Some(progress) = progress {
         progress.finish(&summary);

@@ -44,11 +44,13 @@ pub fn load(config: &PromptsConfig, model_dir: &Path) -> anyhow::Result<TrainDat
 }
 
 fn to_row(prompt: Prompt, tokenizer: &Tokenizer) -> anyhow::Result<Trajectory> {
-    let response = prompt.response.with_context(|| format!("sample {} has no response", prompt.id))?;
-    let mut response_tokens = tokenizer.encode(&response)?;
+    let response =
+        prompt.response.as_ref().with_context(|| format!("sample {} has no response", prompt.id))?;
+    let text = tokenizer.answer_text(&prompt, response).map_err(anyhow::Error::msg)?;
+    let mut response_tokens = tokenizer.encode(&text)?;
     response_tokens.push(tokenizer.eos_token_ids()[0]);
     Ok(Trajectory {
-        prompt_tokens: tokenizer.encode_chat(&prompt.messages)?,
+        prompt_tokens: tokenizer.encode_chat(&prompt)?,
         sample_id: prompt.id,
         response_tokens,
         finish_reason: FinishReason::Eos,

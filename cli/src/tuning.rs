@@ -101,6 +101,12 @@ impl Tuning {
             stop.check()?;
         }
         report_bad_rows("tune", &outcome.bad_rows);
+        if let Some(first) = outcome.unusable.first() {
+            let count = outcome.unusable.len();
+            output::status(&format!(
+                "tune: {count} prompts cannot be answered and are left out; the first, {first}"
+            ));
+        }
         let trials = Trials {
             schema: TRIALS_SCHEMA.to_owned(),
             objective: self.config.objective,

@@ -259,6 +259,21 @@ pub enum DatasetError {
         lack: &'static str,
     },
 
+    /// A token that the model has no embedding for.
+    #[error(
+        "token id {id} ({token}) is beyond the embedding of {dir}, which has {rows} rows (vocab_size in config.json): leave the token out, or resize the embedding (resize_token_embeddings in transformers)"
+    )]
+    BeyondEmbedding {
+        /// The model directory.
+        dir: PathBuf,
+        /// The token, as spelled in the vocabulary.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the embedding.
+        rows: u64,
+    },
+
     /// A tokenizer.json that cannot be read, or a text it cannot encode.
     #[error("the tokenizer {path} failed")]
     Tokenizer {

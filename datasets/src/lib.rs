@@ -30,7 +30,7 @@ pub use layout::{CausalRun, Layout, NoiseContext};
 pub use noise::{NoiseScheduleConfig, ScheduleKind, choose_state, is_settled, wants_fixed_point};
 pub use pack::{ArTarget, PackConfig, PackError, PackedSample, PcPair, pack};
 pub use prompts::{
-    BadRow, Message, Prompt, PromptFormat, PromptStream, PromptsConfig, read_prompts, stream_prompts,
+    BadRow, Message, Prompt, PromptFormat, PromptStream, PromptsConfig, Role, read_prompts, stream_prompts,
 };
 pub use ranks::{Keeper, Membership, Rank, RankError, local_rank};
 pub use repetition::repeats;
@@ -44,4 +44,4 @@ pub use schema::trajectory::{
 };
 pub use settings::{Difference, Differences, RecordedSettings, Section};
 pub use shards::{ShardWriter, Tally};
-pub use tokenizer::{TOKENIZER_FILES, Tokenizer, copy_tokenizer_file};
+pub use tokenizer::{Chat, TOKENIZER_FILES, Tokenizer, copy_tokenizer_file};

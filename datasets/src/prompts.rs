@@ -1,36 +1,52 @@
-//! Prompts from files: JSONL, JSON or Parquet, plain text or conversations, columns by name.
+//! Prompts from files: JSON, CSV or Parquet, plain text or conversations, columns by name.
 //!
 //! A row that cannot be used is a value ([`BadRow`]) and does not end the run; a file that cannot be used is an error.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::DatasetError;
 use crate::hub::Hub;
 use crate::settings::Section;
 
+mod arrow_value;
+mod bytes;
+mod csv_rows;
 mod files;
+mod json;
+mod json_rows;
+mod message;
 mod parquet_rows;
+mod python_text;
 mod row;
 mod stream;
 mod templates;
-mod text_rows;
 
+pub(crate) use message::{ANSWER_KEYS, RoleMap};
+pub use message::{Message, Role};
+pub(crate) use python_text::number as number_text;
 pub use stream::{PromptStream, stream_prompts, stream_prompts_from};
 
-/// Format of a prompt file.
+/// Format of a prompt file. Text may be compressed with gzip or zstd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PromptFormat {
-    /// By the extension: `.jsonl` and `.ndjson` are lines, `.json` is an array or lines, `.parquet` is Parquet.
+    /// By the first bytes for Parquet, gzip and zstd, and by the extension for text: `.jsonl`, `.ndjson`, `.json`,
+    /// `.csv`, `.tsv`, each also with `.gz` or `.zst`.
     #[default]
     Auto,
-    /// One JSON object per line; empty lines are skipped.
+    /// JSON objects, one per line or over several, or an array of them, alone or in an object.
     Jsonl,
-    /// One array of objects.
+    /// The same.
     Json,
+    /// Values separated by commas, with the names of the columns in the first line. All values are text.
+    Csv,
+    /// As CSV, with tabs for commas.
+    Tsv,
     /// One row per prompt.
     Parquet,
 }
@@ -48,9 +64,18 @@ pub struct PromptsConfig {
     pub prompt_column: String,
     /// The user's text as a Jinja template over the columns: `"Q: {{ question }}"`.
     pub template: Option<String>,
-    /// Column with a conversation: a list of `{role, content}` or of `{from, value}`. An assistant turn at its
-    /// end is the response, not part of the prompt.
+    /// Column with a conversation: a list of `{role, content}` or of `{from, value}`, or its JSON text. An assistant
+    /// turn at its end is the response, not part of the prompt. All fields of a turn reach the chat template.
     pub messages_column: Option<String>,
+    /// Roles by the names that a file has for them, for names that are not known anyway: `{ bing = "assistant" }`.
+    /// The roles are `user`, `assistant`, `system` and `tool`.
+    pub role_map: BTreeMap<String, Role>,
+    /// Column with the tools of a conversation: a list of JSON Schemas, or its JSON text. Without it, the column
+    /// `tools` if there is one beside `messages_column`; with an empty name, none.
+    pub tools_column: Option<String>,
+    /// Column with the system message of a conversation that has none. Without it, the column `system` if there is
+    /// one beside `messages_column`; with an empty name, none.
+    pub system_column: Option<String>,
     /// Column with the id of the row. Without it the id is a digest of the messages.
     pub id_column: Option<String>,
     /// Column with the reference answer, for evaluation.
@@ -59,9 +84,9 @@ pub struct PromptsConfig {
     pub answer_template: Option<String>,
     /// The given response as a Jinja template over the columns, in place of `response_column`.
     pub response_template: Option<String>,
-    /// Column with a given response, to train on as it is.
+    /// Column with a given response, to train on as it is: text, or a list of one message.
     pub response_column: Option<String>,
-    /// System message for conversations that have none.
+    /// System message for conversations that have none, not even in `system_column`.
     pub system: Option<String>,
     /// Column of texts, numbers or truth values that decides whether a row is used. Rows that are not used, and
     /// rows without a value there, are not counted anywhere.
@@ -90,6 +115,9 @@ impl Default for PromptsConfig {
             prompt_column: "prompt".to_owned(),
             template: None,
             messages_column: None,
+            role_map: BTreeMap::new(),
+            tools_column: None,
+            system_column: None,
             id_column: None,
             answer_column: None,
             answer_template: None,
@@ -116,22 +144,6 @@ impl PromptsConfig {
     }
 }
 
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// The text.
-    pub content: String,
-}
-
-impl Message {
-    /// A turn of `role` with the text `content`.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
-
 /// A prompt, ready for the chat template.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompt {
@@ -139,16 +151,23 @@ pub struct Prompt {
     pub id: String,
     /// The conversation; the response answers its last turn.
     pub messages: Vec<Message>,
+    /// The tools offered in it, as JSON Schemas.
+    pub tools: Option<Vec<Value>>,
     /// Reference answer.
     pub answer: Option<String>,
-    /// Given response.
-    pub response: Option<String>,
+    /// Given response: a turn of the assistant.
+    pub response: Option<Message>,
 }
 
 impl Prompt {
-    /// 128 bits of the BLAKE3 of the messages: equal for equal messages, whatever the id.
+    /// 128 bits of the BLAKE3 of messages and tools: equal for equal conversations, whatever the id.
     pub fn content_hash(&self) -> u128 {
-        row::content_hash(&self.messages)
+        row::shorten(row::hash(&self.messages, self.tools.as_deref()))
+    }
+
+    /// As [`hash_of_messages`].
+    pub(crate) fn hash_of_texts(&self) -> u128 {
+        row::hash_of_texts(&self.messages)
     }
 }
 
@@ -158,7 +177,7 @@ pub struct BadRow {
     /// Name of its file, if the configured path matches several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Line of a JSONL file, row of any other, from 1.
+    /// Line of a text file, row of Parquet or of a JSON array, from 1.
     pub line: usize,
     /// What is wrong with it.
     pub reason: String,
@@ -191,12 +210,12 @@ pub fn read_prompts(config: &PromptsConfig) -> Result<Vec<Result<Prompt, BadRow>
 }
 
 /// The columns of a row with its line, or why the row is unusable.
-pub(crate) type RawRow = Result<(usize, serde_json::Map<String, serde_json::Value>), BadRow>;
+pub(crate) type RawRow = Result<(usize, serde_json::Map<String, Value>), BadRow>;
 
 /// All columns of all rows of one file.
 ///
 /// # Errors
-/// `Prompts` for an unknown format, `Json`, `Parquet`, `Io`.
+/// `Prompts` for an unknown format, `Parquet`, `Io`.
 pub(crate) fn rows_of(
     path: &Path,
 ) -> Result<impl Iterator<Item = Result<RawRow, DatasetError>>, DatasetError> {
@@ -204,11 +223,13 @@ pub(crate) fn rows_of(
     Ok(rows.map(|row| Ok(row?.map(|row| (row.line, row.columns)))))
 }
 
-/// The content hash of a conversation in either form, without a final assistant turn; `None` for any other value.
-pub(crate) fn hash_of_messages(value: &serde_json::Value) -> Option<u128> {
-    let mut messages: Vec<Message> = value.as_array()?.iter().map(row::message).collect::<Option<_>>()?;
-    messages.pop_if(|last| last.role == "assistant");
-    Some(row::content_hash(&messages))
+/// A hash of the roles and texts of a conversation in any form, without a final assistant turn; `None` for any other
+/// value.
+pub(crate) fn hash_of_messages(value: &Value) -> Option<u128> {
+    let read = |turn| Message::read(turn, &RoleMap::new()).ok();
+    let mut messages: Vec<Message> = value.as_array()?.iter().map(read).collect::<Option<_>>()?;
+    messages.pop_if(|last| last.role() == "assistant");
+    Some(row::hash_of_texts(&messages))
 }
 
 #[cfg(test)]

@@ -3,14 +3,17 @@
 //!
 //! | what | keys |
 //! |---|---|
-//! | prompt | `prompt_token_ids`, `prompt_tokens`, `input_ids`; `messages`; `prompt`, the user's text or the rendered template |
-//! | id | `id`, `sample_id`, `custom_id`, `request_id` |
+//! | prompt | `prompt_token_ids`, `prompt_tokens`, `input_ids`, if lists; `messages`; `prompt`, the user's text or the rendered template |
+//! | id | `custom_id`, `sample_id`, `id`, `request_id` of the row, else of its parts |
 //! | token ids | `response_tokens`, `token_ids`, `output_ids`, `output_token_ids` |
-//! | text | `response`, `text`, `output`, `generated_text`, `completion` |
+//! | message | `message`, or `response` with `content` |
+//! | text | `response`, `text`, `output`, `generated_text`, `completion`, or their text parts |
 //! | finish reason | `finish_reason`, a word or `{"type": word}` |
+//! | failure | `error`, a `status_code` that is not 2xx |
 //!
-//! Keys in `outputs[0]` (vLLM's request output), `response.body.choices[0]` and `choices[0]` (the batch and
-//! completion formats) and `meta_info` (SGLang) take precedence over those of the row.
+//! Keys in `outputs[0]` (vLLM's request output), `choices[0]` (the completion format, by itself or in `response` or
+//! `response.body`, as in batches) and `meta_info` (SGLang) take precedence over those of the row, except for the id.
+//! A row that cannot be used fails its own prompt.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,8 +21,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::DatasetError;
-use crate::prompts::{Prompt, rows_of};
+use crate::prompts::{Message, Prompt, RoleMap, hash_of_messages, number_text, rows_of};
 use crate::tokenizer::Tokenizer;
+
+mod row;
 
 /// All responses of a file, in memory.
 #[derive(Debug)]
@@ -29,6 +34,9 @@ pub struct Responses {
     entries: Vec<Entry>,
     /// Indices of entries by each of their keys, in file order.
     by_key: HashMap<Key, Vec<usize>>,
+    /// Rows that answer no prompt: their number, and what is wrong with the first.
+    unusable: usize,
+    first_unusable: Option<(usize, String)>,
 }
 
 /// Hands out each response at most once.
@@ -40,8 +48,10 @@ pub struct Matching<'a> {
 
 #[derive(Debug)]
 struct Entry {
-    content: Content,
+    /// The response, or why there is none.
+    content: Result<Content, String>,
     finish: Option<String>,
+    id: Option<String>,
     /// The row holds the tokens or messages of its prompt: then an equal id alone is no match.
     has_prompt: bool,
 }
@@ -49,7 +59,7 @@ struct Entry {
 #[derive(Debug)]
 enum Content {
     Tokens(Vec<u32>),
-    Text(String),
+    Message(Message),
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -60,16 +70,14 @@ enum Key {
     Id(String),
 }
 
-const IDS: &[&str] = &["id", "sample_id", "custom_id", "request_id"];
-const PROMPT_TOKENS: &[&str] = &["prompt_token_ids", "prompt_tokens", "input_ids"];
-const TOKENS: &[&str] = &["response_tokens", "token_ids", "output_ids", "output_token_ids"];
-const TEXTS: &[&str] = &["response", "text", "output", "generated_text", "completion"];
+/// Finish reasons of a response that the model has ended.
+const ENDED: [&str; 5] = ["stop", "eos", "eos_token", "tool_calls", "function_call"];
 
 impl Responses {
     /// Reads a file of responses.
     ///
     /// # Errors
-    /// `Missing`, `Io`, `Parquet`, `Prompts` for an unknown format; `BadRow` for a row without a response or a prompt.
+    /// `Missing`, `Io`, `Parquet`, `Prompts` for an unknown format; `BadRow` if no row names a prompt.
     pub fn read(path: &Path) -> Result<Self, DatasetError> {
         if !path.exists() {
             let remedy =
@@ -80,18 +88,29 @@ impl Responses {
         let mut file = fs_err::File::open(path).map_err(DatasetError::io("read", path))?;
         hasher.update_reader(&mut file).map_err(DatasetError::io("read", path))?;
         let digest = hasher.finalize().to_hex()[..16].to_owned();
-        let mut responses =
-            Self { path: path.to_path_buf(), digest, entries: Vec::new(), by_key: HashMap::new() };
+        let mut responses = Self {
+            path: path.to_path_buf(),
+            digest,
+            entries: Vec::new(),
+            by_key: HashMap::new(),
+            unusable: 0,
+            first_unusable: None,
+        };
         for row in rows_of(path)? {
-            let bad = |line: usize, reason| DatasetError::BadRow {
-                path: path.to_path_buf(),
-                place: format!("line {line}"),
-                reason,
-            };
-            let (line, columns) = row?.map_err(|row| bad(row.line, row.reason))?;
-            responses.add(&columns).map_err(|reason| bad(line, reason))?;
+            let added = row?
+                .map_err(|row| (row.line, row.reason))
+                .and_then(|(line, columns)| responses.add(&columns).map_err(|reason| (line, reason)));
+            if let Err(unusable) = added {
+                responses.unusable += 1;
+                responses.first_unusable.get_or_insert(unusable);
+            }
         }
-        Ok(responses)
+        match responses.first_unusable {
+            Some((line, reason)) if responses.entries.is_empty() => {
+                Err(DatasetError::BadRow { path: responses.path, place: format!("line {line}"), reason })
+            }
+            _ => Ok(responses),
+        }
     }
 
     /// The first 16 hex digits of the BLAKE3 of the file.
@@ -105,36 +124,11 @@ impl Responses {
     }
 
     fn add(&mut self, row: &Map<String, Value>) -> Result<(), String> {
-        let objects = objects_of(row);
-        let find = |keys: &[&str]| find_in(&objects, keys);
-        let content = match find(TOKENS) {
-            Some(tokens) => Content::Tokens(ids(tokens)?),
-            None => {
-                let message = find(&["message"]).and_then(|message| message.get("content"));
-                let text = message.or_else(|| find(TEXTS)).and_then(Value::as_str);
-                Content::Text(text.ok_or("neither token ids nor text of a response")?.to_owned())
-            }
-        };
-        let finish = find(&["finish_reason"]).and_then(|reason| {
-            reason.as_str().or_else(|| reason.get("type").and_then(Value::as_str)).map(str::to_owned)
-        });
-        let mut keys = Vec::new();
-        if let Some(tokens) = find(PROMPT_TOKENS) {
-            keys.push(Key::PromptTokens(ids(tokens)?));
-        }
-        if let Some(hash) = find(&["messages"]).and_then(crate::prompts::hash_of_messages) {
-            keys.push(Key::Messages(hash));
-        }
-        let has_prompt = !keys.is_empty();
-        keys.extend(find(&["prompt"]).and_then(Value::as_str).map(|text| Key::PromptText(text.to_owned())));
-        keys.extend(find(IDS).and_then(text_of).map(Key::Id));
-        if keys.is_empty() {
-            return Err("neither an id nor a prompt to match it by".to_owned());
-        }
+        let (entry, keys) = row::read(row)?;
         for key in keys {
             self.by_key.entry(key).or_default().push(self.entries.len());
         }
-        self.entries.push(Entry { content, finish, has_prompt });
+        self.entries.push(entry);
         Ok(())
     }
 }
@@ -153,90 +147,72 @@ impl Matching<'_> {
     ) -> Result<Vec<u32>, String> {
         let mut keys = vec![
             Key::PromptTokens(prompt_tokens.to_vec()),
-            Key::Messages(prompt.content_hash()),
-            Key::PromptText(prompt.messages.last().map_or_else(String::new, |last| last.content.clone())),
+            Key::Messages(prompt.hash_of_texts()),
+            Key::PromptText(prompt.messages.last().map_or_else(String::new, Message::text)),
         ];
-        keys.extend(tokenizer.render_chat(&prompt.messages, true).ok().map(Key::PromptText));
+        keys.extend(tokenizer.render_chat(prompt, true).ok().map(Key::PromptText));
         keys.push(Key::Id(prompt.id.clone()));
         let path = self.responses.path.display();
         for key in keys {
-            let known = self.responses.by_key.get(&key).into_iter().flatten();
-            let Some(&index) = known.into_iter().find(|&&index| !self.taken[index]) else { continue };
+            let known = self.responses.by_key.get(&key).into_iter().flatten().copied();
+            let Some(index) = self.best_of(known, &prompt.id) else { continue };
             let entry = &self.responses.entries[index];
             if entry.has_prompt && matches!(key, Key::Id(_)) {
                 return Err(format!("the response with its id in {path} answers another prompt"));
             }
             self.taken[index] = true;
-            return tokens_of(entry, tokenizer);
+            return tokens_of(entry, prompt, tokenizer);
         }
+        let unusable = match &self.responses.first_unusable {
+            None => String::new(),
+            Some((line, reason)) => {
+                let count = self.responses.unusable;
+                format!("; rows of the file that cannot be used: {count}, the first: line {line}: {reason}")
+            }
+        };
         Err(format!(
-            "{path} has no response to it: none with its tokens, messages or text, or with the id {}",
+            "{path} has no response to it: none with its tokens, messages or text, or with the id {}{unusable}",
             prompt.id
         ))
     }
-}
 
-/// The objects of a row that can hold the keys, innermost first.
-fn objects_of(row: &Map<String, Value>) -> Vec<&Map<String, Value>> {
-    let mut objects = Vec::new();
-    let body = row.get("response").and_then(|response| response.get("body")).and_then(Value::as_object);
-    for outer in [Some(row), body].into_iter().flatten() {
-        for list in ["outputs", "choices"] {
-            let first = outer.get(list).and_then(|list| list.get(0)).and_then(Value::as_object);
-            objects.extend(first);
-        }
-        objects.extend(outer.get("meta_info").and_then(Value::as_object));
+    /// The first response of `known` that is left: rather one with the prompt's id, rather one that has not failed.
+    fn best_of(&self, known: impl Iterator<Item = usize>, id: &str) -> Option<usize> {
+        known.filter(|&index| !self.taken[index]).min_by_key(|&index| {
+            let entry = &self.responses.entries[index];
+            (entry.id.as_deref() != Some(id), entry.content.is_err())
+        })
     }
-    objects.extend(body);
-    objects.push(row);
-    objects
-}
-
-/// The first non-null value of any of `keys`, object by object.
-fn find_in<'a>(objects: &[&'a Map<String, Value>], keys: &[&str]) -> Option<&'a Value> {
-    let mut all = objects.iter().flat_map(|object| keys.iter().filter_map(|key| object.get(*key)));
-    all.find(|value| !value.is_null())
-}
-
-fn text_of(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-fn ids(value: &Value) -> Result<Vec<u32>, String> {
-    let list = value.as_array().ok_or("token ids are not a list")?;
-    let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-    list.iter().map(|value| id(value).ok_or_else(|| format!("{value} is no token id"))).collect()
 }
 
 /// The ids of a response up to and including its end-of-sequence token, if it has one.
-fn tokens_of(entry: &Entry, tokenizer: &Tokenizer) -> Result<Vec<u32>, String> {
+fn tokens_of(entry: &Entry, prompt: &Prompt, tokenizer: &Tokenizer) -> Result<Vec<u32>, String> {
     let eos = tokenizer.eos_token_ids();
-    let (mut tokens, has_ended) = match &entry.content {
+    let (mut tokens, has_ended) = match entry.content.as_ref().map_err(String::clone)? {
         Content::Tokens(tokens) => (tokens.clone(), false),
-        Content::Text(text) => {
-            let tokens = tokenizer.encode(text).map_err(|error| error.to_string())?;
+        Content::Message(message) => {
+            let text = tokenizer.answer_text(prompt, message)?;
+            let tokens = tokenizer.encode_unchecked(&text).map_err(|error| error.to_string())?;
             let again = tokenizer.decode_with_special(&tokens);
-            if again != *text {
+            if again != text {
                 return Err("its text changes when it is tokenised and decoded".to_owned());
             }
             // Engines write text without its end-of-sequence token, and most responses have ended.
             (tokens, entry.finish.is_none())
         }
     };
-    if let Some(id) = tokens.iter().find(|&&id| tokenizer.id_to_token(id).is_none()) {
-        return Err(format!("token id {id} is not in the vocabulary of {}", tokenizer.vocab_size()));
-    }
     match tokens.iter().position(|id| eos.contains(id)) {
         Some(end) => tokens.truncate(end + 1),
-        None if has_ended || matches!(entry.finish.as_deref(), Some("stop" | "eos" | "eos_token")) => {
+        None if has_ended || entry.finish.as_deref().is_some_and(|reason| ENDED.contains(&reason)) => {
             tokens.push(eos[0]);
         }
         None => {}
     }
+    // After the cut: padding behind the end does no harm.
+    if let Some(id) = tokens.iter().find(|&&id| tokenizer.id_to_token(id).is_none()) {
+        return Err(format!("token id {id} is not in the vocabulary of {}", tokenizer.vocab_size()));
+    }
+    tokenizer.check_ids(&tokens).map_err(|error| error.to_string())?;
     if tokens.is_empty() { Err("it is empty".to_owned()) } else { Ok(tokens) }
 }
 

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::error::DatasetError;
-use crate::prompts::Message;
+use crate::prompts::{Message, Prompt};
 
+mod answer;
 mod chat_template;
+mod embedding;
+mod parts;
 
 use chat_template::ChatTemplate;
 
@@ -16,6 +19,7 @@ const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const MODEL_INPUT_NAMES: &str = "model_input_names";
 const GENERATION_CONFIG: &str = "generation_config.json";
+const CONFIG: &str = "config.json";
 
 /// The tokenizer files of a model directory; export copies those that exist.
 pub const TOKENIZER_FILES: &[&str] = &[
@@ -47,13 +51,38 @@ pub fn copy_tokenizer_file(source: &Path, target: &Path) -> std::io::Result<()> 
     fs_err::copy(source, target).map(drop)
 }
 
+/// What a chat template renders: a conversation, and the tools offered in it as JSON Schemas.
+#[derive(Clone, Copy, Debug)]
+pub struct Chat<'a> {
+    /// The turns.
+    pub messages: &'a [Message],
+    /// The tools.
+    pub tools: Option<&'a [Value]>,
+}
+
+impl<'a> From<&'a Prompt> for Chat<'a> {
+    fn from(prompt: &'a Prompt) -> Self {
+        Self { messages: &prompt.messages, tools: prompt.tools.as_deref() }
+    }
+}
+
+impl<'a, M: AsRef<[Message]> + ?Sized> From<&'a M> for Chat<'a> {
+    fn from(messages: &'a M) -> Self {
+        Self { messages: messages.as_ref(), tools: None }
+    }
+}
+
 /// Tokenizer, chat template and end-of-sequence ids of one model.
 #[derive(Debug)]
 pub struct Tokenizer {
     dir: PathBuf,
     inner: tokenizers::Tokenizer,
     template: Option<ChatTemplate>,
+    /// In place of `template` if tools are offered; for some models.
+    tool_template: Option<ChatTemplate>,
     eos_token_ids: Vec<u32>,
+    /// Rows of the model's embedding, if config.json says.
+    embedding_rows: Option<u64>,
     hash: String,
 }
 
@@ -78,8 +107,10 @@ impl Tokenizer {
         inner.with_padding(None);
         let config = read_json(&dir.join(TOKENIZER_CONFIG))?;
         Ok(Self {
-            template: load_template(dir, &config)?,
+            template: load_template(dir, &config, "default")?,
+            tool_template: load_template(dir, &config, "tool_use")?,
             eos_token_ids: eos_token_ids(dir, &config, &inner)?,
+            embedding_rows: embedding::embedding_rows(&read_json(&dir.join(CONFIG))?),
             hash: blake3::hash(&bytes).to_hex().to_string(),
             dir: dir.to_path_buf(),
             inner,
@@ -89,8 +120,14 @@ impl Tokenizer {
     /// Ids of a text, without adding special tokens; special tokens in the text become their ids.
     ///
     /// # Errors
-    /// `Tokenizer`.
+    /// `Tokenizer`; `BeyondEmbedding` for a token that the model has no embedding for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DatasetError> {
+        let ids = self.encode_unchecked(text)?;
+        self.check_ids(&ids).map(|()| ids)
+    }
+
+    /// As [`Tokenizer::encode`], but with ids that the model has no embedding for.
+    pub(crate) fn encode_unchecked(&self, text: &str) -> Result<Vec<u32>, DatasetError> {
         let encoding = self
             .inner
             .encode_fast(text, false)
@@ -111,26 +148,29 @@ impl Tokenizer {
     /// Ids of a conversation in the model's chat template, with the prompt for the next answer.
     ///
     /// # Errors
-    /// `IncompleteModel` without a template, `ChatTemplate` if it refuses the messages, `Tokenizer`.
-    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, DatasetError> {
-        self.encode(&self.render_chat(messages, true)?)
+    /// `IncompleteModel` without a template, `ChatTemplate` if it refuses the messages, those of
+    /// [`Tokenizer::encode`].
+    pub fn encode_chat<'a>(&self, chat: impl Into<Chat<'a>>) -> Result<Vec<u32>, DatasetError> {
+        self.encode(&self.render_chat(chat, true)?)
     }
 
     /// Text of a conversation in the model's chat template.
     ///
     /// # Errors
     /// `IncompleteModel` without a template, `ChatTemplate` if it refuses the messages.
-    pub fn render_chat(
+    pub fn render_chat<'a>(
         &self,
-        messages: &[Message],
+        chat: impl Into<Chat<'a>>,
         add_generation_prompt: bool,
     ) -> Result<String, DatasetError> {
+        let chat: Chat = chat.into();
         let dir = || self.dir.clone();
         let lack = "has no chat template: add chat_template.jinja, or give the prompts without a template";
-        let template =
-            self.template.as_ref().ok_or_else(|| DatasetError::IncompleteModel { dir: dir(), lack })?;
-        template
-            .render(messages, add_generation_prompt)
+        let for_tools = self.tool_template.as_ref().filter(|_| chat.tools.is_some());
+        let template = for_tools
+            .or(self.template.as_ref())
+            .ok_or_else(|| DatasetError::IncompleteModel { dir: dir(), lack })?;
+        parts::render(template, chat, add_generation_prompt)
             .map_err(|source| DatasetError::ChatTemplate { dir: dir(), source })
     }
 
@@ -168,17 +208,21 @@ fn read_json(path: &Path) -> Result<Value, DatasetError> {
     })
 }
 
-/// As transformers does: the file takes precedence over the entry, and of several named templates `default` is used.
-fn load_template(dir: &Path, config: &Value) -> Result<Option<ChatTemplate>, DatasetError> {
+/// As transformers does: the file takes precedence over the entry. `name` is the one to take of several named
+/// templates; a single template is `default`.
+fn load_template(dir: &Path, config: &Value, name: &str) -> Result<Option<ChatTemplate>, DatasetError> {
+    let is_default = name == "default";
     let path = dir.join(CHAT_TEMPLATE);
     let source = if path.is_file() {
-        Some(fs_err::read_to_string(&path).map_err(DatasetError::io("read", &path))?)
+        is_default
+            .then(|| fs_err::read_to_string(&path).map_err(DatasetError::io("read", &path)))
+            .transpose()?
     } else {
         match &config["chat_template"] {
-            Value::String(source) => Some(source.clone()),
+            Value::String(source) => is_default.then(|| source.clone()),
             Value::Array(named) => {
-                let default = named.iter().find(|entry| entry["name"] == "default");
-                default.and_then(|entry| entry["template"].as_str()).map(str::to_owned)
+                let entry = named.iter().find(|entry| entry["name"] == name);
+                entry.and_then(|entry| entry["template"].as_str()).map(str::to_owned)
             }
             _ => None,
         }
@@ -216,7 +260,7 @@ fn eos_token_ids(
             value => id(value).into_iter().collect(),
         }
     };
-    for file in [GENERATION_CONFIG, "config.json"] {
+    for file in [GENERATION_CONFIG, CONFIG] {
         let ids = ids_of(&read_json(&dir.join(file))?["eos_token_id"]);
         if !ids.is_empty() {
             return Ok(ids);

@@ -123,7 +123,7 @@ pub fn check_task(
     for (done, Question { prompt, expected }) in questions.iter().enumerate() {
         if let Some(response) = prompt.response.as_ref().filter(|_| task.scores()) {
             check.judged += 1;
-            let why = match judge.verdict(&task, expected.as_ref(), response) {
+            let why = match judge.verdict(&task, expected.as_ref(), &response.text()) {
                 Ok(Verdict { correct: Some(true), .. }) => None,
                 Ok(Verdict { failure: Some(why), .. }) => Some(why),
                 Ok(Verdict { answer, .. }) => Some(format!("{answer:?} is not {expected:?}")),

@@ -79,11 +79,7 @@ pub(crate) fn open_model(
     let loaded =
         load(&model.dir, compute).map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
     let context = loaded.transformer.context_length();
-    let encode = |question: &Question| -> Result<Vec<u32>, EvalError> {
-        let tokens = tokenizer.encode_chat(&question.prompt.messages)?;
-        questions::check_room(from_ref(question), from_ref(&tokens), &model.name, context)?;
-        Ok(tokens)
-    };
+    let encode = |question: &Question| encode(question, &tokenizer, &model.name, context);
     let mut prompts = Vec::with_capacity(sets.len());
     for QuestionSet { questions, .. } in sets {
         let encoded: Vec<Result<Vec<u32>, EvalError>> = questions.iter().map(encode).collect();
@@ -94,4 +90,16 @@ pub(crate) fn open_model(
         });
     }
     Ok(OpenModel { tokenizer, transformer: loaded.transformer, prompts })
+}
+
+/// The token ids of a question for the model `name`, which leave room in its context for a response.
+pub(crate) fn encode(
+    question: &Question,
+    tokenizer: &Tokenizer,
+    name: &str,
+    context: usize,
+) -> Result<Vec<u32>, EvalError> {
+    let tokens = tokenizer.encode_chat(&question.prompt)?;
+    questions::check_room(from_ref(question), from_ref(&tokens), name, context)?;
+    Ok(tokens)
 }

@@ -1,5 +1,6 @@
 //! Converts responses to samples: text, verdict, statistics of the passes.
 
+use jacobi_datasets::Message;
 use jacobi_datasets::schema::eval_row::{EvalSample, EvalWidth};
 use jacobi_decoder::{DecodeStats, Generation, WidthStats};
 
@@ -38,7 +39,7 @@ impl Bench<'_> {
             decoder: contender.strategy.name().as_str().to_owned(),
             decoder_settings: contender.decoder_settings(),
             sample_id: question.prompt.id.clone(),
-            prompt: question.prompt.messages.last().map_or_else(String::new, |m| m.content.clone()),
+            prompt: question.prompt.messages.last().map_or_else(String::new, Message::text),
             prompt_tokens: self.prompts[index].as_ref().map_or(0, Vec::len),
             expected: question.expected.clone().filter(|_| self.task.scorer != Scorer::Python),
             memory_floor: self.floor.filter(|_| turn == 0),

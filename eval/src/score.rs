@@ -18,6 +18,10 @@ pub fn row(samples: &[EvalSample], autoregressive: &[EvalSample], dtype: &str, s
     let answered = samples.iter().zip(autoregressive).filter(|(a, b)| a.error.is_none() && b.error.is_none());
     let (own, reference): (Vec<EvalSample>, Vec<EvalSample>) =
         answered.map(|(own, reference)| (own.clone(), reference.clone())).unzip();
+    let responses: Vec<&EvalSample> = samples.iter().filter(|sample| sample.error.is_none()).collect();
+    let cut = samples.iter().filter(|sample| is_cut(sample)).count();
+    let ended = responses.len() - cut;
+    let tokens: usize = responses.iter().map(|sample| sample.response_tokens).sum();
     let first = samples.first()?;
     let row = EvalRow {
         model: first.model.clone(),
@@ -30,7 +34,10 @@ pub fn row(samples: &[EvalSample], autoregressive: &[EvalSample], dtype: &str, s
         accuracy: ratio(right as f64, scored.len() as f64),
         accuracy_interval: wilson(right, scored.len()),
         failed: samples.iter().filter(|sample| sample.error.is_some()).count(),
-        stopped_by_length: samples.iter().filter(|sample| is_cut(sample)).count(),
+        stopped_by_length: cut,
+        ended: ratio(ended as f64, responses.len() as f64),
+        ended_interval: wilson(ended, responses.len()),
+        mean_response_tokens: ratio(tokens as f64, responses.len() as f64),
         sittings: samples.iter().map(|sample| sample.sitting).collect::<BTreeSet<_>>().len(),
         ..answers(&own, &reference, seed)
     };

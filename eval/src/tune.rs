@@ -17,6 +17,7 @@ use jacobi_datasets::{BadRow, PromptsConfig, Tokenizer};
 use jacobi_decoder::{DecodeStats, Settings, StopRules, generate};
 use jacobi_model::{Compute, DecodingModel, Device, Dtype, LanguageModel, dtype_name, load};
 
+use crate::opening::encode;
 use crate::tasks::{self, SPEED_ONLY, Task};
 use crate::{EvalError, questions};
 use candidates::SEEDED;
@@ -73,6 +74,8 @@ pub struct TuneOutcome {
     pub dtype: &'static str,
     /// Malformed rows of the prompt file, left out.
     pub bad_rows: Vec<BadRow>,
+    /// Prompts that the model cannot answer, left out: their ids with the reasons.
+    pub unusable: Vec<String>,
     /// Whether the stop flag ended it early.
     pub interrupted: bool,
 }
@@ -93,10 +96,18 @@ pub fn tune(
     let loaded =
         load(job.model, compute).map_err(|source| EvalError::Model { name: name.clone(), source })?;
     let tokenizer = Tokenizer::load(job.model)?;
-    let prompts: Result<Vec<Vec<u32>>, _> =
-        questions.iter().map(|question| tokenizer.encode_chat(&question.prompt.messages)).collect();
-    let prompts = prompts?;
-    questions::check_room(&questions, &prompts, &name, loaded.transformer.context_length())?;
+    let context = loaded.transformer.context_length();
+    let (mut prompts, mut unusable) = (Vec::new(), Vec::new());
+    for question in &questions {
+        match encode(question, &tokenizer, &name, context) {
+            Ok(tokens) => prompts.push(tokens),
+            Err(error) => unusable.push((question.prompt.id.clone(), error)),
+        }
+    }
+    if prompts.is_empty() && !unusable.is_empty() {
+        return Err(unusable.swap_remove(0).1);
+    }
+    let unusable = unusable.into_iter().map(|(id, error)| format!("{id}: {error}")).collect();
     let search = Search {
         model: &DecodingModel::new(&loaded.transformer),
         prompts: &prompts,
@@ -112,7 +123,7 @@ pub fn tune(
     let interrupted = found.is_none();
     let Found { trials, race, latency } = found.unwrap_or_default();
     let dtype = dtype_name(loaded.transformer.kind());
-    Ok(TuneOutcome { trials, race, latency, dtype, bad_rows, interrupted })
+    Ok(TuneOutcome { trials, race, latency, dtype, bad_rows, unusable, interrupted })
 }
 
 #[derive(Default)]

@@ -1,20 +1,22 @@
 //! The sizes and switches of a model, read from config.json field by field. One function per family.
 //!
 //! An unsupported value that would change the forward pass is an error that names its field. So is an unknown
-//! field: ignoring it could change the model silently.
+//! field (known.rs): ignoring it could change the model silently.
 
 use std::path::Path;
 
 use jacobi_torch_ext::HeadShape;
 use serde_json::{Map, Value};
 
-use crate::{
-    ModelError,
-    rope::{RopeConfig, RopeScaling},
-};
+use crate::{ModelError, rope::RopeConfig};
 
+mod fields;
+mod known;
+mod rotary;
 #[cfg(test)]
 mod tests;
+
+use fields::Fields;
 
 /// The families whose config.json is understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,16 @@ impl Family {
             Self::Qwen2 => ("Qwen2ForCausalLM", "qwen2"),
             Self::Qwen3 => ("Qwen3ForCausalLM", "qwen3"),
             Self::Mistral => ("MistralForCausalLM", "mistral"),
+        }
+    }
+
+    /// Key and value heads (`None`: as many as query heads) and `max_position_embeddings` where config.json has no
+    /// such field: the defaults of transformers.
+    fn defaults(self) -> (Option<i64>, i64) {
+        match self {
+            Self::Llama => (None, 2048),
+            Self::Qwen2 | Self::Qwen3 => (Some(32), 32_768),
+            Self::Mistral => (Some(8), 131_072),
         }
     }
 }
@@ -77,7 +89,7 @@ pub struct Architecture {
     pub qk_norm: bool,
     /// The head is the embedding.
     pub tie_word_embeddings: bool,
-    /// Longest context of the rotary embedding, in tokens.
+    /// As stored; [`Architecture::context_length`] is the longest text.
     pub max_position_embeddings: i64,
     /// How many tokens back a token sees; `None`: all.
     pub sliding_window: Option<i64>,
@@ -86,64 +98,6 @@ pub struct Architecture {
     /// config.json as read; it is written with every checkpoint.
     pub config_json: Map<String, Value>,
 }
-
-/// Fields that do not change the forward pass.
-const NEUTRAL: &[&str] = &[
-    "architectures",
-    "model_type",
-    "torch_dtype",
-    "dtype",
-    "transformers_version",
-    "use_cache",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "_name_or_path",
-    "attention_dropout",
-    "is_llama_config",
-    "max_window_layers",
-    "sliding_window",
-    "transformers.js_config",
-    "unk_token_id",
-    "_attn_implementation_autoset",
-    "id2label",
-    "label2id",
-    "output_attentions",
-    "output_hidden_states",
-    "return_dict",
-    "chunk_size_feed_forward",
-    "is_encoder_decoder",
-    "problem_type",
-];
-
-/// Fields that are read below.
-const READ: &[&str] = &[
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "rms_norm_eps",
-    "initializer_range",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "attention_bias",
-    "tie_word_embeddings",
-    "max_position_embeddings",
-];
-
-/// Fields supported with one value only, as JSON text.
-const FIXED: &[(&str, &str)] = &[
-    ("hidden_act", "\"silu\""),
-    ("mlp_bias", "false"),
-    ("pretraining_tp", "1"),
-    ("rope_interleaved", "false"),
-    ("use_sliding_window", "false"),
-    ("use_mrope", "false"),
-];
 
 impl Architecture {
     /// Reads `dir/config.json`.
@@ -170,7 +124,7 @@ impl Architecture {
     pub fn from_json(json: &Map<String, Value>, path: &Path) -> Result<Self, ModelError> {
         let config = Fields { json, path, prefix: "" };
         let family = config.family()?;
-        config.check_known()?;
+        config.check_known(family)?;
         match family {
             Family::Llama => config.llama(),
             Family::Qwen2 => config.qwen2(),
@@ -179,10 +133,11 @@ impl Architecture {
         }
     }
 
-    /// Longest text that is computed, in tokens. A sliding window ends it: within the window, attention is
-    /// plain causal attention.
+    /// Longest text that is computed, in tokens. YaRN can extend `max_position_embeddings`. A sliding window ends
+    /// the text: within the window, attention is plain causal attention.
     pub fn context_length(&self) -> i64 {
-        self.sliding_window.map_or(self.max_position_embeddings, |w| w.min(self.max_position_embeddings))
+        let context = self.rope.context(self.max_position_embeddings);
+        self.sliding_window.map_or(context, |window| window.min(context))
     }
 
     /// Number of parameters; a tied head counts once.
@@ -212,14 +167,6 @@ impl Architecture {
             width: self.head_dim as usize,
         }
     }
-}
-
-/// config.json or an object in it, read field by field.
-struct Fields<'a> {
-    json: &'a Map<String, Value>,
-    path: &'a Path,
-    /// Precedes field names in messages: the object's name and a dot, or nothing for config.json itself.
-    prefix: &'static str,
 }
 
 impl Fields<'_> {
@@ -252,13 +199,21 @@ impl Fields<'_> {
         let hidden_size = self.size("hidden_size", None)?;
         let heads = self.size("num_attention_heads", None)?;
         let usual_head_dim = if family == Family::Qwen3 { 128 } else { hidden_size / heads };
-        let head_dim = self.size("head_dim", Some(usual_head_dim))?;
-        let max_position_embeddings = self.size("max_position_embeddings", None)?;
-        let kv_heads = self.size("num_key_value_heads", Some(heads))?;
+        let head_dim = self.size("head_dim", Some(usual_head_dim).filter(|width| *width > 0))?;
+        if head_dim % 2 != 0 {
+            return Err(
+                self.error("head_dim", &format!("is {head_dim}, an odd width, which cannot be rotated"))
+            );
+        }
+        let (kv_heads, context) = family.defaults();
+        let max_position_embeddings = self.size("max_position_embeddings", Some(context))?;
+        // A null is as many as query heads.
+        let usual_kv_heads = if self.json.contains_key("num_key_value_heads") { None } else { kv_heads };
+        let kv_heads = self.size("num_key_value_heads", Some(usual_kv_heads.unwrap_or(heads)))?;
         if heads % kv_heads != 0 {
             return Err(self.unsupported("num_key_value_heads", "it must divide num_attention_heads"));
         }
-        let stored = self.json.get("torch_dtype").or_else(|| self.json.get("dtype")).and_then(Value::as_str);
+        let stored = self.get("dtype").or_else(|| self.get("torch_dtype")).and_then(Value::as_str);
         Ok(Architecture {
             family,
             vocab_size: self.size("vocab_size", None)?,
@@ -282,106 +237,23 @@ impl Fields<'_> {
         })
     }
 
-    fn rope(&self, head_dim: i64, context: i64) -> Result<RopeConfig, ModelError> {
-        // transformers 5 writes `rope_parameters`, older ones `rope_theta` and `rope_scaling`.
-        let object = |name: &str, prefix| {
-            let json = self.json.get(name).and_then(Value::as_object)?;
-            Some(Fields { json, prefix, ..*self })
-        };
-        let table =
-            object("rope_parameters", "rope_parameters.").or_else(|| object("rope_scaling", "rope_scaling."));
-        let theta = self.float("rope_theta", Some(10_000.0))?;
-        let Some(table) = table else {
-            return Ok(RopeConfig { theta, scaling: RopeScaling::None, head_dim });
-        };
-        let field = if table.json.contains_key("rope_type") { "rope_type" } else { "type" };
-        let scaling = match table.json.get(field).and_then(Value::as_str).unwrap_or("default") {
-            // "Dynamic NTK" changes only texts longer than max_position_embeddings, and none is computed.
-            "default" => RopeScaling::None,
-            "dynamic" => {
-                table.float("factor", None)?;
-                RopeScaling::None
-            }
-            "linear" => RopeScaling::Linear { factor: table.float("factor", None)? },
-            "llama3" => RopeScaling::Llama3 {
-                factor: table.float("factor", None)?,
-                low_freq_factor: table.float("low_freq_factor", None)?,
-                high_freq_factor: table.float("high_freq_factor", None)?,
-                original_context: table.float("original_max_position_embeddings", Some(context as f64))?,
-            },
-            _ => return Err(table.unsupported(field, "supported: default, linear, dynamic, llama3")),
-        };
-        Ok(RopeConfig { theta: table.float("rope_theta", Some(theta))?, scaling, head_dim })
-    }
-
     fn family(&self) -> Result<Family, ModelError> {
         let architecture = self.json.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str);
-        let model_type = self.json.get("model_type").and_then(Value::as_str);
-        let is = |family: &Family| match (architecture, model_type) {
-            (Some(name), _) => name == family.names().0,
-            (None, name) => name == Some(family.names().1),
-        };
-        Family::ALL.into_iter().find(is).ok_or_else(|| {
-            let field = if architecture.is_some() { "architectures" } else { "model_type" };
-            let names = Family::ALL.map(|family| family.names().0).join(", ");
-            self.unsupported(field, &format!("supported: {names}"))
-        })
-    }
-
-    fn check_known(&self) -> Result<(), ModelError> {
-        for (field, value) in self.json {
-            let name = field.as_str();
-            if let Some((_, supported)) = FIXED.iter().find(|(fixed, _)| *fixed == name) {
-                let found = value.to_string();
-                if !value.is_null() && found != *supported {
-                    return Err(self.unsupported(name, &format!("supported: {supported}")));
-                }
-            } else if name == "layer_types" {
-                let full = |v: &Vec<Value>| v.iter().all(|t| t.as_str() == Some("full_attention"));
-                if !value.is_null() && !value.as_array().is_some_and(full) {
-                    return Err(self.unsupported(name, "supported: full_attention in every layer"));
-                }
-            } else if !NEUTRAL.contains(&name) && !READ.contains(&name) {
-                let problem = "is not a known field, and ignoring it could change the model; remove it if it is only a note";
-                return Err(self.error(name, problem));
+        let model_type = self.get("model_type").and_then(Value::as_str);
+        let by_type = Family::ALL.into_iter().find(|family| Some(family.names().1) == model_type);
+        let by_name = Family::ALL.into_iter().find(|family| Some(family.names().0) == architecture);
+        let names = || Family::ALL.map(|family| family.names().0).join(", ");
+        match (by_name, by_type) {
+            (Some(name), Some(other)) if name != other => {
+                let problem = format!("one of the same family as architectures, {}", name.names().0);
+                Err(self.unsupported("model_type", &problem))
+            }
+            (Some(family), _) => Ok(family),
+            (None, Some(family)) if architecture.is_none() => Ok(family),
+            _ => {
+                let field = if architecture.is_some() { "architectures" } else { "model_type" };
+                Err(self.unsupported(field, &format!("supported: {}", names())))
             }
         }
-        Ok(())
-    }
-
-    fn size(&self, field: &str, default: Option<i64>) -> Result<i64, ModelError> {
-        self.value(field, default, "a positive whole number", |value| value.as_i64().filter(|n| *n > 0))
-    }
-
-    fn float(&self, field: &str, default: Option<f64>) -> Result<f64, ModelError> {
-        self.value(field, default, "a number", Value::as_f64)
-    }
-
-    fn bool(&self, field: &str, default: bool) -> Result<bool, ModelError> {
-        self.value(field, Some(default), "true or false", Value::as_bool)
-    }
-
-    fn value<T>(
-        &self,
-        field: &str,
-        default: Option<T>,
-        expected: &str,
-        read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Result<T, ModelError> {
-        match (self.json.get(field), default) {
-            (None | Some(Value::Null), Some(default)) => Ok(default),
-            (value, _) => value
-                .and_then(read)
-                .ok_or_else(|| self.error(field, &format!("is missing or not {expected}"))),
-        }
-    }
-
-    fn unsupported(&self, field: &str, supported: &str) -> ModelError {
-        let value = self.json.get(field).unwrap_or(&Value::Null);
-        self.error(field, &format!("= {value} is not supported ({supported})"))
-    }
-
-    fn error(&self, field: &str, problem: &str) -> ModelError {
-        ModelError::field(self.path, &format!("{}{field}", self.prefix), problem)
     }
 }

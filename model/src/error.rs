@@ -21,6 +21,16 @@ pub enum ModelError {
         /// The absent file.
         file: String,
     },
+    /// Weights in a format that is not read.
+    #[error("{dir} holds no model.safetensors but {file}, which is not read: {remedy}")]
+    OtherFormat {
+        /// The model directory.
+        dir: PathBuf,
+        /// The file.
+        file: String,
+        /// What to do with it.
+        remedy: &'static str,
+    },
     /// Reading or writing failed; the source names the path.
     #[error("cannot access the model files")]
     Io(#[from] std::io::Error),

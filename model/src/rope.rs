@@ -20,6 +20,21 @@ pub(crate) enum RopeScaling {
         high_freq_factor: f64,
         original_context: f64,
     },
+    Yarn(Yarn),
+}
+
+/// YaRN (arXiv 2309.00071): frequencies that turn at least `beta_fast` times within `original_context` are kept,
+/// those that turn at most `beta_slow` times are divided by `factor`, and those between are interpolated. Queries and
+/// keys are multiplied by `attention_factor`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Yarn {
+    pub(crate) factor: f64,
+    pub(crate) original_context: f64,
+    pub(crate) beta_fast: f64,
+    pub(crate) beta_slow: f64,
+    pub(crate) attention_factor: f64,
+    /// Whether the bounds of the interpolation are rounded to whole frequencies.
+    pub(crate) truncate: bool,
 }
 
 /// The rotary embedding of one model.
@@ -37,15 +52,38 @@ impl RopeConfig {
     fn inverse_frequencies(&self, device: Device) -> Tensor {
         let exponents = Tensor::arange_start_step(0, self.head_dim, 2, (Kind::Float, device));
         let exponents = exponents / self.head_dim as f64;
-        self.scaling.apply(&Tensor::pow_scalar(self.theta, &exponents).reciprocal())
+        let periods = Tensor::pow_scalar(self.theta, &exponents);
+        self.scaling.apply(&periods, self)
+    }
+
+    /// What cosines and sines are multiplied by.
+    pub(crate) fn attention_factor(&self) -> f64 {
+        match &self.scaling {
+            RopeScaling::Yarn(yarn) => yarn.attention_factor,
+            _ => 1.0,
+        }
+    }
+
+    /// Longest context, in tokens. Under YaRN it is at least `factor` times the original one: the usual setting for
+    /// long contexts adds the scaling to config.json and leaves `max_position_embeddings` as it was.
+    pub(crate) fn context(&self, max_position_embeddings: i64) -> i64 {
+        match &self.scaling {
+            RopeScaling::Yarn(yarn) => {
+                max_position_embeddings.max((yarn.factor * yarn.original_context).floor() as i64)
+            }
+            _ => max_position_embeddings,
+        }
     }
 }
 
 impl RopeScaling {
-    fn apply(&self, frequencies: &Tensor) -> Tensor {
+    /// Scaled frequencies. `periods` are the reciprocals of the unscaled ones, `[d/2]`.
+    fn apply(&self, periods: &Tensor, config: &RopeConfig) -> Tensor {
+        let frequencies = &periods.reciprocal();
         match *self {
             Self::None => frequencies.shallow_clone(),
             Self::Linear { factor } => frequencies / factor,
+            Self::Yarn(ref yarn) => yarn.apply(periods, config),
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 let wavelengths = frequencies.reciprocal() * (2.0 * std::f64::consts::PI);
                 let divided = frequencies / factor;
@@ -60,7 +98,35 @@ impl RopeScaling {
     }
 }
 
-/// Cosines and sines for positions `0..length`, each `[length, d]` in the compute dtype.
+impl Yarn {
+    /// The factor of attention for a context that is `scale` times as long.
+    pub(crate) fn scale(scale: f64, mscale: f64) -> f64 {
+        if scale <= 1.0 { 1.0 } else { 0.1 * mscale * scale.ln() + 1.0 }
+    }
+
+    /// As [`RopeScaling::apply`].
+    fn apply(&self, periods: &Tensor, config: &RopeConfig) -> Tensor {
+        let d = config.head_dim as f64;
+        // The index, as a real number, of the frequency that turns this many times within the original context.
+        let index = |turns: f64| {
+            d * (self.original_context / (turns * 2.0 * std::f64::consts::PI)).ln()
+                / (2.0 * config.theta.ln())
+        };
+        let (mut low, mut high) = (index(self.beta_fast), index(self.beta_slow));
+        if self.truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(d - 1.0));
+        if low == high {
+            high += 0.001; // as transformers does, against a division by zero
+        }
+        let indices = Tensor::arange(periods.size()[0], (Kind::Float, periods.device()));
+        let kept = 1.0 - ((indices - low) / (high - low)).clamp(0.0, 1.0);
+        (periods * self.factor).reciprocal() * (1.0 - &kept) + periods.reciprocal() * &kept
+    }
+}
+
+/// Cosines and sines for positions `0..length`, times the attention factor, each `[length, d]` in the compute dtype.
 pub struct RopeTable {
     cos: Tensor,
     sin: Tensor,
@@ -79,7 +145,8 @@ impl RopeTable {
         let positions = Tensor::arange(length, (Kind::Float, device));
         let angles_td = positions.unsqueeze(1) * frequencies.unsqueeze(0);
         let angles_td = Tensor::cat(&[&angles_td, &angles_td], 1);
-        Self { cos: angles_td.cos().to_kind(kind), sin: angles_td.sin().to_kind(kind) }
+        let factor = config.attention_factor();
+        Self { cos: (angles_td.cos() * factor).to_kind(kind), sin: (angles_td.sin() * factor).to_kind(kind) }
     }
 
     /// Number of positions.
@@ -115,3 +182,6 @@ impl Rope {
         x_bhtd * cos + rotated_half * sin
     }
 }
+
+#[cfg(test)]
+mod tests;

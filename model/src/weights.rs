@@ -6,16 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use safetensors::{Dtype as StoredDtype, SafeTensors, tensor::TensorView};
-use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::{ModelError, precision::to_kind};
 
-/// The weights, where one file holds all.
-pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
-/// Which file holds which tensor, where there are several.
-pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
+mod files;
+
+use files::read_tensors;
+pub(crate) use files::{INDEX_FILE, WEIGHTS_FILE};
 
 /// Tensors that old exports contain and that follow from config.json.
 const DERIVED: &str = "rotary_emb.inv_freq";
@@ -173,57 +171,4 @@ fn initial(name: &str, shape: &[i64], deviation: f64, device: Device) -> Tensor 
         [_] => Tensor::ones(shape, options),
         _ => Tensor::randn(shape, options) * deviation,
     }
-}
-
-/// Every tensor of the directory's weight files as stored, and the blake3 hash of the files' bytes in the
-/// order of their names.
-fn read_tensors(dir: &Path) -> Result<(BTreeMap<String, Tensor>, String), ModelError> {
-    let mut tensors = BTreeMap::new();
-    let mut hasher = blake3::Hasher::new();
-    for file in weight_files(dir)? {
-        let path = dir.join(&file);
-        if !path.is_file() {
-            return Err(ModelError::MissingFile { dir: dir.to_path_buf(), file });
-        }
-        let bytes = fs_err::read(&path)?;
-        hasher.update(&bytes);
-        let parsed = SafeTensors::deserialize(&bytes)
-            .map_err(|source| ModelError::Safetensors { path: path.clone(), source })?;
-        for (name, view) in parsed.iter() {
-            tensors.insert(name.to_owned(), to_tensor(&path, name, &view)?);
-        }
-    }
-    Ok((tensors, hasher.finalize().to_hex().to_string()))
-}
-
-fn weight_files(dir: &Path) -> Result<Vec<String>, ModelError> {
-    let index = dir.join(INDEX_FILE);
-    if !index.is_file() {
-        return Ok(vec![WEIGHTS_FILE.to_owned()]);
-    }
-    let text = fs_err::read_to_string(&index)?;
-    let json: Value = serde_json::from_str(&text).map_err(|e| ModelError::json(&index, e))?;
-    let map = json
-        .get("weight_map")
-        .and_then(Value::as_object)
-        .ok_or_else(|| ModelError::field(&index, "weight_map", "is missing or not an object"))?;
-    let mut files: Vec<String> = map.values().filter_map(Value::as_str).map(str::to_owned).collect();
-    files.sort();
-    files.dedup();
-    Ok(files)
-}
-
-fn to_tensor(path: &Path, name: &str, view: &TensorView) -> Result<Tensor, ModelError> {
-    let kind = match view.dtype() {
-        StoredDtype::F32 => Kind::Float,
-        StoredDtype::F16 => Kind::Half,
-        StoredDtype::BF16 => Kind::BFloat16,
-        other => {
-            let problem = format!("is stored as {other:?}; supported: F32, F16, BF16");
-            return Err(ModelError::tensor(path, name, problem));
-        }
-    };
-    let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-    Tensor::f_from_data_size(view.data(), &shape, kind)
-        .map_err(|error| ModelError::tensor(path, name, format!("is refused by libtorch: {error}")))
 }

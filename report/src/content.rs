@@ -137,7 +137,7 @@ pub(crate) fn method(rows: &[EvalRow]) -> Vec<String> {
             .to_owned(),
         "Every sample counts, also those cut at the length limit.".to_owned(),
         "Exact match is the share of samples whose token ids all equal those of ar.".to_owned(),
-        "Intervals, in charts the lines over the ends of bars, are 95 %: bootstrap over prompts for speed, Wilson for accuracy.".to_owned(),
+        "Intervals, in charts the lines over the ends of bars, are 95 %: bootstrap over prompts for speed, Wilson for accuracy and ends.".to_owned(),
     ];
     sentences.extend(sittings(rows));
     sentences.extend(failed(rows));

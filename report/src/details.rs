@@ -44,6 +44,12 @@ const FIDELITY: [Column; 5] = [
     ("cut at limit", |row| format!("{} of {}", row.stopped_by_length, row.samples)),
 ];
 
+const ENDS: [Column; 3] = [
+    ("end by themselves", |row| percent(row.ended)),
+    ("95 %", |row| interval(row.ended_interval, percent)),
+    ("mean tokens", |row| number(row.mean_response_tokens)),
+];
+
 /// The tables with heading and note.
 pub(crate) fn details(results: &Results) -> Vec<Statistic> {
     let rows = &results.rows;
@@ -72,6 +78,12 @@ pub(crate) fn details(results: &Results) -> Vec<Statistic> {
             note: "McNemar's exact test on the prompts that both answered: p is the probability of a split at least as uneven if \
                    both are equally good. With p above 0.05 there is no evidence of a difference.",
             table: paired(results),
+        },
+        Statistic {
+            heading: "Ends of responses",
+            note: "The share of responses that end with a stop token before the length limit, with Wilson's interval, and \
+                   the mean length with that token. A model that has unlearned to stop runs into the limit more often.",
+            table: columns(if rows.iter().any(|row| row.ended.is_some()) { rows } else { &[] }, &ENDS),
         },
     ];
     all.retain(|statistic| !statistic.table.rows.is_empty());
@@ -130,6 +142,8 @@ fn milliseconds(value: Option<Median>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use jacobi_datasets::schema::eval_row::Interval;
+
     use super::*;
     use crate::fixtures::results;
 
@@ -152,6 +166,15 @@ mod tests {
         assert_eq!(last(2), "trained jacobi n=16 75.0 % to 96.9 % token 42 0.16 1.6 % 2 of 64");
         assert_eq!(last(3), "base jacobi n=16 trained jacobi n=16 55 5 4 0 1.000");
         assert!(found[3].contains("< 0.001"), "{}", found[3]);
+        // Results of earlier versions have no share of ends.
+        assert_eq!(found.len(), 4);
+        let mut results = results();
+        let last = results.rows.last_mut().unwrap();
+        (last.ended, last.mean_response_tokens) = (Some(0.875), Some(41.25));
+        last.ended_interval = Some(Interval { low: 0.75, high: 0.9375 });
+        let table = details(&results)[4].table.terminal();
+        let last: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
+        assert_eq!(last.join(" "), "trained jacobi n=16 87.5 % 75.0 % to 93.8 % 41.2");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
 
 use crate::table::{shown_decoder, tasks};
-use crate::text::{NOT_MEASURED, gaps, number, percent, times};
+use crate::text::{NOT_MEASURED, gaps, interval, number, percent, times};
 
 /// One figure with its label and a comparison.
 pub(crate) struct Figure {
@@ -86,6 +86,7 @@ impl<'a> Compared<'a> {
             figures.push(self.accuracy(after));
         }
         figures.push(exact_match(after));
+        figures.extend(self.ends(after));
         figures
     }
 
@@ -125,6 +126,24 @@ impl<'a> Compared<'a> {
             }
         };
         Figure { value: percent(after.accuracy), label: format!("{} accuracy", after.task), note }
+    }
+
+    /// How many responses end by themselves, with the base model's, and their length.
+    fn ends(&self, after: &EvalRow) -> Option<Figure> {
+        after.ended?;
+        let share =
+            |row: &EvalRow| format!("{} ({})", percent(row.ended), interval(row.ended_interval, percent));
+        let base = self.base_ar.filter(|row| self.has_trained && row.ended.is_some());
+        let (before, length_before) = base.map_or_else(Default::default, |row| {
+            let length = number(row.mean_response_tokens);
+            (format!("; {} base model under ar", share(row)), format!(" after {length}"))
+        });
+        let note = format!(
+            "95 %: {}{before}; mean length {} tokens{length_before}",
+            interval(after.ended_interval, percent),
+            number(after.mean_response_tokens)
+        );
+        Some(Figure { value: percent(after.ended), label: "of responses end by themselves".to_owned(), note })
     }
 }
 

@@ -3,11 +3,11 @@
 Writes OUTPUT/<case>/{config.json, model.safetensors, expected.safetensors}. expected.safetensors holds
   input_ids  i64 [2, 24]     embed, layers.0, layers.1, .., norm  f32 [2, 24, H]     logits  f32 [2, 24, V]
 where layers.i is the residual stream after layer i and norm is the output of the final RMSNorm. Every weight,
-norms and biases included, is random, so that none is without effect. Llama and Mistral cases carry config.json in the
-form that the hub is full of (rope_theta, rope_scaling, torch_dtype), the Qwen cases in the form that transformers 5
-writes (rope_parameters, dtype).
+norms and biases included, is random, so that none is without effect. The Llama and Mistral cases and tiny_qwen2_yarn carry
+config.json in the form that the hub is full of (rope_theta, rope_scaling, torch_dtype), the other Qwen cases in the form
+that transformers 5 writes (rope_parameters, dtype).
 
-Made with: transformers 5.23.0, torch 2.11.0 (tiny_llama_dynamic: 2.13.0), safetensors 0.8.0, Python 3.11.
+Made with: transformers 5.23.0, torch 2.11.0 (tiny_llama_dynamic and the yarn cases: 2.13.0), safetensors 0.8.0, Python 3.11.
 Usage: model_tiny.py OUTPUT_DIR
 """
 
@@ -33,6 +33,7 @@ SHAPE = {
     "attention_dropout": 0.0,
 }
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 
 
 def llama(**fields):
@@ -57,7 +58,8 @@ def rope(theta=10000.0, **scaling):
 
 # A head of 8 has four rotary frequencies, wavelengths 6, 63, 628 and 6283 positions: llama3 with an original context
 # of 64 keeps the first, blends the second and scales the last two. The positions of the dynamic case and the sliding
-# window of the Mistral case are exactly as many as the tokens of a row: up to there they change nothing.
+# window of the Mistral case are exactly as many as the tokens of a row: up to there they change nothing. The yarn cases
+# have 16 original positions, so the rows of 24 go beyond them; their bases put a frequency between the two bounds.
 CASES = {
     "tiny_llama": lambda: llama(num_hidden_layers=3, head_dim=16, rope_parameters=rope(100000.0)),
     "tiny_llama_llama3": lambda: llama(
@@ -69,6 +71,15 @@ CASES = {
     ),
     "tiny_qwen2": lambda: qwen2(num_hidden_layers=3, rope_parameters=rope(1000000.0)),
     "tiny_qwen3": lambda: qwen3(num_hidden_layers=3, head_dim=16, rope_parameters=rope(1000000.0)),
+    "tiny_qwen2_yarn": lambda: qwen2(
+        num_hidden_layers=2, max_position_embeddings=16, rope_parameters=rope(20.0, **YARN)
+    ),
+    "tiny_qwen3_yarn": lambda: qwen3(
+        num_hidden_layers=2,
+        head_dim=16,
+        max_position_embeddings=64,
+        rope_parameters=rope(100.0, **YARN, beta_fast=4.0, beta_slow=0.5, truncate=False, mscale=1.3, mscale_all_dim=0.4),
+    ),
     "tiny_mistral": lambda: mistral(
         num_hidden_layers=2, head_dim=16, sliding_window=LENGTH, rope_parameters=rope(10000.0)
     ),
@@ -126,7 +137,7 @@ def write_case(folder, config, generator):
     (folder / "generation_config.json").unlink(missing_ok=True)
     path = folder / "config.json"
     fields = json.loads(path.read_text())
-    if fields["model_type"] in ("llama", "mistral"):
+    if fields["model_type"] in ("llama", "mistral") or folder.name == "tiny_qwen2_yarn":
         fields = hub_form(fields)
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     save_file(expected, folder / "expected.safetensors")

@@ -115,7 +115,7 @@ impl Subject {
         };
         let mut prompts = Vec::new();
         for prompt in read_prompts(&config)?.into_iter().flatten() {
-            prompts.push(tokenizer.encode_chat(&prompt.messages)?);
+            prompts.push(tokenizer.encode_chat(&prompt)?);
         }
         ensure!(!prompts.is_empty(), "{} holds no question", questions.display());
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);

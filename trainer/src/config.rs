@@ -10,6 +10,7 @@ use crate::{
     TrainError,
     adamw::{AdamWConfig, MomentsDtype},
     backward::ActivationCheckpointing,
+    data::CutResponses,
     loss::{LossConfig, PcNormalization, PcPositionWeight},
     lr::{LrCurve, LrSchedule, Warmup},
     schedule::ScalarSchedule,
@@ -96,6 +97,9 @@ pub struct TrainConfig {
     pub min_noise_ratio: f64,
     /// Highest target noise ratio, 0 to 1.
     pub max_noise_ratio: f64,
+    /// What training does with responses that were cut before their end (by `generate.max_new_tokens`, for instance):
+    /// they do not teach the model to stop.
+    pub cut_responses: CutResponses,
     /// Maximum tokens of a packed sample. Longer samples, and texts longer than the model's context, are skipped
     /// and counted.
     pub max_length: usize,
@@ -176,6 +180,7 @@ impl Default for TrainConfig {
             noise_schedule: ScheduleKind::Linear,
             min_noise_ratio: 0.0,
             max_noise_ratio: 1.0,
+            cut_responses: CutResponses::Drop,
             max_length: 16_384,
             save_steps: 500,
             save_total_limit: 3,

@@ -1,10 +1,12 @@
 //! Samples and their order. The order is a pure function of (seed, epoch, step), so a resumed run sees what an
 //! undisturbed one would have seen.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, fmt, path::PathBuf};
 
-use jacobi_datasets::{PackedSample, Rng, Trajectory, pack, read_all};
+use jacobi_datasets::{FinishReason, PackedSample, Rng, Trajectory, pack, read_all};
 use jacobi_model::Architecture;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{TrainConfig, TrainError};
 
@@ -24,6 +26,57 @@ pub enum TrainData {
     },
 }
 
+/// What training does with responses that were cut before their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CutResponses {
+    /// Trained on like any other.
+    Keep,
+    /// Left out, unless more than half of the responses are cut.
+    Drop,
+}
+
+/// Responses that were cut before their end, under [`CutResponses::Drop`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutRows {
+    /// Their number.
+    pub count: usize,
+    /// Number of responses, theirs included.
+    pub of: usize,
+}
+
+impl CutRows {
+    /// Whether they are left out of training: not if they are more than half.
+    pub fn are_left_out(self) -> bool {
+        2 * self.count <= self.of
+    }
+
+    /// Removes the cut responses of `rows`, unless they are more than half. `None` if there are none.
+    fn remove(rows: &mut Vec<Trajectory>) -> Option<Self> {
+        let is_cut = |row: &Trajectory| row.finish_reason == FinishReason::Length;
+        let cut = Self { count: rows.iter().filter(|row| is_cut(row)).count(), of: rows.len() };
+        if cut.are_left_out() {
+            rows.retain(|row| !is_cut(row));
+        }
+        (cut.count > 0).then_some(cut)
+    }
+}
+
+impl fmt::Display for CutRows {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { count, of } = self;
+        write!(f, "{count} of {of} responses were cut before their end and ")?;
+        match self.are_left_out() {
+            true => write!(f, "are left out (train.cut_responses)"),
+            false => write!(
+                f,
+                "are trained on, since they are more than half; they do not teach the model to stop: raise \
+                 generate.max_new_tokens"
+            ),
+        }
+    }
+}
+
 /// The samples that fit, and their order.
 pub(crate) struct Dataset {
     rows: Vec<Trajectory>,
@@ -38,6 +91,8 @@ pub(crate) struct Dataset {
     pub(crate) fingerprint: String,
     /// Rows left out for their length.
     pub(crate) skipped: usize,
+    /// Cut responses, if they are to be left out and there are any.
+    pub(crate) cut: Option<CutRows>,
 }
 
 impl Dataset {
@@ -60,18 +115,23 @@ impl Dataset {
         check_vocabulary(&rows, model.vocab_size as u32, &origin)?;
         let read = rows.len();
         rows.retain(|row| packed_length(row) <= config.max_length && text_length(row) <= context);
-        let (kept, skipped) = (rows.len(), read - rows.len());
+        let skipped = read - rows.len();
         if rows.is_empty() {
             let max_length = config.max_length;
             return Err(TrainError::NoSamples { origin, rows: read, skipped, max_length, context });
         }
+        let cut = match config.cut_responses {
+            CutResponses::Keep => None,
+            CutResponses::Drop => CutRows::remove(&mut rows),
+        };
+        let kept = rows.len();
         let held_out = hold_out(&mut rows, config.held_out_samples(), seed);
         if rows.is_empty() {
             return Err(TrainError::AllHeldOut { origin, rows: kept, held_out: config.eval_samples });
         }
         let order = (0, shuffled(rows.len(), seed, 0));
         let fingerprint = fingerprint(&rows);
-        Ok(Self { rows, held_out, block_size, seed, order, fingerprint, skipped })
+        Ok(Self { rows, held_out, block_size, seed, order, fingerprint, skipped, cut })
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -12,7 +12,7 @@ use crate::{
     ActivationCheckpointing, MomentsDtype, TeacherModel, TrainConfig, TrainData, TrainError,
     backward::CHUNK_BYTES,
     batch::rows,
-    data::Dataset,
+    data::{CutRows, Dataset},
     flops::{gemm_peak, model_flops},
 };
 
@@ -142,6 +142,8 @@ pub struct Forecast {
     pub samples: usize,
     /// Rows left out for their length.
     pub skipped: usize,
+    /// Cut responses, if `cut_responses` leaves them out and there are any.
+    pub cut: Option<CutRows>,
     /// Optimizer steps.
     pub steps: usize,
     /// Samples of a step.
@@ -198,6 +200,7 @@ pub fn forecast(
     Ok(Forecast {
         samples: dataset.len(),
         skipped: dataset.skipped,
+        cut: dataset.cut,
         steps,
         batch_size: config.batch_size,
         parameters: shape.parameter_count(),
@@ -213,6 +216,9 @@ impl fmt::Display for Forecast {
         let Self { samples, skipped, steps, batch_size, row, tokens_per_step, footprint, seconds, .. } = self;
         if *skipped > 0 {
             writeln!(f, "{skipped} samples longer than max_length are left out")?;
+        }
+        if let Some(cut) = self.cut {
+            writeln!(f, "{cut}")?;
         }
         writeln!(
             f,

@@ -30,7 +30,7 @@ pub use adamw::{AdamW, AdamWConfig, MomentsDtype, Piece, clip_factor};
 pub use backward::ActivationCheckpointing;
 pub use checkpoint::{TrainerState, latest_checkpoint, result_checkpoint};
 pub use config::{TeacherModel, TrainConfig};
-pub use data::TrainData;
+pub use data::{CutResponses, CutRows, TrainData};
 pub use error::TrainError;
 pub use estimate::{Footprint, Forecast, RowLoad, footprint, forecast};
 pub use evaluation::{Evaluation, Evaluations};

@@ -14,7 +14,7 @@ use crate::{
     TrainConfig, TrainError,
     checkpoint::{Checkpoints, Saved, TrainerState, result_checkpoint},
     config::TeacherModel,
-    data::{Dataset, TrainData},
+    data::{CutRows, Dataset, TrainData},
     disk::{Disk, RealDisk},
     evaluation::{Evaluations, HeldOut},
     flops::Peak,
@@ -76,6 +76,8 @@ pub struct TrainOutcome {
     pub finished: bool,
     /// Rows left out for their length.
     pub skipped: usize,
+    /// Cut responses, if `cut_responses` leaves them out and there are any.
+    pub cut: Option<CutRows>,
 }
 
 /// Trains, resuming from the newest checkpoint in `job.output`. A finished run returns at once.
@@ -138,7 +140,7 @@ fn run_to_end(
     }
     let checkpoint = result_checkpoint(run.output).expect("a checkpoint was just saved");
     let finished = run.state.is_finished() && !run.is_evaluation_due();
-    Ok(TrainOutcome { checkpoint, finished, skipped: run.dataset.skipped })
+    Ok(TrainOutcome { checkpoint, finished, skipped: run.dataset.skipped, cut: run.dataset.cut })
 }
 
 struct Run<'a> {
@@ -173,10 +175,8 @@ impl<'a> Run<'a> {
         identity.set("weights of the base model", weights);
         identity.set("model.dtype", dtype_name(model.kind()));
         identity.set("seed", job.seed);
-        let total_steps = job
-            .config
-            .max_steps
-            .unwrap_or_else(|| job.config.epochs * dataset.len().div_ceil(job.config.batch_size));
+        let epoch = dataset.len().div_ceil(job.config.batch_size);
+        let total_steps = job.config.max_steps.unwrap_or(job.config.epochs * epoch);
         let ranks = job.ranks;
         let mut state = TrainerState {
             step: 0,

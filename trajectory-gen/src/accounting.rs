@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use jacobi_datasets::{ShardWriter, Tally, Tokenizer, Trajectory};
+use jacobi_datasets::{FinishReason, ShardWriter, Tally, Tokenizer, Trajectory};
 
 use crate::config::{GenerateConfig, OutOfRange};
 use crate::engine::Completion;
@@ -11,6 +11,12 @@ use crate::filters::{self, Rule};
 use crate::ledger::{Ledger, Rejected, RejectedKind};
 use crate::prompts::{Candidate, Judged};
 use crate::{GenerateError, GenerateProgress};
+
+/// The count of written responses that were cut before their end, in the manifest.
+pub const CUT_RESPONSES: &str = "cut_responses";
+
+/// The count of blocks in which a given response differs from the model's, in the manifest.
+const DISAGREEING_BLOCKS: &str = "disagreeing_blocks";
 
 /// A prompt that the engine is working on.
 struct Pending {
@@ -109,7 +115,7 @@ impl<'a> Accounting<'a> {
             }
             return self.reject(Rejected::skipped(rule, sample_id, reason, Some(key)));
         }
-        self.count_disagreeing(completion.disagreeing_blocks);
+        self.count(DISAGREEING_BLOCKS, completion.disagreeing_blocks);
         self.rows.push(completion.into_row(sample_id, prompt));
         self.progress.done += 1;
         if self.rows.len() < self.config.rows_per_group { Ok(()) } else { self.flush() }
@@ -118,7 +124,7 @@ impl<'a> Accounting<'a> {
     /// Counts a prompt that was refused because its given response differs from the model's in `blocks` blocks.
     pub(crate) fn refuse(&mut self, number: usize, blocks: usize) -> Result<(), GenerateError> {
         let Pending { key, sample_id, .. } = self.take_pending(number);
-        self.count_disagreeing(blocks);
+        self.count(DISAGREEING_BLOCKS, blocks);
         let reason = format!("the given response differs from the model's in {blocks} blocks");
         self.reject(Rejected::skipped(Rule::Disagreement, sample_id, reason, Some(key)))
     }
@@ -130,6 +136,10 @@ impl<'a> Accounting<'a> {
         }
         // If writing fails, no row of the group is on disk, and the next run makes them again.
         let rows = std::mem::take(&mut self.rows);
+        self.count(
+            CUT_RESPONSES,
+            rows.iter().filter(|row| row.finish_reason == FinishReason::Length).count(),
+        );
         Ok(self.writer.append(&rows, &self.tally)?)
     }
 
@@ -154,9 +164,10 @@ impl<'a> Accounting<'a> {
         })
     }
 
-    fn count_disagreeing(&mut self, blocks: usize) {
-        if blocks > 0 {
-            *self.tally.counts.entry("disagreeing_blocks".to_owned()).or_default() += blocks;
+    /// Adds to a count of the manifest.
+    fn count(&mut self, name: &str, number: usize) {
+        if number > 0 {
+            *self.tally.counts.entry(name.to_owned()).or_default() += number;
         }
     }
 

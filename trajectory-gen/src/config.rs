@@ -33,7 +33,8 @@ pub struct GenerateConfig {
     pub min_response_tokens: usize,
     /// What happens to responses out of range.
     pub responses_out_of_range: OutOfRange,
-    /// What happens to responses that reach `max_new_tokens` before their end.
+    /// What happens to responses that reach `max_new_tokens` before their end. `train.cut_responses` decides whether
+    /// those that are written are trained on.
     pub cut_responses: Choice,
     /// What happens to a prompt with the same messages as an earlier one.
     pub duplicate_prompts: Choice,

@@ -137,6 +137,7 @@ pub(crate) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(crate) fn open(job: &'a GenerateJob<'a>) -> Result<Self, GenerateError> {
         let tokenizer = Tokenizer::load(job.model_dir)?;
+        tokenizer.check_template()?;
         let responses = job.config.responses.as_deref().map(Responses::read).transpose()?;
         let loaded = load(job.model_dir, Compute { dtype: job.dtype, device: job.device })?;
         let (model, weight_hash) = (loaded.transformer, loaded.weight_hash);

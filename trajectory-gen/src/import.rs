@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use jacobi_datasets::import::{BadImport, Imported, read_reference};
 use jacobi_datasets::{
-    DatasetError, Manifest, RecordedSettings, ShardWriter, Tally, Tokenizer, Trajectory, TrajectoryMetadata,
+    DatasetError, FinishReason, Manifest, RecordedSettings, ShardWriter, Tally, Tokenizer, Trajectory,
+    TrajectoryMetadata,
 };
 
+use crate::accounting::CUT_RESPONSES;
 use crate::generate::discard;
 use crate::ledger::{Ledger, Rejected};
 use crate::{GenerateConfig, GenerateError};
@@ -77,8 +79,7 @@ impl Converter<'_> {
             Ok(imported) => imported,
             Err(BadImport { name, reason }) => return self.reject(name, reason),
         };
-        if let Some(id) = foreign_id(&trajectory, self.tokenizer) {
-            let reason = format!("token id {id} is not in the vocabulary of {}", self.tokenizer.vocab_size());
+        if let Some(reason) = foreign_id(&trajectory, self.tokenizer) {
             return self.reject(trajectory.sample_id, reason);
         }
         let (expected, writer) = match &mut self.writer {
@@ -91,6 +92,9 @@ impl Converter<'_> {
         if *expected != block_size {
             let reason = format!("its blocks have {block_size} tokens, those of the first sample {expected}");
             return self.reject(trajectory.sample_id, reason);
+        }
+        if trajectory.finish_reason == FinishReason::Length {
+            *self.tally.counts.entry(CUT_RESPONSES.to_owned()).or_default() += 1;
         }
         self.rows.push(trajectory);
         if self.rows.len() >= GenerateConfig::default().rows_per_group {
@@ -119,9 +123,13 @@ impl Converter<'_> {
     }
 }
 
-/// A token id that is not in the vocabulary.
-fn foreign_id(row: &Trajectory, tokenizer: &Tokenizer) -> Option<u32> {
-    row.token_ids().max().filter(|&id| tokenizer.id_to_token(id).is_none())
+/// A message if the highest token id is not in the vocabulary or has no embedding.
+fn foreign_id(row: &Trajectory, tokenizer: &Tokenizer) -> Option<String> {
+    let id = row.token_ids().max()?;
+    if tokenizer.id_to_token(id).is_none() {
+        return Some(format!("token id {id} is not in the vocabulary of {}", tokenizer.vocab_size()));
+    }
+    tokenizer.check_ids(&[id]).err().map(|error| error.to_string())
 }
 
 fn files_of(job: &ImportJob) -> String {

@@ -13,6 +13,7 @@ mod merge;
 mod prompts;
 mod survey;
 
+pub use accounting::CUT_RESPONSES;
 pub use config::{BatchSize, Choice, GenerateConfig, OnDisagreement, OutOfRange, StatesKept};
 pub use error::GenerateError;
 pub use estimate::{Calibration, Estimate, estimate};

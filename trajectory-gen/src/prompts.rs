@@ -3,8 +3,7 @@
 use std::collections::HashSet;
 
 use jacobi_datasets::{
-    BadRow, Matching, Message, Prompt, PromptStream, PromptsConfig, Rank, Responses, Rng, Tokenizer,
-    stream_prompts,
+    BadRow, Matching, Prompt, PromptStream, PromptsConfig, Rank, Responses, Rng, Tokenizer, stream_prompts,
 };
 
 use crate::GenerateError;
@@ -88,7 +87,7 @@ impl<'a> PromptJudge<'a> {
     fn check_lengths(&mut self, prompt: Prompt) -> Result<Judged, GenerateError> {
         let PromptRules { config, context_length, .. } = self.rules;
         let longest = config.max_prompt_tokens.min(context_length - 1);
-        let mut tokens = match self.encode(&prompt.messages) {
+        let mut tokens = match self.encode(&prompt) {
             Ok(tokens) => tokens,
             Err(reason) => return Ok(Judged::Rejected(Rejected::failed(prompt.id, reason))),
         };
@@ -109,7 +108,7 @@ impl<'a> PromptJudge<'a> {
             let reason = format!("{found} prompt tokens, at most {longest} are taken");
             let cut = match config.prompts_out_of_range {
                 OutOfRange::Fail => return Err(range(reason)),
-                OutOfRange::Truncate => self.truncate(&prompt.messages, longest),
+                OutOfRange::Truncate => self.truncate(&prompt, longest),
                 OutOfRange::Drop => None,
             };
             let Some(cut) = cut else { return Ok(skipped(Rule::PromptTooLong, prompt.id, reason)) };
@@ -158,8 +157,8 @@ impl<'a> PromptJudge<'a> {
         Ok(Ok(Some(response)))
     }
 
-    fn encode(&self, messages: &[Message]) -> Result<Vec<u32>, String> {
-        let tokens = self.rules.tokenizer.encode_chat(messages).map_err(|error| {
+    fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, String> {
+        let tokens = self.rules.tokenizer.encode_chat(prompt).map_err(|error| {
             let source = std::error::Error::source(&error).map_or_else(String::new, |s| format!(": {s}"));
             format!("{error}{source}")
         })?;
@@ -168,22 +167,23 @@ impl<'a> PromptJudge<'a> {
 
     /// The prompt with its last message cut at the end, so that the whole template fits. `None` if the message
     /// is too short for that.
-    fn truncate(&self, messages: &[Message], longest: usize) -> Option<Vec<u32>> {
-        let mut messages = messages.to_vec();
+    fn truncate(&self, prompt: &Prompt, longest: usize) -> Option<Vec<u32>> {
+        let mut prompt = prompt.clone();
         loop {
-            let tokens = self.encode(&messages).ok()?;
+            let tokens = self.encode(&prompt).ok()?;
             if tokens.len() <= longest {
                 return Some(tokens);
             }
-            let last = messages.last_mut()?;
-            let content = self.rules.tokenizer.encode(&last.content).ok()?;
+            let last = prompt.messages.last_mut()?;
+            let text = last.text();
+            let content = self.rules.tokenizer.encode(&text).ok()?;
             let kept = content.len().checked_sub(tokens.len() - longest).filter(|&kept| kept > 0)?;
             let shorter = self.rules.tokenizer.decode_with_special(&content[..kept]);
             // A cut inside a character can leave the text no shorter.
-            if shorter.len() >= last.content.len() {
+            if shorter.len() >= text.len() {
                 return None;
             }
-            last.content = shorter;
+            last.set_text(shorter);
         }
     }
 }

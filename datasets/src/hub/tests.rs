@@ -182,7 +182,7 @@ fn prompts_come_from_the_hub_file_by_file() {
     let config = PromptsConfig { path, limit: Some(1), ..PromptsConfig::default() };
     let texts = |config: &PromptsConfig| -> Vec<String> {
         let stream = crate::prompts::stream_prompts_from(config, &hub).unwrap();
-        stream.map(|row| row.unwrap().unwrap().messages[0].content.clone()).collect()
+        stream.map(|row| row.unwrap().unwrap().messages[0].text()).collect()
     };
     assert_eq!(texts(&PromptsConfig { limit: None, ..config.clone() }), ["one", "two"]);
     assert_eq!(texts(&config), ["one"]);

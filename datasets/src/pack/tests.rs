@@ -120,6 +120,18 @@ fn prompt_tokens_are_targets_if_configured() {
     assert_eq!(found, Err(PackError::EmptyLoss { sample_id: "s".to_owned() }));
 }
 
+/// So a model learns to stop, and to draft the end.
+#[test]
+fn the_stop_token_is_a_target_of_both_losses() {
+    let sample = sample(6, FinishReason::Eos, vec![state(0, 0, 1, &[9; 3]), state(1, 0, 0, &[9, 9])]);
+    let packed = pack(&sample, 4, &config(1, ScheduleKind::Constant), 0).unwrap();
+    let (stop, before) = (*sample.response_tokens.last().unwrap(), 3 + 6 - 2);
+    assert_eq!(packed.ar.last(), Some(&ArTarget { row: before, token: stop }));
+    // The row before the stop token teaches what comes after it; nothing is learned from the row of the stop token.
+    let last = packed.pc.last().unwrap();
+    assert_eq!((last.teacher, last.student), (before, before + 6));
+}
+
 #[test]
 fn a_lone_eos_has_an_ar_target_but_no_pair() {
     let packed = pack(

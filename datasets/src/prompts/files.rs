@@ -2,10 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::row::Rows;
-use super::{PromptFormat, PromptsConfig, parquet_rows, text_rows};
+use super::bytes::{self, Content};
+use super::row::{Names, Rows, Wanted};
+use super::{PromptFormat, PromptsConfig, csv_rows, json_rows, parquet_rows};
 use crate::error::DatasetError;
 use crate::hub::{Hub, HubRepo, dataset_file};
+
+/// Ends of names of compressed files.
+const COMPRESSED: &[&str] = &[".gz", ".gzip", ".zst", ".zstd"];
 
 /// A file of prompts, local or on the hub.
 pub(super) enum Source {
@@ -53,33 +57,42 @@ pub(super) fn find(config: &PromptsConfig, hub: &Hub) -> Result<Vec<Source>, Dat
     Ok(sources)
 }
 
-/// The rows of one file. Of Parquet, only the `wanted` columns, each with the setting that names it, or all
-/// for `None`.
+/// The rows of one file, with the `wanted` columns alone, or with all for `None`.
 pub(super) fn open(
     path: &Path,
     configured: PromptFormat,
-    wanted: Option<&[(&'static str, String)]>,
+    wanted: Option<&[Wanted]>,
 ) -> Result<Rows, DatasetError> {
+    let text = match bytes::open(path)? {
+        Content::Parquet(file) => return parquet_rows::open(path, file, wanted),
+        Content::Text(text) => text,
+    };
+    let names = Names::of(wanted);
     match format(configured, path)? {
-        PromptFormat::Parquet => parquet_rows::open(path, wanted),
-        PromptFormat::Json => text_rows::open_json(path),
-        PromptFormat::Jsonl => text_rows::open_jsonl(path),
-        PromptFormat::Auto => text_rows::open_json_or_jsonl(path),
+        PromptFormat::Parquet => parquet_rows::open_other(path, text),
+        PromptFormat::Csv => csv_rows::open(path, text, b',', names),
+        PromptFormat::Tsv => csv_rows::open(path, text, b'\t', names),
+        PromptFormat::Json | PromptFormat::Jsonl | PromptFormat::Auto => {
+            Ok(json_rows::open(path, text, names))
+        }
     }
 }
 
-/// The format of one file. `Auto` remains for `.json` only, where the first character decides.
+/// The format of a text file.
 fn format(configured: PromptFormat, path: &Path) -> Result<PromptFormat, DatasetError> {
     if configured != PromptFormat::Auto {
         return Ok(configured);
     }
-    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    match extension.as_deref() {
-        Some("jsonl" | "ndjson") => Ok(PromptFormat::Jsonl),
-        Some("json") => Ok(PromptFormat::Auto),
-        Some("parquet") => Ok(PromptFormat::Parquet),
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let inner = COMPRESSED.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    match inner.rsplit_once('.') {
+        Some((_, "jsonl" | "ndjson")) => Ok(PromptFormat::Jsonl),
+        Some((_, "json")) => Ok(PromptFormat::Json),
+        Some((_, "csv")) => Ok(PromptFormat::Csv),
+        Some((_, "tsv")) => Ok(PromptFormat::Tsv),
+        Some((_, "parquet")) => Ok(PromptFormat::Parquet),
         _ => Err(DatasetError::Prompts(format!(
-            "cannot tell the format of {} from its name: set prompts.format to jsonl, json or parquet",
+            "cannot tell the format of {} from its name: set prompts.format to jsonl, json, csv, tsv or parquet",
             path.display()
         ))),
     }
@@ -111,7 +124,7 @@ fn matching(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
 /// Names up to five files of the directory that could hold prompts.
 fn is_directory(dir: &Path) -> DatasetError {
     let mut names = list(dir).unwrap_or_default();
-    names.retain(|name| [".jsonl", ".ndjson", ".json", ".parquet"].iter().any(|end| name.ends_with(end)));
+    names.retain(|name| format(PromptFormat::Auto, Path::new(name)).is_ok());
     names.truncate(5);
     let examples =
         if names.is_empty() { String::new() } else { format!(", for instance {}", names.join(" or ")) };

@@ -1,11 +1,11 @@
-//! Prompt files as a stream: only a few rows are in memory, however long the file is (except for a JSON array).
+//! Prompt files as a stream: only a few rows are in memory, however long the file is.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::files::Source;
-use super::row::{self, Row, RowResult, Rows};
+use super::row::{self, Row, RowResult, Rows, Wanted};
 use super::templates::Templates;
 use super::{BadRow, Prompt, PromptsConfig, files};
 use crate::error::DatasetError;
@@ -18,8 +18,8 @@ const LOOK_AHEAD: usize = 1000;
 pub struct PromptStream {
     config: PromptsConfig,
     templates: Templates,
-    /// The columns to read, each with the setting that names it.
-    wanted: Vec<(&'static str, String)>,
+    /// The columns to read.
+    wanted: Vec<Wanted>,
     files: VecDeque<Source>,
     hub: Hub,
     /// Rows of the current file.
@@ -38,8 +38,7 @@ pub struct PromptStream {
 /// Opens the configured files and reads a few rows in advance.
 ///
 /// # Errors
-/// `Missing`, `Prompts`, `MissingColumn`, `Json` (a JSON file that is not an array), `Parquet`, `Io`,
-/// `HubPath`, `Hub`, `HubOffline`, `Template`. The items of the stream can also be `Prompts`, if no row is selected.
+/// `Missing`, `Prompts`, `MissingColumn`, `BadRow` (a file of values whose quote never ends), `Parquet`, `Io`, `HubPath`, `Hub`, `HubOffline`, `Template`. The items of the stream can also be `Prompts`, if no row is selected.
 pub fn stream_prompts(config: &PromptsConfig) -> Result<PromptStream, DatasetError> {
     stream_prompts_from(config, &Hub::from_environment())
 }
@@ -198,16 +197,17 @@ impl Columns {
     }
 
     /// A wanted column that is in no readable row is an error of the configuration, not of the rows.
-    fn check(&self, config: &PromptsConfig, wanted: &[(&'static str, String)]) -> Result<(), DatasetError> {
+    fn check(&self, config: &PromptsConfig, wanted: &[Wanted]) -> Result<(), DatasetError> {
         if self.first.is_empty() {
             return Ok(());
         }
-        let missing = wanted.iter().find(|(_, column)| !self.seen.contains(column));
-        match missing {
+        let missing = wanted.iter().filter(|wanted| !self.seen.contains(&wanted.column));
+        let mut missing = missing.filter_map(|wanted| Some((wanted.setting?, wanted.column.clone())));
+        match missing.next() {
             None => Ok(()),
             Some((setting, column)) => Err(DatasetError::MissingColumn {
                 path: config.path.clone(),
-                column: column.clone(),
+                column,
                 setting,
                 available: self.first.clone(),
             }),

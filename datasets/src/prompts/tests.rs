@@ -34,7 +34,7 @@ fn error(name: &str, bytes: &[u8], change: impl FnOnce(&mut PromptsConfig)) -> S
 /// What the user says last in each row, or `line: reason`.
 fn summary(rows: &[Result<Prompt, BadRow>]) -> Vec<String> {
     let of = |row: &Result<Prompt, BadRow>| match row {
-        Ok(prompt) => prompt.messages.last().unwrap().content.clone(),
+        Ok(prompt) => prompt.messages.last().unwrap().text(),
         Err(bad) => match &bad.file {
             Some(file) => format!("{file} {}: {}", bad.line, bad.reason),
             None => format!("{}: {}", bad.line, bad.reason),
@@ -52,7 +52,7 @@ fn bad_lines_are_reported_by_number_and_skipped() {
     let expected = [
         "one",
         "3: invalid UTF-8: ",
-        "4: malformed JSON: EOF",
+        "4: malformed JSON: in `prompt`, EOF",
         "5: not a JSON object",
         "6: no column `prompt`, only x",
         "7: `prompt` is null",
@@ -79,14 +79,13 @@ fn formats_follow_the_extension_and_the_first_character() {
         ("x.json", array, PromptFormat::Auto),
         ("x.txt", lines, PromptFormat::Jsonl),
         ("x", array, PromptFormat::Json),
+        ("x.json", lines, PromptFormat::Json),
+        ("x.jsonl", array, PromptFormat::Auto),
     ] {
         let rows = read(name, bytes, |config| config.format = format);
         assert_eq!(summary(&rows), ["a", "b"], "{name}");
     }
     assert!(error("x.txt", lines, |_| ()).contains("set prompts.format"));
-    assert!(
-        error("x.json", lines, |config| config.format = PromptFormat::Json).contains("an array of objects")
-    );
 }
 
 #[test]
@@ -108,8 +107,9 @@ fn columns_are_mapped() {
     let expected = Prompt {
         id: "q-1".to_owned(),
         messages: vec![Message::new("system", "Be brief."), Message::new("user", "2+2?")],
+        tools: None,
         answer: Some("4".to_owned()),
-        response: Some("four".to_owned()),
+        response: Some(Message::new("assistant", "four")),
     };
     assert_eq!(rows, [Ok(expected)]);
 }
@@ -131,8 +131,8 @@ fn both_forms_of_conversation_are_read() {
     let roles = |row: &Result<Prompt, BadRow>| match row {
         Ok(prompt) => {
             let turns: Vec<String> =
-                prompt.messages.iter().map(|m| format!("{}={}", m.role, m.content)).collect();
-            format!("{} -> {:?}", turns.join(" "), prompt.response)
+                prompt.messages.iter().map(|m| format!("{}={}", m.role(), m.text())).collect();
+            format!("{} -> {:?}", turns.join(" "), prompt.response.as_ref().map(Message::text))
         }
         Err(bad) => format!("{}: {}", bad.line, bad.reason),
     };
@@ -140,8 +140,8 @@ fn both_forms_of_conversation_are_read() {
         "system=s user=u -> None",
         "system=default user=u -> Some(\"a\")",
         "system=s user=u assistant=a user=v -> None",
-        "4: `m` is text, not a list of messages",
-        "5: `m`, message 2: neither {role, content} nor {from, value} as text",
+        "4: `m` is text, but not JSON: expected ident at line 1 column 2",
+        "5: `m`, message 2: it has no content: only role",
         "6: the prompt is empty",
         "7: the prompt is empty",
     ];
@@ -231,7 +231,7 @@ fn a_star_matches_files_and_a_directory_is_refused() {
     assert_eq!(summary(&read_prompts(&config).unwrap()), ["first", "too", "second"]);
     // Lines are counted file by file, so a bad one needs its file; a row without its column is noticed later than one
     // that is no JSON.
-    fs_err::write(dir.path().join("train-2.jsonl"), "{\"prompt\": \"third\"}\n[]\n{\"x\": 1}").unwrap();
+    fs_err::write(dir.path().join("train-2.jsonl"), "{\"prompt\": \"third\"}\n7\n{\"x\": 1}").unwrap();
     let rows = read_prompts(&config).unwrap();
     let expected =
         ["third", "train-2.jsonl 2: not a JSON object", "train-2.jsonl 3: no column `prompt`, only x"];
@@ -261,6 +261,32 @@ fn missing_and_empty_files_have_different_errors() {
         let message = error(name, bytes, |_| ());
         assert!(message.contains(name) && message.contains("holds no prompts"), "{message}");
     }
+}
+
+#[test]
+fn ids_and_answers_of_any_simple_type_are_text() {
+    let lines = b"{\"prompt\": \"a\", \"id\": 184467440737095516150, \"answer\": true}\n\
+        {\"prompt\": \"b\", \"id\": 1e16, \"answer\": 0.30000000000000004}\n\
+        {\"prompt\": \"c\", \"id\": NaN, \"answer\": 1}\n";
+    let rows = read("x.jsonl", lines, |config| {
+        (config.id_column, config.answer_column) = (Some("id".to_owned()), Some("answer".to_owned()));
+    });
+    let simple = |row: &Result<Prompt, BadRow>| match row {
+        Ok(prompt) => format!("{} {}", prompt.id, prompt.answer.as_deref().unwrap_or_default()),
+        Err(bad) => bad.to_string(),
+    };
+    let expected = ["184467440737095516150 True", "1e+16 0.30000000000000004", "line 3: `id` is null"];
+    assert_eq!(rows.iter().map(simple).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn messages_as_json_text_are_the_messages() {
+    let lines = br#"{"m": "[{\"role\": \"user\", \"content\": \"u\", \"score\": NaN}]"}
+{"m": "[{'role': 'user', 'content': 'u'}]"}
+"#;
+    let rows = summary(&read("x.jsonl", lines, |config| config.messages_column = Some("m".to_owned())));
+    assert_eq!(rows[0], "u");
+    assert!(rows[1].starts_with("2: `m` is text, but not JSON: "), "{}", rows[1]);
 }
 
 #[test]
@@ -328,7 +354,7 @@ fn parquet_gives_text_numbers_and_conversations() {
     config.messages_column = Some("openai".to_owned());
     let rows = read_prompts(&config).unwrap();
     assert_eq!(summary(&rows), ["u", "v"]);
-    assert_eq!(rows[0].as_ref().unwrap().response.as_deref(), Some("a"));
+    assert_eq!(rows[0].as_ref().unwrap().response, Some(Message::new("assistant", "a")));
 
     config.messages_column = Some("sharegpt".to_owned());
     assert_eq!(summary(&read_prompts(&config).unwrap()), ["w", "2: the prompt is empty"]);
@@ -366,8 +392,8 @@ fn templates_render_prompts_answers_and_responses() {
     };
     let rows = read("a.jsonl", lines, templates);
     let first = rows[0].as_ref().unwrap();
-    assert_eq!((first.messages[0].content.as_str(), first.answer.as_deref()), ("Q: one?", Some("a\nb\n")));
-    assert_eq!(first.response.as_deref(), Some("one?one?"));
+    assert_eq!((first.messages[0].text().as_str(), first.answer.as_deref()), ("Q: one?", Some("a\nb\n")));
+    assert_eq!(first.response, Some(Message::new("assistant", "one?one?")));
     let reason = &rows[1].as_ref().unwrap_err().reason;
     assert!(reason.contains("prompts.template"), "{reason}");
     let message = error("a.jsonl", b"{\"x\": 1}", templates);

@@ -116,6 +116,15 @@ pub struct EvalRow {
     pub prefill_seconds: f64,
     /// Number of samples stopped by the length limit.
     pub stopped_by_length: usize,
+    /// Share of responses that end by themselves, not at the length limit, 0 to 1.
+    #[serde(default)]
+    pub ended: Option<f64>,
+    /// Wilson interval of `ended`.
+    #[serde(default)]
+    pub ended_interval: Option<Interval>,
+    /// Mean length of a response in tokens, EOS included.
+    #[serde(default)]
+    pub mean_response_tokens: Option<f64>,
     /// `acceptance[a]` is the number of forwards that accepted `a` tokens.
     pub acceptance: Vec<usize>,
     /// Number of right draft tokens by source: `own`, `pseudo`, `recycled`, `tree`. As in `acceptance`, tokens that the

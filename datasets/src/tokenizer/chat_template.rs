@@ -12,6 +12,7 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
+use super::Chat;
 use crate::prompts::Message;
 
 const NAME: &str = "chat";
@@ -38,13 +39,15 @@ impl ChatTemplate {
     }
 
     /// The text of a conversation.
-    pub(super) fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+    pub(super) fn render(&self, chat: Chat, add_generation_prompt: bool) -> Result<String, Error> {
+        let messages: Vec<_> = chat.messages.iter().map(Message::for_template).collect();
         let mut context: BTreeMap<&str, Value> =
             self.special_tokens.iter().map(|(name, token)| (name.as_str(), Value::from(token))).collect();
         context.insert("messages", Value::from(Serde(messages)));
         context.insert("add_generation_prompt", Value::from(add_generation_prompt));
-        // As transformers passes them without tools: defined, but none.
-        context.insert("tools", Value::from(()));
+        // As transformers passes them if there are none: defined.
+        context
+            .insert("tools", chat.tools.map_or_else(|| Value::from(()), |tools| Value::from(Serde(tools))));
         context.insert("documents", Value::from(()));
         self.environment.get_template(NAME)?.render(context)
     }

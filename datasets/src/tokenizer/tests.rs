@@ -57,6 +57,33 @@ fn ids_have_no_additions_and_no_limits() {
 }
 
 #[test]
+fn ids_beyond_the_embedding_are_refused_by_name() {
+    let rows = |rows: Value| ("config.json", json!({"vocab_size": rows}).to_string());
+    let template = |text: &str| (CHAT_TEMPLATE, text.to_owned());
+    let open = |files: &[(&str, String)]| {
+        let dir = model_dir(&[files, &[config(json!({"eos_token": "</s>"}))]].concat());
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        (dir, tokenizer)
+    };
+    let (dir, tokenizer) = open(&[rows(6.into()), template("user: {{ messages[0].content }}")]);
+    assert_eq!(tokenizer.encode("user: there").unwrap(), [3, 5]);
+    tokenizer.check_template().unwrap();
+    let message = tokenizer.encode("hi bot:").unwrap_err().to_string();
+    let dir = dir.path().display().to_string();
+    for part in ["token id 6 (bot:)", &dir, "6 rows", "resize"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(tokenizer.check_ids(&[5, 7]).unwrap_err().to_string().contains("token id 7"));
+    // Without a number of rows nothing is refused.
+    assert_eq!(open(&[rows(Value::Null)]).1.encode("bot:").unwrap(), [6]);
+    // A token of the template, in every prompt or under a condition.
+    let (_dir, tokenizer) = open(&[rows(6.into()), template("{{ messages[0].content }} bot:")]);
+    assert!(tokenizer.check_template().unwrap_err().to_string().contains("token id 6"));
+    let (_dir, tokenizer) = open(&[rows(6.into()), template("{% if tools %}bot:{% endif %}hi")]);
+    tokenizer.check_template().unwrap();
+}
+
+#[test]
 fn a_copied_config_gets_model_input_names_and_keeps_its_own() {
     let rows = [
         (

@@ -5,7 +5,13 @@ use crate::tasks::find;
 use jacobi_datasets::PromptsConfig;
 
 fn prompt(id: &str, answer: Option<&str>) -> Prompt {
-    Prompt { id: id.to_owned(), messages: Vec::new(), answer: answer.map(str::to_owned), response: None }
+    Prompt {
+        id: id.to_owned(),
+        messages: Vec::new(),
+        tools: None,
+        answer: answer.map(str::to_owned),
+        response: None,
+    }
 }
 
 #[test]

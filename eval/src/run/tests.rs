@@ -103,7 +103,7 @@ fn decode(ids: &[u32]) -> String {
 
 fn question(id: &str, expected: Option<&str>) -> Question {
     let messages = vec![Message::new("user", format!("text of {id}"))];
-    let prompt = Prompt { id: id.to_owned(), messages, answer: None, response: None };
+    let prompt = Prompt { id: id.to_owned(), messages, tools: None, answer: None, response: None };
     Question { prompt, expected: expected.map(str::to_owned) }
 }
 

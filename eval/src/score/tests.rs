@@ -26,6 +26,8 @@ fn micro_and_macro_by_hand() {
     assert_eq!(row.divergences_per_1k_tokens, Some(40.0));
     assert_eq!((row.tokens, row.forwards, row.samples, row.stopped_by_length), (30, 15, 2, 1));
     assert_eq!((row.decode_seconds, row.prefill_seconds), (2.0, 1.0));
+    assert_eq!((row.ended, row.mean_response_tokens), (Some(0.5), Some(16.0)));
+    assert_eq!(row.ended_interval, wilson(1, 2));
     assert_eq!(row.acceptance, [0, 11, 2]);
     assert_eq!(row.accepted_from, [("own".to_owned(), 10), ("tree".to_owned(), 5)].into());
     assert_eq!(row.widths, [width(1, 12, 1.625), width(8, 3, 0.375)]);
@@ -55,6 +57,11 @@ fn a_prompt_that_one_could_not_answer_is_wrong_and_has_no_speed() {
     assert_eq!(super::row(&ar, &jacobi, "float32", 1).unwrap().stopped_by_length, 1);
     let row = super::row(&jacobi, &ar, "float32", 1).unwrap();
     assert_eq!((row.samples, row.failed, row.accuracy), (2, 1, Some(0.5)));
+    // A sample without a response is neither ended nor cut.
+    assert_eq!(
+        (row.ended, row.ended_interval, row.mean_response_tokens),
+        (Some(1.0), wilson(1, 1), Some(21.0))
+    );
     assert_eq!((row.tpf, row.speedup_over_ar, row.exact_match_ar), (Some(4.0), Some(4.0), Some(1.0)));
     assert_eq!((row.decode_seconds, row.per_prompt.tps.unwrap().low), (0.5, None));
 }

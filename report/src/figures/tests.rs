@@ -1,5 +1,7 @@
 //! The headline with and without a trained model.
 
+use jacobi_datasets::schema::eval_row::Interval;
+
 use super::*;
 use crate::fixtures::rows;
 
@@ -19,6 +21,25 @@ fn before_and_after() {
             "92.2 % | gsm8k accuracy | 93.8 % base model under ar (-1.6 points)",
             "98.4 % | exact match with ar | 64 samples, token for token; logit gap at divergences 0.031, at most 0.031",
         ]
+    );
+}
+
+#[test]
+fn ends_are_compared_with_those_of_the_base_model() {
+    let mut rows = rows();
+    for (row, share) in rows.iter_mut().zip([1.0, 1.0, 0.75, 0.5]) {
+        row.ended = Some(share);
+        row.ended_interval = Some(Interval { low: share - 0.125, high: share });
+        row.mean_response_tokens = Some(100.0 - share);
+    }
+    assert_eq!(
+        lines(&rows)[4],
+        "50.0 % | of responses end by themselves | 95 %: 37.5 % to 50.0 %; 100 % (87.5 % to 100 %) base model under ar; \
+         mean length 99.5 tokens after 99.0"
+    );
+    assert_eq!(
+        lines(&rows[..2])[4],
+        "100 % | of responses end by themselves | 95 %: 87.5 % to 100 %; mean length 99.0 tokens"
     );
 }
 

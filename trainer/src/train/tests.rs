@@ -7,7 +7,7 @@ use jacobi_datasets::{FinishReason, Rng, Trajectory};
 use jacobi_model::{MAX_SHARD_BYTES, save_model};
 
 use super::*;
-use crate::Evaluation;
+use crate::{CutResponses, Evaluation};
 
 /// A model directory, rows to train on, and room for runs.
 struct Bench {
@@ -345,6 +345,70 @@ fn an_evaluation_decodes_with_the_weights_of_its_step_and_rows_it_never_trains_o
     let data = TrainData::Samples { rows: foreign, origin: "rows".into() };
     let error = Dataset::open(data, &all, 3, shape).err().unwrap().to_string();
     assert!(error.contains("in rows has the token id") && error.contains("another tokenizer"), "{error}");
+}
+
+impl Bench {
+    /// Trains on `rows` under `config` into the directory `name`; hashes of the weights and the optimizer.
+    fn weights(&self, name: &str, rows: Vec<Trajectory>, config: &TrainConfig) -> Vec<u64> {
+        let (model, output) = (self.model(), self.output(name));
+        let data = TrainData::Samples { rows, origin: "rows".into() };
+        let job = TrainJob { data, config, ..self.job(&model, &output) };
+        assert!(train(job, &AtomicBool::new(false), &mut |_| {}).unwrap().finished);
+        self.results(name).0
+    }
+}
+
+/// The rows that are held out for them aside, evaluations leave training alone.
+#[test]
+fn evaluations_change_no_weight() {
+    let bench = Bench::new(config());
+    let shape = jacobi_model::Architecture::from_dir(&bench.model()).unwrap();
+    let data = TrainData::Samples { rows: rows(8), origin: String::new() };
+    let held_out = Dataset::open(data, &bench.config, 3, &shape).unwrap().held_out;
+    let trained_on = || rows(8).into_iter().filter(|row| !held_out.contains(row)).collect::<Vec<_>>();
+    assert_eq!((held_out.len(), trained_on().len()), (2, 6));
+    let evaluated = |eval_steps| TrainConfig { eval_steps, ..config() };
+    let without = bench.weights("without", trained_on(), &evaluated(None));
+    for steps in [1, 2, 1000] {
+        let found = bench.weights(&format!("every {steps}"), rows(8), &evaluated(Some(steps)));
+        assert_eq!(found, without, "an evaluation every {steps} steps");
+    }
+    assert_ne!(without, bench.weights("more rows", rows(8), &evaluated(None)), "rows decide the weights");
+}
+
+#[test]
+fn cut_responses_are_left_out_unless_they_are_more_than_half() {
+    let bench = Bench::new(TrainConfig { eval_steps: None, ..config() });
+    let ended = |count: usize| {
+        let end = |(at, row): (usize, Trajectory)| Trajectory {
+            finish_reason: if at < count { FinishReason::Eos } else { FinishReason::Length },
+            ..row
+        };
+        rows(8).into_iter().enumerate().map(end).collect::<Vec<_>>()
+    };
+    let shape = jacobi_model::Architecture::from_dir(&bench.model()).unwrap();
+    let open = |count, config: &TrainConfig| {
+        let data = TrainData::Samples { rows: ended(count), origin: String::new() };
+        Dataset::open(data, config, 3, &shape).unwrap()
+    };
+    let keep = TrainConfig { cut_responses: CutResponses::Keep, ..bench.config.clone() };
+    for (count, kept, cut) in
+        [(8, 8, None), (5, 5, Some(3)), (4, 4, Some(4)), (3, 8, Some(5)), (0, 8, Some(8))]
+    {
+        let dataset = open(count, &bench.config);
+        let expected = cut.map(|count| CutRows { count, of: 8 });
+        assert_eq!((dataset.len(), dataset.cut), (kept, expected), "{count} of 8 ended");
+        assert_eq!((open(count, &keep).len(), open(count, &keep).cut), (8, None));
+    }
+    let said = |count| open(count, &bench.config).cut.unwrap().to_string();
+    assert!(said(5).starts_with("3 of 8 responses") && said(5).contains("left out"), "{}", said(5));
+    assert!(said(3).starts_with("5 of 8 responses") && said(3).contains("max_new_tokens"), "{}", said(3));
+    // Held-out rows are chosen among those that are kept.
+    let held_out = open(5, &config()).held_out;
+    assert!(held_out.len() == 2 && held_out.iter().all(|row| row.finish_reason == FinishReason::Eos));
+    let dropped = bench.weights("drop", ended(5), &bench.config);
+    assert_eq!(dropped, bench.weights("without", ended(5)[..5].to_vec(), &bench.config));
+    assert_ne!(dropped, bench.weights("keep", ended(5), &keep));
 }
 
 #[test]

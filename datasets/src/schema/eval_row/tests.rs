@@ -4,14 +4,15 @@ use super::*;
 use serde_json::json;
 
 fn row_json() -> Value {
-    json!({
+    let text = r#"{
         "model": "m", "model_role": "trained", "task": "gsm8k", "task_version": 1, "decoder": "jacobi",
         "decoder_settings": {"block_size": 16}, "samples": 2, "dtype": "float32", "tpf": 2.5, "tps": 90.0,
         "speedup_over_ar": 2.0, "accuracy": null, "exact_match_ar": 0.5, "divergences_per_1k_tokens": 20.0,
         "divergence_gap_median": 0.125, "divergence_gap_max": null,
         "tpf_macro": 2.4, "tps_macro": 88.0, "tpf_interval": {"low": 2.25, "high": 2.75},
         "speedup_interval": null, "accuracy_interval": null, "tokens": 50, "forwards": 20,
-        "decode_seconds": 0.5, "prefill_seconds": 0.25, "stopped_by_length": 0, "acceptance": [0, 10, 5, 0, 5],
+        "decode_seconds": 0.5, "prefill_seconds": 0.25, "stopped_by_length": 0, "ended": 0.5,
+        "ended_interval": {"low": 0.25, "high": 0.75}, "mean_response_tokens": 25.0, "acceptance": [0, 10, 5, 0, 5],
         "accepted_from": {"own": 25, "tree": 5}, "widths": [{"rows": 16, "forwards": 20, "seconds": 0.5}],
         "rejection_ranks": [0, 3, 1], "tps_interval": {"low": 80.0, "high": 95.5}, "tps_end_to_end": 68.5,
         "prefill_tps": 120.0,
@@ -23,7 +24,8 @@ fn row_json() -> Value {
         "first_divergence_median": 7.0, "degenerate": 0.0,
         "memory_floor": {"weight_bytes": 4000, "copy_bytes_per_second": 400000.0, "tokens_per_second": 100.0},
         "failed": 0, "sittings": 2, "tuned": true
-    })
+    }"#;
+    serde_json::from_str(text).unwrap()
 }
 
 #[test]
@@ -52,6 +54,9 @@ fn files_from_before_a_field_still_load() {
         "task_version",
         "divergence_gap_median",
         "divergence_gap_max",
+        "ended",
+        "ended_interval",
+        "mean_response_tokens",
         "accepted_from",
         "widths",
         "rejection_ranks",
@@ -73,6 +78,9 @@ fn files_from_before_a_field_still_load() {
     let expected = EvalRow {
         task_version: None,
         divergence_gap_median: None,
+        ended: None,
+        ended_interval: None,
+        mean_response_tokens: None,
         accepted_from: BTreeMap::new(),
         widths: vec![],
         rejection_ranks: vec![],

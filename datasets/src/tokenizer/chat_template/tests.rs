@@ -5,7 +5,7 @@ use super::*;
 fn render(source: &str, messages: &[Message]) -> Result<String, Error> {
     let tokens =
         vec![("bos_token".to_owned(), "<s>".to_owned()), ("eos_token".to_owned(), "</s>".to_owned())];
-    ChatTemplate::new(source, tokens)?.render(messages, true)
+    ChatTemplate::new(source, tokens)?.render(messages.into(), true)
 }
 
 #[test]

@@ -1,0 +1,195 @@
+//! One value of an Arrow column as a JSON value: numbers, text, lists and objects as such, any other type as the text
+//! that Python gives it.
+
+use std::fmt::Write;
+
+use arrow_array::cast::AsArray;
+use arrow_array::timezone::Tz;
+use arrow_array::types::*;
+use arrow_array::{Array, ArrayRef, downcast_dictionary_array};
+use arrow_schema::{DataType, Field, FieldRef, Fields, TimeUnit};
+use chrono::{NaiveDateTime, NaiveTime, Timelike};
+use serde_json::{Map, Value};
+
+use super::python_text;
+
+/// Entry `index` of a column, or what it is instead of a value.
+pub(super) fn of_column(field: &Field, array: &ArrayRef, index: usize) -> Result<Value, String> {
+    let is_binary = |data_type: &DataType| {
+        use DataType::{Binary, BinaryView, FixedSizeBinary, LargeBinary};
+        matches!(data_type, Binary | LargeBinary | BinaryView | FixedSizeBinary(_))
+    };
+    let value = of(field, array, index)?;
+    let data_type = match array.data_type() {
+        DataType::Dictionary(_, values) => values,
+        other => other,
+    };
+    if is_binary(data_type) && value.is_array() {
+        return Err("binary, and not UTF-8 text: write it as text, for instance as hex digits".to_owned());
+    }
+    Ok(value)
+}
+
+fn of(field: &Field, array: &dyn Array, index: usize) -> Result<Value, String> {
+    if array.is_null(index) {
+        return Ok(Value::Null);
+    }
+    Ok(match array.data_type() {
+        DataType::Null => Value::Null,
+        DataType::Boolean => array.as_boolean().value(index).into(),
+        DataType::Utf8 => array.as_string::<i32>().value(index).into(),
+        DataType::LargeUtf8 => array.as_string::<i64>().value(index).into(),
+        DataType::Utf8View => array.as_string_view().value(index).into(),
+        DataType::Binary => bytes(field, array.as_binary::<i32>().value(index)),
+        DataType::LargeBinary => bytes(field, array.as_binary::<i64>().value(index)),
+        DataType::BinaryView => bytes(field, array.as_binary_view().value(index)),
+        DataType::FixedSizeBinary(_) => bytes(field, array.as_fixed_size_binary().value(index)),
+        DataType::List(item) => list(item, &array.as_list::<i32>().value(index))?,
+        DataType::LargeList(item) => list(item, &array.as_list::<i64>().value(index))?,
+        DataType::ListView(item) => list(item, &array.as_list_view::<i32>().value(index))?,
+        DataType::LargeListView(item) => list(item, &array.as_list_view::<i64>().value(index))?,
+        DataType::FixedSizeList(item, _) => list(item, &array.as_fixed_size_list().value(index))?,
+        DataType::Struct(fields) => object(fields, array.as_struct().columns(), index).into(),
+        DataType::Map(..) => map(&array.as_map().value(index)),
+        DataType::Dictionary(..) => downcast_dictionary_array!(
+            array => of(field, array.values(), array.key(index).expect("it is not null"))?,
+            other => unreachable!("{other} is no dictionary")
+        ),
+        data_type => number(array, index)
+            .or_else(|| time(array, index))
+            .ok_or_else(|| format!("of the type {data_type}, or a time out of range, which is not read"))?,
+    })
+}
+
+/// UTF-8 is text, a UUID has its dashes, and other bytes are numbers.
+fn bytes(field: &Field, bytes: &[u8]) -> Value {
+    if field.extension_type_name() == Some("arrow.uuid") && bytes.len() == 16 {
+        let mut text = String::new();
+        for (index, byte) in bytes.iter().enumerate() {
+            let dash = if [4, 6, 8, 10].contains(&index) { "-" } else { "" };
+            write!(text, "{dash}{byte:02x}").expect("a String takes all text");
+        }
+        return text.into();
+    }
+    std::str::from_utf8(bytes).map_or_else(|_| bytes.into(), Value::from)
+}
+
+fn list(item: &FieldRef, items: &ArrayRef) -> Result<Value, String> {
+    (0..items.len()).map(|index| of(item, items, index)).collect()
+}
+
+/// A field of a type that is not read is left out: the others are of use without it.
+fn object(fields: &Fields, columns: &[ArrayRef], index: usize) -> Map<String, Value> {
+    let field =
+        |(field, array): (&FieldRef, &ArrayRef)| Some((field.name().clone(), of(field, array, index).ok()?));
+    fields.iter().zip(columns).filter_map(field).collect()
+}
+
+/// An object if the keys are text, otherwise a list of pairs.
+fn map(entries: &arrow_array::StructArray) -> Value {
+    let (fields, columns) = (entries.fields(), entries.columns());
+    let pair = |index| {
+        let of = |column: usize| of(&fields[column], &columns[column], index).unwrap_or_default();
+        (of(0), of(1))
+    };
+    let pairs: Vec<(Value, Value)> = (0..entries.len()).map(pair).collect();
+    if pairs.iter().all(|(key, _)| key.is_string()) {
+        let key = |key: Value| key.as_str().unwrap_or_default().to_owned();
+        return pairs.into_iter().map(|(name, value)| (key(name), value)).collect::<Map<_, _>>().into();
+    }
+    pairs.into_iter().map(|(key, value)| Value::from(vec![key, value])).collect()
+}
+
+fn number(array: &dyn Array, index: usize) -> Option<Value> {
+    fn of<T: ArrowPrimitiveType>(array: &dyn Array, index: usize) -> T::Native {
+        array.as_primitive::<T>().value(index)
+    }
+    fn decimal<T: DecimalType>(array: &dyn Array, index: usize, scale: i8) -> Value
+    where
+        T::Native: std::fmt::Display,
+    {
+        python_text::decimal(&of::<T>(array, index).to_string(), scale).into()
+    }
+    Some(match *array.data_type() {
+        DataType::Int8 => of::<Int8Type>(array, index).into(),
+        DataType::Int16 => of::<Int16Type>(array, index).into(),
+        DataType::Int32 => of::<Int32Type>(array, index).into(),
+        DataType::Int64 => of::<Int64Type>(array, index).into(),
+        DataType::UInt8 => of::<UInt8Type>(array, index).into(),
+        DataType::UInt16 => of::<UInt16Type>(array, index).into(),
+        DataType::UInt32 => of::<UInt32Type>(array, index).into(),
+        DataType::UInt64 => of::<UInt64Type>(array, index).into(),
+        DataType::Float16 => float(of::<Float16Type>(array, index).to_f64()),
+        DataType::Float32 => float(of::<Float32Type>(array, index).into()),
+        DataType::Float64 => float(of::<Float64Type>(array, index)),
+        DataType::Decimal32(_, scale) => decimal::<Decimal32Type>(array, index, scale),
+        DataType::Decimal64(_, scale) => decimal::<Decimal64Type>(array, index, scale),
+        DataType::Decimal128(_, scale) => decimal::<Decimal128Type>(array, index, scale),
+        DataType::Decimal256(_, scale) => decimal::<Decimal256Type>(array, index, scale),
+        _ => return None,
+    })
+}
+
+/// As in JSON files: NaN is a missing value, and infinity is text.
+fn float(value: f64) -> Value {
+    match value {
+        f64::INFINITY => "inf".into(),
+        f64::NEG_INFINITY => "-inf".into(),
+        value => value.into(),
+    }
+}
+
+/// A date, a time or a duration as text; `None` out of the range of years that chrono has, too.
+fn time(array: &dyn Array, index: usize) -> Option<Value> {
+    use TimeUnit::{Microsecond, Millisecond, Nanosecond, Second};
+    let text = match array.data_type() {
+        DataType::Date32 => array.as_primitive::<Date32Type>().value_as_date(index)?.to_string(),
+        DataType::Date64 => array.as_primitive::<Date64Type>().value_as_date(index)?.to_string(),
+        DataType::Time32(Second) => clock(array.as_primitive::<Time32SecondType>().value_as_time(index)?),
+        DataType::Time32(_) => clock(array.as_primitive::<Time32MillisecondType>().value_as_time(index)?),
+        DataType::Time64(Microsecond) => {
+            clock(array.as_primitive::<Time64MicrosecondType>().value_as_time(index)?)
+        }
+        DataType::Time64(_) => clock(array.as_primitive::<Time64NanosecondType>().value_as_time(index)?),
+        DataType::Timestamp(Second, zone) => stamp::<TimestampSecondType>(array, index, zone.as_deref())?,
+        DataType::Timestamp(Millisecond, zone) => {
+            stamp::<TimestampMillisecondType>(array, index, zone.as_deref())?
+        }
+        DataType::Timestamp(Microsecond, zone) => {
+            stamp::<TimestampMicrosecondType>(array, index, zone.as_deref())?
+        }
+        DataType::Timestamp(Nanosecond, zone) => {
+            stamp::<TimestampNanosecondType>(array, index, zone.as_deref())?
+        }
+        DataType::Duration(unit) => {
+            let (value, scale) = match unit {
+                Second => (array.as_primitive::<DurationSecondType>().value(index), 1_000_000_000),
+                Millisecond => (array.as_primitive::<DurationMillisecondType>().value(index), 1_000_000),
+                Microsecond => (array.as_primitive::<DurationMicrosecondType>().value(index), 1000),
+                Nanosecond => (array.as_primitive::<DurationNanosecondType>().value(index), 1),
+            };
+            python_text::duration(i128::from(value) * scale, *unit == Nanosecond)
+        }
+        _ => return None,
+    };
+    Some(text.into())
+}
+
+/// To microseconds, like Python.
+fn clock(time: NaiveTime) -> String {
+    format!("{}{}", time.format("%H:%M:%S"), python_text::fraction(time.nanosecond() / 1000 * 1000))
+}
+
+fn stamp<T: ArrowTimestampType>(array: &dyn Array, index: usize, zone: Option<&str>) -> Option<String> {
+    let array = array.as_primitive::<T>();
+    let text = |local: NaiveDateTime| {
+        format!("{}{}", local.format("%Y-%m-%d %H:%M:%S"), python_text::fraction(local.nanosecond()))
+    };
+    match zone {
+        None => array.value_as_datetime(index).map(text),
+        Some(zone) => {
+            let time = array.value_as_datetime_with_tz(index, zone.parse::<Tz>().ok()?)?;
+            Some(format!("{}{}", text(time.naive_local()), time.format("%:z")))
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Rows of CSV and TSV files.
+
+use super::*;
+use crate::prompts::row::Wanted;
+
+fn rows(text: &[u8], delimiter: u8, columns: &[&str]) -> Vec<String> {
+    let wanted = |column: &&str| Wanted { column: (*column).to_owned(), setting: None };
+    let wanted: Vec<Wanted> = columns.iter().map(wanted).collect();
+    let row = |row: RowResult| match row {
+        Ok(Ok(row)) => columns.iter().map(|column| format!("{column}={}", row.columns[*column])).collect(),
+        Ok(Err(bad)) => bad.to_string(),
+        Err(error) => error.to_string(),
+    };
+    let text = Box::new(Cursor::new(text.to_vec()));
+    open(Path::new("x.csv"), text, delimiter, Names::of(Some(&wanted))).unwrap().map(row).collect()
+}
+
+#[test]
+fn values_are_text_as_in_the_file() {
+    let text = b"id,p,x\r\n007,\"a \"\"q\"\", b\nc\",\r\n\r\n1e3,NA,\xff\r\n8";
+    let expected = [r#"id="007"p="a \"q\", b\nc""#, r#"id="1e3"p="NA""#, r#"id="8"p=null"#];
+    assert_eq!(rows(text, b',', &["id", "p"]), expected);
+    assert_eq!(rows(b"id\tp\n1\ta,b\n", b'\t', &["id", "p"]), [r#"id="1"p="a,b""#]);
+    assert_eq!(rows(b"id,id,p\n1,2,x\n", b',', &["id", "id.1"]), [r#"id="1"id.1="2""#]);
+    for empty in ["", "id,p", "id,p\n"] {
+        assert!(rows(empty.as_bytes(), b',', &["p"]).is_empty(), "{empty:?}");
+    }
+}
+
+#[test]
+fn bad_rows_name_their_line_and_column() {
+    let found = rows(b"id,p\n1,a\n2,b,c\n3,\xff\n4,d\n", b',', &["p"]);
+    assert_eq!(found[..2], ["p=\"a\"", "line 3: 3 values, but the header has 2"]);
+    assert!(found[2].starts_with("line 4: `p` is not UTF-8"), "{}", found[2]);
+    assert_eq!(found[3], "p=\"d\"");
+    let found = rows(b"id,p\n1,a\n2,\"b\n3,c\n", b',', &["p"]);
+    assert!(found[1].starts_with("x.csv, line 3: a quoted value never ends"), "{found:?}");
+}

@@ -1,0 +1,71 @@
+//! Parquet files of usual writers against what pyarrow reads in them, and columns that are not asked for.
+
+use arrow_array::{Array, Int64Array, StringArray};
+use parquet::arrow::ArrowWriter;
+use serde_json::Value;
+
+use super::*;
+use crate::prompts::{PromptFormat, files, python_text};
+
+/// Simple values as text, as expected.json has them.
+fn as_text(value: &Value) -> Value {
+    match value {
+        Value::Bool(value) => python_text::boolean(*value).into(),
+        Value::Number(number) => python_text::number(number).into(),
+        Value::Array(items) => items.iter().map(as_text).collect(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), as_text(value))).collect(),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn columns_of_usual_writers_have_the_values_that_pyarrow_reads() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/prompt_files");
+    let expected: Value = serde_json::from_slice(&fs_err::read(dir.join("expected.json")).unwrap()).unwrap();
+    let mut wrong = Vec::new();
+    for (file, columns) in expected.as_object().unwrap() {
+        for (column, values) in columns.as_object().unwrap() {
+            let wanted = [Wanted { column: column.clone(), setting: Some("setting") }];
+            let rows = files::open(&dir.join(file), PromptFormat::Auto, Some(&wanted)).unwrap();
+            let found: Vec<Value> = rows.map(|row| as_text(&row.unwrap().unwrap().columns[column])).collect();
+            if Value::from(found.clone()) != *values {
+                wrong.push(format!("{file}, {column}: {found:?} is not {values}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn write(path: &Path, columns: Vec<(&str, arrow_array::ArrayRef)>) {
+    let fields =
+        columns.iter().map(|(name, array)| arrow_schema::Field::new(*name, array.data_type().clone(), true));
+    let schema = std::sync::Arc::new(arrow_schema::Schema::new(fields.collect::<Vec<_>>()));
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    let batch = RecordBatch::try_new(schema.clone(), arrays).unwrap();
+    let mut writer = ArrowWriter::try_new(fs_err::File::create(path).unwrap(), schema, None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn binary_that_is_no_text_and_a_column_that_is_there_twice_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.jsonl");
+    let text: arrow_array::ArrayRef = std::sync::Arc::new(StringArray::from(vec!["a", "b"]));
+    let binary = arrow_array::BinaryArray::from(vec![&b"\xff"[..], b"ok"]);
+    let number = std::sync::Arc::new(Int64Array::from(vec![1, 2]));
+    write(&path, vec![("a", text.clone()), ("b", std::sync::Arc::new(binary)), ("c", text), ("c", number)]);
+    let read = |column: &str| {
+        let wanted = [Wanted { column: column.to_owned(), setting: Some("setting") }];
+        let rows = files::open(&path, PromptFormat::Auto, Some(&wanted))?;
+        Ok::<Vec<_>, DatasetError>(rows.map(Result::unwrap).collect())
+    };
+    // The name says JSON; the first bytes decide.
+    assert_eq!(read("a").unwrap().len(), 2);
+    let rows = read("b").unwrap();
+    let bad = rows[0].as_ref().err().unwrap();
+    assert!(bad.reason.starts_with("`b` is binary, and not UTF-8"), "{bad}");
+    assert_eq!(rows[1].as_ref().ok().unwrap().columns["b"], "ok");
+    let message = read("c").err().unwrap().to_string();
+    assert!(message.contains("several columns `c`"), "{message}");
+}

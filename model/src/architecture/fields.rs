@@ -1,0 +1,69 @@
+//! config.json or an object in it, read field by field; every error names the file, the field and the value.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::ModelError;
+
+/// config.json or an object in it.
+pub(super) struct Fields<'a> {
+    pub(super) json: &'a Map<String, Value>,
+    pub(super) path: &'a Path,
+    /// Precedes field names in messages: the object's name and a dot, or nothing for config.json itself.
+    pub(super) prefix: &'static str,
+}
+
+impl<'a> Fields<'a> {
+    /// The object `name` in config.json, whose fields have `prefix` in messages. `None` without one or if it is empty.
+    pub(super) fn object(&self, name: &str, prefix: &'static str) -> Result<Option<Fields<'a>>, ModelError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let json = value.as_object().ok_or_else(|| self.unsupported(name, "an object"))?;
+        Ok((!json.is_empty()).then_some(Fields { json, prefix, path: self.path }))
+    }
+
+    /// A field that is there and not null.
+    pub(super) fn get(&self, field: &str) -> Option<&'a Value> {
+        self.json.get(field).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn size(&self, field: &str, default: Option<i64>) -> Result<i64, ModelError> {
+        self.value(field, default, "a positive whole number", whole)
+    }
+
+    pub(super) fn float(&self, field: &str, default: Option<f64>) -> Result<f64, ModelError> {
+        self.value(field, default, "a number", Value::as_f64)
+    }
+
+    pub(super) fn bool(&self, field: &str, default: bool) -> Result<bool, ModelError> {
+        self.value(field, Some(default), "true or false", Value::as_bool)
+    }
+
+    fn value<T>(
+        &self,
+        field: &str,
+        default: Option<T>,
+        expected: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, ModelError> {
+        match (self.get(field), default) {
+            (None, Some(default)) => Ok(default),
+            (value, _) => value
+                .and_then(read)
+                .ok_or_else(|| self.error(field, &format!("is missing or not {expected}"))),
+        }
+    }
+
+    pub(super) fn unsupported(&self, field: &str, supported: &str) -> ModelError {
+        let value = self.json.get(field).unwrap_or(&Value::Null);
+        self.error(field, &format!("= {value} is not supported ({supported})"))
+    }
+
+    pub(super) fn error(&self, field: &str, problem: &str) -> ModelError {
+        ModelError::field(self.path, &format!("{}{field}", self.prefix), problem)
+    }
+}
+
+fn whole(value: &Value) -> Option<i64> {
+    value.as_i64().filter(|number| *number > 0)
+}

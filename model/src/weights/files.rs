@@ -1,0 +1,132 @@
+//! The weight files of a model directory.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    path::Path,
+};
+
+use safetensors::{Dtype as StoredDtype, SafeTensors, tensor::TensorView};
+use serde_json::Value;
+use tch::{Kind, Tensor};
+
+use crate::ModelError;
+
+/// The weights, where one file holds all.
+pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
+/// Which file holds which tensor, where there are several.
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
+
+const CONVERT: &str = "load it with transformers and save it again (AutoModelForCausalLM.from_pretrained(DIR)\
+    .save_pretrained(DIR)), which writes safetensors";
+const MERGE: &str = "merge the adapter into its base model with peft (merge_and_unload) and save that";
+/// Starts and ends of the names of weight files that are not read, and what to do with them.
+const OTHER_FORMATS: &[(&str, &str, &str)] = &[
+    ("adapter_model", "", MERGE),
+    ("pytorch_model", ".bin", CONVERT),
+    ("pytorch_model", ".bin.index.json", CONVERT),
+    ("tf_model", ".h5", CONVERT),
+    ("flax_model", ".msgpack", CONVERT),
+    ("consolidated", "", "take the files of the model in the format of Hugging Face"),
+    ("", ".gguf", "take the safetensors files of the model that it was made from"),
+    (
+        "",
+        ".safetensors",
+        "rename it to model.safetensors if it has all weights under their names of Hugging Face",
+    ),
+];
+
+/// Every tensor of the directory's weight files as stored, and the blake3 hash of the files' bytes in the
+/// order of their names.
+///
+/// A tensor can lie in two files, also in a model.safetensors beside an index. Programs differ in which of the two
+/// they take (transformers takes model.safetensors, vLLM what the index names), so both have to be equal.
+pub(super) fn read_tensors(dir: &Path) -> Result<(BTreeMap<String, Tensor>, String), ModelError> {
+    let mut tensors: BTreeMap<String, (Tensor, String)> = BTreeMap::new();
+    let mut hasher = blake3::Hasher::new();
+    for file in weight_files(dir)? {
+        let path = dir.join(&file);
+        if !path.is_file() {
+            return Err(ModelError::MissingFile { dir: dir.to_path_buf(), file });
+        }
+        let bytes = fs_err::read(&path)?;
+        hasher.update(&bytes);
+        let parsed = SafeTensors::deserialize(&bytes)
+            .map_err(|source| ModelError::Safetensors { path: path.clone(), source })?;
+        for (name, view) in parsed.iter() {
+            let tensor = to_tensor(&path, name, &view)?;
+            match tensors.entry(name.to_owned()) {
+                Entry::Vacant(entry) => drop(entry.insert((tensor, file.clone()))),
+                Entry::Occupied(entry) if is_equal(&entry.get().0, &tensor) => {}
+                Entry::Occupied(entry) => {
+                    let other = &entry.get().1;
+                    let remedy = match file.as_str() {
+                        WEIGHTS_FILE => format!(
+                            "delete {WEIGHTS_FILE}, or {INDEX_FILE} with its files, whichever is not the model"
+                        ),
+                        _ => "save or download the model again".to_owned(),
+                    };
+                    let problem = format!("differs between {other} and {file}: {remedy}");
+                    return Err(ModelError::tensor(dir, name, problem));
+                }
+            }
+        }
+    }
+    let tensors = tensors.into_iter().map(|(name, (tensor, _))| (name, tensor)).collect();
+    Ok((tensors, hasher.finalize().to_hex().to_string()))
+}
+
+fn is_equal(a: &Tensor, b: &Tensor) -> bool {
+    a.kind() == b.kind() && a.size() == b.size() && a.equal(b)
+}
+
+/// The files of the index, or the one file, or both.
+fn weight_files(dir: &Path) -> Result<Vec<String>, ModelError> {
+    let (index, has_one) = (dir.join(INDEX_FILE), dir.join(WEIGHTS_FILE).is_file());
+    if !index.is_file() {
+        let one = vec![WEIGHTS_FILE.to_owned()];
+        return if has_one { Ok(one) } else { Err(no_weights(dir)) };
+    }
+    let text = fs_err::read_to_string(&index)?;
+    let json: Value = serde_json::from_str(&text).map_err(|e| ModelError::json(&index, e))?;
+    let map = json
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .ok_or_else(|| ModelError::field(&index, "weight_map", "is missing or not an object"))?;
+    let mut files: Vec<String> = map.values().filter_map(Value::as_str).map(str::to_owned).collect();
+    files.extend(has_one.then(|| WEIGHTS_FILE.to_owned()));
+    files.sort();
+    files.dedup();
+    Ok(files)
+}
+
+/// Names a weight file of another format, if there is one, and what to do with it.
+fn no_weights(dir: &Path) -> ModelError {
+    let names = fs_err::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    let other = OTHER_FORMATS.iter().find_map(|(start, end, remedy)| {
+        let file = names.iter().find(|name| name.starts_with(start) && name.ends_with(end))?;
+        Some((file.clone(), *remedy))
+    });
+    let dir = dir.to_path_buf();
+    match other {
+        Some((file, remedy)) => ModelError::OtherFormat { dir, file, remedy },
+        None => ModelError::MissingFile { dir, file: WEIGHTS_FILE.to_owned() },
+    }
+}
+
+fn to_tensor(path: &Path, name: &str, view: &TensorView) -> Result<Tensor, ModelError> {
+    let kind = match view.dtype() {
+        StoredDtype::F32 => Kind::Float,
+        StoredDtype::F16 => Kind::Half,
+        StoredDtype::BF16 => Kind::BFloat16,
+        other => {
+            let problem = format!("is stored as {other:?}; supported: F32, F16, BF16");
+            return Err(ModelError::tensor(path, name, problem));
+        }
+    };
+    let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+    Tensor::f_from_data_size(view.data(), &shape, kind)
+        .map_err(|error| ModelError::tensor(path, name, format!("is refused by libtorch: {error}")))
+}
