@@ -6,7 +6,7 @@
 #
 # Prints a table and writes bench-results/busy.json. Uses the quick start's model, and its run (scripts/quickstart.sh).
 # The cgroup needs root and a mounted cpu controller, of version 1 or 2; without them its rows say so. Takes about
-# ten minutes on 2 cores; nothing else should be running.
+# two minutes a round on 2 cores; nothing else should be running.
 set -euo pipefail
 
 output=bench-results/busy.json
