@@ -14,6 +14,9 @@ use crate::{
     heads::part,
 };
 
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::avx512;
+
 /// The most rows, and the most outputs, that are widened at a time.
 pub const PRODUCT_TILE: usize = 2048;
 
@@ -143,15 +146,15 @@ fn is_widened(x: &Tensor) -> bool {
     x.device() == Device::Cpu && x.kind() == Kind::BFloat16 && fp32_is_faster()
 }
 
-/// Whether fp32 products are faster than bf16 ones: on x86 without matrix tiles (AMX). It is not timed, so that a resumed run
-/// uses the same kernels.
+/// Whether fp32 products are faster than bf16 ones: on x86 without matrix tiles (AMX), and where `ATEN_CPU_CAPABILITY` allows
+/// AVX2 only. It is not timed, so that a resumed run uses the same kernels.
 #[cfg(target_arch = "x86_64")]
 fn fp32_is_faster() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
 
     /// The bit of AMX-BF16 in EDX of leaf 7.
     const AMX_BF16: u32 = 1 << 22;
-    __cpuid(0).eax < 7 || __cpuid_count(7, 0).edx & AMX_BF16 == 0
+    !avx512::supported() || __cpuid(0).eax < 7 || __cpuid_count(7, 0).edx & AMX_BF16 == 0
 }
 
 /// Other processors have not been measured.
