@@ -20,6 +20,11 @@ pub(crate) fn block(k: usize, tile: usize) -> usize {
     (CACHED / size_of::<f32>() / k / tile).max(1) * tile
 }
 
+/// Left rows up to which the right ones are not converted beforehand.
+const FEW: usize = 8;
+/// Numbers of the widest vector.
+const MOST_LANES: usize = 16;
+
 /// Bytes from the numbers being multiplied to those being prefetched: many, since weights come from main memory.
 pub(crate) const PREFETCH_DISTANCE: usize = 1 << 14;
 
@@ -59,7 +64,7 @@ impl<'a> Left<'a> {
                 _ => Self::Few(avx512::dots::Rows::new(rows, k)),
             };
         }
-        Self::Plain(T::widened(rows, buffer))
+        Self::Plain(arch().dispatch(Widened { rows, k, buffer }))
     }
 
     /// Gives `sink` the dot products of these rows with all rows of `right` `[n, k]`.
@@ -74,6 +79,22 @@ impl<'a> Left<'a> {
             #[cfg(target_arch = "x86_64")]
             Self::Many(left) => left.products(right, k, sink),
         }
+    }
+}
+
+/// Rows as f32, see [`Element::widened`].
+struct Widened<'a, T> {
+    rows: &'a [T],
+    k: usize,
+    buffer: &'a mut Vec<f32>,
+}
+
+impl<'a, T: Element> WithSimd for Widened<'a, T> {
+    type Output = &'a [f32];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> &'a [f32] {
+        T::widened(simd, self.rows, self.k, self.buffer)
     }
 }
 
@@ -106,75 +127,126 @@ impl<T: Element, F: FnMut(usize, usize, &[f32])> Dots<'_, T, F> {
         let Self { left, right, k, scratch, mut sink } = self;
         let block = block(k, M);
         for (left, m) in left.chunks(block * k).zip((0..).step_by(block)) {
-            let (groups, rest) = left.split_at(left.len() / (M * k) * (M * k));
             for (panel, n) in right.chunks(N * k).zip((0..).step_by(N)) {
-                let panel = T::widened(panel, scratch);
                 if panel.len() < N * k {
                     for (column, n) in panel.chunks_exact(k).zip(n..) {
                         for (row, m) in left.chunks_exact(k).zip(m..) {
-                            sink(m, n, &tile::<S, 1, 1, false>(simd, [row], [column])[0]);
+                            sink(m, n, &tile::<T, S, 1, 1, false>(simd, [row], [column])[0]);
                         }
                     }
                     continue;
                 }
-                let columns: [&[f32]; N] = from_fn(|n| &panel[n * k..(n + 1) * k]);
-                for (group, m) in groups.chunks_exact(M * k).zip((m..).step_by(M)) {
-                    let rows: [&[f32]; M] = from_fn(|m| &group[m * k..(m + 1) * k]);
-                    let products = match m {
-                        0 => tile::<S, M, N, true>(simd, rows, columns),
-                        _ => tile::<S, M, N, false>(simd, rows, columns),
-                    };
-                    for (products, m) in products.iter().zip(m..) {
-                        sink(m, n, products);
-                    }
+                if left.len() <= FEW * k {
+                    // Converting the columns for each group of rows costs less than storing them.
+                    multiply::<T, S, M, N>(simd, (left, m), (panel, n), &mut sink);
+                    continue;
                 }
-                for (row, m) in rest.chunks_exact(k).zip(m + groups.len() / k..) {
-                    sink(m, n, &tile::<S, 1, N, true>(simd, [row], columns)[0]);
-                }
+                let panel = T::widened(simd, panel, k, scratch);
+                multiply::<f32, S, M, N>(simd, (left, m), (panel, n), &mut sink);
             }
         }
     }
 }
 
-/// `M * N` dot products at once, so that every operand that is loaded is used several times.
+/// The products of rows on the left, from row `m` on, with `N` on the right, from row `n` on.
 #[inline(always)]
-fn tile<S: Simd, const M: usize, const N: usize, const PREFETCH: bool>(
+fn multiply<T: Element, S: Simd, const M: usize, const N: usize>(
     simd: S,
-    rows: [&[f32]; M],
-    columns: [&[f32]; N],
-) -> [[f32; N]; M] {
-    let rows = rows.map(S::as_simd_f32s);
-    let columns = columns.map(S::as_simd_f32s);
-    let steps = rows[0].0.len();
-    assert!(rows.iter().chain(&columns).all(|(vectors, _)| vectors.len() == steps), "rows of one width");
-    let mut sums = [[simd.splat_f32s(0.0); N]; M];
-    for step in 0..steps {
-        // SAFETY: every slice of vectors has `steps` of them.
-        let left = rows.map(|(vectors, _)| unsafe { *vectors.get_unchecked(step) });
-        for n in 0..N {
-            // SAFETY: as above.
-            let right = unsafe { *columns[n].0.get_unchecked(step) };
-            if PREFETCH {
-                prefetch(columns[n].0.as_ptr().wrapping_add(step).wrapping_byte_add(PREFETCH_DISTANCE));
-            }
-            for m in 0..M {
-                sums[m][n] = simd.mul_add_e_f32s(left[m], right, sums[m][n]);
-            }
+    (left, m): (&[f32], usize),
+    (panel, n): (&[T], usize),
+    sink: &mut impl FnMut(usize, usize, &[f32]),
+) {
+    let k = panel.len() / N;
+    let columns: [&[T]; N] = from_fn(|n| &panel[n * k..(n + 1) * k]);
+    let (groups, rest) = left.split_at(left.len() / (M * k) * (M * k));
+    for (group, m) in groups.chunks_exact(M * k).zip((m..).step_by(M)) {
+        let rows: [&[f32]; M] = from_fn(|m| &group[m * k..(m + 1) * k]);
+        let products = match m {
+            0 => tile::<T, S, M, N, true>(simd, rows, columns),
+            _ => tile::<T, S, M, N, false>(simd, rows, columns),
+        };
+        for (products, m) in products.iter().zip(m..) {
+            sink(m, n, products);
         }
     }
-    if !rows[0].1.is_empty() {
-        for n in 0..N {
-            let right = simd.partial_load_f32s(columns[n].1);
-            for m in 0..M {
-                sums[m][n] = simd.mul_add_e_f32s(simd.partial_load_f32s(rows[m].1), right, sums[m][n]);
-            }
+    for (row, m) in rest.chunks_exact(k).zip(m + groups.len() / k..) {
+        sink(m, n, &tile::<T, S, 1, N, true>(simd, [row], columns)[0]);
+    }
+}
+
+/// `M * N` dot products at once, so that every operand that is loaded is used several times.
+#[inline(always)]
+fn tile<T: Element, S: Simd, const M: usize, const N: usize, const PREFETCH: bool>(
+    simd: S,
+    rows: [&[f32]; M],
+    columns: [&[T]; N],
+) -> [[f32; N]; M] {
+    let (k, step) = (rows[0].len(), 2 * S::F32_LANES);
+    assert!(
+        rows.iter().all(|row| row.len() == k) && columns.iter().all(|column| column.len() == k),
+        "rows of {k}"
+    );
+    let mut sums = [[simd.splat_f32s(0.0); N]; M];
+    let whole = k / step * step;
+    for at in (0..whole).step_by(step) {
+        // SAFETY: rows have `k` numbers, and `at + step <= k`.
+        let (left, right) =
+            unsafe { (rows.map(|row| row.as_ptr().add(at)), columns.map(|column| column.as_ptr().add(at))) };
+        if PREFETCH {
+            right.iter().for_each(|column| prefetch(column.wrapping_byte_add(PREFETCH_DISTANCE)));
         }
+        // SAFETY: as above.
+        unsafe { add_products(simd, &mut sums, left, right) };
+    }
+    if whole < k {
+        // Zeros add nothing.
+        let mut left = [[0.0f32; 2 * MOST_LANES]; M];
+        let mut right = [[0.0f32; 2 * MOST_LANES]; N];
+        for (row, rest) in rows.iter().zip(&mut left) {
+            rest[..k - whole].copy_from_slice(&row[whole..]);
+        }
+        for (column, rest) in columns.iter().zip(&mut right) {
+            column[whole..].iter().zip(rest).for_each(|(number, place)| *place = number.to_f32());
+        }
+        // SAFETY: there are at least as many numbers as two vectors have.
+        unsafe {
+            add_products(
+                simd,
+                &mut sums,
+                left.each_ref().map(|row| row.as_ptr()),
+                right.each_ref().map(|column| column.as_ptr()),
+            )
+        };
     }
     let mut products = [[0.0; N]; M];
     for (products, sums) in products.iter_mut().zip(&sums) {
         *products = fold::<S, N>(sums);
     }
     products
+}
+
+/// Adds the products of two vectors of each row.
+///
+/// # Safety
+/// There are two vectors of numbers at each address.
+#[inline(always)]
+unsafe fn add_products<T: Element, S: Simd, const M: usize, const N: usize>(
+    simd: S,
+    sums: &mut [[S::f32s; N]; M],
+    left: [*const f32; M],
+    right: [*const T; N],
+) {
+    for second in [false, true] {
+        // SAFETY: the caller's promise.
+        let left = left.map(|row| unsafe { f32::load_half(simd, row, second) });
+        for n in 0..N {
+            // SAFETY: as above.
+            let right = unsafe { T::load_half(simd, right[n], second) };
+            for m in 0..M {
+                sums[m][n] = simd.mul_add_e_f32s(left[m], right, sums[m][n]);
+            }
+        }
+    }
 }
 
 /// The sum of each vector's lanes, by adding halves to halves.

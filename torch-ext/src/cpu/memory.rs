@@ -7,6 +7,7 @@ use std::{
 };
 
 use half::bf16;
+use pulp::Simd;
 use tch::{Device, Kind, Tensor};
 
 #[cfg(target_arch = "x86_64")]
@@ -21,8 +22,14 @@ pub(crate) trait Element: LoadVectors + Copy + Send + Sync {
     const KIND: Kind;
     fn to_f32(self) -> f32;
     fn from_f32(value: f32) -> Self;
-    /// `values` as f32; converted ones are written to `buffer`.
-    fn widened<'a>(values: &'a [Self], buffer: &'a mut Vec<f32>) -> &'a [f32];
+    /// Rows of `k` as f32, in the order of [`Element::load_half`]; converted ones are written to `buffer`.
+    fn widened<'a, S: Simd>(simd: S, rows: &'a [Self], k: usize, buffer: &'a mut Vec<f32>) -> &'a [f32];
+
+    /// The first or the second half of two vectors of numbers as f32, in the order that costs least.
+    ///
+    /// # Safety
+    /// There are two vectors of numbers at `address`.
+    unsafe fn load_half<S: Simd>(simd: S, address: *const Self, second: bool) -> S::f32s;
 }
 
 impl Element for f32 {
@@ -39,8 +46,14 @@ impl Element for f32 {
     }
 
     #[inline(always)]
-    fn widened<'a>(values: &'a [Self], _buffer: &'a mut Vec<f32>) -> &'a [f32] {
-        values
+    fn widened<'a, S: Simd>(_simd: S, rows: &'a [Self], _k: usize, _buffer: &'a mut Vec<f32>) -> &'a [f32] {
+        rows
+    }
+
+    #[inline(always)]
+    unsafe fn load_half<S: Simd>(_simd: S, address: *const Self, second: bool) -> S::f32s {
+        // SAFETY: the caller's promise.
+        unsafe { address.cast::<S::f32s>().add(usize::from(second)).read_unaligned() }
     }
 }
 
@@ -63,12 +76,36 @@ impl Element for bf16 {
     }
 
     #[inline(always)]
-    fn widened<'a>(values: &'a [Self], buffer: &'a mut Vec<f32>) -> &'a [f32] {
-        buffer.resize(values.len(), 0.0);
-        for (wide, value) in buffer.iter_mut().zip(values) {
-            *wide = Element::to_f32(*value);
+    fn widened<'a, S: Simd>(simd: S, rows: &'a [Self], k: usize, buffer: &'a mut Vec<f32>) -> &'a [f32] {
+        buffer.resize(rows.len(), 0.0);
+        let step = 2 * S::F32_LANES;
+        for (row, wide) in rows.chunks_exact(k).zip(buffer.chunks_exact_mut(k)) {
+            let (mut numbers, mut places) = (row.chunks_exact(step), wide.chunks_exact_mut(step));
+            for (numbers, places) in numbers.by_ref().zip(places.by_ref()) {
+                for (second, half) in [false, true].into_iter().zip(places.chunks_exact_mut(S::F32_LANES)) {
+                    // SAFETY: two vectors of numbers, and half of their places.
+                    unsafe {
+                        let half_numbers = Self::load_half(simd, numbers.as_ptr(), second);
+                        half.as_mut_ptr().cast::<S::f32s>().write_unaligned(half_numbers);
+                    }
+                }
+            }
+            for (number, place) in numbers.remainder().iter().zip(places.into_remainder()) {
+                *place = Element::to_f32(*number);
+            }
         }
         buffer
+    }
+
+    /// The numbers in even places, or those in odd ones: a shift or a mask.
+    #[inline(always)]
+    unsafe fn load_half<S: Simd>(simd: S, address: *const Self, second: bool) -> S::f32s {
+        // SAFETY: the caller's promise; two of these numbers are as long as one of 32 bits.
+        let pairs = unsafe { address.cast::<S::u32s>().read_unaligned() };
+        simd.transmute_f32s_u32s(match second {
+            false => simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16)),
+            true => simd.and_u32s(pairs, simd.splat_u32s(0xffff_0000)),
+        })
     }
 }
 

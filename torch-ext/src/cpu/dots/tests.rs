@@ -54,7 +54,8 @@ fn bf16_is_widened_where_it_must_be() {
     let mut sink = |m: usize, n: usize, products: &[f32]| {
         out[m * 7 + n..][..products.len()].copy_from_slice(products);
     };
-    Left::Plain(bf16::widened(&left, &mut wide)).products(&right, 33, &mut sink);
+    Left::Plain(arch().dispatch(Widened { rows: &left, k: 33, buffer: &mut wide }))
+        .products(&right, 33, &mut sink);
     for (found, expected) in out.iter().zip(products(&left, &right, 33)) {
         assert!((found - expected).abs() < 1e-4, "{found} {expected}");
     }
