@@ -65,7 +65,7 @@ impl Engine {
     /// A prompt that is empty or fills the context; a model without chat template.
     pub fn encode(&self, prompt: &str, raw: bool) -> anyhow::Result<Vec<u32>> {
         let ids = if raw {
-            self.tokenizer.encode(prompt)?
+            self.tokenizer.encode_raw(prompt)?
         } else {
             self.encode_chat(&[Message::new("user", prompt)])?
         };

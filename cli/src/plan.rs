@@ -58,10 +58,11 @@ pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
         return Err(UsageError(message.into()).into());
     }
     Architecture::from_dir(&model)?;
-    Tokenizer::load(&model)?.check_template()?;
+    let tokenizer = Tokenizer::load(&model)?;
     let run = RunDir::new(&recipe.output_dir);
     let mut stages = Vec::new();
     for round in 1..=recipe.rounds.len() {
+        tokenizer.with_prompts(&recipe.rounds[round - 1].prompts)?.check_template()?;
         let prompts = count(&recipe.rounds[round - 1].prompts).with_context(|| {
             format!("in the prompts of round {round}: [prompts], or rounds.{round}.prompts")
         })?;
@@ -265,12 +266,13 @@ pub fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
-/// The first 16 hex digits of the BLAKE3 of the prompt files.
+/// The first 16 hex digits of the BLAKE3 of the prompt files, and of the chat template that replaces the model's.
 fn digest(prompts: &PromptsConfig) -> anyhow::Result<String> {
     let mut hasher = blake3::Hasher::new();
     for path in prompts.files()? {
         hasher.update_reader(fs_err::File::open(path)?)?;
     }
+    hasher.update(prompts.template_source()?.unwrap_or_default().as_bytes());
     Ok(hasher.finalize().to_hex()[..16].to_owned())
 }
 

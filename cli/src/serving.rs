@@ -251,10 +251,11 @@ impl App {
     fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, ApiError> {
         let bad = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_request", message);
         let ids = match prompt {
-            Prompt::Chat(messages) => {
-                self.tokenizer.encode_chat(messages).map_err(|error| bad(error.to_string()))?
+            Prompt::Chat(messages, variables) => {
+                let tokenizer = self.tokenizer.with_variables(variables.clone());
+                tokenizer.encode_chat(messages).map_err(|error| bad(error.to_string()))?
             }
-            Prompt::Text(text) => self.tokenizer.encode(text).map_err(|error| bad(error.to_string()))?,
+            Prompt::Text(text) => self.tokenizer.encode_raw(text).map_err(|error| bad(error.to_string()))?,
             Prompt::Ids(ids) => ids.clone(),
         };
         let vocabulary = self.serving.vocabulary;

@@ -15,7 +15,7 @@ use crate::output;
 /// # Errors
 /// From reading prompts and tokenizer; no usable row.
 pub fn load(config: &PromptsConfig, model_dir: &Path) -> anyhow::Result<TrainData> {
-    let tokenizer = Tokenizer::load(model_dir)?;
+    let tokenizer = Tokenizer::load(model_dir)?.with_prompts(config)?;
     let prompts = read_prompts(config)?;
     let total = prompts.len();
     let mut rows = Vec::with_capacity(total);

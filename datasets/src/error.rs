@@ -284,10 +284,10 @@ pub enum DatasetError {
     },
 
     /// A chat template that does not parse, or refuses these messages.
-    #[error("the chat template of {dir} failed")]
+    #[error("the chat template of {place} failed")]
     ChatTemplate {
-        /// The model directory.
-        dir: PathBuf,
+        /// The model directory, or the setting that gives the template.
+        place: String,
         /// Line and cause.
         source: minijinja::Error,
     },

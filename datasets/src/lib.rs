@@ -10,6 +10,7 @@ pub mod atomic;
 pub mod error;
 pub mod hub;
 pub mod import;
+mod jinja;
 pub mod layout;
 pub mod noise;
 pub mod pack;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::error::DatasetError;
 use crate::hub::Hub;
-use crate::settings::Section;
+use crate::settings::{RecordedSettings, Section};
 
 mod arrow_value;
 mod bytes;
@@ -88,6 +88,13 @@ pub struct PromptsConfig {
     pub response_column: Option<String>,
     /// System message for conversations that have none, not even in `system_column`.
     pub system: Option<String>,
+    /// A chat template in place of the model's: a file, or the Jinja text itself.
+    pub chat_template: Option<String>,
+    /// Variables of the chat template, such as `{ enable_thinking = false }`.
+    pub chat_template_kwargs: BTreeMap<String, serde_json::Value>,
+    /// Takes each prompt as it is, without a chat template, for base models. The tokenizer's post-processor adds what
+    /// it adds to any text, such as BOS.
+    pub raw: bool,
     /// Column of texts, numbers or truth values that decides whether a row is used. Rows that are not used, and
     /// rows without a value there, are not counted anywhere.
     pub filter_column: Option<String>,
@@ -105,6 +112,12 @@ impl Section for PromptsConfig {
     const NAME: &'static str = "prompts";
     const NEUTRAL: &'static [(&'static str, &'static str)] =
         &[("path", "the content of the files decides; it is recorded as a digest")];
+
+    fn deciding(&self) -> RecordedSettings {
+        let mut settings = RecordedSettings::of_section(self);
+        settings.extend(self.deciding_template());
+        settings
+    }
 }
 
 impl Default for PromptsConfig {
@@ -124,6 +137,9 @@ impl Default for PromptsConfig {
             response_template: None,
             response_column: None,
             system: None,
+            chat_template: None,
+            chat_template_kwargs: BTreeMap::new(),
+            raw: false,
             filter_column: None,
             filter_keep: Vec::new(),
             filter_drop: Vec::new(),
@@ -134,6 +150,62 @@ impl Default for PromptsConfig {
 }
 
 impl PromptsConfig {
+    /// The settings that turn a conversation into text: the template by its content, its variables, `raw`.
+    pub fn deciding_template(&self) -> RecordedSettings {
+        let mut settings = RecordedSettings::default();
+        let digest = |source: String| blake3::hash(source.as_bytes()).to_hex()[..16].to_owned();
+        settings.set("prompts.chat_template", self.template_source().ok().flatten().map(digest));
+        settings.set("prompts.chat_template_kwargs", &self.chat_template_kwargs);
+        settings.set("prompts.raw", self.raw.then_some(true));
+        settings
+    }
+
+    /// Takes the chat template, its variables and `raw` that `other` sets.
+    pub fn take_template(&mut self, other: &Self) {
+        if other.chat_template.is_some() {
+            self.chat_template.clone_from(&other.chat_template);
+        }
+        self.chat_template_kwargs.extend(other.chat_template_kwargs.clone());
+        self.raw |= other.raw;
+    }
+
+    /// The text of `chat_template`, read from its file unless it is the template itself.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn template_source(&self) -> Result<Option<String>, DatasetError> {
+        let is_template = |text: &&String| text.contains("{{") || text.contains("{%") || text.contains('\n');
+        match &self.chat_template {
+            Some(text) if !is_template(&text) => {
+                fs_err::read_to_string(text).map(Some).map_err(DatasetError::io("read", text))
+            }
+            text => Ok(text.clone()),
+        }
+    }
+
+    /// # Errors
+    /// `Prompts` for settings of the chat template that exclude each other or set what the conversation sets.
+    pub(crate) fn check_template(&self) -> Result<(), DatasetError> {
+        let refused = |message: String| Err(DatasetError::Prompts(message));
+        let templated = [
+            ("chat_template", self.chat_template.is_some()),
+            ("chat_template_kwargs", !self.chat_template_kwargs.is_empty()),
+            ("system", self.system.is_some()),
+        ];
+        if let (true, Some((key, _))) = (self.raw, templated.into_iter().find(|(_, is_set)| *is_set)) {
+            return refused(format!(
+                "prompts.raw takes prompts without a chat template, and prompts.{key} is for one: set one of the two"
+            ));
+        }
+        let ours = ["messages", "add_generation_prompt"];
+        match ours.into_iter().find(|name| self.chat_template_kwargs.contains_key(*name)) {
+            Some(name) => refused(format!(
+                "prompts.chat_template_kwargs.{name} is set for each prompt by its conversation: leave it out"
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// The local files of `path`, in reading order; downloads those of the hub.
     ///
     /// # Errors

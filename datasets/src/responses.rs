@@ -192,7 +192,7 @@ fn tokens_of(entry: &Entry, prompt: &Prompt, tokenizer: &Tokenizer) -> Result<Ve
         Content::Tokens(tokens) => (tokens.clone(), false),
         Content::Message(message) => {
             let text = tokenizer.answer_text(prompt, message)?;
-            let tokens = tokenizer.encode_unchecked(&text).map_err(|error| error.to_string())?;
+            let tokens = tokenizer.encode_unchecked(&text, false).map_err(|error| error.to_string())?;
             let again = tokenizer.decode_with_special(&tokens);
             if again != text {
                 return Err("its text changes when it is tokenised and decoded".to_owned());

@@ -1,18 +1,22 @@
 //! Text to ids and back, with the model's own tokenizer and chat template.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use crate::error::DatasetError;
-use crate::prompts::{Message, Prompt};
+use crate::prompts::{Message, Prompt, PromptsConfig};
 
 mod answer;
+mod chat_format;
 mod chat_template;
 mod embedding;
 mod parts;
+mod special_tokens;
 
-use chat_template::ChatTemplate;
+use chat_format::ChatFormat;
+use special_tokens::SpecialTokens;
 
 const TOKENIZER_JSON: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -73,13 +77,11 @@ impl<'a, M: AsRef<[Message]> + ?Sized> From<&'a M> for Chat<'a> {
 }
 
 /// Tokenizer, chat template and end-of-sequence ids of one model.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tokenizer {
     dir: PathBuf,
-    inner: tokenizers::Tokenizer,
-    template: Option<ChatTemplate>,
-    /// In place of `template` if tools are offered; for some models.
-    tool_template: Option<ChatTemplate>,
+    inner: Arc<tokenizers::Tokenizer>,
+    chat: ChatFormat,
     eos_token_ids: Vec<u32>,
     /// Rows of the model's embedding, if config.json says.
     embedding_rows: Option<u64>,
@@ -103,17 +105,28 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|source| DatasetError::Tokenizer { path: path.clone(), source })?;
         // A tokenizer.json may enable truncation or padding, which would silently change the data.
-        inner.with_truncation(None).map_err(|source| DatasetError::Tokenizer { path, source })?;
+        let failed = |source| DatasetError::Tokenizer { path: path.clone(), source };
+        inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
         let config = read_json(&dir.join(TOKENIZER_CONFIG))?;
+        let special_tokens = SpecialTokens::read(dir, &config)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&bytes);
+        let added = special_tokens.add_to(&mut inner, true).map_err(failed)?;
+        // Before tokens that have only a name: the model has no embedding of those.
+        let eos_token_ids = eos_token_ids(dir, &special_tokens, &inner)?;
+        if added + special_tokens.add_to(&mut inner, false).map_err(failed)? > 0 {
+            for token in &special_tokens.added {
+                hasher.update(token.content.as_bytes());
+            }
+        }
         Ok(Self {
-            template: load_template(dir, &config, "default")?,
-            tool_template: load_template(dir, &config, "tool_use")?,
-            eos_token_ids: eos_token_ids(dir, &config, &inner)?,
+            chat: ChatFormat::load(dir, &config, special_tokens.named)?,
+            eos_token_ids,
             embedding_rows: embedding::embedding_rows(&read_json(&dir.join(CONFIG))?),
-            hash: blake3::hash(&bytes).to_hex().to_string(),
+            hash: hasher.finalize().to_hex().to_string(),
             dir: dir.to_path_buf(),
-            inner,
+            inner: Arc::new(inner),
         })
     }
 
@@ -122,15 +135,28 @@ impl Tokenizer {
     /// # Errors
     /// `Tokenizer`; `BeyondEmbedding` for a token that the model has no embedding for.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DatasetError> {
-        let ids = self.encode_unchecked(text)?;
+        let ids = self.encode_unchecked(text, false)?;
         self.check_ids(&ids).map(|()| ids)
     }
 
-    /// As [`Tokenizer::encode`], but with ids that the model has no embedding for.
-    pub(crate) fn encode_unchecked(&self, text: &str) -> Result<Vec<u32>, DatasetError> {
+    /// Ids of a text as the prompt of a base model: with what the tokenizer's post-processor adds, often BOS.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_raw(&self, text: &str) -> Result<Vec<u32>, DatasetError> {
+        let ids = self.encode_unchecked(text, true)?;
+        self.check_ids(&ids).map(|()| ids)
+    }
+
+    /// Also with ids that the model has no embedding for.
+    pub(crate) fn encode_unchecked(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+    ) -> Result<Vec<u32>, DatasetError> {
         let encoding = self
             .inner
-            .encode_fast(text, false)
+            .encode_fast(text, add_special_tokens)
             .map_err(|source| DatasetError::Tokenizer { path: self.dir.join(TOKENIZER_JSON), source })?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -145,33 +171,43 @@ impl Tokenizer {
         self.inner.decode(ids, false).expect("decoders of tokenizer.json join strings, which cannot fail")
     }
 
-    /// Ids of a conversation in the model's chat template, with the prompt for the next answer.
+    /// Ids of a conversation in the model's chat template, with the prompt for the next answer; of its text alone if
+    /// prompts are raw.
     ///
     /// # Errors
-    /// `IncompleteModel` without a template, `ChatTemplate` if it refuses the messages, those of
-    /// [`Tokenizer::encode`].
+    /// Those of [`Tokenizer::render_chat`] and [`Tokenizer::encode`].
     pub fn encode_chat<'a>(&self, chat: impl Into<Chat<'a>>) -> Result<Vec<u32>, DatasetError> {
-        self.encode(&self.render_chat(chat, true)?)
+        let ids = self.encode_unchecked(&self.render_chat(chat, true)?, self.chat.raw)?;
+        self.check_ids(&ids).map(|()| ids)
     }
 
-    /// Text of a conversation in the model's chat template.
+    /// Text of a conversation in the model's chat template; the text itself if prompts are raw.
     ///
     /// # Errors
-    /// `IncompleteModel` without a template, `ChatTemplate` if it refuses the messages.
+    /// `IncompleteModel` without a template, `ChatTemplate` if it refuses the messages, `Prompts` for a conversation
+    /// of several messages if prompts are raw.
     pub fn render_chat<'a>(
         &self,
         chat: impl Into<Chat<'a>>,
         add_generation_prompt: bool,
     ) -> Result<String, DatasetError> {
-        let chat: Chat = chat.into();
-        let dir = || self.dir.clone();
-        let lack = "has no chat template: add chat_template.jinja, or give the prompts without a template";
-        let for_tools = self.tool_template.as_ref().filter(|_| chat.tools.is_some());
-        let template = for_tools
-            .or(self.template.as_ref())
-            .ok_or_else(|| DatasetError::IncompleteModel { dir: dir(), lack })?;
-        parts::render(template, chat, add_generation_prompt)
-            .map_err(|source| DatasetError::ChatTemplate { dir: dir(), source })
+        self.chat.render(chat.into(), add_generation_prompt)
+    }
+
+    /// The same tokenizer with the chat template, its variables and the form of prompts that `prompts` sets.
+    ///
+    /// # Errors
+    /// `Prompts` for settings that exclude each other, `Io`, `ChatTemplate` for a template that does not parse.
+    pub fn with_prompts(&self, prompts: &PromptsConfig) -> Result<Self, DatasetError> {
+        Ok(Self { chat: self.chat.with_prompts(prompts)?, ..self.clone() })
+    }
+
+    /// The same tokenizer with `variables` of the chat template, over those it has.
+    #[must_use]
+    pub fn with_variables(&self, variables: Map<String, Value>) -> Self {
+        let mut tokenizer = self.clone();
+        tokenizer.chat.variables.extend(variables);
+        tokenizer
     }
 
     /// The ids that end a response; at least one.
@@ -208,49 +244,11 @@ fn read_json(path: &Path) -> Result<Value, DatasetError> {
     })
 }
 
-/// As transformers does: the file takes precedence over the entry. `name` is the one to take of several named
-/// templates; a single template is `default`.
-fn load_template(dir: &Path, config: &Value, name: &str) -> Result<Option<ChatTemplate>, DatasetError> {
-    let is_default = name == "default";
-    let path = dir.join(CHAT_TEMPLATE);
-    let source = if path.is_file() {
-        is_default
-            .then(|| fs_err::read_to_string(&path).map_err(DatasetError::io("read", &path)))
-            .transpose()?
-    } else {
-        match &config["chat_template"] {
-            Value::String(source) => is_default.then(|| source.clone()),
-            Value::Array(named) => {
-                let entry = named.iter().find(|entry| entry["name"] == name);
-                entry.and_then(|entry| entry["template"].as_str()).map(str::to_owned)
-            }
-            _ => None,
-        }
-    };
-    let parse = |source: String| ChatTemplate::new(&source, special_tokens(config));
-    let template = source.map(parse).transpose();
-    template.map_err(|source| DatasetError::ChatTemplate { dir: dir.to_path_buf(), source })
-}
-
-/// `bos_token`, `eos_token` and other special tokens, by their names in templates.
-fn special_tokens(config: &Value) -> Vec<(String, String)> {
-    let entries = config.as_object().into_iter().flatten();
-    entries
-        .filter(|(name, _)| name.ends_with("_token"))
-        .filter_map(|(name, value)| Some((name.clone(), token_text(value)?.to_owned())))
-        .collect()
-}
-
-/// A special token is a string, or an object with its flags.
-fn token_text(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value["content"].as_str())
-}
-
 /// The end-of-sequence ids of the first of generation_config.json, config.json and tokenizer_config.json that
 /// names any.
 fn eos_token_ids(
     dir: &Path,
-    tokenizer_config: &Value,
+    special_tokens: &SpecialTokens,
     inner: &tokenizers::Tokenizer,
 ) -> Result<Vec<u32>, DatasetError> {
     let ids_of = |value: &Value| -> Vec<u32> {
@@ -266,7 +264,7 @@ fn eos_token_ids(
             return Ok(ids);
         }
     }
-    let id = token_text(&tokenizer_config["eos_token"]).and_then(|token| inner.token_to_id(token));
+    let id = special_tokens.get("eos_token").and_then(|token| inner.token_to_id(token));
     let lack = "names no end-of-sequence token of the vocabulary: set eos_token_id in generation_config.json";
     id.map(|id| vec![id]).ok_or_else(|| DatasetError::IncompleteModel { dir: dir.to_path_buf(), lack })
 }

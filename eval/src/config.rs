@@ -16,7 +16,8 @@ use crate::{EvalError, tuned};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
-    /// Your own held-out prompts, with the keys of `[prompts]`. A task that scores needs `answer_column` or
+    /// Your own held-out prompts, with the keys of `[prompts]`; their `chat_template`, `chat_template_kwargs` and `raw`
+    /// are those of all tasks. A task that scores needs `answer_column` or
     /// `answer_template`.
     pub prompts: PromptsConfig,
     /// How answers to your own prompts are read and scored: the name of a task or its file, or `"none"` to
@@ -122,6 +123,7 @@ impl EvalConfig {
         for config in &self.tasks {
             let mut task = config.task()?;
             task.max_new_tokens = task.max_new_tokens.or(Some(self.max_new_tokens));
+            task.prompts.take_template(&self.prompts);
             measured.push(task);
         }
         for (index, task) in measured.iter().enumerate() {

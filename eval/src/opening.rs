@@ -79,10 +79,13 @@ pub(crate) fn open_model(
     let loaded =
         load(&model.dir, compute).map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
     let context = loaded.transformer.context_length();
-    let encode = |question: &Question| encode(question, &tokenizer, &model.name, context);
+    let encode =
+        |tokenizer: &Tokenizer, question: &Question| encode(question, tokenizer, &model.name, context);
     let mut prompts = Vec::with_capacity(sets.len());
-    for QuestionSet { questions, .. } in sets {
-        let encoded: Vec<Result<Vec<u32>, EvalError>> = questions.iter().map(encode).collect();
+    for QuestionSet { task, questions } in sets {
+        let tokenizer = tokenizer.with_prompts(&task.prompts)?;
+        let encoded: Vec<Result<Vec<u32>, EvalError>> =
+            questions.iter().map(|question| encode(&tokenizer, question)).collect();
         prompts.push(if encoded.iter().any(Result::is_ok) {
             encoded.into_iter().map(|tokens| tokens.map_err(|error| error.to_string())).collect()
         } else {

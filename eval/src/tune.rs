@@ -95,7 +95,7 @@ pub fn tune(
     let compute = Compute { dtype: job.dtype, device: job.device };
     let loaded =
         load(job.model, compute).map_err(|source| EvalError::Model { name: name.clone(), source })?;
-    let tokenizer = Tokenizer::load(job.model)?;
+    let tokenizer = Tokenizer::load(job.model)?.with_prompts(job.prompts)?;
     let context = loaded.transformer.context_length();
     let (mut prompts, mut unusable) = (Vec::new(), Vec::new());
     for question in &questions {

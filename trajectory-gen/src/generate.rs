@@ -136,7 +136,7 @@ pub(crate) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub(crate) fn open(job: &'a GenerateJob<'a>) -> Result<Self, GenerateError> {
-        let tokenizer = Tokenizer::load(job.model_dir)?;
+        let tokenizer = Tokenizer::load(job.model_dir)?.with_prompts(job.prompts)?;
         tokenizer.check_template()?;
         let responses = job.config.responses.as_deref().map(Responses::read).transpose()?;
         let loaded = load(job.model_dir, Compute { dtype: job.dtype, device: job.device })?;
@@ -224,6 +224,7 @@ impl<'a> Run<'a> {
     fn settings(&self) -> RecordedSettings {
         let short = |hash: &str| hash[..16.min(hash.len())].to_owned();
         let mut settings = self.job.config.deciding();
+        settings.extend(self.job.prompts.deciding_template());
         settings.set("seed", self.job.seed);
         settings.set("model.weights", short(&self.weight_hash));
         settings.set("model.tokenizer", short(self.tokenizer.hash()));

@@ -73,7 +73,7 @@ fn grouped(count: usize) -> String {
 /// # Errors
 /// A model that does not load, a text without tokens or beyond the context, a file that cannot be written.
 pub fn write_logits(dir: &Path, text: &str, target: &Path) -> anyhow::Result<String> {
-    let ids = Tokenizer::load(dir)?.encode(text)?;
+    let ids = Tokenizer::load(dir)?.encode_raw(text)?;
     ensure!(!ids.is_empty(), "--logits needs a text of at least one token");
     let (found, context) = (ids.len(), Architecture::from_dir(dir)?.context_length());
     ensure!(

@@ -65,6 +65,9 @@ struct Body {
     seed: Option<i64>,
     n: Option<usize>,
     stop: Option<OneOrMore>,
+    /// Variables of the chat template, as vLLM takes them.
+    #[serde(default)]
+    chat_template_kwargs: Map<String, Value>,
     jacobi: Option<JacobiOptions>,
     #[serde(flatten)]
     others: Map<String, Value>,
@@ -128,8 +131,8 @@ struct JacobiOptions {
 /// A prompt of a request.
 #[derive(Debug, PartialEq)]
 pub enum Prompt {
-    /// A conversation, for the chat template.
-    Chat(Vec<Message>),
+    /// A conversation, for the chat template, and variables of the template.
+    Chat(Vec<Message>, Map<String, Value>),
     /// Raw text.
     Text(String),
     /// Token ids.
@@ -202,7 +205,7 @@ impl ApiRequest {
         let usage = body.stream_options.unwrap_or_default().include_usage;
         let extras = Extras { usage, spans: jacobi.spans };
         let prompts = match (is_chat, body.messages, body.prompt) {
-            (true, Some(messages), None) => vec![chat(messages)?],
+            (true, Some(messages), None) => vec![chat(messages, body.chat_template_kwargs)?],
             (true, ..) => return Err(bad("a chat request has messages, and no prompt".to_owned())),
             (false, None, Some(prompt)) => prompt.into_prompts(),
             (false, ..) => return Err(bad("a completion request has a prompt, and no messages".to_owned())),
@@ -253,7 +256,7 @@ impl PromptField {
     }
 }
 
-fn chat(messages: Vec<ChatMessage>) -> Result<Prompt, ApiError> {
+fn chat(messages: Vec<ChatMessage>, variables: Map<String, Value>) -> Result<Prompt, ApiError> {
     if messages.is_empty() {
         return Err(bad("messages is empty".to_owned()));
     }
@@ -267,7 +270,8 @@ fn chat(messages: Vec<ChatMessage>) -> Result<Prompt, ApiError> {
         };
         Ok(Message::new(message.role, content))
     };
-    Ok(Prompt::Chat(messages.into_iter().enumerate().map(message).collect::<Result<_, _>>()?))
+    let messages = messages.into_iter().enumerate().map(message).collect::<Result<_, _>>()?;
+    Ok(Prompt::Chat(messages, variables))
 }
 
 fn texts(at: usize, parts: Vec<Part>) -> Result<String, ApiError> {

@@ -3,25 +3,23 @@
 use minijinja::Error;
 
 use super::Chat;
-use super::chat_template::ChatTemplate;
 use crate::prompts::Message;
+
+/// Renders a conversation by a template, with or without the prompt for the next answer.
+type Render<'a> = dyn Fn(Chat, bool) -> Result<String, Error> + 'a;
 
 /// The text of a conversation. A template that reads parts gets them, as from transformers; any other gets their
 /// joined text, as from serving engines, because it would write the list itself, or nothing.
-pub(super) fn render(
-    template: &ChatTemplate,
-    chat: Chat,
-    add_generation_prompt: bool,
-) -> Result<String, Error> {
-    if !chat.messages.iter().any(Message::has_parts) || reads_parts(template, chat) {
-        return template.render(chat, add_generation_prompt);
+pub(super) fn render(render: &Render, chat: Chat, add_generation_prompt: bool) -> Result<String, Error> {
+    if !chat.messages.iter().any(Message::has_parts) || reads_parts(render, chat) {
+        return render(chat, add_generation_prompt);
     }
     let joined: Vec<Message> = chat.messages.iter().map(Message::joined).collect();
-    template.render(Chat { messages: &joined, ..chat }, add_generation_prompt)
+    render(Chat { messages: &joined, ..chat }, add_generation_prompt)
 }
 
 /// Whether the template shows each part that it shows as joined text. Tested with a mark in place of each part.
-fn reads_parts(template: &ChatTemplate, chat: Chat) -> bool {
+fn reads_parts(render: &Render, chat: Chat) -> bool {
     let mut marks = Vec::new();
     let mut mark = || {
         marks.push(format!("part{}end", marks.len()));
@@ -29,8 +27,8 @@ fn reads_parts(template: &ChatTemplate, chat: Chat) -> bool {
     };
     let in_parts: Vec<Message> = chat.messages.iter().map(|message| message.map_parts(&mut mark)).collect();
     let joined: Vec<Message> = in_parts.iter().map(Message::joined).collect();
-    let render = |messages: &[Message]| template.render(Chat { messages, ..chat }, false).unwrap_or_default();
-    let (in_parts, joined) = (render(&in_parts), render(&joined));
+    let text = |messages: &[Message]| render(Chat { messages, ..chat }, false).unwrap_or_default();
+    let (in_parts, joined) = (text(&in_parts), text(&joined));
     marks.iter().all(|mark| !shows(&joined, mark) || shows(&in_parts, mark))
 }
 

@@ -212,3 +212,86 @@ fn conversations_read_as_transformers_writes_them() {
         }
     }
 }
+
+/// The precedence is that of transformers 5.23.
+#[test]
+fn special_tokens_come_from_all_files_with_the_precedence_of_transformers() {
+    let template = (CHAT_TEMPLATE, "{{ bos_token }}|{{ eos_token }}|{{ image_token }}".to_owned());
+    let map = (
+        "special_tokens_map.json",
+        json!({"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "hi"}),
+    );
+    let added = ("added_tokens.json", json!({"[new]": 7}));
+    let decoder = json!({"7": {"content": "[own]", "special": true}});
+    let own = json!({"eos_token": "</s>", "image_token": "[img]"});
+    let with_decoder = json!({"eos_token": "</s>", "added_tokens_decoder": decoder});
+    for (settings, text, tokens) in [
+        (own, "<s>|hi|[img]", [Some("[new]"), Some("[img]")]),
+        (with_decoder, "|</s>|", [Some("[own]"), None]),
+    ] {
+        let files = [&map, &added].map(|(name, value)| (*name, value.to_string()));
+        let dir = model_dir(&[config(settings), template.clone(), files[0].clone(), files[1].clone()]);
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        assert_eq!(tokenizer.render_chat(&[], false).unwrap(), text);
+        assert_eq!([7, 8].map(|id| tokenizer.id_to_token(id)), tokens.map(|token| token.map(str::to_owned)));
+        let plain = model_dir(&[config(json!({"eos_token": "</s>"}))]);
+        assert_ne!(tokenizer.hash(), Tokenizer::load(plain.path()).unwrap().hash());
+    }
+    let dir = model_dir(&[config(json!({"eos_token": "</s>"})), ("added_tokens.json", "[]".to_owned())]);
+    let message = Tokenizer::load(dir.path()).unwrap_err().to_string();
+    assert!(message.contains("added_tokens.json"), "{message}");
+}
+
+#[test]
+fn prompts_choose_the_template_its_variables_or_none() {
+    let dir = model_dir(&[config(
+        json!({"eos_token": "</s>", "chat_template": "{{ x }} {{ messages[0].content }}"}),
+    )]);
+    let tokenizer = Tokenizer::load(dir.path()).unwrap();
+    let set = |prompts: &PromptsConfig| tokenizer.with_prompts(prompts);
+    let hi = [Message::new("user", "hi")];
+    let file = dir.path().join("own.jinja");
+    fs_err::write(&file, "user: {{ messages[0].content }}\n").unwrap();
+    let kwargs = [("x".to_owned(), json!("user:"))].into();
+    let raw = PromptsConfig { raw: true, ..PromptsConfig::default() };
+    for (prompts, ids) in [
+        (PromptsConfig { chat_template_kwargs: kwargs, ..PromptsConfig::default() }, vec![3, 4]),
+        (
+            PromptsConfig { chat_template: Some("bot: {{ eos_token }}".into()), ..PromptsConfig::default() },
+            vec![6, 2],
+        ),
+        (
+            PromptsConfig { chat_template: Some(file.display().to_string()), ..PromptsConfig::default() },
+            vec![3, 4],
+        ),
+        // With the BOS of the post-processor.
+        (raw.clone(), vec![1, 4]),
+    ] {
+        assert_eq!(set(&prompts).unwrap().encode_chat(&hi).unwrap(), ids, "{prompts:?}");
+    }
+    assert_eq!(tokenizer.encode_raw("hi").unwrap(), [1, 4]);
+    let two = [Message::new("system", "a"), hi[0].clone()];
+    assert!(set(&raw).unwrap().encode_chat(&two).unwrap_err().to_string().contains("prompts.raw"));
+    for (prompts, part) in [
+        (PromptsConfig { system: Some("a".into()), ..raw.clone() }, "prompts.system"),
+        (PromptsConfig { chat_template: Some("{{".into()), ..raw }, "prompts.chat_template"),
+        (
+            PromptsConfig { chat_template: Some("{{".into()), ..PromptsConfig::default() },
+            "prompts.chat_template",
+        ),
+        (
+            PromptsConfig { chat_template: Some("none.jinja".into()), ..PromptsConfig::default() },
+            "none.jinja",
+        ),
+        (
+            PromptsConfig {
+                chat_template_kwargs: [("messages".to_owned(), json!(1))].into(),
+                ..PromptsConfig::default()
+            },
+            "prompts.chat_template_kwargs.messages",
+        ),
+    ] {
+        let message = set(&prompts).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    }
+}

@@ -13,7 +13,7 @@ fn requests_are_read_with_openais_defaults() {
         true,
     );
     let asked = asked.unwrap();
-    assert_eq!(asked.prompts, [Prompt::Chat(vec![Message::new("user", "a")])]);
+    assert_eq!(asked.prompts, [Prompt::Chat(vec![Message::new("user", "a")], Map::new())]);
     assert_eq!((asked.choices, asked.stream, asked.max_tokens), (1, None, None));
     let Sampling::Random(random) = asked.sampling else { panic!("OpenAI's default is to sample") };
     assert_eq!(random, RandomSampling { seed: 7, ..RandomSampling::default() });

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::super::chat_template::ChatTemplate;
 use super::*;
 use crate::prompts::RoleMap;
 
@@ -36,6 +37,7 @@ fn a_template_gets_parts_if_it_reads_them_and_else_their_text() {
     ] {
         let template = ChatTemplate::new(&each(body), Vec::new()).unwrap();
         let chat = Chat { messages: &messages, tools: None };
-        assert_eq!(render(&template, chat, true).unwrap(), expected, "{body}");
+        let by_template = |chat: Chat, add| template.render(chat, add, &serde_json::Map::new());
+        assert_eq!(render(&by_template, chat, true).unwrap(), expected, "{body}");
     }
 }
