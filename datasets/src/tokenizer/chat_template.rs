@@ -59,7 +59,7 @@ fn without_generation_tags(source: &str) -> String {
     let mut output = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start..].find("%}").map(|length| start + length) else { break };
+        let Some(end) = rest[start + 2..].find("%}").map(|length| start + 2 + length) else { break };
         let tag = &rest[start + 2..end];
         let word = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         output.push_str(&rest[..start + 2]);
