@@ -1,6 +1,7 @@
 //! tests/cases: files as other tools write them, each with its right value.
 //!
-//! `JACOBI_KEEP_CASES=DIR cargo test --test cli every_case` leaves the models of all cases in DIR, for scripts/golden/cases.py.
+//! `JACOBI_KEEP_CASES=DIR cargo test --test cli every_case` leaves the models of all cases in DIR, which has to be empty,
+//! for scripts/golden/cases.py.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
