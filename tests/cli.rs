@@ -4,6 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+#[path = "case_model.rs"]
+mod case_model;
+#[path = "cases.rs"]
+mod cases;
 #[path = "decoding.rs"]
 mod decoding;
 #[path = "evaluating.rs"]
@@ -247,6 +251,11 @@ const BAD_INPUT: &[BadInput] = &[
     ),
     (&["hub", "push", "nowhere", "o/n", "--upload"], 1, &["nowhere"]),
     (&["run", "-c", "good.toml", "--set", "tune.seconds=0"], 2, &["[tune]: seconds = 0", "at least 1"]),
+    (
+        &["run", "-c", "good.toml", "--set", "model.device=cuda:99", "--set", "output_dir=x"],
+        1,
+        &["\"cuda:99\" is not available"],
+    ),
     (&["run", "-c", "no-model.toml"], 1, &["nowhere", "ORG/NAME of the hub"]),
     (&["run", "-c", "foreign-model.toml"], 1, &["config.json", "Mamba", "supported"]),
     (&["run", "-c", "no-prompts.toml"], 1, &["nowhere.jsonl", "prompts.path"]),
@@ -271,7 +280,7 @@ const BAD_INPUT: &[BadInput] = &[
     (&["import", "-m", "foreign", "-o", "imported"], 2, &["FILE"]),
     (&["inspect", "nowhere"], 1, &["nowhere", "does not exist"]),
     (&["inspect", "empty"], 1, &["empty", "manifest.json", "config.toml"]),
-    (&["inspect", "shard.parquet"], 1, &["shard.parquet", "Parquet"]),
+    (&["inspect", "shard.parquet"], 1, &["shard.parquet", "Parquet", "delete it", "jacobi generate"]),
     (&["inspect", "foreign/config.json"], 1, &["config.json is a .json file", "perhaps foreign"]),
     (&["inspect", "empty", "--schedule", "cosine"], 2, &["--schedule", "linear, random"]),
     (&["inspect", "empty", "--schedule", "linear", "--max-noise-ratio", "2"], 2, &["--max-noise-ratio 2"]),
@@ -292,6 +301,20 @@ fn bad_input_ends_with_one_message_that_names_it_and_the_way_out() {
         let errors = message.lines().filter(|line| line.starts_with("error: ")).count();
         assert_eq!(errors, 1, "{arguments:?}: {message}");
     }
+}
+
+#[test]
+fn a_dry_run_of_what_run_refuses_ends_as_the_run_does() {
+    let directory = fixture();
+    for (arguments, code, parts) in BAD_INPUT.iter().filter(|(arguments, ..)| arguments[0] == "run") {
+        let output = jacobi(directory.path(), &[arguments, &["--dry-run"][..]].concat());
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(*code), "{arguments:?}: {message}");
+        for part in *parts {
+            assert!(message.contains(part), "{arguments:?} does not say {part:?}: {message}");
+        }
+    }
+    assert!(["run", "x"].iter().all(|made| !directory.path().join(made).exists()));
 }
 
 #[test]

@@ -231,7 +231,7 @@ fn a_run_resumes_once_unusable_prompts_are_repaired() {
 }
 
 #[test]
-fn a_dry_run_after_a_change_reports_the_void_stages_first() {
+fn a_dry_run_after_a_change_shows_the_void_stages_and_ends_as_the_run_would() {
     let dir = tempfile::tempdir().unwrap();
     recipe(dir.path(), 2);
     let eval = "eval.prompts.path=p.jsonl";
@@ -240,18 +240,23 @@ fn a_dry_run_after_a_change_reports_the_void_stages_first() {
         let mut command = Command::new(BINARY);
         command.current_dir(dir.path()).args(["run", "-c", "r.toml", "--set", eval]).args(more);
         let output = finish(command);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
     };
-    run(&["--set", "train.max_steps=1", "--set", "eval.max_new_tokens=4"]);
-    let text = run(&["--set", "train.max_steps=2", "--set", "eval.max_new_tokens=4", "--dry-run"]);
-    let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part:?} is missing: {text}"));
-    assert!(at("train.max_steps: was 1, is 2") < at("round-1/generate"), "{text}");
-    let state = |stage: &str| text.lines().find(|line| line.contains(stage)).unwrap().to_owned();
-    assert!(
-        state("1. round-1/generate").contains("finished") && state("2. round-1/train").contains("void"),
-        "{text}"
-    );
+    let (code, _, message) = run(&["--set", "train.max_steps=1", "--set", "eval.max_new_tokens=4"]);
+    assert_eq!(code, Some(0), "{message}");
+    let changed = ["--set", "train.max_steps=2", "--set", "eval.max_new_tokens=4"];
+    let (code, _, refusal) = run(&changed);
+    assert!(code == Some(2) && refusal.contains("train.max_steps: was 1, is 2"), "{code:?}: {refusal}");
+    let (code, plan, message) = run(&[&changed[..], &["--dry-run"]].concat());
+    assert_eq!((code, &message), (Some(2), &refusal));
+    let (code, repeated, message) = run(&[&changed[..], &["--dry-run", "--overwrite"]].concat());
+    assert!(code == Some(0) && repeated.contains("train.max_steps: was 1, is 2"), "{message}");
+    for text in [plan, repeated] {
+        let state = |stage: &str| text.lines().find(|line| line.contains(stage)).unwrap().to_owned();
+        assert!(state("1. round-1/generate").contains("finished"), "{text}");
+        assert!(state("2. round-1/train").contains("void"), "{text}");
+    }
 }
 
 /// Rows with the columns of the published sets, read as the recipes say.

@@ -42,13 +42,18 @@ impl Ledger {
     /// When the file cannot be read or is not a ledger.
     pub fn open(path: PathBuf) -> anyhow::Result<Self> {
         if !path.is_file() {
-            return Ok(Self { path, entries: Vec::new() });
+            return Ok(Self::empty(path));
         }
         let text = fs_err::read_to_string(&path)?;
         let entries = serde_json::from_str(&text).with_context(|| {
             format!("{} is damaged: use another output_dir, or --overwrite to start again", path.display())
         })?;
         Ok(Self { path, entries })
+    }
+
+    /// A ledger without stages, whatever is at `path`; its first change replaces the file.
+    pub fn empty(path: PathBuf) -> Self {
+        Self { path, entries: Vec::new() }
     }
 
     /// How far the stage `name` is.

@@ -93,19 +93,37 @@ fn exported_model(recipe: &Recipe, run: &RunDir) -> EvalModel {
     EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export() }
 }
 
+/// The plan of a run in words.
+#[derive(Debug)]
+pub struct Description {
+    /// The stages with their status, and the resolved recipe.
+    pub text: String,
+    /// Why [`run`] would refuse to start, if it would.
+    pub refusal: Option<anyhow::Error>,
+}
+
 /// Describes the plan of `recipe` and the status of each stage. Writes nothing.
 ///
 /// # Errors
-/// As [`plan`].
-pub fn describe(recipe: &Recipe) -> anyhow::Result<String> {
+/// As [`plan`]; a ledger that cannot be read, without `overwrite`.
+pub fn describe(recipe: &Recipe, overwrite: bool) -> anyhow::Result<Description> {
     let run = RunDir::new(&recipe.output_dir);
     let stages = plan(recipe)?;
-    let ledger = Ledger::open(run.ledger())?;
+    let ledger = open_ledger(&run, overwrite)?;
     let mut text = format!("run {} in {}\n", recipe.name, run.root().display());
     let void = first_changed(&stages, &ledger);
-    if let Some((first, changes)) = &void {
-        text += &format!("{}\n", changed_error(&run, &stages[*first].name, changes));
+    if let Some((first, changes)) = void.as_ref().filter(|_| overwrite) {
+        text += &format!("to be repeated, from stage {} on:{changes}\n", stages[*first].name);
     }
+    let changed = || void.as_ref().map(|(first, changes)| changed_error(&run, &stages[*first].name, changes));
+    let is_finished = void.is_none() && stages.iter().all(|stage| is_done(stage, &ledger));
+    let refusal = if let Err(error) = run.check_writable() {
+        Some(error)
+    } else if let Some(error) = changed().filter(|_| !overwrite) {
+        Some(error.into())
+    } else {
+        device::choose(recipe.model.device).err().filter(|_| !is_finished)
+    };
     for (index, stage) in stages.iter().enumerate() {
         let state = match ledger.status(&stage.name) {
             Status::Started | Status::Finished if void.as_ref().is_some_and(|(first, _)| *first <= index) => {
@@ -117,16 +135,13 @@ pub fn describe(recipe: &Recipe) -> anyhow::Result<String> {
         };
         text += &format!("{:3}. {:<18} {state:<9}  {}\n", index + 1, stage.name, stage.summary);
     }
-    Ok(text + "\n" + &recipe.to_toml())
+    Ok(Description { text: text + "\n" + &recipe.to_toml(), refusal })
 }
 
+/// The record of earlier stages; with `overwrite`, a damaged one counts as empty.
 fn open_ledger(run: &RunDir, overwrite: bool) -> anyhow::Result<Ledger> {
-    let path = run.ledger();
-    match Ledger::open(path.clone()) {
-        Err(_) if overwrite => {
-            fs_err::remove_file(&path)?;
-            Ledger::open(path)
-        }
+    match Ledger::open(run.ledger()) {
+        Err(_) if overwrite => Ok(Ledger::empty(run.ledger())),
         outcome => outcome,
     }
 }

@@ -277,7 +277,8 @@ fn digest(prompts: &PromptsConfig) -> anyhow::Result<String> {
 }
 
 /// Keys of `[prompts]` that the first digests of tasks did not have. A task that does not set them keeps its digest.
-const LATER_KEYS: [&str; 3] = ["role_map", "tools_column", "system_column"];
+const LATER_KEYS: [&str; 6] =
+    ["role_map", "tools_column", "system_column", "chat_template", "chat_template_kwargs", "raw"];
 
 /// The first 16 hex digits of the BLAKE3 of a task, since a task can be edited without a new version. The path of its
 /// questions is left out; their content is in [`digest`].
@@ -286,7 +287,8 @@ fn digest_of_task(task: &Task) -> anyhow::Result<String> {
     let mut task = serde_json::to_value(Task { prompts, ..task.clone() })?;
     if let Some(prompts) = task["prompts"].as_object_mut() {
         prompts.retain(|key, value| {
-            !LATER_KEYS.contains(&key.as_str()) || !(value.is_null() || *value == json!({}))
+            let is_unset = value.is_null() || *value == json!({}) || *value == json!(false);
+            !(is_unset && LATER_KEYS.contains(&key.as_str()))
         });
     }
     Ok(blake3::hash(task.to_string().as_bytes()).to_hex()[..16].to_owned())

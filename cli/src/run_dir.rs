@@ -75,6 +75,19 @@ impl RunDir {
         self.root.join("tune")
     }
 
+    /// Whether the directory can be made or written into, as far as that can be told without writing.
+    ///
+    /// # Errors
+    /// A file in its place or above it, or a directory that is read-only.
+    pub fn check_writable(&self) -> anyhow::Result<()> {
+        let there = self.root.ancestors().find(|path| path.exists());
+        let is_writable =
+            |path: &Path| path.metadata().is_ok_and(|it| it.is_dir() && !it.permissions().readonly());
+        // The ancestors of a relative path end with the empty path: the working directory.
+        anyhow::ensure!(there.is_none_or(is_writable), not_writable(&self.root));
+        Ok(())
+    }
+
     /// Writes `config.toml`, `env.json` and a line of `command.txt`.
     ///
     /// # Errors
@@ -90,6 +103,10 @@ impl RunDir {
         }
         Ok(())
     }
+}
+
+fn not_writable(dir: &Path) -> String {
+    format!("cannot write into {}: set output_dir to a directory that you may write to", dir.display())
 }
 
 /// Writes a text file atomically.
@@ -114,12 +131,7 @@ impl DirLock {
     /// # Errors
     /// When the directory cannot be created or written, or another process holds the lock.
     pub fn take(dir: &Path) -> anyhow::Result<Self> {
-        let refused = || {
-            format!(
-                "cannot write into {}: set output_dir to a directory that you may write to",
-                dir.display()
-            )
-        };
+        let refused = || not_writable(dir);
         fs_err::create_dir_all(dir).with_context(refused)?;
         let path = dir.join(".lock");
         loop {

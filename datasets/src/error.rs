@@ -163,10 +163,12 @@ pub enum DatasetError {
     },
 
     /// A file that is not Parquet, or is truncated or damaged.
-    #[error("{path} is not a readable Parquet file: it is truncated, damaged or of another format")]
+    #[error("{path} is not a readable Parquet file: it is truncated, damaged or of another format: {remedy}")]
     Parquet {
         /// The file.
         path: PathBuf,
+        /// What to do about it.
+        remedy: &'static str,
         /// The reader's error.
         source: ParquetError,
     },
@@ -303,8 +305,15 @@ impl DatasetError {
         }
     }
 
-    /// For `map_err` of a Parquet or Arrow reader: `Parquet` about `path`.
+    /// For `map_err` of a Parquet or Arrow reader: `Parquet` about the file `path` of another program.
     pub(crate) fn parquet<E: Into<ParquetError>>(path: &Path) -> impl Fn(E) -> Self + '_ {
-        move |source| Self::Parquet { path: path.to_path_buf(), source: source.into() }
+        let remedy = "fetch or write it again";
+        move |source| Self::Parquet { path: path.to_path_buf(), remedy, source: source.into() }
+    }
+
+    /// As [`Self::parquet`], about a shard.
+    pub(crate) fn shard<E: Into<ParquetError>>(path: &Path) -> impl Fn(E) -> Self + '_ {
+        let remedy = "if it is a shard, delete it and run `jacobi generate` again, which makes its rows again (or `jacobi import`, if it was imported)";
+        move |source| Self::Parquet { path: path.to_path_buf(), remedy, source: source.into() }
     }
 }

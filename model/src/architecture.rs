@@ -142,16 +142,18 @@ impl Architecture {
 
     /// Number of parameters; a tied head counts once.
     pub fn parameter_count(&self) -> usize {
+        // Sizes below 2^31 overflow 64 bits, but not 128.
+        let [hidden, head] = [self.hidden_size, self.head_dim].map(i128::from);
         let (queries, keys) =
-            (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
-        let attention = self.hidden_size * (2 * queries + 2 * keys)
+            (i128::from(self.num_attention_heads) * head, i128::from(self.num_key_value_heads) * head);
+        let attention = hidden * (2 * queries + 2 * keys)
             + if self.qkv_bias { queries + 2 * keys } else { 0 }
-            + if self.output_bias { self.hidden_size } else { 0 }
-            + if self.qk_norm { 2 * self.head_dim } else { 0 };
-        let layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size;
+            + if self.output_bias { hidden } else { 0 }
+            + if self.qk_norm { 2 * head } else { 0 };
+        let layer = attention + 3 * hidden * i128::from(self.intermediate_size) + 2 * hidden;
         let embeddings = if self.tie_word_embeddings { 1 } else { 2 };
-        let outside = embeddings * self.vocab_size * self.hidden_size + self.hidden_size;
-        (self.num_hidden_layers * layer + outside) as usize
+        let outside = embeddings * i128::from(self.vocab_size) * hidden + hidden;
+        usize::try_from(i128::from(self.num_hidden_layers) * layer + outside).unwrap_or(usize::MAX)
     }
 
     /// Query heads per key/value head.

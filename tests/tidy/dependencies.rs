@@ -15,7 +15,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("jacobi-eval", &["jacobi-decoder", "jacobi-model", "jacobi-datasets"]),
     ("jacobi-report", &["jacobi-datasets"]),
 ];
-const SEES_ALL: &[&str] = &["jacobi-cli", "jacobi-tests"];
+const SEES_ALL: &[&str] = &["jacobi-cli", "jacobi-fuzz", "jacobi-tests"];
 
 /// Third-party crates that only these may name; the reason becomes the finding's text.
 const OUTSIDE: &[(&str, &[&str], &str)] = &[

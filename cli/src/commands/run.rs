@@ -22,11 +22,13 @@ pub struct RunArgs {
 /// Runs, or with `--dry-run` prints the plan.
 ///
 /// # Errors
-/// As [`perform`].
+/// As [`perform`], with `--dry-run` after the plan.
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let recipe = args.recipe.load()?;
     if args.dry_run {
-        return Ok(output::result(&pipeline::describe(&recipe)?)?);
+        let plan = pipeline::describe(&recipe, args.overwrite)?;
+        output::result(&plan.text)?;
+        return plan.refusal.map_or(Ok(()), Err);
     }
     perform(&recipe, args.overwrite)
 }

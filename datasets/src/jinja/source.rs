@@ -24,7 +24,7 @@ pub(super) fn prepare(source: &str) -> Result<Prepared, Error> {
         rest = match tag.as_bytes().get(1) {
             Some(b'{') => prepared.code(tag, "}}")?,
             Some(b'%') => prepared.statement(tag)?,
-            Some(b'#') => prepared.verbatim(tag, tag.find("#}").map_or(tag.len(), |end| end + 2)),
+            Some(b'#') => prepared.verbatim(tag, tag[2..].find("#}").map_or(tag.len(), |end| end + 4)),
             _ => prepared.verbatim(tag, 1),
         };
     }
@@ -42,7 +42,9 @@ impl Prepared {
     /// Copies `{% .. %}`; with `{% raw %}` everything to its end.
     fn statement<'a>(&mut self, tag: &'a str) -> Result<&'a str, Error> {
         let is_sign = |c: char| c.is_whitespace() || c == '-' || c == '+';
-        let Some(end) = tag.find("%}") else { return Ok(self.verbatim(tag, tag.len())) };
+        let Some(end) = tag[2..].find("%}").map(|end| 2 + end) else {
+            return Ok(self.verbatim(tag, tag.len()));
+        };
         match tag[2..end].trim_matches(is_sign) {
             "raw" => {
                 let is_end = |start: &usize| {

@@ -13,13 +13,27 @@ use serde_json::{Map, Value};
 
 use super::python_text;
 
+/// What happens to a field of an object whose type is not read.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Unread {
+    /// The value is an error: all fields of a turn of a conversation are needed.
+    Fails,
+    /// The object lacks the field: templates name the fields that they need.
+    LeftOut,
+}
+
 /// Entry `index` of a column, or what it is instead of a value.
-pub(super) fn of_column(field: &Field, array: &ArrayRef, index: usize) -> Result<Value, String> {
+pub(super) fn of_column(
+    field: &Field,
+    array: &ArrayRef,
+    index: usize,
+    unread: Unread,
+) -> Result<Value, String> {
     let is_binary = |data_type: &DataType| {
         use DataType::{Binary, BinaryView, FixedSizeBinary, LargeBinary};
         matches!(data_type, Binary | LargeBinary | BinaryView | FixedSizeBinary(_))
     };
-    let value = of(field, array, index)?;
+    let value = of(field, array, index, unread)?;
     let data_type = match array.data_type() {
         DataType::Dictionary(_, values) => values,
         other => other,
@@ -30,7 +44,7 @@ pub(super) fn of_column(field: &Field, array: &ArrayRef, index: usize) -> Result
     Ok(value)
 }
 
-fn of(field: &Field, array: &dyn Array, index: usize) -> Result<Value, String> {
+fn of(field: &Field, array: &dyn Array, index: usize, unread: Unread) -> Result<Value, String> {
     if array.is_null(index) {
         return Ok(Value::Null);
     }
@@ -44,20 +58,20 @@ fn of(field: &Field, array: &dyn Array, index: usize) -> Result<Value, String> {
         DataType::LargeBinary => bytes(field, array.as_binary::<i64>().value(index)),
         DataType::BinaryView => bytes(field, array.as_binary_view().value(index)),
         DataType::FixedSizeBinary(_) => bytes(field, array.as_fixed_size_binary().value(index)),
-        DataType::List(item) => list(item, &array.as_list::<i32>().value(index))?,
-        DataType::LargeList(item) => list(item, &array.as_list::<i64>().value(index))?,
-        DataType::ListView(item) => list(item, &array.as_list_view::<i32>().value(index))?,
-        DataType::LargeListView(item) => list(item, &array.as_list_view::<i64>().value(index))?,
-        DataType::FixedSizeList(item, _) => list(item, &array.as_fixed_size_list().value(index))?,
-        DataType::Struct(fields) => object(fields, array.as_struct().columns(), index).into(),
-        DataType::Map(..) => map(&array.as_map().value(index)),
+        DataType::List(item) => list(item, &array.as_list::<i32>().value(index), unread)?,
+        DataType::LargeList(item) => list(item, &array.as_list::<i64>().value(index), unread)?,
+        DataType::ListView(item) => list(item, &array.as_list_view::<i32>().value(index), unread)?,
+        DataType::LargeListView(item) => list(item, &array.as_list_view::<i64>().value(index), unread)?,
+        DataType::FixedSizeList(item, _) => list(item, &array.as_fixed_size_list().value(index), unread)?,
+        DataType::Struct(fields) => object(fields, array.as_struct().columns(), index, unread)?,
+        DataType::Map(..) => map(&array.as_map().value(index), unread)?,
         DataType::Dictionary(..) => downcast_dictionary_array!(
-            array => of(field, array.values(), array.key(index).expect("it is not null"))?,
+            array => of(field, array.values(), array.key(index).expect("it is not null"), unread)?,
             other => unreachable!("{other} is no dictionary")
         ),
-        data_type => number(array, index)
-            .or_else(|| time(array, index))
-            .ok_or_else(|| format!("of the type {data_type}, or a time out of range, which is not read"))?,
+        data_type => number(array, index).or_else(|| time(array, index)).ok_or_else(|| {
+            format!("a value of the type {data_type}, or a time out of range, which is not read")
+        })?,
     })
 }
 
@@ -74,30 +88,37 @@ fn bytes(field: &Field, bytes: &[u8]) -> Value {
     std::str::from_utf8(bytes).map_or_else(|_| bytes.into(), Value::from)
 }
 
-fn list(item: &FieldRef, items: &ArrayRef) -> Result<Value, String> {
-    (0..items.len()).map(|index| of(item, items, index)).collect()
+fn list(item: &FieldRef, items: &ArrayRef, unread: Unread) -> Result<Value, String> {
+    let value = |index| of(item, items, index, unread);
+    (0..items.len()).map(value).collect::<Result<_, _>>().map_err(|reason| format!("a list with {reason}"))
 }
 
-/// A field of a type that is not read is left out: the others are of use without it.
-fn object(fields: &Fields, columns: &[ArrayRef], index: usize) -> Map<String, Value> {
-    let field =
-        |(field, array): (&FieldRef, &ArrayRef)| Some((field.name().clone(), of(field, array, index).ok()?));
-    fields.iter().zip(columns).filter_map(field).collect()
+fn object(fields: &Fields, columns: &[ArrayRef], index: usize, unread: Unread) -> Result<Value, String> {
+    let mut object = Map::new();
+    for (field, array) in fields.iter().zip(columns) {
+        match of(field, array, index, unread) {
+            Ok(value) => drop(object.insert(field.name().clone(), value)),
+            Err(_) if unread == Unread::LeftOut => {}
+            Err(reason) => return Err(format!("an object whose field `{}` is {reason}", field.name())),
+        }
+    }
+    Ok(object.into())
 }
 
 /// An object if the keys are text, otherwise a list of pairs.
-fn map(entries: &arrow_array::StructArray) -> Value {
+fn map(entries: &arrow_array::StructArray, unread: Unread) -> Result<Value, String> {
     let (fields, columns) = (entries.fields(), entries.columns());
     let pair = |index| {
-        let of = |column: usize| of(&fields[column], &columns[column], index).unwrap_or_default();
-        (of(0), of(1))
+        let of = |column: usize| of(&fields[column], &columns[column], index, unread);
+        Ok((of(0)?, of(1)?))
     };
-    let pairs: Vec<(Value, Value)> = (0..entries.len()).map(pair).collect();
+    let pairs = (0..entries.len()).map(pair).collect::<Result<Vec<_>, String>>();
+    let pairs = pairs.map_err(|reason| format!("a map with {reason}"))?;
     if pairs.iter().all(|(key, _)| key.is_string()) {
         let key = |key: Value| key.as_str().unwrap_or_default().to_owned();
-        return pairs.into_iter().map(|(name, value)| (key(name), value)).collect::<Map<_, _>>().into();
+        return Ok(pairs.into_iter().map(|(name, value)| (key(name), value)).collect::<Map<_, _>>().into());
     }
-    pairs.into_iter().map(|(key, value)| Value::from(vec![key, value])).collect()
+    Ok(pairs.into_iter().map(|(key, value)| Value::from(vec![key, value])).collect())
 }
 
 fn number(array: &dyn Array, index: usize) -> Option<Value> {

@@ -1,5 +1,6 @@
 //! Rows of files of comma- or tab-separated values. Every value is text, as it is in the file.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, Cursor, Read};
 use std::path::Path;
 
@@ -85,13 +86,17 @@ fn is_end(record: &ByteRecord) -> bool {
 
 /// The second `a` is `a.1`, as pandas names it.
 fn distinct(header: impl Iterator<Item = String>) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for name in header {
-        let renamed = (1..).map(|count| format!("{name}.{count}"));
-        let mut candidates = std::iter::once(name.clone()).chain(renamed);
-        names.extend(candidates.find(|candidate| !names.contains(candidate)));
-    }
-    names
+    let (mut taken, mut repeats) = (HashSet::new(), HashMap::<String, usize>::new());
+    let distinct = |name: String| {
+        let mut candidate = name.clone();
+        while !taken.insert(candidate.clone()) {
+            let count = repeats.entry(name.clone()).or_default();
+            *count += 1;
+            candidate = format!("{name}.{count}");
+        }
+        candidate
+    };
+    header.map(distinct).collect()
 }
 
 fn unreadable(path: &Path, error: csv::Error) -> DatasetError {

@@ -20,14 +20,47 @@ pub(super) fn object(bytes: &[u8], names: &Names) -> Result<Map<String, Value>, 
         return Err("not a JSON object".to_owned());
     }
     let mut deserializer = serde_json::Deserializer::from_slice(&plain);
-    let columns = Columns(names).deserialize(&mut deserializer).map_err(reason)?;
+    let mut columns = Columns(names).deserialize(&mut deserializer).map_err(reason)?;
     deserializer.end().map_err(reason)?;
+    for (name, value) in &mut columns {
+        numbers_to_text(value, names.are_whole(name)).map_err(|reason| format!("in `{name}`, {reason}"))?;
+    }
     Ok(columns)
 }
 
-/// The value of a JSON text.
-pub(super) fn value(text: &str) -> Result<Value, serde_json::Error> {
-    serde_json::from_slice(&plain(text.as_bytes()))
+/// The value of the JSON text of a conversation. An error follows "is text,".
+pub(super) fn value(text: &str) -> Result<Value, String> {
+    let mut value =
+        serde_json::from_slice(&plain(text.as_bytes())).map_err(|error| format!("but not JSON: {error}"))?;
+    numbers_to_text(&mut value, true).map_err(|reason| format!("and in it {reason}"))?;
+    Ok(value)
+}
+
+/// The only field of an object that [`plain`] writes for a number.
+const NUMBER: &str = "$jacobi::number";
+
+/// Replaces the objects of [`plain`] by the text of their numbers. `is_whole`: within a value that goes on to a template
+/// whole they are an error, since the template would write quotes around them.
+fn numbers_to_text(value: &mut Value, is_whole: bool) -> Result<(), String> {
+    match value {
+        Value::Object(fields) if fields.len() == 1 && fields.contains_key(NUMBER) => {
+            let text = fields.remove(NUMBER).unwrap_or_default();
+            *value = text;
+            Ok(())
+        }
+        Value::Object(fields) => fields.values_mut().try_for_each(|value| part_to_text(value, is_whole)),
+        Value::Array(items) => items.iter_mut().try_for_each(|value| part_to_text(value, is_whole)),
+        _ => Ok(()),
+    }
+}
+
+fn part_to_text(part: &mut Value, is_whole: bool) -> Result<(), String> {
+    match part.get(NUMBER).and_then(Value::as_str) {
+        Some(number) if is_whole => {
+            Err(format!("the number {number} does not fit into 64 bits: write it as text"))
+        }
+        _ => numbers_to_text(part, is_whole),
+    }
 }
 
 struct Columns<'a>(&'a Names);
@@ -63,7 +96,7 @@ impl<'de> Visitor<'de> for Columns<'_> {
 }
 
 /// The same text in the JSON of the standard and of 64 bits. NaN, a missing value of pandas, becomes null; a number
-/// that is too large becomes its text.
+/// that is too large becomes an object with its text.
 pub(super) fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
     let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
     let (mut plain, mut copied, mut at) = (Vec::new(), 0, 0);
@@ -106,19 +139,23 @@ fn end_of_string(bytes: &[u8], start: usize) -> usize {
 fn replacement(word: &[u8]) -> Option<Cow<'static, str>> {
     match word {
         b"NaN" | b"-NaN" => return Some("null".into()),
-        b"Infinity" | b"Inf" => return Some("\"inf\"".into()),
-        b"-Infinity" | b"-Inf" => return Some("\"-inf\"".into()),
+        b"Infinity" | b"Inf" => return Some(number("inf").into()),
+        b"-Infinity" | b"-Inf" => return Some(number("-inf").into()),
         _ => {}
     }
     let text = std::str::from_utf8(word).ok()?;
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.bytes().all(|byte| byte.is_ascii_digit()) {
         let fits = digits.len() < 19 || text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok();
-        return (!fits).then(|| format!("\"{text}\"").into());
+        return (!fits).then(|| number(text).into());
     }
     let is_infinite = digits.starts_with(|first: char| first.is_ascii_digit())
         && text.parse::<f64>().is_ok_and(f64::is_infinite);
-    is_infinite.then(|| if text.starts_with('-') { "\"-inf\"" } else { "\"inf\"" }.into())
+    is_infinite.then(|| number(if text.starts_with('-') { "-inf" } else { "inf" }).into())
+}
+
+fn number(text: &str) -> String {
+    format!("{{\"{NUMBER}\": \"{text}\"}}")
 }
 
 #[cfg(test)]
@@ -129,19 +166,38 @@ mod tests {
     #[test]
     fn words_of_python_and_large_numbers_are_rewritten_outside_strings() {
         let rows = [
-            (r#"{"a": NaN, "b": [-Infinity, Infinity]}"#, r#"{"a": null, "b": ["-inf", "inf"]}"#),
+            (r#"{"a": NaN, "b": [-Infinity, Infinity]}"#, r#"{"a": null, "b": [<-inf>, <inf>]}"#),
             (r#"{"NaN": "NaN \" NaN", "a": NaN}"#, r#"{"NaN": "NaN \" NaN", "a": null}"#),
             ("[18446744073709551615, -9223372036854775808]", "[18446744073709551615, -9223372036854775808]"),
             (
                 "[18446744073709551616,-9223372036854775809]",
-                r#"["18446744073709551616","-9223372036854775809"]"#,
+                "[<18446744073709551616>,<-9223372036854775809>]",
             ),
-            ("[1e400, -1e400, 1e-400, 1.5, true]", r#"["inf", "-inf", 1e-400, 1.5, true]"#),
+            ("[1e400, -1e400, 1e-400, 1.5, true]", "[<inf>, <-inf>, 1e-400, 1.5, true]"),
             ("nan infinity \"\\", "nan infinity \"\\"),
         ];
         for (text, expected) in rows {
+            let expected = expected.replace('<', "{\"$jacobi::number\": \"").replace('>', "\"}");
             assert_eq!(String::from_utf8_lossy(&plain(text.as_bytes())), expected);
         }
+    }
+
+    #[test]
+    fn a_large_number_is_its_text_except_within_a_value_that_is_passed_on_whole() {
+        let row = br#"{"a": 18446744073709551616, "b": [{"c": 18446744073709551616}, Infinity]}"#;
+        let read = |setting| {
+            let wanted =
+                ["a", "b"].map(|column| Wanted { column: column.to_owned(), setting: Some(setting) });
+            object(row, &Names::of(Some(&wanted)))
+        };
+        let text =
+            serde_json::json!({"a": "18446744073709551616", "b": [{"c": "18446744073709551616"}, "inf"]});
+        assert_eq!(read("prompts.template").map(Value::Object), Ok(text.clone()));
+        assert_eq!(object(row, &Names::of(None)).map(Value::Object), Ok(text));
+        let reason = read("prompts.messages_column").unwrap_err();
+        assert!(reason.starts_with("in `b`, the number 18446744073709551616 does not fit"), "{reason}");
+        let reason = value("[-Infinity]").unwrap_err();
+        assert!(reason.starts_with("and in it the number -inf does not fit"), "{reason}");
     }
 
     #[test]

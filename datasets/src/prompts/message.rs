@@ -17,6 +17,8 @@ const REASONING_KEYS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"]
 const CALL_KEYS: [&str; 2] = ["tool_calls", "function_call"];
 /// Fields of an answer besides its content, by what they mean.
 pub(crate) const ANSWER_KEYS: [&[&str]; 2] = [&REASONING_KEYS, &CALL_KEYS];
+/// Roles of turns that are the JSON text of function calls, as ShareGPT files have them.
+const CALL_ROLES: [&str; 3] = ["function_call", "tool_call", "tool_calls"];
 /// The result of a tool may be nothing.
 const CALL_ID: &str = "tool_call_id";
 
@@ -145,6 +147,11 @@ impl Message {
     /// # Errors
     /// What is wrong, to follow a name of the turn: "has no role ..".
     pub(crate) fn read(turn: &Value, roles: &RoleMap) -> Result<Self, String> {
+        Self::read_turn(turn, roles).map(|(message, _)| message)
+    }
+
+    /// As [`Message::read`]; also whether it is a turn of function calls.
+    fn read_turn(turn: &Value, roles: &RoleMap) -> Result<(Self, bool), String> {
         let turn = turn.as_object().ok_or_else(|| format!("is {}, not an object", kind(turn)))?;
         let fields = || turn.iter().filter(|(_, value)| !value.is_null());
         let names = || match fields().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join(", ") {
@@ -161,10 +168,17 @@ impl Message {
             value(key).is_some_and(|value| *key == "content" || value.is_string() || value.is_array())
         };
         let content_key = CONTENT_KEYS.into_iter().find(is_content);
+        let known = known_role(role, roles);
+        let is_call = known.is_none() && content_key.is_some() && CALL_ROLES.contains(&&*fold(role));
         let mut message = Self(Map::new());
         for (key, value) in fields() {
             let (key, value) = match key.as_str() {
-                key if key == role_key => ("role", known_role(role, roles).unwrap_or(role).into()),
+                key if key == role_key && is_call => ("role", "assistant".into()),
+                key if key == role_key => ("role", known.unwrap_or(role).into()),
+                key if Some(key) == content_key && is_call => (
+                    "tool_calls",
+                    calls(value).map_err(|reason| format!("is a `{role}` whose `{key}` {reason}"))?,
+                ),
                 key if Some(key) == content_key => {
                     ("content", content(value).map_err(|reason| format!("has a `{key}` {reason}"))?)
                 }
@@ -176,11 +190,23 @@ impl Message {
         if content_key.is_none() && needs_content {
             return Err(format!("has no content: {}", names()));
         }
-        Ok(message)
+        Ok((message, is_call))
+    }
+
+    /// Takes the calls of the next turn, if nothing else tells the two apart.
+    fn join_calls(&mut self, next: &Self) -> bool {
+        let calls = |message: &Self| message.0.get("tool_calls").and_then(Value::as_array).cloned();
+        let (Some(mut own), Some(more)) = (calls(self), calls(next)) else { return false };
+        let is_same = self.without(&["tool_calls"]) == next.without(&["tool_calls"]);
+        if is_same {
+            own.extend(more);
+            self.0.insert("tool_calls".to_owned(), own.into());
+        }
+        is_same
     }
 }
 
-/// Reads a list of turns, or its JSON text. `name` is the column.
+/// Reads a list of turns, or its JSON text. `name` is the column. Successive turns of function calls become one.
 ///
 /// # Errors
 /// The number of the bad turn and what is wrong with it.
@@ -189,16 +215,23 @@ pub(super) fn read_all(name: &str, value: &Value, roles: &RoleMap) -> Result<Vec
     let value = parsed.as_ref().unwrap_or(value);
     let turns =
         value.as_array().ok_or_else(|| format!("`{name}` is {}, not a list of messages", kind(value)))?;
-    let read = |(number, turn)| {
-        Message::read(turn, roles).map_err(|reason| format!("`{name}`, message {number}: it {reason}"))
-    };
-    (1..).zip(turns).map(read).collect()
+    let (mut messages, mut follows_call) = (Vec::<Message>::new(), false);
+    for (number, turn) in (1..).zip(turns) {
+        let (message, is_call) = Message::read_turn(turn, roles)
+            .map_err(|reason| format!("`{name}`, message {number}: it {reason}"))?;
+        let last = messages.last_mut().filter(|_| follows_call && is_call);
+        if !last.is_some_and(|last| last.join_calls(&message)) {
+            messages.push(message);
+        }
+        follows_call = is_call;
+    }
+    Ok(messages)
 }
 
 /// The value that a text holds as JSON; `None` for a value that is not text.
 pub(super) fn from_json_text(name: &str, value: &Value) -> Result<Option<Value>, String> {
     let Value::String(text) = value else { return Ok(None) };
-    json::value(text).map(Some).map_err(|error| format!("`{name}` is text, but not JSON: {error}"))
+    json::value(text).map(Some).map_err(|reason| format!("`{name}` is text, {reason}"))
 }
 
 /// Takes a closing answer off a conversation. A closing turn whose role is unknown may be an answer too.
@@ -221,7 +254,6 @@ pub(super) fn take_answer(name: &str, messages: &mut Vec<Message>) -> Result<Opt
 
 /// The name that chat templates have for a role, in any case; `None` if it is not known.
 fn known_role(name: &str, roles: &RoleMap) -> Option<&'static str> {
-    let fold = |name: &str| name.trim().to_lowercase().replace(['-', ' '], "_");
     let folded = fold(name);
     let mapped = || roles.iter().find(|(known, _)| fold(known) == folded).map(|(_, role)| role);
     if let Some(role) = roles.get(name).or_else(mapped) {
@@ -239,6 +271,30 @@ fn known_role(name: &str, roles: &RoleMap) -> Option<&'static str> {
         "ipython" => "ipython",
         _ => return None,
     })
+}
+
+fn fold(role: &str) -> String {
+    role.trim().to_lowercase().replace(['-', ' '], "_")
+}
+
+/// The calls of a turn that is the JSON text of one, or of several.
+fn calls(value: &Value) -> Result<Value, String> {
+    let wrong = "is not the JSON of a name and arguments";
+    let parsed = match value {
+        Value::String(text) => {
+            json::value(text).map_err(|reason| format!("{wrong}: it is text, {reason}"))?
+        }
+        other => other.clone(),
+    };
+    let items = match parsed {
+        Value::Array(items) if !items.is_empty() => items,
+        other => vec![other],
+    };
+    let call = |call: &Value| {
+        let (name, arguments) = (call["name"].as_str()?, call.get("arguments")?);
+        Some(serde_json::json!({"type": "function", "function": {"name": name, "arguments": arguments}}))
+    };
+    items.iter().map(call).collect::<Option<Vec<_>>>().map(Value::Array).ok_or_else(|| wrong.to_owned())
 }
 
 /// Text, or a list of text parts in one form.

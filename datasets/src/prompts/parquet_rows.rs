@@ -11,8 +11,9 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::errors::ParquetError;
 
-use super::row::{Row, Rows, Wanted};
-use super::{BadRow, arrow_value};
+use super::BadRow;
+use super::arrow_value::{self, Unread};
+use super::row::{Names, Row, Rows, Wanted};
 use crate::error::DatasetError;
 
 /// Rows decoded at a time.
@@ -47,7 +48,7 @@ pub(super) fn open(path: &Path, file: File, wanted: Option<&[Wanted]>) -> Result
     };
     let builder = builder.with_projection(mask).with_batch_size(BATCH);
     let batches = builder.build().map_err(DatasetError::parquet(path))?;
-    Ok(rows(path, batches))
+    Ok(rows(path, batches, Names::of(wanted)))
 }
 
 /// A file that does not start like Parquet: no rows if it is empty, otherwise the reader's error.
@@ -67,14 +68,14 @@ fn metadata(file: &File) -> Result<ArrowReaderMetadata, ParquetError> {
         .or_else(|error| ArrowReaderMetadata::load(file, own).map_err(|_| error))
 }
 
-fn rows(path: &Path, batches: ParquetRecordBatchReader) -> Rows {
+fn rows(path: &Path, batches: ParquetRecordBatchReader, names: Names) -> Rows {
     let (path, mut line) = (path.to_path_buf(), 0);
     Box::new(batches.flat_map(move |batch| {
         match batch {
             Ok(batch) => (0..batch.num_rows())
                 .map(|index| {
                     line += 1;
-                    Ok(row(&batch, index, line))
+                    Ok(row(&batch, index, line, &names))
                 })
                 .collect(),
             Err(error) => vec![Err(DatasetError::parquet(&path)(error))],
@@ -82,10 +83,11 @@ fn rows(path: &Path, batches: ParquetRecordBatchReader) -> Rows {
     }))
 }
 
-fn row(batch: &RecordBatch, index: usize, line: usize) -> Result<Row, BadRow> {
+fn row(batch: &RecordBatch, index: usize, line: usize, names: &Names) -> Result<Row, BadRow> {
     let fields = batch.schema_ref().fields().iter().zip(batch.columns());
     let value = |(field, array): (&arrow_schema::FieldRef, &arrow_array::ArrayRef)| {
-        let value = arrow_value::of_column(field, array, index);
+        let unread = if names.are_whole(field.name()) { Unread::Fails } else { Unread::LeftOut };
+        let value = arrow_value::of_column(field, array, index, unread);
         let named = |reason| BadRow::new(line, format!("`{}` is {reason}", field.name()));
         Ok((field.name().clone(), value.map_err(named)?))
     };

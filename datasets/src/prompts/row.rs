@@ -33,21 +33,36 @@ pub(super) struct Wanted {
     pub(super) setting: Option<&'static str>,
 }
 
+impl Wanted {
+    /// Whether all of the column's value is needed. A template says itself which of its fields it needs.
+    fn is_whole(&self) -> bool {
+        self.setting.is_none_or(|setting| !setting.ends_with("template"))
+    }
+}
+
 /// The names of the columns to read; all if there is no list.
 #[derive(Clone)]
-pub(super) struct Names(Option<Rc<Listed>>);
+pub(super) struct Names(Option<Rc<HashMap<String, Listed>>>);
 
-/// Whether a setting names the column, by column.
-type Listed = HashMap<String, bool>;
+/// A column to read.
+#[derive(Default)]
+struct Listed {
+    /// A setting names it.
+    by_setting: bool,
+    /// All of its value is needed.
+    is_whole: bool,
+}
 
 impl Names {
     pub(super) fn of(wanted: Option<&[Wanted]>) -> Self {
         let listed = |wanted: &[Wanted]| {
-            let mut listed = Listed::new();
-            for Wanted { column, setting } in wanted {
-                *listed.entry(column.clone()).or_default() |= setting.is_some();
+            let mut all: HashMap<String, Listed> = HashMap::new();
+            for wanted in wanted {
+                let listed = all.entry(wanted.column.clone()).or_default();
+                listed.by_setting |= wanted.setting.is_some();
+                listed.is_whole |= wanted.is_whole();
             }
-            Rc::new(listed)
+            Rc::new(all)
         };
         Self(wanted.map(listed))
     }
@@ -56,9 +71,14 @@ impl Names {
         self.0.as_ref().is_none_or(|names| names.contains_key(name))
     }
 
+    /// Whether all of the column's value is needed; never without a list.
+    pub(super) fn are_whole(&self, name: &str) -> bool {
+        self.0.as_ref().and_then(|names| names.get(name)).is_some_and(|listed| listed.is_whole)
+    }
+
     /// How many of the columns that a setting names are in a row.
     pub(super) fn count_in(&self, columns: &Map<String, Value>) -> usize {
-        let named = self.0.iter().flat_map(|names| names.iter()).filter(|(_, by_setting)| **by_setting);
+        let named = self.0.iter().flat_map(|names| names.iter()).filter(|(_, listed)| listed.by_setting);
         named.filter(|(name, _)| columns.contains_key(*name)).count()
     }
 }

@@ -111,7 +111,7 @@ impl Manifest {
 
     /// Bytes of all shards.
     pub fn bytes(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.bytes).sum()
+        self.shards.iter().map(|shard| shard.bytes).fold(0, u64::saturating_add)
     }
 
     /// The manifest of `dir`, or `None` when there is none.
@@ -168,15 +168,18 @@ impl Manifest {
     }
 
     fn contradiction(&self) -> Option<String> {
-        let done = self.written + self.skipped + self.failed;
-        let rows: usize = self.shards.iter().map(|shard| shard.rows).sum();
-        if done > self.input || (self.complete && done != self.input) {
+        // The numbers of a damaged file can be of any size.
+        let sum = |counts: &mut dyn Iterator<Item = usize>| counts.map(|count| count as u128).sum::<u128>();
+        let done = sum(&mut [self.written, self.skipped, self.failed].into_iter());
+        let rows = sum(&mut self.shards.iter().map(|shard| shard.rows));
+        let input = self.input as u128;
+        if done > input || (self.complete && done != input) {
             let Self { written, skipped, failed, input, .. } = self;
             return Some(format!(
                 "{written} written + {skipped} skipped + {failed} failed is not {input} input"
             ));
         }
-        (self.complete && rows != self.written)
+        (self.complete && rows != self.written as u128)
             .then(|| format!("its shards hold {rows} rows, not the {} written", self.written))
     }
 }

@@ -215,8 +215,8 @@ pub fn read_shard(path: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), 
     seal::check(path, &fs_err::read(path).map_err(DatasetError::io("read", path))?)?;
 
     let mut rows = Vec::new();
-    for batch in builder.build().map_err(DatasetError::parquet(path))? {
-        from_batch(path, &batch.map_err(DatasetError::parquet(path))?, &mut rows)?;
+    for batch in builder.build().map_err(DatasetError::shard(path))? {
+        from_batch(path, &batch.map_err(DatasetError::shard(path))?, &mut rows)?;
     }
     check_rows(path, &metadata, &rows)?;
     Ok((metadata, rows))
@@ -234,7 +234,7 @@ type Builder = ParquetRecordBatchReaderBuilder<std::fs::File>;
 
 fn open_builder(path: &Path) -> Result<Builder, DatasetError> {
     let file = open_shard(path)?.into_parts().0;
-    ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::parquet(path))
+    ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::shard(path))
 }
 
 fn open_with_metadata(path: &Path) -> Result<(Builder, TrajectoryMetadata), DatasetError> {
@@ -255,8 +255,8 @@ pub fn read_prompts_of_shard(path: &Path) -> Result<Vec<(String, Vec<u32>)>, Dat
     check_columns(path, builder.schema())?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), [0, 1]);
     let mut rows = Vec::new();
-    for batch in builder.with_projection(mask).build().map_err(DatasetError::parquet(path))? {
-        names_and_prompts(path, &batch.map_err(DatasetError::parquet(path))?, &mut rows)?;
+    for batch in builder.with_projection(mask).build().map_err(DatasetError::shard(path))? {
+        names_and_prompts(path, &batch.map_err(DatasetError::shard(path))?, &mut rows)?;
     }
     Ok(rows)
 }

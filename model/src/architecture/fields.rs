@@ -28,7 +28,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn size(&self, field: &str, default: Option<i64>) -> Result<i64, ModelError> {
-        self.value(field, default, "a positive whole number", whole)
+        self.value(field, default, "a positive whole number below 2^31", whole)
     }
 
     pub(super) fn float(&self, field: &str, default: Option<f64>) -> Result<f64, ModelError> {
@@ -64,6 +64,7 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The bound keeps products of two sizes within 64 bits.
 fn whole(value: &Value) -> Option<i64> {
-    value.as_i64().filter(|number| *number > 0)
+    value.as_i64().filter(|number| (1..1 << 31).contains(number))
 }

@@ -37,6 +37,7 @@ fn a_field_that_would_change_the_model_is_refused_by_name() {
         ("logit_scale", 0.5.into(), "logit_scale"),
         ("num_experts", 8.into(), "num_experts"),
         ("vocab_size", (-1).into(), "vocab_size"),
+        ("vocab_size", (1_i64 << 31).into(), "vocab_size"),
         ("num_key_value_heads", 3.into(), "num_key_value_heads"),
         ("rope_scaling", json!({"rope_type": "linear"}), "factor"),
         ("architectures", json!(["MambaForCausalLM"]), "MambaForCausalLM"),
@@ -46,6 +47,17 @@ fn a_field_that_would_change_the_model_is_refused_by_name() {
         let error = Architecture::from_json(&json, Path::new("m/config.json")).unwrap_err().to_string();
         assert!(error.contains(named) && error.contains("m/config.json"), "{field}: {error}");
     }
+}
+
+#[test]
+fn the_largest_sizes_do_not_overflow_the_number_of_parameters() {
+    let largest = (1_i64 << 31) - 1;
+    let sizes =
+        ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"];
+    let mut change = sizes.map(|field| (field, Value::from(largest))).to_vec();
+    change.extend([("num_key_value_heads", largest.into()), ("head_dim", (largest - 1).into())]);
+    let architecture = Architecture::from_json(&config(&change), Path::new("config.json")).unwrap();
+    assert_eq!(architecture.parameter_count(), usize::MAX);
 }
 
 /// Fields that public checkpoints have, and that leave greedy decoding alone.

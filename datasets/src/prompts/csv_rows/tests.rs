@@ -28,6 +28,14 @@ fn values_are_text_as_in_the_file() {
 }
 
 #[test]
+fn a_name_that_a_header_has_thousands_of_times_is_no_burden() {
+    let count = 20_000;
+    let text = format!("{}a.1\n{}x\n", "a,".repeat(count), "1,".repeat(count));
+    let last = format!("a.{}", count - 1);
+    assert_eq!(rows(text.as_bytes(), b',', &[&last, "a.1.1"]), [format!(r#"{last}="1"a.1.1="x""#)]);
+}
+
+#[test]
 fn bad_rows_name_their_line_and_column() {
     let found = rows(b"id,p\n1,a\n2,b,c\n3,\xff\n4,d\n", b',', &["p"]);
     assert_eq!(found[..2], ["p=\"a\"", "line 3: 3 values, but the header has 2"]);

@@ -50,6 +50,16 @@ fn turns_of_every_form_keep_their_fields_except_nulls() {
             json!({"role": "user", "content": [{"type": "text", "text": "a"}, {"text": "b", "type": "text"},
                 {"type": "text", "text": "c"}]}),
         ),
+        (
+            json!({"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"a\": 1}}", "weight": 1}),
+            json!({"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f",
+                "arguments": {"a": 1}}}], "weight": 1}),
+        ),
+        (
+            json!({"role": "Tool-Call", "content": "[{\"name\": \"f\", \"arguments\": \"{}\"}]"}),
+            json!({"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f",
+                "arguments": "{}"}}]}),
+        ),
     ] {
         // As text, since the order of the fields counts.
         assert_eq!(read(turn.clone()).map(|read| read.to_string()), Ok(expected.to_string()), "{turn}");
@@ -83,6 +93,18 @@ fn unusable_turns_name_their_field() {
             "has a `content` with a part of type `text` that has no text",
         ),
         (json!({"role": "user", "content": [4]}), "has a `content` with a part that is not text"),
+        (
+            json!({"from": "function_call", "value": "f(1)"}),
+            "is a `function_call` whose `value` is not the JSON of a name and arguments: it is text, but not JSON",
+        ),
+        (
+            json!({"from": "function_call", "value": "{\"name\": \"f\"}"}),
+            "is a `function_call` whose `value` is not the JSON of a name and arguments",
+        ),
+        (
+            json!({"role": "tool_call", "content": []}),
+            "is a `tool_call` whose `content` is not the JSON of a name and arguments",
+        ),
     ] {
         let reason = read(turn.clone()).unwrap_err();
         assert!(reason.contains(expected), "{turn}: {reason}");
@@ -141,6 +163,30 @@ fn a_closing_turn_of_unknown_role_is_no_prompt() {
         }
         assert_eq!(messages.len(), left, "{roles:?}");
     }
+}
+
+#[test]
+fn successive_function_calls_are_one_turn_and_a_closing_one_is_the_response() {
+    let call = |name: &str| json!({"from": "function_call", "value": json!({"name": name, "arguments": {}}).to_string()});
+    let other =
+        json!({"from": "function_call", "value": "{\"name\": \"h\", \"arguments\": {}}", "weight": 0});
+    let turns = json!([{"from": "human", "value": "u"}, call("f"), call("g"), other, {"from": "observation", "value": "o"}, call("f")]);
+    let mut messages = read_all("m", &turns, &RoleMap::new()).unwrap();
+    let names = |message: &Message| -> Vec<String> {
+        let calls = message.0.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
+        calls.map(|call| call["function"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(
+        take_answer("m", &mut messages).unwrap().map(|answer| names(&answer)),
+        Some(vec!["f".to_owned()])
+    );
+    let found: Vec<_> =
+        messages.iter().map(|message| (message.role().to_owned(), names(message).join(" "))).collect();
+    let expected = [("user", ""), ("assistant", "f g"), ("assistant", "h"), ("tool", "")];
+    assert_eq!(found, expected.map(|(role, names)| (role.to_owned(), names.to_owned())));
+    // Whoever gives the role a meaning has the text as it is.
+    let map: RoleMap = [("function_call".to_owned(), Role::Assistant)].into();
+    assert_eq!(Message::read(&call("f"), &map).unwrap().text(), r#"{"name":"f","arguments":{}}"#);
 }
 
 #[test]

@@ -48,6 +48,38 @@ fn write(path: &Path, columns: Vec<(&str, arrow_array::ArrayRef)>) {
 }
 
 #[test]
+fn a_field_of_a_type_that_is_not_read_fails_a_conversation_by_name_and_is_left_out_for_templates() {
+    use arrow_array::{IntervalDayTimeArray, ListArray, StructArray};
+    use arrow_schema::{DataType, Field, Fields, IntervalUnit};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.parquet");
+    let fields = Fields::from(vec![
+        Field::new("role", DataType::Utf8, true),
+        Field::new("content", DataType::Utf8, true),
+        Field::new("span", DataType::Interval(IntervalUnit::DayTime), true),
+    ]);
+    let text = |text| std::sync::Arc::new(StringArray::from(vec![text, text])) as arrow_array::ArrayRef;
+    let span = IntervalDayTimeArray::from(vec![None, Some(arrow_buffer::IntervalDayTime::new(1, 2))]);
+    let turns =
+        StructArray::new(fields.clone(), vec![text("user"), text("hi"), std::sync::Arc::new(span)], None);
+    let item = std::sync::Arc::new(Field::new_list_field(DataType::Struct(fields), true));
+    let lengths = arrow_buffer::OffsetBuffer::from_lengths([1, 1]);
+    let lists = ListArray::new(item, lengths, std::sync::Arc::new(turns), None);
+    write(&path, vec![("m", std::sync::Arc::new(lists))]);
+    let read = |setting| -> Vec<String> {
+        let wanted = [Wanted { column: "m".to_owned(), setting: Some(setting) }];
+        let rows = files::open(&path, PromptFormat::Auto, Some(&wanted)).unwrap().map(Result::unwrap);
+        rows.map(|row| row.map_or_else(|bad| bad.to_string(), |row| row.columns["m"].to_string())).collect()
+    };
+    assert_eq!(read("prompts.template")[1], r#"[{"role":"user","content":"hi"}]"#);
+    let rows = read("prompts.messages_column");
+    assert_eq!(rows[0], r#"[{"role":"user","content":"hi","span":null}]"#);
+    let expected =
+        "line 2: `m` is a list with an object whose field `span` is a value of the type Interval(DayTime)";
+    assert!(rows[1].starts_with(expected), "{}", rows[1]);
+}
+
+#[test]
 fn binary_that_is_no_text_and_a_column_that_is_there_twice_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.jsonl");

@@ -107,6 +107,7 @@ fn bad_manifests_are_refused_for_their_reason() {
         ("\"schema\"", "\"scheme\"", "is of schema none"),
         ("\"input\": 6", "\"input\": 7", "3 written + 1 skipped + 2 failed is not 7 input"),
         ("\"rows\": 1", "\"rows\": 2", "its shards hold 4 rows, not the 3 written"),
+        ("\"written\": 3", "\"written\": 18446744073709551615", "18446744073709551615 written + 1 skipped"),
         ("\"input\": 6", "\"input\": \"6\"", "is not valid JSON, or not a shard manifest"),
         ("{", "", "is not valid JSON, or not a shard manifest"),
     ] {

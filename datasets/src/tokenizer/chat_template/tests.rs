@@ -38,5 +38,7 @@ fn templates_have_what_transformers_gives_them() {
 fn errors_carry_the_message_of_the_template() {
     let err = render("{{ raise_exception('roles must alternate') }}", &[]).unwrap_err();
     assert!(err.to_string().contains("roles must alternate"), "{err}");
-    assert!(render("{% if %}", &[]).is_err());
+    for malformed in ["{% if %}", "{%}", "{%", "{%}{% generation %}", "{#}", "{% raw %}{%}"] {
+        assert!(render(malformed, &[]).is_err(), "{malformed}");
+    }
 }
