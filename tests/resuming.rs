@@ -40,18 +40,22 @@ const BASE: [&str; 18] = [
 ];
 
 /// Other values where [`other`] has none that can be used.
-const VALUES: [(&str, &str); 15] = [
+const VALUES: [(&str, &str); 19] = [
     ("model.dtype", "bfloat16"),
     ("model.path", "DIR/same-model"),
     ("prompts.path", "DIR/same-prompts.jsonl"),
     ("prompts.messages_column", "turns"),
     ("prompts.role_map", "{ bing = \"user\" }"),
+    ("prompts.chat_template", "{{ messages }}"),
+    ("prompts.chat_template_kwargs", "{ a = 1 }"),
     ("prompts.tools_column", "\"\""),
     ("prompts.filter_keep", "[\"good\"]"),
     ("generate.responses", "DIR/responses.jsonl"),
     ("eval.prompts.path", "DIR/same-prompts.jsonl"),
     ("eval.prompts.messages_column", "turns"),
     ("eval.prompts.role_map", "{ bing = \"user\" }"),
+    ("eval.prompts.chat_template", "{{ messages }}"),
+    ("eval.prompts.chat_template_kwargs", "{ a = 1 }"),
     ("eval.prompts.tools_column", "\"\""),
     ("eval.prompts.filter_keep", "[\"good\"]"),
     ("eval.task", "gsm8k"),

@@ -131,7 +131,8 @@ const OURS: [(&str, Filter); 30] = [
         filters::reject(state, value.clone(), test, rest(args)).map(generator)
     }),
     ("rejectattr", |state, value, args| {
-        let (attribute, test, args) = split_names(args)?;
+        let (attribute, args) = split_attribute(args)?;
+        let (test, args) = split_name(args);
         filters::rejectattr(state, value.clone(), attribute, test, rest(args)).map(generator)
     }),
     ("replace", |_, value, args| {
@@ -154,7 +155,8 @@ const OURS: [(&str, Filter); 30] = [
         filters::select(state, value.clone(), test, rest(args)).map(generator)
     }),
     ("selectattr", |state, value, args| {
-        let (attribute, test, args) = split_names(args)?;
+        let (attribute, args) = split_attribute(args)?;
+        let (test, args) = split_name(args);
         filters::selectattr(state, value.clone(), attribute, test, rest(args)).map(generator)
     }),
     ("sort", |state, value, args| {
@@ -342,8 +344,8 @@ fn split_name(args: &[Value]) -> (Option<Cow<'_, str>>, &[Value]) {
     }
 }
 
-fn split_names(args: &[Value]) -> Result<(Cow<'_, str>, Option<Cow<'_, str>>, &[Value]), Error> {
+/// The name of an attribute, and the arguments behind it.
+fn split_attribute(args: &[Value]) -> Result<(Cow<'_, str>, &[Value]), Error> {
     let (attribute, args) = split_name(args);
-    let (test, args) = split_name(args);
-    Ok((attribute.ok_or_else(|| error("the name of an attribute is missing"))?, test, args))
+    Ok((attribute.ok_or_else(|| error("the name of an attribute is missing"))?, args))
 }

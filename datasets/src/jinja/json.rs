@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use minijinja::value::ValueKind;
 use minijinja::{Error, Value};
 
+use super::methods::width_of;
 use super::operators::integer;
 use super::values::{View, error, float};
 
@@ -123,7 +124,7 @@ fn key_text(key: &Value) -> Result<String, Error> {
 pub(super) fn indent(value: &Value) -> Result<Option<String>, Error> {
     match (value.as_str(), integer(value)) {
         (Some(text), _) => Ok(Some(text.to_owned())),
-        (_, Some(width)) => Ok(Some(" ".repeat(usize::try_from(width).unwrap_or(0)))),
+        (_, Some(_)) => Ok(Some(" ".repeat(width_of(Some(value))?))),
         _ if value.is_none() => Ok(None),
         _ => Err(error("tojson: indent is not a number or text")),
     }

@@ -11,6 +11,9 @@ use super::functions::bind;
 use super::operators::{formatted, integer, tuple};
 use super::values::{View, error};
 
+/// The widest that a text is filled up to: more would be a mistake, and take all memory.
+const MOST_WIDTH: usize = 1 << 20;
+
 /// Calls a method of a value.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     let of_ours = match value.kind() {
@@ -57,12 +60,12 @@ pub(super) fn of_string(text: &str, method: &str, args: &[Value]) -> Result<Opti
         "partition" | "rpartition" => {
             let [separator] = bind(args, ["sep"])?;
             let separator = wanted(separator.as_ref())?;
-            let found =
-                if method == "partition" { text.split_once(separator) } else { text.rsplit_once(separator) };
+            let is_first = method == "partition";
+            let found = if is_first { text.split_once(separator) } else { text.rsplit_once(separator) };
             let parts = match found {
                 _ if separator.is_empty() => return Err(error("empty separator")),
                 Some((before, after)) => [before, separator, after],
-                None if method == "partition" => [text, "", ""],
+                None if is_first => [text, "", ""],
                 None => ["", "", text],
             };
             tuple(parts.map(Value::from).to_vec())
@@ -83,31 +86,7 @@ pub(super) fn of_string(text: &str, method: &str, args: &[Value]) -> Result<Opti
             let text = if method == "rstrip" { text } else { text.trim_start_matches(strips) };
             Value::from(if method == "lstrip" { text } else { text.trim_end_matches(strips) })
         }
-        "center" | "ljust" | "rjust" => {
-            let [width, fill] = bind(args, ["width", "fillchar"])?;
-            let fill = fill.as_ref().map_or(Ok(" "), |fill| wanted(Some(fill)))?;
-            let width =
-                width.as_ref().and_then(integer).ok_or_else(|| error("the width is not an integer"))?;
-            let length = text.chars().count();
-            let width = usize::try_from(width).unwrap_or(0);
-            let missing = width.saturating_sub(length);
-            let left = match method {
-                "ljust" => 0,
-                "rjust" => missing,
-                // Python puts the odd one to the left if the width is odd.
-                _ => missing / 2 + (missing & width & 1),
-            };
-            Value::from(format!("{}{text}{}", fill.repeat(left), fill.repeat(missing - left)))
-        }
-        "zfill" => {
-            let [width] = bind(args, ["width"])?;
-            let width =
-                width.as_ref().and_then(integer).ok_or_else(|| error("the width is not an integer"))?;
-            let missing = usize::try_from(width).unwrap_or(0).saturating_sub(text.chars().count());
-            let digits = text.trim_start_matches(['-', '+']);
-            let sign = if text.len() - digits.len() <= 1 { &text[..text.len() - digits.len()] } else { "" };
-            Value::from(format!("{sign}{}{}", "0".repeat(missing), &text[sign.len()..]))
-        }
+        "center" | "ljust" | "rjust" | "zfill" => padded(text, method, args)?,
         "title" => Value::from(title(text)),
         "swapcase" => {
             let swapped = |c: char| -> String {
@@ -134,6 +113,34 @@ pub(super) fn of_string(text: &str, method: &str, args: &[Value]) -> Result<Opti
         "format" => formatted(FormatStyle::StrFormat, text, args)?,
         _ => return Ok(None),
     }))
+}
+
+/// Methods that fill up to a width.
+fn padded(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
+    let [width, fill] = bind(args, ["width", "fillchar"])?;
+    let width = width_of(width.as_ref())?;
+    let missing = width.saturating_sub(text.chars().count());
+    if method == "zfill" {
+        let sign = if text.starts_with(['-', '+']) { 1 } else { 0 };
+        return Ok(Value::from(format!("{}{}{}", &text[..sign], "0".repeat(missing), &text[sign..])));
+    }
+    let fill = fill.as_ref().map_or(Ok(" "), |fill| wanted(Some(fill)))?;
+    let left = match method {
+        "ljust" => 0,
+        "rjust" => missing,
+        // Python puts the odd one to the left if the width is odd.
+        _ => missing / 2 + (missing & width & 1),
+    };
+    Ok(Value::from(format!("{}{text}{}", fill.repeat(left), fill.repeat(missing - left))))
+}
+
+/// A width that a text can have.
+pub(super) fn width_of(width: Option<&Value>) -> Result<usize, Error> {
+    let width = width.and_then(integer).ok_or_else(|| error("the width is not an integer"))?;
+    match usize::try_from(width.max(0)) {
+        Ok(width) if width <= MOST_WIDTH => Ok(width),
+        _ => Err(error(format!("a width of {width} is too large"))),
+    }
 }
 
 /// Methods that take a range of characters.

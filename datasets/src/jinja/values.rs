@@ -92,7 +92,7 @@ fn quoted(text: &str) -> String {
             _ => {
                 let _ = match code {
                     ..=0xff => write!(quoted, "\\x{code:02x}"),
-                    ..=0xffff => write!(quoted, "\\u{code:04x}"),
+                    0x100..=0xffff => write!(quoted, "\\u{code:04x}"),
                     _ => write!(quoted, "\\U{code:08x}"),
                 };
             }
