@@ -197,7 +197,7 @@ impl PromptsConfig {
                 "prompts.raw takes prompts without a chat template, and prompts.{key} is for one: set one of the two"
             ));
         }
-        let ours = ["messages", "add_generation_prompt"];
+        let ours = ["messages", "tools", "add_generation_prompt"];
         match ours.into_iter().find(|name| self.chat_template_kwargs.contains_key(*name)) {
             Some(name) => refused(format!(
                 "prompts.chat_template_kwargs.{name} is set for each prompt by its conversation: leave it out"

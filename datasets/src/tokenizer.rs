@@ -215,7 +215,7 @@ impl Tokenizer {
         &self.eos_token_ids
     }
 
-    /// BLAKE3 of `tokenizer.json`, in hex.
+    /// BLAKE3 of `tokenizer.json` and of tokens that other files add, in hex.
     pub fn hash(&self) -> &str {
         &self.hash
     }

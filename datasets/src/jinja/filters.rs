@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
+use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, State, Value, filters};
 
 use super::functions::bind;
@@ -16,7 +16,7 @@ type Filter = fn(&mut State, &Value, &[Value]) -> Result<Value, Error>;
 
 const OURS: [(&str, Filter); 30] = [
     ("abs", |_, value, _| match integer(value) {
-        Some(value) => Ok(Value::from(value.abs())),
+        Some(value) => value.checked_abs().map(Value::from).ok_or_else(|| error("abs of too large a number")),
         None => Ok(Value::from(number(value).ok_or_else(|| error("abs of what is not a number"))?.abs())),
     }),
     ("center", |_, value, args| {
@@ -125,7 +125,10 @@ const OURS: [(&str, Filter); 30] = [
             _ => Ok(value.try_iter()?.collect::<Vec<_>>().into()),
         }
     }),
-    ("map", |state, value, args| filters::map(state, value.clone(), rest(args)).map(generator)),
+    ("map", |state, value, args| match split_name(args).0.filter(|name| !is_known(name)) {
+        Some(name) => Err(error(format!("the filter `{name}` is not supported"))),
+        None => filters::map(state, value.clone(), rest(args)).map(generator),
+    }),
     ("reject", |state, value, args| {
         let (test, args) = split_name(args);
         filters::reject(state, value.clone(), test, rest(args)).map(generator)
@@ -160,12 +163,14 @@ const OURS: [(&str, Filter); 30] = [
         filters::selectattr(state, value.clone(), attribute, test, rest(args)).map(generator)
     }),
     ("sort", |state, value, args| {
-        let (_, by_name): (&[Value], Kwargs) = from_args(args)?;
-        if !by_name.has("attribute") {
+        let names = ["reverse", "case_sensitive", "attribute"];
+        let given = bind(args, names)?;
+        if given[2].is_none() {
             let items: Vec<Value> = value.try_iter()?.collect();
             items.windows(2).try_for_each(|pair| order(&pair[0], &pair[1]).map(drop))?;
         }
-        filters::sort(state, value.clone(), by_name)
+        let by_name = names.into_iter().zip(given).filter_map(|(name, value)| Some((name, value?)));
+        filters::sort(state, value.clone(), by_name.collect())
     }),
     ("string", |_, value, args| {
         let [] = bind(args, [])?;
@@ -217,7 +222,7 @@ const OURS: [(&str, Filter); 30] = [
 ];
 
 /// Filters of minijinja that give the text of Jinja2.
-const THEIRS: [&str; 11] = [
+const THEIRS: [&str; 12] = [
     "batch",
     "capitalize",
     "dictsort",
@@ -229,12 +234,11 @@ const THEIRS: [&str; 11] = [
     "slice",
     "sum",
     "title",
+    "upper",
 ];
 
-const OPERATORS: [&str; 11] = ["+", "%", "~", "in", "<", "<=", ">", ">=", ".", "for", "[:]"];
-
 /// Tests that give the result of Jinja2.
-const TESTS: [&str; 33] = [
+const TESTS: [&str; 38] = [
     "!=",
     "<",
     "<=",
@@ -268,18 +272,19 @@ const TESTS: [&str; 33] = [
     "odd",
     "sameas",
     "sequence",
+    "string",
+    "test",
+    "true",
+    "undefined",
+    "upper",
 ];
-const MORE_TESTS: [&str; 5] = ["string", "test", "true", "undefined", "upper"];
 
 pub(super) fn is_known(name: &str) -> bool {
-    OURS.iter().any(|(ours, _)| *ours == name)
-        || THEIRS.contains(&name)
-        || OPERATORS.contains(&name)
-        || name == "upper"
+    OURS.iter().any(|(ours, _)| *ours == name) || THEIRS.contains(&name)
 }
 
 pub(super) fn is_known_test(name: &str) -> bool {
-    TESTS.contains(&name) || MORE_TESTS.contains(&name)
+    TESTS.contains(&name)
 }
 
 pub(super) fn add(environment: &mut Environment) {

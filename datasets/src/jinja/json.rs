@@ -7,7 +7,7 @@ use minijinja::{Error, Value};
 
 use super::methods::width_of;
 use super::operators::integer;
-use super::values::{View, error, float};
+use super::values::{MOST_DEPTH, View, error, float};
 
 /// The arguments of `json.dumps`.
 pub(super) struct Dumps {
@@ -20,6 +20,9 @@ pub(super) struct Dumps {
 
 impl Dumps {
     pub(super) fn write(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > MOST_DEPTH {
+            return Err(error("tojson: a value within itself, or too deep"));
+        }
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),

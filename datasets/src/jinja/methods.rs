@@ -284,8 +284,10 @@ pub(super) fn of_maps(name: &str) -> bool {
 
 /// An attribute whose name is that of a method of dicts.
 pub(super) fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
+    // A namespace is a map for minijinja, but has no methods in Jinja2.
+    let is_namespace = value.as_object().is_some_and(|object| object.type_name().ends_with("Namespace"));
     match value.kind() {
-        ValueKind::Map => Ok(Value::from_object(Method)),
+        ValueKind::Map if !is_namespace => Ok(Value::from_object(Method)),
         _ => value.get_attr(name),
     }
 }

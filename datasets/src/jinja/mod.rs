@@ -2,7 +2,7 @@
 //!
 //! minijinja reads the language, but its string literals, operators and printed values are not Python's. Therefore string
 //! literals become variables whose values we read, and instructions for operators become calls of filters of ours. What
-//! remains different is refused when the template is loaded, or listed in tests/golden/jinja.json.
+//! remains different is refused when the template is loaded, or listed in the tests beside this file.
 
 mod filters;
 mod functions;
@@ -82,6 +82,7 @@ fn with_our_operators(
         length += u32::try_from(replacement(instruction).len()).unwrap_or(u32::MAX);
     }
     places.push(length);
+    check_jumps(theirs)?;
     let moved = |target: u32| places[target as usize];
     let mut ours = Instructions::new(NAME, source);
     for (index, instruction) in (0..).zip(all()) {
@@ -105,6 +106,30 @@ fn with_our_operators(
         }
     }
     Ok(ours)
+}
+
+/// Refuses `break` and `continue` out of `{% with %}`, `{% set %}` or `{% filter %}`: minijinja leaves those open.
+fn check_jumps(instructions: &Instructions) -> Result<(), Error> {
+    let all = || (0..).map_while(|index| instructions.get(index));
+    let mut open = vec![0i32];
+    for instruction in all() {
+        let change = match instruction {
+            Instruction::PushWith | Instruction::BeginCapture(_) => 1,
+            Instruction::PopFrame | Instruction::EndCapture => -1,
+            _ => 0,
+        };
+        open.push(open[open.len() - 1] + change);
+    }
+    for (index, instruction) in (0..).zip(all()) {
+        if let Instruction::Jump(target) = instruction
+            && open[index as usize] != open[*target as usize]
+        {
+            let line = instructions.get_line(index).unwrap_or(0);
+            let message = "break and continue out of with, set and filter are not supported";
+            return Err(Error::new(ErrorKind::SyntaxError, format!("{message} (line {line})")));
+        }
+    }
+    Ok(())
 }
 
 /// An instruction, or those that do it as Python does.
@@ -136,6 +161,7 @@ fn check(instruction: &Instruction) -> Result<(), String> {
         | Instruction::Include(_)
         | Instruction::LoadBlocks
         | Instruction::ExportLocals => Err("blocks and other templates are not supported".to_owned()),
+        Instruction::PushAutoEscape => Err("autoescape is not supported".to_owned()),
         _ => Ok(()),
     }
 }

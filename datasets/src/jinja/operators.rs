@@ -10,6 +10,9 @@ use minijinja::{Environment, Error, Value};
 use super::methods;
 use super::values::{error, escaped, text};
 
+/// Bytes of the longest text.
+const MOST_TEXT: usize = 1 << 26;
+
 /// Name of the filter for an attribute whose name is that of a method of dicts.
 pub(super) const ATTRIBUTE: &str = ".";
 /// Name of the filter that checks what a loop runs over.
@@ -55,7 +58,7 @@ fn plus(a: &Value, b: &Value) -> Result<Value, Error> {
         return Ok(Value::from_safe_string(escaped(a)? + &escaped(b)?));
     }
     match (a.as_str(), b.as_str()) {
-        (Some(a), Some(b)) => return Ok(Value::from([a, b].concat())),
+        (Some(a), Some(b)) => return joined(a, b),
         (None, None) => {}
         _ => return Err(unsupported("+", a, b)),
     }
@@ -86,9 +89,14 @@ pub(super) fn tuple(items: Vec<Value>) -> Value {
 fn remainder(a: &Value, b: &Value) -> Result<Value, Error> {
     let Some(template) = a.as_str().filter(|_| !a.is_safe()) else {
         return match (integer(a), integer(b)) {
-            (Some(_), Some(0)) => Err(error("modulo by zero")),
             (Some(a), Some(b)) => {
-                Ok(Value::from(a.rem_euclid(b) + if b < 0 && a.rem_euclid(b) != 0 { b } else { 0 }))
+                let remainder = a.checked_rem(b).ok_or_else(|| error("modulo of these integers"))?;
+                // Python's remainder has the sign of the divisor.
+                Ok(Value::from(if remainder != 0 && (remainder < 0) != (b < 0) {
+                    remainder + b
+                } else {
+                    remainder
+                }))
             }
             _ => Err(unsupported("%", a, b)),
         };
@@ -135,7 +143,15 @@ pub(super) fn formatted(style: FormatStyle, template: &str, values: &[Value]) ->
 }
 
 fn concatenate(a: &Value, b: &Value) -> Result<Value, Error> {
-    Ok(Value::from(text(a)? + &text(b)?))
+    joined(&text(a)?, &text(b)?)
+}
+
+/// Two texts as one, of a length that a prompt can have: doubling a text would soon take all memory.
+fn joined(a: &str, b: &str) -> Result<Value, Error> {
+    if a.len() + b.len() > MOST_TEXT {
+        return Err(error(format!("a text of more than {MOST_TEXT} bytes")));
+    }
+    Ok(Value::from([a, b].concat()))
 }
 
 /// `b in a`: the operands in the order of minijinja, the container last.

@@ -113,7 +113,14 @@ impl Prepared {
             }
             lines += body[..end].matches('\n').count();
         }
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        if self.text.ends_with(is_word) {
+            self.text.push(' ');
+        }
         self.text.push_str(&literal_name(self.literals.len()));
+        if rest.starts_with(is_word) {
+            self.text.push(' ');
+        }
         // Messages name lines.
         self.text.push_str(&"\n".repeat(lines));
         self.literals.push(value);

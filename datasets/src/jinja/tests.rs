@@ -88,10 +88,45 @@ fn unsupported_features_are_refused_when_the_template_is_loaded() {
         ("{% include 'a' %}", "blocks and other templates are not supported"),
         ("\n\n{{ 'a\\q' }}{{ '\\ud83d' }}", "\\ud83d is not a character (line 3)"),
         ("{{ '\\N{NO SUCH}' }}", "\\N{NO SUCH} is not a character"),
+        ("{% autoescape true %}{% endautoescape %}", "autoescape is not supported"),
+        (
+            "{% for x in y %}{% with a = x %}{% break %}{% endwith %}{% endfor %}",
+            "break and continue out of with",
+        ),
+        (
+            "{% for x in y %}{% set a %}{% continue %}{% endset %}{% endfor %}",
+            "break and continue out of with",
+        ),
         ("{{ 'a }}", "a string literal without its end (line 1)"),
     ] {
         let message = Template::parse(source).unwrap_err().to_string();
         assert!(message.contains(part), "{source}: {message}");
+    }
+}
+
+#[test]
+fn literals_may_touch_words_and_namespaces_have_their_own_names() {
+    for (source, expected) in [
+        ("{{ 'a'if true else'b' }}{{ not'x' }}", "aFalse"),
+        ("{% set ns = namespace(items=[]) %}{% if ns.items %}a{% endif %}{{ ns.items + ['b'] }}", "['b']"),
+        ("{{ [1, 3, 2] | sort(true) }}", "[3, 2, 1]"),
+        ("{{ -7 % 3 }}{{ 7 % -3 }}", "2-2"),
+    ] {
+        let text = Template::parse(source).unwrap().render(BTreeMap::new());
+        assert_eq!(text.unwrap(), expected, "{source}");
+    }
+}
+
+#[test]
+fn values_without_end_are_errors() {
+    for source in [
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns | tojson }}",
+        "{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "{{ 'a'.center(99999999999) }}",
+        "{{ ['a'] | map('pprint') | list }}",
+    ] {
+        assert!(Template::parse(source).unwrap().render(BTreeMap::new()).is_err(), "{source}");
     }
 }
 

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
+/// The deepest nesting of a value that is written: a namespace may contain itself.
+pub(super) const MOST_DEPTH: usize = 100;
+
 /// A value as `{{ .. }}` prints it.
 pub(super) fn text(value: &Value) -> Result<String, Error> {
     match value.as_str() {
@@ -17,6 +20,15 @@ pub(super) fn text(value: &Value) -> Result<String, Error> {
 
 /// A value as it is printed within a list.
 pub(super) fn repr(value: &Value) -> Result<String, Error> {
+    repr_at(value, 0)
+}
+
+fn repr_at(value: &Value, depth: usize) -> Result<String, Error> {
+    if depth > MOST_DEPTH {
+        return Err(error("a value within itself, or too deep to be printed"));
+    }
+    let joined = |items: &[Value]| joined(items, depth + 1);
+    let repr = |value: &Value| repr_at(value, depth + 1);
     if let Some(view) = value.downcast_object_ref::<View>() {
         return Ok(format!("dict_{}([{}])", view.name, joined(&view.items)?));
     }
@@ -49,8 +61,8 @@ pub(super) fn repr(value: &Value) -> Result<String, Error> {
     })
 }
 
-fn joined(items: &[Value]) -> Result<String, Error> {
-    Ok(items.iter().map(repr).collect::<Result<Vec<_>, _>>()?.join(", "))
+fn joined(items: &[Value], depth: usize) -> Result<String, Error> {
+    Ok(items.iter().map(|item| repr_at(item, depth)).collect::<Result<Vec<_>, _>>()?.join(", "))
 }
 
 /// The shortest digits that give this number, with an exponent where Python writes one.
