@@ -79,7 +79,7 @@ pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
         summary: format!("the last checkpoint to {}", run.export().display()),
     });
     // First: its messages about missing questions say more.
-    let eval = has_evaluation(recipe)?.then(|| eval_stage(recipe, &run)).transpose()?;
+    let eval = has_evaluation(recipe)?.then(|| eval_stage(recipe, &run, &tokenizer)).transpose()?;
     if recipe.tune.enabled {
         stages.push(tune_stage(recipe, &run)?);
     }
@@ -152,7 +152,7 @@ fn tune_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
     })
 }
 
-fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
+fn eval_stage(recipe: &Recipe, run: &RunDir, tokenizer: &Tokenizer) -> anyhow::Result<Stage> {
     let mut questions = Vec::new();
     let before_tasks = usize::from(!recipe.eval.prompts.path.as_os_str().is_empty());
     for (index, task) in (1..).zip(recipe.eval.measured()?) {
@@ -165,6 +165,7 @@ fn eval_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
             ),
             false => format!("in the prompts of {}, whose settings are eval.prompts.NAME", task.name),
         })?;
+        tokenizer.with_prompts(&task.prompts)?.check_template()?;
         questions.push(questions_of(&task, counted));
     }
     let settings = question_settings(recipe)?;

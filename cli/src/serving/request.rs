@@ -204,6 +204,9 @@ impl ApiRequest {
         };
         let usage = body.stream_options.unwrap_or_default().include_usage;
         let extras = Extras { usage, spans: jacobi.spans };
+        if !is_chat && !body.chat_template_kwargs.is_empty() {
+            return Err(bad("chat_template_kwargs is for chat requests".to_owned()));
+        }
         let prompts = match (is_chat, body.messages, body.prompt) {
             (true, Some(messages), None) => vec![chat(messages, body.chat_template_kwargs)?],
             (true, ..) => return Err(bad("a chat request has messages, and no prompt".to_owned())),
@@ -259,6 +262,10 @@ impl PromptField {
 fn chat(messages: Vec<ChatMessage>, variables: Map<String, Value>) -> Result<Prompt, ApiError> {
     if messages.is_empty() {
         return Err(bad("messages is empty".to_owned()));
+    }
+    let set_by_us = ["messages", "tools", "add_generation_prompt"];
+    if let Some(name) = set_by_us.into_iter().find(|name| variables.contains_key(*name)) {
+        return Err(bad(format!("chat_template_kwargs.{name} is not supported")));
     }
     let message = |(at, message): (usize, ChatMessage)| {
         if message.name.is_some_and(|name| !name.is_null()) {

@@ -53,6 +53,7 @@ fn unsupported_fields_are_refused_by_name() {
         (chat(r#", "stop": [""]"#), "texts of 1 to 256 bytes"),
         (chat(r#", "presence_penalty": 0.5"#), "presence_penalty is not supported"),
         (chat(r#", "tools": [{}]"#), "tools is not supported"),
+        (chat(r#", "chat_template_kwargs": {"tools": []}"#), "chat_template_kwargs.tools is not supported"),
         (chat(r#", "temprature": 0"#), "temprature is an unknown field"),
         (chat(r#", "jacobi": {"decoder": "fast"}"#), "jacobi.decoder is \"fast\""),
     ];
@@ -63,6 +64,7 @@ fn unsupported_fields_are_refused_by_name() {
     for (body, expected) in [
         (r#"{"prompt": ["a", "b", "c"], "n": 6}"#, "1 to 16 answers"),
         (r#"{"messages": []}"#, "has a prompt"),
+        (r#"{"prompt": "a", "chat_template_kwargs": {"a": 1}}"#, "is for chat requests"),
     ] {
         let message = read(body, false).unwrap_err();
         assert!(message.contains(expected), "{body}: {message}");
