@@ -1,5 +1,5 @@
-//! Dot products of rows with rows: the kernel of projections and attention scores. The lanes of each product are summed in
-//! ascending order, so that no bit of it depends on the number of rows in the pass. This makes decoding exact in every dtype;
+//! Dot products of rows with rows: the kernel of projections and attention scores. Each product is summed in an order that
+//! depends only on the width and the vector instructions, so that no bit of it depends on the number of rows in the pass. This makes decoding exact in every dtype;
 //! libtorch's products change with the shape.
 //!
 //! Legend: m rows on the left, n rows on the right, k their width.
@@ -100,7 +100,7 @@ impl<'a, T: Element> WithSimd for Widened<'a, T> {
 
 /// The dot products of all rows of `left` with all rows of `right`.
 pub(crate) struct Dots<'a, T, F> {
-    /// `[m, k]`.
+    /// `[m, k]`, in the order of [`Element::load_half`] for `T`.
     pub(crate) left: &'a [f32],
     /// `[n, k]`.
     pub(crate) right: &'a [T],

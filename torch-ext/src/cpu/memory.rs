@@ -97,7 +97,8 @@ impl Element for bf16 {
         buffer
     }
 
-    /// The numbers in even places, or those in odd ones: a shift or a mask.
+    /// The numbers in even places, or those in odd ones: a shift or a mask, where the low byte comes first, as on all
+    /// processors with vector instructions here.
     #[inline(always)]
     unsafe fn load_half<S: Simd>(simd: S, address: *const Self, second: bool) -> S::f32s {
         // SAFETY: the caller's promise; two of these numbers are as long as one of 32 bits.
