@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod adapters;
 mod bad_models;
 mod curve;
 mod engine;

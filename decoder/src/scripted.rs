@@ -89,6 +89,7 @@ impl Session for ScriptedSession<'_> {
                     text
                 }
                 Place::After(prefix) => &text[..prefix],
+                Place::Adapted(_) => panic!("the scripted model has no adapter"),
             };
             for row in *first_output..rows.len() {
                 assert!(before.len() + rows.depth(row) < self.model.context, "a position beyond the context");

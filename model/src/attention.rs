@@ -2,15 +2,16 @@
 //!
 //! Legend: b batch, t new tokens, s keys, h key/value heads, g query heads per key/value head, d head width.
 
-use jacobi_torch_ext::{FixedView, HeadShape, PassPlan, attend as attend_cached, linear, rotate_and_store};
+use jacobi_torch_ext::{FixedView, HeadShape, PassPlan, attend as attend_cached, rotate_and_store};
 use tch::Tensor;
 
 use crate::{
-    Architecture, ModelError,
+    AdaptedRows, Architecture, ModelError,
     cache::KvCache,
+    linear::{Linear, LinearName},
     norm::RmsNorm,
     rope::Rope,
-    weights::{Stacked, WeightPath},
+    weights::WeightPath,
 };
 
 mod training;
@@ -25,26 +26,22 @@ struct HeadNorms {
 }
 
 pub(crate) struct Attention {
-    qkv: Stacked,
-    qkv_bias: Option<Stacked>,
+    qkv: Linear,
     head_norms: Option<HeadNorms>,
-    output: Tensor,
-    output_bias: Option<Tensor>,
+    output: Linear,
     heads: HeadShape,
 }
 
 impl Attention {
-    /// Every stack of parameters.
-    pub(crate) fn stacks(&self) -> impl Iterator<Item = &Stacked> {
-        [Some(&self.qkv), self.qkv_bias.as_ref()].into_iter().flatten()
+    pub(crate) fn linears(&self) -> [&Linear; 2] {
+        [&self.qkv, &self.output]
     }
 
-    pub(crate) fn new(path: &mut WeightPath, shape: &Architecture) -> Result<Self, ModelError> {
+    pub(crate) fn new(path: &mut WeightPath, shape: &Architecture, layer: usize) -> Result<Self, ModelError> {
         let (hidden, d) = (shape.hidden_size, shape.head_dim);
         let (q, kv) = (shape.num_attention_heads * d, shape.num_key_value_heads * d);
         let qkv = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
-        let weights = path.take_stacked(&qkv, "weight", &[hidden])?;
-        let qkv_bias = shape.qkv_bias.then(|| path.take_stacked(&qkv, "bias", &[])).transpose()?;
+        let qkv = Linear::new(path, (layer, LinearName::Qkv), &qkv, hidden, shape.qkv_bias)?;
         let norm = |path: &mut WeightPath| RmsNorm::new(path, d, shape.rms_norm_eps);
         let head_norms = match shape.qk_norm {
             true => Some(HeadNorms {
@@ -53,25 +50,25 @@ impl Attention {
             }),
             false => None,
         };
-        let mut output = path.child("o_proj");
-        Ok(Self {
-            qkv: weights,
-            qkv_bias,
-            head_norms,
-            output: output.take("weight", &[hidden, q])?,
-            output_bias: shape.output_bias.then(|| output.take("bias", &[hidden])).transpose()?,
-            heads: shape.heads(),
-        })
+        let output = [("o_proj", hidden)];
+        let output = Linear::new(path, (layer, LinearName::Output), &output, q, shape.output_bias)?;
+        Ok(Self { qkv, head_norms, output, heads: shape.heads() })
     }
 
     /// Under autograd: the tokens of `x` `[b, t, hidden]` attend to each other, causally or as `mask` says:
     /// additive, and repeated for the query heads of a group ([`crate::AttentionMask::folded`]).
-    pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: Option<&Tensor>) -> Tensor {
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        rope: &Rope,
+        mask: Option<&Tensor>,
+        adapted: Option<AdaptedRows>,
+    ) -> Tensor {
         let (b, t, _) = x.size3().expect("x is [batch, tokens, hidden]");
         let (h, d) = (self.heads.keys as i64, self.heads.width as i64);
-        let project = |part: usize| {
-            let bias = self.qkv_bias.as_ref().map(|bias| &bias.parts[part]);
-            let x_bthd = x.linear(&self.qkv.parts[part], bias).view([b, t, -1, d]);
+        let projected = self.qkv.parts(x, adapted);
+        let heads_of = |part: usize| {
+            let x_bthd = projected[part].view([b, t, -1, d]);
             let normed = match (&self.head_norms, part) {
                 (Some(norms), 0) => norms.query.forward(&x_bthd),
                 (Some(norms), 1) => norms.key.forward(&x_bthd),
@@ -79,7 +76,7 @@ impl Attention {
             };
             normed.transpose(1, 2)
         };
-        let (q_bhtd, k_bhtd, v_bhtd) = (rope.rotate(&project(0)), rope.rotate(&project(1)), project(2));
+        let (q_bhtd, k_bhtd, v_bhtd) = (rope.rotate(&heads_of(0)), rope.rotate(&heads_of(1)), heads_of(2));
         let y_bhtd = match mask {
             None => attend(&q_bhtd, &self.repeat_heads(&k_bhtd), &self.repeat_heads(&v_bhtd), None, true),
             // The query heads of a group become query tokens, so keys and values need not be repeated.
@@ -88,13 +85,19 @@ impl Attention {
                 attend(&q, &k_bhtd, &v_bhtd, mask, false).reshape([b, h * self.group(), t, d])
             }
         };
-        y_bhtd.transpose(1, 2).reshape([b, t, -1]).linear(&self.output, self.output_bias.as_ref())
+        self.output.parts(&y_bhtd.transpose(1, 2).reshape([b, t, -1]), adapted).remove(0)
     }
 
     /// Without gradients: the rows `x` `[t, hidden]` attend to each other and to the cached tokens of `past`.
     /// Their keys and values are written to the caches of layer `layer`.
-    pub(crate) fn infer(&self, x: &Tensor, rope: &Rope, past: &Past, layer: usize) -> Tensor {
-        let mut qkv = linear(x, &self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
+    pub(crate) fn infer(
+        &self,
+        x: &Tensor,
+        rope: &Rope,
+        past: &Past,
+        (layer, adapted): (usize, Option<AdaptedRows>),
+    ) -> Tensor {
+        let mut qkv = self.qkv.infer(x, adapted);
         if let Some(norms) = &self.head_norms {
             norms.apply_to_rows(&mut qkv, self.heads);
         }
@@ -110,7 +113,7 @@ impl Attention {
                 view.attend(&qkv, self.heads, cache.layer(layer))
             }
         };
-        linear(&attended, &self.output, self.output_bias.as_ref())
+        self.output.infer(&attended, adapted)
     }
 
     fn group(&self) -> i64 {

@@ -5,7 +5,7 @@
 use jacobi_torch_ext::Releasable;
 use tch::Tensor;
 
-use crate::{Transformer, weights::Stacked};
+use crate::{Transformer, linear::Linear, weights::Stacked};
 
 #[cfg(test)]
 mod tests;
@@ -83,7 +83,7 @@ impl Transformer {
     }
 
     fn stacks(&self) -> impl Iterator<Item = &Stacked> {
-        self.layers.iter().flat_map(|layer| layer.self_attn.stacks().chain(layer.mlp.stacks()))
+        self.layers.iter().flat_map(|layer| layer.linears().flat_map(Linear::stacks))
     }
 }
 

@@ -139,7 +139,7 @@ fn compute(
     // Padding rows may lie beyond the last position.
     let positions = (depths + &cached).clamp_max(rope.len() - 1);
     let past = Past::FixedShape(rows.after(&cached), cache);
-    let hidden_nh = model.infer(&tokens, &rope.at(&positions), &past);
+    let hidden_nh = model.infer(&tokens, &rope.at(&positions), &past, None);
     let logits_nv = model.logits(&hidden_nh);
     let greedy_n = logits_nv.argmax(-1, false);
     Output { hidden_nh, logits_nv, greedy_n }

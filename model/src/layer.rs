@@ -7,8 +7,9 @@
 use tch::Tensor;
 
 use crate::{
-    Architecture, Gradients, ModelError,
+    AdaptedRows, Architecture, Gradients, ModelError,
     attention::{Attention, AttentionCache, TrainingRow},
+    linear::Linear,
     mlp::Mlp,
     norm::RmsNorm,
     rope::Rope,
@@ -32,20 +33,30 @@ pub struct LayerCache {
 }
 
 impl DecoderLayer {
-    pub(crate) fn new(path: &mut WeightPath, shape: &Architecture) -> Result<Self, ModelError> {
+    pub(crate) fn new(path: &mut WeightPath, shape: &Architecture, layer: usize) -> Result<Self, ModelError> {
         let norm = |path: &mut WeightPath| RmsNorm::new(path, shape.hidden_size, shape.rms_norm_eps);
         Ok(Self {
             input_layernorm: norm(&mut path.child("input_layernorm"))?,
-            self_attn: Attention::new(&mut path.child("self_attn"), shape)?,
+            self_attn: Attention::new(&mut path.child("self_attn"), shape, layer)?,
             post_attention_layernorm: norm(&mut path.child("post_attention_layernorm"))?,
-            mlp: Mlp::new(&mut path.child("mlp"), shape)?,
+            mlp: Mlp::new(&mut path.child("mlp"), shape, layer)?,
         })
     }
 
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.self_attn.linears().into_iter().chain(self.mlp.linears())
+    }
+
     /// Under autograd.
-    pub(crate) fn forward(&self, x: &Tensor, rope: &Rope, mask: Option<&Tensor>) -> Tensor {
-        let x = x + self.self_attn.forward(&self.input_layernorm.forward(x), rope, mask);
-        &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x))
+    pub(crate) fn forward(
+        &self,
+        x: &Tensor,
+        rope: &Rope,
+        mask: Option<&Tensor>,
+        adapted: Option<AdaptedRows>,
+    ) -> Tensor {
+        let x = x + self.self_attn.forward(&self.input_layernorm.forward(x), rope, mask, adapted);
+        &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x), adapted)
     }
 
     /// The part of the forward pass whose results the backward pass needs.

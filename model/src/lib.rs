@@ -2,6 +2,7 @@
 //! weights under Hugging Face names, a preallocated KV cache, fp32 and bf16. Knows nothing of blocks, noise
 //! or text.
 
+mod adapter;
 mod architecture;
 mod attention;
 mod buckets;
@@ -12,6 +13,7 @@ mod error;
 mod fixed;
 mod gradients;
 mod layer;
+mod linear;
 mod lm;
 mod mask;
 mod mlp;
@@ -25,6 +27,7 @@ mod training;
 mod transformer;
 mod weights;
 
+pub use adapter::{AdaptedRows, Adapter, AdapterConfig, Target};
 pub use architecture::{Architecture, Family};
 pub use attention::TrainingRow;
 pub use buckets::{Bucket, PlacedParameter};

@@ -9,6 +9,10 @@ pub trait LanguageModel {
     fn vocab_size(&self) -> usize;
     /// Longest sequence, prompt and response together.
     fn context_length(&self) -> usize;
+    /// Whether rows can use an adapter ([`Place::Adapted`]).
+    fn has_adapter(&self) -> bool {
+        false
+    }
     /// Bytes of KV cache per token of a sequence.
     fn cache_bytes_per_token(&self) -> usize;
     /// A session of `slots` sequences, each with room for `capacity` tokens: cached ones and those of a pass.
@@ -33,7 +37,7 @@ pub trait Session {
 pub struct Work<'a> {
     /// The sequence.
     pub slot: usize,
-    /// What the rows follow.
+    /// What the rows follow, and whether they use an adapter.
     pub place: Place,
     /// The rows.
     pub rows: &'a Rows,
@@ -41,14 +45,16 @@ pub struct Work<'a> {
     pub first_output: usize,
 }
 
-/// What the rows of a piece of work follow.
+/// What the rows of a piece of work follow, and whether they use an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// All cached tokens. The rows can be kept.
     End,
-    /// The first this many cached tokens. The rows are another continuation of that prefix: they see nothing
-    /// after it and cannot be kept. A pass can have any number of them.
+    /// The first this many tokens: cached ones, then those that the same pass has at [`Place::End`] in a chain. The rows are
+    /// another continuation of that prefix: they see nothing after it and cannot be kept. A pass can have any number of them.
     After(usize),
+    /// As [`Place::After`], and the rows use the model's adapter. In a pass such work comes last.
+    Adapted(usize),
 }
 
 /// What a model predicts after each row of a pass from [`Work::first_output`] on. The rows of all work are

@@ -11,8 +11,8 @@ use jacobi_torch_ext::{PassPlan, Span, argmax, column_ids, keep_freed_memory, li
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    LanguageModel, Place, Predictions, RopeTable, Session, Transformer, Work, attention::Past,
-    cache::KvCache, fixed::FixedPasses, rope::Rope, token_tensor,
+    AdaptedRows, Adapter, LanguageModel, Place, Predictions, RopeTable, Rows, Session, Transformer, Work,
+    attention::Past, cache::KvCache, fixed::FixedPasses, rope::Rope, token_tensor,
 };
 
 impl LanguageModel for Transformer {
@@ -31,14 +31,7 @@ impl LanguageModel for Transformer {
     }
 
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
-        // So that every pass reuses the memory of the one before.
-        keep_freed_memory();
-        Box::new(TransformerSession {
-            caches: KvCache::several(self.architecture(), slots, capacity, self.kind(), self.device()),
-            // The rows of a pass need room in the cache after the text, but no position is beyond the context.
-            rope: self.rope_table(capacity.min(self.context_length()) as i64),
-            model: self,
-        })
+        Box::new(TransformerSession::new(self, None, slots, capacity))
     }
 }
 
@@ -49,6 +42,7 @@ pub struct DecodingModel<M = Transformer> {
     // Fields are dropped in this order: recorded passes before the parameters they read.
     idle: RefCell<Option<FixedPasses>>,
     has_fixed_shapes: bool,
+    adapter: Option<Adapter>,
     model: M,
 }
 
@@ -56,7 +50,14 @@ impl<M: Borrow<Transformer>> DecodingModel<M> {
     /// Over `model`, whose parameters must not move in memory as long as this lives.
     pub fn new(model: M) -> Self {
         let has_fixed_shapes = model.borrow().device() != Device::Cpu;
-        Self { idle: RefCell::default(), has_fixed_shapes, model }
+        Self { idle: RefCell::default(), has_fixed_shapes, adapter: None, model }
+    }
+
+    /// With `adapter` for the rows that ask for it.
+    pub fn with_adapter(self, adapter: &Adapter) -> Self {
+        let model = self.model.borrow();
+        let adapter = adapter.to(model.architecture(), model.kind(), model.device());
+        Self { adapter: Some(adapter), ..self }
     }
 
     /// With passes of fixed shape on every device, to compare them on a CPU with passes of any shape.
@@ -74,27 +75,46 @@ impl<M: Borrow<Transformer>> LanguageModel for DecodingModel<M> {
         self.model.borrow().context_length()
     }
 
+    fn has_adapter(&self) -> bool {
+        self.adapter.is_some()
+    }
+
     fn cache_bytes_per_token(&self) -> usize {
         self.model.borrow().cache_bytes_per_token()
     }
 
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
-        let model = self.model.borrow();
+        let (model, adapter) = (self.model.borrow(), self.adapter.as_ref());
         if slots != 1 || !self.has_fixed_shapes {
-            return model.session(slots, capacity);
+            return Box::new(TransformerSession::new(model, adapter, slots, capacity));
         }
         let idle = self.idle.take().filter(|idle| idle.fits(capacity));
         let mut passes = idle.unwrap_or_else(|| FixedPasses::new(model, capacity));
         passes.cache.truncate(0);
-        Box::new(FixedSession { model, passes: Some(passes), idle: &self.idle })
+        Box::new(FixedSession { model, adapter, passes: Some(passes), idle: &self.idle })
     }
 }
 
 struct TransformerSession<'a> {
     model: &'a Transformer,
+    adapter: Option<&'a Adapter>,
     /// By slot.
     caches: Vec<KvCache>,
     rope: RopeTable,
+}
+
+impl<'a> TransformerSession<'a> {
+    fn new(model: &'a Transformer, adapter: Option<&'a Adapter>, slots: usize, capacity: usize) -> Self {
+        // So that every pass reuses the memory of the one before.
+        keep_freed_memory();
+        Self {
+            caches: KvCache::several(model.architecture(), slots, capacity, model.kind(), model.device()),
+            // The rows of a pass need room in the cache after the text, but no position is beyond the context.
+            rope: model.rope_table(capacity.min(model.context_length()) as i64),
+            adapter,
+            model,
+        }
+    }
 }
 
 impl Session for TransformerSession<'_> {
@@ -112,13 +132,14 @@ impl Session for TransformerSession<'_> {
 
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
         let caches: Vec<&KvCache> = self.caches.iter().collect();
-        forward_any_shape(self.model, &caches, &self.rope, work)
+        forward_any_shape((self.model, self.adapter), &caches, &self.rope, work)
     }
 }
 
-/// A session of one sequence. Its passes have fixed shapes, except those that fit none: prompts.
+/// A session of one sequence. Its passes have fixed shapes, except those that fit none: prompts, and passes with an adapter.
 struct FixedSession<'a> {
     model: &'a Transformer,
+    adapter: Option<&'a Adapter>,
     /// `None` once the session has ended.
     passes: Option<FixedPasses>,
     /// Where the passes go for the next session.
@@ -145,7 +166,7 @@ impl Session for FixedSession<'_> {
     }
 
     fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
-        let model = self.model;
+        let (model, adapter) = (self.model, self.adapter);
         if let [Work { place: Place::End, rows, first_output, .. }] = work
             && let Some(found) = tch::no_grad(|| self.passes().forward(model, rows))
         {
@@ -159,7 +180,7 @@ impl Session for FixedSession<'_> {
             });
         }
         let FixedPasses { cache, rope, .. } = self.passes();
-        forward_any_shape(model, &[cache], rope, work)
+        forward_any_shape((model, adapter), &[cache], rope, work)
     }
 }
 
@@ -170,7 +191,7 @@ impl Drop for FixedSession<'_> {
 }
 
 fn forward_any_shape(
-    model: &Transformer,
+    (model, adapter): (&Transformer, Option<&Adapter>),
     caches: &[&KvCache],
     rope: &RopeTable,
     work: &[Work],
@@ -180,17 +201,18 @@ fn forward_any_shape(
         let tokens_t = token_tensor(&tokens).to_device(model.device());
         let mut start = 0;
         let mut spans = Vec::with_capacity(work.len());
-        for work in work {
-            let cache = caches[work.slot];
-            check(work, cache);
-            spans.push(span(start, work, cache.len()));
-            start += work.rows.len();
+        for (at, piece) in work.iter().enumerate() {
+            let cache = caches[piece.slot];
+            check(piece, &work[..at], cache);
+            spans.push(span(start, piece, cache.len()));
+            start += piece.rows.len();
         }
+        let adapted = adapted_rows(adapter, work);
         let angles = Angles { caches, table: rope, device: model.device() }.of(work);
         // The caches of all layers have the same shapes and strides.
         let first_layer: Vec<[&Tensor; 2]> = caches.iter().map(|cache| cache.layer(0)).collect();
         let plan = PassPlan::new(model.architecture().heads(), spans, &first_layer);
-        let hidden = model.infer(&tokens_t, &angles, &Past::AnyShape(&plan, caches));
+        let hidden = model.infer(&tokens_t, &angles, &Past::AnyShape(&plan, caches), adapted);
         let predictions: Box<dyn Predictions> = Box::new(LazyLogits {
             hidden_th: wanted(&hidden, work),
             head_vh: model.head_weight(),
@@ -212,7 +234,7 @@ impl Angles<'_> {
     fn of(&self, work: &[Work]) -> Rope {
         let before = |work: &Work| match work.place {
             Place::End => self.caches[work.slot].len(),
-            Place::After(prefix) => prefix,
+            Place::After(prefix) | Place::Adapted(prefix) => prefix,
         };
         if let [work] = work
             && work.rows.is_chain()
@@ -230,7 +252,17 @@ impl Angles<'_> {
     }
 }
 
-fn check(work: &Work, cache: &KvCache) {
+/// The rows of the adapted work, which comes last.
+fn adapted_rows<'a>(adapter: Option<&'a Adapter>, work: &[Work]) -> Option<AdaptedRows<'a>> {
+    let is_adapted = |work: &Work| matches!(work.place, Place::Adapted(_));
+    let at = work.iter().position(is_adapted)?;
+    assert!(work[at..].iter().all(is_adapted), "adapted work comes last");
+    let first = work[..at].iter().map(|work| work.rows.len()).sum();
+    Some(AdaptedRows { adapter: adapter.expect("a model with an adapter"), first })
+}
+
+/// `earlier` is the work before it in the pass.
+fn check(work: &Work, earlier: &[Work], cache: &KvCache) {
     let rows = work.rows.len();
     assert!(rows > 0, "work has rows");
     match work.place {
@@ -238,7 +270,12 @@ fn check(work: &Work, cache: &KvCache) {
             let (len, capacity) = (cache.len(), cache.capacity());
             assert!(len + rows <= capacity, "{len} + {rows} tokens in {capacity}");
         }
-        Place::After(prefix) => assert!(prefix <= cache.len(), "after {prefix} of {} tokens", cache.len()),
+        Place::After(prefix) | Place::Adapted(prefix) => {
+            let end = earlier.iter().find(|other| other.slot == work.slot && other.place == Place::End);
+            let chain = |rows: &Rows| (0..rows.len()).take_while(|&row| rows.depth(row) == row).count();
+            let tokens = cache.len() + end.map_or(0, |end| chain(end.rows));
+            assert!(prefix <= tokens, "after {prefix} of {tokens} tokens");
+        }
     }
 }
 
@@ -266,7 +303,7 @@ fn span(start: usize, work: &Work, cached: usize) -> Span {
     match work.place {
         Place::End if rows.is_chain() => Span::chain(work.slot, range, cached),
         Place::End => Span::tree(work.slot, range, cached, &parents()),
-        Place::After(prefix) => {
+        Place::After(prefix) | Place::Adapted(prefix) => {
             assert!(rows.is_chain(), "rows after a prefix are a chain");
             Span::uncached(work.slot, range, prefix)
         }

@@ -8,8 +8,8 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, attention::Past, layer::DecoderLayer,
-    norm::RmsNorm, weights::WeightSource,
+    AdaptedRows, Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, attention::Past,
+    layer::DecoderLayer, norm::RmsNorm, weights::WeightSource,
 };
 
 /// A decoder-only Transformer of one of the supported families.
@@ -77,7 +77,7 @@ impl Transformer {
         let mut bucket_ends = vec![model.taken()];
         let mut layers = Vec::new();
         for i in 0..shape.num_hidden_layers {
-            layers.push(DecoderLayer::new(&mut model.child("layers").child(i), &shape)?);
+            layers.push(DecoderLayer::new(&mut model.child("layers").child(i), &shape, i as usize)?);
             bucket_ends.push(model.taken());
         }
         let norm = RmsNorm::new(&mut model.child("norm"), shape.hidden_size, shape.rms_norm_eps)?;
@@ -123,7 +123,7 @@ impl Transformer {
     /// Final hidden states `[b, t, hidden]`, after the last norm, of `tokens_bt` (int64); autograd can
     /// follow. The tests compare the passes of training and decoding with it.
     pub fn hidden(&self, tokens_bt: &Tensor, rope: &Rope, mask: &AttentionMask) -> Tensor {
-        self.hidden_observed(tokens_bt, rope, mask, &mut |_| {})
+        self.hidden_adapted(tokens_bt, rope, mask, None, &mut |_| {})
     }
 
     /// As [`Transformer::hidden`]; `observe` sees the embedding and then every layer's output, before the norm.
@@ -134,11 +134,23 @@ impl Transformer {
         mask: &AttentionMask,
         observe: &mut dyn FnMut(&Tensor),
     ) -> Tensor {
+        self.hidden_adapted(tokens_bt, rope, mask, None, observe)
+    }
+
+    /// As [`Transformer::hidden_observed`]; some rows (tokens) of every sequence may use an adapter.
+    pub fn hidden_adapted(
+        &self,
+        tokens_bt: &Tensor,
+        rope: &Rope,
+        mask: &AttentionMask,
+        adapted: Option<AdaptedRows>,
+        observe: &mut dyn FnMut(&Tensor),
+    ) -> Tensor {
         let mask = mask.folded(self.architecture.group_size());
         let mut x = self.embed(tokens_bt);
         observe(&x);
         for layer in &self.layers {
-            x = layer.forward(&x, rope, mask.as_ref());
+            x = layer.forward(&x, rope, mask.as_ref(), adapted);
             observe(&x);
         }
         self.norm.forward(&x)
@@ -146,15 +158,21 @@ impl Transformer {
 
     /// Final hidden states `[t, hidden]` of `tokens_t`, which follow the cached tokens of `past`; without
     /// gradients. Projections are stacked, and every addition is fused with the norm that follows it.
-    pub(crate) fn infer(&self, tokens_t: &Tensor, rope: &Rope, past: &Past) -> Tensor {
+    pub(crate) fn infer(
+        &self,
+        tokens_t: &Tensor,
+        rope: &Rope,
+        past: &Past,
+        adapted: Option<AdaptedRows>,
+    ) -> Tensor {
         let mut x = self.embed(tokens_t);
         let norms = self.layers.iter().map(|layer| &layer.input_layernorm).chain([&self.norm]);
         let mut normed = None;
         for ((index, layer), next_norm) in self.layers.iter().enumerate().zip(norms.skip(1)) {
             let input = normed.unwrap_or_else(|| layer.input_layernorm.forward(&x));
-            let attended = layer.self_attn.infer(&input, rope, past, index);
+            let attended = layer.self_attn.infer(&input, rope, past, (index, adapted));
             let between = layer.post_attention_layernorm.forward_added(&mut x, &attended);
-            normed = Some(next_norm.forward_added(&mut x, &layer.mlp.infer(&between)));
+            normed = Some(next_norm.forward_added(&mut x, &layer.mlp.infer(&between, adapted)));
         }
         normed.unwrap_or_else(|| self.norm.forward(&x))
     }

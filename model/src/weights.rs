@@ -42,6 +42,20 @@ pub(crate) struct Stacked {
     pub(crate) parts: Vec<Tensor>,
 }
 
+impl Stacked {
+    /// Copies of `parts`.
+    pub(crate) fn new(parts: &[Tensor]) -> Self {
+        Self::split(Tensor::cat(parts, 0), parts)
+    }
+
+    /// `whole`, whose parts are as long as `like`.
+    fn split(whole: Tensor, like: &[Tensor]) -> Self {
+        let sizes: Vec<i64> = like.iter().map(|part| part.size()[0]).collect();
+        let parts = whole.split_with_sizes(&sizes, 0);
+        Self { whole, parts }
+    }
+}
+
 /// A place in the tree of parameters, as `model.layers.0.self_attn`.
 pub(crate) struct WeightPath<'a> {
     source: &'a mut WeightSource,
@@ -77,11 +91,9 @@ impl WeightSource {
     fn take_stacked(&mut self, names: &[String], shapes: &[Vec<i64>]) -> Result<Stacked, ModelError> {
         let fetch = |(name, shape): (&String, &Vec<i64>)| self.fetch(name, shape);
         let parts: Vec<Tensor> = names.iter().zip(shapes).map(fetch).collect::<Result<_, _>>()?;
-        let whole = self.convert(&Tensor::cat(&parts, 0));
-        let sizes: Vec<i64> = shapes.iter().map(|shape| shape[0]).collect();
-        let parts = whole.split_with_sizes(&sizes, 0);
-        self.taken.extend(names.iter().cloned().zip(parts.iter().map(Tensor::shallow_clone)));
-        Ok(Stacked { whole, parts })
+        let stacked = Stacked::split(self.convert(&Tensor::cat(&parts, 0)), &parts);
+        self.taken.extend(names.iter().cloned().zip(stacked.parts.iter().map(Tensor::shallow_clone)));
+        Ok(stacked)
     }
 
     /// To the dtype and device of the model.

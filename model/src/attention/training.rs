@@ -2,10 +2,7 @@
 //!
 //! Legend: n rows.
 
-use jacobi_torch_ext::{
-    Attended, HeadShape, Runs, attend_runs, attend_runs_backward, product, product_input_gradient,
-    rotate_in_place,
-};
+use jacobi_torch_ext::{Attended, HeadShape, Runs, attend_runs, attend_runs_backward, rotate_in_place};
 use tch::Tensor;
 
 use super::{Attention, HeadNorms};
@@ -31,7 +28,7 @@ pub(crate) struct AttentionCache {
 impl Attention {
     /// Attention of the rows `x`, without the output projection ([`Attention::project`]).
     pub(crate) fn cache(&self, x: &Tensor, row: &TrainingRow) -> AttentionCache {
-        let mut qkv = product(x, &self.qkv.whole, self.qkv_bias.as_ref().map(|bias| &bias.whole));
+        let mut qkv = self.qkv.product(x, None);
         let unnormed = self.head_norms.as_ref().map(|norms| {
             let width = (self.heads.queries + self.heads.keys) * self.heads.width;
             let unnormed = qkv.narrow(1, 0, width as i64).copy();
@@ -45,7 +42,7 @@ impl Attention {
     }
 
     pub(crate) fn project(&self, cache: &AttentionCache) -> Tensor {
-        product(&cache.attended.out, &self.output, self.output_bias.as_ref())
+        self.output.product(&cache.attended.out, None)
     }
 
     /// The gradient of `x` for the gradient `grad` of the projected output.
@@ -57,22 +54,14 @@ impl Attention {
         gradients: &Gradients,
     ) -> Tensor {
         let AttentionCache { unnormed, qkv, attended } = cache;
-        gradients.add_product(&self.output, grad, &attended.out);
-        if let Some(bias) = &self.output_bias {
-            gradients.add_rows(bias, grad);
-        }
-        let grad_out = product_input_gradient(grad, &self.output);
+        let grad_out = self.output.backward(&attended.out, grad, gradients);
         let mut grad_qkv = attend_runs_backward(&qkv, self.heads, &row.runs, &attended, &grad_out);
         let (cos, sin) = row.rope.angles();
         rotate_in_place(&mut grad_qkv, cos, sin, self.heads, true);
         if let (Some(norms), Some(unnormed)) = (&self.head_norms, &unnormed) {
             norms.backward(unnormed, &grad_qkv, self.heads, gradients);
         }
-        gradients.add_product(&self.qkv.whole, &grad_qkv, x);
-        if let Some(bias) = &self.qkv_bias {
-            gradients.add_rows(&bias.whole, &grad_qkv);
-        }
-        product_input_gradient(&grad_qkv, &self.qkv.whole)
+        self.qkv.backward(x, &grad_qkv, gradients)
     }
 }
 
