@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod adapter_files;
 mod adapters;
 mod bad_models;
 mod curve;

@@ -12,6 +12,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{Architecture, Gradients, linear::LinearName, precision::to_kind, weights::Stacked};
 
+pub(crate) mod files;
+
 /// A linear layer that an adapter can change, by its name in PEFT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

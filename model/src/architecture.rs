@@ -8,15 +8,12 @@ use std::path::Path;
 use jacobi_torch_ext::HeadShape;
 use serde_json::{Map, Value};
 
-use crate::{ModelError, rope::RopeConfig};
+use crate::{ModelError, fields::Fields, rope::RopeConfig};
 
-mod fields;
 mod known;
 mod rotary;
 #[cfg(test)]
 mod tests;
-
-use fields::Fields;
 
 /// The families whose config.json is understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

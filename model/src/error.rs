@@ -21,6 +21,16 @@ pub enum ModelError {
         /// The absent file.
         file: String,
     },
+    /// The directory lacks a file that every adapter has.
+    #[error(
+        "{dir} holds no {file}: it is not an adapter directory of PEFT (adapter_config.json, adapter_model.safetensors)"
+    )]
+    NoAdapter {
+        /// The adapter's directory.
+        dir: PathBuf,
+        /// The absent file.
+        file: String,
+    },
     /// Weights in a format that is not read.
     #[error("{dir} holds no model.safetensors but {file}, which is not read: {remedy}")]
     OtherFormat {

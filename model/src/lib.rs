@@ -10,6 +10,7 @@ mod cache;
 mod device;
 mod environment;
 mod error;
+mod fields;
 mod fixed;
 mod gradients;
 mod layer;
@@ -27,7 +28,10 @@ mod training;
 mod transformer;
 mod weights;
 
-pub use adapter::{AdaptedRows, Adapter, AdapterConfig, Target};
+pub use adapter::{
+    AdaptedRows, Adapter, AdapterConfig, Target,
+    files::{AdapterBase, StoredAdapter},
+};
 pub use architecture::{Architecture, Family};
 pub use attention::TrainingRow;
 pub use buckets::{Bucket, PlacedParameter};

@@ -111,9 +111,19 @@ fn split(tensors: &[(String, Tensor)], kind: Kind, max_bytes: usize) -> Vec<&[(S
 /// # Errors
 /// A file that cannot be written.
 pub fn save_tensors(path: &Path, tensors: &[(String, Tensor)], kind: Option<Kind>) -> Result<(), ModelError> {
+    save_with_metadata(path, tensors, kind, HashMap::new())
+}
+
+/// As [`save_tensors`], with entries of the file's metadata.
+pub(crate) fn save_with_metadata(
+    path: &Path,
+    tensors: &[(String, Tensor)],
+    kind: Option<Kind>,
+    mut metadata: HashMap<String, String>,
+) -> Result<(), ModelError> {
     let views =
         tensors.iter().map(|(name, tensor)| (name, Stored::new(tensor, kind.unwrap_or(tensor.kind()))));
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    metadata.insert("format".to_owned(), "pt".to_owned());
     // safetensors makes the file private to its owner; the user's umask is to decide instead.
     let permissions = fs_err::File::create(path)?.metadata()?.permissions();
     serialize_to_file(views, Some(metadata), path)
@@ -162,7 +172,7 @@ impl View for Stored<'_> {
     }
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
     let text = serde_json::to_string_pretty(value).map_err(|e| ModelError::json(path, e))?;
     let mut file = fs_err::File::create(path)?;
     file.write_all(text.as_bytes())?;

@@ -13,7 +13,7 @@ use crate::{ModelError, precision::to_kind};
 mod files;
 
 use files::read_tensors;
-pub(crate) use files::{INDEX_FILE, WEIGHTS_FILE};
+pub(crate) use files::{INDEX_FILE, Parsed, WEIGHTS_FILE, read_safetensors};
 
 /// Tensors that old exports contain and that follow from config.json.
 const DERIVED: &str = "rotary_emb.inv_freq";
@@ -115,9 +115,7 @@ impl WeightSource {
                     let found = tensor.size();
                     return Err(error(format!("has shape {found:?}, config.json calls for {shape:?}")));
                 }
-                if !bool::try_from(tensor.isfinite().all()).expect("all() gives one boolean") {
-                    return Err(error(NOT_FINITE.to_owned()));
-                }
+                require_finite(dir, name, &tensor)?;
                 tensor
             }
         })
@@ -173,6 +171,13 @@ impl WeightPath<'_> {
             children.iter().map(|(child, _)| format!("{}.{child}.{name}", self.prefix)).collect();
         let shapes: Vec<Vec<i64>> = children.iter().map(|(_, size)| [&[*size], rest].concat()).collect();
         self.source.take_stacked(&names, &shapes)
+    }
+}
+
+pub(crate) fn require_finite(path: &Path, name: &str, tensor: &Tensor) -> Result<(), ModelError> {
+    match bool::try_from(tensor.isfinite().all()).expect("all() gives one boolean") {
+        true => Ok(()),
+        false => Err(ModelError::tensor(path, name, NOT_FINITE)),
     }
 }
 

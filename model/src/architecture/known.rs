@@ -5,8 +5,8 @@
 
 use serde_json::Value;
 
-use super::{Family, fields::Fields};
-use crate::ModelError;
+use super::Family;
+use crate::{ModelError, fields::Fields};
 
 /// Fields that are passed over, with the reason.
 const NEUTRAL: &[(&str, &[&str])] = &[

@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-use super::fields::Fields;
 use crate::{
     ModelError,
+    fields::Fields,
     rope::{RopeConfig, RopeScaling, Yarn},
 };
 

@@ -1,7 +1,7 @@
 //! The weight files of a model directory.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     path::Path,
 };
 
@@ -50,11 +50,8 @@ pub(super) fn read_tensors(dir: &Path) -> Result<(BTreeMap<String, Tensor>, Stri
         }
         let bytes = fs_err::read(&path)?;
         hasher.update(&bytes);
-        let parsed = SafeTensors::deserialize(&bytes)
-            .map_err(|source| ModelError::Safetensors { path: path.clone(), source })?;
-        for (name, view) in parsed.iter() {
-            let tensor = to_tensor(&path, name, &view)?;
-            match tensors.entry(name.to_owned()) {
+        for (name, tensor) in read_safetensors(&path, &bytes)?.tensors {
+            match tensors.entry(name.clone()) {
                 Entry::Vacant(entry) => drop(entry.insert((tensor, file.clone()))),
                 Entry::Occupied(entry) if is_equal(&entry.get().0, &tensor) => {}
                 Entry::Occupied(entry) => {
@@ -66,13 +63,30 @@ pub(super) fn read_tensors(dir: &Path) -> Result<(BTreeMap<String, Tensor>, Stri
                         _ => "save or download the model again".to_owned(),
                     };
                     let problem = format!("differs between {other} and {file}: {remedy}");
-                    return Err(ModelError::tensor(dir, name, problem));
+                    return Err(ModelError::tensor(dir, &name, problem));
                 }
             }
         }
     }
     let tensors = tensors.into_iter().map(|(name, (tensor, _))| (name, tensor)).collect();
     Ok((tensors, hasher.finalize().to_hex().to_string()))
+}
+
+/// The content of a safetensors file.
+pub(crate) struct Parsed {
+    /// As stored.
+    pub(crate) tensors: Vec<(String, Tensor)>,
+    pub(crate) metadata: HashMap<String, String>,
+}
+
+/// Parses the `bytes` of the file at `path`.
+pub(crate) fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<Parsed, ModelError> {
+    let damaged = |source| ModelError::Safetensors { path: path.to_path_buf(), source };
+    let parsed = SafeTensors::deserialize(bytes).map_err(damaged)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
+    let tensor = |(name, view): (&str, TensorView)| Ok((name.to_owned(), to_tensor(path, name, &view)?));
+    let tensors = parsed.iter().map(tensor).collect::<Result<_, ModelError>>()?;
+    Ok(Parsed { tensors, metadata: header.metadata().clone().unwrap_or_default() })
 }
 
 fn is_equal(a: &Tensor, b: &Tensor) -> bool {

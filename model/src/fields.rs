@@ -1,4 +1,4 @@
-//! config.json or an object in it, read field by field; every error names the file, the field and the value.
+//! config.json, adapter_config.json, or an object in one, read field by field; every error names the file, the field and the value.
 
 use std::path::Path;
 
@@ -6,36 +6,36 @@ use serde_json::{Map, Value};
 
 use crate::ModelError;
 
-/// config.json or an object in it.
-pub(super) struct Fields<'a> {
-    pub(super) json: &'a Map<String, Value>,
-    pub(super) path: &'a Path,
+/// A JSON file or an object in it.
+pub(crate) struct Fields<'a> {
+    pub(crate) json: &'a Map<String, Value>,
+    pub(crate) path: &'a Path,
     /// Precedes field names in messages: the object's name and a dot, or nothing for config.json itself.
-    pub(super) prefix: &'static str,
+    pub(crate) prefix: &'static str,
 }
 
 impl<'a> Fields<'a> {
     /// The object `name` in config.json, whose fields have `prefix` in messages. `None` without one or if it is empty.
-    pub(super) fn object(&self, name: &str, prefix: &'static str) -> Result<Option<Fields<'a>>, ModelError> {
+    pub(crate) fn object(&self, name: &str, prefix: &'static str) -> Result<Option<Fields<'a>>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let json = value.as_object().ok_or_else(|| self.unsupported(name, "an object"))?;
         Ok((!json.is_empty()).then_some(Fields { json, prefix, path: self.path }))
     }
 
     /// A field that is there and not null.
-    pub(super) fn get(&self, field: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, field: &str) -> Option<&'a Value> {
         self.json.get(field).filter(|value| !value.is_null())
     }
 
-    pub(super) fn size(&self, field: &str, default: Option<i64>) -> Result<i64, ModelError> {
+    pub(crate) fn size(&self, field: &str, default: Option<i64>) -> Result<i64, ModelError> {
         self.value(field, default, "a positive whole number below 2^31", whole)
     }
 
-    pub(super) fn float(&self, field: &str, default: Option<f64>) -> Result<f64, ModelError> {
+    pub(crate) fn float(&self, field: &str, default: Option<f64>) -> Result<f64, ModelError> {
         self.value(field, default, "a number", Value::as_f64)
     }
 
-    pub(super) fn bool(&self, field: &str, default: bool) -> Result<bool, ModelError> {
+    pub(crate) fn bool(&self, field: &str, default: bool) -> Result<bool, ModelError> {
         self.value(field, Some(default), "true or false", Value::as_bool)
     }
 
@@ -54,12 +54,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn unsupported(&self, field: &str, supported: &str) -> ModelError {
+    pub(crate) fn unsupported(&self, field: &str, supported: &str) -> ModelError {
         let value = self.json.get(field).unwrap_or(&Value::Null);
         self.error(field, &format!("= {value} is not supported ({supported})"))
     }
 
-    pub(super) fn error(&self, field: &str, problem: &str) -> ModelError {
+    pub(crate) fn error(&self, field: &str, problem: &str) -> ModelError {
         ModelError::field(self.path, &format!("{}{field}", self.prefix), problem)
     }
 }
