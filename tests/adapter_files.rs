@@ -66,7 +66,8 @@ fn a_new_adapter_changes_nothing() {
     let config = AdapterConfig { rank: 4, alpha: 1.0, targets: vec![Target::KProj, Target::GateProj] };
     let adapter = Adapter::new(shape, config.clone(), 1, Device::Cpu);
     assert!(off(&base, &adapter, &golden("models/tiny_llama")) <= 1e-4);
-    let layer = 4 * (shape.hidden_size + 16) + 4 * (shape.hidden_size + shape.intermediate_size);
+    let keys = shape.num_key_value_heads * shape.head_dim;
+    let layer = 4 * (shape.hidden_size + keys) + 4 * (shape.hidden_size + shape.intermediate_size);
     assert_eq!(adapter.parameter_count() as i64, shape.num_hidden_layers * layer);
     let parameters = |seed| Adapter::new(shape, config.clone(), seed, Device::Cpu);
     assert!(parameters(1).parameters()[0].1.equal(&adapter.parameters()[0].1));

@@ -1,9 +1,17 @@
-//! Adapters in decoding passes: some rows of a pass use the adapter, the others do not notice.
+//! Adapters in decoding: some rows of a pass use the adapter, the others do not notice, and the text is the base model's.
 
+use std::ops::ControlFlow;
+
+use jacobi_decoder::{
+    Answer, BatchEvent, Decoding, Filler, Growth, MultiBlockConfig, Passes, RandomSampling, Request, Room,
+    Sampling, Settings, StopRules, Strategy, generate, generate_batch,
+};
 use jacobi_model::{
     AdaptedRows, Adapter, AdapterConfig, AttentionMask, DecodingModel, Device, Dtype, LanguageModel, Place,
     Predictions, Rows, Session, Target, Transformer, Work, load, token_tensor,
 };
+use proptest::prelude::*;
+use proptest::strategy::Strategy as Arbitrary;
 use tch::{Kind, Tensor};
 
 use crate::support::{golden, max_difference};
@@ -102,6 +110,92 @@ fn base_rows_do_not_notice_adapted_ones() {
             }
             alone.keep(0, &[0, 1]);
             session.keep(0, &[0, 1]);
+        }
+    }
+}
+
+const TREES: [usize; 3] = [0, 8, 40];
+
+fn strategies() -> impl Arbitrary<Value = Strategy> {
+    let growth = prop_oneof![
+        Just(Growth::Sliding),
+        (1usize..4, 0.0..1.0f64)
+            .prop_map(|(max_blocks, spawn_ratio)| Growth::Blocks { max_blocks, spawn_ratio })
+    ];
+    let passes = prop_oneof![Just(Passes::One), Just(Passes::Two)];
+    let filler = prop_oneof![Just(Filler::Random), Just(Filler::Ngram), Just(Filler::Vocabulary)];
+    (1usize..16, growth, passes, filler, 0usize..4, 0..TREES.len(), any::<u64>()).prop_map(
+        |(block_size, growth, passes, filler, pool_size, tree, seed)| {
+            let tree_budget = TREES[tree];
+            Strategy::MultiBlock(MultiBlockConfig {
+                block_size,
+                growth,
+                filler,
+                pool_size,
+                tree_budget,
+                passes,
+                seed,
+            })
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    /// Greedy and sampled, in both dtypes, alone and in a batch.
+    #[test]
+    fn decoding_with_an_adapter_gives_the_text_of_the_base_on_real_weights(
+        case in 0usize..CASES.len(),
+        dtype in prop_oneof![Just(Dtype::Float32), Just(Dtype::Bfloat16)],
+        seed in 0u64..50,
+        prompt in prop::collection::vec(0u32..97, 1..12),
+        strategy in strategies(),
+        sampled in any::<bool>(),
+        max_new_tokens in 2usize..40,
+    ) {
+        let base = load(&golden("models").join(CASES[case]), dtype).unwrap().transformer;
+        let model = DecodingModel::new(&base).with_adapter(&random_adapter(&base, seed));
+        let stop = StopRules { max_new_tokens, eos_token_ids: vec![5] };
+        let sampling = match sampled {
+            true => Sampling::Random(RandomSampling { seed, temperature: 0.8, ..RandomSampling::default() }),
+            false => Sampling::Greedy,
+        };
+        let settings = |strategy| Settings { sampling: sampling.clone(), ..Settings::greedy(strategy, stop.clone()) };
+        let expected = generate(&base, &prompt, &settings(Strategy::Autoregressive), &mut |_| {}).tokens;
+        let settings = settings(strategy);
+        prop_assert_eq!(&generate(&model, &prompt, &settings, &mut |_| {}).tokens, &expected);
+        let room = Room { slots: 2, capacity: settings.capacity(&model, prompt.len()), rows: 64 };
+        let mut requests = vec![Request::new(prompt, settings); 3].into_iter().enumerate();
+        let mut found = Vec::new();
+        generate_batch(&model, &mut requests, room, &mut |event| {
+            if let BatchEvent::Done(_, Answer::Response(response)) = event {
+                found.push(response.generation.tokens);
+            }
+            ControlFlow::Continue(())
+        });
+        prop_assert_eq!(found, vec![expected; 3]);
+    }
+}
+
+/// Pass by pass, bit for bit: the same drafts, the same tokens.
+#[test]
+fn an_adapter_of_zeros_decodes_as_jacobi_decoding_on_real_weights() {
+    for (case, dtype) in CASES.into_iter().flat_map(|case| [(case, Dtype::Float32), (case, Dtype::Bfloat16)])
+    {
+        let base = load(&golden("models").join(case), dtype).unwrap().transformer;
+        let config = AdapterConfig { rank: 4, alpha: 8.0, targets: Target::ALL.to_vec() };
+        let zeros = Adapter::new(base.architecture(), config, 3, Device::Cpu);
+        let model = DecodingModel::new(&base).with_adapter(&zeros);
+        let stop = StopRules { max_new_tokens: 40, eos_token_ids: vec![] };
+        for growth in [Growth::Sliding, Growth::Blocks { max_blocks: 2, spawn_ratio: 0.5 }] {
+            let config =
+                MultiBlockConfig { block_size: 6, growth, pool_size: 0, ..MultiBlockConfig::default() };
+            let settings = Settings::greedy(Strategy::MultiBlock(config), stop.clone());
+            let passes = |model: &dyn LanguageModel| -> Vec<_> {
+                let decoding = Decoding::new(model, &PROMPT, &settings);
+                decoding.map(|pass| (pass.draft.rows().clone(), pass.chosen, pass.tokens)).collect()
+            };
+            assert_eq!(passes(&model), passes(&base), "{case} {dtype:?}");
         }
     }
 }

@@ -39,6 +39,7 @@ fn strategies() -> impl Arbitrary<Value = Strategy> {
                 pool_size,
                 tree_budget,
                 seed,
+                ..MultiBlockConfig::default()
             }),
         },
     )

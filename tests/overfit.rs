@@ -74,8 +74,8 @@ fn a_memorised_sample_takes_about_one_pass_per_block() {
             growth: Growth::Blocks { max_blocks: 2, spawn_ratio: 0.0 },
             filler: Filler::Random,
             pool_size: 0,
-            tree_budget: 0,
             seed,
+            ..MultiBlockConfig::default()
         };
         // One block at a time, every block needs a pass to be right and one to be found right: n / 2 at best.
         let alone = JacobiConfig { block_size: BLOCK, seed };

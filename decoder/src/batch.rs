@@ -114,7 +114,7 @@ impl<'a> Batch<'a> {
         assert!(needed <= self.room.capacity, "{needed} tokens in {}", self.room.capacity);
         let slot = self.lanes.iter().position(Option::is_none).expect("a slot is free");
         self.session.truncate(slot, 0);
-        let lane = Lane::new(request, self.model.context_length());
+        let lane = Lane::new(request, self.model);
         self.lanes[slot] = Some(Admitted { key, order: self.admitted, lane, prefilled: false });
         self.admitted += 1;
     }

@@ -6,7 +6,7 @@
 //! with the response the model's tokens are the response's, so a pass starts at the first wrong token; and it ends
 //! before the block's last token, whose successor belongs to the next block.
 
-use jacobi_datasets::{NoiseScheduleConfig, State, is_settled, wants_fixed_point};
+use jacobi_datasets::{NoiseScheduleConfig, Rng, State, is_settled, wants_fixed_point};
 use jacobi_model::{Place, Rows};
 
 use crate::Filler;
@@ -86,7 +86,9 @@ impl Block {
     /// The last block of `text`, from position `start` on.
     fn new(text: &[u32], (index, start): (usize, usize), config: &Trajectories) -> Self {
         let len = text.len() - start;
-        let filler = Filler::Random.fill(&text[..=start], &[], config.block_size - 1, config.seed, index);
+        let mut rng = Rng::new(&[config.seed, index as u64]);
+        // The vocabulary does not matter: random filler is drawn from the text.
+        let filler = Filler::Random.fill(&text[..=start], &[], config.block_size - 1, 0, &mut rng);
         let mut draft = vec![text[start]];
         draft.extend(&filler[..len - 1]);
         let mut block = Self {

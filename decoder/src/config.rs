@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::multi_block::{MAX_BLOCKS, SPAWN_RATIO};
 use crate::{
-    DecoderError, DecoderName, Filler, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy,
+    DecoderError, DecoderName, Filler, Growth, JacobiConfig, MultiBlockConfig, Passes, Settings, StopRules,
+    Strategy,
 };
 
 /// Most rows of a pass: more than is fast on any device, and few enough for the cache's memory.
@@ -57,6 +58,9 @@ pub struct DecoderConfig {
     /// Rows of the token tree, the real-active draft included; 0 turns it off. Default: `0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree_budget: Option<usize>,
+    /// How a draft adapter is used; no effect without one. Default: `"one"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passes: Option<Passes>,
 }
 
 impl DecoderConfig {
@@ -129,6 +133,7 @@ impl DecoderConfig {
                 filler: self.filler.unwrap_or(default.filler),
                 pool_size: self.pool_size.unwrap_or(default.pool_size),
                 tree_budget: self.tree_budget.unwrap_or(default.tree_budget),
+                passes: self.passes.unwrap_or_default(),
                 seed,
             }),
         };
@@ -183,6 +188,7 @@ impl From<&Strategy> for DecoderConfig {
                     filler: Some(config.filler),
                     pool_size: Some(config.pool_size),
                     tree_budget: Some(config.tree_budget),
+                    passes: Some(config.passes),
                     ..named
                 }
             }
@@ -191,13 +197,14 @@ impl From<&Strategy> for DecoderConfig {
 }
 
 impl Settings {
-    /// The decoder's settings as results record them: all but its name, and without the window and the filler
-    /// where they are the default.
+    /// The decoder's settings as results record them: all but its name, and without the window, the filler and
+    /// the passes where they are the default.
     pub fn decoder_settings(&self) -> Map<String, Value> {
         let all = DecoderConfig::from(&self.strategy);
         let shown = DecoderConfig {
             window: all.window.filter(|&window| window != WindowName::Blocks),
             filler: all.filler.filter(|&filler| filler != Filler::default()),
+            passes: all.passes.filter(|&passes| passes != Passes::default()),
             strict_gap: self.strict_gap,
             ..all
         };

@@ -22,7 +22,7 @@ impl<'a> Decoding<'a> {
     /// give.
     pub fn new(model: &'a dyn LanguageModel, prompt: &[u32], settings: &Settings) -> Self {
         let request = Request::new(prompt.to_vec(), settings.clone());
-        let lane = Lane::new(request, model.context_length());
+        let lane = Lane::new(request, model);
         let session = model.session(1, settings.capacity(model, prompt.len()));
         let mut decoding = Self { session, lane };
         decoding.step();

@@ -1,4 +1,5 @@
-//! The rows of one forward pass: a run of draft tokens, and branches that compete with it. Integers only.
+//! The rows of one forward pass: a run of draft tokens, branches that compete with it, and rows of an adapter that draft for
+//! the next pass. Integers only.
 
 use jacobi_model::Rows;
 use serde::Serialize;
@@ -40,17 +41,24 @@ pub struct Draft {
     rows: Rows,
     sources: Vec<Source>,
     run: usize,
+    adapted: Option<Rows>,
 }
 
 impl Draft {
     /// The run `known, then`, whose first `own` rows belong to the real-active block.
     pub(crate) fn run(known: u32, then: &[u32], own: usize) -> Self {
-        let mut draft = Self { rows: Rows::chain(&[known]), sources: vec![Source::Own], run: 1 + then.len() };
+        let (rows, sources) = (Rows::chain(&[known]), vec![Source::Own]);
+        let mut draft = Self { rows, sources, run: 1 + then.len(), adapted: None };
         for (above, &token) in then.iter().enumerate() {
             draft.rows.push(token, Some(above));
             draft.sources.push(if above + 1 < own { Source::Own } else { Source::Pseudo });
         }
         draft
+    }
+
+    /// With rows for `tokens` that use the adapter.
+    pub(crate) fn with_adapted(self, tokens: &[u32]) -> Self {
+        Self { adapted: Some(Rows::chain(tokens)), ..self }
     }
 
     /// The row of `token` below `parent`, added if it does not exist.
@@ -88,9 +96,20 @@ impl Draft {
         rows
     }
 
-    /// The rows.
+    /// The rows that the model verifies.
     pub fn rows(&self) -> &Rows {
         &self.rows
+    }
+
+    /// The rows that use the adapter: a chain that follows row 0. They see the text, row 0 and each other; their predictions
+    /// become the next draft, and nothing of them is cached. `None` without an adapter.
+    pub fn adapted(&self) -> Option<&Rows> {
+        self.adapted.as_ref()
+    }
+
+    /// Number of all rows.
+    pub fn width(&self) -> usize {
+        self.rows.len() + self.adapted.as_ref().map_or(0, Rows::len)
     }
 
     /// Where the token of `row` came from.

@@ -1,7 +1,7 @@
 //! The interface between proposing drafts and verifying them. A draft changes how many passes a response takes,
 //! never its text: the model accepts or rejects each token of it.
 
-use crate::{Draft, Pass, outputs::Outputs};
+use crate::{Draft, Pass, outputs::DraftOutputs};
 
 /// Proposes the rows that the next pass verifies.
 pub(crate) trait Drafter {
@@ -11,7 +11,7 @@ pub(crate) trait Drafter {
 
     /// Learns from a pass over its draft, which accepted at least row 0. `outputs` has the model's other likely
     /// tokens.
-    fn learn(&mut self, pass: &Pass, outputs: &Outputs);
+    fn learn(&mut self, pass: &Pass, outputs: &DraftOutputs);
 
     /// Keeps from now on what [`Drafter::rejected_rank`] needs.
     fn rank_rejections(&mut self) {}
@@ -33,7 +33,7 @@ impl Drafter for Autoregressive {
         Draft::run(text[text.len() - 1], &[], 1)
     }
 
-    fn learn(&mut self, _pass: &Pass, _outputs: &Outputs) {}
+    fn learn(&mut self, _pass: &Pass, _outputs: &DraftOutputs) {}
 
     fn skip(&mut self) {}
 }

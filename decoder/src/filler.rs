@@ -19,16 +19,24 @@ pub enum Filler {
     /// The tokens that followed an earlier occurrence of the last tokens, in prompt or response; drawn if there
     /// is none.
     Ngram,
+    /// Tokens drawn from the whole vocabulary, as the draft adapters of UNO (arXiv 2609.04010) expect.
+    Vocabulary,
 }
 
 impl Filler {
-    /// `count` tokens to follow `text` (prompt and response) and then `draft`, a pure function of the
-    /// arguments. `fills` is how often filler was drawn for this response before.
-    pub(crate) fn fill(self, text: &[u32], draft: &[u32], count: usize, seed: u64, fills: usize) -> Vec<u32> {
-        let mut rng = Rng::new(&[seed, fills as u64]);
+    /// `count` tokens below `vocabulary` to follow `text` (prompt and response) and then `draft`.
+    pub(crate) fn fill(
+        self,
+        text: &[u32],
+        draft: &[u32],
+        count: usize,
+        vocabulary: usize,
+        rng: &mut Rng,
+    ) -> Vec<u32> {
         let mut filler = match self {
             Self::Random => Vec::with_capacity(count),
             Self::Ngram => continuation(text, draft, count),
+            Self::Vocabulary => return (0..count).map(|_| rng.below(vocabulary) as u32).collect(),
         };
         filler.extend((filler.len()..count).map(|_| text[rng.below(text.len())]));
         filler
@@ -57,7 +65,8 @@ mod tests {
 
     #[test]
     fn an_ngram_filler_repeats_what_followed() {
-        let fill = |text: &[u32], draft: &[u32]| Filler::Ngram.fill(text, draft, 3, 1, 0);
+        let fill =
+            |text: &[u32], draft: &[u32]| Filler::Ngram.fill(text, draft, 3, 10, &mut Rng::new(&[1, 0]));
         assert_eq!(fill(&[1, 2, 3, 4, 5, 1, 2], &[]), [3, 4, 5]);
         // The longest key wins over the latest place, and the draft is part of the key.
         assert_eq!(fill(&[7, 1, 2, 8, 8, 8, 9, 2, 5, 5, 5, 7], &[1, 2]), [8, 8, 8]);
@@ -69,10 +78,12 @@ mod tests {
     }
 
     #[test]
-    fn fillers_are_drawn_from_the_text_and_fixed_by_seed_and_block() {
-        for filler in [Filler::Random, Filler::Ngram] {
-            let fill = |seed, block| filler.fill(&[4, 5, 6], &[], 20, seed, block);
-            assert!(fill(1, 0).iter().all(|token| (4..=6).contains(token)));
+    fn fillers_are_drawn_from_the_text_or_the_vocabulary_and_fixed_by_seed_and_block() {
+        for filler in [Filler::Random, Filler::Ngram, Filler::Vocabulary] {
+            let fill = |seed, block| filler.fill(&[4, 5, 6], &[], 20, 9, &mut Rng::new(&[seed, block]));
+            let from_text = fill(1, 0).iter().all(|token| (4..=6).contains(token));
+            assert_eq!(from_text, filler != Filler::Vocabulary);
+            assert!(fill(1, 0).iter().all(|token| *token < 9));
             assert_eq!(fill(1, 0), fill(1, 0));
             assert_ne!(fill(1, 0), fill(1, 1));
             assert_ne!(fill(1, 0), fill(2, 0));

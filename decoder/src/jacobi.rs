@@ -6,7 +6,7 @@
 //! Departure from the reference: converged tokens are cached and not fed again, so passes shrink while a block
 //! converges.
 
-use crate::{Filler, Growth, MultiBlockConfig};
+use crate::{Filler, Growth, MultiBlockConfig, Passes};
 
 /// Settings of plain Jacobi decoding.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +25,7 @@ impl From<&JacobiConfig> for MultiBlockConfig {
             filler: Filler::Random,
             pool_size: 0,
             tree_budget: 0,
+            passes: Passes::One,
             seed: config.seed,
         }
     }

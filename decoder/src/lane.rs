@@ -1,13 +1,15 @@
 //! A lane: one request, from its prefill to its answer. It can have three kinds of rows in a pass: the prompt, the next draft
-//! of the response, and the blocks of the response that are complete, which are refined for their trajectories.
+//! of the response with the rows of an adapter, and the blocks of the response that are complete, which are refined for their trajectories.
 
 use std::time::Instant;
 
-use jacobi_model::{Place, Rows, Session, Work};
+use jacobi_model::{LanguageModel, Place, Rows, Session, Work};
 
 use crate::{
-    Answer, Disagreement, Draft, Generation, Pass, Request, Response, Trajectories, blocks::Block,
-    outputs::Outputs, sequence::Sequence,
+    Answer, Disagreement, Draft, Generation, Pass, Request, Response, Trajectories,
+    blocks::Block,
+    outputs::{DraftOutputs, Outputs},
+    sequence::Sequence,
 };
 
 pub(crate) struct Lane {
@@ -81,15 +83,22 @@ pub(crate) struct LaneRows {
 
 /// Rows at the end of the text.
 enum End {
-    Prefill { rows: Rows, first_output: usize },
-    Answering(Draft),
+    Prefill {
+        rows: Rows,
+        first_output: usize,
+    },
+    Answering {
+        draft: Draft,
+        /// Tokens of the text, the draft's row 0 included: the rows of the adapter follow them.
+        text: usize,
+    },
 }
 
 impl End {
     fn rows(&self) -> &Rows {
         match self {
             Self::Prefill { rows, .. } => rows,
-            Self::Answering(draft) => draft.rows(),
+            Self::Answering { draft, .. } => draft.rows(),
         }
     }
 
@@ -97,12 +106,13 @@ impl End {
     fn first_output(&self) -> usize {
         match self {
             Self::Prefill { first_output, .. } => *first_output,
-            Self::Answering(_) => 0,
+            Self::Answering { .. } => 0,
         }
     }
 }
 
 impl LaneRows {
+    /// Its rows through the base weights.
     fn work(&self, slot: usize) -> Vec<Work<'_>> {
         let end = self.end.iter().map(|end| (Place::End, end.rows(), end.first_output()));
         let blocks = self.blocks.iter().map(|(_, place, rows)| (*place, rows, 0));
@@ -110,10 +120,16 @@ impl LaneRows {
         work.map(|(place, rows, first_output)| Work { slot, place, rows, first_output }).collect()
     }
 
+    /// Its rows through the adapter.
+    fn adapted_work(&self, slot: usize) -> Option<Work<'_>> {
+        let End::Answering { draft, text } = self.end.as_ref()? else { return None };
+        let rows = draft.adapted().filter(|rows| !rows.is_empty())?;
+        Some(Work { slot, place: Place::Adapted(*text), rows, first_output: 0 })
+    }
+
     /// Number of rows.
     pub(crate) fn len(&self) -> usize {
-        let end = self.end.iter().map(End::rows);
-        end.chain(self.blocks.iter().map(|(.., rows)| rows)).map(Rows::len).sum()
+        self.work(0).iter().chain(&self.adapted_work(0)).map(|work| work.rows.len()).sum()
     }
 }
 
@@ -134,19 +150,21 @@ pub(crate) fn advance(
     lane_rows: Vec<LaneRows>,
 ) -> Vec<Option<Pass>> {
     let started = Instant::now();
-    let work: Vec<Vec<Work>> =
-        lanes.iter().zip(&lane_rows).map(|((slot, _), rows)| rows.work(*slot)).collect();
-    let outputs: Vec<usize> =
-        work.iter().map(|work| work.iter().map(|work| work.rows.len() - work.first_output).sum()).collect();
+    let rows_of_slots = || lanes.iter().zip(&lane_rows).map(|((slot, _), rows)| (*slot, rows));
+    let base = rows_of_slots().map(|(slot, rows)| rows.work(slot));
+    let adapted = rows_of_slots().map(|(slot, rows)| rows.adapted_work(slot).into_iter().collect());
+    let work: Vec<Vec<Work>> = base.chain(adapted).collect();
+    let starts = output_starts(&work);
     let predictions = session.forward(&work.concat());
     let is_greedy = lanes.iter().any(|(_, lane)| lane.sequence.is_greedy());
     let greedy = if is_greedy { predictions.greedy() } else { Vec::new() };
     drop(work);
-    let mut first = 0;
-    let mut passes = Vec::with_capacity(lanes.len());
-    for (((slot, lane), rows), outputs) in lanes.iter_mut().zip(lane_rows).zip(outputs) {
-        let Outcome { keep, pass } = lane.absorb(rows, Outputs::new(&*predictions, &greedy, first));
-        first += outputs;
+    let count = lanes.len();
+    let mut passes = Vec::with_capacity(count);
+    for (index, ((slot, lane), rows)) in lanes.iter_mut().zip(lane_rows).enumerate() {
+        let outputs = |list: usize| Outputs::new(&*predictions, &greedy, starts[list]);
+        let outputs = DraftOutputs { rows: outputs(index), adapted: outputs(count + index) };
+        let Outcome { keep, pass } = lane.absorb(rows, outputs);
         if !keep.is_empty() {
             session.keep(*slot, &keep);
         }
@@ -159,13 +177,25 @@ pub(crate) fn advance(
     passes
 }
 
+/// The index of the first output of each list of work.
+fn output_starts(work: &[Vec<Work>]) -> Vec<usize> {
+    let outputs =
+        |work: &Vec<Work>| work.iter().map(|work| work.rows.len() - work.first_output).sum::<usize>();
+    let start = |total: &mut usize, work| {
+        let start = *total;
+        *total += outputs(work);
+        Some(start)
+    };
+    work.iter().scan(0, start).collect()
+}
+
 impl Lane {
     /// # Panics
     /// As [`Sequence::new`].
-    pub(crate) fn new(request: Request, context: usize) -> Self {
+    pub(crate) fn new(request: Request, model: &dyn LanguageModel) -> Self {
         let Request { prompt, settings, given, trajectories, on_disagreement } = request;
         Self {
-            sequence: Sequence::new(settings, &prompt, given, context),
+            sequence: Sequence::new(settings, &prompt, given, model),
             trajectories,
             on_disagreement,
             disagreeing_blocks: 0,
@@ -204,8 +234,8 @@ impl Lane {
         match (part, &self.stage) {
             (Part::Answer, Stage::Answering) => {
                 let draft = self.sequence.draft();
-                space.take(draft.rows().len());
-                lane_rows.end = Some(End::Answering(draft));
+                space.take(draft.width());
+                lane_rows.end = Some(End::Answering { draft, text: self.sequence.text().len() });
             }
             (Part::Prefill, Stage::Prefill) => {
                 let (rows, first_output) = self.sequence.prefill();
@@ -230,16 +260,17 @@ impl Lane {
     }
 
     /// Takes the model's outputs after `lane_rows`.
-    fn absorb(&mut self, lane_rows: LaneRows, mut outputs: Outputs) -> Outcome {
+    fn absorb(&mut self, lane_rows: LaneRows, mut outputs: DraftOutputs) -> Outcome {
         let outputs_of_end = lane_rows.end.as_ref().map_or(0, |end| end.rows().len() - end.first_output());
         let outcome = match lane_rows.end {
-            Some(End::Prefill { rows, first_output }) => self.begin(&rows, first_output, &outputs),
-            Some(End::Answering(draft)) => {
+            Some(End::Prefill { rows, first_output }) => self.begin(&rows, first_output, &outputs.rows),
+            Some(End::Answering { draft, .. }) => {
                 let pass = self.sequence.absorb(draft, &outputs);
                 Outcome { keep: pass.path.clone(), pass: Some(pass) }
             }
             None => Outcome::default(),
         };
+        let outputs = &mut outputs.rows;
         outputs.skip(outputs_of_end);
         let text = self.sequence.text();
         for (index, place, rows) in lane_rows.blocks {

@@ -3,7 +3,8 @@
 //! sees no text.
 //!
 //! A pass verifies a [`Draft`], rows proposed by a drafter, in one forward pass of the model; the tokens that
-//! the model itself would have given are accepted. Reading order: `draft.rs` (rows and acceptance),
+//! the model itself would have given are accepted. A model with a draft adapter has further rows in the same pass, which draft
+//! for the next one. Reading order: `draft.rs` (rows and acceptance),
 //! `sequence.rs` (one response), `multi_block.rs` (the drafter of Jacobi and multi-block decoding), `lane.rs`
 //! and `batch.rs` (many requests per pass).
 
@@ -41,7 +42,7 @@ pub use draft::{Draft, Source};
 pub use error::DecoderError;
 pub use filler::Filler;
 pub use jacobi::JacobiConfig;
-pub use multi_block::{Growth, MultiBlockConfig};
+pub use multi_block::{Growth, MultiBlockConfig, Passes};
 pub use pass::{Pass, RANKED};
 pub use recorder::Recorder;
 pub use request::{Answer, Disagreement, Generation, Request, Response};

@@ -16,14 +16,22 @@
 //! n-grams ([`crate::ngram_pool`]), and a token tree from the distributions of the last pass
 //! ([`crate::token_tree`]).
 //!
+//! With a draft adapter (section "Draft adapters" of docs/algorithm.md) the next draft is what the adapter's rows predict,
+//! instead of the model's own predictions after wrong tokens.
+//!
 //! Departure: branches share one forward pass and one cache with the run; the reference copies the cache per
 //! candidate.
+
+use jacobi_datasets::Rng;
+use jacobi_model::LanguageModel;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Draft, Filler, Pass, RANKED, Source,
     drafter::Drafter,
     ngram_pool::NgramPool,
-    outputs::Outputs,
+    outputs::DraftOutputs,
     token_tree::{Marginal, RANKS, grow},
 };
 
@@ -40,8 +48,22 @@ pub struct MultiBlockConfig {
     pub pool_size: usize,
     /// Rows of the token tree, including those of the real-active draft; 0 turns it off.
     pub tree_budget: usize,
+    /// How a model with a draft adapter uses it; the others do not read this.
+    pub passes: Passes,
     /// Seed of the fillers.
     pub seed: u64,
+}
+
+/// How many passes it takes to draft with an adapter and to verify the draft.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Passes {
+    /// Every pass verifies a draft, and rows of the adapter over the same tokens draft for the next pass.
+    #[default]
+    One,
+    /// UNO's cycle (arXiv 2609.04010): one pass over the known-right token, and over filler with the adapter, drafts; the
+    /// next one verifies.
+    Two,
 }
 
 /// Default of K, the reference's.
@@ -74,6 +96,7 @@ impl Default for MultiBlockConfig {
             filler: Filler::Random,
             pool_size: 4,
             tree_budget: 0,
+            passes: Passes::One,
             seed: 0,
         }
     }
@@ -120,10 +143,15 @@ pub(crate) struct Window {
     pool: NgramPool,
     /// How often filler was drawn.
     fills: usize,
+    /// Token ids of the model.
+    vocabulary: usize,
+    has_adapter: bool,
+    /// The last pass drafted with the adapter: `ahead` is not filler.
+    is_drafted: bool,
 }
 
 impl Window {
-    pub(crate) fn new(config: MultiBlockConfig) -> Self {
+    pub(crate) fn new(config: MultiBlockConfig, model: &dyn LanguageModel) -> Self {
         config.check();
         let ranks = if config.tree_budget > 0 { RANKS } else { 0 };
         Self {
@@ -136,6 +164,9 @@ impl Window {
             stable: 0,
             pool: NgramPool::default(),
             fills: 0,
+            vocabulary: model.vocab_size(),
+            has_adapter: model.has_adapter(),
+            is_drafted: false,
         }
     }
 
@@ -160,7 +191,8 @@ impl Window {
         }
         let missing = (self.len() - 1).saturating_sub(self.ahead.len());
         if missing > 0 {
-            let filler = self.config.filler.fill(text, &self.ahead, missing, self.config.seed, self.fills);
+            let mut rng = Rng::new(&[self.config.seed, self.fills as u64]);
+            let filler = self.config.filler.fill(text, &self.ahead, missing, self.vocabulary, &mut rng);
             self.ahead.extend(filler);
             self.fills += 1;
         }
@@ -192,9 +224,12 @@ impl Window {
 impl Drafter for Window {
     fn draft(&mut self, text: &[u32], room: usize) -> Draft {
         self.grow(text);
-        let deepest = room - 1;
+        let (known, deepest) = (text[text.len() - 1], room - 1);
         let run = &self.ahead[..deepest.min(self.len() - 1)];
-        let mut draft = Draft::run(text[text.len() - 1], run, self.real);
+        if self.has_adapter && self.config.passes == Passes::Two && !self.is_drafted {
+            return Draft::run(known, &[], self.real).with_adapted(run);
+        }
+        let mut draft = Draft::run(known, run, self.real);
         let longest = (self.config.block_size - 1).min(deepest);
         for candidate in self.pool.candidates(text, run, self.config.pool_size, longest) {
             candidate.iter().fold(0, |parent, &token| draft.branch(parent, token, Source::Recycled));
@@ -204,18 +239,24 @@ impl Drafter for Window {
             let budget = self.config.tree_budget + draft.rows().len() - own;
             grow(&mut draft, &self.marginals[..self.marginals.len().min(deepest)], budget);
         }
-        draft
+        match (self.has_adapter, self.config.passes) {
+            (false, _) => draft,
+            (true, Passes::One) => draft.with_adapted(run),
+            (true, Passes::Two) => draft.with_adapted(&[]),
+        }
     }
 
-    fn learn(&mut self, pass: &Pass, outputs: &Outputs) {
+    fn learn(&mut self, pass: &Pass, outputs: &DraftOutputs) {
         let last = *pass.path.last().expect("row 0 was accepted");
-        let rows = pass.draft.continuation(last);
-        let next: Vec<u32> = rows.iter().map(|&row| pass.chosen[row]).collect();
+        let ahead = pass.next_draft().into_iter().map(|(token, _)| token);
+        let next: Vec<u32> = std::iter::once(pass.chosen[last]).chain(ahead).collect();
         self.stable = self.stable(pass, &next);
         self.shift(pass.path.len());
         self.ahead = next[1..].to_vec();
+        self.is_drafted = !pass.drafted.is_empty();
         if self.ranks > 0 {
-            self.marginals = outputs.top(&rows[1..], self.ranks);
+            let outputs = if self.has_adapter { &outputs.adapted } else { &outputs.rows };
+            self.marginals = outputs.top(&pass.refining_rows(), self.ranks);
         }
         if self.config.pool_size > 0 {
             self.pool.remember(next);

@@ -4,7 +4,16 @@ use jacobi_model::{Predictions, Rows};
 
 use crate::Sampling;
 
+/// The predictions of a pass after the two kinds of rows of a draft.
+pub(crate) struct DraftOutputs<'a> {
+    /// After [`crate::Draft::rows`].
+    pub(crate) rows: Outputs<'a>,
+    /// After [`crate::Draft::adapted`].
+    pub(crate) adapted: Outputs<'a>,
+}
+
 /// The part of a pass's predictions that belongs to one sequence.
+#[derive(Clone, Copy)]
 pub(crate) struct Outputs<'a> {
     predictions: &'a dyn Predictions,
     /// The most probable token at each output of the whole pass; empty if no sequence is greedy.

@@ -11,6 +11,8 @@ pub struct Pass {
     pub draft: Draft,
     /// The model's token after each row.
     pub chosen: Vec<u32>,
+    /// The token after each row of the adapter.
+    pub drafted: Vec<u32>,
     /// The accepted rows, from row 0 on. Empty when a near-tie is left to a pass over one row.
     pub path: Vec<usize>,
     /// The tokens added to the response: the model's after each row of the path, cut where the response ends.
@@ -25,6 +27,28 @@ impl Pass {
     /// Where the draft of `tokens[index]` came from; `None` if the model gave it without a draft.
     pub fn source(&self, index: usize) -> Option<Source> {
         self.path.get(index + 1).map(|&row| self.draft.source(row))
+    }
+
+    /// The rows whose predictions lie behind the next known-right token: those of the adapter, numbered from 0 (row i stands
+    /// for row i + 1 of the run), or of the draft.
+    pub(crate) fn refining_rows(&self) -> Vec<usize> {
+        match (self.draft.adapted(), self.path.last()) {
+            (_, None) => Vec::new(),
+            (Some(_), Some(_)) => (self.path.len() - 1..self.drafted.len()).collect(),
+            (None, Some(&last)) => self.draft.continuation(last).split_off(1),
+        }
+    }
+
+    /// The tokens drafted behind the next known-right token, each with the row that held the old draft at its position.
+    pub fn next_draft(&self) -> Vec<(u32, Option<usize>)> {
+        let rows = self.refining_rows();
+        let of_adapter =
+            |&row: &usize| (self.drafted[row], Some(row + 2).filter(|&row| row < self.draft.run_len()));
+        let of_draft = |at: usize| (self.chosen[rows[at]], rows.get(at + 1).copied());
+        match self.draft.adapted() {
+            Some(_) => rows.iter().map(of_adapter).collect(),
+            None => (0..rows.len()).map(of_draft).collect(),
+        }
     }
 }
 

@@ -44,20 +44,64 @@ impl LanguageModel for Scripted {
     }
 
     fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
-        Box::new(ScriptedSession {
-            model: self,
-            texts: vec![vec![]; slots],
-            last: vec![Rows::default(); slots],
-            capacity,
-        })
+        ScriptedSession::open(self, None, slots, capacity)
+    }
+}
+
+/// The logits of the token after a text.
+pub(crate) type Logits<'a> = &'a dyn Fn(&[u32]) -> Vec<f32>;
+
+/// A scripted model with an adapter, under which `adapter` gives the logits of the token after a text.
+pub(crate) struct Adapted<'m> {
+    pub(crate) base: Scripted,
+    pub(crate) adapter: Logits<'m>,
+}
+
+impl LanguageModel for Adapted<'_> {
+    fn vocab_size(&self) -> usize {
+        self.base.vocab_size()
+    }
+
+    fn context_length(&self) -> usize {
+        self.base.context_length()
+    }
+
+    fn has_adapter(&self) -> bool {
+        true
+    }
+
+    fn cache_bytes_per_token(&self) -> usize {
+        1
+    }
+
+    fn session<'a>(&'a self, slots: usize, capacity: usize) -> Box<dyn Session + 'a> {
+        ScriptedSession::open(&self.base, Some(self.adapter), slots, capacity)
     }
 }
 
 struct ScriptedSession<'a> {
     model: &'a Scripted,
+    adapter: Option<Logits<'a>>,
     texts: Vec<Vec<u32>>,
     last: Vec<Rows>,
     capacity: usize,
+}
+
+impl<'a> ScriptedSession<'a> {
+    fn open(
+        model: &'a Scripted,
+        adapter: Option<Logits<'a>>,
+        slots: usize,
+        capacity: usize,
+    ) -> Box<dyn Session + 'a> {
+        Box::new(Self {
+            model,
+            adapter,
+            texts: vec![vec![]; slots],
+            last: vec![Rows::default(); slots],
+            capacity,
+        })
+    }
 }
 
 impl Session for ScriptedSession<'_> {
@@ -74,7 +118,7 @@ impl Session for ScriptedSession<'_> {
         let mut logits = Vec::new();
         for (at, Work { slot, place, rows, first_output }) in work.iter().enumerate() {
             let text = &self.texts[*slot];
-            let before = match *place {
+            let (before, adapter) = match *place {
                 Place::End => {
                     let others = &work[..at];
                     let twice = others.iter().any(|other| other.slot == *slot && other.place == Place::End);
@@ -86,15 +130,21 @@ impl Session for ScriptedSession<'_> {
                         rows.len()
                     );
                     self.last[*slot] = (*rows).clone();
-                    text
+                    (text.clone(), None)
                 }
-                Place::After(prefix) => &text[..prefix],
-                Place::Adapted(_) => panic!("the scripted model has no adapter"),
+                Place::After(prefix) => (text[..prefix].to_vec(), None),
+                Place::Adapted(prefix) => {
+                    let of_pass = self.last[*slot].path(prefix - text.len() - 1);
+                    let seen = of_pass.iter().map(|&row| self.last[*slot].tokens()[row]);
+                    let adapter = self.adapter.expect("a model with an adapter");
+                    (text.iter().copied().chain(seen).collect(), Some(adapter))
+                }
             };
             for row in *first_output..rows.len() {
                 assert!(before.len() + rows.depth(row) < self.model.context, "a position beyond the context");
                 let path = rows.path(row).into_iter().map(|at| rows.tokens()[at]);
-                logits.push(self.model.logits(&before.iter().copied().chain(path).collect::<Vec<_>>()));
+                let text: Vec<u32> = before.iter().copied().chain(path).collect();
+                logits.push(adapter.map_or_else(|| self.model.logits(&text), |adapter| adapter(&text)));
             }
         }
         Box::new(Table(logits))

@@ -1,13 +1,13 @@
 //! One response being decoded: its text so far, its drafter, and the rules that end it.
 
 use jacobi_datasets::FinishReason;
-use jacobi_model::Rows;
+use jacobi_model::{LanguageModel, Rows};
 
 use crate::{
     DecodeStats, Draft, Generation, Pass, Sampling, Settings, Strategy,
     drafter::{Autoregressive, Drafter},
     multi_block::Window,
-    outputs::Outputs,
+    outputs::{DraftOutputs, Outputs},
 };
 
 pub(crate) struct Sequence {
@@ -30,7 +30,13 @@ pub(crate) struct Sequence {
 impl Sequence {
     /// # Panics
     /// If the prompt is empty or fills the context, `max_new_tokens` is 0, or the given response is empty.
-    pub(crate) fn new(settings: Settings, prompt: &[u32], given: Option<Vec<u32>>, context: usize) -> Self {
+    pub(crate) fn new(
+        settings: Settings,
+        prompt: &[u32],
+        given: Option<Vec<u32>>,
+        model: &dyn LanguageModel,
+    ) -> Self {
+        let context = model.context_length();
         assert!(!prompt.is_empty(), "a prompt has at least one token");
         assert!(prompt.len() < context, "a prompt of {} tokens fills the context of {context}", prompt.len());
         assert!(settings.stop.max_new_tokens > 0, "max_new_tokens is at least 1");
@@ -42,7 +48,7 @@ impl Sequence {
             given.truncate(end + 1);
         }
         Self {
-            drafter: drafter(&settings.strategy),
+            drafter: drafter(&settings.strategy, model),
             settings,
             text: prompt.to_vec(),
             prompt: prompt.len(),
@@ -129,16 +135,18 @@ impl Sequence {
     }
 
     /// Takes the tokens that the pass over `draft` accepts.
-    pub(crate) fn absorb(&mut self, draft: Draft, outputs: &Outputs) -> Pass {
-        let before = &self.text[..self.text.len() - 1];
-        let chosen = outputs.choose(&self.settings.sampling, draft.rows(), before);
+    pub(crate) fn absorb(&mut self, draft: Draft, outputs: &DraftOutputs) -> Pass {
+        let (before, sampling) = (&self.text[..self.text.len() - 1], &self.settings.sampling);
+        let chosen = outputs.rows.choose(sampling, draft.rows(), before);
+        let drafted = draft.adapted().map(|rows| outputs.adapted.choose(sampling, rows, &self.text));
         let mut path = draft.accepted(&chosen);
-        let near_tie = self.near_tie(&draft, &path, outputs);
+        let near_tie = self.near_tie(&draft, &path, &outputs.rows);
         path.truncate(near_tie.unwrap_or(path.len()));
         let right: Vec<u32> = path.iter().map(|&row| chosen[row]).collect();
         let offset = self.text.len() - 1 - self.prompt;
         let tokens = self.extend(&right);
-        let mut pass = Pass { offset, draft, chosen, path, tokens, rejected_rank: None };
+        let drafted = drafted.unwrap_or_default();
+        let mut pass = Pass { offset, draft, chosen, drafted, path, tokens, rejected_rank: None };
         match (self.alone, pass.path.is_empty()) {
             (true, _) => self.drafter.skip(),
             (false, false) => {
@@ -189,10 +197,10 @@ impl Sequence {
     }
 }
 
-fn drafter(strategy: &Strategy) -> Box<dyn Drafter> {
+fn drafter(strategy: &Strategy, model: &dyn LanguageModel) -> Box<dyn Drafter> {
     match strategy {
         Strategy::Autoregressive => Box::new(Autoregressive),
-        Strategy::Jacobi(config) => Box::new(Window::new(config.into())),
-        Strategy::MultiBlock(config) => Box::new(Window::new(config.clone())),
+        Strategy::Jacobi(config) => Box::new(Window::new(config.into(), model)),
+        Strategy::MultiBlock(config) => Box::new(Window::new(config.clone(), model)),
     }
 }

@@ -74,7 +74,7 @@ impl DecodeStats {
         for &row in pass.path.iter().skip(1) {
             *self.accepted_from.entry(pass.draft.source(row)).or_default() += 1;
         }
-        let width = self.widths.entry(pass.draft.rows().len()).or_default();
+        let width = self.widths.entry(pass.draft.width()).or_default();
         width.forwards += 1;
         width.seconds += seconds;
     }

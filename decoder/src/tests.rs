@@ -7,6 +7,7 @@ use jacobi_datasets::FinishReason;
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Arbitrary;
 
+mod adapters;
 mod trajectories;
 mod windows;
 
@@ -38,6 +39,7 @@ fn multi_block() -> impl Arbitrary<Value = MultiBlockConfig> {
             pool_size,
             tree_budget,
             seed,
+            ..MultiBlockConfig::default()
         },
     )
 }

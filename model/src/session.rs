@@ -53,11 +53,12 @@ impl<M: Borrow<Transformer>> DecodingModel<M> {
         Self { idle: RefCell::default(), has_fixed_shapes, adapter: None, model }
     }
 
-    /// With `adapter` for the rows that ask for it.
-    pub fn with_adapter(self, adapter: &Adapter) -> Self {
+    /// With a copy of `adapter`, if there is one, for the rows that ask for it.
+    pub fn with_adapter<'a>(self, adapter: impl Into<Option<&'a Adapter>>) -> Self {
         let model = self.model.borrow();
-        let adapter = adapter.to(model.architecture(), model.kind(), model.device());
-        Self { adapter: Some(adapter), ..self }
+        let copy = |adapter: &Adapter| adapter.to(model.architecture(), model.kind(), model.device());
+        let adapter = adapter.into().map(copy);
+        Self { adapter, ..self }
     }
 
     /// With passes of fixed shape on every device, to compare them on a CPU with passes of any shape.

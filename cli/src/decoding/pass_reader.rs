@@ -39,7 +39,7 @@ impl<'a> PassReader<'a> {
         add(&mut draft, Mark::Refined, draft_text.rest());
         let span = |run: Vec<u32>| Span { mark: Mark::Rejected, text: self.tokenizer.decode(&run) };
         PassRow {
-            rows: pass.draft.rows().len(),
+            rows: pass.draft.width(),
             tokens: pass.tokens.len(),
             accepted,
             draft,
@@ -73,25 +73,17 @@ fn mark_of(pass: &Pass, index: usize) -> Mark {
     }
 }
 
-/// The rows whose predictions become the next draft, each with the row that held the old draft at the predicted
-/// position.
-fn refined_rows(pass: &Pass) -> Vec<(usize, Option<usize>)> {
-    let Some(&last) = pass.path.last() else { return Vec::new() };
-    let rows = pass.draft.continuation(last);
-    (1..rows.len()).map(|at| (rows[at], rows.get(at + 1).copied())).collect()
-}
-
 /// The draft after the tokens that the pass added.
 fn next_draft(pass: &Pass) -> Vec<(u32, Mark)> {
-    let mark = |(row, drafted)| {
-        let token = pass.chosen[row];
-        (token, if is_kept(pass, (row, drafted)) { Mark::Kept } else { Mark::Refined })
+    let mark = |place: (u32, Option<usize>)| {
+        (place.0, if is_kept(pass, place) { Mark::Kept } else { Mark::Refined })
     };
-    refined_rows(pass).into_iter().map(mark).collect()
+    pass.next_draft().into_iter().map(mark).collect()
 }
 
-fn is_kept(pass: &Pass, (row, drafted): (usize, Option<usize>)) -> bool {
-    drafted.is_some_and(|drafted| pass.draft.rows().tokens()[drafted] == pass.chosen[row])
+/// Whether the token was in the old draft too, in row `drafted`.
+fn is_kept(pass: &Pass, (token, drafted): (u32, Option<usize>)) -> bool {
+    drafted.is_some_and(|drafted| pass.draft.rows().tokens()[drafted] == token)
 }
 
 /// Rejected draft tokens, grouped into runs of parents and children. A pass that ended at a near-tie rejects nothing.
@@ -100,7 +92,8 @@ fn rejected(pass: &Pass) -> Vec<Vec<u32>> {
         return Vec::new();
     }
     let rows = pass.draft.rows();
-    let kept: Vec<usize> = refined_rows(pass)
+    let kept: Vec<usize> = pass
+        .next_draft()
         .into_iter()
         .filter(|&place| is_kept(pass, place))
         .filter_map(|(_, drafted)| drafted)

@@ -8,7 +8,7 @@ fn read(text: &str) -> DecoderConfig {
 
 #[test]
 fn what_is_given_becomes_the_strategy_and_its_settings_say_it_again() {
-    let full = r#"{"block_size":8,"max_blocks":3,"spawn_ratio":0.5,"filler":"ngram","pool_size":1,"tree_budget":9,"strict_gap":0.1}"#;
+    let full = r#"{"block_size":8,"max_blocks":3,"spawn_ratio":0.5,"filler":"ngram","pool_size":1,"tree_budget":9,"passes":"two","strict_gap":0.1}"#;
     let rows = [
         (r#"{"name": "ar"}"#, "{}"),
         (r#"{"name": "jacobi"}"#, r#"{"block_size":16}"#),

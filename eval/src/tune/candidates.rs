@@ -80,8 +80,8 @@ fn without_branches(seed: u64) -> Vec<Strategy> {
             growth: Growth::Sliding,
             filler: Filler::Ngram,
             pool_size: 0,
-            tree_budget: 0,
             seed,
+            ..MultiBlockConfig::default()
         };
         [Strategy::Jacobi(JacobiConfig { block_size, seed }), Strategy::MultiBlock(sliding)]
     };
@@ -96,8 +96,15 @@ fn windows(seed: u64) -> Vec<Strategy> {
             for filler in [Filler::Random, Filler::Ngram] {
                 for pool_size in POOL_SIZES {
                     windows.extend(TREE_BUDGETS.map(|tree_budget| {
-                        let config =
-                            MultiBlockConfig { block_size, growth, filler, pool_size, tree_budget, seed };
+                        let config = MultiBlockConfig {
+                            block_size,
+                            growth,
+                            filler,
+                            pool_size,
+                            tree_budget,
+                            seed,
+                            ..MultiBlockConfig::default()
+                        };
                         Strategy::MultiBlock(config)
                     }));
                 }

@@ -71,6 +71,7 @@ fn filler_name() -> impl TypedValueParser<Value = Filler> {
             PossibleValue::new("ngram").help("The tokens after an earlier occurrence of the last tokens"),
             Filler::Ngram,
         ),
+        (PossibleValue::new("vocabulary").help("Random tokens of the vocabulary"), Filler::Vocabulary),
     ])
 }
 
@@ -153,6 +154,7 @@ impl DecoderArgs {
             filler: self.filler,
             pool_size: self.pool_size,
             tree_budget: self.tree_budget,
+            passes: None,
             strict_gap: None,
         }
     }
