@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+#[path = "adapter_verbs.rs"]
+mod adapter_verbs;
 #[path = "case_model.rs"]
 mod case_model;
 #[path = "cases.rs"]

@@ -222,7 +222,12 @@ fn run_goes_on_under_another_neutral_setting_and_refuses_every_other_by_name() {
 #[test]
 fn eval_goes_on_under_another_neutral_setting_and_refuses_every_other_by_name() {
     let fixture = Fixture::new();
-    let models = [EvalModel { name: "m".to_owned(), role: ModelRole::Base, dir: fixture.path("model") }];
+    let models = [EvalModel {
+        name: "m".to_owned(),
+        role: ModelRole::Base,
+        dir: fixture.path("model"),
+        adapter: None,
+    }];
     let settings = |recipe: &Recipe| -> RecordedSettings { eval_settings(recipe, &models).unwrap() };
     let base = settings(&fixture.base());
     let neutral = neutral_keys();

@@ -7,7 +7,7 @@ use jacobi_datasets::{Message, Tokenizer};
 use jacobi_decoder::{Decoding, Settings, StopRules};
 use jacobi_model::{Compute, DecodingModel, LanguageModel, load};
 
-use crate::exit::UsageError;
+use crate::{adapter::ModelDirs, exit::UsageError};
 
 pub mod chat;
 mod columns;
@@ -34,9 +34,19 @@ impl Engine {
     /// # Errors
     /// A model or tokenizer that does not load.
     pub fn load(dir: &Path, compute: impl Into<Compute>) -> anyhow::Result<Self> {
+        Self::load_adapted(&ModelDirs { model: dir.to_path_buf(), adapter: None }, compute)
+    }
+
+    /// Reads a model directory, and the adapter for it if there is one.
+    ///
+    /// # Errors
+    /// As [`Engine::load`]; an adapter of another model.
+    pub fn load_adapted(dirs: &ModelDirs, compute: impl Into<Compute>) -> anyhow::Result<Self> {
         // The model first: its message for a missing directory is clearer.
-        let model = DecodingModel::new(load(dir, compute)?.transformer);
-        Ok(Self { model, tokenizer: Tokenizer::load(dir)? })
+        let loaded = load(&dirs.model, compute)?;
+        let adapter = dirs.adapter.as_deref().map(|dir| loaded.adapter(dir)).transpose()?;
+        let model = DecodingModel::new(loaded.transformer).with_adapter(adapter.as_ref());
+        Ok(Self { model, tokenizer: Tokenizer::load(&dirs.model)? })
     }
 
     /// The model and its tokenizer, apart.

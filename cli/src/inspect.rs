@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use jacobi_datasets::Manifest;
+use jacobi_model::StoredAdapter;
 
 mod model;
 mod run;
@@ -15,7 +16,7 @@ pub use model::write_logits;
 pub use sample::SampleView;
 pub use statistics::Schedule;
 
-/// Describes a shard, a trajectories directory, a model or checkpoint directory, or a run directory.
+/// Describes a shard, a trajectories directory, a model, checkpoint or adapter directory, or a run directory.
 ///
 /// # Errors
 /// A path that is none of these, or a damaged one.
@@ -32,6 +33,9 @@ pub fn describe(path: &Path, view: &SampleView) -> anyhow::Result<String> {
     if path.join("config.json").is_file() {
         return model::describe(path);
     }
+    if StoredAdapter::is_at(path) {
+        return model::describe_adapter(path);
+    }
     if path.join("config.toml").is_file() || path.join("round-1").is_dir() {
         return run::describe(path);
     }
@@ -44,7 +48,7 @@ pub fn describe(path: &Path, view: &SampleView) -> anyhow::Result<String> {
         (inside, _) => format!("; look into {}", inside.join(" or ")),
     };
     bail!(
-        "{} is neither trajectories (manifest.json) nor a model (config.json) nor a run (config.toml){hint}",
+        "{} is neither trajectories (manifest.json) nor a model (config.json) nor an adapter (adapter_config.json) nor a run (config.toml){hint}",
         path.display()
     )
 }

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub mod commands;
+pub mod adapter;
+mod commands;
 pub mod comparing;
 pub mod decoding;
 pub mod device;

@@ -90,7 +90,7 @@ fn unmeasured(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Option<String>> {
 }
 
 fn exported_model(recipe: &Recipe, run: &RunDir) -> EvalModel {
-    EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export() }
+    EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export(), adapter: None }
 }
 
 /// The plan of a run in words.
@@ -253,7 +253,7 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &St
 /// When `model.path` is not set.
 pub fn base_model(recipe: &Recipe) -> anyhow::Result<EvalModel> {
     let name = recipe.model_path()?.display().to_string();
-    Ok(EvalModel { name, role: ModelRole::Base, dir: recipe.model_dir()? })
+    Ok(EvalModel { name, role: ModelRole::Base, dir: recipe.model_dir()?, adapter: None })
 }
 
 /// The model that round `round` (from 1) starts from: the base, or the checkpoint of the round before.

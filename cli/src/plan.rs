@@ -206,6 +206,9 @@ pub fn eval_settings(recipe: &Recipe, models: &[EvalModel]) -> anyhow::Result<Re
         settings.set(&format!("{key}.name"), &model.name);
         settings.set(&format!("{key}.role"), model.role);
         settings.set(&format!("{key}.files"), digest_of_model(&model.dir)?);
+        if let Some(adapter) = &model.adapter {
+            settings.set(&format!("{key}.adapter"), digest_of_model(adapter)?);
+        }
     }
     settings.set("machine", environment::machine());
     settings.set("jacobi", env!("CARGO_PKG_VERSION"));

@@ -22,6 +22,8 @@ use crate::{device, environment, output, plan};
 pub struct Tuning {
     /// The model.
     pub model: PathBuf,
+    /// A draft adapter for it.
+    pub adapter: Option<PathBuf>,
     /// The prompts, at most as many as the settings say.
     pub prompts: PromptsConfig,
     /// Longest response.
@@ -49,6 +51,7 @@ impl Tuning {
         let run = RunDir::new(&recipe.output_dir);
         Ok(Self {
             model: run.export(),
+            adapter: None,
             prompts: first(prompts(recipe)?, recipe.tune.prompts),
             max_new_tokens: recipe.eval.max_new_tokens,
             config: recipe.tune.clone(),
@@ -76,6 +79,7 @@ impl Tuning {
         check_writable(&self.output)?;
         let job = TuneJob {
             model: &self.model,
+            adapter: self.adapter.as_deref(),
             dtype: self.dtype,
             device: device::choose(self.device)?,
             prompts: &self.prompts,
@@ -114,7 +118,7 @@ impl Tuning {
             trials: outcome.trials,
             race: outcome.race,
             latency: outcome.latency,
-            model_files: plan::digest_of_model(&self.model)?,
+            model_files: plan::digest_of_model(self.adapter.as_ref().unwrap_or(&self.model))?,
             command: command_line(),
             environment: environment::describe().as_object().cloned().unwrap_or_default(),
         };

@@ -107,6 +107,11 @@ impl Draft {
         self.adapted.as_ref()
     }
 
+    /// Whether the pass verifies nothing but the known-right token, and drafts with the adapter.
+    pub(crate) fn only_drafts(&self) -> bool {
+        self.rows.len() == 1 && self.adapted.as_ref().is_some_and(|rows| !rows.is_empty())
+    }
+
     /// Number of all rows.
     pub fn width(&self) -> usize {
         self.rows.len() + self.adapted.as_ref().map_or(0, Rows::len)

@@ -12,7 +12,9 @@ use crate::{Pass, Source};
 pub struct DecodeStats {
     /// Forward passes after the prefill.
     pub forwards: usize,
-    /// Tokens that those passes added.
+    /// Those that verified a draft: all, unless drafting with an adapter takes a pass of its own.
+    pub cycles: usize,
+    /// Tokens that the forward passes added.
     pub tokens: usize,
     /// Seconds for the prefill.
     pub prefill_seconds: f64,
@@ -40,6 +42,7 @@ impl<'a> Sum<&'a DecodeStats> for DecodeStats {
     fn sum<I: Iterator<Item = &'a Self>>(responses: I) -> Self {
         responses.fold(Self::default(), |mut total, one| {
             total.forwards += one.forwards;
+            total.cycles += one.cycles;
             total.tokens += one.tokens;
             total.prefill_seconds += one.prefill_seconds;
             total.decode_seconds += one.decode_seconds;
@@ -65,6 +68,7 @@ impl DecodeStats {
     pub(crate) fn count(&mut self, pass: &Pass, seconds: f64) {
         let accepted = pass.path.len();
         self.forwards += 1;
+        self.cycles += usize::from(!pass.draft.only_drafts());
         self.decode_seconds += seconds;
         if self.acceptance.len() <= accepted {
             self.acceptance.resize(accepted + 1, 0);

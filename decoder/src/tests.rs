@@ -198,6 +198,9 @@ proptest! {
 fn check_statistics(found: &Generation, passes: &[Pass], max_rows: usize) -> Result<(), TestCaseError> {
     let stats = &found.stats;
     prop_assert_eq!(passes.len(), stats.forwards);
+    let verifying =
+        passes.iter().filter(|pass| pass.draft.adapted().is_none() || pass.draft.rows().len() > 1);
+    prop_assert!(verifying.count() <= stats.cycles && stats.cycles <= stats.forwards);
     prop_assert_eq!(stats.acceptance.iter().sum::<usize>(), stats.forwards);
     prop_assert_eq!(stats.widths.values().map(|width| width.forwards).sum::<usize>(), stats.forwards);
     let drafted: usize = passes.iter().map(|pass| pass.path.len() - 1).sum();

@@ -1,6 +1,6 @@
 //! The `[eval]` section of a recipe: prompts, tasks and decoders. And the models that are evaluated.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jacobi_datasets::schema::eval_row::{EvalRow, ModelRole};
 use jacobi_datasets::{PromptsConfig, Section};
@@ -211,12 +211,12 @@ impl EvalConfig {
         model: &EvalModel,
         models: &[EvalModel],
     ) -> Result<Vec<DecoderConfig>, EvalError> {
-        let own = if self.tuned { tuned(&model.dir)? } else { None };
+        let own = if self.tuned { tuned(model.tuned_dir())? } else { None };
         if own.is_some() || !self.tuned || model.role != ModelRole::Base {
             return Ok(own.into_iter().collect());
         }
-        let trained = models.iter().filter(|other| other.role == ModelRole::Trained);
-        let found = trained.map(|other| tuned(&other.dir)).collect::<Result<Vec<_>, _>>()?;
+        let trained = models.iter().filter(|other| other.role != ModelRole::Base);
+        let found = trained.map(|other| tuned(other.tuned_dir())).collect::<Result<Vec<_>, _>>()?;
         Ok(found.into_iter().flatten().collect())
     }
 
@@ -232,7 +232,7 @@ impl EvalConfig {
     ) -> Result<Option<String>, EvalError> {
         let stop = StopRules { max_new_tokens: 1, eos_token_ids: Vec::new() };
         for model in models.iter().filter(|_| self.tuned) {
-            let Some(decoder) = tuned(&model.dir)? else { continue };
+            let Some(decoder) = tuned(model.tuned_dir())? else { continue };
             let row = row_of(&decoder.settings(0, stop.clone())?);
             if !has_row(rows, model, &row) {
                 return Ok(Some(row.decoder_label()));
@@ -279,6 +279,15 @@ pub struct EvalModel {
     pub role: ModelRole,
     /// A local Hugging Face directory.
     pub dir: PathBuf,
+    /// A draft adapter for it, which every decoder but `ar` uses.
+    pub adapter: Option<PathBuf>,
+}
+
+impl EvalModel {
+    /// The directory of its `jacobi.json`: an adapter has its own.
+    pub(crate) fn tuned_dir(&self) -> &Path {
+        self.adapter.as_deref().unwrap_or(&self.dir)
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::slice::from_ref;
 
 use jacobi_datasets::{BadRow, Tokenizer};
 use jacobi_decoder::StopRules;
-use jacobi_model::{Compute, LanguageModel, Transformer, load};
+use jacobi_model::{Adapter, Compute, LanguageModel, Transformer, load};
 
 use crate::questions::{self, Question};
 use crate::tasks::Task;
@@ -64,6 +64,7 @@ pub(crate) type Tokens = Result<Vec<u32>, String>;
 pub(crate) struct OpenModel {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) transformer: Transformer,
+    pub(crate) adapter: Option<Adapter>,
     /// By question set, then question.
     pub(crate) prompts: Vec<Vec<Tokens>>,
 }
@@ -76,8 +77,9 @@ pub(crate) fn open_model(
     sets: &[QuestionSet],
 ) -> Result<OpenModel, EvalError> {
     let tokenizer = Tokenizer::load(&model.dir)?;
-    let loaded =
-        load(&model.dir, compute).map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
+    let error = |source| EvalError::Model { name: model.name.clone(), source };
+    let loaded = load(&model.dir, compute).map_err(error)?;
+    let adapter = model.adapter.as_deref().map(|dir| loaded.adapter(dir)).transpose().map_err(error)?;
     let context = loaded.transformer.context_length();
     let encode =
         |tokenizer: &Tokenizer, question: &Question| encode(question, tokenizer, &model.name, context);
@@ -92,7 +94,7 @@ pub(crate) fn open_model(
             encoded.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().map(Ok).collect()
         });
     }
-    Ok(OpenModel { tokenizer, transformer: loaded.transformer, prompts })
+    Ok(OpenModel { tokenizer, transformer: loaded.transformer, adapter, prompts })
 }
 
 /// The token ids of a question for the model `name`, which leave room in its context for a response.

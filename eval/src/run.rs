@@ -117,12 +117,12 @@ pub fn evaluate(
     let mut done = 0;
     let mut outcome = EvalOutcome { isolation: judge.isolation(), left_out, ..EvalOutcome::default() };
     for (model, decoders) in job.models.iter().zip(&decoders) {
-        let OpenModel { tokenizer, transformer, prompts } = open_model(model, job.compute(), &sets)?;
+        let OpenModel { tokenizer, transformer, adapter, prompts } = open_model(model, job.compute(), &sets)?;
         let floor = guarded(|| memory_floor(&transformer));
         let missed =
             |reason: String| outcome.warnings.push(format!("no memory floor of {}: {reason}", model.name));
         let floor = floor.map_err(missed).ok();
-        let language_model = DecodingModel::new(&transformer);
+        let language_model = DecodingModel::new(&transformer).with_adapter(adapter.as_ref());
         for (set, prompts) in sets.iter().zip(prompts) {
             let stop_rules = set.stop_rules(tokenizer.eos_token_ids());
             let bench = Bench {

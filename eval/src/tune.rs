@@ -29,6 +29,8 @@ use halving::{Race, Turn};
 pub struct TuneJob<'a> {
     /// A local Hugging Face directory.
     pub model: &'a Path,
+    /// A draft adapter for it.
+    pub adapter: Option<&'a Path>,
     /// Compute dtype.
     pub dtype: Dtype,
     /// Where to compute.
@@ -93,8 +95,9 @@ pub fn tune(
         questions::read(&Task { prompts: job.prompts.clone(), ..tasks::find(SPEED_ONLY)? })?;
     let name = job.model.display().to_string();
     let compute = Compute { dtype: job.dtype, device: job.device };
-    let loaded =
-        load(job.model, compute).map_err(|source| EvalError::Model { name: name.clone(), source })?;
+    let error = |source| EvalError::Model { name: name.clone(), source };
+    let loaded = load(job.model, compute).map_err(error)?;
+    let adapter = job.adapter.map(|dir| loaded.adapter(dir)).transpose().map_err(error)?;
     let tokenizer = Tokenizer::load(job.model)?.with_prompts(job.prompts)?;
     let context = loaded.transformer.context_length();
     let (mut prompts, mut unusable) = (Vec::new(), Vec::new());
@@ -109,7 +112,7 @@ pub fn tune(
     }
     let unusable = unusable.into_iter().map(|(id, error)| format!("{id}: {error}")).collect();
     let search = Search {
-        model: &DecodingModel::new(&loaded.transformer),
+        model: &DecodingModel::new(&loaded.transformer).with_adapter(adapter.as_ref()),
         prompts: &prompts,
         stop_rules: StopRules {
             max_new_tokens: job.max_new_tokens,
@@ -152,7 +155,8 @@ impl Search<'_> {
         let is_over = || self.started.elapsed() > limit / 4;
         let latency = latency::measure(self.model, &self.typical_text(), self.stop, &is_over)?;
         progress(&TuneProgress::Latency(&latency));
-        let mut entrants = candidates::field(&latency, *candidates, seed, &self.stop_rules);
+        let mut entrants =
+            candidates::field(&latency, *candidates, seed, &self.stop_rules, self.model.has_adapter());
         let challengers = entrants.len() - SEEDED;
         let prompts = self.prompts.len();
         let race = Race { seeded: SEEDED, challengers, prompts, objective: *objective };

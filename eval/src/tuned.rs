@@ -33,7 +33,8 @@ pub fn tuned_file(dir: &Path) -> Result<Option<Tuned>, EvalError> {
 pub(crate) fn mark_tuned(models: &[EvalModel], rows: &mut [EvalRow]) -> Result<Vec<TunedModel>, EvalError> {
     let mut found = Vec::new();
     for model in models {
-        let Some((tuned, decoder)) = read(&model.dir)?.filter(|(tuned, _)| tuned.is_from_tuning()) else {
+        let Some((tuned, decoder)) = read(model.tuned_dir())?.filter(|(tuned, _)| tuned.is_from_tuning())
+        else {
             continue;
         };
         let stop = StopRules { max_new_tokens: 1, eos_token_ids: Vec::new() };

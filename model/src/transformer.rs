@@ -8,8 +8,8 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    AdaptedRows, Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, attention::Past,
-    layer::DecoderLayer, norm::RmsNorm, weights::WeightSource,
+    AdaptedRows, Adapter, Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, StoredAdapter,
+    attention::Past, layer::DecoderLayer, norm::RmsNorm, weights::WeightSource,
 };
 
 /// A decoder-only Transformer of one of the supported families.
@@ -37,6 +37,17 @@ pub struct LoadedModel {
     pub transformer: Transformer,
     /// blake3 of the weight files, which identifies the model.
     pub weight_hash: String,
+}
+
+impl LoadedModel {
+    /// The adapter in the directory `dir`, in fp32 on the model's device.
+    ///
+    /// # Errors
+    /// Every way an adapter directory can be wrong, also that it belongs to another model: see [`ModelError`].
+    pub fn adapter(&self, dir: &Path) -> Result<Adapter, ModelError> {
+        let stored = StoredAdapter::read(dir)?;
+        stored.attach(self.transformer.architecture(), &self.weight_hash, self.transformer.device())
+    }
 }
 
 /// Loads `config.json` and the weights of a Hugging Face directory.

@@ -99,7 +99,7 @@ fn draw(
 }
 
 fn role_color(row: &EvalRow) -> RGBColor {
-    if row.model_role == ModelRole::Trained { TRAINED } else { BASE }
+    if row.model_role == ModelRole::Base { BASE } else { TRAINED }
 }
 
 fn write(area: &Area, text: &str, at: (i32, i32), color: RGBColor, anchor: HPos) -> DrawResult {

@@ -20,7 +20,7 @@ pub(crate) struct Compared<'a> {
     /// The decoder that tuning chose, else the fastest one.
     pub(crate) after_parallel: Option<&'a EvalRow>,
     pub(crate) fastest: Option<&'a EvalRow>,
-    /// Whether "after" is a trained model; otherwise it is the base model.
+    /// Whether "after" is a trained model, or the base with an adapter; otherwise it is the base model.
     pub(crate) has_trained: bool,
 }
 
@@ -33,8 +33,9 @@ impl<'a> Compared<'a> {
 
     /// The comparison of rows of one task.
     pub(crate) fn of(rows: &[&'a EvalRow]) -> Self {
-        let has_trained = rows.iter().any(|row| row.model_role == ModelRole::Trained);
-        let after_role = if has_trained { ModelRole::Trained } else { ModelRole::Base };
+        let has = |role: &ModelRole| rows.iter().any(|row| row.model_role == *role);
+        let after_role = [ModelRole::Trained, ModelRole::Adapter].into_iter().find(has).unwrap_or_default();
+        let has_trained = after_role != ModelRole::Base;
         let fastest = fastest(rows, after_role);
         let is_tuned = |row: &&EvalRow| row.model_role == after_role && row.tuned && !row.is_autoregressive();
         let after_parallel = rows.iter().copied().find(is_tuned).or(fastest);
@@ -149,6 +150,9 @@ impl<'a> Compared<'a> {
 
 fn exact_match(after: &EvalRow) -> Figure {
     let mut note = format!("{} samples, token for token", after.samples);
+    if after.model_role == ModelRole::Adapter {
+        note += "; the base model verifies every token, the adapter only drafts";
+    }
     if after.divergence_gap_max.is_some() {
         note += "; logit gap at divergences ";
         note += &gaps(after.divergence_gap_median, after.divergence_gap_max);

@@ -88,7 +88,7 @@ impl Table {
         };
         let names = Names::of(rows);
         let are_both = rows.iter().any(|row| row.model_role == ModelRole::Base);
-        let trained = rows.iter().filter(|row| are_both && row.model_role == ModelRole::Trained);
+        let trained = rows.iter().filter(|row| are_both && row.model_role != ModelRole::Base);
         // A single trained model needs no name.
         let models = trained.clone().map(|row| row.model.as_str()).collect::<BTreeSet<_>>().len();
         let skipped = usize::from(models < 2);

@@ -4,11 +4,11 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use jacobi_datasets::hub;
 use jacobi_decoder::{Settings, Strategy};
 use jacobi_model::{Compute, DeviceChoice, Dtype};
 use jacobi_report::{DecodedPage, comparison_table};
 
+use crate::adapter::ModelDirs;
 use crate::decoding::compare::{compare, label};
 use crate::decoding::{Engine, chat, respond};
 use crate::device;
@@ -34,8 +34,11 @@ use view_args::ViewArgs;
 #[derive(Debug, clap::Args)]
 pub struct DecodeArgs {
     /// The model: a local Hugging Face directory, or ORG/NAME@REVISION of the hub
-    #[arg(long, short, value_name = "DIR")]
-    model: PathBuf,
+    #[arg(long, short, value_name = "DIR", required_unless_present = "adapter")]
+    model: Option<PathBuf>,
+    /// A draft adapter for the model: a directory of PEFT; without --model it names its base. The text stays the base model's
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// The prompt; `-` reads it from standard input
     #[arg(long, short, value_name = "TEXT")]
     prompt: Option<String>,
@@ -95,8 +98,8 @@ impl From<DtypeName> for Dtype {
 pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
     args.view.check()?;
     let prompt = args.prompt()?;
-    let model = hub::model_dir(&args.model)?;
-    let strategies = args.decoder.strategies(&model, args.seed)?;
+    let dirs = ModelDirs::find(args.model.as_deref(), args.adapter.as_deref())?;
+    let strategies = args.decoder.strategies(dirs.tuned(), args.seed)?;
     let sampling = args.sampling.sampling(args.seed)?;
     if args.sampling.strict_gap().is_some()
         && strategies.iter().all(|strategy| *strategy == Strategy::Autoregressive)
@@ -107,7 +110,7 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
         .into());
     }
     let compute = Compute { dtype: args.dtype.into(), device: device::choose(args.device)? };
-    let engine = Engine::load(&model, compute)?;
+    let engine = Engine::load_adapted(&dirs, compute)?;
     let contender = |strategy| Settings {
         sampling: sampling.clone(),
         stop: engine.stop_rules(args.max_new_tokens as usize),
@@ -146,7 +149,11 @@ impl DecodeArgs {
 
     fn head(&self, prompt: &str, contender: &Settings) -> DecodedPage {
         DecodedPage {
-            model: self.model.display().to_string(),
+            model: self
+                .adapter
+                .as_ref()
+                .or(self.model.as_ref())
+                .map_or_else(String::new, |dir| dir.display().to_string()),
             decoder: label(contender),
             prompt: prompt.to_owned(),
             ..DecodedPage::default()

@@ -10,6 +10,7 @@ use jacobi_model::DeviceChoice;
 use jacobi_report::terminal_table;
 
 use super::decode::decoder_name;
+use crate::adapter::ModelDirs;
 use crate::exit::UsageError;
 use crate::kept_eval::Replace;
 use crate::pipeline::{base_model, training_curves};
@@ -36,6 +37,10 @@ pub struct EvalArgs {
     /// A model to measure; may be given several times
     #[arg(long, visible_alias = "trained", value_name = "DIR")]
     model: Vec<PathBuf>,
+    /// A draft adapter to measure, a directory of PEFT, over the base model; without one over the base that it names. May be
+    /// given several times
+    #[arg(long, value_name = "DIR")]
+    adapter: Vec<PathBuf>,
     /// The model that the others were trained from; by default model.path
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
@@ -106,8 +111,9 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
 fn recipe(args: &EvalArgs) -> anyhow::Result<Recipe> {
     let mut recipe = match &args.config {
         Some(config) => RecipeArgs { config: config.clone(), set: args.set.clone() }.load()?,
-        None if args.model.is_empty() && args.base.is_none() => {
-            let message = "no model to evaluate: give --model DIR, or a recipe with --config";
+        None if args.model.is_empty() && args.base.is_none() && args.adapter.is_empty() => {
+            let message =
+                "no model to evaluate: give --model DIR or --adapter DIR, or a recipe with --config";
             return Err(UsageError(message.into()).into());
         }
         None => Recipe { output_dir: OUTPUT_DIR.into(), ..Recipe::default() },
@@ -145,10 +151,22 @@ fn models(args: &EvalArgs, recipe: &Recipe, run: &RunDir) -> anyhow::Result<Vec<
         role = ModelRole::Trained;
     }
     for dir in &args.model {
-        models.push(EvalModel { name: dir.display().to_string(), role, dir: hub::model_dir(dir)? });
+        let name = dir.display().to_string();
+        models.push(EvalModel { name, role, dir: hub::model_dir(dir)?, adapter: None });
     }
-    if args.config.is_some() && args.model.is_empty() && run.export().is_dir() {
-        models.push(EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export() });
+    let base = models.first().filter(|_| role == ModelRole::Trained).map(|model| model.dir.clone());
+    for dir in &args.adapter {
+        let ModelDirs { model, adapter } = ModelDirs::find(base.as_deref(), Some(dir))?;
+        let name = dir.display().to_string();
+        models.push(EvalModel { name, role: ModelRole::Adapter, dir: model, adapter });
+    }
+    if args.config.is_some() && args.model.is_empty() && args.adapter.is_empty() && run.export().is_dir() {
+        models.push(EvalModel {
+            name: recipe.name.clone(),
+            role: ModelRole::Trained,
+            dir: run.export(),
+            adapter: None,
+        });
     }
     Ok(models)
 }

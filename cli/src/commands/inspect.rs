@@ -1,4 +1,4 @@
-//! `jacobi inspect`: describes a shard, a directory of shards, a model or checkpoint, or a run.
+//! `jacobi inspect`: describes a shard, a directory of shards, a model, checkpoint or adapter, or a run.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::exit::UsageError;
 use crate::inspect::{self, SampleView, Schedule};
 use crate::output;
 
-/// Describe a shard, a trajectories directory, a model or checkpoint directory, or a run directory
+/// Describe a shard, a trajectories directory, a model, checkpoint or adapter directory, or a run directory
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
     /// The path to inspect

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use jacobi_datasets::PromptsConfig;
 use jacobi_datasets::schema::tuned::{self, TUNED_FILE};
-use jacobi_model::{Architecture, DeviceChoice};
+use jacobi_model::{Architecture, DeviceChoice, StoredAdapter};
 use jacobi_report::tune_table;
 
 use super::decode::DtypeName;
+use crate::adapter::ModelDirs;
 use crate::exit::{Interrupted, MeasurementInterrupted, UsageError};
 use crate::recipe::{Recipe, RecipeArgs};
 use crate::run_dir::{DirLock, RunDir};
@@ -32,6 +33,9 @@ pub struct TuneArgs {
     /// The model; by default the exported one of the recipe's run
     #[arg(long, short, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// A draft adapter to tune, a directory of PEFT; without --model over the base that it names
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    adapter: Option<PathBuf>,
     /// The prompts; by default those of [eval.prompts], whose columns hold for this file too, or of the first task; without
     /// an evaluation those of the last round
     #[arg(long, short, value_name = "FILE")]
@@ -96,11 +100,12 @@ impl From<Objective> for tuned::Objective {
 pub fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let tuning = tuning(args)?;
     Architecture::from_dir(&tuning.model)?;
+    tuning.adapter.as_deref().map(StoredAdapter::read).transpose()?;
     let prompts = plan::count(&tuning.prompts)?;
     if args.dry_run {
         return Ok(output::result(&format!(
             "tune {} on {}\n{} into {}, report into {}",
-            tuning.model.display(),
+            tuning.adapter.as_ref().unwrap_or(&tuning.model).display(),
             tuning.summary(prompts),
             TUNED_FILE,
             tuning.output.display(),
@@ -126,6 +131,12 @@ fn tuning(args: &TuneArgs) -> anyhow::Result<Tuning> {
     let run = recipe.as_ref().map(|recipe| RunDir::new(&recipe.output_dir));
     let mut tuning = Tuning::of_run(recipe.as_ref().unwrap_or(&Recipe::default()))?;
     match (&args.model, &run) {
+        _ if args.adapter.is_some() => {
+            let dirs = ModelDirs::find(args.model.as_deref(), args.adapter.as_deref())?;
+            tuning.output = dirs.tuned().to_owned();
+            tuning.report = dirs.tuned().join("tune");
+            (tuning.model, tuning.adapter) = (dirs.model, dirs.adapter);
+        }
         (Some(dir), _) => {
             tuning.model.clone_from(dir);
             tuning.output.clone_from(dir);

@@ -30,6 +30,7 @@ impl Decoded {
             "finish_reason": self.finish_reason.map(FinishReason::as_str),
             "stats": {
                 "forwards": stats.forwards,
+                "cycles": stats.cycles,
                 "tokens": stats.tokens,
                 "tpf": stats.tpf(),
                 "tps": stats.tps(),
@@ -64,6 +65,7 @@ mod tests {
     fn json_and_summary_carry_the_published_fields() {
         let stats = DecodeStats {
             forwards: 2,
+            cycles: 2,
             tokens: 5,
             prefill_seconds: 0.25,
             decode_seconds: 0.5,
@@ -80,7 +82,7 @@ mod tests {
         };
         let expected = json!({
             "prompt_tokens": [1, 3], "response_tokens": [4, 5, 6, 7, 8, 2], "text": "hi", "finish_reason": "eos",
-            "stats": {"forwards": 2, "tokens": 5, "tpf": 2.5, "tps": 10.0, "prefill_seconds": 0.25,
+            "stats": {"forwards": 2, "cycles": 2, "tokens": 5, "tpf": 2.5, "tps": 10.0, "prefill_seconds": 0.25,
                 "decode_seconds": 0.5, "acceptance": [0, 0, 1, 1], "accepted_from": {"own": 2, "tree": 1},
                 "widths": {"16": {"forwards": 2, "seconds": 0.5}}},
         });

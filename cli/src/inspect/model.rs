@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::ensure;
 use jacobi_datasets::{Tokenizer, write_atomic};
-use jacobi_model::{Architecture, Dtype, load, logits};
+use jacobi_model::{AdapterConfig, Architecture, Dtype, StoredAdapter, load, logits};
 use jacobi_trainer::TrainerState;
 use safetensors::tensor::{Dtype as StoredDtype, TensorView, serialize};
 
@@ -36,6 +36,30 @@ pub(super) fn describe(dir: &Path) -> anyhow::Result<String> {
     text += "\ntensors\n";
     for (name, tensor) in model.parameters() {
         text += &format!("  {name:<52} {:?}\n", tensor.size());
+    }
+    Ok(text)
+}
+
+pub(super) fn describe_adapter(dir: &Path) -> anyhow::Result<String> {
+    let stored = StoredAdapter::read(dir)?;
+    let AdapterConfig { rank, alpha, targets } = stored.config();
+    let targets: Vec<&str> = targets.iter().map(|target| target.as_str()).collect();
+    let mut text = format!("adapter {}\n", dir.display());
+    text += &format!("  base         {}\n", stored.base().unwrap_or("not named"));
+    text += &format!(
+        "  base weights {}\n",
+        stored.base_weights().map_or("not recorded", |hash| &hash[..16.min(hash.len())])
+    );
+    text += &format!("  rank         {rank}, alpha {alpha}\n");
+    text += &format!("  targets      {}\n", targets.join(", "));
+    text += &format!("  parameters   {}\n", grouped(stored.parameter_count()));
+    text += &format!("  weights      {}\n", &stored.weight_hash()[..16]);
+    if let Some(tuned) = jacobi_eval::tuned(dir)? {
+        text += &format!("  decoder      {} of jacobi.json\n", tuned.name.as_str());
+    }
+    text += "\ntensors\n";
+    for (name, tensor) in stored.tensors() {
+        text += &format!("  {name:<76} {:?}\n", tensor.size());
     }
     Ok(text)
 }

@@ -18,7 +18,7 @@ pub const RESULTS_SCHEMA: &str = "jacobi-eval/1";
 /// The `decoder` of the autoregressive baseline.
 pub const AUTOREGRESSIVE: &str = "ar";
 
-/// Whether a model is the one training started from or the one it made.
+/// Whether a model is the one training started from, one it made, or the former with a draft adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelRole {
@@ -27,6 +27,8 @@ pub enum ModelRole {
     Base,
     /// The model after training.
     Trained,
+    /// The model before training, with an adapter that drafts.
+    Adapter,
 }
 
 impl ModelRole {
@@ -35,6 +37,7 @@ impl ModelRole {
         match self {
             Self::Base => "base",
             Self::Trained => "trained",
+            Self::Adapter => "adapter",
         }
     }
 }

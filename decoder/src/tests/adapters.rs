@@ -162,12 +162,19 @@ fn a_tree_grows_from_the_best_tokens_of_the_adapter() {
             .collect()
     };
     let model = Adapted { base, adapter: &second };
+    // Passes that accept a whole window.
     let passes = |tree_budget, passes| {
-        let config =
-            MultiBlockConfig { block_size: 4, pool_size: 0, tree_budget, passes, ..Default::default() };
+        let growth = Growth::Sliding;
+        let config = MultiBlockConfig {
+            block_size: 4,
+            growth,
+            pool_size: 0,
+            tree_budget,
+            passes,
+            ..Default::default()
+        };
         let settings = Settings::greedy(Strategy::MultiBlock(config), stop.clone());
-        let decoding = Decoding::new(&model, &[1], &settings);
-        decoding.filter(|pass| pass.path.iter().any(|&row| pass.draft.source(row) == Source::Tree)).count()
+        Decoding::new(&model, &[1], &settings).filter(|pass| pass.path.len() == 4).count()
     };
     for cycle in [Passes::One, Passes::Two] {
         assert_eq!(passes(0, cycle), 0);

@@ -57,7 +57,7 @@ fn tuned_model(dir: &std::path::Path, role: ModelRole, block_size: Option<usize>
         let text = crate::tuned::FILE_OF_JACOBI.replace("BLOCK_SIZE", &block_size.to_string());
         fs_err::write(dir.join("jacobi.json"), text).unwrap();
     }
-    EvalModel { name, role, dir }
+    EvalModel { name, role, dir, adapter: None }
 }
 
 #[test]

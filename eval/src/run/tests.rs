@@ -112,7 +112,8 @@ fn with_bench<T>(model: &Counting, check: impl FnOnce(&Bench) -> T) -> T {
     let jacobi = DecoderConfig { name: DecoderName::Jacobi, block_size: Some(4), ..DecoderConfig::default() };
     let config = EvalConfig { decoders: vec![jacobi], ..EvalConfig::default() };
     let stop = StopRules { max_new_tokens: 9, eos_token_ids: vec![1008] };
-    let eval_model = EvalModel { name: "m".to_owned(), role: ModelRole::Trained, dir: "d".into() };
+    let eval_model =
+        EvalModel { name: "m".to_owned(), role: ModelRole::Trained, dir: "d".into(), adapter: None };
     check(&Bench {
         model: &eval_model,
         language_model: model,

@@ -3,9 +3,10 @@
 
 use jacobi_datasets::Rng;
 use jacobi_datasets::schema::tuned::Latency;
-use jacobi_decoder::{Filler, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy};
+use jacobi_decoder::{Filler, Growth, JacobiConfig, MultiBlockConfig, Passes, Settings, StopRules, Strategy};
 
 const BLOCK_SIZES: [usize; 5] = [4, 8, 16, 32, 64];
+const FILLERS: [Filler; 2] = [Filler::Random, Filler::Ngram];
 const POOL_SIZES: [usize; 4] = [0, 2, 4, 8];
 const TREE_BUDGETS: [usize; 5] = [0, 8, 16, 32, 64];
 /// With one block at a time `spawn_ratio` has no effect.
@@ -23,10 +24,16 @@ pub(crate) const SEEDED: usize = 2;
 
 /// All entrants of a race: those that stay, then those to try, the narrowest first and random combinations last, so that
 /// a shorter list has the most likely ones.
-pub(crate) fn field(latency: &Latency, count: usize, seed: u64, stop: &StopRules) -> Vec<Settings> {
+pub(crate) fn field(
+    latency: &Latency,
+    count: usize,
+    seed: u64,
+    stop: &StopRules,
+    has_adapter: bool,
+) -> Vec<Settings> {
     let mut field = defaults(seed, stop);
-    let challengers = challengers(latency, &field, count, seed, stop);
-    let narrow = without_branches(seed);
+    let challengers = challengers(latency, &field, count, seed, stop, has_adapter);
+    let narrow = without_branches(seed, passes(has_adapter));
     let (narrow, others): (Vec<Settings>, Vec<Settings>) =
         challengers.into_iter().partition(|entrant| narrow.contains(&entrant.strategy));
     let wide_defaults = field.split_off(SEEDED);
@@ -56,67 +63,67 @@ pub(crate) fn challengers(
     count: usize,
     seed: u64,
     stop: &StopRules,
+    has_adapter: bool,
 ) -> Vec<Settings> {
-    let mut windows = windows(seed);
+    let passes = passes(has_adapter);
+    let mut windows = windows(seed, passes);
     Rng::new(&[seed, count as u64]).shuffle(&mut windows);
     let mut found: Vec<Settings> = Vec::new();
-    for strategy in without_branches(seed).into_iter().chain(windows) {
+    for strategy in without_branches(seed, passes).into_iter().chain(windows) {
         if found.len() == count {
             break;
         }
         let is_known = defaults.iter().chain(&found).any(|other| other.strategy == strategy);
-        if !is_known && can_pay(latency, &strategy) {
+        if !is_known && can_pay(latency, &strategy, has_adapter) {
             found.push(Settings::greedy(strategy, stop.clone()));
         }
     }
     found
 }
 
+/// The ways to use an adapter; one, which has no effect, without an adapter.
+fn passes(has_adapter: bool) -> &'static [Passes] {
+    if has_adapter { &[Passes::One, Passes::Two] } else { &[Passes::One] }
+}
+
 /// The narrowest windows: one block, no branches.
-fn without_branches(seed: u64) -> Vec<Strategy> {
+fn without_branches(seed: u64, passes: &[Passes]) -> Vec<Strategy> {
     let of_size = |block_size| {
-        let sliding = MultiBlockConfig {
-            block_size,
-            growth: Growth::Sliding,
-            filler: Filler::Ngram,
-            pool_size: 0,
-            seed,
-            ..MultiBlockConfig::default()
+        let sliding = move |&passes: &Passes| {
+            Strategy::MultiBlock(MultiBlockConfig {
+                block_size,
+                growth: Growth::Sliding,
+                filler: Filler::Ngram,
+                pool_size: 0,
+                passes,
+                seed,
+                ..MultiBlockConfig::default()
+            })
         };
-        [Strategy::Jacobi(JacobiConfig { block_size, seed }), Strategy::MultiBlock(sliding)]
+        let jacobi = Strategy::Jacobi(JacobiConfig { block_size, seed });
+        std::iter::once(jacobi).chain(passes.iter().map(sliding))
     };
     BLOCK_SIZES.into_iter().flat_map(of_size).collect()
 }
 
 /// Every combination of the settings of `multi_block`.
-fn windows(seed: u64) -> Vec<Strategy> {
-    let mut windows = Vec::new();
-    for growth in GROWTHS {
-        for block_size in BLOCK_SIZES {
-            for filler in [Filler::Random, Filler::Ngram] {
-                for pool_size in POOL_SIZES {
-                    windows.extend(TREE_BUDGETS.map(|tree_budget| {
-                        let config = MultiBlockConfig {
-                            block_size,
-                            growth,
-                            filler,
-                            pool_size,
-                            tree_budget,
-                            seed,
-                            ..MultiBlockConfig::default()
-                        };
-                        Strategy::MultiBlock(config)
-                    }));
-                }
-            }
-        }
-    }
-    windows
+fn windows(seed: u64, passes: &[Passes]) -> Vec<Strategy> {
+    let mut windows = vec![MultiBlockConfig { seed, ..MultiBlockConfig::default() }];
+    let mut vary = |values: &dyn Fn(&MultiBlockConfig) -> Vec<MultiBlockConfig>| {
+        windows = windows.iter().flat_map(values).collect();
+    };
+    vary(&|base| passes.iter().map(|&passes| MultiBlockConfig { passes, ..base.clone() }).collect());
+    vary(&|base| GROWTHS.map(|growth| MultiBlockConfig { growth, ..base.clone() }).to_vec());
+    vary(&|base| BLOCK_SIZES.map(|block_size| MultiBlockConfig { block_size, ..base.clone() }).to_vec());
+    vary(&|base| FILLERS.map(|filler| MultiBlockConfig { filler, ..base.clone() }).to_vec());
+    vary(&|base| POOL_SIZES.map(|pool_size| MultiBlockConfig { pool_size, ..base.clone() }).to_vec());
+    vary(&|base| TREE_BUDGETS.map(|tree_budget| MultiBlockConfig { tree_budget, ..base.clone() }).to_vec());
+    windows.into_iter().map(Strategy::MultiBlock).collect()
 }
 
-/// Whether the widest pass costs at most one autoregressive pass for every token that it could accept.
-fn can_pay(latency: &Latency, strategy: &Strategy) -> bool {
-    let most_accepted = match strategy {
+/// Whether the widest pass, or a cycle of two, costs at most one autoregressive pass for every token that it could accept.
+fn can_pay(latency: &Latency, strategy: &Strategy, has_adapter: bool) -> bool {
+    let window = match strategy {
         Strategy::Autoregressive => 1,
         Strategy::Jacobi(config) => config.block_size,
         Strategy::MultiBlock(config) => match config.growth {
@@ -124,7 +131,15 @@ fn can_pay(latency: &Latency, strategy: &Strategy) -> bool {
             Growth::Sliding => config.block_size,
         },
     };
-    latency.cost(strategy.max_rows()).unwrap_or(1.0) <= most_accepted as f64
+    let is_two =
+        matches!(strategy, Strategy::MultiBlock(MultiBlockConfig { passes: Passes::Two, .. }) if has_adapter);
+    let cost = |rows: usize| latency.cost(rows).unwrap_or(1.0);
+    let rows = strategy.max_rows();
+    match (has_adapter, is_two) {
+        (false, _) => cost(rows) <= window as f64,
+        (true, false) => cost(rows + window - 1) <= window as f64,
+        (true, true) => cost(rows) + cost(window) <= (window + 1) as f64,
+    }
 }
 
 #[cfg(test)]

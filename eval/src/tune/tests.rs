@@ -102,6 +102,7 @@ impl Predictions for Given {
 fn search(prompts: usize, config: &TuneConfig, ago: Duration) -> Found {
     let config = TuneConfig { candidates: 0, ..config.clone() };
     let job = TuneJob {
+        adapter: None,
         model: Path::new("unused"),
         dtype: Dtype::Float32,
         device: Device::Cpu,

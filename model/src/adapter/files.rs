@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Map, Value, json};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::{Adapter, AdapterConfig, Matrix, Target};
 use crate::{
@@ -124,6 +124,11 @@ impl StoredAdapter {
     /// blake3 of its own weights.
     pub fn weight_hash(&self) -> &str {
         &self.weight_hash
+    }
+
+    /// Its matrices as stored, by name.
+    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
+        &self.tensors
     }
 
     /// Number of parameters.
@@ -268,10 +273,5 @@ impl Adapter {
             "task_type": "CAUSAL_LM",
         });
         write_json(&dir.join(CONFIG_FILE), &config)
-    }
-
-    /// The dtype of its matrices.
-    pub fn kind(&self) -> Kind {
-        self.parameters.first().map_or(Kind::Float, |(_, tensor)| tensor.kind())
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use jacobi_datasets::schema::tuned::TUNED_FILE;
-use jacobi_decoder::{DecoderConfig, DecoderName, Filler, Strategy, WindowName};
+use jacobi_decoder::{DecoderConfig, DecoderName, Filler, Passes, Strategy, WindowName};
 
 use super::numbers::{ratio, whole};
 use crate::exit::UsageError;
@@ -45,6 +45,9 @@ pub struct DecoderArgs {
     /// Rows of multi-block's token tree [default: 0]
     #[arg(long, value_name = "ROWS", allow_negative_numbers = true, value_parser = whole::<usize>)]
     tree_budget: Option<usize>,
+    /// Passes that multi-block takes to draft with an adapter and to verify the draft [default: one]
+    #[arg(long, value_parser = passes_name(), requires = "adapter")]
+    passes: Option<Passes>,
 }
 
 /// Reads the name of a decoder, with a hyphen or with an underscore as in recipes.
@@ -72,6 +75,16 @@ fn filler_name() -> impl TypedValueParser<Value = Filler> {
             Filler::Ngram,
         ),
         (PossibleValue::new("vocabulary").help("Random tokens of the vocabulary"), Filler::Vocabulary),
+    ])
+}
+
+fn passes_name() -> impl TypedValueParser<Value = Passes> {
+    choice(vec![
+        (PossibleValue::new("one").help("Each pass verifies a draft and makes the next one"), Passes::One),
+        (
+            PossibleValue::new("two").help("UNO's cycle: a pass that drafts, a pass that verifies"),
+            Passes::Two,
+        ),
     ])
 }
 
@@ -154,7 +167,7 @@ impl DecoderArgs {
             filler: self.filler,
             pool_size: self.pool_size,
             tree_budget: self.tree_budget,
-            passes: None,
+            passes: self.passes,
             strict_gap: None,
         }
     }

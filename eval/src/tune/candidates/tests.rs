@@ -16,7 +16,7 @@ fn stop() -> StopRules {
 }
 
 fn labels(knee: usize, count: usize, seed: u64) -> Vec<String> {
-    let found = challengers(&machine(knee), &defaults(seed, &stop()), count, seed, &stop());
+    let found = challengers(&machine(knee), &defaults(seed, &stop()), count, seed, &stop(), false);
     let label =
         |c: &Settings| format!("{} {}", c.strategy.name().as_str(), Value::Object(c.decoder_settings()));
     found.iter().map(label).collect()
@@ -59,7 +59,7 @@ fn the_defaults_are_those_of_the_decoders() {
 
 #[test]
 fn a_short_field_has_the_narrow_windows() {
-    let field = field(&machine(256), 32, 7, &stop());
+    let field = field(&machine(256), 32, 7, &stop(), false);
     assert_eq!(field.len(), 4 + 32);
     let names: Vec<String> = field[..11]
         .iter()
@@ -72,4 +72,17 @@ fn a_short_field_has_the_narrow_windows() {
     assert_eq!(names[..SEEDED], ["ar", "jacobi16"]);
     assert_eq!(names[SEEDED..7], narrow);
     assert_eq!(field[11..13], defaults(7, &stop())[SEEDED..]);
+}
+
+#[test]
+fn an_adapter_is_tried_in_one_pass_and_in_two() {
+    let of = |has_adapter| challengers(&machine(256), &[], usize::MAX, 7, &stop(), has_adapter);
+    let two = |found: &[Settings]| {
+        let is_two = |settings: &&Settings| settings.decoder_settings().contains_key("passes");
+        found.iter().filter(is_two).count()
+    };
+    assert_eq!((two(&of(false)), two(&of(true))), (0, 1200));
+    // Rows of the adapter cost as others do.
+    let narrow = |has_adapter| challengers(&machine(16), &[], usize::MAX, 7, &stop(), has_adapter).len();
+    assert!(narrow(true) < 2 * narrow(false));
 }
