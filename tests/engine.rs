@@ -90,6 +90,16 @@ fn scheduled_states_serve_their_schedule_and_no_other() {
 }
 
 #[test]
+fn without_states_the_responses_are_the_same() {
+    let bench = Bench::new(4);
+    let (_, all) = made(&bench, "all", |_| ());
+    let (_, none) = made(&bench, "none", |config| config.states = StatesKept::None);
+    assert!(all.iter().all(|row| !row.states.is_empty()));
+    let bare = |row: Trajectory| Trajectory { states: vec![], ..row };
+    assert_eq!(none, all.into_iter().map(bare).collect::<Vec<_>>());
+}
+
+#[test]
 fn sampled_responses_are_drawn_as_their_settings_say() {
     let bench = Bench::new(4);
     let (_, greedy) = made(&bench, "greedy", |_| ());

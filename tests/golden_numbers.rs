@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jacobi_datasets::{LossRow, StudentRow};
 use jacobi_model::Gradients;
 use jacobi_trainer::{
-    AdamW, AdamWConfig, Head, LossConfig, MomentsDtype, PcNormalization, PcPositionWeight, Piece, Teacher,
-    clip_factor, dual_loss,
+    AdamW, AdamWConfig, Head, LossConfig, MomentsDtype, PcNormalization, PcPositionWeight, PcTerms, Piece,
+    Teacher, clip_factor, dual_loss,
 };
 use tch::Tensor;
 
@@ -61,6 +61,7 @@ fn the_dual_loss_and_its_gradients_equal_pytorch() {
         let config = LossConfig {
             ar_weight: scalar(&format!("{case}.ar_weight")),
             pc_weight: scalar(&format!("{case}.pc_weight")),
+            pc_terms: PcTerms::default(),
             temperature: scalar(&format!("{case}.tau")),
             pc_normalization: match g[&format!("{case}.reference")].int64_value(&[]) {
                 1 => PcNormalization::Reference,

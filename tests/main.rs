@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod adapter_files;
+mod adapter_training;
 mod adapters;
 mod bad_models;
 mod curve;

@@ -1,11 +1,11 @@
 //! The reference for the training passes: one dense mask over the whole row, one autograd graph, every loss from its
 //! definition.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
-use jacobi_datasets::PackedSample;
-use jacobi_model::{AttentionMask, Transformer, to_float32};
-use jacobi_trainer::{LossConfig, PcNormalization, PcPositionWeight};
+use jacobi_datasets::{NoisyRows, PackedSample};
+use jacobi_model::{AdaptedRows, AttentionMask, Transformer, to_float32};
+use jacobi_trainer::{LossConfig, PcNormalization, PcPositionWeight, PcTerms};
 use tch::{Kind, Reduction, Tensor};
 
 /// Divisors of L_ar and L_pc: targets, and the sum of the position weights that do not depend on the model.
@@ -20,15 +20,16 @@ pub fn counts(samples: &[PackedSample], config: &LossConfig) -> (f64, f64) {
 }
 
 /// The loss of `samples` side by side in one row, with its graph, L_ar and L_pc. The parameters have to want gradients.
+/// `adapted` rows use an adapter.
 pub fn dual_loss(
-    model: &Transformer,
+    (model, adapted): (&Transformer, Option<AdaptedRows>),
     base: Option<&Transformer>,
     samples: &[PackedSample],
     config: &LossConfig,
     (ar_count, pc_count): (f64, f64),
 ) -> (Tensor, f64, f64) {
     let row = Row::new(samples, model);
-    let hidden_nh = row.hidden(model);
+    let hidden_nh = row.hidden(model, adapted);
     let zero = || Tensor::from(0f32);
     let logits =
         |rows: &[i64]| to_float32(&model.logits(&hidden_nh.index_select(0, &Tensor::from_slice(rows))));
@@ -47,13 +48,17 @@ pub fn dual_loss(
                 let rows = Tensor::from_slice(&row.teachers);
                 let logits = match base {
                     None => model.logits(&hidden_nh.index_select(0, &rows)),
-                    Some(base) => base.logits(&row.hidden(base).index_select(0, &rows)),
+                    Some(base) => base.logits(&row.hidden(base, None).index_select(0, &rows)),
                 };
                 (to_float32(&logits) / tau).softmax(-1, Kind::Float)
             });
             let logits_pv = logits(&row.students);
             let student_pv = (&logits_pv / tau).log_softmax(-1, Kind::Float);
-            let each = -(teacher_pv * student_pv).sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+            let sum = |x: Tensor| x.sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+            let alpha = sum(teacher_pv.minimum(&student_pv.exp()));
+            let PcTerms { kl_div, tv, nla } = config.pc_terms;
+            let cross_entropy: Tensor = -sum(teacher_pv * student_pv);
+            let each: Tensor = cross_entropy * kl_div + (1.0 - &alpha) * tv - alpha.log() * nla;
             (each * row.weights(config, &logits_pv.detach())).sum(Kind::Float) * tau * tau / pc_count
         }
         false => zero(),
@@ -70,6 +75,16 @@ struct Pair {
     blocks_of_sample: usize,
     /// The clean token that follows.
     next: Option<i64>,
+}
+
+/// The tokens that token `q` sees. Where rows begin with the second token of a window, the noisy first one is seen by itself
+/// only, and the clean one takes its place.
+fn visible(sample: &PackedSample, q: usize) -> [Range<usize>; 2] {
+    let [text, own] = sample.layout.visible(q);
+    if sample.noisy_rows == NoisyRows::FromDivergence || own.is_empty() {
+        return [text, own];
+    }
+    if q == own.start { [0..0, own] } else { [text.start..text.end + 1, own.start + 1..own.end] }
 }
 
 /// Samples one after the other, nothing left out.
@@ -98,7 +113,7 @@ impl Row {
             for (q, &token) in sample.tokens.iter().enumerate() {
                 tokens.push(i64::from(token));
                 positions.push(sample.layout.position(q) as i64);
-                for run in sample.layout.visible(q) {
+                for run in visible(sample, q) {
                     seen[(start + q) * length + start..][run].fill(true);
                 }
             }
@@ -131,10 +146,10 @@ impl Row {
     }
 
     /// `[n, h]`, after the final norm.
-    fn hidden(&self, model: &Transformer) -> Tensor {
+    fn hidden(&self, model: &Transformer, adapted: Option<AdaptedRows>) -> Tensor {
         let rope = model.rope_table(self.length).at(&self.positions);
         let mask = AttentionMask::from_bool(&self.seen, model.kind());
-        model.hidden(&self.tokens, &rope, &mask).squeeze_dim(0)
+        model.hidden_adapted(&self.tokens, &rope, &mask, adapted, &mut |_| {}).squeeze_dim(0)
     }
 
     /// Of every pair, by the definitions.

@@ -5,11 +5,14 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use jacobi_datasets::{NoiseContext, ScheduleKind, Trajectory, read_all};
-use jacobi_model::{AttentionMask, Dtype, load, token_tensor};
+use jacobi_datasets::{
+    NoiseContext, NoiseTokens, ScheduleKind, StateShares, StateSource, States, Trajectory, read_all,
+};
+use jacobi_model::{AttentionMask, Dtype, Target, load, token_tensor};
 use jacobi_trainer::{
-    ActivationCheckpointing, Curve, Init, LrSchedule, MomentsDtype, PcNormalization, PcPositionWeight, Ramp,
-    Ranks, ScalarSchedule, TeacherModel, TrainConfig, TrainData, TrainError, TrainJob, TrainProgress,
+    ActivationCheckpointing, AdapterRows, AdapterSettings, Curve, Init, LrSchedule, MomentsDtype,
+    PcNormalization, PcPositionWeight, PcTerms, Ramp, Ranks, ScalarSchedule, TeacherModel, TrainConfig,
+    TrainData, TrainError, TrainJob, TrainProgress,
 };
 use jacobi_trajectory_gen::{GenerateConfig, generate};
 use tch::Tensor;
@@ -81,7 +84,7 @@ fn the_training_mask_equals_the_decoders_forward() {
             t_min: 0.6,
             t_max: 0.6,
         },
-        ar_prompt_tokens: false,
+        ..jacobi_datasets::PackConfig::default()
     };
     let packed = jacobi_datasets::pack(row, 8, &config, 0).unwrap();
     let model = load(&model_dir, Dtype::Float32).unwrap().transformer;
@@ -294,6 +297,7 @@ fn every_setting_changes_the_run() {
         ("ar_prompt_tokens", TrainConfig { ar_prompt_tokens: true, ..base.clone() }),
         ("ar_weight's schedule", TrainConfig { ar_weight: schedule(1.0, 0.5), ..base.clone() }),
         ("pc_weight", TrainConfig { pc_weight: 0.0, ..base.clone() }),
+        ("pc_terms", TrainConfig { pc_terms: PcTerms { tv: 1.0, ..PcTerms::default() }, ..base.clone() }),
         ("temperature", TrainConfig { temperature: 2.0.into(), ..base.clone() }),
         ("temperature's schedule", TrainConfig { temperature: schedule(1.0, 2.0), ..base.clone() }),
         ("teacher", TrainConfig { teacher: TeacherModel::Base, ..base.clone() }),
@@ -339,6 +343,42 @@ fn every_setting_changes_the_run() {
         let error = bench.train("bad", &config, 1).unwrap_err().to_string();
         assert!(error.contains(name), "{name}: {error}");
     }
+}
+
+#[test]
+fn every_setting_of_an_adapter_changes_the_run() {
+    let bench = Bench::new();
+    let plain = AdapterSettings { rank: 4, states: States::One(StateSource::Random), ..Default::default() };
+    let with = |adapter: &AdapterSettings| TrainConfig {
+        epochs: 1,
+        warmup_ratio: 0.0,
+        window_size: 1,
+        ar_weight: 0.0.into(),
+        adapter: Some(adapter.clone()),
+        ..train_config()
+    };
+    let losses = |name: &str, config: &TrainConfig| {
+        let log = bench.train(name, config, usize::MAX).unwrap();
+        log.iter().map(|progress| progress.loss).collect::<Vec<_>>()
+    };
+    let expected = losses("base", &with(&plain));
+    let states = |states: StateSource| AdapterSettings { states: States::One(states), ..plain.clone() };
+    let mixture = States::Mixture(StateShares { random: 1.0, on_policy: 1.0, ..Default::default() });
+    let changes = [
+        ("rank", AdapterSettings { rank: 2, ..plain.clone() }),
+        ("alpha", AdapterSettings { alpha: Some(1.0), ..plain.clone() }),
+        ("targets", AdapterSettings { targets: vec![Target::QProj], ..plain.clone() }),
+        ("rows", AdapterSettings { rows: AdapterRows::All, ..plain.clone() }),
+        ("states", states(StateSource::Trajectory)),
+        ("on-policy states", states(StateSource::OnPolicy)),
+        ("a mixture", AdapterSettings { states: mixture, ..plain.clone() }),
+        ("noise_tokens", AdapterSettings { noise_tokens: NoiseTokens::Vocabulary, ..plain.clone() }),
+        ("block_size", AdapterSettings { block_size: Some(5), ..plain.clone() }),
+    ];
+    for (name, adapter) in &changes {
+        assert_ne!(losses(name, &with(adapter)), expected, "{name} changes nothing");
+    }
+    assert_eq!(losses("again", &with(&plain)), expected);
 }
 
 #[test]

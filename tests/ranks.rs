@@ -89,8 +89,11 @@ impl Bench {
         latest_checkpoint(&self.path().join(output)).unwrap()
     }
 
+    /// Of the model, or of the adapter that was trained.
     fn weights(&self, output: &str) -> Vec<u8> {
-        fs_err::read(self.checkpoint(output).join("model.safetensors")).unwrap()
+        let files = ["model.safetensors", "adapter_model.safetensors"];
+        let paths = files.map(|file| self.checkpoint(output).join(file));
+        fs_err::read(paths.into_iter().find(|path| path.is_file()).unwrap()).unwrap()
     }
 
     /// Waits until the run in `output` has logged `steps` steps.
@@ -178,6 +181,32 @@ fn two_ranks_equal_one_rank_under_every_sharding() {
     bench.assert_equal("eight passes", "one");
     bench.succeed("one pass", &["--nproc=2", "--set", "train.tokens_per_row=100000"]);
     bench.assert_equal("one pass", "one");
+}
+
+/// With states of all sources, so that some ranks have passes of the drafter to make and others have not.
+#[test]
+fn an_adapter_on_two_ranks_equals_one_on_one_rank_under_every_sharding() {
+    let bench = Bench::new();
+    let settings = [
+        "train.adapter.rank=4",
+        "train.adapter.states={ trajectory = 1, random = 1, on_policy = 1 }",
+        "train.noise_context=\"clean\"",
+        "train.ar_weight=0",
+        "train.learning_rate=1e-3",
+        "train.eval_steps=",
+    ];
+    let settings = settings.map(|setting| ["--set", setting]).concat();
+    bench.succeed("one", &settings);
+    for sharding in ["none", "optimizer", "gradients", "parameters"] {
+        let set = format!("train.sharding=\"{sharding}\"");
+        bench.succeed(sharding, &[&settings[..], &["--nproc", "2", "--set", &set]].concat());
+        bench.assert_equal(sharding, "one");
+    }
+    bench.succeed(
+        "eight passes",
+        &[&settings[..], &["--nproc=2", "--set", "train.tokens_per_row=1"]].concat(),
+    );
+    bench.assert_equal("eight passes", "one");
 }
 
 /// A restart resumes from the last checkpoint, whatever the number of ranks that wrote it.

@@ -107,6 +107,8 @@ fn every_recipe_key_is_documented() {
         "prompts",
         "generate",
         "train",
+        "train.pc_terms",
+        "train.adapter",
         "tune",
         "eval",
         "eval.tasks",

@@ -8,7 +8,7 @@ use jacobi_datasets::{
 };
 use jacobi_model::{Dtype, Transformer, load};
 use jacobi_trainer::{
-    ActivationCheckpointing, LossConfig, PcNormalization, PcPositionWeight, Stepper, TrainConfig,
+    ActivationCheckpointing, LossConfig, PcNormalization, PcPositionWeight, PcTerms, Stepper, TrainConfig,
 };
 use tch::{Kind, Tensor};
 
@@ -34,8 +34,8 @@ fn shape(prompt: usize, response: usize, block: usize, window: usize) -> Shape {
 }
 
 /// A sample with one state per block, converged up to a random position; the vocabulary is small, so that noise is
-/// sometimes right.
-fn sample(shape: &Shape, seed: u64) -> PackedSample {
+/// sometimes right. `states_of` may take other states than the recorded ones.
+fn sample(shape: &Shape, seed: u64, states_of: &PackConfig) -> PackedSample {
     let mut rng = Rng::new(&[seed]);
     let mut ids =
         |count: usize| -> Vec<u32> { (0..count).map(|_| 5 + (rng.next_u64() % 4) as u32).collect() };
@@ -66,12 +66,17 @@ fn sample(shape: &Shape, seed: u64) -> PackedSample {
         noise_context: shape.context,
         noise,
         ar_prompt_tokens: shape.ar_prompt_tokens,
+        ..states_of.clone()
     };
     pack(&trajectory, shape.block, &config, 0).unwrap()
 }
 
 /// Block at 0, a single block, ragged last windows, w = 1, w > T, the ablation, several samples.
 fn samples() -> Vec<PackedSample> {
+    samples_of(&PackConfig::default())
+}
+
+pub fn samples_of(states: &PackConfig) -> Vec<PackedSample> {
     let shapes = [
         Shape { finish: FinishReason::Length, ..shape(0, 7, 4, 2) },
         shape(5, 3, 8, 4),
@@ -81,22 +86,22 @@ fn samples() -> Vec<PackedSample> {
         Shape { context: NoiseContext::Clean, ..shape(4, 19, 4, 3) },
         shape(6, 24, 1, 5),
     ];
-    shapes.iter().zip(1..).map(|(shape, seed)| sample(shape, seed)).collect()
+    shapes.iter().zip(1..).map(|(shape, seed)| sample(shape, seed, states)).collect()
 }
 
-struct Bench {
+pub struct Bench {
     dir: tempfile::TempDir,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = scratch();
         tiny_model(dir.path(), 1);
         tiny_model(&dir.path().join("other"), 2);
         Self { dir }
     }
 
-    fn model(&self, dtype: Dtype) -> Transformer {
+    pub fn model(&self, dtype: Dtype) -> Transformer {
         load(self.dir.path(), dtype).unwrap().transformer
     }
 
@@ -105,9 +110,10 @@ impl Bench {
     }
 }
 
-const LOSS: LossConfig = LossConfig {
+pub const LOSS: LossConfig = LossConfig {
     ar_weight: 0.7,
     pc_weight: 1.3,
+    pc_terms: PcTerms { kl_div: 1.0, tv: 0.0, nla: 0.0 },
     temperature: 1.5,
     pc_normalization: PcNormalization::TokenMean,
     pc_position_weight: PcPositionWeight::Uniform,
@@ -119,10 +125,10 @@ fn config(checkpointing: ActivationCheckpointing, tokens_per_row: usize) -> Trai
 }
 
 /// L_ar, L_pc, and the gradient of every parameter.
-struct Learnt {
-    ar: f64,
-    pc: f64,
-    gradients: Vec<(String, Tensor)>,
+pub struct Learnt {
+    pub ar: f64,
+    pub pc: f64,
+    pub gradients: Vec<(String, Tensor)>,
 }
 
 fn fast(
@@ -132,10 +138,15 @@ fn fast(
     config: &TrainConfig,
     loss: &LossConfig,
 ) -> Learnt {
-    let stepper = Stepper::new(model, base, config, 256);
+    learnt(&Stepper::new(model, base, config, 256), samples, loss)
+}
+
+/// The gradients of what `stepper` trains.
+pub fn learnt(stepper: &Stepper, samples: &[PackedSample], loss: &LossConfig) -> Learnt {
     let report = stepper.accumulate(samples, loss, &AtomicBool::new(false)).unwrap();
-    let parameters = stepper.model.parameters().iter();
-    let gradients = parameters.map(|(name, p)| (name.clone(), stepper.gradients().of(p).copy())).collect();
+    let trained = stepper.adapter.as_ref().map_or(stepper.model.parameters(), |adapter| adapter.parameters());
+    let gradients =
+        trained.iter().map(|(name, p)| (name.clone(), stepper.gradients().of(p).copy())).collect();
     Learnt { ar: report.loss_ar, pc: report.loss_pc, gradients }
 }
 
@@ -146,23 +157,40 @@ fn plain(
     samples: &[PackedSample],
     loss: &LossConfig,
 ) -> Learnt {
-    for (_, parameter) in model.parameters() {
+    plain_of(model.parameters(), samples, loss, |sample, counts| {
+        oracle::dual_loss((model, None), base, std::slice::from_ref(sample), loss, counts)
+    })
+}
+
+/// The gradients of `parameters` under autograd of `loss_of`, which is called for one sample after the other.
+pub fn plain_of(
+    parameters: &[(String, Tensor)],
+    samples: &[PackedSample],
+    loss: &LossConfig,
+    loss_of: impl Fn(&PackedSample, (f64, f64)) -> (Tensor, f64, f64),
+) -> Learnt {
+    for (_, parameter) in parameters {
         let _ = parameter.set_requires_grad(true);
     }
     let counts = oracle::counts(samples, loss);
     let (mut ar, mut pc) = (0.0, 0.0);
     for sample in samples {
-        let (total, sample_ar, sample_pc) =
-            oracle::dual_loss(model, base, std::slice::from_ref(sample), loss, counts);
-        total.backward();
+        let (total, sample_ar, sample_pc) = loss_of(sample, counts);
+        if total.requires_grad() {
+            total.backward();
+        }
         ar += sample_ar;
         pc += sample_pc;
     }
-    let gradients = model.parameters().iter().map(|(name, p)| (name.clone(), p.grad().to_kind(Kind::Float)));
+    let gradient = |p: &Tensor| match p.grad().defined() {
+        true => p.grad().to_kind(Kind::Float),
+        false => p.zeros_like(),
+    };
+    let gradients = parameters.iter().map(|(name, p)| (name.clone(), gradient(p)));
     Learnt { ar, pc, gradients: gradients.collect() }
 }
 
-fn assert_equal(found: &Learnt, expected: &Learnt, tolerance: f64, what: &str) {
+pub fn assert_equal(found: &Learnt, expected: &Learnt, tolerance: f64, what: &str) {
     for (name, found, expected) in [("L_ar", found.ar, expected.ar), ("L_pc", found.pc, expected.pc)] {
         assert!(
             (found - expected).abs() <= tolerance * expected.max(1.0),

@@ -113,6 +113,11 @@ impl Layout {
         j / self.window_size * self.window_size
     }
 
+    /// Whether noisy block `j` sees no noisy block before it, and so begins a run.
+    pub fn begins_run(&self, j: usize) -> bool {
+        self.first_noisy_seen(j) == j
+    }
+
     /// Position id of token `t`: 0 .. P-1 in the prompt, P .. P+R-1 in the clean and again in the noisy stream.
     ///
     /// # Panics

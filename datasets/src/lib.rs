@@ -4,7 +4,8 @@
 //!
 //! Reading order: [`prompts`] and [`tokenizer`] (text to ids), [`schema::trajectory`] (recorded states),
 //! [`layout`] (the packed sequence and its mask), [`noise`] (which state becomes the noisy block),
-//! [`mod@pack`] (a packed sample with its losses), [`row`] (several samples in one forward pass).
+//! [`states`] (noisy blocks that are not recorded), [`mod@pack`] (a packed sample with its losses), [`row`] (several
+//! samples in one forward pass).
 
 pub mod atomic;
 pub mod error;
@@ -23,6 +24,7 @@ pub mod row;
 pub mod schema;
 pub mod settings;
 pub mod shards;
+pub mod states;
 pub mod tokenizer;
 
 pub use atomic::write_atomic;
@@ -37,7 +39,7 @@ pub use ranks::{Keeper, Membership, Rank, RankError, local_rank};
 pub use repetition::repeats;
 pub use responses::{Matching, Responses};
 pub use rng::Rng;
-pub use row::{LossRow, PackedRow, StudentRow, fill_rows, row_len};
+pub use row::{LossRow, PackedRow, RowParts, StudentRow, fill_rows, row_len};
 pub use schema::manifest::{Manifest, RankEntry, ShardEntry, read_all, shard_file_name};
 pub use schema::trajectory::{
     FinishReason, SCHEDULE_KEY, ShardDigest, State, Trajectory, TrajectoryMetadata, jacobi_passes,
@@ -45,4 +47,5 @@ pub use schema::trajectory::{
 };
 pub use settings::{Difference, Differences, RecordedSettings, Section};
 pub use shards::{ShardWriter, Tally};
+pub use states::{EarlierWindow, MAX_PASSES, NoiseTokens, NoisyRows, StateShares, StateSource, States};
 pub use tokenizer::{Chat, TOKENIZER_FILES, Tokenizer, copy_tokenizer_file};

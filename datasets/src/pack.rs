@@ -23,6 +23,7 @@ use crate::error::DatasetError;
 use crate::layout::{Layout, NoiseContext};
 use crate::noise::{NoiseScheduleConfig, choose_state};
 use crate::schema::trajectory::{FinishReason, SCHEDULE_KEY, Trajectory, TrajectoryMetadata};
+use crate::states::{EarlierWindow, NoiseTokens, NoisyRows, RandomStates, StateSource, States};
 
 /// How samples are packed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +38,16 @@ pub struct PackConfig {
     /// Whether all prompt tokens except the first are also targets of the autoregressive loss, as in the
     /// reference code.
     pub ar_prompt_tokens: bool,
+    /// Where the states of noisy blocks come from.
+    pub states: States,
+    /// Tokens of a block of random and on-policy states; by default those of a recorded one.
+    pub block_size: Option<usize>,
+    /// What random states are made of.
+    pub noise_tokens: NoiseTokens,
+    /// Tokens of the vocabulary, for [`NoiseTokens::Vocabulary`].
+    pub vocabulary: u32,
+    /// Which tokens of a window have rows in the noisy stream.
+    pub noisy_rows: NoisyRows,
 }
 
 impl Default for PackConfig {
@@ -46,6 +57,11 @@ impl Default for PackConfig {
             noise_context: NoiseContext::Window,
             noise: NoiseScheduleConfig::default(),
             ar_prompt_tokens: false,
+            states: States::default(),
+            block_size: None,
+            noise_tokens: NoiseTokens::default(),
+            vocabulary: 0,
+            noisy_rows: NoisyRows::default(),
         }
     }
 }
@@ -106,8 +122,13 @@ pub struct PackedSample {
     /// Targets of the autoregressive loss, ascending by row: the response up to and including EOS, and the
     /// prompt with [`PackConfig::ar_prompt_tokens`].
     pub ar: Vec<ArTarget>,
-    /// Pairs of the consistency loss: in each block from the first divergence on, up to the position before EOS.
+    /// Pairs of the consistency loss: in each block from the first divergence on, up to the position before EOS. The tokens
+    /// of on-policy blocks are not known yet; their pairs begin with the second token.
     pub pc: Vec<PcPair>,
+    /// Which tokens of a window have rows in the noisy stream.
+    pub noisy_rows: NoisyRows,
+    /// Windows of the drafter whose predictions replace noisy tokens.
+    pub earlier: Vec<EarlierWindow>,
 }
 
 /// Why a sample cannot be packed.
@@ -162,20 +183,41 @@ pub fn pack(
     seed: u64,
 ) -> Result<PackedSample, PackError> {
     check(block_size, config)?;
-    let layout = Layout {
-        prompt_len: sample.prompt_tokens.len(),
-        response_len: sample.response_tokens.len(),
-        block_size,
-        window_size: config.window_size,
-        noise_context: config.noise_context,
-        with_noise: !sample.states.is_empty(),
-    };
+    // Without the id in the seed, block j of every sample would draw the same random ratio.
+    let seed = seed ^ digest(&sample.sample_id);
+    let source = config.states.draw(seed);
     let mut tokens = [sample.prompt_tokens.as_slice(), &sample.response_tokens].concat();
-    if layout.with_noise {
-        tokens.extend(noisy_stream(sample, &layout, config, seed)?);
-    }
-    let mut ar = ar_targets(sample, &layout);
-    let pc = if layout.with_noise { pc_pairs(sample, &layout, &tokens) } else { Vec::new() };
+    let (layout, stream, earlier) = match source {
+        StateSource::Trajectory => {
+            let layout = recorded_layout(sample, block_size, config);
+            let stream =
+                if layout.with_noise { recorded_states(sample, &layout, config, seed)? } else { vec![] };
+            (layout, stream, vec![])
+        }
+        StateSource::Random | StateSource::OnPolicy => {
+            let states = RandomStates {
+                text: &tokens,
+                noise: config.noise_tokens,
+                vocabulary: config.vocabulary,
+                seed,
+            };
+            let prompt_len = sample.prompt_tokens.len();
+            let block_size = config.block_size.unwrap_or(block_size);
+            let layout = states.layout(prompt_len, sample.response_tokens.len(), block_size);
+            let stream = if layout.with_noise { states.noisy_stream(&layout) } else { vec![] };
+            let on_policy = source == StateSource::OnPolicy && layout.with_noise;
+            let earlier = if on_policy { states.earlier_windows(&layout, prompt_len) } else { vec![] };
+            (layout, stream, earlier)
+        }
+    };
+    tokens.extend(stream);
+    let noisy_rows = match source {
+        StateSource::OnPolicy => NoisyRows::FromSecond,
+        _ => config.noisy_rows,
+    };
+    let mut ar = ar_targets(sample);
+    let pc =
+        if layout.with_noise { pc_pairs(sample, &layout, &tokens, (source, noisy_rows)) } else { vec![] };
     if ar.is_empty() && pc.is_empty() {
         return Err(PackError::EmptyLoss { sample_id: sample.sample_id.clone() });
     }
@@ -183,11 +225,24 @@ pub fn pack(
         let prompt = sample.prompt_tokens.iter().skip(1).enumerate();
         ar.splice(..0, prompt.map(|(row, &token)| ArTarget { row, token }));
     }
-    Ok(PackedSample { sample_id: sample.sample_id.clone(), tokens, layout, ar, pc })
+    Ok(PackedSample { sample_id: sample.sample_id.clone(), tokens, layout, ar, pc, noisy_rows, earlier })
+}
+
+fn recorded_layout(sample: &Trajectory, block_size: usize, config: &PackConfig) -> Layout {
+    Layout {
+        prompt_len: sample.prompt_tokens.len(),
+        response_len: sample.response_tokens.len(),
+        block_size,
+        window_size: config.window_size,
+        noise_context: config.noise_context,
+        with_noise: !sample.states.is_empty(),
+    }
 }
 
 fn check(block_size: usize, config: &PackConfig) -> Result<(), PackError> {
-    for (name, size) in [("block_size", block_size), ("window_size", config.window_size)] {
+    let random = config.block_size.unwrap_or(block_size);
+    let sizes = [("block_size", block_size.min(random)), ("window_size", config.window_size)];
+    for (name, size) in sizes {
         if size == 0 {
             return Err(PackError::ZeroSize { name });
         }
@@ -197,14 +252,12 @@ fn check(block_size: usize, config: &PackConfig) -> Result<(), PackError> {
 }
 
 /// The chosen states of all blocks, concatenated.
-fn noisy_stream(
+fn recorded_states(
     sample: &Trajectory,
     layout: &Layout,
     config: &PackConfig,
     seed: u64,
 ) -> Result<Vec<u32>, PackError> {
-    // Without the id in the seed, block j of every sample would draw the same random ratio.
-    let seed = seed ^ digest(&sample.sample_id);
     let mut stream = Vec::with_capacity(layout.response_len);
     for block in 0..layout.num_blocks() {
         let len = layout.block_len(block);
@@ -234,14 +287,21 @@ fn digest(text: &str) -> u64 {
 }
 
 /// Row P-1+r predicts response token r. Without a prompt, no row predicts the first response token.
-fn ar_targets(sample: &Trajectory, layout: &Layout) -> Vec<ArTarget> {
+fn ar_targets(sample: &Trajectory) -> Vec<ArTarget> {
     let tokens = sample.response_tokens.iter().enumerate();
     tokens
-        .filter_map(|(r, &token)| (layout.prompt_len + r).checked_sub(1).map(|row| ArTarget { row, token }))
+        .filter_map(|(r, &token)| {
+            (sample.prompt_tokens.len() + r).checked_sub(1).map(|row| ArTarget { row, token })
+        })
         .collect()
 }
 
-fn pc_pairs(sample: &Trajectory, layout: &Layout, tokens: &[u32]) -> Vec<PcPair> {
+fn pc_pairs(
+    sample: &Trajectory,
+    layout: &Layout,
+    tokens: &[u32],
+    (source, noisy_rows): (StateSource, NoisyRows),
+) -> Vec<PcPair> {
     // The row of EOS would predict what follows the end of the response.
     let end =
         layout.prompt_len + layout.response_len - usize::from(sample.finish_reason == FinishReason::Eos);
@@ -250,7 +310,12 @@ fn pc_pairs(sample: &Trajectory, layout: &Layout, tokens: &[u32]) -> Vec<PcPair>
         let (clean, noisy) = (layout.clean_start(block), layout.noisy_start(block));
         let len = layout.block_len(block).min(end.saturating_sub(clean));
         let differs = |&offset: &usize| tokens[clean + offset] != tokens[noisy + offset];
-        let divergence = (0..len).find(differs).unwrap_or(len);
+        let has_first = noisy_rows == NoisyRows::FromDivergence || !layout.begins_run(block);
+        let least = usize::from(!has_first);
+        let divergence = match source {
+            StateSource::OnPolicy => least,
+            _ => (0..len).find(differs).unwrap_or(len).max(least),
+        };
         for offset in divergence..len {
             let distance = offset - divergence;
             pairs.push(PcPair { student: noisy + offset, teacher: clean + offset, block, distance });

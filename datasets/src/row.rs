@@ -3,7 +3,8 @@
 //! Samples follow each other without padding and do not see each other. In each window of the noisy stream,
 //! the leading tokens that equal the clean stream have the clean stream's hidden states: same tokens, same
 //! positions, same visible tokens. They are left out, and the rest of the window sees the clean tokens in
-//! their place. No loss needs them, because consistency starts at the first divergence.
+//! their place. No loss needs them, because consistency starts at the first divergence. Under [`NoisyRows::FromSecond`]
+//! exactly the first token of each window is left out.
 //!
 //! Example: prompt `a`, response `b c d e`, blocks of n = 2 in one window of w = 2, noisy blocks `b c` and `x e`:
 //!
@@ -18,6 +19,7 @@ use std::ops::Range;
 
 use crate::layout::CausalRun;
 use crate::pack::PackedSample;
+use crate::states::{EarlierWindow, NoisyRows};
 
 /// A row of the forward pass with a target: the logits of a prompt or clean token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +58,19 @@ pub struct PackedRow {
     pub losses: Vec<LossRow>,
     /// The prompt and clean stream of each sample.
     pub clean: Vec<Range<usize>>,
+    /// Windows of the drafter whose predictions replace noisy tokens.
+    pub earlier: Vec<EarlierWindow>,
     /// Number of blocks of all samples.
     blocks: usize,
+}
+
+/// A packed row in two: one pass for the text, and one for the noise behind it.
+pub struct RowParts {
+    /// Prompts and clean streams, without losses.
+    pub clean: PackedRow,
+    /// The noisy streams and all losses. The prefixes of its runs, the rows of its losses (not of their students) and the
+    /// texts of its earlier windows are those of `clean`.
+    pub noisy: PackedRow,
 }
 
 impl PackedRow {
@@ -90,7 +103,16 @@ impl PackedRow {
             self.runs.push(CausalRun { prefix, own: begin..self.tokens.len() });
         }
         self.clean.push(start..start + layout.prompt_len + layout.response_len);
-        self.push_losses(sample, &|t| rows[t].expect("rows with a loss are not left out"));
+        let row_of = |t: usize| rows[t].expect("rows with a loss are not left out");
+        self.push_losses(sample, &row_of);
+        self.earlier.extend(sample.earlier.iter().map(|window| {
+            let noisy = row_of(window.noisy.start);
+            EarlierWindow {
+                text: start + window.text.start..start + window.text.end,
+                noisy: noisy..noisy + window.noisy.len(),
+                ..window.clone()
+            }
+        }));
         self.blocks += layout.num_blocks();
     }
 
@@ -118,21 +140,42 @@ impl PackedRow {
         self.losses.extend(losses);
     }
 
-    /// The prompts and clean streams without noisy streams and losses, and the row in it of each loss of `self`.
-    pub fn clean_part(&self) -> (Self, Vec<usize>) {
-        let mut part = Self::default();
-        let mut rows = Vec::with_capacity(self.losses.len());
-        let mut losses = self.losses.iter().map(|loss| loss.row).peekable();
-        for clean in &self.clean {
-            let begin = part.tokens.len();
-            part.tokens.extend(&self.tokens[clean.clone()]);
-            part.positions.extend(&self.positions[clean.clone()]);
-            part.runs.push(CausalRun { prefix: begin..begin, own: begin..part.tokens.len() });
-            while let Some(row) = losses.next_if(|&row| row < clean.end) {
-                rows.push(begin + row - clean.start);
-            }
+    /// The row as two passes. Where there is no noise, `noisy` is idle.
+    pub fn parts(&self) -> RowParts {
+        let is_clean = |run: &CausalRun| self.clean.iter().any(|clean| clean.start == run.own.start);
+        let (mut clean, mut noisy) = (Self::default(), Self::default());
+        // The index of each row within its part.
+        let mut place = Vec::with_capacity(self.tokens.len());
+        for run in &self.runs {
+            let part = if is_clean(run) { &mut clean } else { &mut noisy };
+            let start = part.tokens.len();
+            part.tokens.extend(&self.tokens[run.own.clone()]);
+            part.positions.extend(&self.positions[run.own.clone()]);
+            place.extend(start..part.tokens.len());
+            part.runs.push(CausalRun { prefix: moved(&run.prefix, &place), own: start..part.tokens.len() });
         }
-        (part, rows)
+        clean.clean = self.clean.iter().map(|range| moved(range, &place)).collect();
+        if noisy.tokens.is_empty() {
+            noisy = Self { clean: Vec::new(), ..Self::idle() };
+        }
+        noisy.losses = self.losses.clone();
+        for loss in &mut noisy.losses {
+            loss.row = place[loss.row];
+            loss.student.iter_mut().for_each(|student| student.row = place[student.row]);
+        }
+        noisy.earlier = self.earlier.clone();
+        for window in &mut noisy.earlier {
+            window.text = moved(&window.text, &place);
+            window.noisy = moved(&window.noisy, &place);
+        }
+        RowParts { clean, noisy }
+    }
+
+    /// Replaces the noisy tokens that the predictions of earlier windows become: of each window its tokens.
+    pub fn set_drafts(&mut self, drafts: &[Vec<u32>]) {
+        for (window, draft) in self.earlier.iter().zip(drafts) {
+            self.tokens[window.noisy.clone()].copy_from_slice(draft);
+        }
     }
 
     /// Number of pairs (query, key) in the mask.
@@ -145,19 +188,44 @@ impl PackedRow {
     }
 }
 
+impl RowParts {
+    /// The earlier windows that are given as one pass behind `self.clean`, without losses; idle if there are none.
+    pub fn earlier_row<'a>(&self, windows: impl IntoIterator<Item = &'a EarlierWindow>) -> PackedRow {
+        let mut row = PackedRow::default();
+        for window in windows {
+            let (start, first) = (row.tokens.len(), self.clean.positions[window.text.end - 1]);
+            row.tokens.extend(&window.tokens);
+            row.positions.extend((1..=window.tokens.len()).map(|offset| first + offset));
+            row.runs.push(CausalRun { prefix: window.text.clone(), own: start..row.tokens.len() });
+        }
+        if row.tokens.is_empty() { PackedRow::idle() } else { row }
+    }
+}
+
+/// `rows`, which follow each other in their part too, at their places.
+fn moved(rows: &Range<usize>, place: &[usize]) -> Range<usize> {
+    match rows.is_empty() {
+        true => 0..0,
+        false => place[rows.start]..place[rows.start] + rows.len(),
+    }
+}
+
 /// Number of tokens of the sample in a packed row.
 pub fn row_len(sample: &PackedSample) -> usize {
     runs_of(sample).iter().map(|run| run.own.len()).sum()
 }
 
-/// The runs of the sample, each window without the leading tokens that equal the clean stream.
+/// The runs of the sample, each window without the leading tokens that are seen in their clean form.
 fn runs_of(sample: &PackedSample) -> Vec<CausalRun> {
     let layout = &sample.layout;
     let shortened = |run: CausalRun| {
         let clean = layout.clean_counterpart(run.own.start);
-        let shared = clean.map_or(0, |clean| {
-            let (noisy, clean) = (&sample.tokens[run.own.clone()], &sample.tokens[clean..]);
-            noisy.iter().zip(clean).take_while(|(noisy, clean)| noisy == clean).count()
+        let shared = clean.map_or(0, |clean| match sample.noisy_rows {
+            NoisyRows::FromSecond => 1,
+            NoisyRows::FromDivergence => {
+                let (noisy, clean) = (&sample.tokens[run.own.clone()], &sample.tokens[clean..]);
+                noisy.iter().zip(clean).take_while(|(noisy, clean)| noisy == clean).count()
+            }
         });
         let prefix = run.prefix.start..run.prefix.end + shared;
         CausalRun { prefix, own: run.own.start + shared..run.own.end }

@@ -13,6 +13,10 @@ use tch::{Device, Kind, Tensor};
 use crate::{Architecture, Gradients, linear::LinearName, precision::to_kind, weights::Stacked};
 
 pub(crate) mod files;
+mod merging;
+
+/// What PEFT puts before the name of a parameter's module.
+const PREFIX: &str = "base_model.model.";
 
 /// A linear layer that an adapter can change, by its name in PEFT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -89,6 +93,17 @@ pub struct AdapterConfig {
     pub targets: Vec<Target>,
 }
 
+impl AdapterConfig {
+    /// Number of parameters of such an adapter of a model.
+    pub fn parameter_count(&self, of: &Architecture) -> usize {
+        let each = self.targets.iter().map(|target| {
+            let (inputs, outputs) = target.shape(of);
+            self.rank * (inputs + outputs) as usize
+        });
+        of.num_hidden_layers as usize * each.sum::<usize>()
+    }
+}
+
 /// A matrix of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Matrix {
@@ -132,14 +147,16 @@ struct Update {
 }
 
 impl Adapter {
-    /// A new adapter, which changes nothing yet: A is normal with variance 1 / i, B is 0. In fp32.
+    /// A new adapter, which changes nothing yet: A is uniform with mean 0 and variance 1 / i, B is 0. In fp32.
     pub fn new(of: &Architecture, config: AdapterConfig, seed: u64, device: Device) -> Self {
-        // Seeds the generators of all devices.
-        tch::manual_seed(seed.cast_signed());
-        let options = (Kind::Float, device);
+        let mut draws = Uniform(seed);
         let matrix = |_: &str, matrix, size: [i64; 2]| match matrix {
-            Matrix::A => Ok(Tensor::randn(size, options) / (size[1] as f64).sqrt()),
-            Matrix::B => Ok(Tensor::zeros(size, options)),
+            Matrix::A => {
+                let bound = (3.0 / size[1] as f32).sqrt();
+                let values: Vec<f32> = (0..size[0] * size[1]).map(|_| bound * draws.next()).collect();
+                Ok(Tensor::from_slice(&values).view(size).to_device(device))
+            }
+            Matrix::B => Ok(Tensor::zeros(size, (Kind::Float, device))),
         };
         let Ok(adapter) = Self::build::<std::convert::Infallible>(of, config, matrix);
         adapter
@@ -189,9 +206,42 @@ impl Adapter {
         self.parameters.iter().map(|(_, tensor)| tensor.numel()).sum()
     }
 
+    /// The stacks of parameters.
+    pub(crate) fn stacks(&self) -> impl Iterator<Item = &Stacked> {
+        self.layers.iter().flatten().flatten().map(|update| &update.a)
+    }
+
+    /// Every parameter, the parts of each stack one after the other.
+    pub(crate) fn parameters_by_stack(&self) -> Vec<&(String, Tensor)> {
+        let mut rest = &self.parameters[..];
+        let mut ordered = Vec::with_capacity(rest.len());
+        for stack in self.stacks() {
+            // A and B of each part in turn.
+            let (own, others) = rest.split_at(2 * stack.parts.len());
+            ordered.extend(own.iter().step_by(2).chain(own.iter().skip(1).step_by(2)));
+            rest = others;
+        }
+        ordered
+    }
+
     /// The update of a linear layer, if one of its parts is a target.
     pub(crate) fn update(&self, layer: usize, linear: LinearName) -> Option<&LowRank> {
         self.layers[layer][linear as usize].as_ref()
+    }
+}
+
+/// Random numbers that depend on their seed alone, unlike those of libtorch's generators, which a process shares: SplitMix64.
+struct Uniform(u64);
+
+impl Uniform {
+    /// Between -1 and 1.
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let unit = ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32;
+        2.0 * unit - 1.0
     }
 }
 
@@ -207,8 +257,7 @@ impl LowRank {
         for (part, target) in Target::of(linear).iter().enumerate() {
             let (inputs, outputs) = target.shape(of);
             if config.targets.contains(target) {
-                let module =
-                    format!("base_model.model.model.layers.{layer}.{}.{}", target.module(), target.as_str());
+                let module = format!("{PREFIX}model.layers.{layer}.{}.{}", target.module(), target.as_str());
                 let [a, b] = ["lora_A", "lora_B"].map(|matrix| format!("{module}.{matrix}.weight"));
                 a_parts.push(matrix(&a, Matrix::A, [rank, inputs])?);
                 let b_matrix = matrix(&b, Matrix::B, [outputs, rank])?;

@@ -17,7 +17,7 @@ use crate::{
 mod training;
 
 pub(crate) use training::AttentionCache;
-pub use training::TrainingRow;
+pub use training::{LayerPass, TrainingRow};
 
 /// RMSNorm over every query and every key head, before the rotation (Qwen3).
 struct HeadNorms {

@@ -1,11 +1,11 @@
 //! Parameters in buckets, each with its own memory: when several processes train, a bucket is reduced,
 //! gathered and released as a whole. The first holds the embedding, then there is one per layer, and the last
-//! holds the final norm and an untied head.
+//! holds the final norm and an untied head. An adapter is one bucket.
 
 use jacobi_torch_ext::Releasable;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
-use crate::{Transformer, linear::Linear, weights::Stacked};
+use crate::{Adapter, Transformer, linear::Linear, weights::Stacked};
 
 #[cfg(test)]
 mod tests;
@@ -59,10 +59,33 @@ impl Transformer {
     }
 
     fn bucket(&self, range: std::ops::Range<usize>, multiple: i64) -> Bucket {
-        let parameters = &self.parameters()[range];
+        let stacks = self.layers.iter().flat_map(|layer| layer.linears().flat_map(Linear::stacks));
+        let parameters: Vec<&(String, Tensor)> = self.parameters()[range].iter().collect();
+        Bucket::of(&parameters, &stacks.collect::<Vec<_>>(), (self.kind(), self.device()), multiple)
+    }
+}
+
+impl Adapter {
+    /// Moves the parameters and the stacks of them into one bucket, whose length is a multiple of `multiple`.
+    pub fn into_bucket(&mut self, multiple: usize) -> Bucket {
+        let parameters = self.parameters_by_stack();
+        let options = (parameters[0].1.kind(), parameters[0].1.device());
+        let stacks: Vec<&Stacked> = self.stacks().collect();
+        tch::no_grad(|| Bucket::of(&parameters, &stacks, options, multiple as i64))
+    }
+}
+
+impl Bucket {
+    /// Moves `parameters` into a bucket. The parts of each of `stacks` follow each other among them, if they are there.
+    fn of(
+        parameters: &[&(String, Tensor)],
+        stacks: &[&Stacked],
+        options: (Kind, Device),
+        multiple: i64,
+    ) -> Self {
         let elements: i64 = parameters.iter().map(|(_, tensor)| tensor.numel() as i64).sum();
         let padded = (elements + multiple - 1) / multiple * multiple;
-        let flat = Tensor::zeros([padded], (self.kind(), self.device()));
+        let flat = Tensor::zeros([padded], options);
         let mut placed: Vec<PlacedParameter> = Vec::new();
         let mut start = 0;
         for (name, parameter) in parameters {
@@ -73,17 +96,13 @@ impl Transformer {
         }
         // After the loop above, which still reads the memory that a stack shares with its parts.
         for ((_, parameter), place) in parameters.iter().zip(&placed) {
-            if let Some(stack) = self.stacks().find(|stack| stack.parts[0].data_ptr() == parameter.data_ptr())
+            if let Some(stack) = stacks.iter().find(|stack| stack.parts[0].data_ptr() == parameter.data_ptr())
             {
                 move_to(&stack.whole, &flat, place.start);
             }
             move_to(parameter, &flat, place.start);
         }
-        Bucket { memory: Releasable::new(flat), parameters: placed }
-    }
-
-    fn stacks(&self) -> impl Iterator<Item = &Stacked> {
-        self.layers.iter().flat_map(|layer| layer.linears().flat_map(Linear::stacks))
+        Self { memory: Releasable::new(flat), parameters: placed }
     }
 }
 

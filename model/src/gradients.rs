@@ -49,6 +49,11 @@ impl Gradients {
         self.buffer(buffer).narrow(0, place.offset, length).view(parameter.size().as_slice())
     }
 
+    /// Whether `parameter` is trained, not frozen.
+    pub fn includes(&self, parameter: &Tensor) -> bool {
+        self.buffer_of.contains_key(&storage_place(parameter).storage)
+    }
+
     /// Buffer `index`, flat; zeros where there is no gradient yet.
     pub fn buffer(&self, index: usize) -> Tensor {
         let Buffer { elements, device, tensor } = &mut self.buffers.borrow_mut()[index];

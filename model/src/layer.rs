@@ -8,7 +8,7 @@ use tch::Tensor;
 
 use crate::{
     AdaptedRows, Architecture, Gradients, ModelError,
-    attention::{Attention, AttentionCache, TrainingRow},
+    attention::{Attention, AttentionCache, LayerPass},
     linear::Linear,
     mlp::Mlp,
     norm::RmsNorm,
@@ -60,17 +60,23 @@ impl DecoderLayer {
     }
 
     /// The part of the forward pass whose results the backward pass needs.
-    pub(crate) fn cache(&self, x_nh: &Tensor, row: &TrainingRow) -> LayerCache {
-        let attention = self.self_attn.cache(&self.input_layernorm.forward(x_nh), row);
-        let mut middle_nh = self.self_attn.project(&attention);
+    pub(crate) fn cache(&self, x_nh: &Tensor, pass: &LayerPass) -> LayerCache {
+        let attention = self.self_attn.cache(&self.input_layernorm.forward(x_nh), pass);
+        let mut middle_nh = self.self_attn.project(&attention, pass);
         let _ = middle_nh.g_add_(x_nh);
-        let gate_up = self.mlp.gate_up(&self.post_attention_layernorm.forward(&middle_nh));
+        let normed = self.post_attention_layernorm.forward(&middle_nh);
+        let gate_up = self.mlp.gate_up(&normed, pass.adapted());
         LayerCache { input_nh: x_nh.shallow_clone(), attention, middle_nh, gate_up }
     }
 
+    /// Keys and values of the rows.
+    pub(crate) fn keys_values(&self, cache: &LayerCache) -> Tensor {
+        self.self_attn.keys_values(&cache.attention)
+    }
+
     /// The rest of the forward pass.
-    pub(crate) fn output(&self, cache: &LayerCache) -> Tensor {
-        let mut output_nh = self.mlp.down(&cache.gate_up);
+    pub(crate) fn output(&self, cache: &LayerCache, pass: &LayerPass) -> Tensor {
+        let mut output_nh = self.mlp.down(&cache.gate_up, pass.adapted());
         let _ = output_nh.g_add_(&cache.middle_nh);
         output_nh
     }
@@ -81,15 +87,16 @@ impl DecoderLayer {
         &self,
         cache: LayerCache,
         mut grad_nh: Tensor,
-        row: &TrainingRow,
+        pass: &LayerPass,
         gradients: &Gradients,
     ) -> Tensor {
         let LayerCache { input_nh, attention, middle_nh, gate_up } = cache;
         let norm = &self.post_attention_layernorm;
-        let grad = self.mlp.backward(&norm.forward(&middle_nh), gate_up, &grad_nh, gradients);
+        let of_mlp = (&grad_nh, pass.adapter);
+        let grad = self.mlp.backward(&norm.forward(&middle_nh), gate_up, of_mlp, gradients);
         norm.backward(&middle_nh, &grad, &mut grad_nh, gradients);
         let norm = &self.input_layernorm;
-        let grad = self.self_attn.backward(&norm.forward(&input_nh), attention, (&grad_nh, row), gradients);
+        let grad = self.self_attn.backward(&norm.forward(&input_nh), attention, (&grad_nh, pass), gradients);
         norm.backward(&input_nh, &grad, &mut grad_nh, gradients);
         grad_nh
     }

@@ -33,7 +33,7 @@ pub use adapter::{
     files::{AdapterBase, StoredAdapter},
 };
 pub use architecture::{Architecture, Family};
-pub use attention::TrainingRow;
+pub use attention::{LayerPass, TrainingRow};
 pub use buckets::{Bucket, PlacedParameter};
 pub use device::{Chosen, Compute, DeviceChoice, DeviceError};
 pub use environment::{environment, logits};

@@ -78,26 +78,23 @@ impl Linear {
         self.adapt(y, x, adapted, |x, weight| product(x, weight, None))
     }
 
-    /// The gradient of `x` for the gradient `grad` `[n, o]` of the output; adds the gradients of the parameters.
-    pub(crate) fn backward(&self, x: &Tensor, grad: &Tensor, gradients: &Gradients) -> Tensor {
-        gradients.add_product(&self.weight.whole, grad, x);
-        if let Some(bias) = &self.bias {
-            gradients.add_rows(&bias.whole, grad);
-        }
-        product_input_gradient(grad, &self.weight.whole)
-    }
-
-    /// As [`Linear::backward`] with frozen parameters, for rows that all use `adapter`; adds the gradients of the adapter.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for training"))]
-    pub(crate) fn backward_adapted(
+    /// The gradient of `x` for the gradient `grad` `[n, o]` of the output; adds the gradients of what is trained: of
+    /// `adapter`, which all rows use, or else of the parameters.
+    pub(crate) fn backward(
         &self,
         x: &Tensor,
         grad: &Tensor,
-        adapter: &Adapter,
+        adapter: Option<&Adapter>,
         gradients: &Gradients,
     ) -> Tensor {
+        if adapter.is_none() {
+            gradients.add_product(&self.weight.whole, grad, x);
+            if let Some(bias) = &self.bias {
+                gradients.add_rows(&bias.whole, grad);
+            }
+        }
         let mut grad_x = product_input_gradient(grad, &self.weight.whole);
-        if let Some(update) = adapter.update(self.layer, self.name) {
+        if let Some(update) = adapter.and_then(|adapter| adapter.update(self.layer, self.name)) {
             let _ = grad_x.g_add_(&update.backward(x, grad, gradients));
         }
         grad_x

@@ -4,7 +4,7 @@ use jacobi_torch_ext::{silu_gated, silu_gated_backward};
 use tch::Tensor;
 
 use crate::{
-    AdaptedRows, Architecture, Gradients, ModelError,
+    AdaptedRows, Adapter, Architecture, Gradients, ModelError,
     linear::{Linear, LinearName},
     weights::WeightPath,
 };
@@ -43,13 +43,13 @@ impl Mlp {
     }
 
     /// For training: gate and up, `[n, 2 * inner]`.
-    pub(crate) fn gate_up(&self, x: &Tensor) -> Tensor {
-        self.gate_up.product(x, None)
+    pub(crate) fn gate_up(&self, x: &Tensor, adapted: Option<AdaptedRows>) -> Tensor {
+        self.gate_up.product(x, adapted)
     }
 
     /// For training: the output for [`Mlp::gate_up`].
-    pub(crate) fn down(&self, gate_up: &Tensor) -> Tensor {
-        self.down_proj.product(&silu_gated(gate_up), None)
+    pub(crate) fn down(&self, gate_up: &Tensor, adapted: Option<AdaptedRows>) -> Tensor {
+        self.down_proj.product(&silu_gated(gate_up), adapted)
     }
 
     /// The gradient of `x` for the gradient `grad` of the output.
@@ -57,12 +57,12 @@ impl Mlp {
         &self,
         x: &Tensor,
         gate_up: Tensor,
-        grad: &Tensor,
+        (grad, adapter): (&Tensor, Option<&Adapter>),
         gradients: &Gradients,
     ) -> Tensor {
-        let grad_gated = self.down_proj.backward(&silu_gated(&gate_up), grad, gradients);
+        let grad_gated = self.down_proj.backward(&silu_gated(&gate_up), grad, adapter, gradients);
         let grad_gate_up = silu_gated_backward(&gate_up, &grad_gated);
         drop((gate_up, grad_gated));
-        self.gate_up.backward(x, &grad_gate_up, gradients)
+        self.gate_up.backward(x, &grad_gate_up, adapter, gradients)
     }
 }

@@ -1,7 +1,7 @@
 //! RMSNorm (arXiv 1910.07467): x / rms(x) * weight, statistics in fp32.
 
 use jacobi_torch_ext::{add_rms_norm, rms_norm, rms_norm_backward};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::{Gradients, ModelError, weights::WeightPath};
 
@@ -25,8 +25,13 @@ impl RmsNorm {
         add_rms_norm(x, delta, &self.weight, self.eps)
     }
 
-    /// Adds the gradient of `x`, for the gradient `grad` of the output, to `grad_x`.
+    /// Adds the gradient of `x`, for the gradient `grad` of the output, to `grad_x`; and that of the weight, unless it is
+    /// frozen.
     pub(crate) fn backward(&self, x: &Tensor, grad: &Tensor, grad_x: &mut Tensor, gradients: &Gradients) {
-        rms_norm_backward(x, &self.weight, self.eps, grad, grad_x, &mut gradients.of(&self.weight));
+        let mut of_weight = match gradients.includes(&self.weight) {
+            true => gradients.of(&self.weight),
+            false => self.weight.zeros_like().to_kind(Kind::Float),
+        };
+        rms_norm_backward(x, &self.weight, self.eps, grad, grad_x, &mut of_weight);
     }
 }

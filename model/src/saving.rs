@@ -25,7 +25,8 @@ pub struct ModelFile<'a> {
 
 enum Content<'a> {
     Json(Value),
-    Tensors(&'a [(String, Tensor)], Kind),
+    /// In this dtype, or each in its own, with entries of the file's metadata.
+    Tensors(&'a [(String, Tensor)], Option<Kind>, HashMap<String, String>),
 }
 
 impl ModelFile<'_> {
@@ -36,8 +37,25 @@ impl ModelFile<'_> {
     pub fn write(&self, path: &Path) -> Result<(), ModelError> {
         match &self.content {
             Content::Json(value) => write_json(path, value),
-            Content::Tensors(tensors, kind) => save_tensors(path, tensors, Some(*kind)),
+            Content::Tensors(tensors, kind, metadata) => {
+                save_with_metadata(path, tensors, *kind, metadata.clone())
+            }
         }
+    }
+}
+
+impl<'a> ModelFile<'a> {
+    pub(crate) fn json(name: &str, value: Value) -> Self {
+        Self { name: name.to_owned(), content: Content::Json(value) }
+    }
+
+    /// Tensors, each in its own dtype, with entries of the file's metadata.
+    pub(crate) fn tensors(
+        name: &str,
+        tensors: &'a [(String, Tensor)],
+        metadata: HashMap<String, String>,
+    ) -> Self {
+        Self { name: name.to_owned(), content: Content::Tensors(tensors, None, metadata) }
     }
 }
 
@@ -52,8 +70,7 @@ pub fn model_files<'a>(
     let mut config = config.clone();
     config.remove("dtype");
     config.insert("torch_dtype".into(), dtype_name(kind).into());
-    let json = |name: &str, value| ModelFile { name: name.to_owned(), content: Content::Json(value) };
-    let mut files = vec![json("config.json", Value::Object(config))];
+    let mut files = vec![ModelFile::json("config.json", Value::Object(config))];
     let shards = split(tensors, kind, max_shard_bytes);
     let name_of = |shard: usize| match shards.len() {
         1 => WEIGHTS_FILE.to_owned(),
@@ -63,12 +80,12 @@ pub fn model_files<'a>(
     for (at, shard) in shards.iter().enumerate() {
         let name = name_of(at);
         weight_map.extend(shard.iter().map(|(tensor, _)| (tensor.clone(), Value::from(name.clone()))));
-        files.push(ModelFile { name, content: Content::Tensors(shard, kind) });
+        files.push(ModelFile { name, content: Content::Tensors(shard, Some(kind), HashMap::new()) });
     }
     if shards.len() > 1 {
         let total_size: usize = tensors.iter().map(|(_, t)| t.numel() * kind.elt_size_in_bytes()).sum();
         let index = json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
-        files.push(json(INDEX_FILE, index));
+        files.push(ModelFile::json(INDEX_FILE, index));
     }
     files
 }
@@ -115,7 +132,7 @@ pub fn save_tensors(path: &Path, tensors: &[(String, Tensor)], kind: Option<Kind
 }
 
 /// As [`save_tensors`], with entries of the file's metadata.
-pub(crate) fn save_with_metadata(
+fn save_with_metadata(
     path: &Path,
     tensors: &[(String, Tensor)],
     kind: Option<Kind>,
@@ -172,7 +189,7 @@ impl View for Stored<'_> {
     }
 }
 
-pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
+fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
     let text = serde_json::to_string_pretty(value).map_err(|e| ModelError::json(path, e))?;
     let mut file = fs_err::File::create(path)?;
     file.write_all(text.as_bytes())?;

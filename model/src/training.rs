@@ -6,7 +6,7 @@
 use jacobi_torch_ext::{product, product_input_gradient};
 use tch::{Kind, Tensor};
 
-use crate::{Gradients, Transformer, attention::TrainingRow, layer::LayerCache};
+use crate::{Gradients, LayerPass, TrainingRow, Transformer, layer::LayerCache};
 
 impl Transformer {
     /// Number of layers.
@@ -20,13 +20,18 @@ impl Transformer {
     }
 
     /// The part of layer `layer` for the input `x_nh` whose results its backward pass needs.
-    pub fn layer_cache(&self, layer: usize, x_nh: &Tensor, row: &TrainingRow) -> LayerCache {
-        self.layers[layer].cache(x_nh, row)
+    pub fn layer_cache(&self, layer: usize, x_nh: &Tensor, pass: &LayerPass) -> LayerCache {
+        self.layers[layer].cache(x_nh, pass)
     }
 
     /// The output of layer `layer`.
-    pub fn layer_output(&self, layer: usize, cache: &LayerCache) -> Tensor {
-        self.layers[layer].output(cache)
+    pub fn layer_output(&self, layer: usize, cache: &LayerCache, pass: &LayerPass) -> Tensor {
+        self.layers[layer].output(cache, pass)
+    }
+
+    /// Keys and values `[n, h keys | h values]` of layer `layer`, as the context of a later pass.
+    pub fn layer_keys_values(&self, layer: usize, cache: &LayerCache) -> Tensor {
+        self.layers[layer].keys_values(cache)
     }
 
     /// The gradient of the layer's input for the gradient `grad_nh` of its output, which is overwritten.
@@ -35,15 +40,16 @@ impl Transformer {
         layer: usize,
         cache: LayerCache,
         grad_nh: Tensor,
-        row: &TrainingRow,
+        pass: &LayerPass,
         gradients: &Gradients,
     ) -> Tensor {
-        self.layers[layer].backward(cache, grad_nh, row, gradients)
+        self.layers[layer].backward(cache, grad_nh, pass, gradients)
     }
 
     /// The last layer's output, `[n, h]`; keeps nothing for a backward pass.
     pub fn last_layer(&self, tokens_n: &Tensor, row: &TrainingRow) -> Tensor {
-        self.layers.iter().fold(self.embed(tokens_n), |x, layer| layer.output(&layer.cache(&x, row)))
+        let pass = LayerPass { row, adapter: None, context: None };
+        self.layers.iter().fold(self.embed(tokens_n), |x, layer| layer.output(&layer.cache(&x, &pass), &pass))
     }
 
     /// Final norm and head over rows of the last layer's output: `[n, v]`.
@@ -51,16 +57,21 @@ impl Transformer {
         product(&self.norm.forward(x_nh), &self.lm_head, None)
     }
 
-    /// The gradient of the rows `x_nh` for the gradient of their logits.
+    /// The gradient of the rows `x_nh` for the gradient of their logits. The head may be frozen.
     pub fn head_backward(&self, x_nh: &Tensor, grad_nv: &Tensor, gradients: &Gradients) -> Tensor {
-        gradients.add_product(&self.lm_head, grad_nv, &self.norm.forward(x_nh));
+        if gradients.includes(&self.lm_head) {
+            gradients.add_product(&self.lm_head, grad_nv, &self.norm.forward(x_nh));
+        }
         let mut grad_nh = x_nh.zeros_like();
         self.norm.backward(x_nh, &product_input_gradient(grad_nv, &self.lm_head), &mut grad_nh, gradients);
         grad_nh
     }
 
-    /// Adds the gradient of the embedding for the gradient `grad_nh` of the first layer's input.
+    /// Adds the gradient of the embedding, unless it is frozen, for the gradient `grad_nh` of the first layer's input.
     pub fn embed_backward(&self, tokens_n: &Tensor, grad_nh: &Tensor, gradients: &Gradients) {
+        if !gradients.includes(&self.embed_tokens) {
+            return;
+        }
         let _ = gradients.of(&self.embed_tokens).index_add_(0, tokens_n, &grad_nh.to_kind(Kind::Float));
     }
 }

@@ -25,7 +25,7 @@ pub use cpu::{
     adamw::{AdamWSlot, AdamWStep, adamw},
     allocator::keep_freed_memory,
     attention::attend,
-    cross_entropy::{HardTarget, SoftTarget, cross_entropy, probabilities, soft_cross_entropy},
+    cross_entropy::{HardTarget, SoftLoss, SoftTarget, cross_entropy, probabilities, soft_loss},
     gated::{silu_gated, silu_gated_backward},
     instructions::vector_instructions,
     linear::{linear, linear_argmax},

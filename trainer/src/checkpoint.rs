@@ -1,5 +1,6 @@
 //! Checkpoints: a Hugging Face directory with a folder `trainer/` for the state that resuming needs. The state is in a
-//! folder because other tools treat every safetensors file at the top of the directory as weights.
+//! folder because other tools treat every safetensors file at the top of the directory as weights. An adapter that drafts is
+//! saved alone, in the form of PEFT; one of all rows is merged into the weights.
 //!
 //! A checkpoint is written as `partial-N` and renamed, so that a directory named `step-N` is always complete. The links
 //! `latest` and `best` are derived from the saved state, so they are set again after a killed save.
@@ -9,11 +10,11 @@
 use std::path::{Path, PathBuf};
 
 use jacobi_datasets::{Difference, RecordedSettings, TOKENIZER_FILES, copy_tokenizer_file};
-use jacobi_model::{MAX_SHARD_BYTES, Transformer, model_files};
+use jacobi_model::{Adapter, AdapterBase, MAX_SHARD_BYTES, Transformer, model_files};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    TrainError,
+    AdapterRows, TrainError,
     adamw::AdamW,
     disk::Disk,
     evaluation::Evaluations,
@@ -97,6 +98,10 @@ impl TrainerState {
 /// What a checkpoint holds besides the state.
 pub(crate) struct Saved<'a> {
     pub(crate) model: &'a Transformer,
+    /// The adapter that is trained, and its rows.
+    pub(crate) adapter: Option<(&'a Adapter, AdapterRows)>,
+    /// The model that it belongs to.
+    pub(crate) base: &'a AdapterBase,
     /// Where the tokenizer's files are copied from.
     pub(crate) tokenizer_dir: &'a Path,
     pub(crate) optimizer: &'a AdamW,
@@ -176,9 +181,18 @@ impl<'a> Checkpoints<'a> {
 
     /// Rank r of n writes files r, r + n, ..; rank 0 also the tokenizer's.
     fn write_model(&self, dir: &Path, saved: &Saved) -> Result<(), TrainError> {
-        let Saved { model, tokenizer_dir, shards, .. } = saved;
-        let config = &model.architecture().config_json;
-        let files = model_files(config, model.parameters(), model.kind(), MAX_SHARD_BYTES);
+        let Saved { model, adapter, base, tokenizer_dir, shards, .. } = saved;
+        let merged = match adapter {
+            Some((adapter, AdapterRows::All)) => Some(adapter.merged(model.parameters())),
+            _ => None,
+        };
+        let files = match adapter {
+            Some((adapter, AdapterRows::Draft)) => adapter.files(base),
+            _ => {
+                let tensors = merged.as_deref().unwrap_or(model.parameters());
+                model_files(&model.architecture().config_json, tensors, model.kind(), MAX_SHARD_BYTES)
+            }
+        };
         let ranks = shards.ranks();
         for file in files.iter().skip(ranks.rank()).step_by(ranks.world_size()) {
             self.disk.write(&dir.join(&file.name), &|path| Ok(file.write(path)?))?;

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     TrainError,
     adamw::{AdamWConfig, MomentsDtype},
+    adapter::AdapterSettings,
     backward::ActivationCheckpointing,
     data::CutResponses,
-    loss::{LossConfig, PcNormalization, PcPositionWeight},
+    loss::{LossConfig, PcNormalization, PcPositionWeight, PcTerms},
     lr::{LrCurve, LrSchedule, Warmup},
     schedule::ScalarSchedule,
     shards::Sharding,
@@ -77,6 +78,8 @@ pub struct TrainConfig {
     pub ar_prompt_tokens: bool,
     /// Weight of the consistency loss; 0 trains an ordinary language model.
     pub pc_weight: f64,
+    /// Terms of the consistency loss and their weights.
+    pub pc_terms: PcTerms,
     /// Temperature of teacher and student, tau: a number, or a schedule as for `ar_weight`.
     pub temperature: ScalarSchedule,
     /// The model whose clean logits the noisy stream learns from.
@@ -115,6 +118,8 @@ pub struct TrainConfig {
     pub eval_samples: usize,
     /// Maximum tokens of a response decoded in an evaluation.
     pub eval_max_new_tokens: usize,
+    /// Trains a LoRA adapter of a frozen base model. Without it all weights are trained. Default: none.
+    pub adapter: Option<AdapterSettings>,
     /// By how much, in nats per token, `eval/loss_ar` of the best checkpoint may exceed that of the starting
     /// model.
     pub best_ar_tolerance: f64,
@@ -139,6 +144,12 @@ impl Section for TrainConfig {
 
     fn deciding(&self) -> RecordedSettings {
         let mut settings = RecordedSettings::of_section(self);
+        // Older checkpoints have no record of these.
+        if self.pc_terms == PcTerms::default() {
+            for term in ["kl_div", "tv", "nla"] {
+                settings.set(&format!("train.pc_terms.{term}"), ());
+            }
+        }
         // Without evaluations nothing is held out, and these two do not matter.
         settings.set("train.eval_samples", self.eval_steps.map(|_| self.eval_samples));
         settings.set("train.eval_max_new_tokens", self.eval_steps.map(|_| self.eval_max_new_tokens));
@@ -170,6 +181,7 @@ impl Default for TrainConfig {
             ar_weight: ScalarSchedule::Constant(10.0),
             ar_prompt_tokens: false,
             pc_weight: 1.0,
+            pc_terms: PcTerms::default(),
             temperature: ScalarSchedule::Constant(1.0),
             teacher: TeacherModel::Own,
             pc_normalization: PcNormalization::TokenMean,
@@ -188,6 +200,7 @@ impl Default for TrainConfig {
             eval_steps: None,
             eval_samples: 8,
             eval_max_new_tokens: 256,
+            adapter: None,
             best_ar_tolerance: 0.05,
         }
     }
@@ -250,7 +263,14 @@ impl TrainConfig {
         check("min_noise_ratio", ordered, self.min_noise_ratio, "must not exceed max_noise_ratio")?;
         let least = ar_weights[0].min(ar_weights[1]);
         let learns = least + self.pc_weight > 0.0;
-        check("ar_weight", learns, least, "ar_weight and pc_weight must not both be 0")
+        check("ar_weight", learns, least, "ar_weight and pc_weight must not both be 0")?;
+        let PcTerms { kl_div, tv, nla } = self.pc_terms;
+        for (field, value) in [("pc_terms.kl_div", kl_div), ("pc_terms.tv", tv), ("pc_terms.nla", nla)] {
+            check(field, value >= 0.0 && value.is_finite(), value, "must not be negative")?;
+        }
+        let sum = kl_div + tv + nla;
+        check("pc_terms", sum > 0.0, sum, "kl_div, tv and nla must not all be 0")?;
+        self.adapter.as_ref().map_or(Ok(()), |adapter| adapter.validate(self))
     }
 
     /// Number of rows that are held out from training.
@@ -260,7 +280,7 @@ impl TrainConfig {
 
     /// How samples are packed.
     pub fn pack(&self) -> PackConfig {
-        PackConfig {
+        let pack = PackConfig {
             window_size: self.window_size,
             noise_context: self.noise_context,
             noise: NoiseScheduleConfig {
@@ -269,6 +289,11 @@ impl TrainConfig {
                 t_max: self.max_noise_ratio,
             },
             ar_prompt_tokens: self.ar_prompt_tokens,
+            ..PackConfig::default()
+        };
+        match &self.adapter {
+            Some(adapter) => adapter.pack(pack),
+            None => pack,
         }
     }
 
@@ -277,6 +302,7 @@ impl TrainConfig {
         LossConfig {
             ar_weight: self.ar_weight.at(step, total),
             pc_weight: self.pc_weight,
+            pc_terms: self.pc_terms,
             temperature: self.temperature.at(step, total),
             pc_normalization: self.pc_normalization,
             pc_position_weight: self.pc_position_weight,
@@ -300,7 +326,7 @@ impl TrainConfig {
     }
 }
 
-fn check(
+pub(crate) fn check(
     field: &'static str,
     holds: bool,
     value: impl ToString,

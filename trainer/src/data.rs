@@ -3,12 +3,12 @@
 
 use std::{collections::BTreeSet, fmt, path::PathBuf};
 
-use jacobi_datasets::{FinishReason, PackedSample, Rng, Trajectory, pack, read_all};
+use jacobi_datasets::{FinishReason, PackConfig, PackedSample, Rng, StateSource, Trajectory, pack, read_all};
 use jacobi_model::Architecture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainConfig, TrainError};
+use crate::{AdapterRows, AdapterSettings, TrainConfig, TrainError, config::check};
 
 /// Replaces the epoch in the seed of the order in which rows are held out.
 const HELD_OUT: u64 = u64::MAX;
@@ -84,6 +84,8 @@ pub(crate) struct Dataset {
     pub(crate) held_out: Vec<Trajectory>,
     /// n, if the rows have blocks.
     pub(crate) block_size: Option<usize>,
+    /// Tokens of the model's vocabulary.
+    vocabulary: u32,
     seed: u64,
     /// The epoch visited last and its order of rows.
     order: (usize, Vec<usize>),
@@ -112,9 +114,11 @@ impl Dataset {
             }
             TrainData::Samples { rows, origin } => (rows, None, origin),
         };
-        check_vocabulary(&rows, model.vocab_size as u32, &origin)?;
+        let vocabulary = model.vocab_size as u32;
+        check_vocabulary(&rows, vocabulary, &origin)?;
+        check_states(&rows, config, block_size, &origin)?;
         let read = rows.len();
-        rows.retain(|row| packed_length(row) <= config.max_length && text_length(row) <= context);
+        rows.retain(|row| packed_length(row, config) <= config.max_length && text_length(row) <= context);
         let skipped = read - rows.len();
         if rows.is_empty() {
             let max_length = config.max_length;
@@ -131,7 +135,7 @@ impl Dataset {
         }
         let order = (0, shuffled(rows.len(), seed, 0));
         let fingerprint = fingerprint(&rows);
-        Ok(Self { rows, held_out, block_size, seed, order, fingerprint, skipped, cut })
+        Ok(Self { rows, held_out, block_size, vocabulary, seed, order, fingerprint, skipped, cut })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -156,7 +160,7 @@ impl Dataset {
             self.order = (epoch, shuffled(self.rows.len(), self.seed, epoch));
         }
         let visited = self.order.1.iter().skip(step * per_step).take(per_step);
-        let noise = config.pack();
+        let noise = PackConfig { vocabulary: self.vocabulary, ..config.pack() };
         let packed = visited.map(|&at| {
             let seed = Rng::new(&[self.seed, epoch as u64, at as u64]).next_u64();
             Ok(pack(&self.rows[at], self.block_size.unwrap_or(usize::MAX), &noise, seed)?)
@@ -201,14 +205,51 @@ fn check_vocabulary(rows: &[Trajectory], vocabulary: u32, origin: &str) -> Resul
     Ok(())
 }
 
+/// Refuses rows without the states or the block size that training needs. `block_size` is that of shards.
+fn check_states(
+    rows: &[Trajectory],
+    config: &TrainConfig,
+    block_size: Option<usize>,
+    origin: &str,
+) -> Result<(), TrainError> {
+    let adapter = config.adapter.as_ref();
+    let makes_states = adapter.is_some_and(AdapterSettings::makes_states);
+    if makes_states {
+        let is_known = adapter.and_then(|adapter| adapter.block_size).or(block_size).is_some();
+        let rule = "must be set: the responses come without trajectories, whose block size is the default";
+        check("adapter.block_size", is_known, "none", rule)?;
+    }
+    let is_bare = |row: &&Trajectory| row.states.is_empty();
+    let missing = match adapter {
+        // Every sample of recorded states needs some, since there is no other loss.
+        Some(adapter) if adapter.rows == AdapterRows::Draft => {
+            let is_recorded = adapter.states.includes(StateSource::Trajectory);
+            rows.iter().find(is_bare).filter(|_| is_recorded)
+        }
+        // Shards without any state were generated so; other responses have the autoregressive loss alone.
+        _ if block_size.is_some() && config.pc_weight > 0.0 && !makes_states => {
+            rows.first().filter(|_| rows.iter().all(|row| is_bare(&row)))
+        }
+        _ => None,
+    };
+    match missing {
+        Some(row) => {
+            let (origin, sample_id) = (origin.to_owned(), row.sample_id.clone());
+            Err(TrainError::NoStates { origin, sample_id })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Tokens of prompt and response.
 fn text_length(row: &Trajectory) -> usize {
     row.prompt_tokens.len() + row.response_tokens.len()
 }
 
 /// Tokens of prompt and clean stream, and of the noisy one if there are states.
-fn packed_length(row: &Trajectory) -> usize {
-    let streams = if row.states.is_empty() { 1 } else { 2 };
+fn packed_length(row: &Trajectory, config: &TrainConfig) -> usize {
+    let makes_states = config.adapter.as_ref().is_some_and(|adapter| adapter.makes_states());
+    let streams = if row.states.is_empty() && !makes_states { 1 } else { 2 };
     row.prompt_tokens.len() + streams * row.response_tokens.len()
 }
 

@@ -69,6 +69,18 @@ pub enum TrainError {
         /// `vocab_size` of config.json.
         vocabulary: u32,
     },
+    /// A row without the states that its loss needs.
+    #[error(
+        "sample {sample_id} in {origin} has no recorded states, and the consistency loss needs them: generate with \
+         generate.states = \"all\", or train an adapter with train.adapter.states = \"random\" or \"on_policy\", which need \
+         responses only"
+    )]
+    NoStates {
+        /// Where it came from.
+        origin: String,
+        /// The sample.
+        sample_id: String,
+    },
     /// Every usable row is held out.
     #[error(
         "all {rows} usable rows in {origin} are held out for evaluation: train.eval_samples = {held_out}; lower it, or \
@@ -124,6 +136,9 @@ pub enum TrainError {
 impl TrainError {
     /// Whether the user's settings are at fault.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Setting { .. } | Self::Mismatch { .. } | Self::AllHeldOut { .. })
+        matches!(
+            self,
+            Self::Setting { .. } | Self::Mismatch { .. } | Self::AllHeldOut { .. } | Self::NoStates { .. }
+        )
     }
 }

@@ -1,7 +1,7 @@
 //! The forecast of a run: memory by category, steps, time. Memory is tested against the peak of real steps
 //! (`scripts/bench-train.sh`).
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use jacobi_datasets::PackedRow;
 use jacobi_model::{Architecture, Compute};
@@ -9,7 +9,7 @@ use jacobi_torch_ext::PRODUCT_TILE;
 use tch::Kind;
 
 use crate::{
-    ActivationCheckpointing, MomentsDtype, TeacherModel, TrainConfig, TrainData, TrainError,
+    ActivationCheckpointing, AdapterRows, MomentsDtype, TeacherModel, TrainConfig, TrainData, TrainError,
     backward::CHUNK_BYTES,
     batch::rows,
     data::{CutRows, Dataset},
@@ -34,6 +34,8 @@ const PACKED_STEPS: usize = 8;
 pub struct RowLoad {
     /// Tokens computed.
     pub tokens: usize,
+    /// Those of the noisy streams.
+    pub noisy: usize,
     /// Rows of logits.
     pub logits: usize,
 }
@@ -42,7 +44,12 @@ impl RowLoad {
     /// The size of `row` under both losses.
     pub fn of(row: &PackedRow) -> Self {
         let students = row.losses.iter().filter(|loss| loss.student.is_some()).count();
-        Self { tokens: row.tokens.len(), logits: row.losses.len() + students }
+        let clean: usize = row.clean.iter().map(Range::len).sum();
+        Self {
+            tokens: row.tokens.len(),
+            noisy: row.tokens.len() - clean,
+            logits: row.losses.len() + students,
+        }
     }
 }
 
@@ -86,35 +93,46 @@ impl Footprint {
 pub fn footprint(shape: &Architecture, kind: Kind, config: &TrainConfig, row: &RowLoad) -> Footprint {
     let count = shape.parameter_count() as f64;
     let size = kind.elt_size_in_bytes() as f64;
-    let copies = if config.teacher == TeacherModel::Base { 2.0 } else { 1.0 };
+    // What is trained, and the frozen parameters.
+    let (trained, frozen) = match &config.adapter {
+        Some(adapter) => (adapter.shape().parameter_count(shape) as f64, count),
+        None if config.teacher == TeacherModel::Base => (count, count),
+        None => (count, 0.0),
+    };
     let moment = match config.moments_dtype {
         MomentsDtype::Float32 => 4.0,
         MomentsDtype::Bfloat16 => 2.0,
     };
     Footprint {
         runtime: RUNTIME_BYTES,
-        parameters: copies * count * size,
-        gradients: 4.0 * count,
-        masters: if kind == Kind::Float { 0.0 } else { 4.0 * count },
-        moments: 2.0 * moment * count,
-        activations: activations(shape, size, config.activation_checkpointing, row),
+        parameters: (trained + frozen) * size,
+        gradients: 4.0 * trained,
+        masters: if kind == Kind::Float { 0.0 } else { 4.0 * trained },
+        moments: 2.0 * moment * trained,
+        activations: activations(shape, size, config, row),
     }
 }
 
 /// Follows `LayerCache` of the model and `backward.rs`.
-fn activations(shape: &Architecture, size: f64, keep: ActivationCheckpointing, row: &RowLoad) -> f64 {
+fn activations(shape: &Architecture, size: f64, config: &TrainConfig, row: &RowLoad) -> f64 {
+    let drafts = config.adapter.as_ref().is_some_and(|adapter| adapter.rows == AdapterRows::Draft);
     let [hidden, inner, vocabulary] =
         [shape.hidden_size, shape.intermediate_size, shape.vocab_size].map(|width| width as f64);
     let queries = (shape.num_attention_heads * shape.head_dim) as f64;
     let keys = (shape.num_key_value_heads * shape.head_dim) as f64;
-    let (tokens, layers) = (row.tokens as f64, shape.num_hidden_layers as f64);
+    let layers = shape.num_hidden_layers as f64;
+    // A drafter keeps activations of the noisy stream, and keys and values of the text.
+    let (tokens, context) = match drafts {
+        true => (row.noisy as f64, layers * (row.tokens - row.noisy) as f64 * 2.0 * keys * size),
+        false => (row.tokens as f64, 0.0),
+    };
     let normed = if shape.qk_norm { queries + keys } else { 0.0 };
     let log_sums = 4.0 * shape.num_attention_heads as f64;
     let input = tokens * hidden * size;
     // Projections, attention, its residual, gate and up.
     let widths = 2.0 * queries + 2.0 * keys + normed + hidden + 2.0 * inner;
     let cache = tokens * (size * widths + log_sums);
-    let kept = match keep {
+    let kept = match config.activation_checkpointing {
         ActivationCheckpointing::None => layers * (input + cache),
         // The last layer is not recomputed.
         ActivationCheckpointing::Full => layers * input + cache,
@@ -132,7 +150,7 @@ fn activations(shape: &Architecture, size: f64, keep: ActivationCheckpointing, r
     let mlp = tokens * (3.0 * hidden + 5.0 * inner) * size + widened(tokens, inner);
     // In fp32: the projections, the output, the gradients of both.
     let attention = tokens * (2.0 * hidden * size + 4.0 * (4.0 * queries + 6.0 * keys));
-    FRAGMENTATION * (kept + loss.max(mlp).max(attention))
+    FRAGMENTATION * (context + kept + loss.max(mlp).max(attention))
 }
 
 /// The forecast of a run.
@@ -150,6 +168,8 @@ pub struct Forecast {
     pub batch_size: usize,
     /// Weights of the model.
     pub parameters: usize,
+    /// Weights of the adapter, where one is trained.
+    pub adapter: Option<usize>,
     /// The largest packed row.
     pub row: RowLoad,
     /// Packed tokens of a step, on average.
@@ -180,12 +200,12 @@ pub fn forecast(
     let steps = config.max_steps.unwrap_or(config.epochs * epoch);
     let packed = PACKED_STEPS.min(epoch);
     let (mut flops, mut tokens) = (0.0, 0);
-    let mut largest = RowLoad { tokens: 0, logits: 0 };
+    let mut largest = RowLoad { tokens: 0, noisy: 0, logits: 0 };
     for step in 0..packed {
         let samples = dataset.step(step, config.batch_size, config)?;
         tokens += samples.iter().map(|sample| sample.tokens.len()).sum::<usize>();
         for row in rows(&samples, config.tokens_per_row, 1).concat() {
-            flops += model_flops(shape, &row);
+            flops += model_flops(shape, config, &row);
             let load = RowLoad::of(&row);
             if load.tokens > largest.tokens {
                 largest = load;
@@ -204,6 +224,7 @@ pub fn forecast(
         steps,
         batch_size: config.batch_size,
         parameters: shape.parameter_count(),
+        adapter: config.adapter.as_ref().map(|adapter| adapter.shape().parameter_count(shape)),
         footprint: footprint(shape, kind, config, &largest),
         row: largest,
         tokens_per_step: tokens as f64 / packed as f64,
@@ -225,7 +246,17 @@ impl fmt::Display for Forecast {
             "{steps} steps of {batch_size} samples out of {samples}, {tokens_per_step:.0} tokens per step, at most {} in a row",
             row.tokens
         )?;
-        writeln!(f, "{:.1} million parameters; memory at the peak:", self.parameters as f64 / 1e6)?;
+        let millions = |count: usize| count as f64 / 1e6;
+        match self.adapter {
+            None => write!(f, "{:.1} million parameters", millions(self.parameters))?,
+            Some(adapter) => write!(
+                f,
+                "an adapter of {:.1} million parameters for a frozen model of {:.1} million",
+                millions(adapter),
+                millions(self.parameters)
+            )?,
+        }
+        writeln!(f, "; memory at the peak:")?;
         for (name, bytes) in footprint.parts() {
             writeln!(f, "  {name:<15} {:>9}", size(bytes))?;
         }
@@ -251,6 +282,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::AdapterSettings;
 
     fn shape() -> Architecture {
         let json = r#"{"architectures":["Qwen2ForCausalLM"],"vocab_size":1000,"hidden_size":64,"intermediate_size":96,
@@ -261,7 +293,7 @@ mod tests {
 
     #[test]
     fn every_category_is_what_it_says() {
-        let (shape, row) = (shape(), RowLoad { tokens: 100, logits: 50 });
+        let (shape, row) = (shape(), RowLoad { tokens: 100, noisy: 40, logits: 50 });
         let config = TrainConfig::default();
         let count = shape.parameter_count() as f64;
         let base = footprint(&shape, Kind::BFloat16, &config, &row);
@@ -276,6 +308,18 @@ mod tests {
         assert_eq!(frugal.moments, 4.0 * count);
         let taught = change(TrainConfig { teacher: TeacherModel::Base, ..config.clone() });
         assert_eq!(taught.parameters, 4.0 * count);
+        let adapter = AdapterSettings { rank: 2, ..AdapterSettings::default() };
+        let drafts = change(TrainConfig { adapter: Some(adapter.clone()), ..config.clone() });
+        let (hidden, inner) = (64.0, 96.0);
+        // q, k, v, o with widths 64, 32, 32, 64; gate, up, down.
+        let trained = 3.0 * 2.0 * (2.0 * 128.0 + 2.0 * 96.0 + 3.0 * (hidden + inner));
+        assert_eq!(drafts.parameters, 2.0 * (count + trained));
+        let each = (drafts.gradients, drafts.masters, drafts.moments);
+        assert_eq!(each, (4.0 * trained, 4.0 * trained, 8.0 * trained));
+        assert!(drafts.activations < base.activations);
+        let all = AdapterSettings { rows: AdapterRows::All, ..adapter };
+        let all = change(TrainConfig { adapter: Some(all), ..config.clone() });
+        assert_eq!(all.activations, base.activations);
         let full = ActivationCheckpointing::Full;
         let again = change(TrainConfig { activation_checkpointing: full, ..config.clone() });
         assert!(again.activations < base.activations);

@@ -2,6 +2,7 @@
 //! weights, evaluation by decoding, exact resume from checkpoints.
 
 mod adamw;
+mod adapter;
 mod backward;
 mod batch;
 mod checkpoint;
@@ -13,6 +14,7 @@ mod error;
 mod estimate;
 mod evaluation;
 mod flops;
+mod job;
 mod loss;
 mod lr;
 mod metrics;
@@ -27,6 +29,7 @@ mod train;
 mod watch;
 
 pub use adamw::{AdamW, AdamWConfig, MomentsDtype, Piece, clip_factor};
+pub use adapter::{AdapterRows, AdapterSettings};
 pub use backward::ActivationCheckpointing;
 pub use checkpoint::{TrainerState, latest_checkpoint, result_checkpoint};
 pub use config::{TeacherModel, TrainConfig};
@@ -34,12 +37,15 @@ pub use data::{CutResponses, CutRows, TrainData};
 pub use error::TrainError;
 pub use estimate::{Footprint, Forecast, RowLoad, footprint, forecast};
 pub use evaluation::{Evaluation, Evaluations};
-pub use loss::{Counts, Head, LossConfig, Losses, PcNormalization, PcPositionWeight, Teacher, dual_loss};
+pub use job::{Init, TrainJob, TrainOutcome};
+pub use loss::{
+    Counts, Head, LossConfig, Losses, PcNormalization, PcPositionWeight, PcTerms, Teacher, dual_loss,
+};
 pub use lr::LrSchedule;
 pub use metrics::{RankFigures, TrainProgress};
 pub use ranks::{Ranks, Rendezvous};
 pub use schedule::{Curve, Ramp, ScalarSchedule};
 pub use shards::Sharding;
 pub use step::{NoStep, StepReport, StepSettings, Stepper};
-pub use train::{Init, TrainJob, TrainOutcome, train};
+pub use train::train;
 pub use watch::{Abandon, RankFailure};

@@ -4,7 +4,8 @@
 //! noisy block, soft cross-entropy between the teacher softmax(clean logits / tau), detached, and the student
 //! log-softmax(noisy logits / tau), times tau^2. Departures from the reference code: L_pc is a mean over kept
 //! positions (its further division by the number of blocks is `pc_normalization = "reference"`), so that lambda
-//! means the same whatever the length of the response.
+//! means the same whatever the length of the response. Total variation and the negative logarithm of the acceptance rate
+//! are further terms of L_pc ([`PcTerms`]).
 //!
 //! Logits are computed chunk by chunk, for rows with a loss only. Their gradient overwrites them and is then
 //! propagated to the hidden states. A clean row's logits serve both losses: L_ar of the row, and the teacher of
@@ -13,7 +14,7 @@
 //! Legend: n rows of hidden states, h hidden width, v vocabulary, c clean and s student rows of a chunk.
 
 use jacobi_datasets::LossRow;
-use jacobi_torch_ext::{HardTarget, SoftTarget, cross_entropy, probabilities, soft_cross_entropy};
+use jacobi_torch_ext::{HardTarget, SoftLoss, SoftTarget, cross_entropy, probabilities, soft_loss};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -46,6 +47,25 @@ pub enum PcPositionWeight {
     Acceptance,
 }
 
+/// The terms of the consistency loss with their weights, under the names of vLLM's speculators. p is the teacher's
+/// distribution, q the student's, and alpha = sum of min(p, q) the rate at which speculative sampling accepts q's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PcTerms {
+    /// Weight of the divergence KL from the teacher to the student: the loss of the paper. It is reported as a cross-entropy.
+    pub kl_div: f64,
+    /// Weight of the total variation: 1 minus the rate at which speculative sampling accepts the student's tokens.
+    pub tv: f64,
+    /// Weight of the negative logarithm of that rate.
+    pub nla: f64,
+}
+
+impl Default for PcTerms {
+    fn default() -> Self {
+        Self { kl_div: 1.0, tv: 0.0, nla: 0.0 }
+    }
+}
+
 /// Weights and temperature in one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossConfig {
@@ -53,6 +73,8 @@ pub struct LossConfig {
     pub ar_weight: f64,
     /// Weight of L_pc.
     pub pc_weight: f64,
+    /// Terms of L_pc.
+    pub pc_terms: PcTerms,
     /// tau.
     pub temperature: f64,
     /// How L_pc is averaged.
@@ -112,6 +134,16 @@ impl LossConfig {
     pub fn total(&self, ar: f64, pc: f64) -> f64 {
         // A loss of weight 0 is not computed and is 0, so a NaN comes only from a loss that counts.
         self.pc_weight * pc + self.ar_weight * ar
+    }
+
+    fn soft_loss(&self) -> SoftLoss {
+        let PcTerms { kl_div, tv, nla } = self.pc_terms;
+        SoftLoss {
+            tau: self.temperature,
+            cross_entropy: kl_div,
+            total_variation: tv,
+            negative_log_acceptance: nla,
+        }
     }
 
     /// The weight as known before the forward pass: 1 for `Acceptance`, whose weights have a mean of 1.
@@ -250,7 +282,7 @@ impl<'a> Chunk<'a> {
                 Teacher::Other(logits) => Some(logits(&self.indices)),
             };
             let teacher = other.as_ref().unwrap_or(&clean_cv);
-            let student_losses = soft_cross_entropy(&mut students_sv, teacher, &targets, config.temperature);
+            let student_losses = soft_loss(&mut students_sv, teacher, &targets, &config.soft_loss());
             losses.pc += student_losses.iter().zip(&weights).map(|(loss, weight)| loss * weight).sum::<f64>()
                 / counts.pc;
         }

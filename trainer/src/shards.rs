@@ -8,13 +8,16 @@
 //! | `parameters` | nothing (ZeRO-3) | gradients as before; parameters before each use, after which they are released |
 //!
 //! A rank's share of a bucket is a contiguous run of its elements, across the bounds of parameters.
+//!
+//! With an adapter the buckets of the model are frozen: they have no gradients and no optimizer state, and are divided among
+//! the ranks under `parameters` only. The adapter is one bucket behind them, which is all that is reduced.
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
 };
 
-use jacobi_model::{Bucket, Gradients, Transformer};
+use jacobi_model::{Adapter, Bucket, Gradients, Transformer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -43,12 +46,15 @@ pub enum Sharding {
 /// Maximum reductions in progress. Each holds the unsharded gradients of a bucket.
 const MAX_REDUCTIONS: usize = 2;
 
-/// The buckets of a model, and this rank's share of each.
+/// The buckets of a model and its adapter, and this rank's share of each.
 pub(crate) struct Shards {
     ranks: Ranks,
     sharding: Sharding,
     buckets: Vec<Bucket>,
+    /// The first bucket that is trained: 0, or that of the adapter. All later ones are trained too.
+    first_trained: usize,
     shares: Vec<Share>,
+    /// Of the trained buckets.
     gradients: Gradients,
     reductions: RefCell<VecDeque<Reduction>>,
     /// By bucket, the gathers of parameters in progress.
@@ -61,8 +67,8 @@ struct Share {
     start: i64,
     /// Flat, in the compute dtype.
     parameters: Tensor,
-    /// In fp32, summed over the passes and ranks of a step.
-    gradients: Tensor,
+    /// In fp32, summed over the passes and ranks of a step; `None` if the bucket is frozen.
+    gradients: Option<Tensor>,
 }
 
 struct Reduction {
@@ -72,25 +78,37 @@ struct Reduction {
 }
 
 impl Shards {
-    /// Moves the parameters of `model` into buckets; of sharded ones only this rank's share is kept.
-    pub(crate) fn new(model: &mut Transformer, sharding: Sharding, ranks: Ranks) -> Self {
+    /// Moves the parameters of `model` and `adapter` into buckets; of sharded ones only this rank's share is kept. With an
+    /// adapter the model is frozen.
+    pub(crate) fn new(
+        model: &mut Transformer,
+        adapter: Option<&mut Adapter>,
+        sharding: Sharding,
+        ranks: Ranks,
+    ) -> Self {
         let sharding = if ranks.world_size() == 1 { Sharding::None } else { sharding };
         let (rank, parts) = match sharding {
             Sharding::None => (0, 1),
             _ => (ranks.rank() as i64, ranks.world_size() as i64),
         };
-        let buckets = model.into_buckets(parts as usize);
-        let gradients = Gradients::new(model.parameters());
+        let mut buckets = model.into_buckets(parts as usize);
+        let (first_trained, gradients) = match adapter {
+            None => (0, Gradients::new(model.parameters())),
+            Some(adapter) => {
+                buckets.push(adapter.into_bucket(parts as usize));
+                (buckets.len() - 1, Gradients::new(adapter.parameters()))
+            }
+        };
         let share = |(index, bucket): (usize, &Bucket)| {
             let whole = bucket.memory.whole();
             let length = whole.numel() as i64 / parts;
             let start = rank * length;
             let own = whole.narrow(0, start, length);
             let parameters = if sharding == Sharding::Parameters { own.copy() } else { own };
-            let gradients = match sharding {
-                Sharding::None => gradients.buffer(index),
+            let gradients = index.checked_sub(first_trained).map(|buffer| match sharding {
+                Sharding::None => gradients.buffer(buffer),
                 _ => Tensor::zeros([length], (Kind::Float, whole.device())),
-            };
+            });
             if sharding == Sharding::Parameters {
                 bucket.memory.release();
             }
@@ -101,6 +119,7 @@ impl Shards {
             ranks,
             sharding,
             buckets,
+            first_trained,
             shares,
             gradients,
             reductions: RefCell::default(),
@@ -126,6 +145,7 @@ impl Shards {
     pub(crate) fn pieces(&self) -> Vec<Piece> {
         let mut pieces = Vec::new();
         for (bucket, share) in self.buckets.iter().zip(&self.shares) {
+            let Some(gradients) = &share.gradients else { continue };
             let end = share.start + share.parameters.numel() as i64;
             for parameter in &bucket.parameters {
                 let (from, to) =
@@ -136,7 +156,7 @@ impl Shards {
                         name: parameter.name.clone(),
                         start: from - parameter.start,
                         parameter: part(&share.parameters),
-                        gradient: part(&share.gradients),
+                        gradient: part(gradients),
                         is_matrix: parameter.size.len() > 1,
                     });
                 }
@@ -170,6 +190,27 @@ impl Shards {
         }
     }
 
+    /// Gathers the parameters of the adapter, if there is one.
+    pub(crate) fn gather_adapter(&self) -> Result<(), RankFailure> {
+        self.adapter_bucket().map_or(Ok(()), |bucket| self.gather(bucket))
+    }
+
+    /// As [`Shards::release`] for the adapter.
+    pub(crate) fn release_adapter(&self) {
+        if let Some(bucket) = self.adapter_bucket() {
+            self.release(bucket);
+        }
+    }
+
+    /// As [`Shards::reduce`] for the adapter.
+    pub(crate) fn reduce_adapter(&self, is_last: bool) -> Result<(), RankFailure> {
+        self.adapter_bucket().map_or(Ok(()), |bucket| self.reduce(bucket, is_last))
+    }
+
+    fn adapter_bucket(&self) -> Option<usize> {
+        (self.first_trained > 0).then_some(self.first_trained)
+    }
+
     /// Calls `work` with all parameters gathered.
     pub(crate) fn with_all<T>(&self, work: impl FnOnce() -> T) -> Result<T, RankFailure> {
         (0..self.buckets.len()).try_for_each(|bucket| self.gather(bucket))?;
@@ -178,25 +219,26 @@ impl Shards {
         Ok(done)
     }
 
-    /// Starts the reduction of the gradients of `bucket`, which this pass has completed. `is_last`: whether it
-    /// is the step's last pass.
+    /// Starts the reduction of the gradients of `bucket`, if it is trained. This pass has completed them. `is_last`: whether
+    /// it is the step's last pass.
     pub(crate) fn reduce(&self, bucket: usize, is_last: bool) -> Result<(), RankFailure> {
         if self.ranks.world_size() == 1 {
             return Ok(());
         }
-        let share = &self.shares[bucket].gradients;
+        let Some(share) = &self.shares[bucket].gradients else { return Ok(()) };
+        let buffer = bucket - self.first_trained;
         let reduction = match self.sharding {
             Sharding::None | Sharding::Optimizer if !is_last => return Ok(()),
             Sharding::None => Reduction { operation: self.ranks.all_reduce(share)?, received: None },
             Sharding::Optimizer => {
-                let whole = self.gradients.take(bucket);
+                let whole = self.gradients.take(buffer);
                 Reduction { operation: self.ranks.reduce_scatter(share, &whole)?, received: None }
             }
             Sharding::Gradients | Sharding::Parameters => {
                 while self.reductions.borrow().len() >= MAX_REDUCTIONS {
                     self.finish_first_reduction()?;
                 }
-                let (whole, received) = (self.gradients.take(bucket), share.empty_like());
+                let (whole, received) = (self.gradients.take(buffer), share.empty_like());
                 let operation = self.ranks.reduce_scatter(&received, &whole)?;
                 Reduction { operation, received: Some((received, bucket)) }
             }
@@ -219,7 +261,8 @@ impl Shards {
         };
         self.ranks.wait(operation)?;
         if let Some((received, bucket)) = received {
-            let _ = self.shares[bucket].gradients.shallow_clone().g_add_(&received);
+            let share = self.shares[bucket].gradients.as_ref().expect("a bucket that is reduced");
+            let _ = share.shallow_clone().g_add_(&received);
         }
         Ok(())
     }
@@ -233,8 +276,8 @@ impl Shards {
             // A copy, since the share is a view of the tensor that receives.
             self.ranks.all_gather(bucket.memory.whole(), &share.parameters.copy())
         };
-        let gathers: Vec<Started> =
-            self.buckets.iter().zip(&self.shares).map(start).collect::<Result<_, _>>()?;
+        let trained = self.buckets.iter().zip(&self.shares).skip(self.first_trained);
+        let gathers: Vec<Started> = trained.map(start).collect::<Result<_, _>>()?;
         gathers.into_iter().try_for_each(|gather| self.ranks.wait(gather))
     }
 }

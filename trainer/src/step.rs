@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::PackedSample;
-use jacobi_model::{Gradients, RopeTable, Transformer};
+use jacobi_model::{Adapter, Gradients, RopeTable, Transformer};
 use jacobi_torch_ext::keep_freed_memory;
 
 use crate::{
@@ -23,6 +23,8 @@ use crate::{
 pub struct Stepper<'a> {
     /// The model.
     pub model: Transformer,
+    /// The adapter that is trained while the model is frozen, where `[train.adapter]` is set.
+    pub adapter: Option<Adapter>,
     /// Master weights and moments of this rank's share.
     pub optimizer: AdamW,
     pub(crate) shards: Shards,
@@ -85,21 +87,27 @@ impl<'a> Stepper<'a> {
         config: &'a TrainConfig,
         longest_text: usize,
     ) -> Self {
-        Self::with_ranks(Ranks::alone(), (model, base), config, longest_text)
+        Self::with_ranks(Ranks::alone(), (model, base), config, longest_text, 0)
     }
 
-    /// The same on one of several ranks, each of which has the same `model`.
+    /// The same on one of several ranks, each of which has the same `model`. `seed` decides the start of an adapter.
     pub fn with_ranks(
         ranks: Ranks,
         (mut model, base): (Transformer, Option<Transformer>),
         config: &'a TrainConfig,
         longest_text: usize,
+        seed: u64,
     ) -> Self {
+        let mut adapter = config.adapter.as_ref().map(|adapter| {
+            let start = Adapter::new(model.architecture(), adapter.shape(), seed, model.device());
+            start.to(model.architecture(), model.kind(), model.device())
+        });
+        let shards = Shards::new(&mut model, adapter.as_mut(), config.sharding, ranks);
+        let optimizer = AdamW::new(shards.pieces(), config.adamw());
+        let rope = model.rope_table(longest_text as i64);
         // Each step reuses the memory that the previous one freed.
         keep_freed_memory();
-        let shards = Shards::new(&mut model, config.sharding, ranks);
-        let optimizer = AdamW::new(shards.pieces(), config.adamw());
-        Self { rope: model.rope_table(longest_text as i64), model, optimizer, shards, base, config }
+        Self { rope, model, adapter, optimizer, shards, base, config }
     }
 
     /// Sends the restored parameters of this rank's share to the other ranks.
@@ -161,6 +169,8 @@ impl<'a> Stepper<'a> {
         let learner = Learner {
             model: &self.model,
             base: self.base.as_ref(),
+            adapter: self.adapter.as_ref().zip(self.config.adapter.as_ref()),
+            teacher: self.config.teacher,
             rope: &self.rope,
             shards: &self.shards,
             checkpointing: self.config.activation_checkpointing,
@@ -174,7 +184,7 @@ impl<'a> Stepper<'a> {
             report.loss_pc += pc;
             report.loss = loss.total(report.loss_ar, report.loss_pc);
             finite("the loss", report.loss)?;
-            report.flops += model_flops(self.model.architecture(), row);
+            report.flops += model_flops(self.model.architecture(), self.config, row);
         }
         Ok(report)
     }

@@ -8,16 +8,17 @@ use std::{
 
 use jacobi_datasets::{PackedSample, Section, Tokenizer};
 use jacobi_decoder::StopRules;
-use jacobi_model::{Compute, DecodingModel, Device, Dtype, Transformer, dtype_name, load};
+use jacobi_model::{Adapter, AdapterBase, DecodingModel, dtype_name};
 
 use crate::{
-    TrainConfig, TrainError,
+    AdapterRows, TrainConfig, TrainError,
     checkpoint::{Checkpoints, Saved, TrainerState, result_checkpoint},
     config::TeacherModel,
-    data::{CutRows, Dataset, TrainData},
+    data::Dataset,
     disk::{Disk, RealDisk},
     evaluation::{Evaluations, HeldOut},
     flops::Peak,
+    job::{TrainJob, TrainOutcome},
     metrics::{self, Metrics, RankFigures, TrainProgress, peak_memory},
     post_mortem,
     ranks::Ranks,
@@ -29,56 +30,6 @@ const SAVE_NOW: &str = "save-now";
 
 /// Block size for evaluation where the data have no blocks.
 const DEFAULT_BLOCK_SIZE: usize = 16;
-
-/// Where the initial weights come from.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Init {
-    /// The weights of the model directory.
-    #[default]
-    Weights,
-    /// Random weights of the shape in config.json.
-    Random,
-}
-
-/// One training run.
-pub struct TrainJob<'a> {
-    /// Hugging Face directory: config.json, tokenizer, and weights unless `init` is random.
-    pub model_dir: &'a Path,
-    /// Where the initial weights come from.
-    pub init: Init,
-    /// Compute dtype.
-    pub dtype: Dtype,
-    /// Where to compute.
-    pub device: Device,
-    /// What to train on.
-    pub data: TrainData,
-    /// Receives `checkpoints/`, `metrics.jsonl`, `tensorboard/`.
-    pub output: &'a Path,
-    /// How to train.
-    pub config: &'a TrainConfig,
-    /// Seed of data order, held-out rows, random schedules and random weights.
-    pub seed: u64,
-    /// Whether checkpoints and logs of another run in `output` may be removed.
-    pub overwrite: bool,
-    /// Connection to the other ranks. All ranks run the same job and share a file system.
-    pub ranks: Ranks,
-}
-
-/// How a run ended.
-#[derive(Debug)]
-pub struct TrainOutcome {
-    /// The best checkpoint, or the newest where no evaluation chose one.
-    pub checkpoint: PathBuf,
-    /// False when it was stopped; run it again to continue.
-    pub finished: bool,
-    /// Rows left out for their length.
-    pub skipped: usize,
-    /// Cut responses, if `cut_responses` leaves them out and there are any.
-    pub cut: Option<CutRows>,
-}
 
 /// Trains, resuming from the newest checkpoint in `job.output`. A finished run returns at once.
 ///
@@ -146,6 +97,8 @@ fn run_to_end(
 struct Run<'a> {
     stepper: Stepper<'a>,
     model_dir: &'a Path,
+    /// The model that training started from, as an adapter names it.
+    base: AdapterBase,
     output: &'a Path,
     config: &'a TrainConfig,
     dataset: Dataset,
@@ -163,20 +116,24 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn open(disk: &'a dyn Disk, job: TrainJob<'a>) -> Result<Self, TrainError> {
-        let (model, weights) = initial_model(&job)?;
+        let (model, weights) = job.initial_model()?;
         let base = match job.config.teacher {
             TeacherModel::Own => None,
-            TeacherModel::Base => Some(initial_model(&job)?.0),
+            // The frozen model that the adapter belongs to.
+            TeacherModel::Base if job.config.adapter.is_some() => None,
+            TeacherModel::Base => Some(job.initial_model()?.0),
         };
         let mut dataset = Dataset::open(job.data, job.config, job.seed, model.architecture())?;
         let held_out = held_out(&mut dataset, job.model_dir, job.config, job.seed)?;
         let mut identity = job.config.deciding();
         identity.set("data", &dataset.fingerprint);
-        identity.set("weights of the base model", weights);
+        identity.set("weights of the base model", &weights);
         identity.set("model.dtype", dtype_name(model.kind()));
         identity.set("seed", job.seed);
         let epoch = dataset.len().div_ceil(job.config.batch_size);
         let total_steps = job.config.max_steps.unwrap_or(job.config.epochs * epoch);
+        let path = fs_err::canonicalize(job.model_dir)?;
+        let base_of_adapter = AdapterBase { name: path.display().to_string(), weight_hash: weights };
         let ranks = job.ranks;
         let mut state = TrainerState {
             step: 0,
@@ -186,8 +143,8 @@ impl<'a> Run<'a> {
             optimizer_files: ranks.world_size(),
         };
         let peak = Peak::of(model.kind(), model.device());
-        let mut stepper =
-            Stepper::with_ranks(ranks.clone(), (model, base), job.config, dataset.longest_text());
+        let longest = dataset.longest_text();
+        let mut stepper = Stepper::with_ranks(ranks.clone(), (model, base), job.config, longest, job.seed);
         let checkpoints = Checkpoints::open(job.output, job.config.save_total_limit, disk)?;
         let mut stored = None;
         // Rank 0 first cleans up after a killed run, or removes another run; then the other ranks look for checkpoints.
@@ -213,6 +170,7 @@ impl<'a> Run<'a> {
             metrics,
             ranks,
             model_dir: job.model_dir,
+            base: base_of_adapter,
             output: job.output,
             config: job.config,
             dataset,
@@ -225,7 +183,9 @@ impl<'a> Run<'a> {
 
     fn save(&mut self) -> Result<(), TrainError> {
         let Stepper { model, optimizer, shards, .. } = &self.stepper;
-        let saved = Saved { model, tokenizer_dir: self.model_dir, optimizer, shards };
+        let adapter = self.adapter();
+        let saved =
+            Saved { model, adapter, base: &self.base, tokenizer_dir: self.model_dir, optimizer, shards };
         self.checkpoints.save(&saved, &self.state)?;
         self.is_saved = true;
         let request = self.output.join(SAVE_NOW);
@@ -314,11 +274,25 @@ impl<'a> Run<'a> {
         }
         let Some(held_out) = &self.held_out else { return Ok(false) };
         let Stepper { model, shards, .. } = &self.stepper;
-        let evaluate = || held_out.evaluate(&DecodingModel::new(model), &self.ranks, self.state.step, stop);
+        let decode = |drafter: Option<&Adapter>| {
+            let model = DecodingModel::new(model).with_adapter(drafter);
+            held_out.evaluate(&model, &self.ranks, self.state.step, stop)
+        };
+        let evaluate = || match self.adapter() {
+            None => decode(None),
+            Some((adapter, AdapterRows::Draft)) => decode(Some(adapter)),
+            Some((adapter, AdapterRows::All)) => adapter.while_merged(model.parameters(), || decode(None)),
+        };
         let Some(evaluation) = shards.with_all(evaluate)?? else { return Ok(false) };
         self.state.evaluations.add(evaluation, self.config.best_ar_tolerance);
         self.is_saved = false;
         Ok(true)
+    }
+
+    /// The adapter that is trained, and its rows.
+    fn adapter(&self) -> Option<(&Adapter, AdapterRows)> {
+        let rows = self.config.adapter.as_ref().map(|adapter| adapter.rows);
+        self.stepper.adapter.as_ref().zip(rows)
     }
 
     fn is_logged(&self, step: usize) -> bool {
@@ -346,18 +320,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The model that training starts from, and the hash of its weights.
-fn initial_model(job: &TrainJob) -> Result<(Transformer, String), TrainError> {
-    let compute = Compute { dtype: job.dtype, device: job.device };
-    Ok(match job.init {
-        Init::Weights => {
-            let loaded = load(job.model_dir, compute)?;
-            (loaded.transformer, loaded.weight_hash)
-        }
-        Init::Random => (Transformer::random(job.model_dir, compute, job.seed)?, "random".to_owned()),
-    })
-}
-
 fn held_out(
     dataset: &mut Dataset,
     model_dir: &Path,
@@ -369,9 +331,10 @@ fn held_out(
         return Ok(None);
     }
     let eos_token_ids = Tokenizer::load(model_dir)?.eos_token_ids().to_vec();
+    let adapter_block = config.adapter.as_ref().and_then(|adapter| adapter.block_size);
     Ok(Some(HeldOut {
         rows,
-        block_size: dataset.block_size.unwrap_or(DEFAULT_BLOCK_SIZE),
+        block_size: adapter_block.or(dataset.block_size).unwrap_or(DEFAULT_BLOCK_SIZE),
         stop: StopRules { max_new_tokens: config.eval_max_new_tokens, eos_token_ids },
         seed,
     }))

@@ -26,8 +26,8 @@ pub(crate) struct Sample {
 pub(crate) struct EngineSettings {
     /// Tokens refined together, n.
     pub(crate) block_size: usize,
-    /// Which states of a block are recorded.
-    pub(crate) states: States,
+    /// Which states of a block are recorded, if any.
+    pub(crate) states: Option<States>,
     /// When responses end.
     pub(crate) stop: StopRules,
     /// How responses are sampled, each with noise from its own seed; `None` is greedy.
@@ -124,7 +124,7 @@ fn request(settings: &EngineSettings, sample: Sample) -> Request {
     Request {
         given: response,
         on_disagreement: settings.on_disagreement,
-        trajectories: Some(Trajectories { block_size, seed, states }),
+        trajectories: states.map(|states| Trajectories { block_size, seed, states }),
         ..Request::new(prompt, Settings { sampling, ..greedy })
     }
 }

@@ -17,6 +17,11 @@ fn sample(
     window: usize,
     context: NoiseContext,
 ) -> PackedSample {
+    let config = PackConfig { window_size: window, noise_context: context, ..PackConfig::default() };
+    sample_of(prompt, response, converged, &config)
+}
+
+fn sample_of(prompt: u32, response: u32, converged: &[u32], config: &PackConfig) -> PackedSample {
     let response_tokens: Vec<u32> = (10..10 + response).collect();
     let states = response_tokens
         .chunks(3)
@@ -35,8 +40,7 @@ fn sample(
         finish_reason: FinishReason::Length,
         states,
     };
-    let config = PackConfig { window_size: window, noise_context: context, ..PackConfig::default() };
-    pack(&row, 3, &config, 0).unwrap()
+    pack(&row, 3, config, 0).unwrap()
 }
 
 #[test]
@@ -57,10 +61,44 @@ fn leading_tokens_of_a_window_that_equal_the_clean_ones_are_left_out() {
     assert_eq!(row.losses[8], LossRow { row: 9, token: None, student: Some(student(12, 2, 0)) });
     assert_eq!(row.losses[17].student, Some(student(25, 5, 0)));
     assert_eq!(row.seen_pairs(), 2 * (55 + 15 + 10));
-    let (part, rows) = row.clean_part();
-    assert_eq!(part.tokens, [&row.tokens[..10], &row.tokens[..10]].concat());
-    assert_eq!(part.runs, [run(0..0, 0..10), run(10..10, 10..20)]);
-    assert_eq!(rows[..], [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
+    let RowParts { clean, noisy } = row.parts();
+    assert_eq!(clean.tokens, [&row.tokens[..10], &row.tokens[..10]].concat());
+    assert_eq!(clean.runs, [run(0..0, 0..10), run(0..0, 10..20)]);
+    assert_eq!((noisy.tokens, noisy.positions), (vec![7; 6], vec![6, 7, 9, 6, 7, 9]));
+    let behind = [run(0..6, 0..2), run(0..9, 2..3), run(10..16, 3..5), run(10..19, 5..6)];
+    assert_eq!(noisy.runs, behind);
+    let rows: Vec<usize> = noisy.losses.iter().map(|loss| loss.row).collect();
+    assert_eq!(rows, [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18, 19]);
+    let students = noisy.losses.iter().filter_map(|loss| loss.student.map(|student| (loss.row, student.row)));
+    assert_eq!(students.collect::<Vec<_>>(), [(6, 0), (7, 1), (9, 2), (16, 3), (17, 4), (19, 5)]);
+    let text_only = PackedSample { earlier: vec![], ..sample(2, 8, &[], 2, NoiseContext::Window) };
+    let noisy = PackedRow::new([&text_only]).parts().noisy;
+    assert_eq!((noisy.tokens.len(), noisy.runs), (1, vec![run(0..0, 0..1)]), "idle");
+}
+
+/// Of a drafter's window exactly the first token is left out, even where others equal the clean ones.
+#[test]
+fn a_drafter_computes_all_but_the_first_token_of_a_window() {
+    let packed = sample_of(
+        2,
+        8,
+        &[3, 0, 1],
+        &PackConfig { window_size: 2, noisy_rows: NoisyRows::FromSecond, ..PackConfig::default() },
+    );
+    let row = PackedRow::new([&packed]);
+    assert_eq!(row.tokens[10..], [11, 12, 7, 7, 7, 7]);
+    assert_eq!(row.positions[10..], [3, 4, 5, 6, 7, 9]);
+    let run = |prefix, own| CausalRun { prefix, own };
+    assert_eq!(row.runs[1..], [run(0..3, 10..15), run(0..9, 15..16)]);
+    let students: Vec<(usize, usize)> =
+        row.losses.iter().filter_map(|loss| loss.student.map(|s| (s.row, s.distance))).collect();
+    assert_eq!(students, [(12, 0), (13, 1), (14, 2), (15, 0)]);
+    // A wrong first token of a window is not learned from: its row is the clean stream's.
+    let config = PackConfig { window_size: 1, noisy_rows: NoisyRows::FromSecond, ..PackConfig::default() };
+    let row = PackedRow::new([&sample_of(2, 8, &[0, 0, 0], &config)]);
+    let students: Vec<usize> = row.losses.iter().filter_map(|loss| Some(loss.student?.row)).collect();
+    assert_eq!(students, [10, 11, 12, 13, 14]);
+    assert!(row.runs[1..].iter().all(|run| run.prefix.end % 3 == 0));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{
     Architecture, ModelError,
     fields::Fields,
     precision::to_float32,
-    saving::{save_with_metadata, write_json},
+    saving::ModelFile,
     weights::{Parsed, read_safetensors, require_finite},
 };
 
@@ -73,6 +73,9 @@ pub struct StoredAdapter {
 }
 
 impl StoredAdapter {
+    /// The files of an adapter directory.
+    pub const FILES: [&str; 2] = [CONFIG_FILE, WEIGHTS_FILE];
+
     /// Whether there is an adapter in `dir`.
     pub fn is_at(dir: &Path) -> bool {
         dir.join(CONFIG_FILE).is_file()
@@ -254,8 +257,12 @@ impl Adapter {
     /// A file that cannot be written.
     pub fn save(&self, dir: &Path, base: &AdapterBase) -> Result<(), ModelError> {
         fs_err::create_dir_all(dir)?;
+        self.files(base).iter().try_for_each(|file| file.write(&dir.join(&file.name)))
+    }
+
+    /// The files of an adapter directory.
+    pub fn files(&self, base: &AdapterBase) -> Vec<ModelFile<'_>> {
         let metadata = HashMap::from([(BASE_WEIGHTS.to_owned(), base.weight_hash.clone())]);
-        save_with_metadata(&dir.join(WEIGHTS_FILE), &self.parameters, None, metadata)?;
         let AdapterConfig { rank, alpha, targets } = &self.config;
         let targets: Vec<&str> = targets.iter().map(|target| target.as_str()).collect();
         // Most programs write a whole number, and some read nothing else.
@@ -272,6 +279,9 @@ impl Adapter {
             "target_modules": targets,
             "task_type": "CAUSAL_LM",
         });
-        write_json(&dir.join(CONFIG_FILE), &config)
+        vec![
+            ModelFile::json(CONFIG_FILE, config),
+            ModelFile::tensors(WEIGHTS_FILE, &self.parameters, metadata),
+        ]
     }
 }

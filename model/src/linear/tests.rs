@@ -64,7 +64,7 @@ fn the_gradients_of_an_adapter_equal_those_of_autograd() {
             let options = (Kind::Float, Device::Cpu);
             let (x, grad) = (Tensor::randn([5, i], options), Tensor::randn([5, o], options));
             let gradients = Gradients::new(adapter.parameters());
-            let found = linear.backward_adapted(&x, &grad, &adapter, &gradients);
+            let found = linear.backward(&x, &grad, Some(&adapter), &gradients);
             let leaf = x.copy().set_requires_grad(true);
             let leaves: Vec<Tensor> =
                 adapter.parameters().iter().map(|(_, p)| p.set_requires_grad(true)).collect();

@@ -129,7 +129,7 @@ fn oracle_step(
 ) {
     let counts = oracle::counts(samples, &settings.loss);
     for row in samples.chunks((tokens_per_row / work::SAMPLE_TOKENS).max(1)) {
-        let (total, ..) = oracle::dual_loss(&stepper.model, None, row, &settings.loss, counts);
+        let (total, ..) = oracle::dual_loss((&stepper.model, None), None, row, &settings.loss, counts);
         total.backward();
         drop(total);
         tch::no_grad(|| {

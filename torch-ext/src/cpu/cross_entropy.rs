@@ -1,5 +1,5 @@
-//! Cross-entropies over a vocabulary, against a token or against the distribution of other logits. The gradient overwrites
-//! the logits. Computed in fp32 row by row, without an fp32 copy of the logits.
+//! Losses over a vocabulary, against a token or against the distribution of other logits. The gradient overwrites the
+//! logits. Computed in fp32 row by row, without an fp32 copy of the logits.
 //!
 //! Legend: n rows, v vocabulary.
 
@@ -35,6 +35,36 @@ pub struct SoftTarget {
     pub weight: f32,
 }
 
+/// How far a row is from its teacher: a weighted sum of terms over p = softmax(teacher row / tau) and q = softmax(row / tau),
+/// times tau^2. With alpha = sum of min(p, q), the rate at which speculative sampling accepts a token of q.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SoftLoss {
+    /// Temperature.
+    pub tau: f64,
+    /// Weight of the cross-entropy of q against p, whose gradient is that of KL(p | q).
+    pub cross_entropy: f64,
+    /// Weight of the total variation, 1 - alpha.
+    pub total_variation: f64,
+    /// Weight of -log(alpha).
+    pub negative_log_acceptance: f64,
+}
+
+impl SoftLoss {
+    /// Whether there is a term besides the cross-entropy.
+    fn has_overlap(&self) -> bool {
+        self.total_variation != 0.0 || self.negative_log_acceptance != 0.0
+    }
+
+    /// The terms that depend on alpha, and minus their derivative.
+    fn of_overlap(&self, alpha: f64) -> (f64, f64) {
+        // Bounds the logarithm where rounding leaves no overlap; the gradient stays finite.
+        let alpha = alpha.max(f64::from(f32::MIN_POSITIVE));
+        let Self { total_variation, negative_log_acceptance, .. } = self;
+        let loss = total_variation * (1.0 - alpha) - negative_log_acceptance * alpha.ln();
+        (loss, total_variation + negative_log_acceptance / alpha)
+    }
+}
+
 /// Cross-entropy of each row of `logits` `[n, v]` against its token. `logits` are overwritten with the gradient of the
 /// weighted sum.
 pub fn cross_entropy(logits: &mut Tensor, targets: &[HardTarget]) -> Vec<f64> {
@@ -50,24 +80,19 @@ pub fn cross_entropy(logits: &mut Tensor, targets: &[HardTarget]) -> Vec<f64> {
     }
 }
 
-/// tau^2 times the cross-entropy of softmax(row / tau) against softmax(teacher row / tau), for each row of `logits` `[n, v]`.
-/// `logits` are overwritten with the gradient of the weighted sum; the teacher has no gradient.
-pub fn soft_cross_entropy(
-    logits: &mut Tensor,
-    teacher: &Tensor,
-    targets: &[SoftTarget],
-    tau: f64,
-) -> Vec<f64> {
+/// The loss of each row of `logits` `[n, v]` against its teacher's row. `logits` are overwritten with the gradient of the
+/// weighted sum; the teacher has no gradient.
+pub fn soft_loss(logits: &mut Tensor, teacher: &Tensor, targets: &[SoftTarget], loss: &SoftLoss) -> Vec<f64> {
     let (n, v) = logits.size2().expect("logits are [rows, vocabulary]");
     let (teachers, width) = teacher.size2().expect("teacher logits are [rows, vocabulary]");
     assert_eq!((n as usize, v), (targets.len(), width), "one target per row, one vocabulary");
     assert!(targets.iter().all(|t| (t.teacher as i64) < teachers), "rows of {teachers}");
     if !is_plain(logits) || !logits.is_contiguous() || !teacher.is_contiguous() {
-        return fallback_soft(logits, teacher, targets, tau);
+        return fallback_soft(logits, teacher, targets, loss);
     }
     match logits.kind() {
-        Kind::Float => soft_rows::<f32>(logits, teacher, targets, tau as f32),
-        _ => soft_rows::<bf16>(logits, teacher, targets, tau as f32),
+        Kind::Float => soft_rows::<f32>(logits, teacher, targets, loss),
+        _ => soft_rows::<bf16>(logits, teacher, targets, loss),
     }
 }
 
@@ -97,7 +122,7 @@ fn soft_rows<T: Element>(
     logits: &mut Tensor,
     teacher: &Tensor,
     targets: &[SoftTarget],
-    tau: f32,
+    loss: &SoftLoss,
 ) -> Vec<f64> {
     let v = logits.size()[1] as usize;
     let teacher = elements::<T>(teacher);
@@ -106,7 +131,7 @@ fn soft_rows<T: Element>(
         let SoftTarget { teacher: at, weight } = targets[row];
         // SAFETY: no other task has this row.
         let logits = unsafe { rows.part(row * v..(row + 1) * v) };
-        arch().dispatch(Soft { logits, teacher: &teacher[at * v..(at + 1) * v], weight, tau })
+        arch().dispatch(Soft { logits, teacher: &teacher[at * v..(at + 1) * v], weight, loss })
     })
 }
 
@@ -142,7 +167,7 @@ struct Soft<'a, T> {
     logits: &'a mut [T],
     teacher: &'a [T],
     weight: f32,
-    tau: f32,
+    loss: &'a SoftLoss,
 }
 
 impl<T: Element> WithSimd for Soft<'_, T> {
@@ -150,20 +175,28 @@ impl<T: Element> WithSimd for Soft<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) -> f64 {
-        let Self { logits, teacher, weight, tau } = self;
+        let Self { logits, teacher, weight, loss } = self;
+        let tau = loss.tau as f32;
         let inverse_tau = 1.0 / tau;
         let (top, top_teacher) = (largest(logits), largest(teacher));
         let (sum, sum_teacher) =
             (sum_of_exp(logits, top, inverse_tau), sum_of_exp(teacher, top_teacher, inverse_tau));
-        let (share, share_teacher) = (1.0 / sum, 1.0 / sum_teacher);
-        let scale = weight * tau;
+        let [student, teacher_row] = [(top, 1.0 / sum), (top_teacher, 1.0 / sum_teacher)]
+            .map(|(top, share)| Softmax { top, inverse_tau, share });
+        let overlap =
+            if loss.has_overlap() { overlap(logits, teacher, student, teacher_row) } else { [0.0; 2] };
+        let (overlap_loss, steepness) =
+            if loss.has_overlap() { loss.of_overlap(f64::from(overlap[0])) } else { (0.0, 0.0) };
+        let (scale, steepness) = (weight * tau * loss.cross_entropy as f32, weight * tau * steepness as f32);
         // The mean of the student's distances from its largest logit, under the teacher.
         let mut expected = [0.0f32; LANES];
         let mut each = |lane: usize, logit: &mut T, teacher: T| {
             let below = (logit.to_f32() - top) * inverse_tau;
-            let p = exp((teacher.to_f32() - top_teacher) * inverse_tau) * share_teacher;
+            let p = teacher_row.of(teacher);
             expected[lane] += p * below;
-            *logit = T::from_f32((exp(below) * share - p) * scale);
+            let q = exp(below) * student.share;
+            let lacks = if q < p { 1.0 } else { 0.0 };
+            *logit = T::from_f32((q - p) * scale - steepness * q * (lacks - overlap[1]));
         };
         let (chunks, rest) = logits.as_chunks_mut::<LANES>();
         let (teacher_chunks, teacher_rest) = teacher.as_chunks::<LANES>();
@@ -176,8 +209,45 @@ impl<T: Element> WithSimd for Soft<'_, T> {
             each(lane, logit, *teacher);
         }
         let expected: f64 = expected.iter().map(|&x| f64::from(x)).sum();
-        f64::from(tau).powi(2) * (f64::from(sum).ln() - expected)
+        f64::from(tau).powi(2) * (loss.cross_entropy * (f64::from(sum).ln() - expected) + overlap_loss)
     }
+}
+
+/// The probability of a logit in its row.
+#[derive(Clone, Copy)]
+struct Softmax {
+    top: f32,
+    inverse_tau: f32,
+    share: f32,
+}
+
+impl Softmax {
+    #[inline(always)]
+    fn of<T: Element>(self, logit: T) -> f32 {
+        exp((logit.to_f32() - self.top) * self.inverse_tau) * self.share
+    }
+}
+
+/// Sums of min(p, q), and of q where it is below p.
+#[inline(always)]
+fn overlap<T: Element>(logits: &[T], teacher: &[T], student: Softmax, teacher_row: Softmax) -> [f32; 2] {
+    let (mut shared, mut below) = ([0.0f32; LANES], [0.0f32; LANES]);
+    let mut each = |lane: usize, logit: T, teacher: T| {
+        let (q, p) = (student.of(logit), teacher_row.of(teacher));
+        shared[lane] += if q < p { q } else { p };
+        below[lane] += if q < p { q } else { 0.0 };
+    };
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let (teacher_chunks, teacher_rest) = teacher.as_chunks::<LANES>();
+    for (logits, teacher) in chunks.iter().zip(teacher_chunks) {
+        for lane in 0..LANES {
+            each(lane, logits[lane], teacher[lane]);
+        }
+    }
+    for (lane, (logit, teacher)) in rest.iter().zip(teacher_rest).enumerate() {
+        each(lane, *logit, *teacher);
+    }
+    [shared.iter().sum(), below.iter().sum()]
 }
 
 /// The largest logit, or NaN if there is one.
@@ -225,16 +295,27 @@ fn fallback_hard(logits: &mut Tensor, targets: &[HardTarget]) -> Vec<f64> {
     losses.iter().zip(targets).map(|(loss, t)| if t.token.is_some() { *loss } else { 0.0 }).collect()
 }
 
-fn fallback_soft(logits: &mut Tensor, teacher: &Tensor, targets: &[SoftTarget], tau: f64) -> Vec<f64> {
-    let device = logits.device();
+fn fallback_soft(logits: &mut Tensor, teacher: &Tensor, targets: &[SoftTarget], loss: &SoftLoss) -> Vec<f64> {
+    let (device, tau) = (logits.device(), loss.tau);
     let rows: Vec<i64> = targets.iter().map(|t| t.teacher as i64).collect();
     let weights: Vec<f32> = targets.iter().map(|t| t.weight).collect();
     let weights = Tensor::from_slice(&weights).to_device(device).unsqueeze(1);
     let teacher = teacher.index_select(0, &Tensor::from_slice(&rows).to_device(device));
     let p = (teacher.to_kind(Kind::Float) / tau).softmax(-1, Kind::Float);
     let log_q = (logits.to_kind(Kind::Float) / tau).log_softmax(-1, Kind::Float);
-    let losses = -(&p * &log_q).sum_dim_intlist([-1i64].as_slice(), false, Kind::Float) * (tau * tau);
-    logits.copy_(&((log_q.exp() - p) * weights * tau));
+    let q = log_q.exp();
+    let sum = |x: Tensor| x.sum_dim_intlist([-1i64].as_slice(), true, Kind::Float);
+    let mut losses = sum(&p * &log_q) * -loss.cross_entropy;
+    let mut gradient = (&q - &p) * loss.cross_entropy;
+    if loss.has_overlap() {
+        let alpha = sum(p.minimum(&q)).clamp_min(f64::from(f32::MIN_POSITIVE));
+        let lacks = q.lt_tensor(&p).to_kind(Kind::Float);
+        let steepness = loss.negative_log_acceptance / &alpha + loss.total_variation;
+        losses += (1.0 - &alpha) * loss.total_variation - alpha.log() * loss.negative_log_acceptance;
+        gradient -= steepness * &q * (&lacks - sum(&q * &lacks));
+    }
+    logits.copy_(&(gradient * weights * tau));
+    let losses = (losses * (tau * tau)).squeeze_dim(1);
     Vec::<f64>::try_from(losses.to_kind(Kind::Double)).expect("one loss per row")
 }
 

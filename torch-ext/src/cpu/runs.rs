@@ -3,7 +3,11 @@
 //! their log-sum-exps: so there is no mask and no masked product, and key/value heads are never repeated. On other devices
 //! all runs go into one call, and all prefixes into another ([`crate::gpu::packed_runs`]).
 //!
-//! Legend: n rows, t queries and s keys of a part, h key/value heads, g query heads per key/value head, d head width.
+//! The prefixes can also be rows of an earlier pass, the context, of which only keys and values are needed. They have no
+//! gradient.
+//!
+//! Legend: n rows, m rows of the context, t queries and s keys of a part,
+//! h key/value heads, g query heads per key/value head, d head width.
 
 use std::{
     cell::OnceCell,
@@ -28,7 +32,7 @@ const ROWS_PER_TASK: usize = 32;
 /// Rows that see the same prefix. All runs together cover each row once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// Rows that all of the run's rows see.
+    /// Rows that all of the run's rows see: of the context, if there is one.
     pub prefix: Range<usize>,
     /// The run's rows, each of which sees itself and those before it.
     pub own: Range<usize>,
@@ -70,17 +74,19 @@ pub struct Attended {
     pub log_sums: Tensor,
 }
 
-/// Attention of the rows `qkv` `[n, g * h queries | h keys | h values]`, each head `d` wide.
+/// Attention of the rows `qkv` `[n, g * h queries | h keys | h values]`, each head `d` wide. `context`: keys and values
+/// `[m, h keys | h values]` that prefixes refer to, where they are not earlier rows of `qkv`.
 ///
 /// # Panics
-/// If the runs do not cover the rows one after the other, or a prefix does not end before its run.
-pub fn attend_runs(qkv: &Tensor, heads: HeadShape, runs: &Runs) -> Attended {
-    check(qkv, heads, runs);
+/// If the runs do not cover the rows one after the other, or a prefix does not end before its run or within the context.
+pub fn attend_runs(qkv: &Tensor, context: Option<&Tensor>, heads: HeadShape, runs: &Runs) -> Attended {
+    check(qkv, context, heads, runs);
     if qkv.device() != Device::Cpu {
-        return runs.packed(qkv.device()).attend(qkv, heads);
+        return runs.packed(qkv.device()).attend(qkv, context, heads);
     }
     if is_narrow(qkv) {
-        let Attended { out, log_sums } = attend_runs(&qkv.to_kind(Kind::Float), heads, runs);
+        let wide = |x: &Tensor| x.to_kind(Kind::Float);
+        let Attended { out, log_sums } = attend_runs(&wide(qkv), context.map(wide).as_ref(), heads, runs);
         return Attended { out: out.to_kind(qkv.kind()), log_sums };
     }
     let (n, width) = (qkv.size()[0], (heads.queries * heads.width) as i64);
@@ -89,18 +95,15 @@ pub fn attend_runs(qkv: &Tensor, heads: HeadShape, runs: &Runs) -> Attended {
     let log_sums = Tensor::empty(shape, (Kind::Float, qkv.device()));
     for run in runs.iter() {
         let q = queries(qkv, heads, &run.own);
-        let attend = |keys: &Range<usize>, causal: bool| {
-            let [k, v] = keys_values(qkv, heads, keys);
-            flash(&q, &k, &v, causal)
-        };
-        let (own, own_sums) = attend(&run.own, true);
+        let attend = |[k, v]: [Tensor; 2], causal: bool| flash(&q, &k, &v, causal);
+        let (own, own_sums) = attend(keys_values(qkv, heads, &run.own), true);
         let target_sums = part(&log_sums, 2, &run.own);
         if run.prefix.is_empty() {
             queries(&out, heads, &run.own).copy_(&own);
             target_sums.shallow_clone().copy_(&own_sums);
             continue;
         }
-        let (prefix, prefix_sums) = attend(&run.prefix, false);
+        let (prefix, prefix_sums) = attend(prefix_keys_values(qkv, context, heads, &run.prefix), false);
         let sums = prefix_sums.logaddexp(&own_sums);
         let weights = [prefix_sums, own_sums].map(|part| (part - &sums).exp());
         join(&mut out, heads, &run.own, [(&prefix, &weights[0]), (&own, &weights[1])]);
@@ -109,21 +112,23 @@ pub fn attend_runs(qkv: &Tensor, heads: HeadShape, runs: &Runs) -> Attended {
     Attended { out, log_sums }
 }
 
-/// The gradient of `qkv`, for the gradient `grad` of `attended.out`.
+/// The gradient of `qkv`, for the gradient `grad` of `attended.out`; `context` as in [`attend_runs`].
 pub fn attend_runs_backward(
     qkv: &Tensor,
+    context: Option<&Tensor>,
     heads: HeadShape,
     runs: &Runs,
-    attended: &Attended,
-    grad: &Tensor,
+    (attended, grad): (&Attended, &Tensor),
 ) -> Tensor {
     if qkv.device() != Device::Cpu {
-        return runs.packed(qkv.device()).backward(qkv, heads, attended, grad);
+        return runs.packed(qkv.device()).backward(qkv, context, heads, (attended, grad));
     }
     if is_narrow(qkv) {
         let [wide, out, grad] = [qkv, &attended.out, grad].map(|x| x.to_kind(Kind::Float));
+        let context = context.map(|x| x.to_kind(Kind::Float));
         let attended = Attended { out, log_sums: attended.log_sums.shallow_clone() };
-        return attend_runs_backward(&wide, heads, runs, &attended, &grad).to_kind(qkv.kind());
+        let found = attend_runs_backward(&wide, context.as_ref(), heads, runs, (&attended, &grad));
+        return found.to_kind(qkv.kind());
     }
     let (h, g, d) = (heads.keys as i64, heads.group() as i64, heads.width as i64);
     let n = qkv.size()[0];
@@ -136,12 +141,18 @@ pub fn attend_runs_backward(
         let log_sums = part(&attended.log_sums, 2, &run.own).contiguous();
         let prefix = (!run.prefix.is_empty()).then_some((&run.prefix, false));
         for (index, (keys, causal)) in prefix.into_iter().chain([(&run.own, true)]).enumerate() {
-            let [k, v] = keys_values(qkv, heads, keys);
+            let [k, v] = match causal {
+                true => keys_values(qkv, heads, keys),
+                false => prefix_keys_values(qkv, context, heads, keys),
+            };
             let [dq, dk, dv] = flash_backward(&grad, [&q, &k, &v], (&out, &log_sums), causal);
             if index == 0 {
                 grad_q.copy_(&dq);
             } else {
                 let _ = grad_q.g_add_(&dq);
+            }
+            if !causal && context.is_some() {
+                continue;
             }
             for (side, gradient) in [dk, dv].iter().enumerate() {
                 let mut target = part(&sums.get(side as i64), 1, keys);
@@ -160,12 +171,18 @@ fn is_narrow(x: &Tensor) -> bool {
     x.kind() != Kind::Float
 }
 
-fn check(qkv: &Tensor, heads: HeadShape, runs: &[Run]) {
+fn check(qkv: &Tensor, context: Option<&Tensor>, heads: HeadShape, runs: &[Run]) {
     let n = heads.rows_of(qkv);
+    if let Some(context) = context {
+        let (m, width) = context.size2().expect("the context is [rows, keys and values]");
+        assert_eq!(width as usize, 2 * heads.keys * heads.width, "keys and values of the context");
+        assert!(runs.iter().all(|run| run.prefix.end <= m as usize), "prefixes in {m} rows: {runs:?}");
+    }
     let mut covered = 0;
     for run in runs {
         assert_eq!(run.own.start, covered, "runs follow each other: {runs:?}");
-        assert!(!run.own.is_empty() && run.prefix.end <= run.own.start, "{run:?}");
+        let is_before = context.is_some() || run.prefix.end <= run.own.start;
+        assert!(!run.own.is_empty() && is_before, "{run:?}");
         covered = run.own.end;
     }
     assert_eq!(covered, n, "runs cover every row: {runs:?}");
@@ -179,9 +196,27 @@ fn queries(x: &Tensor, heads: HeadShape, rows: &Range<usize>) -> Tensor {
 
 /// Keys and values of some rows, each `[h, g, s, d]` and the same for each of g, as views.
 fn keys_values(qkv: &Tensor, heads: HeadShape, rows: &Range<usize>) -> [Tensor; 2] {
+    keys_values_behind(qkv, heads.queries, heads, rows)
+}
+
+/// The same of a prefix, in the context or in `qkv`.
+fn prefix_keys_values(
+    qkv: &Tensor,
+    context: Option<&Tensor>,
+    heads: HeadShape,
+    rows: &Range<usize>,
+) -> [Tensor; 2] {
+    match context {
+        Some(context) => keys_values_behind(context, 0, heads, rows),
+        None => keys_values(qkv, heads, rows),
+    }
+}
+
+/// The same, where `before` heads precede the keys.
+fn keys_values_behind(x: &Tensor, before: usize, heads: HeadShape, rows: &Range<usize>) -> [Tensor; 2] {
     let (h, g, d, s) = (heads.keys as i64, heads.group() as i64, heads.width as i64, rows.len() as i64);
-    [h * g, h * g + h].map(|first| {
-        let x = part(qkv, 0, rows).narrow(1, first * d, h * d).view([s, h, 1, d]);
+    [before as i64, before as i64 + h].map(|first| {
+        let x = part(x, 0, rows).narrow(1, first * d, h * d).view([s, h, 1, d]);
         x.permute([1, 2, 0, 3]).expand([h, g, s, d], false)
     })
 }

@@ -49,11 +49,12 @@ impl PackedRuns {
     }
 
     /// See [`crate::attend_runs`].
-    pub(crate) fn attend(&self, qkv: &Tensor, heads: HeadShape) -> Attended {
+    pub(crate) fn attend(&self, qkv: &Tensor, context: Option<&Tensor>, heads: HeadShape) -> Attended {
         let [q, k, v] = heads.split(qkv);
         let (mut out, mut sums) = forward([&q, &k, &v], &self.own, true);
         if let Some(Prefixes { rows, keys, sequences }) = &self.prefixes {
             let pick = |x: &Tensor, rows: &Tensor| x.index_select(0, rows);
+            let [k, v] = seen(context, heads, [k, v]);
             let prefix = forward([&pick(&q, rows), &pick(&k, keys), &pick(&v, keys)], sequences, false);
             let own: Averages = (pick(&out, rows), sums.index_select(1, rows));
             let (joint, joint_sums) = join([&prefix, &own]);
@@ -68,9 +69,9 @@ impl PackedRuns {
     pub(crate) fn backward(
         &self,
         qkv: &Tensor,
+        context: Option<&Tensor>,
         heads: HeadShape,
-        attended: &Attended,
-        grad: &Tensor,
+        (attended, grad): (&Attended, &Tensor),
     ) -> Tensor {
         let (n, queries, d) = (qkv.size()[0], heads.queries as i64, heads.width as i64);
         let [q, k, v] = heads.split(qkv);
@@ -81,6 +82,7 @@ impl PackedRuns {
             return Tensor::cat(&[dq, dk, dv], 1).view_as(qkv);
         };
         let pick = |x: &Tensor, rows: &Tensor| x.index_select(0, rows);
+        let [k, v] = seen(context, heads, [k, v]);
         let [prefix_dq, prefix_dk, prefix_dv] = backward(
             &pick(&grad, rows),
             [&pick(&q, rows), &pick(&k, keys), &pick(&v, keys)],
@@ -89,6 +91,9 @@ impl PackedRuns {
             false,
         );
         let _ = dq.index_add_(0, rows, &prefix_dq);
+        if context.is_some() {
+            return Tensor::cat(&[dq, dk, dv], 1).view_as(qkv);
+        }
         // Several runs see the same keys and values: their gradients are summed in fp32.
         let summed = |own: Tensor, prefix: Tensor| {
             let mut sum = own.to_kind(Kind::Float);
@@ -97,4 +102,11 @@ impl PackedRuns {
         };
         Tensor::cat(&[dq, summed(dk, prefix_dk), summed(dv, prefix_dv)], 1).view_as(qkv)
     }
+}
+
+/// The keys and values `[.., h, d]` that prefixes refer to: those of the context, or of the rows.
+fn seen(context: Option<&Tensor>, heads: HeadShape, rows: [Tensor; 2]) -> [Tensor; 2] {
+    let Some(context) = context else { return rows };
+    let (h, d) = (heads.keys as i64, heads.width as i64);
+    [0, h].map(|first| context.narrow(1, first * d, h * d).reshape([-1, h, d]))
 }

@@ -21,6 +21,7 @@ impl Head for Identity {
 const BASE: LossConfig = LossConfig {
     ar_weight: 1.5,
     pc_weight: 0.7,
+    pc_terms: PcTerms { kl_div: 1.0, tv: 0.0, nla: 0.0 },
     temperature: 1.0,
     pc_normalization: PcNormalization::TokenMean,
     pc_position_weight: PcPositionWeight::Uniform,
@@ -82,11 +83,14 @@ fn naive(logits: &[Vec<f64>], teacher: &[Vec<f64>], weights: &[f64], config: &Lo
     let targets = rows.iter().filter_map(|r| Some((r.row, r.token?)));
     let ar: f64 = targets.map(|(row, token)| -softmax(&logits[row], 1.0)[token as usize].ln()).sum();
     let blocks = if config.pc_normalization == PcNormalization::Reference { 2.0 } else { 1.0 };
-    let cross = |row: &LossRow| {
+    let of_student = |row: &LossRow| {
         let (p, q) = (softmax(&teacher[row.row], tau), softmax(&logits[row.student.unwrap().row], tau));
-        -tau * tau * p.iter().zip(&q).map(|(p, q)| p * q.ln()).sum::<f64>()
+        let cross: f64 = -p.iter().zip(&q).map(|(p, q)| p * q.ln()).sum::<f64>();
+        let alpha: f64 = p.iter().zip(&q).map(|(p, q)| p.min(*q)).sum();
+        let PcTerms { kl_div, tv, nla } = config.pc_terms;
+        tau * tau * (kl_div * cross + tv * (1.0 - alpha) - nla * alpha.ln())
     };
-    let pc: f64 = rows.iter().zip(weights).map(|(row, weight)| weight * cross(row)).sum();
+    let pc: f64 = rows.iter().zip(weights).map(|(row, weight)| weight * of_student(row)).sum();
     config.pc_weight * pc / weights.iter().sum::<f64>() / blocks + config.ar_weight * ar / 4.0
 }
 
@@ -110,11 +114,14 @@ fn loss(hidden: &Tensor, teacher: &Teacher, config: &LossConfig, chunk_rows: usi
 #[test]
 fn loss_and_gradient_equal_the_loop_oracle() {
     let weights = [PcPositionWeight::Uniform, PcPositionWeight::Decay, PcPositionWeight::Acceptance];
+    let mixed = PcTerms { kl_div: 0.5, tv: 2.0, nla: 1.5 };
     for pc_position_weight in weights {
-        for (temperature, pc_normalization) in
-            [(1.0, PcNormalization::TokenMean), (2.0, PcNormalization::Reference)]
-        {
-            let config = LossConfig { temperature, pc_normalization, pc_position_weight, ..BASE };
+        for (temperature, pc_normalization, pc_terms) in [
+            (1.0, PcNormalization::TokenMean, PcTerms::default()),
+            (2.0, PcNormalization::Reference, PcTerms::default()),
+            (2.0, PcNormalization::TokenMean, mixed),
+        ] {
+            let config = LossConfig { temperature, pc_normalization, pc_position_weight, pc_terms, ..BASE };
             let hidden = logits(7);
             let (found, gradient) = loss(&hidden, &Teacher::Own, &config, 100);
             let rows = table(&hidden);
@@ -192,6 +199,8 @@ fn each_weight_changes_the_loss() {
         LossConfig { ar_weight: 2.0, ..BASE },
         LossConfig { pc_weight: 0.0, ..BASE },
         LossConfig { temperature: 2.0, ..BASE },
+        LossConfig { pc_terms: PcTerms { kl_div: 0.0, tv: 1.0, nla: 0.0 }, ..BASE },
+        LossConfig { pc_terms: PcTerms { kl_div: 0.0, tv: 0.0, nla: 1.0 }, ..BASE },
         LossConfig { pc_normalization: PcNormalization::Reference, ..BASE },
         LossConfig { pc_position_weight: PcPositionWeight::Decay, ..BASE },
         LossConfig { pc_position_weight: PcPositionWeight::Acceptance, ..BASE },

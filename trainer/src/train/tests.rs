@@ -4,10 +4,15 @@ use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use jacobi_datasets::{FinishReason, Rng, Trajectory};
-use jacobi_model::{MAX_SHARD_BYTES, save_model};
+use jacobi_model::{Dtype, MAX_SHARD_BYTES, Transformer, load, save_model};
 
 use super::*;
-use crate::{CutResponses, Evaluation};
+use crate::{
+    CutResponses, Evaluation, Init,
+    data::{CutRows, TrainData},
+};
+
+mod adapters;
 
 /// A model directory, rows to train on, and room for runs.
 struct Bench {
@@ -82,11 +87,15 @@ impl Bench {
         let latest = crate::latest_checkpoint(&self.output(name)).unwrap();
         let read = |file: &str| fs_err::read(latest.join(file)).unwrap();
         let hash = |file: &str| {
-            let mut hasher = DefaultHasher::new();
-            read(file).hash(&mut hasher);
+            let (mut hasher, bytes) = (DefaultHasher::new(), read(file));
+            // Without the header: entries of an adapter's metadata are in any order.
+            let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            bytes[8 + header..].hash(&mut hasher);
             hasher.finish()
         };
-        let hashes = ["model.safetensors", "trainer/optimizer-rank-0.safetensors"].map(hash).into();
+        let weights = ["model.safetensors", "adapter_model.safetensors"];
+        let weights = weights.into_iter().find(|file| latest.join(file).is_file()).unwrap();
+        let hashes = [weights, "trainer/optimizer-rank-0.safetensors"].map(hash).into();
         let state = serde_json::from_slice(&read("trainer/trainer_state.json")).unwrap();
         (hashes, state, fs_err::read_link(self.output(name).join("checkpoints/best")).ok())
     }

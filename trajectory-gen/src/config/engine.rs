@@ -43,6 +43,9 @@ pub enum StatesKept {
     /// Only the states up to the one that this round's `[train]` section selects. Saves at least a third of the
     /// work. Training under another schedule is then an error, and a random schedule is not possible.
     Scheduled,
+    /// None, only the responses: enough for adapters that learn from random or on-policy states, at a fraction of the
+    /// work.
+    None,
 }
 
 /// What happens to a given response that differs from the model's own.
@@ -68,11 +71,14 @@ impl GenerateConfig {
         train: &PackConfig,
     ) -> Result<EngineSettings, GenerateError> {
         let states = match self.states {
-            StatesKept::All => States::All,
+            StatesKept::None => None,
+            StatesKept::All => Some(States::All),
             StatesKept::Scheduled if train.noise.schedule == ScheduleKind::Random => {
                 return Err(GenerateError::NoSchedule);
             }
-            StatesKept::Scheduled => States::Scheduled { noise: train.noise, window: train.window_size },
+            StatesKept::Scheduled => {
+                Some(States::Scheduled { noise: train.noise, window: train.window_size })
+            }
         };
         let sampling = RandomSampling {
             temperature: self.temperature,

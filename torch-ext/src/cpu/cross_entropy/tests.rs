@@ -30,16 +30,25 @@ fn hard_targets_equal_the_operations() {
     }
 }
 
+/// The cross-entropy alone, each other term alone, and all of them.
+const TERMS: [[f64; 3]; 4] = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.3, 0.5, 2.0]];
+
+fn terms(tau: f64, [cross_entropy, total_variation, negative_log_acceptance]: [f64; 3]) -> SoftLoss {
+    SoftLoss { tau, cross_entropy, total_variation, negative_log_acceptance }
+}
+
 #[test]
 fn soft_targets_equal_the_operations() {
     for kind in [Kind::Float, Kind::BFloat16] {
         for (v, tau) in [(1i64, 1.0), (5, 2.0), (1003, 0.7)] {
-            let targets = [2, 0, 2].map(|teacher| SoftTarget { teacher, weight: 0.3 + teacher as f32 });
-            let (logits, teacher) = (random(&[3, v], kind), random(&[3, v], kind));
-            let (mut a, mut b) = (logits.copy(), logits.copy());
-            let found = soft_cross_entropy(&mut a, &teacher, &targets, tau);
-            assert_losses(&found, &fallback_soft(&mut b, &teacher, &targets, tau));
-            assert_close(&a, &b, &format!("vocabulary of {v}"));
+            for loss in TERMS.map(|weights| terms(tau, weights)) {
+                let targets = [2, 0, 2].map(|teacher| SoftTarget { teacher, weight: 0.3 + teacher as f32 });
+                let (logits, teacher) = (random(&[3, v], kind), random(&[3, v], kind));
+                let (mut a, mut b) = (logits.copy(), logits.copy());
+                let found = soft_loss(&mut a, &teacher, &targets, &loss);
+                assert_losses(&found, &fallback_soft(&mut b, &teacher, &targets, &loss));
+                assert_close(&a, &b, &format!("vocabulary of {v}, {loss:?}"));
+            }
         }
     }
 }
@@ -56,13 +65,20 @@ fn both_gradients_equal_those_of_autograd() {
     cross_entropy(&mut found, &[7, 3, 49].map(|t| HardTarget { token: Some(t), weight: 2.0 }));
     assert_close(&found, &leaf.grad(), "hard");
 
-    let leaf = logits.copy().set_requires_grad(true);
-    let (p, tau) = ((&teacher / 2.0).softmax(-1, Kind::Float), 2.0);
-    (-(p * (&leaf / tau).log_softmax(-1, Kind::Float)).sum(Kind::Float) * tau * tau * 3.0).backward();
-    let mut found = logits.copy();
-    let targets = [0, 1, 2].map(|teacher| SoftTarget { teacher, weight: 3.0 });
-    soft_cross_entropy(&mut found, &teacher, &targets, tau);
-    assert_close(&found, &leaf.grad(), "soft");
+    for weights in TERMS {
+        let leaf = logits.copy().set_requires_grad(true);
+        let (p, tau) = ((&teacher / 2.0).softmax(-1, Kind::Float), 2.0);
+        let log_q = (&leaf / tau).log_softmax(-1, Kind::Float);
+        let sum = |x: Tensor| x.sum_dim_intlist([-1i64].as_slice(), false, Kind::Float);
+        let alpha = sum(p.minimum(&log_q.exp()));
+        let total: Tensor =
+            -sum(&p * &log_q) * weights[0] + (1.0 - &alpha) * weights[1] - alpha.log() * weights[2];
+        (total.sum(Kind::Float) * tau * tau * 3.0).backward();
+        let mut found = logits.copy();
+        let targets = [0, 1, 2].map(|teacher| SoftTarget { teacher, weight: 3.0 });
+        soft_loss(&mut found, &teacher, &targets, &terms(tau, weights));
+        assert_close(&found, &leaf.grad(), &format!("soft, {weights:?}"));
+    }
 }
 
 #[test]
@@ -72,5 +88,6 @@ fn a_nan_is_not_hidden() {
     let target = HardTarget { token: Some(1), weight: 1.0 };
     assert!(cross_entropy(&mut logits.copy(), &[target])[0].is_nan());
     let target = SoftTarget { teacher: 0, weight: 1.0 };
-    assert!(soft_cross_entropy(&mut logits.copy(), &logits, &[target], 1.0)[0].is_nan());
+    let loss = terms(1.0, TERMS[0]);
+    assert!(soft_loss(&mut logits.copy(), &logits, &[target], &loss)[0].is_nan());
 }

@@ -47,9 +47,9 @@ fn runs_equal_a_dense_mask_forward_and_backward() {
                 let expected = dense(&leaf, heads, runs);
                 (&expected * &grad).sum(Kind::Float).backward();
                 let runs = Runs::from(runs.clone());
-                let found = attend_runs(&qkv, heads, &runs);
+                let found = attend_runs(&qkv, None, heads, &runs);
                 assert_close(&found.out, &expected.detach(), "attention");
-                let gradient = attend_runs_backward(&qkv, heads, &runs, &found, &grad);
+                let gradient = attend_runs_backward(&qkv, None, heads, &runs, (&found, &grad));
                 assert_close(&gradient, &leaf.grad(), "gradient");
             }
         }
@@ -68,12 +68,13 @@ fn all_runs_in_one_call_equal_each_run_by_itself() {
                     let qkv = random(&[n, heads.row_len() as i64], kind);
                     let grad = random(&[n, 16 * queries as i64], kind);
                     let runs = Runs::from(layout.clone());
-                    let expected = attend_runs(&qkv, heads, &runs);
-                    let expected_gradient = attend_runs_backward(&qkv, heads, &runs, &expected, &grad);
+                    let expected = attend_runs(&qkv, None, heads, &runs);
+                    let expected_gradient =
+                        attend_runs_backward(&qkv, None, heads, &runs, (&expected, &grad));
                     let [qkv, grad] = [qkv, grad].map(|x| x.to_device(device));
                     let packed = PackedRuns::new(layout, device);
-                    let found = packed.attend(&qkv, heads);
-                    let gradient = packed.backward(&qkv, heads, &found, &grad);
+                    let found = packed.attend(&qkv, None, heads);
+                    let gradient = packed.backward(&qkv, None, heads, (&found, &grad));
                     let here = |x: Tensor| x.to_device(Device::Cpu);
                     assert_close(&here(found.out), &expected.out, "attention");
                     let [sums, expected_sums] =
@@ -81,6 +82,45 @@ fn all_runs_in_one_call_equal_each_run_by_itself() {
                     assert_close(&sums, &expected_sums, "log-sum-exps");
                     assert_close(&here(gradient), &expected_gradient, "gradient");
                 }
+            }
+        }
+    }
+}
+
+/// Rows behind a context, as rows of one pass in which the context comes first.
+#[test]
+fn rows_behind_a_context_equal_rows_of_one_pass() {
+    let layout = [run(0..9, 0..20), run(0..0, 20..23), run(3..40, 23..60), run(0..41, 60..61)];
+    for device in devices("runs behind a context") {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for (queries, keys) in [(2, 2), (6, 2)] {
+                let heads = HeadShape { queries, keys, width: 16 };
+                let (m, n) = (41, layout.last().unwrap().own.end);
+                let all = random(&[(m + n) as i64, heads.row_len() as i64], kind);
+                let grad = random(&[n as i64, 16 * queries as i64], kind);
+                let moved = |run: &Run| Run { own: run.own.start + m..run.own.end + m, ..run.clone() };
+                let joint: Vec<Run> = [run(0..0, 0..m)].into_iter().chain(layout.iter().map(moved)).collect();
+                let joint = Runs::from(joint);
+                let expected = attend_runs(&all, None, heads, &joint);
+                let last = |x: &Tensor, dim: i64| x.narrow(dim, m as i64, n as i64);
+                // The rows of the context are no queries of a loss.
+                let zeros = Tensor::zeros([m as i64, 16 * queries as i64], (kind, Device::Cpu));
+                let all_grad = Tensor::cat(&[zeros, grad.copy()], 0);
+                let expected_grad = attend_runs_backward(&all, None, heads, &joint, (&expected, &all_grad));
+
+                let keys_first = (queries * heads.width) as i64;
+                let context =
+                    all.narrow(0, 0, m as i64).narrow(1, keys_first, 2 * (keys * heads.width) as i64);
+                let [qkv, grad, context] =
+                    [last(&all, 0), grad, context].map(|x| x.contiguous().to_device(device));
+                let runs = Runs::from(layout.to_vec());
+                let found = attend_runs(&qkv, Some(&context), heads, &runs);
+                let found_grad = attend_runs_backward(&qkv, Some(&context), heads, &runs, (&found, &grad));
+                let here = |x: &Tensor| x.to_device(Device::Cpu);
+                assert_close(&here(&found.out), &last(&expected.out, 0), "attention");
+                let sums = [here(&found.log_sums), last(&expected.log_sums, 2)].map(|x| x.to_kind(kind));
+                assert_close(&sums[0], &sums[1], "log-sum-exps");
+                assert_close(&here(&found_grad), &last(&expected_grad, 0), "gradient");
             }
         }
     }
