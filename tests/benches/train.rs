@@ -55,9 +55,9 @@ fn main() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for &tokens in &options.rows {
         let mut of = |way: Way| measured.of(tokens, way.name(), || run_child(&options, way, tokens));
-        let [oracle, fast, again] = Way::ALL.map(&mut of);
+        let [oracle, fast, again, adapter] = Way::ALL.map(&mut of);
         let theirs = theirs.as_ref().and_then(|theirs| theirs["rows"].get(tokens.to_string())).cloned();
-        rows.push(Row { tokens, oracle: oracle?, fast: fast?, again: again?, theirs });
+        rows.push(Row { tokens, oracle: oracle?, fast: fast?, again: again?, adapter: adapter?, theirs });
     }
     for row in &rows {
         row.tell(&mut sheet);
@@ -82,6 +82,7 @@ struct Row {
     oracle: Value,
     fast: Value,
     again: Value,
+    adapter: Value,
     theirs: Option<Value>,
 }
 
@@ -91,16 +92,18 @@ impl Row {
     }
 
     fn tell(&self, sheet: &mut Sheet) {
-        let Self { tokens: rows, oracle, fast, again, .. } = self;
+        let Self { tokens: rows, oracle, fast, again, adapter, .. } = self;
         let plain = self.speed(sheet, "dense mask, autograd", oracle);
         let ours = self.speed(sheet, "fast", fast);
         let frugal = self.speed(sheet, "fast, recomputing", again);
+        let drafting = self.speed(sheet, "adapter", adapter);
         let floor = median(&seconds(fast, "floor_seconds"));
         let share = floor / median(&seconds(fast, "seconds"));
         sheet.figure(format!("{rows}: matrix products alone"), "s", floor);
         sheet.figure(format!("{rows}: fast / dense mask, autograd"), "x", ours / plain);
         sheet.bar(format!("{rows}: matrix products' share of the fast step"), share, Bound::AtLeast(0.6));
         sheet.bar(format!("{rows}: recomputing / fast"), frugal / ours, Bound::AtLeast(0.72));
+        sheet.bar(format!("{rows}: samples/s, adapter / fast"), drafting / ours, Bound::AtLeast(2.0));
         self.tell_memory(sheet);
         if let Some(theirs) = &self.theirs {
             let pytorch = self.speed(sheet, "PyTorch, transformers", theirs);
@@ -121,13 +124,21 @@ impl Row {
     }
 
     fn tell_memory(&self, sheet: &mut Sheet) {
-        let Self { tokens: rows, oracle, fast, again, .. } = self;
+        let Self { tokens: rows, oracle, fast, again, adapter, .. } = self;
         let activations = |of: &Value| number(of, "peak_bytes") - number(of, "settled_bytes");
-        for (name, of) in [("dense mask, autograd", oracle), ("fast", fast), ("fast, recomputing", again)] {
+        for (name, of) in [
+            ("dense mask, autograd", oracle),
+            ("fast", fast),
+            ("fast, recomputing", again),
+            ("adapter", adapter),
+        ] {
             sheet.figure(format!("{rows}: {name}: peak memory"), "GB", number(of, "peak_bytes") / GIGABYTE);
             sheet.figure(format!("{rows}: {name}: of it for activations"), "GB", activations(of) / GIGABYTE);
         }
-        for (name, of) in [("fast", fast), ("fast, recomputing", again)] {
+        let outlives = number(adapter, "settled_bytes") / number(fast, "settled_bytes");
+        let what = format!("{rows}: memory that outlives a step, adapter / fast");
+        sheet.bar(what, outlives, Bound::AtMost(0.45));
+        for (name, of) in [("fast", fast), ("fast, recomputing", again), ("adapter", adapter)] {
             let ratio = number(of, "predicted_bytes") / number(of, "peak_bytes");
             sheet.bar(format!("{rows}: {name}: predicted / measured peak, above"), ratio, Bound::AtMost(1.1));
             sheet.bar(
@@ -153,6 +164,7 @@ fn lines(rows: &[Row]) -> Vec<Line> {
     vec![
         line("fast", |row| Some(&row.fast)),
         line("fast, recomputing", |row| Some(&row.again)),
+        line("adapter", |row| Some(&row.adapter)),
         line("dense mask, autograd", |row| Some(&row.oracle)),
         line("PyTorch, transformers", |row| row.theirs.as_ref()),
     ]

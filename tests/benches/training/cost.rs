@@ -10,9 +10,10 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
 }
 
-const COLORS: [RGBColor; 4] = [
+const COLORS: [RGBColor; 5] = [
     RGBColor(0x25, 0x63, 0xeb),
     RGBColor(0xd9, 0x77, 0x06),
+    RGBColor(0xdb, 0x27, 0x77),
     RGBColor(0x94, 0xa3, 0xb8),
     RGBColor(0x05, 0x96, 0x69),
 ];

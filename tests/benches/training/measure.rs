@@ -3,11 +3,12 @@
 use std::{sync::atomic::AtomicBool, time::Instant};
 
 use anyhow::{Context, bail, ensure};
-use jacobi_datasets::{PackedRow, PackedSample, fill_rows, row_len};
+use jacobi_datasets::{NoisyRows, PackedRow, PackedSample, fill_rows, row_len};
 use jacobi_model::{Dtype, Transformer, load};
 use jacobi_torch_ext::{add_weight_gradient, product, product_input_gradient};
 use jacobi_trainer::{
-    ActivationCheckpointing, Footprint, NoStep, RowLoad, StepSettings, Stepper, TrainConfig, footprint,
+    ActivationCheckpointing, AdapterSettings, Footprint, NoStep, RowLoad, StepSettings, Stepper, TrainConfig,
+    footprint,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -23,16 +24,19 @@ pub enum Way {
     Fast,
     /// Layers keep their input.
     Recomputing,
+    /// As `Fast`, and an adapter that drafts is trained instead of the model.
+    Adapter,
 }
 
 impl Way {
-    pub const ALL: [Self; 3] = [Self::Oracle, Self::Fast, Self::Recomputing];
+    pub const ALL: [Self; 4] = [Self::Oracle, Self::Fast, Self::Recomputing, Self::Adapter];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Oracle => "oracle",
             Self::Fast => "fast",
             Self::Recomputing => "recomputing",
+            Self::Adapter => "adapter",
         }
     }
 
@@ -48,14 +52,20 @@ impl Way {
 pub fn child(options: &Options, way: Way, tokens_per_row: usize) -> anyhow::Result<Value> {
     let model = load(&options.model, Dtype::Bfloat16)?.transformer;
     let count = tokens_per_row.max(options.tokens) / work::SAMPLE_TOKENS;
-    let samples = work::samples(count, model.architecture().vocab_size as u32)?;
+    let mut samples = work::samples(count, model.architecture().vocab_size as u32)?;
+    if way == Way::Adapter {
+        samples.iter_mut().for_each(|sample| sample.noisy_rows = NoisyRows::FromSecond);
+    }
+    let defaults = TrainConfig::default();
     let config = TrainConfig {
         tokens_per_row,
+        adapter: (way == Way::Adapter).then(AdapterSettings::default),
+        ar_weight: if way == Way::Adapter { 0.0.into() } else { defaults.ar_weight },
         activation_checkpointing: match way {
             Way::Recomputing => ActivationCheckpointing::Full,
             _ => ActivationCheckpointing::None,
         },
-        ..TrainConfig::default()
+        ..defaults
     };
     let rows = packed_rows(&samples, tokens_per_row);
     let expected = predicted(&model, &rows, &config);
