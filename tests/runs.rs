@@ -66,6 +66,27 @@ fn metrics(dir: &Path) -> Vec<Value> {
 }
 
 #[test]
+fn a_run_of_a_drafter_exports_the_adapter_and_measures_it_over_its_base() {
+    let directory = fixture();
+    let dir = directory.path();
+    let text = fs_err::read_to_string(dir.join("small.toml")).unwrap();
+    let (before, rest) = text.split_once("[[rounds]]").unwrap();
+    let drafter = "ar_weight = 0\nwindow_size = 1\nadapter = { states = \"on_policy\", block_size = 8 }\n";
+    let before = before.replace("[train]", "states = \"none\"\n[train]") + drafter;
+    let after = rest.split_once("[tune]").unwrap().1;
+    fs_err::write(dir.join("drafter.toml"), before + "[tune]" + after).unwrap();
+    succeed(dir, &["run", "-c", "drafter.toml"]);
+    let has = |file: &str| dir.join("run/export").join(file).exists();
+    assert!(has("adapter_config.json") && has("jacobi.json") && !has("model.safetensors"));
+    assert!(fs_err::read_to_string(dir.join("run/export/README.md")).unwrap().contains("| adapter |"));
+    let results = fs_err::read(dir.join("run/report/results.json")).unwrap();
+    let results: Value = serde_json::from_slice(&results).unwrap();
+    let rows = results["rows"].as_array().unwrap().iter().filter(|row| row["model_role"] == "adapter");
+    let exact: Vec<&Value> = rows.map(|row| &row["exact_match_ar"]).filter(|rate| !rate.is_null()).collect();
+    assert!(!exact.is_empty() && exact.iter().all(|rate| **rate == 1.0), "{results}");
+}
+
+#[test]
 fn a_later_round_uses_the_previous_checkpoint_and_its_own_settings() {
     let directory = fixture();
     let dir = directory.path();

@@ -9,9 +9,9 @@ use jacobi_datasets::schema::tuned::{
     Latency, Objective, RaceSummary, TUNED_FILE, TUNED_SCHEMA, Trial, Tuned,
 };
 use jacobi_datasets::{Manifest, TOKENIZER_FILES, Tokenizer, copy_tokenizer_file};
-use jacobi_model::{Dtype, MAX_SHARD_BYTES, load, save_model};
+use jacobi_model::{Dtype, MAX_SHARD_BYTES, StoredAdapter, load, save_model};
 use jacobi_report::{ModelCard, model_card};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::recipe::{Recipe, Round};
 use crate::run_dir::{RunDir, command_line, write_text};
@@ -21,20 +21,28 @@ use crate::{environment, plan};
 const GENERATE: &str = include_str!("../../python/custom_generate/generate.py");
 const GENERATE_FILE: &str = "generate.py";
 
-/// Exports `checkpoint` to `output`: weights, config.json, generation_config.json, tokenizer files, and and
-/// `custom_generate/` if wanted. The directory is written atomically and replaces an existing one.
+/// What an evaluation may call the export of a run.
+const OWN_ROLES: [ModelRole; 2] = [ModelRole::Trained, ModelRole::Adapter];
+
+/// Exports `checkpoint` to `output`: weights, config.json, generation_config.json, tokenizer files, and
+/// `custom_generate/` if wanted; or the files of an adapter, without its base. The directory is written atomically and replaces an existing one.
 ///
 /// # Errors
 /// A checkpoint that does not load, or an output that cannot be written.
 pub fn export(checkpoint: &Path, output: &Path, custom_generate: bool) -> anyhow::Result<()> {
-    let model = load(checkpoint, Dtype::Auto)?.transformer;
     let partial = with_suffix(output, "partial");
     remove(&partial)?;
     fs_err::create_dir_all(&partial).with_context(|| {
         format!("cannot write into {}: give another --output", partial.parent().unwrap_or(output).display())
     })?;
-    let config = &model.architecture().config_json;
-    save_model(&partial, config, model.parameters(), model.kind(), MAX_SHARD_BYTES)?;
+    let is_adapter = StoredAdapter::is_at(checkpoint);
+    if is_adapter {
+        export_adapter(checkpoint, &partial)?;
+    } else {
+        let model = load(checkpoint, Dtype::Auto)?.transformer;
+        let config = &model.architecture().config_json;
+        save_model(&partial, config, model.parameters(), model.kind(), MAX_SHARD_BYTES)?;
+    }
     for file in TOKENIZER_FILES {
         if checkpoint.join(file).is_file() {
             copy_tokenizer_file(&checkpoint.join(file), &partial.join(file))?;
@@ -46,12 +54,22 @@ pub fn export(checkpoint: &Path, output: &Path, custom_generate: bool) -> anyhow
         let config = json!({"do_sample": false, "eos_token_id": tokenizer.eos_token_ids()});
         write_text(&generation, &(serde_json::to_string_pretty(&config)? + "\n"))?;
     }
-    if custom_generate {
+    // It decodes with one set of weights.
+    if custom_generate && !is_adapter {
         fs_err::create_dir(partial.join(CUSTOM_GENERATE))?;
         write_text(&partial.join(CUSTOM_GENERATE).join(GENERATE_FILE), GENERATE)?;
     }
     remove(output)?;
     fs_err::rename(&partial, output)?;
+    Ok(())
+}
+
+/// Copies the files of an adapter that can be read.
+fn export_adapter(checkpoint: &Path, output: &Path) -> anyhow::Result<()> {
+    StoredAdapter::read(checkpoint)?;
+    for file in StoredAdapter::FILES {
+        fs_err::copy(checkpoint.join(file), output.join(file))?;
+    }
     Ok(())
 }
 
@@ -65,7 +83,7 @@ pub fn check_replaceable(output: &Path, checkpoint: &Path, overwrite: bool) -> a
     }
     let shown = output.display();
     ensure!(
-        output.join("config.json").is_file(),
+        output.join("config.json").is_file() || StoredAdapter::is_at(output),
         "{shown} exists and is not a model directory: give another --output"
     );
     // A missing checkpoint is reported elsewhere.
@@ -88,11 +106,14 @@ pub fn write_card(
     dir: &Path,
     results: Option<&Results>,
 ) -> anyhow::Result<()> {
-    let digest = plan::digest_of_model(dir)?;
-    let results = results.filter(|results| is_of_model(results, &digest));
     let base_dir = recipe.model_dir()?;
     let base_model = recipe.model.path.display().to_string();
     let on_hub = HubRepo::model(&recipe.model.path).filter(|_| !recipe.model.path.exists());
+    if let Some(repo) = &on_hub {
+        name_base(dir, repo.name())?;
+    }
+    let digest = plan::digest_of_model(dir)?;
+    let results = results.filter(|results| is_of_model(results, &digest));
     let license = license_of(&base_dir);
     let (training, provenance) = (training_settings(recipe), provenance(recipe, run, &base_dir)?);
     let decoding = decoding(recipe, dir, results)?;
@@ -105,12 +126,24 @@ pub fn write_card(
         training: &training,
         provenance: &provenance,
         decoding: &decoding,
+        is_adapter: StoredAdapter::is_at(dir),
         custom_generate: dir.join(CUSTOM_GENERATE).join(GENERATE_FILE).is_file(),
         rows: results.map_or(&[], |results| results.rows.as_slice()),
         tuned_models: results.map_or(&[], |results| results.tuned_models.as_slice()),
         command: &command,
     };
     write_text(&dir.join("README.md"), &model_card(&card))
+}
+
+/// Names the base of the adapter in `dir`, if there is one. Training knows the directory alone.
+fn name_base(dir: &Path, base: &str) -> anyhow::Result<()> {
+    if !StoredAdapter::is_at(dir) {
+        return Ok(());
+    }
+    let path = dir.join(StoredAdapter::FILES[0]);
+    let mut config: Map<String, Value> = serde_json::from_slice(&fs_err::read(&path)?)?;
+    config.insert("base_model_name_or_path".to_owned(), base.into());
+    write_text(&path, &(serde_json::to_string_pretty(&config)? + "\n"))
 }
 
 /// Whether the trained model of `results` has this digest.
@@ -120,7 +153,9 @@ fn is_of_model(results: &Results, digest: &str) -> bool {
     };
     let mut models =
         (1..).take_while(|index| results.settings.get(&format!("models.{index}.files")).is_some());
-    models.any(|index| has(index, "role", ModelRole::Trained.as_str()) && has(index, "files", digest))
+    let is_own = |index| has(index, "files", digest) || has(index, "adapter", digest);
+    let has_role = |index| OWN_ROLES.iter().any(|role| has(index, "role", role.as_str()));
+    models.any(|index| has_role(index) && is_own(index))
 }
 
 /// The recommended decoder: from tuning; else the fastest one of the evaluation other than `ar`, which only tuning can
@@ -133,7 +168,7 @@ fn decoding(recipe: &Recipe, dir: &Path, results: Option<&Results>) -> anyhow::R
     // Only rows of the first task: speeds of different tasks are not comparable.
     let rows = results.map_or(&[][..], |results| results.rows.as_slice());
     let first = rows.first().map(|row| row.task.as_str());
-    let trained = |row: &&EvalRow| row.model_role == ModelRole::Trained && row.model == recipe.name;
+    let trained = |row: &&EvalRow| OWN_ROLES.contains(&row.model_role) && row.model == recipe.name;
     let rows = rows
         .iter()
         .filter(trained)

@@ -84,13 +84,22 @@ fn unmeasured(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Option<String>> {
         return Ok(None);
     }
     match stages::read_results(&run.report()) {
-        Ok(results) => Ok(recipe.eval.unmeasured_tuned(&[exported_model(recipe, run)], &results.rows)?),
+        Ok(results) => Ok(recipe.eval.unmeasured_tuned(&[exported_model(recipe, run)?], &results.rows)?),
         Err(_) => Ok(None),
     }
 }
 
-fn exported_model(recipe: &Recipe, run: &RunDir) -> EvalModel {
-    EvalModel { name: recipe.name.clone(), role: ModelRole::Trained, dir: run.export(), adapter: None }
+/// The exported model of a run; or its exported adapter, over the model that the last round started from.
+///
+/// # Errors
+/// When the round before has no checkpoint.
+pub fn exported_model(recipe: &Recipe, run: &RunDir) -> anyhow::Result<EvalModel> {
+    let name = recipe.name.clone();
+    if !recipe.exports_adapter() {
+        return Ok(EvalModel { name, role: ModelRole::Trained, dir: run.export(), adapter: None });
+    }
+    let dir = model_of_round(recipe, run, recipe.rounds.len())?;
+    Ok(EvalModel { name, role: ModelRole::Adapter, dir, adapter: Some(run.export()) })
 }
 
 /// The plan of a run in words.
@@ -232,7 +241,7 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &St
         Work::Export => export::export(&checkpoint_of_round(run, recipe.rounds.len())?, &run.export(), true)?,
         Work::Tune => drop(Tuning::of_run(recipe)?.perform(stop)?),
         Work::Eval => {
-            let models = [base_model(recipe)?, exported_model(recipe, run)];
+            let models = [base_model(recipe)?, exported_model(recipe, run)?];
             let curves = training_curves(run)?;
             let report = &run.report();
             let replace = match unmeasured(recipe, run)? {

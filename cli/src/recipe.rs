@@ -6,7 +6,7 @@ use jacobi_datasets::{PromptsConfig, Section, hub};
 use jacobi_decoder::DecoderName;
 use jacobi_eval::{EvalConfig, EvalError, TuneConfig, tasks};
 use jacobi_model::{DeviceChoice, Dtype};
-use jacobi_trainer::{Init, TrainConfig};
+use jacobi_trainer::{AdapterRows, Init, TrainConfig};
 use jacobi_trajectory_gen::GenerateConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -128,7 +128,15 @@ impl Recipe {
 
     /// The block size of the last round.
     pub fn block_size(&self) -> usize {
-        self.rounds.last().map_or(self.generate.block_size, |round| round.generate.block_size)
+        let of_adapter = |round: &Round| round.train.adapter.as_ref().and_then(|adapter| adapter.block_size);
+        self.rounds
+            .last()
+            .map_or(self.generate.block_size, |round| of_adapter(round).unwrap_or(round.generate.block_size))
+    }
+
+    /// Whether the last round trains an adapter that drafts, so that the run exports an adapter and no model.
+    pub fn exports_adapter(&self) -> bool {
+        self.rounds.last().is_some_and(|round| trains_drafter(&round.train))
     }
 
     /// Gives `jacobi` among the default decoders of the evaluation the block size that the model is trained for. The
@@ -149,6 +157,11 @@ impl Recipe {
             let in_round = |error: String| UsageError(format!("round {}: {error}", index + 1));
             round.generate.validate().map_err(|error| in_round(error.to_string()))?;
             round.train.validate().map_err(|error| in_round(error.to_string()))?;
+            if trains_drafter(&round.train) && index + 1 < self.rounds.len() {
+                let reason = "train.adapter.rows = \"draft\" is for the last round only: it trains no model that a later \
+                              round could start from";
+                return Err(in_round(reason.to_owned()));
+            }
         }
         self.tune.validate().map_err(UsageError)?;
         let in_eval = |error: EvalError| UsageError(format!("[eval]: {error}"));
@@ -225,6 +238,10 @@ impl Recipe {
     pub fn model_dir(&self) -> anyhow::Result<PathBuf> {
         Ok(hub::model_dir(self.model_path()?)?)
     }
+}
+
+fn trains_drafter(train: &TrainConfig) -> bool {
+    train.adapter.as_ref().is_some_and(|adapter| adapter.rows == AdapterRows::Draft)
 }
 
 #[cfg(test)]

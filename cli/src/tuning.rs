@@ -9,6 +9,7 @@ use jacobi_eval::{EvalError, TuneConfig, TuneJob, TuneProgress, tuned_file};
 use jacobi_model::{DeviceChoice, Dtype};
 use jacobi_report::{card_with_decoder, write_tune_report};
 
+use crate::pipeline::exported_model;
 use crate::plan::Counted;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -49,9 +50,13 @@ impl Tuning {
     /// [`EvalError`] for tasks that cannot be used.
     pub fn of_run(recipe: &Recipe) -> anyhow::Result<Self> {
         let run = RunDir::new(&recipe.output_dir);
+        // The plan of a run needs no model; before the last round there may be none.
+        let exported = exported_model(recipe, &run).ok();
+        let (model, adapter) =
+            exported.map_or_else(|| (run.export(), None), |exported| (exported.dir, exported.adapter));
         Ok(Self {
-            model: run.export(),
-            adapter: None,
+            model,
+            adapter,
             prompts: first(prompts(recipe)?, recipe.tune.prompts),
             max_new_tokens: recipe.eval.max_new_tokens,
             config: recipe.tune.clone(),

@@ -26,6 +26,8 @@ pub struct ModelCard<'a> {
     pub provenance: &'a [(String, String)],
     /// The decoder in `jacobi.json`.
     pub decoding: &'a Tuned,
+    /// Whether it is a draft adapter, and not a model.
+    pub is_adapter: bool,
     /// Whether the export has `custom_generate/`.
     pub custom_generate: bool,
     /// Measured rows; may be empty.
@@ -50,12 +52,19 @@ pub fn card_with_decoder(text: &str, tuned: &Tuned) -> Option<String> {
 pub fn model_card(card: &ModelCard) -> String {
     let mut text = front_matter(card);
     text += &format!("\n# {}\n\n", one_line(card.name));
-    text += &format!(
-        "A Jacobi-forced version of `{}`: the same architecture, no extra heads and no draft model, trained so that \
-         Jacobi decoding accepts several tokens per forward pass. It is an ordinary checkpoint: every tool that \
-         loads the base model loads this one.\n\n",
-        one_line(card.base_model)
-    );
+    let base = one_line(card.base_model);
+    text += &match card.is_adapter {
+        true => format!(
+            "A draft adapter for `{base}`: LoRA matrices in the form of PEFT, applied to draft rows only. The base verifies \
+             every token, so the text is exactly that of the base; the adapter decides how many tokens a forward pass \
+             accepts. It holds none of the base's weights.\n\n"
+        ),
+        false => format!(
+            "A Jacobi-forced version of `{base}`: the same architecture, no extra heads and no draft model, trained so that \
+             Jacobi decoding accepts several tokens per forward pass. It is an ordinary checkpoint: every tool that \
+             loads the base model loads this one.\n\n"
+        ),
+    };
     if !card.rows.is_empty() {
         text += "## Measured\n\n";
         for headline in headlines(card.rows, card.tuned_models) {
@@ -67,15 +76,12 @@ pub fn model_card(card: &ModelCard) -> String {
         }
         text += "\n";
     }
-    text += USE;
+    text += if card.is_adapter { USE_ADAPTER } else { USE };
     if card.custom_generate {
         text += USE_IN_PARALLEL;
     }
     text += &format!("{DECODER_STARTS}{}{DECODER_ENDS}", decoding(card.decoding));
-    text += "## Training\n\n\
-        Progressive consistency distillation on the model's own Jacobi trajectories under a noise-aware causal mask, \
-        with an autoregressive loss on the greedy responses, after \"Fast and Accurate Causal Parallel Decoding using \
-        Jacobi Forcing\" ([arXiv 2512.14681](https://arxiv.org/abs/2512.14681)).\n\n";
+    text += if card.is_adapter { TRAINING_ADAPTER } else { TRAINING };
     text += &pairs("setting", card.training);
     text += "## Provenance\n\n";
     text += &pairs("item", card.provenance);
@@ -109,6 +115,28 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 output = model.generate(**inputs, max_new_tokens=256, do_sample=False)
 print(tokenizer.decode(output[0, inputs[\"input_ids\"].shape[1] :], skip_special_tokens=True))
 ```
+
+";
+
+const USE_ADAPTER: &str = "## Use
+
+`jacobi decode --adapter DIR` drafts with it; the base is found by its name, or given by `--model`. Loading it with PEFT as an
+ordinary adapter would apply it to every row, which changes the text: it is not meant for that.
+
+";
+
+const TRAINING: &str = "## Training
+
+Progressive consistency distillation on the model's own Jacobi trajectories under a noise-aware causal mask, with an \
+autoregressive loss on the greedy responses, after \"Fast and Accurate Causal Parallel Decoding using Jacobi Forcing\" \
+([arXiv 2512.14681](https://arxiv.org/abs/2512.14681)).
+
+";
+
+const TRAINING_ADAPTER: &str = "## Training
+
+The noisy rows run with the adapter and learn the distribution of the frozen base at the clean rows, after \"Fast and Accurate \
+Causal Parallel Decoding using Jacobi Forcing\" ([arXiv 2512.14681](https://arxiv.org/abs/2512.14681)).
 
 ";
 
@@ -176,9 +204,13 @@ fn decoding(tuned: &Tuned) -> String {
 fn front_matter(card: &ModelCard) -> String {
     // JSON strings are valid YAML strings, also with colons and quotes.
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    let mut text = String::from("---\nlibrary_name: transformers\npipeline_tag: text-generation\n");
+    let library = if card.is_adapter { "peft" } else { "transformers" };
+    let mut text = format!("---\nlibrary_name: {library}\npipeline_tag: text-generation\n");
     if let Some(base) = card.base_on_hub {
         text += &format!("base_model: {}\n", quoted(base));
+        if card.is_adapter {
+            text += "base_model_relation: adapter\n";
+        }
     }
     if let Some(license) = card.license {
         text += &format!("license: {}\n", quoted(license));

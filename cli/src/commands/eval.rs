@@ -13,7 +13,7 @@ use super::decode::decoder_name;
 use crate::adapter::ModelDirs;
 use crate::exit::UsageError;
 use crate::kept_eval::Replace;
-use crate::pipeline::{base_model, training_curves};
+use crate::pipeline::{base_model, exported_model, training_curves};
 use crate::recipe::{Recipe, RecipeArgs};
 use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
@@ -161,12 +161,7 @@ fn models(args: &EvalArgs, recipe: &Recipe, run: &RunDir) -> anyhow::Result<Vec<
         models.push(EvalModel { name, role: ModelRole::Adapter, dir: model, adapter });
     }
     if args.config.is_some() && args.model.is_empty() && args.adapter.is_empty() && run.export().is_dir() {
-        models.push(EvalModel {
-            name: recipe.name.clone(),
-            role: ModelRole::Trained,
-            dir: run.export(),
-            adapter: None,
-        });
+        models.push(exported_model(recipe, run)?);
     }
     Ok(models)
 }

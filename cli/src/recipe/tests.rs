@@ -31,6 +31,18 @@ fn invalid_values_are_usage_errors() {
 }
 
 #[test]
+fn a_drafter_is_trained_in_the_last_round_only() {
+    let adapter = "ar_weight = 0\n[rounds.train.adapter]\nblock_size = 8\nstates = \"random\"\n";
+    let round = format!("[[rounds]]\n[rounds.train]\nwindow_size = 1\n{adapter}");
+    let recipe = load(&format!("[[rounds]]\n{round}"), &[]).unwrap();
+    assert!(recipe.exports_adapter() && recipe.block_size() == 8);
+    let error = load(&format!("{round}[[rounds]]\n"), &[]).unwrap_err().to_string();
+    assert!(error.contains("round 1: train.adapter.rows = \"draft\" is for the last round"), "{error}");
+    let all = load(&format!("{round}rows = \"all\"\n[[rounds]]\n"), &[]).unwrap();
+    assert!(!all.exports_adapter() && all.block_size() == 16);
+}
+
+#[test]
 fn a_recipe_for_no_verb_is_invalid_and_missing_settings_are_noted() {
     let model = "model.path=m";
     let rows: [(&[&str], Result<usize, &str>); 5] = [
