@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use jacobi_datasets::{
-    NoiseTokens, NoisyRows, PackConfig, PackedSample, Rng, StateShares, StateSource, States, read_all,
+    NoiseTokens, PackConfig, PackedSample, Rng, StateShares, StateSource, States, read_all,
 };
 use jacobi_decoder::{JacobiConfig, Settings, StopRules, Strategy, generate};
 use jacobi_model::{
@@ -50,17 +50,7 @@ fn settings(states: StateSource, rows: AdapterRows) -> AdapterSettings {
 
 /// As the trainer packs samples for `adapter`.
 fn samples(adapter: &AdapterSettings) -> Vec<PackedSample> {
-    samples_of(&PackConfig {
-        states: adapter.states,
-        block_size: adapter.block_size,
-        noise_tokens: adapter.noise_tokens,
-        vocabulary: 60,
-        noisy_rows: match adapter.rows {
-            AdapterRows::Draft => NoisyRows::FromSecond,
-            AdapterRows::All => NoisyRows::FromDivergence,
-        },
-        ..PackConfig::default()
-    })
+    samples_of(&PackConfig { vocabulary: 60, ..config(adapter.clone(), 90).pack() })
 }
 
 /// The first row of a sample that uses the adapter.

@@ -72,7 +72,8 @@ fn a_run_of_a_drafter_exports_the_adapter_and_measures_it_over_its_base() {
     let text = fs_err::read_to_string(dir.join("small.toml")).unwrap();
     let (before, rest) = text.split_once("[[rounds]]").unwrap();
     let drafter = "ar_weight = 0\nwindow_size = 1\nadapter = { states = \"on_policy\", block_size = 8 }\n";
-    let before = before.replace("[train]", "states = \"none\"\n[train]") + drafter;
+    let (generate, train) = before.split_once("[train]").unwrap();
+    let before = format!("{generate}states = \"none\"\n[train]{train}{drafter}");
     let after = rest.split_once("[tune]").unwrap().1;
     fs_err::write(dir.join("drafter.toml"), before + "[tune]" + after).unwrap();
     succeed(dir, &["run", "-c", "drafter.toml"]);
@@ -84,6 +85,13 @@ fn a_run_of_a_drafter_exports_the_adapter_and_measures_it_over_its_base() {
     let rows = results["rows"].as_array().unwrap().iter().filter(|row| row["model_role"] == "adapter");
     let exact: Vec<&Value> = rows.map(|row| &row["exact_match_ar"]).filter(|rate| !rate.is_null()).collect();
     assert!(!exact.is_empty() && exact.iter().all(|rate| **rate == 1.0), "{results}");
+    let (_, rows) = read_all(&dir.join("run/round-1/trajectories")).unwrap();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row.states.is_empty()));
+    // The card is not part of what was measured.
+    let again = succeed(dir, &["run", "-c", "drafter.toml"]);
+    assert_eq!(again.matches("finished before, skipped").count(), 5, "{again}");
+    let prompt = ["decode", "--adapter", "run/export", "--max-new-tokens", "4", "2 + 2 ="];
+    succeed(dir, &prompt);
 }
 
 #[test]

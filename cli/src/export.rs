@@ -11,11 +11,12 @@ use jacobi_datasets::schema::tuned::{
 use jacobi_datasets::{Manifest, TOKENIZER_FILES, Tokenizer, copy_tokenizer_file};
 use jacobi_model::{Dtype, MAX_SHARD_BYTES, StoredAdapter, load, save_model};
 use jacobi_report::{ModelCard, model_card};
+use jacobi_trainer::AdapterSettings;
 use serde_json::{Map, Value, json};
 
 use crate::recipe::{Recipe, Round};
 use crate::run_dir::{RunDir, command_line, write_text};
-use crate::{environment, plan};
+use crate::{environment, pipeline::model_of_round, plan};
 
 /// The file in [`CUSTOM_GENERATE`] with which transformers decodes an export in parallel.
 const GENERATE: &str = include_str!("../../python/custom_generate/generate.py");
@@ -25,11 +26,17 @@ const GENERATE_FILE: &str = "generate.py";
 const OWN_ROLES: [ModelRole; 2] = [ModelRole::Trained, ModelRole::Adapter];
 
 /// Exports `checkpoint` to `output`: weights, config.json, generation_config.json, tokenizer files, and
-/// `custom_generate/` if wanted; or the files of an adapter, without its base. The directory is written atomically and replaces an existing one.
+/// `custom_generate/` if wanted; or the files of an adapter, without its base, which is named as `base_on_hub` if given. The
+/// directory is written atomically and replaces an existing one.
 ///
 /// # Errors
 /// A checkpoint that does not load, or an output that cannot be written.
-pub fn export(checkpoint: &Path, output: &Path, custom_generate: bool) -> anyhow::Result<()> {
+pub fn export(
+    checkpoint: &Path,
+    output: &Path,
+    base_on_hub: Option<&HubRepo>,
+    custom_generate: bool,
+) -> anyhow::Result<()> {
     let partial = with_suffix(output, "partial");
     remove(&partial)?;
     fs_err::create_dir_all(&partial).with_context(|| {
@@ -37,7 +44,7 @@ pub fn export(checkpoint: &Path, output: &Path, custom_generate: bool) -> anyhow
     })?;
     let is_adapter = StoredAdapter::is_at(checkpoint);
     if is_adapter {
-        export_adapter(checkpoint, &partial)?;
+        export_adapter(checkpoint, &partial, base_on_hub)?;
     } else {
         let model = load(checkpoint, Dtype::Auto)?.transformer;
         let config = &model.architecture().config_json;
@@ -49,7 +56,8 @@ pub fn export(checkpoint: &Path, output: &Path, custom_generate: bool) -> anyhow
         }
     }
     let generation = partial.join("generation_config.json");
-    if !generation.is_file() {
+    // The end of a text is the base's, whose directory decoding reads.
+    if !is_adapter && !generation.is_file() {
         let tokenizer = Tokenizer::load(checkpoint)?;
         let config = json!({"do_sample": false, "eos_token_id": tokenizer.eos_token_ids()});
         write_text(&generation, &(serde_json::to_string_pretty(&config)? + "\n"))?;
@@ -64,13 +72,44 @@ pub fn export(checkpoint: &Path, output: &Path, custom_generate: bool) -> anyhow
     Ok(())
 }
 
-/// Copies the files of an adapter that can be read.
-fn export_adapter(checkpoint: &Path, output: &Path) -> anyhow::Result<()> {
+/// Copies the files of an adapter that can be read. Training names its base by directory.
+fn export_adapter(checkpoint: &Path, output: &Path, base: Option<&HubRepo>) -> anyhow::Result<()> {
     StoredAdapter::read(checkpoint)?;
     for file in StoredAdapter::FILES {
         fs_err::copy(checkpoint.join(file), output.join(file))?;
     }
-    Ok(())
+    let Some(base) = base else { return Ok(()) };
+    let path = output.join(StoredAdapter::FILES[0]);
+    let mut config: Map<String, Value> = serde_json::from_slice(&fs_err::read(&path)?)?;
+    config.insert("base_model_name_or_path".to_owned(), base.name().into());
+    config.insert("revision".to_owned(), base.revision().into());
+    write_text(&path, &(serde_json::to_string_pretty(&config)? + "\n"))
+}
+
+/// The base of the model or adapter that a run exports.
+struct Base {
+    dir: PathBuf,
+    /// The model of the recipe, unless an adapter's base is a checkpoint of the run.
+    name: String,
+    on_hub: Option<HubRepo>,
+}
+
+impl Base {
+    fn of_run(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Self> {
+        let last = recipe.rounds.len();
+        if recipe.exports_adapter() && last > 1 {
+            let dir = model_of_round(recipe, run, last)?;
+            return Ok(Self { name: dir.display().to_string(), dir, on_hub: None });
+        }
+        let name = recipe.model.path.display().to_string();
+        Ok(Self { dir: recipe.model_dir()?, name, on_hub: base_on_hub(recipe) })
+    }
+}
+
+/// The hub repository of the base of the model or adapter that a run exports, if it is from there.
+pub fn base_on_hub(recipe: &Recipe) -> Option<HubRepo> {
+    let is_recipe_model = !recipe.exports_adapter() || recipe.rounds.len() == 1;
+    HubRepo::model(&recipe.model.path).filter(|_| is_recipe_model && !recipe.model.path.exists())
 }
 
 /// Checks that `output` may be written or replaced.
@@ -106,22 +145,17 @@ pub fn write_card(
     dir: &Path,
     results: Option<&Results>,
 ) -> anyhow::Result<()> {
-    let base_dir = recipe.model_dir()?;
-    let base_model = recipe.model.path.display().to_string();
-    let on_hub = HubRepo::model(&recipe.model.path).filter(|_| !recipe.model.path.exists());
-    if let Some(repo) = &on_hub {
-        name_base(dir, repo.name())?;
-    }
+    let base = Base::of_run(recipe, run)?;
     let digest = plan::digest_of_model(dir)?;
     let results = results.filter(|results| is_of_model(results, &digest));
-    let license = license_of(&base_dir);
-    let (training, provenance) = (training_settings(recipe), provenance(recipe, run, &base_dir)?);
+    let license = license_of(&base.dir);
+    let (training, provenance) = (training_settings(recipe), provenance(recipe, run, &base.dir)?);
     let decoding = decoding(recipe, dir, results)?;
     let command = results.map_or_else(command_line, |results| results.command.clone());
     let card = ModelCard {
         name: &recipe.name,
-        base_model: &base_model,
-        base_on_hub: on_hub.as_ref().map(HubRepo::name),
+        base_model: &base.name,
+        base_on_hub: base.on_hub.as_ref().map(HubRepo::name),
         license: license.as_deref(),
         training: &training,
         provenance: &provenance,
@@ -133,17 +167,6 @@ pub fn write_card(
         command: &command,
     };
     write_text(&dir.join("README.md"), &model_card(&card))
-}
-
-/// Names the base of the adapter in `dir`, if there is one. Training knows the directory alone.
-fn name_base(dir: &Path, base: &str) -> anyhow::Result<()> {
-    if !StoredAdapter::is_at(dir) {
-        return Ok(());
-    }
-    let path = dir.join(StoredAdapter::FILES[0]);
-    let mut config: Map<String, Value> = serde_json::from_slice(&fs_err::read(&path)?)?;
-    config.insert("base_model_name_or_path".to_owned(), base.into());
-    write_text(&path, &(serde_json::to_string_pretty(&config)? + "\n"))
 }
 
 /// Whether the trained model of `results` has this digest.
@@ -244,20 +267,36 @@ fn training_settings(recipe: &Recipe) -> Vec<(String, String)> {
     let mut settings = vec![("seed".to_owned(), recipe.seed.to_string())];
     for (index, round) in recipe.rounds.iter().enumerate() {
         let (generate, train) = (&round.generate, &round.train);
+        let adapter = train.adapter.as_ref();
+        let block_size = adapter.and_then(|adapter| adapter.block_size).unwrap_or(generate.block_size);
         let length = train
             .max_steps
             .map_or_else(|| format!("{} epochs", train.epochs), |steps| format!("{steps} steps"));
         let rows = [
-            ("block size", generate.block_size.to_string()),
+            ("block size", block_size.to_string()),
             ("window size", train.window_size.to_string()),
             ("length", length),
             ("samples per step", train.batch_size.to_string()),
             ("learning rate", format!("{:e}", train.learning_rate)),
             ("weight of the autoregressive loss", train.ar_weight.to_string()),
         ];
+        let adapter = adapter.map(adapter_settings).unwrap_or_default();
+        let rows = rows.into_iter().chain(adapter);
         settings.extend(rows.map(|(name, value)| (format!("round {}: {name}", index + 1), value)));
     }
     settings
+}
+
+/// The settings of an adapter that the other tables of the card do not have.
+fn adapter_settings(adapter: &AdapterSettings) -> Vec<(&'static str, String)> {
+    let shape = adapter.shape();
+    let targets: Vec<&str> = shape.targets.iter().map(|target| target.as_str()).collect();
+    vec![
+        ("rank and alpha of the adapter", format!("{}, {}", shape.rank, shape.alpha)),
+        ("targets of the adapter", targets.join(", ")),
+        ("states", json!(adapter.states).to_string()),
+        ("noise tokens", json!(adapter.noise_tokens).to_string()),
+    ]
 }
 
 /// The `license:` of the base model's own card, if it has one.

@@ -59,9 +59,10 @@ fn inspectable_parts(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     for entry in fs_err::read_dir(dir)? {
         let inner = entry?.path();
         let latest = inner.join("latest");
-        if inner.join("manifest.json").is_file() || inner.join("config.json").is_file() {
+        let is_model = |dir: &Path| dir.join("config.json").is_file() || StoredAdapter::is_at(dir);
+        if inner.join("manifest.json").is_file() || is_model(&inner) {
             found.push(inner);
-        } else if latest.join("config.json").is_file() {
+        } else if is_model(&latest) {
             found.push(latest);
         }
     }

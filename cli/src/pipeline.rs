@@ -238,7 +238,10 @@ fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &St
                 stages::TrainStage { round, model_dir: &model, data, output, overwrite, device, ranks };
             stages::train(recipe, stage, stop)?;
         }
-        Work::Export => export::export(&checkpoint_of_round(run, recipe.rounds.len())?, &run.export(), true)?,
+        Work::Export => {
+            let checkpoint = checkpoint_of_round(run, recipe.rounds.len())?;
+            export::export(&checkpoint, &run.export(), export::base_on_hub(recipe).as_ref(), true)?;
+        }
         Work::Tune => drop(Tuning::of_run(recipe)?.perform(stop)?),
         Work::Eval => {
             let models = [base_model(recipe)?, exported_model(recipe, run)?];

@@ -7,7 +7,7 @@ use jacobi_decoder::DecoderName;
 use jacobi_eval::{EvalConfig, EvalError, TuneConfig, tasks};
 use jacobi_model::{DeviceChoice, Dtype};
 use jacobi_trainer::{AdapterRows, Init, TrainConfig};
-use jacobi_trajectory_gen::GenerateConfig;
+use jacobi_trajectory_gen::{GenerateConfig, StatesKept};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -157,6 +157,16 @@ impl Recipe {
             let in_round = |error: String| UsageError(format!("round {}: {error}", index + 1));
             round.generate.validate().map_err(|error| in_round(error.to_string()))?;
             round.train.validate().map_err(|error| in_round(error.to_string()))?;
+            if round.generate.states == StatesKept::None && round.train.uses_recorded_states() {
+                let reason = "generate.states = \"none\" leaves out the states that its [train] section needs: set \
+                              train.adapter.states = \"random\" or \"on_policy\", or train.pc_weight = 0";
+                return Err(in_round(reason.to_owned()));
+            }
+            if index == 0 && trains_drafter(&round.train) && self.model.init == Init::Random {
+                let reason = "train.adapter.rows = \"draft\" with model.init = \"random\": the adapter would belong to a \
+                              model that is not saved";
+                return Err(in_round(reason.to_owned()));
+            }
             if trains_drafter(&round.train) && index + 1 < self.rounds.len() {
                 let reason = "train.adapter.rows = \"draft\" is for the last round only: it trains no model that a later \
                               round could start from";

@@ -62,10 +62,12 @@ pub fn generate(job: &GenerateJob, stop: &Stop) -> anyhow::Result<Manifest> {
     // The rate starts at the first report: loading the model and counting prompts come before it.
     let mut start = None;
     let outcome = jacobi_trajectory_gen::generate(job, stop.flag(), &mut |now| {
-        let per_token = now.iterations as f64 / now.tokens.max(1) as f64;
         let seconds = start.get_or_insert_with(Instant::now).elapsed().as_secs_f64();
         let rate = now.tokens as f64 / seconds.max(f64::MIN_POSITIVE);
-        let mut detail = format!("{rate:.0} tokens/s, {per_token:.2} iterations/token");
+        let mut detail = format!("{rate:.0} tokens/s");
+        if now.iterations > 0 {
+            detail += &format!(", {:.2} iterations/token", now.iterations as f64 / now.tokens.max(1) as f64);
+        }
         if now.failed > 0 {
             detail += &format!(", {} failed", now.failed);
         }

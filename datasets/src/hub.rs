@@ -250,6 +250,11 @@ impl HubRepo {
         &self.name
     }
 
+    /// A branch, tag or commit.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
     fn of(&self, client: &HFClientSync) -> HFRepositorySync<RepoTypeAny> {
         let (organization, name) = hf_hub::split_id(&self.name);
         client.repository(self.kind, organization, name)

@@ -88,7 +88,7 @@ impl States {
             Self::Mixture(shares) => shares,
         };
         let StateShares { trajectory, random, on_policy } = shares;
-        let at = Rng::new(&[seed, Purpose::Source as u64]).next_f64() * (trajectory + random + on_policy);
+        let at = rng(seed, Purpose::Source, 0).next_f64() * (trajectory + random + on_policy);
         if at < trajectory {
             StateSource::Trajectory
         } else if at < trajectory + random || on_policy == 0.0 {
@@ -197,6 +197,11 @@ enum Purpose {
     Earlier,
 }
 
+/// Three numbers, unlike the seeds of the noise schedule (`noise.rs`), which are of the same sample.
+fn rng(seed: u64, purpose: Purpose, block: usize) -> Rng {
+    Rng::new(&[seed, purpose as u64, block as u64])
+}
+
 /// Random and on-policy states of one sample.
 pub(crate) struct RandomStates<'a> {
     /// Prompt and response.
@@ -208,13 +213,9 @@ pub(crate) struct RandomStates<'a> {
 }
 
 impl RandomStates<'_> {
-    fn rng(&self, purpose: Purpose, block: usize) -> Rng {
-        Rng::new(&[self.seed, purpose as u64, block as u64])
-    }
-
     /// The layout of a sample of `prompt_len` and `response_len` tokens, whose blocks begin at a random place.
     pub(crate) fn layout(&self, prompt_len: usize, response_len: usize, block_size: usize) -> Layout {
-        let begin = self.rng(Purpose::Begin, 0).below(block_size.min(response_len).max(1));
+        let begin = rng(self.seed, Purpose::Begin, 0).below(block_size.min(response_len).max(1));
         Layout {
             prompt_len: prompt_len + begin,
             response_len: response_len - begin,
@@ -238,7 +239,7 @@ impl RandomStates<'_> {
 
     /// For each block the window before it whose predictions it takes, if there are any.
     pub(crate) fn earlier_windows(&self, layout: &Layout, response_start: usize) -> Vec<EarlierWindow> {
-        let passes = 1 + self.rng(Purpose::Passes, 0).below(MAX_PASSES);
+        let passes = 1 + rng(self.seed, Purpose::Passes, 0).below(MAX_PASSES);
         let window = |block: usize| self.earlier_window(layout, response_start, (block, passes));
         (0..layout.num_blocks()).filter_map(window).collect()
     }
@@ -250,7 +251,8 @@ impl RandomStates<'_> {
         (block, passes): (usize, usize),
     ) -> Option<EarlierWindow> {
         let start = layout.clean_start(block);
-        let shift = 1 + self.rng(Purpose::Shift, block).below(MAX_SHIFT.min(layout.block_size - 1).max(1));
+        let shift =
+            1 + rng(self.seed, Purpose::Shift, block).below(MAX_SHIFT.min(layout.block_size - 1).max(1));
         // The first token of a window is one of the response.
         let first = start.saturating_sub(shift).max(response_start);
         let shift = start - first;
@@ -271,7 +273,7 @@ impl RandomStates<'_> {
 
     /// `count` random tokens behind the token `first` of the text.
     fn filler(&self, first: usize, count: usize, purpose: Purpose, block: usize) -> Vec<u32> {
-        let mut rng = self.rng(purpose, block);
+        let mut rng = rng(self.seed, purpose, block);
         let token = |_| match self.noise {
             NoiseTokens::Text => self.text[rng.below(first + 1)],
             NoiseTokens::Vocabulary => rng.below(self.vocabulary as usize) as u32,

@@ -94,6 +94,13 @@ pub struct AdapterConfig {
 }
 
 impl AdapterConfig {
+    /// Number of parameters of a model's weights that such an adapter changes.
+    pub fn changed_parameter_count(&self, of: &Architecture) -> usize {
+        let sizes =
+            self.targets.iter().map(|target| target.shape(of)).map(|(inputs, outputs)| inputs * outputs);
+        (of.num_hidden_layers * sizes.sum::<i64>()) as usize
+    }
+
     /// Number of parameters of such an adapter of a model.
     pub fn parameter_count(&self, of: &Architecture) -> usize {
         let each = self.targets.iter().map(|target| {

@@ -6,7 +6,7 @@
 //! model as a whole is trained on both losses, and merged into its base when it is saved.
 
 use jacobi_datasets::{NoiseContext, NoiseTokens, NoisyRows, PackConfig, StateSource, States};
-use jacobi_model::{AdapterConfig, Target};
+use jacobi_model::{AdapterConfig, Architecture, Target};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,17 @@ impl AdapterSettings {
             },
             ..pack
         }
+    }
+
+    /// Checks the rank against the width of `model`.
+    pub(crate) fn check_rank(&self, model: &Architecture) -> Result<(), TrainError> {
+        let fits = self.rank <= model.hidden_size as usize;
+        check(
+            "adapter.rank",
+            fits,
+            self.rank,
+            "must be at most the width of the model (hidden_size in config.json)",
+        )
     }
 
     /// Checks this table, and the settings of `train` that it rules out.

@@ -127,7 +127,7 @@ impl<'a> Learner<'a> {
                 kept.push(if recompute { Kept::Input(input_nh) } else { Kept::Cache(cache) });
             })?;
             let teacher = match &text {
-                Some(text) => Some(self.as_teacher(text, &row)),
+                Some(text) => Some(self.as_teacher(&text.output_nh, &row)),
                 None => self.frozen_teacher(&row, config)?,
             };
             let Losses { ar, pc, gradient_nh } =
@@ -250,12 +250,8 @@ impl<'a> Learner<'a> {
     }
 
     /// The model without adapter, as it has read the text of a noisy `row`.
-    fn as_teacher(&self, text: &Text, row: &PackedRow) -> TeacherOutput<'a> {
-        TeacherOutput {
-            model: self.model,
-            output_nh: text.output_nh.shallow_clone(),
-            rows: rows_of_losses(row),
-        }
+    fn as_teacher(&self, output_nh: &Tensor, row: &PackedRow) -> TeacherOutput<'a> {
+        TeacherOutput { model: self.model, output_nh: output_nh.shallow_clone(), rows: rows_of_losses(row) }
     }
 
     /// The teacher that is not what is trained, if there is one.
@@ -269,7 +265,8 @@ impl<'a> Learner<'a> {
         }
         let RowParts { clean, noisy } = row.parts();
         let Some(base) = self.base else {
-            return Ok(Some(self.as_teacher(&self.read(&clean, None)?, &noisy)));
+            let output_nh = self.forward(&self.pass(&clean, None, None), &mut |_, _, _| {})?;
+            return Ok(Some(self.as_teacher(&output_nh, &noisy)));
         };
         let batch = Batch::new(&clean, self.rope, base.device());
         let output_nh = base.last_layer(&batch.tokens_n, &batch.row);

@@ -1,7 +1,7 @@
 //! The `[train]` section.
 
 use jacobi_datasets::{
-    NoiseContext, NoiseScheduleConfig, PackConfig, RecordedSettings, ScheduleKind, Section,
+    NoiseContext, NoiseScheduleConfig, PackConfig, RecordedSettings, ScheduleKind, Section, StateSource,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,8 @@ pub enum TeacherModel {
     /// The trained model, in the same forward pass: the method of the paper.
     #[serde(rename = "self")]
     Own,
-    /// The model that the round started from, frozen. Takes a second copy of the weights and a second forward
-    /// pass.
+    /// The model that the round started from, frozen. Takes a second forward pass, and without an adapter a
+    /// second copy of the weights.
     Base,
 }
 
@@ -276,6 +276,12 @@ impl TrainConfig {
     /// Number of rows that are held out from training.
     pub fn held_out_samples(&self) -> usize {
         self.eval_steps.map_or(0, |_| self.eval_samples)
+    }
+
+    /// Whether some samples have the states of their trajectories.
+    pub fn uses_recorded_states(&self) -> bool {
+        self.pc_weight > 0.0
+            && self.adapter.as_ref().is_none_or(|adapter| adapter.states.includes(StateSource::Trajectory))
     }
 
     /// How samples are packed.

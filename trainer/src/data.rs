@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fmt, path::PathBuf};
 
-use jacobi_datasets::{FinishReason, PackConfig, PackedSample, Rng, StateSource, Trajectory, pack, read_all};
+use jacobi_datasets::{FinishReason, PackConfig, PackedSample, Rng, Trajectory, pack, read_all};
 use jacobi_model::Architecture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ const HELD_OUT: u64 = u64::MAX;
 pub enum TrainData {
     /// A directory of trajectory shards with its manifest.
     Trajectories(PathBuf),
-    /// Rows in memory. Rows without states have only the autoregressive loss.
+    /// Rows in memory. Rows without states have only the autoregressive loss, unless an adapter makes states.
     Samples {
         /// The rows.
         rows: Vec<Trajectory>,
@@ -105,11 +105,16 @@ impl Dataset {
         seed: u64,
         model: &Architecture,
     ) -> Result<Self, TrainError> {
+        if let Some(adapter) = &config.adapter {
+            adapter.check_rank(model)?;
+        }
         let context = model.context_length() as usize;
         let (mut rows, block_size, origin) = match data {
             TrainData::Trajectories(dir) => {
                 let (metadata, rows) = read_all(&dir)?;
-                config.pack().check_schedule(&dir, &metadata)?;
+                if config.uses_recorded_states() {
+                    config.pack().check_schedule(&dir, &metadata)?;
+                }
                 (rows, Some(metadata.block_size), dir.display().to_string())
             }
             TrainData::Samples { rows, origin } => (rows, None, origin),
@@ -213,24 +218,28 @@ fn check_states(
     origin: &str,
 ) -> Result<(), TrainError> {
     let adapter = config.adapter.as_ref();
+    let trains_drafter = adapter.is_some_and(|adapter| adapter.rows == AdapterRows::Draft);
     let makes_states = adapter.is_some_and(AdapterSettings::makes_states);
+    let size = adapter.and_then(|adapter| adapter.block_size).or(block_size);
     if makes_states {
-        let is_known = adapter.and_then(|adapter| adapter.block_size).or(block_size).is_some();
         let rule = "must be set: the responses come without trajectories, whose block size is the default";
-        check("adapter.block_size", is_known, "none", rule)?;
+        check("adapter.block_size", size.is_some(), "none", rule)?;
+    }
+    if makes_states || trains_drafter {
+        let rule = "is too small for an adapter: the first token of a block is known";
+        check("generate.block_size", size != Some(1), 1, rule)?;
     }
     let is_bare = |row: &&Trajectory| row.states.is_empty();
-    let missing = match adapter {
-        // Every sample of recorded states needs some, since there is no other loss.
-        Some(adapter) if adapter.rows == AdapterRows::Draft => {
-            let is_recorded = adapter.states.includes(StateSource::Trajectory);
-            rows.iter().find(is_bare).filter(|_| is_recorded)
-        }
+    let missing = if !config.uses_recorded_states() {
+        None
+    } else if trains_drafter {
+        // There is no other loss, so every sample needs states.
+        rows.iter().find(is_bare)
+    } else if block_size.is_some() {
         // Shards without any state were generated so; other responses have the autoregressive loss alone.
-        _ if block_size.is_some() && config.pc_weight > 0.0 && !makes_states => {
-            rows.first().filter(|_| rows.iter().all(|row| is_bare(&row)))
-        }
-        _ => None,
+        rows.first().filter(|_| rows.iter().all(|row| is_bare(&row)))
+    } else {
+        None
     };
     match missing {
         Some(row) => {

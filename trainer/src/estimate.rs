@@ -58,7 +58,7 @@ impl RowLoad {
 pub struct Footprint {
     /// Code and libraries.
     pub runtime: f64,
-    /// Weights in the compute dtype; those of a frozen teacher too.
+    /// Weights in the compute dtype; those of a frozen teacher and those that are merged for a checkpoint too.
     pub parameters: f64,
     /// Gradients, in fp32.
     pub gradients: f64,
@@ -93,9 +93,17 @@ impl Footprint {
 pub fn footprint(shape: &Architecture, kind: Kind, config: &TrainConfig, row: &RowLoad) -> Footprint {
     let count = shape.parameter_count() as f64;
     let size = kind.elt_size_in_bytes() as f64;
-    // What is trained, and the frozen parameters.
+    // What is trained, and the frozen parameters: with `rows = "all"` also the weights that are merged when a checkpoint is
+    // written.
     let (trained, frozen) = match &config.adapter {
-        Some(adapter) => (adapter.shape().parameter_count(shape) as f64, count),
+        Some(adapter) => {
+            let shape_of_adapter = adapter.shape();
+            let merged = match adapter.rows {
+                AdapterRows::All => shape_of_adapter.changed_parameter_count(shape),
+                AdapterRows::Draft => 0,
+            };
+            (shape_of_adapter.parameter_count(shape) as f64, count + merged as f64)
+        }
         None if config.teacher == TeacherModel::Base => (count, count),
         None => (count, 0.0),
     };
@@ -121,9 +129,11 @@ fn activations(shape: &Architecture, size: f64, config: &TrainConfig, row: &RowL
     let queries = (shape.num_attention_heads * shape.head_dim) as f64;
     let keys = (shape.num_key_value_heads * shape.head_dim) as f64;
     let layers = shape.num_hidden_layers as f64;
-    // A drafter keeps activations of the noisy stream, and keys and values of the text.
+    // A drafter keeps activations of the noisy stream, and of the text keys and values of all layers and the output. The text
+    // goes through one layer at a time before.
+    let text = (row.tokens - row.noisy) as f64;
     let (tokens, context) = match drafts {
-        true => (row.noisy as f64, layers * (row.tokens - row.noisy) as f64 * 2.0 * keys * size),
+        true => (row.noisy as f64, text * (layers * 2.0 * keys + hidden) * size),
         false => (row.tokens as f64, 0.0),
     };
     let normed = if shape.qk_norm { queries + keys } else { 0.0 };
@@ -150,7 +160,9 @@ fn activations(shape: &Architecture, size: f64, config: &TrainConfig, row: &RowL
     let mlp = tokens * (3.0 * hidden + 5.0 * inner) * size + widened(tokens, inner);
     // In fp32: the projections, the output, the gradients of both.
     let attention = tokens * (2.0 * hidden * size + 4.0 * (4.0 * queries + 6.0 * keys));
-    FRAGMENTATION * (context + kept + loss.max(mlp).max(attention))
+    let noisy = kept + loss.max(mlp).max(attention);
+    let reading = if drafts { text * (size * (widths + 2.0 * hidden + inner) + log_sums) } else { 0.0 };
+    FRAGMENTATION * (context + noisy.max(reading))
 }
 
 /// The forecast of a run.
@@ -320,6 +332,21 @@ mod tests {
         let all = AdapterSettings { rows: AdapterRows::All, ..adapter };
         let all = change(TrainConfig { adapter: Some(all), ..config.clone() });
         assert_eq!(all.activations, base.activations);
+        let changed = 3.0 * (2.0 * 64.0 * 64.0 + 2.0 * 64.0 * 32.0 + 3.0 * hidden * inner);
+        assert_eq!(all.parameters, 2.0 * (count + trained + changed));
+        // Of a long text with a short noisy stream, the pass over the text needs most.
+        let long = RowLoad { tokens: 10_000, noisy: 10, logits: 10 };
+        let text_cache = 9_990.0 * (2.0 * (2.0 * 64.0 + 2.0 * 32.0 + hidden + 2.0 * inner) + 4.0 * 4.0);
+        let drafts = footprint(
+            &shape,
+            Kind::BFloat16,
+            &TrainConfig {
+                adapter: Some(AdapterSettings { rank: 2, ..AdapterSettings::default() }),
+                ..TrainConfig::default()
+            },
+            &long,
+        );
+        assert!(drafts.activations > text_cache);
         let full = ActivationCheckpointing::Full;
         let again = change(TrainConfig { activation_checkpointing: full, ..config.clone() });
         assert!(again.activations < base.activations);

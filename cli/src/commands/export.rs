@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::exit::UsageError;
-use crate::export::{check_replaceable, export, write_card};
+use crate::export::{base_on_hub, check_replaceable, export, write_card};
 use crate::pipeline::checkpoint_of_round;
 use crate::recipe::RecipeArgs;
 use crate::run_dir::RunDir;
@@ -59,7 +59,8 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     };
     // A run may always replace its own export.
     check_replaceable(&target, &checkpoint, args.overwrite || args.output.is_none())?;
-    export(&checkpoint, &target, args.custom_generate)?;
+    let base_on_hub = recipe.as_ref().and_then(base_on_hub);
+    export(&checkpoint, &target, base_on_hub.as_ref(), args.custom_generate)?;
     if let (Some(recipe), Some(run)) = (&recipe, &run) {
         // With measured rows, if there are any.
         write_card(recipe, run, &target, stages::read_results(&run.report()).ok().as_ref())?;

@@ -16,8 +16,8 @@ use crate::{device, launch, output, plan, stages, supervised};
 
 /// Train a model on trajectory shards
 ///
-/// With prompts.response_column set and no --trajectories, trains on those responses instead, with the autoregressive
-/// loss only. Resumable: the same command continues from the newest checkpoint. Create a file `save-now` in the output
+/// With prompts.response_column set and no --trajectories, trains on those responses instead: with the autoregressive loss
+/// only, or an adapter with random or on-policy states. Resumable: the same command continues from the newest checkpoint. Create a file `save-now` in the output
 /// directory to save a checkpoint at once.
 ///
 /// Several processes can train together, started by torchrun, srun or --nproc. They need a shared file system.

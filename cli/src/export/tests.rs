@@ -1,5 +1,7 @@
 //! Tests of `export.rs`.
 
+use jacobi_trainer::AdapterRows;
+
 use super::*;
 
 fn row(decoder: &str, speedup: f64) -> EvalRow {
@@ -52,6 +54,32 @@ fn the_licence_of_the_base_is_found_in_its_card() {
         fs_err::write(dir.path().join("README.md"), text).unwrap();
         assert_eq!(license_of(dir.path()).as_deref(), expected, "{text:?}");
     }
+}
+
+#[test]
+fn an_adapter_names_the_base_of_the_recipe_unless_its_base_is_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, output) = (Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap(), dir.path().join("export"));
+    let adapter = root.join("tests/golden/adapters/tiny_llama");
+    let base = |on_hub: Option<&HubRepo>| {
+        export(&adapter, &output, on_hub, true).unwrap();
+        let config: Value =
+            serde_json::from_slice(&fs_err::read(output.join("adapter_config.json")).unwrap()).unwrap();
+        let text = |key: &str| config[key].as_str().unwrap_or_default().to_owned();
+        (text("base_model_name_or_path"), text("revision"))
+    };
+    assert_eq!(base(None).0, "tests/golden/models/tiny_llama");
+    let recipe = |rounds: usize, rows| {
+        let adapter = Some(AdapterSettings { rows, ..AdapterSettings::default() });
+        let mut recipe = Recipe { rounds: vec![Round::default(); rounds], ..Recipe::default() };
+        recipe.rounds.last_mut().unwrap().train.adapter = adapter;
+        recipe.model.path = "an-organization/m@v2".into();
+        recipe
+    };
+    let on_hub = base_on_hub(&recipe(1, AdapterRows::Draft));
+    assert_eq!(base(on_hub.as_ref()), ("an-organization/m".to_owned(), "v2".to_owned()));
+    assert!(base_on_hub(&recipe(2, AdapterRows::Draft)).is_none());
+    assert!(base_on_hub(&recipe(2, AdapterRows::All)).is_some());
 }
 
 #[test]

@@ -26,13 +26,7 @@ pub(super) fn describe(dir: &Path) -> anyhow::Result<String> {
     text += if shape.tie_word_embeddings { ", embedding and head tied\n" } else { "\n" };
     text += &format!("  context      {} tokens\n", shape.context_length());
     text += &describe_tokenizer(dir);
-    if TrainerState::is_in(dir) {
-        let state = TrainerState::read(dir)?;
-        text += &format!("  checkpoint   step {} of {}\n", state.step, state.total_steps);
-        for (name, value) in state.identity.iter() {
-            text += &format!("    {name}: {value}\n");
-        }
-    }
+    text += &describe_checkpoint(dir)?;
     text += "\ntensors\n";
     for (name, tensor) in model.parameters() {
         text += &format!("  {name:<52} {:?}\n", tensor.size());
@@ -57,9 +51,23 @@ pub(super) fn describe_adapter(dir: &Path) -> anyhow::Result<String> {
     if let Some(tuned) = jacobi_eval::tuned(dir)? {
         text += &format!("  decoder      {} of jacobi.json\n", tuned.name.as_str());
     }
+    text += &describe_checkpoint(dir)?;
     text += "\ntensors\n";
     for (name, tensor) in stored.tensors() {
         text += &format!("  {name:<76} {:?}\n", tensor.size());
+    }
+    Ok(text)
+}
+
+/// Step and settings of the run that wrote a checkpoint; nothing for another directory.
+fn describe_checkpoint(dir: &Path) -> anyhow::Result<String> {
+    if !TrainerState::is_in(dir) {
+        return Ok(String::new());
+    }
+    let state = TrainerState::read(dir)?;
+    let mut text = format!("  checkpoint   step {} of {}\n", state.step, state.total_steps);
+    for (name, value) in state.identity.iter() {
+        text += &format!("    {name}: {value}\n");
     }
     Ok(text)
 }

@@ -132,7 +132,8 @@ impl Statistics {
         );
         let blocks: usize = self.iterations.iter().sum();
         if blocks == 0 {
-            return text + "  states       none: these rows serve the autoregressive loss only\n";
+            return text
+                + "  states       none: enough for the autoregressive loss, and for adapters with random or on-policy states\n";
         }
         let total: usize = self.iterations.iter().enumerate().map(|(i, count)| i * count).sum();
         text += &format!(

@@ -43,6 +43,32 @@ fn a_drafter_is_trained_in_the_last_round_only() {
 }
 
 #[test]
+fn a_drafter_needs_the_states_and_the_base_that_its_round_makes() {
+    let text = "[generate]\nstates = \"none\"\n[train]\nar_weight = 0\nwindow_size = 1\n[train.adapter]\n";
+    let missing = "round 1: generate.states = \"none\" leaves out the states";
+    let rows: [(&[&str], Option<&str>); 6] = [
+        (&[], Some(missing)),
+        (&["train.adapter.states=\"on_policy\""], None),
+        (&["train.adapter.states={trajectory = 1, random = 1}"], Some(missing)),
+        (&["generate.states=\"all\""], None),
+        (&["generate.states=\"all\"", "model.init=\"random\""], Some("with model.init = \"random\"")),
+        (&["generate.states=\"all\"", "model.init=\"random\"", "train.adapter.rows=\"all\""], None),
+    ];
+    for (set, expected) in rows {
+        let error = load(text, set).map_err(|error| error.to_string()).err();
+        match expected {
+            Some(part) => {
+                assert!(error.as_ref().is_some_and(|error| error.contains(part)), "{set:?}: {error:?}")
+            }
+            None => assert_eq!(error, None, "{set:?}"),
+        }
+    }
+    let plain = "[generate]\nstates = \"none\"\n";
+    assert!(load(plain, &[]).unwrap_err().to_string().contains(missing));
+    load(plain, &["train.pc_weight=0"]).unwrap();
+}
+
+#[test]
 fn a_recipe_for_no_verb_is_invalid_and_missing_settings_are_noted() {
     let model = "model.path=m";
     let rows: [(&[&str], Result<usize, &str>); 5] = [

@@ -10,6 +10,9 @@ use crate::schema::tuned::TUNED_FILE;
 
 /// Files of every export besides the weights. A base model or a checkpoint lacks the card and [`TUNED_FILE`].
 const PARTS: [&str; 4] = ["config.json", "README.md", "tokenizer.json", TUNED_FILE];
+/// The same for an adapter, whose weights need their base.
+const ADAPTER_PARTS: [&str; 4] = [ADAPTER, "README.md", "adapter_model.safetensors", TUNED_FILE];
+const ADAPTER: &str = "adapter_config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -62,6 +65,9 @@ fn files_of(dir: &Path, prefix: &str) -> Result<Vec<ExportFile>, DatasetError> {
 /// The files of an export that are not among `files`.
 fn missing_files(files: &[ExportFile]) -> Result<Vec<String>, DatasetError> {
     let has = |name: &str| files.iter().any(|file| file.name == name);
+    if has(ADAPTER) {
+        return Ok(ADAPTER_PARTS.into_iter().filter(|name| !has(name)).map(str::to_owned).collect());
+    }
     let mut needed: BTreeSet<String> = PARTS.iter().map(|&name| name.to_owned()).collect();
     match files.iter().find(|file| file.name == INDEX) {
         Some(index) => needed.extend(weight_files(&index.path)?),
@@ -134,6 +140,11 @@ mod tests {
         fs_err::write(&index, r#"{"weight_map": {"a": "model-00001-of-00002.safetensors"}}"#).unwrap();
         let message = export_files(sharded.path()).unwrap_err().to_string();
         assert!(message.contains("lacks model-00001-of-00002.safetensors"), "{message}");
+        let adapter = dir_with(&["README.md", "adapter_config.json", "jacobi.json"]);
+        let message = export_files(adapter.path()).unwrap_err().to_string();
+        assert!(message.contains("lacks adapter_model.safetensors"), "{message}");
+        fs_err::write(adapter.path().join("adapter_model.safetensors"), "").unwrap();
+        assert_eq!(export_files(adapter.path()).unwrap().len(), 4);
         fs_err::write(&index, "{").unwrap();
         assert!(export_files(sharded.path()).unwrap_err().to_string().contains("a weight_map in"));
         assert!(export_files(&sharded.path().join("nowhere")).is_err());

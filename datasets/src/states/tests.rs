@@ -91,7 +91,7 @@ proptest! {
         let other = packed(2, 13, &config(StateSource::OnPolicy, 4), seed);
         let row = PackedRow::new([&other, &sample]);
         prop_assert_eq!(row.earlier.len(), other.earlier.len() + sample.earlier.len());
-        let mut parts = row.parts();
+        let parts = row.parts();
         let mut windows = parts.noisy.earlier.clone();
         for pass in (1..=MAX_PASSES).rev() {
             let due: Vec<&mut EarlierWindow> = windows.iter_mut().filter(|window| window.passes >= pass).collect();
@@ -106,11 +106,10 @@ proptest! {
                 let positions: Vec<u32> = parts.noisy.positions[window.noisy.clone()].iter().map(|&p| p as u32).collect();
                 prop_assert_eq!(tokens, &positions[..]);
                 let begins = parts.noisy.positions[window.noisy.start] - parts.clean.positions[first];
-                prop_assert!((1..=2 + MAX_SHIFT).contains(&begins), "{}", begins);
+                prop_assert!((2..=1 + MAX_SHIFT).contains(&begins), "{}", begins);
                 window.advance(predictions);
             }
         }
-        parts.noisy.earlier = windows;
         // Noise that no window reaches stays; the second token of a block does so only at the start of the response.
         for window in &sample.earlier {
             prop_assert!(window.noisy.end <= sample.tokens.len());

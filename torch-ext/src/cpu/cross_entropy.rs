@@ -57,8 +57,8 @@ impl SoftLoss {
 
     /// The terms that depend on alpha, and minus their derivative.
     fn of_overlap(&self, alpha: f64) -> (f64, f64) {
-        // Bounds the logarithm where rounding leaves no overlap; the gradient stays finite.
-        let alpha = alpha.max(f64::from(f32::MIN_POSITIVE));
+        // Bounds the logarithm where rounding leaves no overlap, and keeps its derivative finite in f32.
+        let alpha = alpha.max(1e-30);
         let Self { total_variation, negative_log_acceptance, .. } = self;
         let loss = total_variation * (1.0 - alpha) - negative_log_acceptance * alpha.ln();
         (loss, total_variation + negative_log_acceptance / alpha)

@@ -77,9 +77,12 @@ fn rows_that_lack_what_an_adapter_learns_from_are_refused() {
         assert!(error.is_usage());
         error.to_string()
     };
-    let recorded = refused(AdapterSettings::default());
+    let too_wide = refused(AdapterSettings { rank: 1 << 40, ..AdapterSettings::default() });
+    assert!(too_wide.contains("train.adapter.rank = 1099511627776: must be at most the width"), "{too_wide}");
+    let small = AdapterSettings { rank: 2, ..AdapterSettings::default() };
+    let recorded = refused(small.clone());
     assert!(recorded.contains("row-0 in rows has no recorded states"), "{recorded}");
-    let random = AdapterSettings { states: States::One(StateSource::Random), ..AdapterSettings::default() };
+    let random = AdapterSettings { states: States::One(StateSource::Random), ..small };
     let unknown = refused(random);
     assert!(unknown.contains("train.adapter.block_size = none: must be set"), "{unknown}");
 }
