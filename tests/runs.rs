@@ -90,7 +90,7 @@ fn a_run_of_a_drafter_exports_the_adapter_and_measures_it_over_its_base() {
     // The card is not part of what was measured.
     let again = succeed(dir, &["run", "-c", "drafter.toml"]);
     assert_eq!(again.matches("finished before, skipped").count(), 5, "{again}");
-    let prompt = ["decode", "--adapter", "run/export", "--max-new-tokens", "4", "2 + 2 ="];
+    let prompt = ["decode", "--adapter", "run/export", "--max-new-tokens", "4", "--prompt", "2 + 2 ="];
     succeed(dir, &prompt);
 }
 

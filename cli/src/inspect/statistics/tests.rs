@@ -50,7 +50,7 @@ fn states_are_binned_by_the_real_length_of_their_block() {
     let text = statistics.to_text();
     assert!(text.contains("3 in 2 blocks, last recorded at iteration 0.50 on average"), "{text}");
     assert!(text.contains("6.0 (6 to 6) response") && !text.contains("TPF"), "{text}");
-    assert!(of(&[row(vec![])], None).to_text().contains("autoregressive loss only"));
+    assert!(of(&[row(vec![])], None).to_text().contains("enough for the autoregressive loss"));
 }
 
 #[test]
