@@ -1,12 +1,13 @@
 //! Adapter directories: those of PEFT compute what PEFT computes (scripts/golden/adapter.py), and every defect ends in one
 //! message that names the file and the defect.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use jacobi_model::{
     AdaptedRows, Adapter, AdapterBase, AdapterConfig, AttentionMask, Device, Dtype, LoadedModel, ModelError,
     StoredAdapter, Target, load, save_tensors,
 };
+use safetensors::{SafeTensors, serialize};
 use serde_json::{Map, Value, json};
 use tch::Tensor;
 
@@ -133,6 +134,23 @@ const ROWS: &[(&str, Damage, &[&str])] = &[
     ("transposed weights", |d| set(d, "fan_in_fan_out", json!(true)), &["`fan_in_fan_out`"]),
     ("some layers", |d| set(d, "layers_to_transform", json!([0])), &["`layers_to_transform`"]),
     ("a later method", |d| set(d, "use_something", json!(true)), &["`use_something`", "plain LoRA"]),
+    (
+        "a name of no base",
+        |d| set(d, "base_model_name_or_path", json!(5)),
+        &["`base_model_name_or_path`", "5", "text"],
+    ),
+    ("a revision that is a number", |d| set(d, "revision", json!(5)), &["`revision`", "5", "text"]),
+    (
+        "no digest of a base",
+        |d| {
+            let path = d.join("adapter_model.safetensors");
+            let bytes = fs_err::read(&path).unwrap();
+            let stored = SafeTensors::deserialize(&bytes).unwrap();
+            let metadata = HashMap::from([("base_weights_blake3".to_owned(), "aéééééééé".to_owned())]);
+            fs_err::write(&path, serialize(stored.tensors(), Some(metadata)).unwrap()).unwrap();
+        },
+        &["adapter_model.safetensors", "`base_weights_blake3`", "aéé", "64 hexadecimal digits"],
+    ),
     ("a changed base", |d| set(d, "init_lora_weights", json!("pissa")), &["`init_lora_weights`", "pissa"]),
     ("another rank", |d| set(d, "r", json!(8)), &["layers.0.self_attn.q_proj.lora_A", "rank 4", "`r` is 8"]),
     (
@@ -184,11 +202,13 @@ fn an_adapter_of_another_base_is_refused() {
     // Of the same shapes, but other weights.
     let right = base("tiny_llama");
     let dir = scratch();
-    let named = AdapterBase { name: "org/base".into(), weight_hash: "0123".into() };
+    let named = AdapterBase { name: "org/base".into(), weight_hash: other.weight_hash.clone() };
     attach(&adapter, &right).unwrap().save(dir.path(), &named).unwrap();
     let error = attach(dir.path(), &right).err().unwrap().to_string();
     assert!(
-        error.contains("0123") && error.contains(&right.weight_hash) && error.contains("org/base"),
+        error.contains(&other.weight_hash)
+            && error.contains(&right.weight_hash)
+            && error.contains("org/base"),
         "{error}"
     );
 }

@@ -34,7 +34,7 @@ impl ModelDirs {
         Ok(Self { model, adapter: adapter_dir })
     }
 
-    /// The directory of `jacobi.json`: an adapter has its own.
+    /// The directory of `jacobi.json`, which an adapter has instead of its base.
     pub fn tuned(&self) -> &Path {
         self.adapter.as_deref().unwrap_or(&self.model)
     }
@@ -47,9 +47,13 @@ fn base_of(dir: &Path) -> anyhow::Result<PathBuf> {
         let message = format!("{} names no base model: give it by --model DIR", dir.display());
         return Err(UsageError(message).into());
     };
+    let base = match stored.revision() {
+        Some(revision) if !Path::new(base).exists() => format!("{base}@{revision}"),
+        _ => base.to_owned(),
+    };
     let wanted =
         || format!("the adapter {} is for the base model {base}: give it by --model DIR", dir.display());
-    let found = hub::model_dir(Path::new(base)).with_context(wanted)?;
+    let found = hub::model_dir(Path::new(&base)).with_context(wanted)?;
     if found.is_dir() { Ok(found) } else { Err(anyhow::anyhow!("{base} does not exist").context(wanted())) }
 }
 

@@ -1,4 +1,5 @@
-//! config.json, adapter_config.json, or an object in one, read field by field; every error names the file, the field and the value.
+//! A JSON file of settings, or an object in one, read field by field. Every error names the file, the field and the
+//! value.
 
 use std::path::Path;
 
@@ -10,12 +11,12 @@ use crate::ModelError;
 pub(crate) struct Fields<'a> {
     pub(crate) json: &'a Map<String, Value>,
     pub(crate) path: &'a Path,
-    /// Precedes field names in messages: the object's name and a dot, or nothing for config.json itself.
+    /// Precedes field names in messages: the object's name and a dot, or nothing for the file itself.
     pub(crate) prefix: &'static str,
 }
 
 impl<'a> Fields<'a> {
-    /// The object `name` in config.json, whose fields have `prefix` in messages. `None` without one or if it is empty.
+    /// The object `name`, whose fields have `prefix` in messages. `None` without one or if it is empty.
     pub(crate) fn object(&self, name: &str, prefix: &'static str) -> Result<Option<Fields<'a>>, ModelError> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let json = value.as_object().ok_or_else(|| self.unsupported(name, "an object"))?;
@@ -25,6 +26,13 @@ impl<'a> Fields<'a> {
     /// A field that is there and not null.
     pub(crate) fn get(&self, field: &str) -> Option<&'a Value> {
         self.json.get(field).filter(|value| !value.is_null())
+    }
+
+    /// A field of text; `None` without one or if it is empty.
+    pub(crate) fn text(&self, field: &str) -> Result<Option<&'a str>, ModelError> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let text = value.as_str().ok_or_else(|| self.unsupported(field, "supported: text or null"))?;
+        Ok(Some(text).filter(|text| !text.is_empty()))
     }
 
     pub(crate) fn size(&self, field: &str, default: Option<i64>) -> Result<i64, ModelError> {

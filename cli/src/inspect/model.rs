@@ -39,11 +39,9 @@ pub(super) fn describe_adapter(dir: &Path) -> anyhow::Result<String> {
     let AdapterConfig { rank, alpha, targets } = stored.config();
     let targets: Vec<&str> = targets.iter().map(|target| target.as_str()).collect();
     let mut text = format!("adapter {}\n", dir.display());
-    text += &format!("  base         {}\n", stored.base().unwrap_or("not named"));
-    text += &format!(
-        "  base weights {}\n",
-        stored.base_weights().map_or("not recorded", |hash| &hash[..16.min(hash.len())])
-    );
+    let revision = stored.revision().map(|revision| format!("@{revision}")).unwrap_or_default();
+    text += &format!("  base         {}{revision}\n", stored.base().unwrap_or("not named"));
+    text += &format!("  base weights {}\n", stored.base_weights().map_or("not recorded", |hash| &hash[..16]));
     text += &format!("  rank         {rank}, alpha {alpha}\n");
     text += &format!("  targets      {}\n", targets.join(", "));
     text += &format!("  parameters   {}\n", grouped(stored.parameter_count()));

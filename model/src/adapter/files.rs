@@ -28,6 +28,7 @@ const BASE_WEIGHTS: &str = "base_weights_blake3";
 const READ: &[&str] = &[
     "peft_type",
     "base_model_name_or_path",
+    "revision",
     "r",
     "lora_alpha",
     "target_modules",
@@ -46,12 +47,11 @@ const NEUTRAL: &[&str] = &[
     "megatron_core",
     "peft_version",
     "qalora_group_size",
-    "revision",
     "task_type",
 ];
 
 /// Values of `init_lora_weights` under which PEFT leaves the base as it is.
-const INITIAL: &[&str] = &["gaussian", "orthogonal", "eva"];
+const INITIAL: &[&str] = &["gaussian", "orthogonal"];
 
 /// The base model of an adapter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,7 @@ pub struct StoredAdapter {
     dir: PathBuf,
     config: AdapterConfig,
     base: Option<String>,
+    revision: Option<String>,
     base_weights: Option<String>,
     tensors: BTreeMap<String, Tensor>,
     weight_hash: String,
@@ -95,15 +96,22 @@ impl StoredAdapter {
             .map_err(|error| ModelError::json(&path, error))?;
         let fields = Fields { json: &json, path: &path, prefix: "" };
         let config = read_config(&fields)?;
-        let base = fields.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned);
+        let base = fields.text("base_model_name_or_path")?.map(str::to_owned);
+        let revision = fields.text("revision")?.map(str::to_owned);
         let path = file(WEIGHTS_FILE)?;
         let bytes = fs_err::read(&path)?;
         let Parsed { tensors, mut metadata } = read_safetensors(&path, &bytes)?;
+        let base_weights = metadata.remove(BASE_WEIGHTS);
+        if let Some(hash) = base_weights.as_ref().filter(|hash| blake3::Hash::from_hex(hash).is_err()) {
+            let problem = format!("= {hash:?} is not 64 hexadecimal digits: copy or download the file again");
+            return Err(ModelError::field(&path, BASE_WEIGHTS, problem));
+        }
         Ok(Self {
             dir: dir.to_path_buf(),
             config,
             base,
-            base_weights: metadata.remove(BASE_WEIGHTS),
+            revision,
+            base_weights,
             tensors: tensors.into_iter().collect(),
             weight_hash: blake3::hash(&bytes).to_hex().to_string(),
         })
@@ -119,7 +127,12 @@ impl StoredAdapter {
         self.base.as_deref()
     }
 
-    /// blake3 of the weight files of its base, if it is recorded.
+    /// The revision of its base on the hub, if its config names one.
+    pub fn revision(&self) -> Option<&str> {
+        self.revision.as_deref()
+    }
+
+    /// blake3 of the weight files of its base in hexadecimal digits, if it is recorded.
     pub fn base_weights(&self) -> Option<&str> {
         self.base_weights.as_deref()
     }
