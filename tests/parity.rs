@@ -23,7 +23,7 @@ fn check(case: &str) {
     let rope = model.rope_table(t).range(0, t);
     let hidden = tch::no_grad(|| {
         let observe = &mut |x: &Tensor| outputs.push(x.shallow_clone());
-        model.hidden_observed(ids, &rope, &AttentionMask::Causal, observe)
+        model.hidden_adapted(ids, &rope, &AttentionMask::Causal, None, observe)
     });
     assert!(max_difference(&outputs[0], &expected["embed"]) <= LAYER_TOLERANCE, "{case}: embedding");
     for (i, output) in outputs[1..].iter().enumerate() {

@@ -50,10 +50,11 @@ pub struct Work<'a> {
 pub enum Place {
     /// All cached tokens. The rows can be kept.
     End,
-    /// The first this many tokens: cached ones, then those that the same pass has at [`Place::End`] in a chain. The rows are
-    /// another continuation of that prefix: they see nothing after it and cannot be kept. A pass can have any number of them.
+    /// The first this many cached tokens. The rows are another continuation of that prefix: they see nothing
+    /// after it and cannot be kept. A pass can have any number of them.
     After(usize),
-    /// As [`Place::After`], and the rows use the model's adapter. In a pass such work comes last.
+    /// As [`Place::After`], but the rows use the model's adapter, and the prefix may continue behind the cached tokens
+    /// with tokens that the same pass has at [`Place::End`] in a chain. In a pass such work comes last.
     Adapted(usize),
 }
 

@@ -271,7 +271,8 @@ fn check(work: &Work, earlier: &[Work], cache: &KvCache) {
             let (len, capacity) = (cache.len(), cache.capacity());
             assert!(len + rows <= capacity, "{len} + {rows} tokens in {capacity}");
         }
-        Place::After(prefix) | Place::Adapted(prefix) => {
+        Place::After(prefix) => assert!(prefix <= cache.len(), "after {prefix} of {} tokens", cache.len()),
+        Place::Adapted(prefix) => {
             let end = earlier.iter().find(|other| other.slot == work.slot && other.place == Place::End);
             let chain = |rows: &Rows| (0..rows.len()).take_while(|&row| rows.depth(row) == row).count();
             let tokens = cache.len() + end.map_or(0, |end| chain(end.rows));

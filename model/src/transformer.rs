@@ -137,18 +137,8 @@ impl Transformer {
         self.hidden_adapted(tokens_bt, rope, mask, None, &mut |_| {})
     }
 
-    /// As [`Transformer::hidden`]; `observe` sees the embedding and then every layer's output, before the norm.
-    pub fn hidden_observed(
-        &self,
-        tokens_bt: &Tensor,
-        rope: &Rope,
-        mask: &AttentionMask,
-        observe: &mut dyn FnMut(&Tensor),
-    ) -> Tensor {
-        self.hidden_adapted(tokens_bt, rope, mask, None, observe)
-    }
-
-    /// As [`Transformer::hidden_observed`]; some rows (tokens) of every sequence may use an adapter.
+    /// As [`Transformer::hidden`]. Some rows (tokens) of every sequence may use an adapter; `observe` sees the embedding and
+    /// then every layer's output, before the norm.
     pub fn hidden_adapted(
         &self,
         tokens_bt: &Tensor,
