@@ -9,7 +9,7 @@
 use jacobi_datasets::{NoiseScheduleConfig, Rng, State, is_settled, wants_fixed_point};
 use jacobi_model::{Place, Rows};
 
-use crate::Filler;
+use crate::filler::drawn_from;
 
 /// Which states of a block's trajectory are recorded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,8 +87,7 @@ impl Block {
     fn new(text: &[u32], (index, start): (usize, usize), config: &Trajectories) -> Self {
         let len = text.len() - start;
         let mut rng = Rng::new(&[config.seed, index as u64]);
-        // The vocabulary does not matter: random filler is drawn from the text.
-        let filler = Filler::Random.fill(&text[..=start], &[], config.block_size - 1, 0, &mut rng);
+        let filler = drawn_from(&text[..=start], config.block_size - 1, &mut rng);
         let mut draft = vec![text[start]];
         draft.extend(&filler[..len - 1]);
         let mut block = Self {

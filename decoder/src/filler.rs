@@ -33,14 +33,21 @@ impl Filler {
         vocabulary: usize,
         rng: &mut Rng,
     ) -> Vec<u32> {
-        let mut filler = match self {
-            Self::Random => Vec::with_capacity(count),
-            Self::Ngram => continuation(text, draft, count),
-            Self::Vocabulary => return (0..count).map(|_| rng.below(vocabulary) as u32).collect(),
-        };
-        filler.extend((filler.len()..count).map(|_| text[rng.below(text.len())]));
-        filler
+        match self {
+            Self::Random => drawn_from(text, count, rng),
+            Self::Ngram => {
+                let mut filler = continuation(text, draft, count);
+                filler.extend(drawn_from(text, count - filler.len(), rng));
+                filler
+            }
+            Self::Vocabulary => (0..count).map(|_| rng.below(vocabulary) as u32).collect(),
+        }
     }
+}
+
+/// `count` random tokens of `text`.
+pub(crate) fn drawn_from(text: &[u32], count: usize, rng: &mut Rng) -> Vec<u32> {
+    (0..count).map(|_| text[rng.below(text.len())]).collect()
 }
 
 /// Up to `count` tokens that follow the latest earlier occurrence in `text` of the last tokens of `text` and `draft`: of

@@ -1,5 +1,6 @@
-//! A lane: one request, from its prefill to its answer. It can have three kinds of rows in a pass: the prompt, the next draft
-//! of the response with the rows of an adapter, and the blocks of the response that are complete, which are refined for their trajectories.
+//! A lane: one request, from its prefill to its answer. It can have three kinds of rows in a pass: the prompt, the
+//! next draft of the response with the rows of an adapter, and the blocks of the response that are complete, which
+//! are refined for their trajectories.
 
 use std::time::Instant;
 

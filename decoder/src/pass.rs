@@ -29,26 +29,29 @@ impl Pass {
         self.path.get(index + 1).map(|&row| self.draft.source(row))
     }
 
-    /// The rows whose predictions lie behind the next known-right token: those of the adapter, numbered from 0 (row i stands
-    /// for row i + 1 of the run), or of the draft.
+    /// The rows whose predictions lie behind the next known-right token: rows of the adapter, numbered from 0, or of
+    /// the draft.
     pub(crate) fn refining_rows(&self) -> Vec<usize> {
-        match (self.draft.adapted(), self.path.last()) {
-            (_, None) => Vec::new(),
-            (Some(_), Some(_)) => (self.path.len() - 1..self.drafted.len()).collect(),
-            (None, Some(&last)) => self.draft.continuation(last).split_off(1),
-        }
+        self.refined().into_iter().map(|(row, _)| row).collect()
     }
 
     /// The tokens drafted behind the next known-right token, each with the row that held the old draft at its position.
     pub fn next_draft(&self) -> Vec<(u32, Option<usize>)> {
-        let rows = self.refining_rows();
-        let of_adapter =
-            |&row: &usize| (self.drafted[row], Some(row + 2).filter(|&row| row < self.draft.run_len()));
-        let of_draft = |at: usize| (self.chosen[rows[at]], rows.get(at + 1).copied());
-        match self.draft.adapted() {
-            Some(_) => rows.iter().map(of_adapter).collect(),
-            None => (0..rows.len()).map(of_draft).collect(),
+        self.refined().into_iter().map(|(_, drafted)| drafted).collect()
+    }
+
+    /// What is drafted behind the next known-right token, each token behind the row that predicts it.
+    fn refined(&self) -> Vec<(usize, (u32, Option<usize>))> {
+        let Some(&last) = self.path.last() else { return Vec::new() };
+        if self.draft.adapted().is_some() {
+            // Row i of the adapter stands for row i + 1 of the run, so it predicts the token of row i + 2.
+            let old = |row: usize| Some(row + 2).filter(|&old| old < self.draft.run_len());
+            let rows = self.path.len() - 1..self.drafted.len();
+            return rows.map(|row| (row, (self.drafted[row], old(row)))).collect();
         }
+        let rows = self.draft.continuation(last).split_off(1);
+        let old = rows.iter().copied().map(Some).skip(1).chain([None]);
+        rows.iter().zip(old).map(|(&row, old)| (row, (self.chosen[row], old))).collect()
     }
 }
 
