@@ -11,7 +11,7 @@ use crate::{
     Strategy,
 };
 
-/// Most rows of a pass: more than is fast on any device, and few enough for the cache's memory.
+/// Most rows that a pass verifies: more than is fast on any device, and few enough for the cache's memory.
 const MAX_ROWS: usize = 8192;
 
 /// A rule of [`Growth`] by name.
@@ -39,7 +39,7 @@ pub struct DecoderConfig {
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_gap")]
     pub strict_gap: Option<f32>,
     /// How the draft window takes in fresh tokens. This and the settings below are for `multi_block` alone.
-    /// Default: `"blocks"`.
+    /// Default: `"blocks"`; `"sliding"` with `passes = "two"`, unless `max_blocks` or `spawn_ratio` is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowName>,
     /// Most blocks in flight, K. Default: `2`.
@@ -52,13 +52,15 @@ pub struct DecoderConfig {
     /// What fresh draft tokens are. Default: `"random"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filler: Option<Filler>,
-    /// Rejected drafts tried again per pass, as branches; 0 turns recycling off. Default: `4`.
+    /// Rejected drafts tried again per pass, as branches; 0 turns recycling off. Default: `4`; `0` with
+    /// `passes = "two"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_size: Option<usize>,
     /// Rows of the token tree, the real-active draft included; 0 turns it off. Default: `0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree_budget: Option<usize>,
-    /// How a draft adapter is used; no effect without one. Default: `"one"`.
+    /// How a draft adapter is used. Without one it only decides the defaults of `window` and `pool_size`. Default:
+    /// `"one"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passes: Option<Passes>,
 }
@@ -107,7 +109,10 @@ impl DecoderConfig {
 
     /// The strategy, or what is wrong and what to do.
     fn checked(&self, seed: u64) -> Result<Strategy, String> {
-        let default = MultiBlockConfig::default();
+        let default = match self.passes {
+            Some(Passes::Two) => MultiBlockConfig::two_passes(),
+            _ => MultiBlockConfig::default(),
+        };
         let block_size = self.block_size.unwrap_or(default.block_size);
         let unknown = match self.name {
             DecoderName::Ar if self.block_size.is_some() => Some("block_size".to_owned()),
@@ -129,11 +134,11 @@ impl DecoderConfig {
             DecoderName::Jacobi => Strategy::Jacobi(JacobiConfig { block_size, seed }),
             DecoderName::MultiBlock => Strategy::MultiBlock(MultiBlockConfig {
                 block_size,
-                growth: self.growth()?,
+                growth: self.growth(&default)?,
                 filler: self.filler.unwrap_or(default.filler),
                 pool_size: self.pool_size.unwrap_or(default.pool_size),
                 tree_budget: self.tree_budget.unwrap_or(default.tree_budget),
-                passes: self.passes.unwrap_or_default(),
+                passes: default.passes,
                 seed,
             }),
         };
@@ -145,13 +150,18 @@ impl DecoderConfig {
         }
     }
 
-    fn growth(&self) -> Result<Growth, String> {
-        if self.window == Some(WindowName::Sliding) {
-            let setting = match (self.max_blocks, self.spawn_ratio) {
-                (None, None) => return Ok(Growth::Sliding),
-                (Some(_), _) => "max_blocks",
-                (None, Some(_)) => "spawn_ratio",
-            };
+    fn growth(&self, default: &MultiBlockConfig) -> Result<Growth, String> {
+        let setting = match (self.max_blocks, self.spawn_ratio) {
+            (None, None) => None,
+            (Some(_), _) => Some("max_blocks"),
+            (None, Some(_)) => Some("spawn_ratio"),
+        };
+        let is_sliding = match self.window {
+            Some(window) => window == WindowName::Sliding,
+            None => default.growth == Growth::Sliding && setting.is_none(),
+        };
+        if is_sliding {
+            let Some(setting) = setting else { return Ok(Growth::Sliding) };
             return Err(format!("a sliding window has no {setting}; remove the setting"));
         }
         let max_blocks = self.max_blocks.unwrap_or(MAX_BLOCKS);

@@ -62,7 +62,7 @@ pub enum Passes {
     #[default]
     One,
     /// UNO's cycle (arXiv 2609.04010): one pass over the known-right token, and over filler with the adapter, drafts; the
-    /// next one verifies.
+    /// next one verifies. The defaults of the window are then UNO's: `window = "sliding"`, `pool_size = 0`.
     Two,
 }
 
@@ -103,7 +103,12 @@ impl Default for MultiBlockConfig {
 }
 
 impl MultiBlockConfig {
-    /// The most rows of a pass.
+    /// UNO's cycle: a draft of `block_size` tokens from the known-right one on, without branches.
+    pub(crate) fn two_passes() -> Self {
+        Self { growth: Growth::Sliding, pool_size: 0, passes: Passes::Two, ..Self::default() }
+    }
+
+    /// The most rows that a pass verifies. With an adapter a pass has more.
     pub(crate) fn max_rows(&self) -> usize {
         let blocks = match self.growth {
             Growth::Blocks { max_blocks, .. } => max_blocks,
@@ -255,7 +260,7 @@ impl Drafter for Window {
         self.ahead = next[1..].to_vec();
         self.is_drafted = !pass.drafted.is_empty();
         if self.ranks > 0 {
-            let outputs = if self.has_adapter { &outputs.adapted } else { &outputs.rows };
+            let outputs = if pass.draft.adapted().is_some() { &outputs.adapted } else { &outputs.rows };
             self.marginals = outputs.top(&pass.refining_rows(), self.ranks);
         }
         if self.config.pool_size > 0 {

@@ -27,7 +27,7 @@ impl Strategy {
         }
     }
 
-    /// The most rows of a pass.
+    /// The most rows that a pass verifies. With an adapter a pass has more.
     pub fn max_rows(&self) -> usize {
         match self {
             Self::Autoregressive => 1,

@@ -22,6 +22,19 @@ fn what_is_given_becomes_the_strategy_and_its_settings_say_it_again() {
             r#"{"block_size":16,"window":"sliding","pool_size":0,"tree_budget":0}"#,
         ),
         (&format!(r#"{{"name": "multi_block", {}"#, &full[1..]), full),
+        // UNO's cycle, unless other settings are given.
+        (
+            r#"{"name": "multi_block", "passes": "two"}"#,
+            r#"{"block_size":16,"window":"sliding","pool_size":0,"tree_budget":0,"passes":"two"}"#,
+        ),
+        (
+            r#"{"name": "multi_block", "passes": "two", "window": "blocks", "pool_size": 3}"#,
+            r#"{"block_size":16,"max_blocks":2,"spawn_ratio":0.85,"pool_size":3,"tree_budget":0,"passes":"two"}"#,
+        ),
+        (
+            r#"{"name": "multi_block", "passes": "two", "spawn_ratio": 0.5}"#,
+            r#"{"block_size":16,"max_blocks":2,"spawn_ratio":0.5,"pool_size":0,"tree_budget":0,"passes":"two"}"#,
+        ),
     ];
     let stop = StopRules { max_new_tokens: 1, eos_token_ids: vec![] };
     let decoder = |text: &str| read(text).settings(3, stop.clone()).unwrap();

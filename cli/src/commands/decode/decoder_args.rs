@@ -26,7 +26,7 @@ pub struct DecoderArgs {
     /// Tokens of a block, for jacobi and multi-block [default: 16]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     block_size: Option<u32>,
-    /// How multi-block's window grows [default: blocks]
+    /// How multi-block's window grows [default: blocks; with --passes two: sliding]
     #[arg(long, value_parser = window_name())]
     window: Option<WindowName>,
     /// Maximum blocks in flight, for multi-block [default: 2]
@@ -39,7 +39,7 @@ pub struct DecoderArgs {
     /// The initial draft tokens of a new block of multi-block [default: random]
     #[arg(long, value_parser = filler_name())]
     filler: Option<Filler>,
-    /// Rejected drafts that multi-block retries per pass [default: 4]
+    /// Rejected drafts that multi-block retries per pass [default: 4; with --passes two: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<usize>)]
     pool_size: Option<usize>,
     /// Rows of multi-block's token tree [default: 0]
@@ -104,12 +104,13 @@ impl DecoderArgs {
         !self.compare.is_empty()
     }
 
-    /// The decoders asked for, in order. In a comparison a setting goes to the decoders that have it.
+    /// The decoders asked for, in order; by default the one in the `jacobi.json` of `dir`. In a comparison a setting
+    /// goes to the decoders that have it.
     ///
     /// # Errors
     /// A decoder named twice; a setting that none of them has or can take; a `jacobi.json` that cannot be read.
-    pub fn strategies(&self, model: &Path, seed: u64) -> anyhow::Result<Vec<Strategy>> {
-        if let Some(tuned) = self.tuned(model)? {
+    pub fn strategies(&self, dir: &Path, seed: u64) -> anyhow::Result<Vec<Strategy>> {
+        if let Some(tuned) = self.tuned(dir)? {
             return Ok(vec![tuned.strategy(seed)?]);
         }
         let is_default = self.decoder.is_none() && !self.is_comparison();
@@ -130,15 +131,15 @@ impl DecoderArgs {
         Ok(names.iter().map(strategy).collect::<Result<_, _>>()?)
     }
 
-    /// The decoder tuned for the model, if neither a decoder nor a setting was asked for.
-    fn tuned(&self, model: &Path) -> anyhow::Result<Option<DecoderConfig>> {
+    /// The decoder in the `jacobi.json` of `dir`, if neither a decoder nor a setting was asked for.
+    fn tuned(&self, dir: &Path) -> anyhow::Result<Option<DecoderConfig>> {
         let bare = DecoderConfig { name: DEFAULT, ..DecoderConfig::default() };
         if self.is_comparison() || self.decoder.is_some() || self.given(DEFAULT) != bare {
             return Ok(None);
         }
-        let tuned = jacobi_eval::tuned(model)?;
+        let tuned = jacobi_eval::tuned(dir)?;
         if let Some(decoder) = &tuned {
-            let line = format!("decoder: {} of {}", decoder.name.as_str(), model.join(TUNED_FILE).display());
+            let line = format!("decoder: {} of {}", decoder.name.as_str(), dir.join(TUNED_FILE).display());
             output::status(&output::paint(Stream::Stderr, Color::Dim, &line));
         }
         Ok(tuned)
