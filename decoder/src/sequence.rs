@@ -24,6 +24,8 @@ pub(crate) struct Sequence {
     drafter: Box<dyn Drafter>,
     /// The next pass has one row, as in autoregressive decoding: it decides a near-tie.
     alone: bool,
+    /// The last pass only drafted: the next one verifies that draft and ends the cycle.
+    is_cycle_open: bool,
     stats: DecodeStats,
 }
 
@@ -56,6 +58,7 @@ impl Sequence {
             given,
             finished: None,
             alone: false,
+            is_cycle_open: false,
             stats: DecodeStats::default(),
         }
     }
@@ -117,7 +120,10 @@ impl Sequence {
     /// Counts a pass, or the time of the prefill if there is none.
     pub(crate) fn count(&mut self, pass: Option<&Pass>, seconds: f64) {
         match pass {
-            Some(pass) => self.stats.count(pass, seconds),
+            Some(pass) => {
+                self.stats.count(pass, !self.is_cycle_open, seconds);
+                self.is_cycle_open = pass.draft.only_drafts() && !pass.path.is_empty();
+            }
             None if self.stats.forwards == 0 => self.stats.prefill_seconds += seconds,
             None => {}
         }
@@ -163,7 +169,7 @@ impl Sequence {
     /// pass over one row, which decides.
     fn near_tie(&self, draft: &Draft, path: &[usize], outputs: &Outputs) -> Option<usize> {
         let gap = self.settings.strict_gap?;
-        if draft.rows().len() == 1 || !self.is_greedy() {
+        if draft.width() == 1 || !self.is_greedy() {
             return None;
         }
         outputs

@@ -12,7 +12,8 @@ use crate::{Pass, Source};
 pub struct DecodeStats {
     /// Forward passes after the prefill.
     pub forwards: usize,
-    /// Those that verified a draft: all, unless drafting with an adapter takes a pass of its own.
+    /// Those that begin a cycle of drafting and verifying: all but the ones that verify the draft of a pass which only
+    /// drafted with an adapter.
     pub cycles: usize,
     /// Tokens that the forward passes added.
     pub tokens: usize,
@@ -65,10 +66,10 @@ impl<'a> Sum<&'a DecodeStats> for DecodeStats {
 
 impl DecodeStats {
     /// Counts one forward pass that took `seconds`.
-    pub(crate) fn count(&mut self, pass: &Pass, seconds: f64) {
+    pub(crate) fn count(&mut self, pass: &Pass, begins_cycle: bool, seconds: f64) {
         let accepted = pass.path.len();
         self.forwards += 1;
-        self.cycles += usize::from(!pass.draft.only_drafts());
+        self.cycles += usize::from(begins_cycle);
         self.decode_seconds += seconds;
         if self.acceptance.len() <= accepted {
             self.acceptance.resize(accepted + 1, 0);

@@ -2,7 +2,7 @@
 //! an adapter that changes nothing decodes as no adapter does; and one that is right saves passes.
 
 use super::*;
-use crate::{Passes, scripted::Adapted};
+use crate::{Passes, Response, scripted::Adapted};
 
 /// An adapter for `base`, by its seed: it changes nothing (0), agrees with the base in some positions, or is another model.
 fn logits_of(base: Scripted, seed: u64) -> impl Fn(&[u32]) -> Vec<f32> {
@@ -14,6 +14,11 @@ fn logits_of(base: Scripted, seed: u64) -> impl Fn(&[u32]) -> Vec<f32> {
             other.logits(text)
         }
     }
+}
+
+/// The text, and what the passes accepted.
+fn passes_of(found: &Generation) -> (&[u32], usize, usize, &[usize]) {
+    (&found.tokens, found.stats.forwards, found.stats.cycles, &found.stats.acceptance)
 }
 
 fn with_passes() -> impl Arbitrary<Value = Strategy> {
@@ -29,7 +34,7 @@ fn with_passes() -> impl Arbitrary<Value = Strategy> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
     /// The lossless law, over random models, adapters, prompts and settings.
     #[test]
     fn every_decoder_with_an_adapter_gives_the_text_of_the_base(
@@ -37,36 +42,39 @@ proptest! {
         adapter in any::<u64>(),
         strategy in with_passes(),
         sampling in samplings(),
-        prompt in prop::collection::vec(0u32..2, 1..6),
+        prompts in prop::collection::vec(prop::collection::vec(0u32..2, 1..6), 1..4),
         max_new_tokens in prop_oneof![Just(1usize), 2usize..50],
         eos_token_ids in prop::collection::vec(0u32..12, 0..2),
         gap in prop_oneof![2 => Just(None), 1 => (0.0f32..2.0).prop_map(Some)],
     ) {
         let stop = StopRules { max_new_tokens, eos_token_ids };
         let settings = |strategy| Settings { sampling: sampling.clone(), ..Settings::greedy(strategy, stop.clone()) };
-        let expected = run(&base, &prompt, &settings(Strategy::Autoregressive));
         let logits = logits_of(base, adapter);
         let model = Adapted { base, adapter: &logits };
-        let mut passes = Vec::new();
-        let found = generate(&model, &prompt, &settings(strategy.clone()), &mut |pass| passes.push(pass.clone()));
-        prop_assert_eq!(&found.tokens, &expected.tokens);
-        prop_assert_eq!(found.finish_reason, expected.finish_reason);
-        prop_assert!(found.stats.forwards <= expected.stats.forwards);
-        check_statistics(&found, &passes, strategy.max_rows())?;
         let strict = Settings { strict_gap: gap, ..settings(strategy.clone()) };
-        let found = generate(&model, &prompt, &strict, &mut |_| {});
-        prop_assert_eq!(&found.tokens, &expected.tokens);
+        let mut alone = Vec::new();
+        for prompt in &prompts {
+            let expected = run(&base, prompt, &settings(Strategy::Autoregressive));
+            let mut passes = Vec::new();
+            let found = generate(&model, prompt, &settings(strategy.clone()), &mut |pass| passes.push(pass.clone()));
+            prop_assert_eq!(&found.tokens, &expected.tokens);
+            prop_assert_eq!(found.finish_reason, expected.finish_reason);
+            prop_assert!(found.stats.forwards <= expected.stats.forwards);
+            check_statistics(&found, &passes, strategy.max_rows())?;
+            prop_assert_eq!(generate(&model, prompt, &strict, &mut |_| {}).tokens, expected.tokens);
+            alone.push(found);
+        }
         // In a batch, where the rows of the adapter lie behind those of all requests.
-        let room = Room { slots: 2, capacity: strict.capacity(&model, prompt.len()), rows: 20 };
-        let requests = vec![Request::new(prompt, settings(strategy)); 3];
+        let room = Room { slots: 2, capacity: strict.capacity(&model, 6), rows: 20 };
+        let requests = prompts.iter().map(|prompt| Request::new(prompt.clone(), settings(strategy.clone())));
         let mut answers = 0;
-        generate_batch(&model, &mut requests.into_iter().enumerate(), room, &mut |event| {
-            if let BatchEvent::Done(_, Answer::Response(response)) = event {
-                answers += usize::from(response.generation.tokens == expected.tokens);
+        generate_batch(&model, &mut requests.enumerate(), room, &mut |event| {
+            if let BatchEvent::Done(at, Answer::Response(Response { generation: found, .. })) = event {
+                answers += usize::from(passes_of(&found) == passes_of(&alone[at]));
             }
             ControlFlow::Continue(())
         });
-        prop_assert_eq!(answers, 3);
+        prop_assert_eq!(answers, prompts.len());
     }
 
     /// Pass by pass: the adapter's rows predict what the model's own rows over the same tokens predict. (After an accepted
@@ -113,6 +121,44 @@ fn accepted(config: MultiBlockConfig) -> (Vec<usize>, Vec<Pass>) {
     let settings = Settings::greedy(Strategy::MultiBlock(config), stop);
     let passes: Vec<Pass> = Decoding::new(&model, &[1], &settings).collect();
     (passes.iter().map(|pass| pass.tokens.len()).collect(), passes)
+}
+
+#[test]
+fn a_cycle_that_ends_with_its_drafting_pass_counts() {
+    let base = Scripted { vocabulary: 50, context: 300, seed: 9, memory: 3, forced: 0 };
+    let logits = logits_of(base, 1);
+    let model = Adapted { base, adapter: &logits };
+    let strategy = Strategy::MultiBlock(MultiBlockConfig::two_passes());
+    let text = run(
+        &base,
+        &[1],
+        &Settings::greedy(strategy.clone(), StopRules { max_new_tokens: 9, eos_token_ids: vec![] }),
+    )
+    .tokens;
+    // The prefill gives the first token, the drafting pass the second.
+    for stop in [
+        StopRules { max_new_tokens: 2, eos_token_ids: vec![] },
+        StopRules { max_new_tokens: 9, eos_token_ids: vec![text[1]] },
+    ] {
+        let stats = generate(&model, &[1], &Settings::greedy(strategy.clone(), stop), &mut |_| {}).stats;
+        assert_eq!((stats.forwards, stats.cycles), (1, 1));
+    }
+}
+
+#[test]
+fn under_an_infinite_strict_gap_every_token_comes_from_a_pass_over_one_row() {
+    let base = Scripted { vocabulary: 50, context: 300, seed: 9, memory: 3, forced: 0 };
+    let logits = logits_of(base, 1);
+    let model = Adapted { base, adapter: &logits };
+    for passes in [Passes::One, Passes::Two] {
+        let config = MultiBlockConfig { passes, ..MultiBlockConfig::two_passes() };
+        let stop = StopRules { max_new_tokens: 20, eos_token_ids: vec![] };
+        let greedy = Settings::greedy(Strategy::MultiBlock(config), stop);
+        let strict = Settings { strict_gap: Some(f32::INFINITY), ..greedy };
+        for pass in Decoding::new(&model, &[1], &strict) {
+            assert_eq!(pass.tokens.is_empty(), pass.draft.width() > 1, "{passes:?}");
+        }
+    }
 }
 
 /// Rows of the base and of the adapter.
