@@ -6,7 +6,6 @@ use jacobi_datasets::schema::tuned::Latency;
 use jacobi_decoder::{Filler, Growth, JacobiConfig, MultiBlockConfig, Passes, Settings, StopRules, Strategy};
 
 const BLOCK_SIZES: [usize; 5] = [4, 8, 16, 32, 64];
-const FILLERS: [Filler; 2] = [Filler::Random, Filler::Ngram];
 const POOL_SIZES: [usize; 4] = [0, 2, 4, 8];
 const TREE_BUDGETS: [usize; 5] = [0, 8, 16, 32, 64];
 /// With one block at a time `spawn_ratio` has no effect.
@@ -33,7 +32,7 @@ pub(crate) fn field(
 ) -> Vec<Settings> {
     let mut field = defaults(seed, stop);
     let challengers = challengers(latency, &field, count, seed, stop, has_adapter);
-    let narrow = without_branches(seed, passes(has_adapter));
+    let narrow = without_branches(seed, has_adapter);
     let (narrow, others): (Vec<Settings>, Vec<Settings>) =
         challengers.into_iter().partition(|entrant| narrow.contains(&entrant.strategy));
     let wide_defaults = field.split_off(SEEDED);
@@ -55,8 +54,8 @@ pub(crate) fn defaults(seed: u64, stop: &StopRules) -> Vec<Settings> {
 }
 
 /// Up to `count` further decoders, a function of the arguments: every block size without branches, as `jacobi`
-/// and as a sliding window, then `multi_block` with settings in random order. Those whose widest pass costs
-/// more than the most tokens that it could accept are left out.
+/// and as a sliding window (with an adapter, for both values of `passes`), then `multi_block` with settings in
+/// random order. Those whose widest pass costs more than the most tokens that it could accept are left out.
 pub(crate) fn challengers(
     latency: &Latency,
     defaults: &[Settings],
@@ -65,11 +64,10 @@ pub(crate) fn challengers(
     stop: &StopRules,
     has_adapter: bool,
 ) -> Vec<Settings> {
-    let passes = passes(has_adapter);
-    let mut windows = windows(seed, passes);
+    let mut windows = windows(seed, has_adapter);
     Rng::new(&[seed, count as u64]).shuffle(&mut windows);
     let mut found: Vec<Settings> = Vec::new();
-    for strategy in without_branches(seed, passes).into_iter().chain(windows) {
+    for strategy in without_branches(seed, has_adapter).into_iter().chain(windows) {
         if found.len() == count {
             break;
         }
@@ -86,28 +84,37 @@ fn passes(has_adapter: bool) -> &'static [Passes] {
     if has_adapter { &[Passes::One, Passes::Two] } else { &[Passes::One] }
 }
 
-/// The narrowest windows: one block, no branches.
-fn without_branches(seed: u64, passes: &[Passes]) -> Vec<Strategy> {
-    let of_size = |block_size| {
-        let sliding = move |&passes: &Passes| {
-            Strategy::MultiBlock(MultiBlockConfig {
-                block_size,
-                growth: Growth::Sliding,
-                filler: Filler::Ngram,
-                pool_size: 0,
-                passes,
-                seed,
-                ..MultiBlockConfig::default()
-            })
-        };
-        let jacobi = Strategy::Jacobi(JacobiConfig { block_size, seed });
-        std::iter::once(jacobi).chain(passes.iter().map(sliding))
-    };
-    BLOCK_SIZES.into_iter().flat_map(of_size).collect()
+/// The fillers to try; adapters may have been trained on tokens of the whole vocabulary.
+fn fillers(has_adapter: bool) -> &'static [Filler] {
+    let all: &'static [Filler] = &[Filler::Random, Filler::Ngram, Filler::Vocabulary];
+    if has_adapter { all } else { &all[..2] }
+}
+
+/// The narrowest windows: one block, no branches; sliding ones with every filler but random tokens of the text.
+fn without_branches(seed: u64, has_adapter: bool) -> Vec<Strategy> {
+    let mut found = Vec::new();
+    for block_size in BLOCK_SIZES {
+        found.push(Strategy::Jacobi(JacobiConfig { block_size, seed }));
+        for &passes in passes(has_adapter) {
+            found.extend(fillers(has_adapter)[1..].iter().map(|&filler| {
+                Strategy::MultiBlock(MultiBlockConfig {
+                    block_size,
+                    growth: Growth::Sliding,
+                    filler,
+                    pool_size: 0,
+                    passes,
+                    seed,
+                    ..MultiBlockConfig::default()
+                })
+            }));
+        }
+    }
+    found
 }
 
 /// Every combination of the settings of `multi_block`.
-fn windows(seed: u64, passes: &[Passes]) -> Vec<Strategy> {
+fn windows(seed: u64, has_adapter: bool) -> Vec<Strategy> {
+    let (passes, fillers) = (passes(has_adapter), fillers(has_adapter));
     let mut windows = vec![MultiBlockConfig { seed, ..MultiBlockConfig::default() }];
     let mut vary = |values: &dyn Fn(&MultiBlockConfig) -> Vec<MultiBlockConfig>| {
         windows = windows.iter().flat_map(values).collect();
@@ -115,7 +122,7 @@ fn windows(seed: u64, passes: &[Passes]) -> Vec<Strategy> {
     vary(&|base| passes.iter().map(|&passes| MultiBlockConfig { passes, ..base.clone() }).collect());
     vary(&|base| GROWTHS.map(|growth| MultiBlockConfig { growth, ..base.clone() }).to_vec());
     vary(&|base| BLOCK_SIZES.map(|block_size| MultiBlockConfig { block_size, ..base.clone() }).to_vec());
-    vary(&|base| FILLERS.map(|filler| MultiBlockConfig { filler, ..base.clone() }).to_vec());
+    vary(&|base| fillers.iter().map(|&filler| MultiBlockConfig { filler, ..base.clone() }).collect());
     vary(&|base| POOL_SIZES.map(|pool_size| MultiBlockConfig { pool_size, ..base.clone() }).to_vec());
     vary(&|base| TREE_BUDGETS.map(|tree_budget| MultiBlockConfig { tree_budget, ..base.clone() }).to_vec());
     windows.into_iter().map(Strategy::MultiBlock).collect()

@@ -19,8 +19,8 @@ const MAX_COST: f64 = 16.0;
 /// Counted passes of each width.
 const REPEATS: usize = 7;
 
-/// Times passes of 1, 2, 4, .. rows after the cached tokens `text`, each width once or more until `is_over`. `None` if
-/// the stop flag ended it.
+/// Times passes of 1, 2, 4, .. rows after the cached tokens `text`, each width once or more until `is_over`. If the model
+/// has an adapter, half of the rows use it, as in decoding. `None` if the stop flag ended it.
 pub(crate) fn measure(
     model: &dyn LanguageModel,
     text: &[u32],
@@ -37,10 +37,13 @@ pub(crate) fn measure(
         if stop.load(Ordering::Relaxed) {
             return None;
         }
-        let rows = Rows::chain(&tokens[..rows]);
+        let adapted = if model.has_adapter() { rows / 2 } else { 0 };
+        let (own, adapted) = (Rows::chain(&tokens[..rows - adapted]), Rows::chain(&tokens[..adapted]));
+        let work = [(Place::End, &own), (Place::Adapted(text.len() + 1), &adapted)];
+        let work = work.map(|(place, rows)| Work { slot: 0, place, rows, first_output: 0 });
         let started = Instant::now();
         // No row is kept, so every pass follows the same tokens. `greedy` waits for the result.
-        session.forward(&[Work { slot: 0, place: Place::End, rows: &rows, first_output: 0 }]).greedy();
+        session.forward(if adapted.is_empty() { &work[..1] } else { &work }).greedy();
         Some(started.elapsed().as_secs_f64())
     })?;
     Some(Latency { cached: text.len(), knee: knee(&widths), widths })

@@ -75,14 +75,27 @@ fn a_short_field_has_the_narrow_windows() {
 }
 
 #[test]
-fn an_adapter_is_tried_in_one_pass_and_in_two() {
-    let of = |has_adapter| challengers(&machine(256), &[], usize::MAX, 7, &stop(), has_adapter);
-    let two = |found: &[Settings]| {
-        let is_two = |settings: &&Settings| settings.decoder_settings().contains_key("passes");
-        found.iter().filter(is_two).count()
+fn an_adapter_is_tried_in_one_pass_and_in_two_and_with_filler_of_the_vocabulary() {
+    let of = |has_adapter, count| challengers(&machine(256), &[], count, 7, &stop(), has_adapter);
+    let having = |found: &[Settings], key: &str, value: &str| {
+        found.iter().filter(|settings| settings.decoder_settings().get(key) == Some(&value.into())).count()
     };
-    assert_eq!((two(&of(false)), two(&of(true))), (0, 1200));
-    // Rows of the adapter cost as others do.
-    let narrow = |has_adapter| challengers(&machine(16), &[], usize::MAX, 7, &stop(), has_adapter).len();
-    assert!(narrow(true) < 2 * narrow(false));
+    let (without, with) = (of(false, usize::MAX), of(true, usize::MAX));
+    // With an adapter three fillers instead of two.
+    assert_eq!((having(&without, "passes", "two"), having(&with, "passes", "two")), (0, 1800));
+    assert_eq!((having(&without, "filler", "vocabulary"), having(&with, "filler", "vocabulary")), (0, 1200));
+    // Of every size jacobi, and two fillers for one pass and for two.
+    let narrow = of(true, 25);
+    assert_eq!((having(&narrow, "passes", "two"), having(&narrow, "filler", "vocabulary")), (10, 10));
+    assert!(
+        narrow
+            .iter()
+            .all(|settings| settings.decoder_settings().get("pool_size").is_none_or(|size| size == 0))
+    );
+}
+
+#[test]
+fn rows_of_an_adapter_cost_as_others_do() {
+    let of = |has_adapter| challengers(&machine(1), &[], usize::MAX, 7, &stop(), has_adapter);
+    assert!(!of(false).is_empty() && of(true).is_empty());
 }

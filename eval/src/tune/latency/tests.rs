@@ -1,5 +1,9 @@
 //! Latencies of a machine with a roofline.
 
+use std::cell::RefCell;
+
+use jacobi_model::{Predictions, Session};
+
 use super::*;
 
 /// A machine with a roofline: flat to 16 rows, then in proportion. Every fifth pass is disturbed.
@@ -63,4 +67,76 @@ fn the_stop_flag_ends_it() {
         (left > 0).then_some(1.0)
     });
     assert_eq!(widths, None);
+}
+
+/// A model with an adapter. Keeps the number of rows of the base and of the adapter in every pass.
+#[derive(Default)]
+struct Watched(RefCell<Vec<(usize, usize)>>);
+
+impl LanguageModel for Watched {
+    fn vocab_size(&self) -> usize {
+        9
+    }
+
+    fn context_length(&self) -> usize {
+        64
+    }
+
+    fn has_adapter(&self) -> bool {
+        true
+    }
+
+    fn cache_bytes_per_token(&self) -> usize {
+        1
+    }
+
+    fn session<'a>(&'a self, _slots: usize, _capacity: usize) -> Box<dyn Session + 'a> {
+        Box::new(WatchedSession(self))
+    }
+}
+
+struct WatchedSession<'a>(&'a Watched);
+
+impl Session for WatchedSession<'_> {
+    fn cached(&self, _slot: usize) -> usize {
+        3
+    }
+
+    fn truncate(&mut self, _slot: usize, _len: usize) {}
+
+    fn keep(&mut self, _slot: usize, _rows: &[usize]) {}
+
+    fn forward(&mut self, work: &[Work]) -> Box<dyn Predictions> {
+        let of = |place: Place| {
+            work.iter().filter(|work| work.place == place).map(|work| work.rows.len()).sum::<usize>()
+        };
+        self.0.0.borrow_mut().push((of(Place::End), of(Place::Adapted(4))));
+        Box::new(NoTokens)
+    }
+}
+
+struct NoTokens;
+
+impl Predictions for NoTokens {
+    fn greedy(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    fn top(&self, _rows: &[usize], _k: usize) -> Vec<Vec<(u32, f32)>> {
+        unreachable!("latency needs no tokens")
+    }
+
+    fn logits(&self, _row: usize) -> Vec<f32> {
+        unreachable!("latency needs no logits")
+    }
+}
+
+#[test]
+fn half_of_the_rows_use_the_adapter() {
+    let model = Watched::default();
+    measure(&model, &[1, 2, 3], &AtomicBool::new(false), &|| true).unwrap();
+    let passes = model.0.into_inner();
+    assert_eq!(passes[..4], [(3, 0), (1, 0), (1, 0), (1, 1)]);
+    let is_half = |&(own, adapted): &(usize, usize)| adapted == (own + adapted) / 2;
+    assert!(passes[1..].iter().all(is_half), "{passes:?}");
 }
