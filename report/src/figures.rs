@@ -95,7 +95,11 @@ impl<'a> Compared<'a> {
         let before = self.base_parallel.and_then(|row| row.tpf).filter(|_| self.has_trained);
         let note = match (before, after.tpf) {
             (Some(before), Some(now)) => {
-                format!("{} before training, {} times that", number(Some(before)), number(Some(now / before)))
+                let without = match after.model_role {
+                    ModelRole::Adapter => "without the adapter",
+                    _ => "before training",
+                };
+                format!("{} {without}, {} times that", number(Some(before)), number(Some(now / before)))
             }
             _ => "1.00 is one token at a time".to_owned(),
         };

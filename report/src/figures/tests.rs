@@ -25,6 +25,13 @@ fn before_and_after() {
 }
 
 #[test]
+fn an_adapter_is_compared_with_its_base() {
+    let mut rows = rows();
+    rows[2..].iter_mut().for_each(|row| row.model_role = ModelRole::Adapter);
+    assert!(lines(&rows)[0].ends_with("| 1.08 without the adapter, 2.51 times that"), "{:?}", lines(&rows));
+}
+
+#[test]
 fn ends_are_compared_with_those_of_the_base_model() {
     let mut rows = rows();
     for (row, share) in rows.iter_mut().zip([1.0, 1.0, 0.75, 0.5]) {
