@@ -136,7 +136,7 @@ fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) ->
 }
 
 fn tune_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {
-    let tuning = Tuning::of_run(recipe)?;
+    let tuning = Tuning::planned(recipe)?;
     let prompts =
         count(&tuning.prompts).context("in the prompts of [tune], the first ones of the evaluation")?;
     let mut settings = recipe.tune.deciding();

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use jacobi_datasets::PromptsConfig;
 use jacobi_datasets::schema::tuned::{TRIALS_SCHEMA, TUNED_FILE, Trials};
-use jacobi_eval::{EvalError, TuneConfig, TuneJob, TuneProgress, tuned_file};
+use jacobi_eval::{EvalError, EvalModel, TuneConfig, TuneJob, TuneProgress, tuned_file};
 use jacobi_model::{DeviceChoice, Dtype};
 use jacobi_report::{card_with_decoder, write_tune_report};
 
+use crate::adapter::ModelDirs;
 use crate::pipeline::exported_model;
 use crate::plan::Counted;
 use crate::progress::Progress;
@@ -21,10 +22,8 @@ use crate::{device, environment, output, plan};
 /// A search for the fastest decoder of a model.
 #[derive(Clone, Debug)]
 pub struct Tuning {
-    /// The model.
-    pub model: PathBuf,
-    /// A draft adapter for it.
-    pub adapter: Option<PathBuf>,
+    /// The model, and a draft adapter for it if there is one.
+    pub dirs: ModelDirs,
     /// The prompts, at most as many as the settings say.
     pub prompts: PromptsConfig,
     /// Longest response.
@@ -47,24 +46,37 @@ impl Tuning {
     /// The search in the run of `recipe`, of its exported model.
     ///
     /// # Errors
-    /// [`EvalError`] for tasks that cannot be used.
+    /// An exported adapter whose base is not there; [`EvalError`] for tasks that cannot be used.
     pub fn of_run(recipe: &Recipe) -> anyhow::Result<Self> {
         let run = RunDir::new(&recipe.output_dir);
-        // The plan of a run needs no model; before the last round there may be none.
-        let exported = exported_model(recipe, &run).ok();
-        let (model, adapter) =
-            exported.map_or_else(|| (run.export(), None), |exported| (exported.dir, exported.adapter));
+        let EvalModel { dir, adapter, .. } = exported_model(recipe, &run)?;
+        Self::new(recipe, ModelDirs { model: dir, adapter }, run.tune())
+    }
+
+    /// As [`Tuning::of_run`], for the plan of a run, whose models may not exist yet.
+    ///
+    /// # Errors
+    /// [`EvalError`] for tasks that cannot be used.
+    pub fn planned(recipe: &Recipe) -> anyhow::Result<Self> {
+        let run = RunDir::new(&recipe.output_dir);
+        Self::new(recipe, ModelDirs { model: run.export(), adapter: None }, run.tune())
+    }
+
+    /// The search with the settings of `recipe`, of the model in `dirs`.
+    ///
+    /// # Errors
+    /// [`EvalError`] for tasks that cannot be used.
+    pub fn new(recipe: &Recipe, dirs: ModelDirs, report: PathBuf) -> anyhow::Result<Self> {
         Ok(Self {
-            model,
-            adapter,
             prompts: first(prompts(recipe)?, recipe.tune.prompts),
             max_new_tokens: recipe.eval.max_new_tokens,
             config: recipe.tune.clone(),
             dtype: recipe.model.dtype,
             device: recipe.model.device,
             seed: recipe.seed,
-            output: run.export(),
-            report: run.tune(),
+            output: dirs.tuned().to_owned(),
+            report,
+            dirs,
         })
     }
 
@@ -83,8 +95,8 @@ impl Tuning {
     pub fn perform(&self, stop: &Stop) -> anyhow::Result<Trials> {
         check_writable(&self.output)?;
         let job = TuneJob {
-            model: &self.model,
-            adapter: self.adapter.as_deref(),
+            model: &self.dirs.model,
+            adapter: self.dirs.adapter.as_deref(),
             dtype: self.dtype,
             device: device::choose(self.device)?,
             prompts: &self.prompts,
@@ -123,7 +135,7 @@ impl Tuning {
             trials: outcome.trials,
             race: outcome.race,
             latency: outcome.latency,
-            model_files: plan::digest_of_model(self.adapter.as_ref().unwrap_or(&self.model))?,
+            model_files: plan::digest_of_model(self.dirs.tuned())?,
             command: command_line(),
             environment: environment::describe().as_object().cloned().unwrap_or_default(),
         };

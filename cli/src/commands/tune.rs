@@ -99,13 +99,13 @@ impl From<Objective> for tuned::Objective {
 /// See [`Tuning::perform`].
 pub fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let tuning = tuning(args)?;
-    Architecture::from_dir(&tuning.model)?;
-    tuning.adapter.as_deref().map(StoredAdapter::read).transpose()?;
+    Architecture::from_dir(&tuning.dirs.model)?;
+    tuning.dirs.adapter.as_deref().map(StoredAdapter::read).transpose()?;
     let prompts = plan::count(&tuning.prompts)?;
     if args.dry_run {
         return Ok(output::result(&format!(
             "tune {} on {}\n{} into {}, report into {}",
-            tuning.adapter.as_ref().unwrap_or(&tuning.model).display(),
+            tuning.dirs.tuned().display(),
             tuning.summary(prompts),
             TUNED_FILE,
             tuning.output.display(),
@@ -128,29 +128,14 @@ fn tuning(args: &TuneArgs) -> anyhow::Result<Tuning> {
         .as_ref()
         .map(|config| RecipeArgs { config: config.clone(), set: args.set.clone() }.load())
         .transpose()?;
-    let run = recipe.as_ref().map(|recipe| RunDir::new(&recipe.output_dir));
-    let mut tuning = Tuning::of_run(recipe.as_ref().unwrap_or(&Recipe::default()))?;
-    match (&args.model, &run) {
-        _ if args.adapter.is_some() => {
-            let dirs = ModelDirs::find(args.model.as_deref(), args.adapter.as_deref())?;
-            tuning.output = dirs.tuned().to_owned();
-            tuning.report = dirs.tuned().join("tune");
-            (tuning.model, tuning.adapter) = (dirs.model, dirs.adapter);
+    let mut tuning = match (given(args)?, &recipe) {
+        (Some(dirs), _) => {
+            let report = dirs.tuned().join("tune");
+            Tuning::new(recipe.as_ref().unwrap_or(&Recipe::default()), dirs, report)?
         }
-        (Some(dir), _) => {
-            tuning.model.clone_from(dir);
-            tuning.output.clone_from(dir);
-            tuning.report = dir.join("tune");
-        }
-        (None, Some(run)) if run.export().is_dir() => {}
-        (None, Some(run)) => {
-            return Err(anyhow::anyhow!(
-                "{} has no exported model: run `jacobi run` or `jacobi export` first, or give --model DIR",
-                run.root().display()
-            ));
-        }
+        (None, Some(recipe)) => of_run(recipe)?,
         (None, None) => return Err(missing("model", "--model DIR").into()),
-    }
+    };
     let config = &mut tuning.config;
     config.prompts = args.limit.map_or(config.prompts, |n| n as usize);
     config.objective = args.objective.map_or(config.objective, Into::into);
@@ -166,6 +151,27 @@ fn tuning(args: &TuneArgs) -> anyhow::Result<Tuning> {
     Ok(tuning)
 }
 
+/// The model or adapter that the options name.
+fn given(args: &TuneArgs) -> anyhow::Result<Option<ModelDirs>> {
+    match (&args.model, &args.adapter) {
+        (None, None) => Ok(None),
+        (Some(model), None) => Ok(Some(ModelDirs { model: model.clone(), adapter: None })),
+        (model, adapter) => ModelDirs::find(model.as_deref(), adapter.as_deref()).map(Some),
+    }
+}
+
+/// The search of what the run of `recipe` exported.
+fn of_run(recipe: &Recipe) -> anyhow::Result<Tuning> {
+    let run = RunDir::new(&recipe.output_dir);
+    if run.export().is_dir() {
+        return Tuning::of_run(recipe);
+    }
+    Err(anyhow::anyhow!(
+        "{} has no exported model: run `jacobi run` or `jacobi export` first, or give --model DIR",
+        run.root().display()
+    ))
+}
+
 fn prompts(args: &TuneArgs, recipe: Option<&Recipe>) -> anyhow::Result<PromptsConfig> {
     match (recipe, &args.prompts) {
         (Some(recipe), Some(path)) => Ok(PromptsConfig { path: path.clone(), ..recipe.eval.prompts.clone() }),
@@ -177,4 +183,48 @@ fn prompts(args: &TuneArgs, recipe: Option<&Recipe>) -> anyhow::Result<PromptsCo
 
 fn missing(what: &str, option: &str) -> UsageError {
     UsageError(format!("no {what}: give {option}, or a recipe with --config"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: TuneArgs,
+    }
+
+    /// The search for a recipe whose second round trains a drafter, with an export and without checkpoints.
+    fn of_drafter(dir: &std::path::Path, options: &[&str]) -> anyhow::Result<Tuning> {
+        let (recipe, output) = (dir.join("drafter.toml"), dir.join("run"));
+        let text = format!(
+            "output_dir = {output:?}\n[model]\npath = {dir:?}\n[prompts]\npath = \"prompts.jsonl\"\n[[rounds]]\n[[rounds]]\n\
+             [rounds.train]\nwindow_size = 1\nar_weight = 0\n[rounds.train.adapter]\nblock_size = 8\nstates = \"random\"\n"
+        );
+        fs_err::write(&recipe, text).unwrap();
+        fs_err::create_dir_all(output.join("export")).unwrap();
+        let config = ["tune", "--config", recipe.to_str().unwrap()];
+        tuning(&Command::parse_from(config.iter().chain(options)).args)
+    }
+
+    #[test]
+    fn a_given_model_replaces_the_adapter_of_the_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = of_drafter(dir.path(), &["--model", "other"]).unwrap();
+        assert_eq!((found.dirs.model.to_str(), found.dirs.adapter), (Some("other"), None));
+        assert_eq!((found.output.to_str(), found.report.to_str()), (Some("other"), Some("other/tune")));
+    }
+
+    #[test]
+    fn an_exported_adapter_without_its_base_is_not_tuned_as_a_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = format!("{:#}", of_drafter(dir.path(), &[]).unwrap_err());
+        assert!(error.contains("round-1") && error.contains("no checkpoint"), "{error}");
+        // A plan is made before there are checkpoints.
+        let recipe = RecipeArgs { config: dir.path().join("drafter.toml"), set: vec![] }.load().unwrap();
+        assert!(Tuning::of_run(&recipe).is_err() && Tuning::planned(&recipe).is_ok());
+    }
 }
