@@ -37,8 +37,8 @@ pub struct EvalArgs {
     /// A model to measure; may be given several times
     #[arg(long, visible_alias = "trained", value_name = "DIR")]
     model: Vec<PathBuf>,
-    /// A draft adapter to measure, a directory of PEFT, over the base model; without one over the base that it names. May be
-    /// given several times
+    /// A draft adapter to measure, a directory of PEFT, over the base model; without one over the base that it names. With
+    /// --model it needs --base. May be given several times
     #[arg(long, value_name = "DIR")]
     adapter: Vec<PathBuf>,
     /// The model that the others were trained from; by default model.path
@@ -144,19 +144,22 @@ fn recipe(args: &EvalArgs) -> anyhow::Result<Recipe> {
 
 /// The models, the base model first. Without a base model no model counts as trained from another.
 fn models(args: &EvalArgs, recipe: &Recipe, run: &RunDir) -> anyhow::Result<Vec<EvalModel>> {
-    let mut models = Vec::new();
-    let mut role = ModelRole::Base;
-    if args.config.is_some() || args.base.is_some() {
-        models.push(base_model(recipe)?);
-        role = ModelRole::Trained;
+    let has_base = args.config.is_some() || args.base.is_some();
+    if !has_base && !args.model.is_empty() && !args.adapter.is_empty() {
+        let message = "--model and --adapter: give the base model of the adapter by --base DIR, and by --model only models \
+                       trained from it";
+        return Err(UsageError(message.into()).into());
     }
+    let base = has_base.then(|| base_model(recipe)).transpose()?;
+    let base_dir = base.as_ref().map(|base| base.dir.clone());
+    let role = if has_base { ModelRole::Trained } else { ModelRole::Base };
+    let mut models: Vec<EvalModel> = base.into_iter().collect();
     for dir in &args.model {
         let name = dir.display().to_string();
         models.push(EvalModel { name, role, dir: hub::model_dir(dir)?, adapter: None });
     }
-    let base = models.first().filter(|_| role == ModelRole::Trained).map(|model| model.dir.clone());
     for dir in &args.adapter {
-        let ModelDirs { model, adapter } = ModelDirs::find(base.as_deref(), Some(dir))?;
+        let ModelDirs { model, adapter } = ModelDirs::find(base_dir.as_deref(), Some(dir))?;
         let name = dir.display().to_string();
         models.push(EvalModel { name, role: ModelRole::Adapter, dir: model, adapter });
     }
@@ -200,5 +203,13 @@ mod tests {
                 found.iter().map(|model| (model.name.as_str(), model.role)).collect();
             assert_eq!(found, expected, "{arguments:?}");
         }
+    }
+
+    #[test]
+    fn a_model_beside_an_adapter_needs_the_base_of_both() {
+        let args = Command::parse_from(["eval", "--tasks", "gsm8k", "--model", "a", "--adapter", "b"]).args;
+        let error =
+            models(&args, &recipe(&args).unwrap(), &RunDir::new(std::path::Path::new("runs"))).unwrap_err();
+        assert!(error.is::<UsageError>() && error.to_string().contains("--base DIR"), "{error}");
     }
 }
