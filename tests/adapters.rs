@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use jacobi_decoder::{
-    Answer, BatchEvent, Decoding, Filler, Growth, MultiBlockConfig, Passes, RandomSampling, Request, Room,
-    Sampling, Settings, StopRules, Strategy, generate, generate_batch,
+    Answer, BatchEvent, Decoding, Filler, Generation, Growth, MultiBlockConfig, Passes, RandomSampling,
+    Request, Room, Sampling, Settings, StopRules, Strategy, generate, generate_batch,
 };
 use jacobi_model::{
     AdaptedRows, Adapter, AdapterConfig, AttentionMask, DecodingModel, Device, Dtype, LanguageModel, Place,
@@ -33,9 +33,13 @@ const PROMPT: [u32; 5] = [5, 6, 7, 8, 9];
 /// A session that has cached [`PROMPT`].
 fn prompted(model: &dyn LanguageModel) -> Box<dyn Session + '_> {
     let mut session = model.session(1, 64);
-    session.forward(&[at_end(&Rows::chain(&PROMPT))]);
-    session.keep(0, &[0, 1, 2, 3, 4]);
+    cache(&mut *session, 0, &PROMPT);
     session
+}
+
+fn cache(session: &mut dyn Session, slot: usize, prompt: &[u32]) {
+    session.forward(&[Work { slot, ..at_end(&Rows::chain(prompt)) }]);
+    session.keep(slot, &(0..prompt.len()).collect::<Vec<_>>());
 }
 
 fn at_end(rows: &Rows) -> Work<'_> {
@@ -46,50 +50,96 @@ fn logits(predictions: &dyn Predictions, row: usize) -> Tensor {
     Tensor::from_slice(&predictions.logits(row))
 }
 
-/// Base rows v0 v1 v2 behind the prompt, and adapted rows r1 r2 behind the prompt and v0, as one plain pass computes
-/// them under a mask.
-fn expected(model: &Transformer, adapter: &Adapter, verified: &[u32; 3], drafting: &[u32; 2]) -> Tensor {
-    let tokens = [&PROMPT[..], verified, drafting].concat();
-    let (p, t) = (PROMPT.len(), tokens.len());
-    let sees = |row: usize, key: usize| match row {
-        _ if row < p + 3 => key <= row,
-        _ => key <= p || (key >= p + 3 && key <= row),
-    };
-    let seen: Vec<bool> = (0..t * t).map(|at| sees(at / t, at % t)).collect();
-    let seen = Tensor::from_slice(&seen).view([1, t as i64, t as i64]);
-    let positions: Vec<i64> = (0..8).chain([6, 7]).collect();
-    let rope = model.rope_table(64).at(&Tensor::from_slice(&positions));
-    let mask = AttentionMask::from_bool(&seen, Kind::Float);
-    let adapted = Some(AdaptedRows { adapter, first: p + 3 });
-    let tokens = token_tensor(&tokens).unsqueeze(0);
-    let hidden = tch::no_grad(|| model.hidden_adapted(&tokens, &rope, &mask, adapted, &mut |_| {}));
-    tch::no_grad(|| model.logits(&hidden)).squeeze_dim(0).narrow(0, p as i64, 5)
+/// A sequence in a pass: rows of the base behind a prompt, and rows of the adapter behind the prompt and row 0.
+struct Case {
+    prompt: Vec<u32>,
+    rows: Rows,
+    drafting: Rows,
+}
+
+impl Case {
+    /// A prompt of this length, and a chain.
+    fn chain(prompt: u32) -> Self {
+        let prompt = (5..5 + prompt).collect();
+        Self { prompt, rows: Rows::chain(&[10, 11, 12]), drafting: Rows::chain(&[20, 21]) }
+    }
+
+    /// With branches behind row 0 and row 1.
+    fn tree(prompt: u32) -> Self {
+        let mut case = Self::chain(prompt);
+        let branch = case.rows.push(13, Some(0));
+        case.rows.push(14, Some(branch));
+        case.rows.push(15, Some(1));
+        case
+    }
+
+    /// The logits of its rows and of the adapted ones, from one plain pass under a mask.
+    fn expected(&self, model: &Transformer, adapter: &Adapter) -> Vec<Tensor> {
+        let (p, n) = (self.prompt.len(), self.rows.len());
+        let tokens = [&self.prompt[..], self.rows.tokens(), self.drafting.tokens()].concat();
+        let t = tokens.len();
+        let sees = |row: usize, key: usize| match row {
+            _ if row < p => key <= row,
+            _ if row < p + n => key < p || self.rows.path(row - p).contains(&(key - p)),
+            _ => key <= p || (key >= p + n && key <= row),
+        };
+        let seen: Vec<bool> = (0..t * t).map(|at| sees(at / t, at % t)).collect();
+        let seen = Tensor::from_slice(&seen).view([1, t as i64, t as i64]);
+        let of_rows = (0..n).map(|row| p + self.rows.depth(row));
+        let positions = (0..p).chain(of_rows).chain((0..self.drafting.len()).map(|row| p + 1 + row));
+        let positions: Vec<i64> = positions.map(|position| position as i64).collect();
+        let rope = model.rope_table(64).at(&Tensor::from_slice(&positions));
+        let mask = AttentionMask::from_bool(&seen, Kind::Float);
+        let adapted = Some(AdaptedRows { adapter, first: p + n });
+        let tokens = token_tensor(&tokens).unsqueeze(0);
+        let hidden = tch::no_grad(|| model.hidden_adapted(&tokens, &rope, &mask, adapted, &mut |_| {}));
+        let logits = tch::no_grad(|| model.logits(&hidden)).squeeze_dim(0);
+        (p..t).map(|row| logits.get(row as i64)).collect()
+    }
+}
+
+/// The logits of all rows of the base, then of all adapted rows, in one pass over the sequences.
+fn found(model: &dyn LanguageModel, cases: &[Case]) -> Vec<Tensor> {
+    let mut session = model.session(cases.len(), 64);
+    for (slot, case) in cases.iter().enumerate() {
+        cache(&mut *session, slot, &case.prompt);
+    }
+    let base = cases.iter().enumerate().map(|(slot, case)| Work { slot, ..at_end(&case.rows) });
+    let adapted = cases.iter().enumerate().map(|(slot, case)| {
+        let place = Place::Adapted(case.prompt.len() + 1);
+        Work { slot, place, ..at_end(&case.drafting) }
+    });
+    let work: Vec<Work> = base.chain(adapted).collect();
+    let rows = work.iter().map(|work| work.rows.len()).sum();
+    let predictions = session.forward(&work);
+    (0..rows).map(|row| logits(&*predictions, row)).collect()
 }
 
 #[test]
 fn adapted_rows_of_a_pass_equal_those_of_a_plain_pass_under_a_mask() {
-    for case in CASES {
-        let model = load(&golden("models").join(case), Dtype::Float32).unwrap().transformer;
+    for name in CASES {
+        let model = load(&golden("models").join(name), Dtype::Float32).unwrap().transformer;
         let adapter = random_adapter(&model, 1);
-        let (verified, drafting) = ([10, 11, 12], [20, 21]);
-        let expected = expected(&model, &adapter, &verified, &drafting);
-        for fixed in [false, true] {
-            let decoding = match fixed {
-                true => DecodingModel::with_fixed_shapes(&model),
-                false => DecodingModel::new(&model),
+        let any = DecodingModel::new(&model).with_adapter(&adapter);
+        let fixed = DecodingModel::with_fixed_shapes(&model).with_adapter(&adapter);
+        assert!(any.has_adapter() && fixed.has_adapter());
+        let check = |decoding: &dyn LanguageModel, cases: &[Case]| {
+            let each: Vec<Vec<Tensor>> = cases.iter().map(|case| case.expected(&model, &adapter)).collect();
+            let base = each.iter().zip(cases).flat_map(|(all, case)| &all[..case.rows.len()]);
+            let adapted = each.iter().zip(cases).flat_map(|(all, case)| &all[case.rows.len()..]);
+            let found = found(decoding, cases);
+            assert_eq!(found.len(), each.iter().map(Vec::len).sum::<usize>());
+            for (row, (found, expected)) in found.iter().zip(base.chain(adapted)).enumerate() {
+                let off = max_difference(found, expected);
+                assert!(off <= 1e-4, "{name}, {} sequences, row {row}: {off}", cases.len());
             }
-            .with_adapter(&adapter);
-            assert!(decoding.has_adapter());
-            let mut session = prompted(&decoding);
-            let (rows, drafted) = (Rows::chain(&verified), Rows::chain(&drafting));
-            let place = Place::Adapted(PROMPT.len() + 1);
-            let work = [at_end(&rows), Work { place, ..at_end(&drafted) }];
-            let found = session.forward(&work);
-            for row in 0..5 {
-                let off = max_difference(&logits(&*found, row), &expected.get(row as i64));
-                assert!(off <= 1e-4, "{case}, row {row}: {off}");
-            }
+        };
+        for decoding in [&any, &fixed] {
+            check(decoding, &[Case::chain(5)]);
+            check(decoding, &[Case::tree(5)]);
         }
+        check(&any, &[Case::tree(5), Case::chain(9)]);
+        check(&any, &[Case::chain(3), Case::tree(7), Case::tree(4)]);
     }
 }
 
@@ -148,7 +198,7 @@ proptest! {
         case in 0usize..CASES.len(),
         dtype in prop_oneof![Just(Dtype::Float32), Just(Dtype::Bfloat16)],
         seed in 0u64..50,
-        prompt in prop::collection::vec(0u32..97, 1..12),
+        prompts in prop::collection::vec(prop::collection::vec(0u32..97, 1..12), 3),
         strategy in strategies(),
         sampled in any::<bool>(),
         max_new_tokens in 2usize..40,
@@ -161,19 +211,56 @@ proptest! {
             false => Sampling::Greedy,
         };
         let settings = |strategy| Settings { sampling: sampling.clone(), ..Settings::greedy(strategy, stop.clone()) };
-        let expected = generate(&base, &prompt, &settings(Strategy::Autoregressive), &mut |_| {}).tokens;
-        let settings = settings(strategy);
-        prop_assert_eq!(&generate(&model, &prompt, &settings, &mut |_| {}).tokens, &expected);
-        let room = Room { slots: 2, capacity: settings.capacity(&model, prompt.len()), rows: 64 };
-        let mut requests = vec![Request::new(prompt, settings); 3].into_iter().enumerate();
-        let mut found = Vec::new();
-        generate_batch(&model, &mut requests, room, &mut |event| {
-            if let BatchEvent::Done(_, Answer::Response(response)) = event {
-                found.push(response.generation.tokens);
+        let (autoregressive, settings) = (settings(Strategy::Autoregressive), settings(strategy));
+        let mut alone = Vec::new();
+        for prompt in &prompts {
+            let found = generate(&model, prompt, &settings, &mut |_| {});
+            prop_assert_eq!(&found.tokens, &generate(&base, prompt, &autoregressive, &mut |_| {}).tokens);
+            alone.push(found);
+        }
+        let room = Room { slots: 2, capacity: settings.capacity(&model, 12), rows: 64 };
+        let requests = prompts.iter().map(|prompt| Request::new(prompt.clone(), settings.clone()));
+        let mut found = vec![None; prompts.len()];
+        generate_batch(&model, &mut requests.enumerate(), room, &mut |event| {
+            if let BatchEvent::Done(at, Answer::Response(response)) = event {
+                found[at] = Some(response.generation);
             }
             ControlFlow::Continue(())
         });
-        prop_assert_eq!(found, vec![expected; 3]);
+        let passes = |found: &Generation| (found.tokens.clone(), found.stats.forwards, found.stats.acceptance.clone());
+        for (found, alone) in found.iter().flatten().zip(&alone) {
+            prop_assert_eq!(passes(found), passes(alone));
+        }
+        prop_assert!(found.iter().all(Option::is_some));
+    }
+}
+
+/// A GPU's passes, computed on a CPU. Other kernels than the CPU's own, so the prompts are the same in every run.
+#[test]
+fn passes_of_fixed_shape_with_an_adapter_decode_the_same_tokens() {
+    for name in CASES {
+        let base = load(&golden("models").join(name), Dtype::Float32).unwrap().transformer;
+        let adapter = random_adapter(&base, 4);
+        let fixed = DecodingModel::with_fixed_shapes(&base).with_adapter(&adapter);
+        let stop = StopRules { max_new_tokens: 40, eos_token_ids: vec![] };
+        let settings = |strategy| Settings::greedy(strategy, stop.clone());
+        for prompt in [&PROMPT[..], &[40], &[7, 7, 60, 3, 90, 12, 7, 7]] {
+            let expected = generate(&base, prompt, &settings(Strategy::Autoregressive), &mut |_| {}).tokens;
+            let growths = [Growth::Sliding, Growth::Blocks { max_blocks: 2, spawn_ratio: 0.5 }];
+            for (growth, passes) in
+                growths.into_iter().flat_map(|growth| [(growth, Passes::One), (growth, Passes::Two)])
+            {
+                let config = MultiBlockConfig {
+                    block_size: 6,
+                    growth,
+                    passes,
+                    tree_budget: 8,
+                    ..MultiBlockConfig::default()
+                };
+                let found = generate(&fixed, prompt, &settings(Strategy::MultiBlock(config)), &mut |_| {});
+                assert_eq!(found.tokens, expected, "{name}, {prompt:?}, {growth:?}, {passes:?}");
+            }
+        }
     }
 }
 
