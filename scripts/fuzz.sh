@@ -32,6 +32,10 @@ for target in $targets; do
     corpus=fuzz/corpus/$target
     mkdir -p "$corpus"
     seeds_of "$target" | while read -r seed; do cp "$seed" "$corpus/seed-$(echo "$seed" | tr / -)"; done
+    # The parquet crate skips a list of booleans that it does not know element by element, and they take no bytes: a damaged footer
+    # of a few kilobytes can keep it busy for minutes. In a process of its own such an input is kept and passed over.
+    slow=()
+    [ "$target" != shards ] || slow=(-fork=1 -ignore_timeouts=1)
     cargo fuzz run --sanitizer none "$target" "$corpus" -- \
-        -max_total_time="$seconds" -timeout=20 -rss_limit_mb=3000 -max_len=8192 -print_final_stats=1
+        -max_total_time="$seconds" -timeout=20 -rss_limit_mb=3000 -max_len=8192 -print_final_stats=1 "${slow[@]}"
 done
