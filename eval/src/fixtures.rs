@@ -25,6 +25,7 @@ pub(crate) fn sample(decoder: &str, tokens: usize, forwards: usize, seconds: f64
         expected: None,
         failure: None,
         forwards,
+        cycles: forwards,
         decode_seconds: seconds,
         prefill_seconds: 0.5,
         matches_ar: (decoder != "ar").then_some(true),

@@ -60,7 +60,8 @@ impl Bench<'_> {
         let verdict = self.judge.verdict(self.task, self.questions[index].expected.as_ref(), &text);
         let verdict = verdict.map_err(|error| error.to_string())?;
         let diverges = reference.and_then(|reference| first_divergence(&generation.tokens, reference));
-        let DecodeStats { forwards, prefill_seconds, decode_seconds, ref acceptance, .. } = generation.stats;
+        let DecodeStats { forwards, cycles, prefill_seconds, decode_seconds, ref acceptance, .. } =
+            generation.stats;
         let width = |(&rows, width): (&usize, &WidthStats)| EvalWidth {
             rows,
             forwards: width.forwards,
@@ -77,6 +78,7 @@ impl Bench<'_> {
             answer: verdict.answer,
             failure: verdict.failure,
             forwards,
+            cycles,
             decode_seconds,
             prefill_seconds,
             matches_ar: reference.map(|_| diverges.is_none()),

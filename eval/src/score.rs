@@ -67,6 +67,7 @@ fn answers(samples: &[EvalSample], autoregressive: &[EvalSample], seed: u64) -> 
         speedup_interval: if baseline { None } else { bootstrap(samples.len(), seed, speedup) },
         tokens: samples.iter().map(decoded_tokens).sum(),
         forwards: samples.iter().map(|sample| sample.forwards).sum(),
+        cycles: samples.iter().map(|sample| sample.cycles).sum(),
         decode_seconds: sum(samples, |s| s.decode_seconds),
         prefill_seconds: sum(samples, |s| s.prefill_seconds),
         accepted_from: sources(samples),

@@ -47,7 +47,12 @@ impl Table {
     }
 
     fn with_speedup(rows: &[EvalRow], heading: &str, speedup: fn(&EvalRow) -> String) -> Self {
+        let has_cycles = |row: &EvalRow| (1..row.forwards).contains(&row.cycles);
+        let are_cycles_shown = rows.iter().any(has_cycles);
         let mut header = vec!["TPF", "tokens/s", heading, "accuracy", "exact match"];
+        if are_cycles_shown {
+            header.insert(1, "tokens per cycle");
+        }
         let diverging = rows.iter().any(EvalRow::may_diverge);
         if diverging {
             header.push("divergence gap");
@@ -60,6 +65,10 @@ impl Table {
                 percent(row.accuracy),
                 percent(row.exact_match_ar),
             ];
+            if are_cycles_shown {
+                let per_cycle = has_cycles(row).then(|| row.tokens as f64 / row.cycles as f64);
+                cells.insert(1, number(per_cycle.or(row.tpf)));
+            }
             if diverging {
                 cells.push(gaps(row.divergence_gap_median, row.divergence_gap_max));
             }

@@ -113,6 +113,9 @@ pub struct EvalRow {
     pub tokens: usize,
     /// Sum of decode forwards.
     pub forwards: usize,
+    /// Sum of cycles of drafting and verifying: one per forward, or two forwards with `passes = "two"`.
+    #[serde(default)]
+    pub cycles: usize,
     /// Sum of decode seconds.
     pub decode_seconds: f64,
     /// Sum of prefill seconds.
@@ -248,6 +251,9 @@ pub struct EvalSample {
     pub failure: Option<String>,
     /// Decode forwards.
     pub forwards: usize,
+    /// As [`EvalRow::cycles`].
+    #[serde(default)]
+    pub cycles: usize,
     /// Seconds of decoding.
     pub decode_seconds: f64,
     /// Seconds of prefill.
@@ -339,8 +345,9 @@ pub fn decoder_label(name: &str, settings: &Map<String, Value>) -> String {
     });
     let words = ["window", "filler"].iter().filter_map(|setting| settings.get(*setting)?.as_str());
     let words = words.map(|word| format!(" {word}"));
+    let two = settings.get("passes").is_some_and(|passes| passes == "two").then(|| " two passes".to_owned());
     let strict = settings.contains_key("strict_gap").then(|| " strict".to_owned());
-    std::iter::once(name.to_owned()).chain(shown).chain(words).chain(strict).collect()
+    std::iter::once(name.to_owned()).chain(shown).chain(words).chain(two).chain(strict).collect()
 }
 
 #[cfg(test)]

@@ -28,6 +28,18 @@ fn markdown_table() {
 }
 
 #[test]
+fn tokens_per_cycle_are_shown_where_a_cycle_takes_two_passes() {
+    let mut rows = rows();
+    rows.iter_mut().for_each(|row| row.cycles = row.forwards);
+    assert!(!Table::results(&rows).header.contains(&"tokens per cycle".to_owned()));
+    rows[1].cycles = rows[1].forwards / 2;
+    let table = Table::results(&rows);
+    let column = table.header.iter().position(|name| name == "tokens per cycle").unwrap();
+    let expected = number(Some(rows[1].tokens as f64 / rows[1].cycles as f64));
+    assert_eq!((&table.rows[0][column], &table.rows[1][column]), (&number(rows[0].tpf), &expected));
+}
+
+#[test]
 fn the_table_shows_each_figure_before_and_after_training() {
     let expected = "\
 | decoder | TPF | tokens/s | over ar, decoding | over ar, end to end | accuracy | exact match |

@@ -107,7 +107,10 @@ fn labels_carry_the_main_settings() {
     assert_eq!(row.decoder_label(), "jacobi n=16 strict");
     assert!(!row.is_autoregressive());
     row.decoder_settings.insert("window".to_owned(), "sliding".into());
+    row.decoder_settings.insert("passes".to_owned(), "one".into());
     assert_eq!(row.decoder_label(), "jacobi n=16 sliding strict");
+    row.decoder_settings.insert("passes".to_owned(), "two".into());
+    assert_eq!(row.decoder_label(), "jacobi n=16 sliding two passes strict");
     row.decoder = AUTOREGRESSIVE.to_owned();
     row.decoder_settings.clear();
     assert_eq!(row.decoder_label(), "ar");
