@@ -17,8 +17,8 @@ macro_rules! embed {
 
 /// Path and content of each file.
 pub const FILES: &[(&str, &[u8])] = embed![
-    "configs/quickstart.toml",
     "configs/quickstart-adapter.toml",
+    "configs/quickstart.toml",
     "configs/qwen2.5-coder-7b.toml",
     "configs/qwen2.5-math-7b.toml",
     "configs/smollm2-gsm8k.toml",
