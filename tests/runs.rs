@@ -525,7 +525,7 @@ fn quickstart_writes_its_files_runs_and_resumes_and_replaces_no_file() {
         arguments.extend(["--set", setting]);
     }
     let messages = succeed(dir, &arguments);
-    assert!(messages.contains("wrote 11 files"), "{messages}");
+    assert!(messages.contains("wrote 12 files"), "{messages}");
     for file in ["runs/quickstart/export/model.safetensors", "runs/quickstart/report/report.html"] {
         assert!(dir.join(file).is_file(), "{file}");
     }
@@ -543,10 +543,11 @@ fn quickstart_writes_its_files_runs_and_resumes_and_replaces_no_file() {
     assert_eq!(fs_err::read_to_string(dir.join("configs/quickstart.toml")).unwrap(), "seed = 1\n");
 }
 
-/// Recipes and the config.json that each is for; the first two bring their model.
-const RECIPES: [(&str, Option<&str>); 5] = [
+/// Recipes and the config.json that each is for; those without one bring their model.
+const RECIPES: [(&str, Option<&str>); 6] = [
     ("default-model", None),
     ("quickstart", None),
+    ("quickstart-adapter", None),
     ("smollm2-gsm8k", Some("smollm2-135m-instruct")),
     ("qwen2.5-coder-7b", Some("qwen2.5-coder-7b-instruct")),
     ("qwen2.5-math-7b", Some("qwen2.5-math-7b-instruct")),
