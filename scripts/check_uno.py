@@ -12,8 +12,15 @@ import sys
 from pathlib import Path
 
 import torch
+import transformers
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, DynamicCache
+
+
+def forget(cache, length):
+    """Removes the keys and values of `cache` from index `length` on."""
+    if cache.get_seq_length() > length:
+        cache.crop(length - cache.get_seq_length())
 
 
 class Uno:
@@ -60,7 +67,7 @@ class Uno:
             known = self.best(response[-1:], cache)[0]
             kept = cache.get_seq_length()
             draft = self.best(self.noise(), cache, adapted=True)
-            cache.crop(kept)
+            forget(cache, kept)
             response.append(known)
             if self.is_over(response, limit):
                 break
@@ -69,7 +76,7 @@ class Uno:
             accepted = 1
             while accepted < len(verified) and verified[accepted] == best[accepted - 1]:
                 accepted += 1
-            cache.crop(kept + accepted)
+            forget(cache, kept + accepted)
             for token in best[:accepted]:
                 response.append(token)
                 if self.is_over(response, limit):
@@ -100,6 +107,7 @@ def main():
     arguments = parser.parse_args()
 
     torch.set_grad_enabled(False)
+    transformers.utils.logging.disable_progress_bar()
     uno = Uno(arguments.base, arguments.adapter, arguments.block_size, seed=0)
     limit = arguments.max_new_tokens
     lines = arguments.prompts.read_text(encoding="utf-8").splitlines()[: arguments.limit]

@@ -83,8 +83,12 @@ def _from_decoder(decoder):
 
 
 def find(model, revision=None):
-    """The `jacobi.json` of a model, a directory or ORG/NAME of the hub; None if it has none."""
+    """The `jacobi.json` of a model, a directory or ORG/NAME of the hub; None if it has none. ValueError for an adapter."""
     path = Path(model)
+    if (path / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{model} is an adapter: this plug-in drafts with full models only. `jacobi decode --adapter` decodes with it"
+        )
     if path.exists():
         return path / FILE if (path / FILE).is_file() else None
     try:

@@ -92,6 +92,14 @@ class FromTable(unittest.TestCase):
                 settings.from_table(table)
 
 
+class Adapters(unittest.TestCase):
+    def test_an_adapter_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "adapter_config.json").write_text("{}")
+            with self.assertRaisesRegex(ValueError, "is an adapter: this plug-in drafts with full models only"):
+                settings.load(None, folder)
+
+
 class Versions(unittest.TestCase):
     def test_package_has_the_version_of_the_workspace(self):
         version = re.compile(r'^version = "(.+)"$', re.MULTILINE)

@@ -14,7 +14,10 @@ use jacobi_decoder::{
     Decoding, Filler, Generation, Growth, JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy,
     generate,
 };
-use jacobi_model::{Dtype, LanguageModel, Place, Rows, Transformer, Work, dtype_name, environment, load};
+use jacobi_model::{
+    Adapter, AdapterConfig, DecodingModel, Dtype, LanguageModel, Place, Rows, Target, Transformer, Work,
+    dtype_name, environment, load,
+};
 use jacobi_torch_ext::{set_threads, vector_instructions};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
@@ -23,7 +26,7 @@ use alternatives::{Speed, Task};
 use arguments::Arguments;
 use metered::Metered;
 use options::Options;
-use sheet::{Bound, Sheet};
+use sheet::{Bound, Sheet, median};
 
 const USAGE: &str = "cargo bench --workspace --bench decode -- --model DIR [--transformers JSON] [--llama-cpp JSON] \
                      [--tokens 64] [--rounds 5] [--threads 2] [--output bench-results/decode.json]";
@@ -39,6 +42,11 @@ const PASSES_OVER_BUFFER: usize = 3;
 /// Widths of a forward pass, and how many tokens are cached before.
 const WIDTHS: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
 const CACHED: usize = 100;
+
+/// Tokens of the draft of a draft adapter, its rank, and how often each pass is timed per round.
+const DRAFTS: [usize; 2] = [8, 16];
+const ADAPTER_RANK: usize = 64;
+const PASSES_PER_ROUND: usize = 4;
 
 /// Passes over which bookkeeping is counted, and room enough for what they accept.
 const BOOKKEPT_PASSES: usize = 16;
@@ -86,6 +94,7 @@ fn main() -> anyhow::Result<()> {
         let subject = Subject::load(&options, dtype)?;
         speeds.push(autoregressive(&mut sheet, &options, &subject, dtype)?);
         widths(&mut sheet, &options, &subject);
+        adapted_rows(&mut sheet, &options, &subject);
         if dtype == Dtype::Bfloat16 {
             bookkeeping(&mut sheet, &options, &subject);
             drafted = strictness(&mut sheet, &options, &subject);
@@ -209,6 +218,45 @@ fn widths(sheet: &mut Sheet, options: &Options, subject: &Subject) {
     }
     for (samples, width) in samples.iter().zip(WIDTHS) {
         sheet.samples(format!("{}: forward of {width} rows", subject.dtype()), "ms", samples);
+    }
+}
+
+/// The pass of a draft adapter over a draft of several tokens, and a pass of the model alone over as many rows. They take
+/// turns.
+fn adapted_rows(sheet: &mut Sheet, options: &Options, subject: &Subject) {
+    let shape = subject.model.architecture();
+    let config = AdapterConfig { rank: ADAPTER_RANK, alpha: 2.0, targets: Target::ALL.to_vec() };
+    let adapter = Adapter::new(shape, config, 0, Device::Cpu).to(shape, subject.model.kind(), Device::Cpu);
+    let model = DecodingModel::new(&subject.model).with_adapter(&adapter);
+    let text: Vec<u32> = subject.prompt.iter().cycle().take(CACHED).copied().collect();
+    let mut session = model.session(1, CACHED + 2 * DRAFTS[DRAFTS.len() - 1]);
+    session.forward(&[Work {
+        slot: 0,
+        place: Place::End,
+        rows: &Rows::chain(&text),
+        first_output: CACHED - 1,
+    }]);
+    session.keep(0, &(0..CACHED).collect::<Vec<_>>());
+    let mut pass = |work: &[(Place, &Rows)]| {
+        let work = work.iter().map(|&(place, rows)| Work { slot: 0, place, rows, first_output: 0 });
+        let work: Vec<Work> = work.collect();
+        1e3 * timed(|| drop(session.forward(&work).greedy()))
+    };
+    for draft in DRAFTS {
+        let all = Rows::chain(&text[..2 * draft - 1]);
+        let (own, adapted) = (Rows::chain(&text[..draft]), Rows::chain(&text[1..draft]));
+        let drafting = [(Place::End, &own), (Place::Adapted(CACHED + 1), &adapted)];
+        let (mut plain, mut with_adapter) = (vec![], vec![]);
+        for _ in
+            warmed_up(options.rounds * PASSES_PER_ROUND, || [pass(&[(Place::End, &all)]), pass(&drafting)])
+        {
+            plain.push(pass(&[(Place::End, &all)]));
+            with_adapter.push(pass(&drafting));
+        }
+        let name =
+            format!("{}: {} rows, {} of them with an adapter", subject.dtype(), 2 * draft - 1, draft - 1);
+        let ratio = sheet.samples(name.clone(), "ms", &with_adapter) / median(&plain);
+        sheet.bar(format!("{name} / without"), ratio, Bound::AtMost(1.15));
     }
 }
 
