@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+#[path = "train_verb.rs"]
+mod train_verb;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -63,35 +66,6 @@ fn weights(dir: &Path) -> Vec<u8> {
 fn metrics(dir: &Path) -> Vec<Value> {
     let text = fs_err::read_to_string(dir.join("metrics.jsonl")).unwrap_or_default();
     text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
-}
-
-#[test]
-fn a_run_of_a_drafter_exports_the_adapter_and_measures_it_over_its_base() {
-    let directory = fixture();
-    let dir = directory.path();
-    let text = fs_err::read_to_string(dir.join("small.toml")).unwrap();
-    let (before, rest) = text.split_once("[[rounds]]").unwrap();
-    let drafter = "ar_weight = 0\nwindow_size = 1\nadapter = { states = \"on_policy\", block_size = 8 }\n";
-    let (generate, train) = before.split_once("[train]").unwrap();
-    let before = format!("{generate}states = \"none\"\n[train]{train}{drafter}");
-    let after = rest.split_once("[tune]").unwrap().1;
-    fs_err::write(dir.join("drafter.toml"), before + "[tune]" + after).unwrap();
-    succeed(dir, &["run", "-c", "drafter.toml"]);
-    let has = |file: &str| dir.join("run/export").join(file).exists();
-    assert!(has("adapter_config.json") && has("jacobi.json") && !has("model.safetensors"));
-    assert!(fs_err::read_to_string(dir.join("run/export/README.md")).unwrap().contains("| adapter |"));
-    let results = fs_err::read(dir.join("run/report/results.json")).unwrap();
-    let results: Value = serde_json::from_slice(&results).unwrap();
-    let rows = results["rows"].as_array().unwrap().iter().filter(|row| row["model_role"] == "adapter");
-    let exact: Vec<&Value> = rows.map(|row| &row["exact_match_ar"]).filter(|rate| !rate.is_null()).collect();
-    assert!(!exact.is_empty() && exact.iter().all(|rate| **rate == 1.0), "{results}");
-    let (_, rows) = read_all(&dir.join("run/round-1/trajectories")).unwrap();
-    assert!(!rows.is_empty() && rows.iter().all(|row| row.states.is_empty()));
-    // The card is not part of what was measured.
-    let again = succeed(dir, &["run", "-c", "drafter.toml"]);
-    assert_eq!(again.matches("finished before, skipped").count(), 5, "{again}");
-    let prompt = ["decode", "--adapter", "run/export", "--max-new-tokens", "4", "--prompt", "2 + 2 ="];
-    succeed(dir, &prompt);
 }
 
 #[test]
@@ -362,29 +336,6 @@ fn a_run_makes_the_rows_of_a_deleted_shard_again() {
     succeed(dir, &run);
     assert!(shard.is_file());
     assert!(read_all(&trajectories).unwrap().1 == before, "other rows than before");
-}
-
-#[test]
-fn a_changed_setting_is_refused_by_its_key() {
-    let directory = fixture();
-    let dir = directory.path();
-    succeed(dir, &["generate", "-c", "small.toml"]);
-    let train = ["train", "-c", "small.toml"];
-    succeed(dir, &train);
-    let changed = [&train[..], &["--set", "train.learning_rate=5e-3"]].concat();
-    let messages = fail(dir, &changed, 2);
-    for part in ["train.learning_rate: was 0.001, is 0.005", "round-1/checkpoints/step-000004", "--overwrite"]
-    {
-        assert!(messages.contains(part), "{part:?} is missing: {messages}");
-    }
-    assert_eq!(messages.matches(": was ").count(), 1, "{messages}");
-    let before = weights(&latest_checkpoint(&dir.join("run/round-1")).unwrap());
-    succeed(dir, &[&changed[..], &["--overwrite"]].concat());
-    assert_ne!(weights(&latest_checkpoint(&dir.join("run/round-1")).unwrap()), before);
-    // Other rows also make another run.
-    succeed(dir, &["generate", "-c", "small.toml", "--set", "prompts.limit=6", "-o", "fewer"]);
-    let messages = fail(dir, &[&changed[..], &["--trajectories", "fewer"]].concat(), 2);
-    assert!(messages.contains("data: was ") && messages.matches(": was ").count() == 1, "{messages}");
 }
 
 /// `jacobi train` into `output`, for many steps.

@@ -10,7 +10,7 @@ use jacobi_eval::{EvalJob, EvalModel, EvalOutcome, EvalProgress, evaluate, paire
 use jacobi_model::Device;
 use jacobi_report::{ROWS_LEFT_OUT, TrainingCurve, write_report};
 use jacobi_trainer::{Evaluation, Init, Ranks, TrainData, TrainJob, TrainProgress};
-use jacobi_trajectory_gen::{CUT_RESPONSES, ERRORS_FILE, GenerateJob};
+use jacobi_trajectory_gen::{CUT_RESPONSES, ERRORS_FILE, GenerateJob, Rejected, RejectedKind};
 use serde_json::{Map, Value};
 
 use crate::exit::Interrupted;
@@ -81,7 +81,7 @@ pub fn generate(job: &GenerateJob, stop: &Stop) -> anyhow::Result<Manifest> {
     Ok(manifest)
 }
 
-/// The numbers of prompts written, skipped and failed, with the rules that skipped them.
+/// The numbers of prompts written, skipped and failed, with the rules that skipped them and the first failure.
 fn generation_summary(manifest: &Manifest, dir: &Path) -> String {
     let mut summary = format!("{} trajectories of {} prompts", manifest.written, manifest.input);
     if manifest.written < manifest.input {
@@ -95,23 +95,37 @@ fn generation_summary(manifest: &Manifest, dir: &Path) -> String {
             manifest.failed,
             errors.display()
         );
+        if let Some(reason) = first_failure(dir).filter(|_| manifest.failed > 0) {
+            summary += &format!("; the first failure: {reason}");
+        }
     }
     if let Some(blocks) = manifest.counts.get("disagreeing_blocks") {
-        summary += &format!("; {blocks} blocks of the given responses differ from the model's output");
+        summary += &format!(
+            "; {blocks} blocks of the given responses differ from the model's output and are treated as \
+             generate.on_disagreement says"
+        );
     }
     if let Some(cut) = manifest.counts.get(CUT_RESPONSES) {
-        summary += &format!("; {cut} responses were cut before their end");
+        summary += &format!("; {cut} responses were cut at generate.max_new_tokens");
         // The share decides over the rows of all ranks.
         if manifest.rank.is_none() {
             summary += match 2 * cut <= manifest.written {
                 true => ": train.cut_responses = \"drop\" leaves them out",
                 false => {
-                    ": more than half, so train.cut_responses = \"drop\" keeps them; raise generate.max_new_tokens"
+                    ": more than half, so train.cut_responses = \"drop\" keeps them, and training does not teach the model to stop"
                 }
             };
         }
     }
     summary
+}
+
+/// The first line of errors.jsonl about a prompt that failed.
+fn first_failure(dir: &Path) -> Option<String> {
+    let text = fs_err::read_to_string(dir.join(ERRORS_FILE)).ok()?;
+    let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Rejected>(line).ok());
+    let Rejected { prompt, reason, .. } = lines.find(|line| line.kind == RejectedKind::Failed)?;
+    Some(format!("{prompt}: {reason}"))
 }
 
 /// The inputs of a round of training.

@@ -14,7 +14,10 @@ pub enum ModelError {
         path: PathBuf,
     },
     /// The directory lacks a file that every model has.
-    #[error("{dir} holds no {file}: it is not a complete Hugging Face model directory")]
+    #[error("{dir} holds no {file}: it is {}", match crate::StoredAdapter::is_at(dir) {
+        true => "an adapter, not a model: give it as --adapter",
+        false => "not a complete Hugging Face model directory",
+    })]
     MissingFile {
         /// The model directory.
         dir: PathBuf,

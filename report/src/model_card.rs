@@ -44,8 +44,9 @@ const DECODER_ENDS: &str = "<!-- end of decoder -->\n\n";
 /// The model card `text` with another decoder in `jacobi.json`. `None` if it is not a card of [`model_card`].
 pub fn card_with_decoder(text: &str, tuned: &Tuned) -> Option<String> {
     let (before, rest) = text.split_once(DECODER_STARTS)?;
-    let (_, after) = rest.split_once(DECODER_ENDS)?;
-    Some(format!("{before}{DECODER_STARTS}{}{DECODER_ENDS}{after}", decoding(tuned)))
+    let (former, after) = rest.split_once(DECODER_ENDS)?;
+    let decoding = decoding(tuned, former.contains("--adapter DIR"));
+    Some(format!("{before}{DECODER_STARTS}{decoding}{DECODER_ENDS}{after}"))
 }
 
 /// The model card as Markdown.
@@ -80,7 +81,7 @@ pub fn model_card(card: &ModelCard) -> String {
     if card.custom_generate {
         text += USE_IN_PARALLEL;
     }
-    text += &format!("{DECODER_STARTS}{}{DECODER_ENDS}", decoding(card.decoding));
+    text += &format!("{DECODER_STARTS}{}{DECODER_ENDS}", decoding(card.decoding, card.is_adapter));
     text += if card.is_adapter { TRAINING_ADAPTER } else { TRAINING };
     text += &pairs("setting", card.training);
     text += "## Provenance\n\n";
@@ -176,7 +177,7 @@ fn pairs(heading: &str, pairs: &[(String, String)]) -> String {
 }
 
 /// The decoder in `jacobi.json`, and how it was found.
-fn decoding(tuned: &Tuned) -> String {
+fn decoding(tuned: &Tuned, is_adapter: bool) -> String {
     let best = &tuned.best;
     let tokens = if best.is_autoregressive() { "One token" } else { "Several tokens" };
     let found = match best.prompts {
@@ -195,8 +196,9 @@ fn decoding(tuned: &Tuned) -> String {
     let remarks: String =
         remarks.into_iter().chain(pass_cost(&tuned.latency)).map(|remark| format!("- {remark}\n")).collect();
     let remarks = if remarks.is_empty() { remarks } else { remarks + "\n" };
+    let option = if is_adapter { "--adapter" } else { "--model" };
     format!(
-        "{tokens} per forward pass with `jacobi decode --model DIR`, under the decoder in `jacobi.json`, {found}:\n\n{}{remarks}",
+        "{tokens} per forward pass with `jacobi decode {option} DIR`, under the decoder in `jacobi.json`, {found}:\n\n{}{remarks}",
         pairs("decoder", &settings)
     )
 }

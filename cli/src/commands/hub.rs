@@ -1,8 +1,10 @@
 //! `jacobi hub`: uploads exported models to the Hugging Face hub.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jacobi_datasets::hub::{ExportFile, Hub, HubRepo, PushOptions, export_files};
+use jacobi_model::StoredAdapter;
+use serde_json::Value;
 
 use crate::exit::UsageError;
 use crate::output;
@@ -56,6 +58,12 @@ fn push(args: &PushArgs) -> anyhow::Result<()> {
         UsageError(format!("{} is not a repository name: write ORG/NAME, or ORG/NAME@REVISION", args.repo))
     })?;
     let files = export_files(&args.model)?;
+    if let Some(base) = local_base(&args.model) {
+        output::status(&format!(
+            "warning: adapter_config.json names its base {base}, which is a directory of this machine: set \
+             base_model_name_or_path to ORG/NAME of the hub"
+        ));
+    }
     let hub = Hub::from_environment();
     if !args.upload {
         return Ok(output::result(&format!(
@@ -68,6 +76,14 @@ fn push(args: &PushArgs) -> anyhow::Result<()> {
     let options = PushOptions { public: args.public, message: &args.message };
     output::status(&format!("sending {} files, {}", files.len(), megabytes(total(&files))));
     Ok(output::result(&hub.push(&files, &repo, options)?)?)
+}
+
+/// The base of an adapter, if it is a local directory.
+fn local_base(dir: &Path) -> Option<String> {
+    let config = fs_err::read(dir.join(StoredAdapter::FILES[0])).ok()?;
+    let config: Value = serde_json::from_slice(&config).ok()?;
+    let base = config["base_model_name_or_path"].as_str()?;
+    Path::new(base).exists().then(|| base.to_owned())
 }
 
 fn listing(files: &[ExportFile]) -> String {

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jacobi_datasets::{Manifest, PromptsConfig};
+use jacobi_datasets::{Difference, Differences, Manifest, PromptsConfig, Section};
 use jacobi_model::{Architecture, Compute};
 use jacobi_trainer::{TrainData, forecast};
 
 use crate::commands::generate::check_round;
+use crate::exit::UsageError;
 use crate::pipeline::model_of_round;
 use crate::recipe::{Recipe, RecipeArgs, Round};
 use crate::run_dir::{DirLock, RunDir};
@@ -16,9 +17,12 @@ use crate::{device, launch, output, plan, stages, supervised};
 
 /// Train a model on trajectory shards
 ///
-/// With prompts.response_column set and no --trajectories, trains on those responses instead: with the autoregressive loss
-/// only, or an adapter with random or on-policy states. Resumable: the same command continues from the newest checkpoint. Create a file `save-now` in the output
-/// directory to save a checkpoint at once.
+/// Without --trajectories and with responses in the prompts (prompts.response_column, response_template, or conversations
+/// that end with the assistant's turn and have no trajectories), trains on those: with the autoregressive loss only, or an
+/// adapter with random or on-policy states.
+///
+/// Resumable: the same command continues from the newest checkpoint. Create a file `save-now` in the output directory to
+/// save a checkpoint at once.
 ///
 /// Several processes can train together, started by torchrun, srun or --nproc. They need a shared file system.
 #[derive(Debug, clap::Args)]
@@ -57,8 +61,14 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let target = args.output.clone().unwrap_or_else(|| run.round(args.round));
     let shards = match &args.trajectories {
         Some(dir) => Some(dir.clone()),
-        None if recipe.rounds[args.round - 1].prompts.response_column.is_some() => None,
-        None => Some(run.trajectories(args.round)),
+        None if gives_responses(&recipe.rounds[args.round - 1].prompts, &run.trajectories(args.round)) => {
+            None
+        }
+        None => {
+            let dir = run.trajectories(args.round);
+            check_settings(&recipe, args.round, &dir)?;
+            Some(dir)
+        }
     };
     if args.dry_run {
         return Ok(output::result(&forecast_of(args, &recipe, &model, shards.as_deref())?)?);
@@ -70,12 +80,19 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let timeout = Duration::from_secs(recipe.rounds[args.round - 1].train.dist_timeout);
     let ranks = launch::join(recipe.model.device, device, timeout)?;
     let train = || {
+        let Round { prompts, train, .. } = &recipe.rounds[args.round - 1];
+        if ranks.is_first() && shards.is_none() && train.uses_recorded_states() {
+            let path = prompts.path.display();
+            output::status(&format!(
+                "training on the responses of {path}: the autoregressive loss alone, since they have no trajectories"
+            ));
+        }
         let place = args.output.as_deref().unwrap_or(run.root());
         let _lock = ranks.is_first().then(|| DirLock::take(place)).transpose()?;
         let stage = stages::TrainStage {
             round: args.round,
             model_dir: &model,
-            data: data(&recipe.rounds[args.round - 1].prompts, &model, shards.as_deref())?,
+            data: data(prompts, &model, shards.as_deref())?,
             output: &target,
             overwrite: args.overwrite,
             device,
@@ -88,6 +105,38 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         output::result(&checkpoint.display().to_string())?;
     }
     Ok(())
+}
+
+/// Whether the rows of `prompts` have the responses to train on: in a column, by a template, or as the last turn of
+/// conversations that no trajectories were made for.
+fn gives_responses(prompts: &PromptsConfig, trajectories: &Path) -> bool {
+    prompts.response_column.is_some()
+        || prompts.response_template.is_some()
+        || prompts.messages_column.is_some() && !trajectories.exists()
+}
+
+/// Refuses the run's own trajectories in `dir` if they were generated with other settings of `[generate]`, another template or
+/// another seed.
+fn check_settings(recipe: &Recipe, round: usize, dir: &Path) -> anyhow::Result<()> {
+    let Some(manifest) = Manifest::load(dir)? else { return Ok(()) };
+    let Round { prompts, generate, .. } = &recipe.rounds[round - 1];
+    let mut settings = generate.deciding();
+    settings.extend(prompts.deciding_template());
+    settings.set("seed", recipe.seed);
+    let Differences(mut changes) = settings.differences(&manifest.settings);
+    // The others come from the files of model and responses.
+    let is_of_recipe = |key: &str| key.starts_with("generate.") && key != "generate.responses";
+    changes
+        .retain(|Difference { key, .. }| is_of_recipe(key) || key.starts_with("prompts.") || key == "seed");
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let (dir, changes) = (dir.display(), Differences(changes));
+    Err(UsageError(format!(
+        "{dir} was generated with other settings:{changes}\nrun `jacobi generate` with these settings first, or train on the \
+         trajectories as they are with --trajectories {dir}"
+    ))
+    .into())
 }
 
 fn data(prompts: &PromptsConfig, model: &Path, shards: Option<&Path>) -> anyhow::Result<TrainData> {
