@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use jacobi_torch_ext::{product, product_input_gradient};
+use jacobi_torch_ext::{LowRankUpdate, add_low_rank, product, product_input_gradient};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -283,11 +283,20 @@ impl LowRank {
         Ok(Some(Self { scale: config.alpha / config.rank as f64, a, updates }))
     }
 
-    /// Adds the update for `x` `[n, i]` to the outputs `y` `[n, o]`.
-    pub(crate) fn add_to(&self, y: &Tensor, x: &Tensor, multiply: impl Fn(&Tensor, &Tensor) -> Tensor) {
-        let inner = multiply(x, &self.a.whole) * self.scale;
+    /// Without gradients: adds the update for `x` `[n, i]` to the outputs `y` `[n, o]`. On a CPU a row's result does not depend
+    /// on the other rows, bit for bit.
+    pub(crate) fn infer<'a>(&'a self, mut y: Tensor, x: &Tensor) {
+        let of_target =
+            |Update { outputs, b, .. }: &'a Update| LowRankUpdate { first: outputs.start as usize, b };
+        let updates: Vec<LowRankUpdate> = self.updates.iter().map(of_target).collect();
+        add_low_rank(&mut y, x, &self.a.whole, &updates, self.scale);
+    }
+
+    /// For training, with many rows: the same.
+    pub(crate) fn product(&self, y: &Tensor, x: &Tensor) {
+        let inner = product(x, &self.a.whole, None) * self.scale;
         for (update, inner) in self.updates.iter().zip(self.by_target(&inner)) {
-            let _ = update.of(y).g_add_(&multiply(&inner, &update.b));
+            let _ = update.of(y).g_add_(&product(&inner, &update.b, None));
         }
     }
 

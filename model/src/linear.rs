@@ -69,13 +69,15 @@ impl Linear {
     /// Without gradients: `[n, o]` for `x` `[n, i]`. On a CPU a row's result does not depend on the other rows, bit for bit.
     pub(crate) fn infer(&self, x: &Tensor, adapted: Option<AdaptedRows>) -> Tensor {
         let y = linear(x, &self.weight.whole, self.bias.as_ref().map(|bias| &bias.whole));
-        self.adapt(y, x, adapted, |x, weight| linear(x, weight, None))
+        self.adapt(&y, x, adapted, |update, y, x| update.infer(y, &x));
+        y
     }
 
     /// For training, with many rows: `[n, o]` for `x` `[n, i]`.
     pub(crate) fn product(&self, x: &Tensor, adapted: Option<AdaptedRows>) -> Tensor {
         let y = product(x, &self.weight.whole, self.bias.as_ref().map(|bias| &bias.whole));
-        self.adapt(y, x, adapted, |x, weight| product(x, weight, None))
+        self.adapt(&y, x, adapted, |update, y, x| update.product(&y, &x));
+        y
     }
 
     /// The gradient of `x` for the gradient `grad` `[n, o]` of the output; adds the gradients of what is trained: of
@@ -106,18 +108,18 @@ impl Linear {
         Some((adapter.update(self.layer, self.name)?, first as i64))
     }
 
+    /// Gives `add` the update, and the outputs and inputs of the rows that use it.
     fn adapt(
         &self,
-        y: Tensor,
+        y: &Tensor,
         x: &Tensor,
         adapted: Option<AdaptedRows>,
-        multiply: impl Fn(&Tensor, &Tensor) -> Tensor,
-    ) -> Tensor {
+        add: impl Fn(&LowRank, Tensor, Tensor),
+    ) {
         if let Some((update, first)) = self.update(adapted) {
             let rows = |of: &Tensor| of.narrow(0, first, of.size()[0] - first);
-            update.add_to(&rows(&y), &rows(x), multiply);
+            add(update, rows(y), rows(x));
         }
-        y
     }
 }
 

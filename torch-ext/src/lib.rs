@@ -28,7 +28,7 @@ pub use cpu::{
     cross_entropy::{HardTarget, SoftLoss, SoftTarget, cross_entropy, probabilities, soft_loss},
     gated::{silu_gated, silu_gated_backward},
     instructions::vector_instructions,
-    linear::{linear, linear_argmax},
+    linear::{LowRankUpdate, add_low_rank, linear, linear_argmax},
     norm::{add_rms_norm, rms_norm, rms_norm_backward},
     pool::{set_threads, threads},
     predictions::{argmax, column_ids, top},

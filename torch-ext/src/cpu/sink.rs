@@ -55,6 +55,27 @@ impl<T: Element> Sink for Rounded<'_, T> {
     }
 }
 
+/// Adds products, times a factor, to the columns of a matrix from `start` on.
+pub(crate) struct Added<'a, T> {
+    pub(crate) target: &'a Shared<'a, T>,
+    /// Columns of the matrix.
+    pub(crate) width: usize,
+    pub(crate) start: usize,
+    pub(crate) factor: f32,
+}
+
+impl<T: Element> Sink for Added<'_, T> {
+    #[inline(always)]
+    fn take(&mut self, row: usize, first: usize, products: &[f32]) {
+        let place = row * self.width + self.start + first;
+        // SAFETY: no other task has the columns from `start` on.
+        let target = unsafe { self.target.part(place..place + products.len()) };
+        for (target, product) in target.iter_mut().zip(products) {
+            *target = T::from_f32(target.to_f32() + self.factor * product);
+        }
+    }
+}
+
 /// Keeps the largest product of each row, rounded to `T`, and its column: the first of equal ones.
 pub(crate) struct Largest<T> {
     /// Column of the first product.

@@ -19,6 +19,42 @@ fn the_kernel_equals_the_operation() {
 }
 
 #[test]
+fn updates_of_low_rank_equal_the_operations_and_do_not_depend_on_other_rows() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for (t, i, rank, targets) in [(1, 8, 1, 1), (7, 96, 64, 3), (15, 130, 50, 2), (40, 64, 16, 2)] {
+            let outputs = [100, 48, 17];
+            let y = random(&[t, 200], kind);
+            let (x, a) = (random(&[t, i], kind), random(&[targets * rank, i], kind));
+            let b = outputs.map(|outputs| random(&[outputs, rank], kind));
+            let firsts = [0, 110, 170];
+            let updates: Vec<LowRankUpdate> = b
+                .iter()
+                .zip(firsts)
+                .map(|(b, first)| LowRankUpdate { first, b })
+                .take(targets as usize)
+                .collect();
+            let expected = y.to_kind(Kind::Float).copy();
+            for (target, update) in (0..).zip(&updates) {
+                let a = a.narrow(0, target * rank, rank).to_kind(Kind::Float);
+                let inner = x.to_kind(Kind::Float).matmul(&a.tr()).to_kind(kind).to_kind(Kind::Float);
+                let mut columns = expected.narrow(1, update.first as i64, update.b.size()[0]);
+                let _ = columns.g_add_(&(inner.matmul(&update.b.to_kind(Kind::Float).tr()) * 0.5));
+            }
+            let mut found = y.copy();
+            add_low_rank(&mut found, &x, &a, &updates, 0.5);
+            assert_close(
+                &found,
+                &expected.to_kind(kind),
+                &format!("{t} x {i}, {targets} of rank {rank}, {kind:?}"),
+            );
+            let mut last = y.narrow(0, t - 1, 1).copy();
+            add_low_rank(&mut last, &x.narrow(0, t - 1, 1), &a, &updates, 0.5);
+            assert!(last.equal(&found.narrow(0, t - 1, 1)), "{t} rows of {kind:?}");
+        }
+    }
+}
+
+#[test]
 fn the_largest_output_is_found_without_the_outputs() {
     for kind in [Kind::Float, Kind::BFloat16] {
         for (t, i, o) in [(1, 1, 1), (3, 33, 100), (16, 64, 960), (50, 96, 5000), (67, 577, 3001)] {
