@@ -65,6 +65,7 @@ def main():
     parser.add_argument("--tokens", type=int, required=True, help="tokens of a step if a row has fewer")
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
@@ -74,6 +75,7 @@ def main():
             "model": str(arguments.model),
             "tokens": arguments.tokens,
             "threads": arguments.threads,
+            "dtype": arguments.dtype,
             "instructions": os.environ.get("ATEN_CPU_CAPABILITY", "native"),
         },
         "rows": {},
@@ -88,7 +90,7 @@ def main():
     size = given["sample_tokens"]
     samples = given["samples"][: max(arguments.row, arguments.tokens) // size]
     load = transformers.AutoModelForCausalLM.from_pretrained
-    model = load(arguments.model, dtype=torch.bfloat16, attn_implementation="sdpa").train()
+    model = load(arguments.model, dtype=getattr(torch, arguments.dtype), attn_implementation="sdpa").train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     counts = [sum(len(sample[loss]) for sample in samples) for loss in ("ar", "pc")]
     step(model, optimizer, list(make_rows(samples[:1], 1)), counts)
