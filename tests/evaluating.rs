@@ -178,7 +178,8 @@ fn an_unusable_question_is_named_and_stops_nothing() {
         "{message}"
     );
     let read = |name: &str| fs_err::read_to_string(dir.join("report").join(name)).unwrap();
-    assert!(read("report.md").contains("could not be used: 1 of 3 rows of sums"), "{}", read("report.md"));
+    let sentence = "could not be used: 1 of 3 rows of task \"sums\"";
+    assert!(read("report.md").contains(sentence), "{}", read("report.md"));
     assert!(read("samples.jsonl").contains("\"sample_id\":\"x#2\""));
 }
 

@@ -80,7 +80,7 @@ pub enum EvalError {
     },
     /// A file of questions for a built-in task that lacks one of its columns.
     #[error(
-        "{} has no column `{column}`, which the task \"{task}\" reads: its columns are {}; rename one of them, or write a task file with your own [prompts]",
+        "cannot read the questions of task \"{task}\": {} has no column `{column}`, which the task reads, but {}; rename one of them, or write a task file with your own [prompts]",
         path.display(), available.join(", ")
     )]
     TaskColumn {

@@ -35,8 +35,7 @@ fn a_file_without_a_column_of_a_built_in_task_is_refused_with_both_names() {
     task.prompts.path = dir.path().join("p.jsonl");
     fs_err::write(&task.prompts.path, "{\"q\": \"hi\", \"answer\": 1}\n").unwrap();
     let message = read(&task).unwrap_err().to_string();
-    let expected =
-        "p.jsonl has no column `question`, which the task \"gsm8k\" reads: its columns are q, answer;";
+    let expected = "p.jsonl has no column `question`, which the task reads, but q, answer;";
     assert!(message.contains(expected), "{message}");
     task.follows = "a file".to_owned();
     assert!(matches!(read(&task).unwrap_err(), EvalError::Questions { .. }));
