@@ -173,9 +173,13 @@ fn an_unusable_question_is_named_and_stops_nothing() {
     let arguments = ["eval", "--model", "model", "--tasks", "sums.toml", "--overwrite", "-o", "report"];
     let output = jacobi(dir, &arguments);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(message.contains("1 of 3 rows of sums could not be read; the first, line 2"), "{message}");
+    assert!(
+        message.contains("1 of 3 rows of task \"sums\" could not be read; the first, line 2"),
+        "{message}"
+    );
     let read = |name: &str| fs_err::read_to_string(dir.join("report").join(name)).unwrap();
-    assert!(read("report.md").contains("could not be used: 1 of 3 rows of sums"), "{}", read("report.md"));
+    let sentence = "could not be used: 1 of 3 rows of task \"sums\"";
+    assert!(read("report.md").contains(sentence), "{}", read("report.md"));
     assert!(read("samples.jsonl").contains("\"sample_id\":\"x#2\""));
 }
 

@@ -170,7 +170,7 @@ fn explain(message: &str) -> String {
     let kind =
         ["field", "variant"].into_iter().find(|kind| message.starts_with(&format!("unknown {kind} `")));
     let Some(kind) = kind else {
-        return message.trim_end().replace('\n', ", ");
+        return without_rust_types(message.trim_end()).replace('\n', ", ");
     };
     let mut names = message.split('`').skip(1).step_by(2);
     let unknown = names.next().unwrap_or_default();
@@ -180,6 +180,19 @@ fn explain(message: &str) -> String {
         Some(name) => format!("unknown {what} `{unknown}`; did you mean `{name}`?"),
         None => format!("unknown {what} `{unknown}`; known here: {}", known.join(", ")),
     }
+}
+
+/// Replaces the names that serde has for numbers.
+pub fn without_rust_types(message: &str) -> String {
+    const WHOLE: [&str; 10] = ["usize", "u8", "u16", "u32", "u64", "isize", "i8", "i16", "i32", "i64"];
+    let Some((before, expected)) = message.rsplit_once("expected ") else { return message.to_owned() };
+    let end = expected.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(expected.len());
+    let name = match &expected[..end] {
+        "f32" | "f64" => "a number",
+        name if WHOLE.contains(&name) => "a whole number",
+        name => name,
+    };
+    format!("{before}expected {name}{}", &expected[end..])
 }
 
 fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {

@@ -363,6 +363,7 @@ pub fn report_bad_rows(verb: &str, bad_rows: &[BadRow]) {
 
 #[cfg(test)]
 mod tests {
+    use jacobi_datasets::Place;
     use jacobi_eval::LeftOut;
 
     use super::*;
@@ -391,10 +392,12 @@ mod tests {
 
     #[test]
     fn rows_that_could_not_be_read_are_in_the_environment() {
-        let bad_rows = vec![BadRow { file: None, line: 7, reason: "it has no column q".to_owned() }];
+        let bad_rows =
+            vec![BadRow { file: None, at: Place::Line(7), reason: "it has no column q".to_owned() }];
         let left_out = LeftOut { task: "sums".to_owned(), rows: 9, bad_rows };
         let environment = environment_of(&EvalOutcome { left_out: vec![left_out], ..EvalOutcome::default() });
-        let expected = "1 of 9 rows of sums could not be read; the first, line 7: it has no column q";
+        let expected =
+            "1 of 9 rows of task \"sums\" could not be read; the first, line 7: it has no column q";
         assert_eq!(environment[ROWS_LEFT_OUT], expected);
         assert!(!environment_of(&EvalOutcome::default()).contains_key(ROWS_LEFT_OUT));
     }

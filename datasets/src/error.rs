@@ -56,7 +56,7 @@ pub enum DatasetError {
     Prompts(String),
 
     /// A configured column that is in no row.
-    #[error("{path} has no column `{column}`: set {setting} to one of {}", available.join(", "))]
+    #[error("{}", missing_column(path, column, setting, available))]
     MissingColumn {
         /// The file.
         path: PathBuf,
@@ -77,12 +77,23 @@ pub enum DatasetError {
         source: minijinja::Error,
     },
 
+    /// A template that gives every row the same text.
+    #[error(
+        "{setting} names no column, so that every row would have the same text, {text:?}: it is the template itself, not a file or a column; columns are written as {{{{ name }}}}"
+    )]
+    ConstantTemplate {
+        /// The setting.
+        setting: &'static str,
+        /// The template.
+        text: String,
+    },
+
     /// A row that contradicts itself or its file, or holds nothing usable.
     #[error("{path}, {place}: {reason}")]
     BadRow {
         /// The file.
         path: PathBuf,
-        /// `line 3` or `row 3`, from 1.
+        /// As [`Place`](crate::Place), or `row 3` of a shard, from 1.
         place: String,
         /// What is wrong with it.
         reason: String,
@@ -261,6 +272,18 @@ pub enum DatasetError {
         lack: &'static str,
     },
 
+    /// An end-of-sequence token in a form that is not read, or beyond the vocabulary.
+    #[error(
+        "{}: eos_token_id is {found}: give the id of a token of the vocabulary, or a list of ids, as numbers without quotes",
+        path.display()
+    )]
+    EosToken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        found: String,
+    },
+
     /// A token that the model has no embedding for.
     #[error(
         "token id {id} ({token}) is beyond the embedding of {dir}, which has {rows} rows (vocab_size in config.json): leave the token out, or resize the embedding (resize_token_embeddings in transformers)"
@@ -286,13 +309,23 @@ pub enum DatasetError {
     },
 
     /// A chat template that does not parse, or refuses these messages.
-    #[error("the chat template of {place} failed")]
+    #[error("the chat template of {place} failed{hint}")]
     ChatTemplate {
         /// The model directory, or the setting that gives the template.
         place: String,
+        /// A likely cause in the messages, behind a colon, or nothing.
+        hint: String,
         /// Line and cause.
         source: minijinja::Error,
     },
+}
+
+fn missing_column(path: &Path, column: &str, setting: &str, available: &[String]) -> String {
+    let (path, names) = (path.display(), available.join(", "));
+    if setting.ends_with("template") {
+        return format!("{path} has no column `{column}`, which {setting} names: its columns are {names}");
+    }
+    format!("{path} has no column `{column}`: set {setting} to one of {names}")
 }
 
 impl DatasetError {
@@ -303,6 +336,11 @@ impl DatasetError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path, source },
             _ => Self::Io { action, path, source },
         }
+    }
+
+    /// A file with several columns of a name that a setting names.
+    pub(crate) fn several_columns(path: &Path, column: &str) -> Self {
+        Self::Prompts(format!("{} has several columns `{column}`: rename one of them", path.display()))
     }
 
     /// For `map_err` of a Parquet or Arrow reader: `Parquet` about the file `path` of another program.

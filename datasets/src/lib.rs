@@ -33,7 +33,8 @@ pub use layout::{CausalRun, Layout, NoiseContext};
 pub use noise::{NoiseScheduleConfig, ScheduleKind, choose_state, is_settled, wants_fixed_point};
 pub use pack::{ArTarget, PackConfig, PackError, PackedSample, PcPair, pack};
 pub use prompts::{
-    BadRow, Message, Prompt, PromptFormat, PromptStream, PromptsConfig, Role, read_prompts, stream_prompts,
+    BadRow, Message, Place, Prompt, PromptFormat, PromptStream, PromptsConfig, Role, read_prompts,
+    stream_prompts,
 };
 pub use ranks::{Keeper, Membership, Rank, RankError, local_rank};
 pub use repetition::repeats;

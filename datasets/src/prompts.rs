@@ -243,27 +243,55 @@ impl Prompt {
     }
 }
 
+/// Where a row is in its file, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// A line of JSON objects.
+    Line(usize),
+    /// A row of CSV (the header does not count), Parquet or a JSON array.
+    Row(usize),
+}
+
+impl Place {
+    /// The number of the line or row.
+    pub fn number(self) -> usize {
+        match self {
+            Self::Line(number) | Self::Row(number) => number,
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Line(number) => write!(f, "line {number}"),
+            Self::Row(number) => write!(f, "row {number}"),
+        }
+    }
+}
+
 /// A row that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRow {
     /// Name of its file, if the configured path matches several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Line of a text file, row of Parquet or of a JSON array, from 1.
-    pub line: usize,
+    /// Where it is in the file.
+    pub at: Place,
     /// What is wrong with it.
     pub reason: String,
 }
 
 impl BadRow {
-    fn new(line: usize, reason: impl Into<String>) -> Self {
-        Self { file: None, line, reason: reason.into() }
+    fn new(at: Place, reason: impl Into<String>) -> Self {
+        Self { file: None, at, reason: reason.into() }
     }
 
-    /// Its place: `line 7`, or `train-1.jsonl, line 7`.
+    /// Its place: `line 7`, or `train-1.parquet, row 7`.
     pub fn place(&self) -> String {
         let file = self.file.as_ref().map_or_else(String::new, |file| format!("{file}, "));
-        format!("{file}line {}", self.line)
+        format!("{file}{}", self.at)
     }
 }
 
@@ -281,8 +309,8 @@ pub fn read_prompts(config: &PromptsConfig) -> Result<Vec<Result<Prompt, BadRow>
     stream_prompts(config)?.collect()
 }
 
-/// The columns of a row with its line, or why the row is unusable.
-pub(crate) type RawRow = Result<(usize, serde_json::Map<String, Value>), BadRow>;
+/// The columns of a row with its place, or why the row is unusable.
+pub(crate) type RawRow = Result<(Place, serde_json::Map<String, Value>), BadRow>;
 
 /// All columns of all rows of one file.
 ///
@@ -292,7 +320,7 @@ pub(crate) fn rows_of(
     path: &Path,
 ) -> Result<impl Iterator<Item = Result<RawRow, DatasetError>>, DatasetError> {
     let rows = files::open(path, PromptFormat::Auto, None)?;
-    Ok(rows.map(|row| Ok(row?.map(|row| (row.line, row.columns)))))
+    Ok(rows.map(|row| Ok(row?.map(|row| (row.at, row.columns)))))
 }
 
 /// A hash of the roles and texts of a conversation in any form, without a final assistant turn; `None` for any other

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::DatasetError;
-use crate::prompts::{Message, Prompt, RoleMap, hash_of_messages, number_text, rows_of};
+use crate::prompts::{Message, Place, Prompt, RoleMap, hash_of_messages, number_text, rows_of};
 use crate::tokenizer::Tokenizer;
 
 mod row;
@@ -36,7 +36,7 @@ pub struct Responses {
     by_key: HashMap<Key, Vec<usize>>,
     /// Rows that answer no prompt: their number, and what is wrong with the first.
     unusable: usize,
-    first_unusable: Option<(usize, String)>,
+    first_unusable: Option<(Place, String)>,
 }
 
 /// Hands out each response at most once.
@@ -54,6 +54,13 @@ struct Entry {
     id: Option<String>,
     /// The row holds the tokens or messages of its prompt: then an equal id alone is no match.
     has_prompt: bool,
+}
+
+impl Entry {
+    /// Whether its row has none of the keys of a response.
+    fn lacks_response(&self) -> bool {
+        self.content.as_ref().is_err_and(|reason| reason == row::NO_RESPONSE)
+    }
 }
 
 #[derive(Debug)]
@@ -77,7 +84,8 @@ impl Responses {
     /// Reads a file of responses.
     ///
     /// # Errors
-    /// `Missing`, `Io`, `Parquet`, `Prompts` for an unknown format; `BadRow` if no row names a prompt.
+    /// `Missing`, `Io`, `Parquet`, `Prompts` for an unknown format; `BadRow` or `Prompts` if no row has a usable
+    /// response.
     pub fn read(path: &Path) -> Result<Self, DatasetError> {
         if !path.exists() {
             let remedy =
@@ -96,20 +104,45 @@ impl Responses {
             unusable: 0,
             first_unusable: None,
         };
+        let (mut columns, mut failed) = (None, None);
         for row in rows_of(path)? {
-            let added = row?
-                .map_err(|row| (row.line, row.reason))
-                .and_then(|(line, columns)| responses.add(&columns).map_err(|reason| (line, reason)));
-            if let Err(unusable) = added {
-                responses.unusable += 1;
-                responses.first_unusable.get_or_insert(unusable);
+            let added = row?.map_err(|row| (row.at, row.reason)).and_then(|(at, row)| {
+                columns.get_or_insert_with(|| row.keys().cloned().collect());
+                responses.add(&row).map(|()| at).map_err(|reason| (at, reason))
+            });
+            match added {
+                Ok(at) => {
+                    let reason =
+                        responses.entries.last().and_then(|entry| entry.content.as_ref().err().cloned());
+                    failed = failed.or(reason.map(|reason| (at, reason)));
+                }
+                Err(unusable) => {
+                    responses.unusable += 1;
+                    responses.first_unusable.get_or_insert(unusable);
+                }
             }
         }
-        match responses.first_unusable {
-            Some((line, reason)) if responses.entries.is_empty() => {
-                Err(DatasetError::BadRow { path: responses.path, place: format!("line {line}"), reason })
+        let has_response = responses.entries.iter().any(|entry| entry.content.is_ok());
+        if has_response { Ok(responses) } else { Err(responses.refused(columns.unwrap_or_default(), failed)) }
+    }
+
+    /// The error of a file without any usable response: with the columns of its first row, and what is wrong with the
+    /// first response.
+    fn refused(self, columns: Vec<String>, failed: Option<(Place, String)>) -> DatasetError {
+        if failed.is_some() && self.entries.iter().all(Entry::lacks_response) {
+            return DatasetError::Prompts(format!(
+                "{} has no responses: its columns are {}, and a response is in one of {}: rename its column",
+                self.path.display(),
+                columns.join(", "),
+                row::names_of_responses()
+            ));
+        }
+        match failed.or(self.first_unusable) {
+            Some((at, reason)) => {
+                let reason = format!("{reason}; no row has a usable response");
+                DatasetError::BadRow { path: self.path, place: at.to_string(), reason }
             }
-            _ => Ok(responses),
+            None => DatasetError::Prompts(format!("{} holds no responses: it is empty", self.path.display())),
         }
     }
 
@@ -165,9 +198,9 @@ impl Matching<'_> {
         }
         let unusable = match &self.responses.first_unusable {
             None => String::new(),
-            Some((line, reason)) => {
+            Some((at, reason)) => {
                 let count = self.responses.unusable;
-                format!("; rows of the file that cannot be used: {count}, the first: line {line}: {reason}")
+                format!("; rows of the file that cannot be used: {count}, the first: {at}: {reason}")
             }
         };
         Err(format!(

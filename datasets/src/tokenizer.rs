@@ -94,7 +94,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// `Tokenizer`, `Json`, `Io`; `ChatTemplate` for a template that does not parse; `IncompleteModel` without
-    /// a tokenizer.json, or if no file names an end-of-sequence token of the vocabulary.
+    /// a tokenizer.json, or if no file names an end-of-sequence token of the vocabulary; `EosToken` for an
+    /// `eos_token_id` that is not one.
     pub fn load(dir: &Path) -> Result<Self, DatasetError> {
         let path = dir.join(TOKENIZER_JSON);
         if !path.is_file() {
@@ -245,24 +246,27 @@ fn read_json(path: &Path) -> Result<Value, DatasetError> {
 }
 
 /// The end-of-sequence ids of the first of generation_config.json, config.json and tokenizer_config.json that
-/// names any.
+/// names any. Ids that are not in the vocabulary are left out.
 fn eos_token_ids(
     dir: &Path,
     special_tokens: &SpecialTokens,
     inner: &tokenizers::Tokenizer,
 ) -> Result<Vec<u32>, DatasetError> {
-    let ids_of = |value: &Value| -> Vec<u32> {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        match value {
-            Value::Array(ids) => ids.iter().filter_map(id).collect(),
-            value => id(value).into_iter().collect(),
-        }
-    };
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     for file in [GENERATION_CONFIG, CONFIG] {
-        let ids = ids_of(&read_json(&dir.join(file))?["eos_token_id"]);
-        if !ids.is_empty() {
-            return Ok(ids);
-        }
+        let path = dir.join(file);
+        let value = &read_json(&path)?["eos_token_id"];
+        let ids: Option<Vec<u32>> = match value {
+            Value::Null => continue,
+            Value::Array(ids) => ids.iter().map(id).collect(),
+            value => id(value).map(|id| vec![id]),
+        };
+        // The model cannot give an id that is no token.
+        let known = |ids: Vec<u32>| ids.into_iter().filter(|&id| inner.id_to_token(id).is_some()).collect();
+        return match ids.map(known) {
+            Some(ids) if !Vec::<u32>::is_empty(&ids) => Ok(ids),
+            _ => Err(DatasetError::EosToken { path, found: value.to_string() }),
+        };
     }
     let id = special_tokens.get("eos_token").and_then(|token| inner.token_to_id(token));
     let lack = "names no end-of-sequence token of the vocabulary: set eos_token_id in generation_config.json";

@@ -78,6 +78,21 @@ pub enum EvalError {
         #[source]
         source: DatasetError,
     },
+    /// A file of questions for a built-in task that lacks one of its columns.
+    #[error(
+        "cannot read the questions of task \"{task}\": {} has no column `{column}`, which the task reads, but {}; rename one of them, or write a task file with your own [prompts]",
+        path.display(), available.join(", ")
+    )]
+    TaskColumn {
+        /// The task.
+        task: String,
+        /// The file of questions.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// The columns of the file.
+        available: Vec<String>,
+    },
     /// Prompts or tokenizer; the cause names the file.
     #[error(transparent)]
     Dataset(#[from] DatasetError),

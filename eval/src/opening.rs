@@ -38,7 +38,7 @@ pub struct LeftOut {
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { task, rows, bad_rows } = self;
-        write!(f, "{} of {rows} rows of {task} could not be read", bad_rows.len())?;
+        write!(f, "{} of {rows} rows of task \"{task}\" could not be read", bad_rows.len())?;
         bad_rows.first().map_or(Ok(()), |bad| write!(f, "; the first, {bad}"))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use jacobi_datasets::{BadRow, Prompt, read_prompts};
+use jacobi_datasets::{BadRow, DatasetError, Prompt, read_prompts};
 
 use crate::EvalError;
 use crate::tasks::Task;
@@ -18,7 +18,12 @@ pub(crate) struct Question {
 pub(crate) fn read(task: &Task) -> Result<(Vec<Question>, Vec<BadRow>), EvalError> {
     let config = &task.prompts;
     let (mut prompts, mut bad_rows) = (Vec::new(), Vec::new());
-    let unreadable = |source| EvalError::Questions { task: task.name.clone(), source };
+    let unreadable = |source| match source {
+        DatasetError::MissingColumn { path, column, available, .. } if task.is_built_in() => {
+            EvalError::TaskColumn { task: task.name.clone(), path, column, available }
+        }
+        source => EvalError::Questions { task: task.name.clone(), source },
+    };
     for row in read_prompts(config).map_err(unreadable)? {
         match row {
             Ok(prompt) => prompts.push(prompt),

@@ -62,7 +62,7 @@ impl<'a> PromptJudge<'a> {
     fn judge(&mut self, row: Result<Prompt, BadRow>) -> Result<Judged, GenerateError> {
         let prompt = match row {
             Ok(prompt) => prompt,
-            Err(bad) if !self.is_ours(bad.line as u128) => return Ok(Judged::OtherRank),
+            Err(bad) if !self.is_ours(bad.at.number() as u128) => return Ok(Judged::OtherRank),
             Err(bad) => {
                 return Ok(Judged::Rejected(Rejected::failed(bad.place(), bad.reason)));
             }

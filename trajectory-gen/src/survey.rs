@@ -49,7 +49,7 @@ pub(crate) fn count(rules: PromptRules, stop: &AtomicBool) -> Result<Option<Surv
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let content = row?.map_or_else(|bad| bad.line as u128, |prompt| prompt.content_hash());
+        let content = row?.map_or_else(|bad| bad.at.number() as u128, |prompt| prompt.content_hash());
         survey.total_input += 1;
         survey.input += usize::from(rules.rank.is_none_or(|rank| rank.owns(content)));
     }

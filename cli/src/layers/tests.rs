@@ -60,8 +60,16 @@ fn bad_input_is_named_with_its_place() {
             "a.toml:2:1: unknown key `zzzzzzzz`; known here: learning_rate, batch_size, schedule",
         ),
         ("[tarin]\n", &[], "a.toml:1:2: unknown key `tarin`; did you mean `train`?"),
-        ("[train]\nbatch_size = \"4\"\n", &[], "a.toml:2:14: invalid type: string \"4\", expected usize"),
-        ("[train]\nbatch_size = -4\n", &[], "a.toml:2:14: invalid value: integer `-4`, expected usize"),
+        (
+            "[train]\nbatch_size = \"4\"\n",
+            &[],
+            "a.toml:2:14: invalid type: string \"4\", expected a whole number",
+        ),
+        (
+            "[train]\nbatch_size = -4\n",
+            &[],
+            "a.toml:2:14: invalid value: integer `-4`, expected a whole number",
+        ),
         (
             "[train]\nschedule = \"cosin\"\n",
             &[],
@@ -82,7 +90,7 @@ fn bad_input_is_named_with_its_place() {
         (
             "",
             &["train.batch_size=many"],
-            "--set train.batch_size=many: invalid type: string \"many\", expected usize",
+            "--set train.batch_size=many: invalid type: string \"many\", expected a whole number",
         ),
         (
             "",

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use crate::layers::without_rust_types;
 
 /// Maximum answers to one request.
 const MAX_CHOICES: usize = 16;
@@ -82,7 +83,7 @@ struct ChatMessage {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "the content of a message is text, or a list of parts with `type` and `text`")]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
@@ -95,7 +96,7 @@ struct Part {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a prompt is text, a list of token ids, or a list of either")]
 enum PromptField {
     Text(String),
     Ids(Vec<u32>),
@@ -104,7 +105,7 @@ enum PromptField {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "stop is text, or a list of texts")]
 enum OneOrMore {
     One(String),
     More(Vec<String>),
@@ -175,8 +176,9 @@ impl ApiRequest {
     /// # Errors
     /// With status 400, what is wrong.
     pub fn read(body: &[u8], is_chat: bool, fresh_seed: u64) -> Result<Self, ApiError> {
-        let body: Body = serde_json::from_slice(body)
-            .map_err(|error| bad(format!("the body is not a request: {error}")))?;
+        let body: Body = serde_json::from_slice(body).map_err(|error| {
+            bad(format!("the body is not a request: {}", without_rust_types(&error.to_string())))
+        })?;
         check_others(&body.others)?;
         let choices = in_range("n", body.n.unwrap_or(1), 1..=MAX_CHOICES)?;
         let sampling = body.sampling(fresh_seed)?;

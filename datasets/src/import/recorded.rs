@@ -17,7 +17,7 @@ struct Block {
 
 /// A list, or a batch of one list.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "token ids are a list, or a batch of one list")]
 enum Ids {
     Batch(Vec<Vec<u32>>),
     Flat(Vec<u32>),

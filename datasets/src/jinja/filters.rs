@@ -8,7 +8,7 @@ use minijinja::{Environment, Error, State, Value, filters};
 use super::functions::bind;
 use super::json::{Dumps, indent};
 use super::methods::{is_space, lines};
-use super::operators::{integer, number, order};
+use super::operators::{check_defined, integer, number, order};
 use super::values::{error, escaped, text};
 
 /// A filter: the value and the arguments.
@@ -292,6 +292,9 @@ pub(super) fn add(environment: &mut Environment) {
         environment.add_filter(name, move |state: &mut State, args: Rest<ValueOrKwargs>| {
             let args = args.into_values();
             let (value, args) = args.split_first().ok_or_else(|| error(format!("{name} needs a value")))?;
+            if !["d", "default"].contains(&name) {
+                check_defined(state, value)?;
+            }
             filter(state, value, args)
         });
     }

@@ -7,7 +7,7 @@ use minijinja::{Error, Value};
 
 use super::methods::width_of;
 use super::operators::integer;
-use super::values::{MOST_DEPTH, View, error, float};
+use super::values::{MOST_DEPTH, Unread, View, error, float};
 
 /// The arguments of `json.dumps`.
 pub(super) struct Dumps {
@@ -49,7 +49,12 @@ impl Dumps {
                     self.write(out, &item, depth + 1)
                 })?;
             }
-            kind => return Err(error(format!("tojson cannot write a value of type {kind}"))),
+            kind => {
+                let unread = value.downcast_object_ref().map(|Unread(reason)| reason.clone());
+                return Err(error(
+                    unread.unwrap_or_else(|| format!("tojson cannot write a value of type {kind}")),
+                ));
+            }
         }
         Ok(())
     }

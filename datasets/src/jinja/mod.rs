@@ -1,4 +1,5 @@
-//! Chat templates: Jinja2 with Python's values, as transformers sets it up, by minijinja.
+//! Templates: Jinja2 with Python's values, by minijinja. Chat templates are set up as transformers does it; templates over
+//! the columns of a row are strict.
 //!
 //! minijinja reads the language, but its string literals, operators and printed values are not Python's. Therefore string
 //! literals become variables whose values we read, and instructions for operators become calls of filters of ours. What
@@ -16,27 +17,53 @@ use std::collections::BTreeMap;
 
 use minijinja::machinery::{CodeGenerator, Instruction, Instructions, eval, make_string_output, parse};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
-const NAME: &str = "chat template";
+pub(crate) use values::Unread;
+
 /// Steps that a template may take: far more than any conversation needs, and an endless macro ends.
 const FUEL: u64 = 50_000_000;
 /// In an instruction that calls a filter: looked up by name each time.
 const NO_CACHE: u8 = u8::MAX;
+
+/// What a template renders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A conversation. Undefined values are empty, and blocks take their lines with them.
+    Chat,
+    /// The columns of a row. Undefined values are errors, and white space stays.
+    Row,
+}
+
+impl Kind {
+    /// Its name in messages.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat template",
+            Self::Row => "template",
+        }
+    }
+}
 
 /// A parsed template.
 #[derive(Debug)]
 pub(crate) struct Template {
     environment: Environment<'static>,
     instructions: Instructions<'static>,
+    /// The source as minijinja reads it.
+    source: &'static str,
 }
 
 impl Template {
     /// # Errors
     /// If `source` is not Jinja2, or uses a feature that this does not support.
-    pub(crate) fn parse(source: &str) -> Result<Self, Error> {
-        let prepared = source::prepare(source)?;
+    pub(crate) fn parse(source: &str, kind: Kind) -> Result<Self, Error> {
+        let is_chat = kind == Kind::Chat;
+        let prepared = source::prepare(source, is_chat)?;
         let mut environment = Environment::new();
+        if !is_chat {
+            environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        }
         environment.set_fuel(Some(FUEL));
         environment.set_formatter(|out, _, value| Ok(out.write_str(&values::text(value)?)?));
         environment.set_unknown_method_callback(methods::call);
@@ -46,14 +73,28 @@ impl Template {
         for (index, literal) in prepared.literals.into_iter().enumerate() {
             environment.add_global(source::literal_name(index), literal);
         }
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+        let mut syntax = SyntaxConfig::builder();
+        syntax.trim_blocks(is_chat).lstrip_blocks(is_chat).keep_trailing_newline(!is_chat);
         // The instructions borrow the source. A process reads few templates and keeps them to its end.
         let source: &'static str = Box::leak(prepared.text.into_boxed_str());
-        let tree = parse(source, NAME, syntax)?;
-        let mut generator = CodeGenerator::new(NAME, source);
+        let tree = parse(source, kind.name(), syntax.build()?)?;
+        let mut generator = CodeGenerator::new(kind.name(), source);
         generator.compile_stmt(&tree);
-        let instructions = with_our_operators(&generator.finish().0, source)?;
-        Ok(Self { environment, instructions })
+        let instructions = with_our_operators(&generator.finish().0, source, kind)?;
+        Ok(Self { environment, instructions, source })
+    }
+
+    /// The variables that it reads and does not set, sorted.
+    ///
+    /// # Errors
+    /// None for a template that has been parsed.
+    pub(crate) fn variables(&self) -> Result<Vec<String>, Error> {
+        let template = self.environment.template_from_str(self.source)?;
+        let globals: Vec<&str> = self.environment.globals().map(|(name, _)| name).collect();
+        let mut names: Vec<String> = template.undeclared_variables(false).into_iter().collect();
+        names.retain(|name| !globals.contains(&name.as_str()));
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// The text for these variables.
@@ -73,6 +114,7 @@ impl Template {
 fn with_our_operators(
     theirs: &Instructions<'static>,
     source: &'static str,
+    kind: Kind,
 ) -> Result<Instructions<'static>, Error> {
     let all = || (0..).map_while(|index| theirs.get(index));
     let mut places = Vec::new();
@@ -84,7 +126,7 @@ fn with_our_operators(
     places.push(length);
     check_jumps(theirs)?;
     let moved = |target: u32| places[target as usize];
-    let mut ours = Instructions::new(NAME, source);
+    let mut ours = Instructions::new(kind.name(), source);
     for (index, instruction) in (0..).zip(all()) {
         let line = theirs.get_line(index).unwrap_or(0);
         check(instruction)

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::machinery::Instruction;
 use minijinja::value::ValueKind;
-use minijinja::{Environment, Error, Value};
+use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 
 use super::methods;
 use super::values::{error, escaped, text};
@@ -36,15 +36,27 @@ pub(super) fn binary(instruction: &Instruction) -> Option<&'static str> {
     })
 }
 
+type Operator = fn(&Value, &Value) -> Result<Value, Error>;
+
+const OPERATORS: [(&str, Operator); 8] = [
+    ("+", plus),
+    ("%", remainder),
+    ("~", concatenate),
+    ("in", |item, container| contains(item, container).map(Value::from)),
+    ("<", |a, b| Ok(order(a, b)?.is_lt().into())),
+    ("<=", |a, b| Ok(order(a, b)?.is_le().into())),
+    (">", |a, b| Ok(order(a, b)?.is_gt().into())),
+    (">=", |a, b| Ok(order(a, b)?.is_ge().into())),
+];
+
 pub(super) fn add(environment: &mut Environment) {
-    environment.add_filter("+", plus);
-    environment.add_filter("%", remainder);
-    environment.add_filter("~", concatenate);
-    environment.add_filter("in", contains);
-    environment.add_filter("<", |a: &Value, b: &Value| order(a, b).map(Ordering::is_lt));
-    environment.add_filter("<=", |a: &Value, b: &Value| order(a, b).map(Ordering::is_le));
-    environment.add_filter(">", |a: &Value, b: &Value| order(a, b).map(Ordering::is_gt));
-    environment.add_filter(">=", |a: &Value, b: &Value| order(a, b).map(Ordering::is_ge));
+    for (name, operator) in OPERATORS {
+        environment.add_filter(name, move |state: &mut State, a: &Value, b: &Value| {
+            check_defined(state, a)?;
+            check_defined(state, b)?;
+            operator(a, b)
+        });
+    }
     environment.add_filter(ATTRIBUTE, methods::attribute);
     environment.add_filter(ITERATE, iterated);
     environment.add_filter(SLICE, slice);
@@ -225,6 +237,12 @@ fn iterated(value: &Value) -> Result<Value, Error> {
         }
         _ => Ok(value.clone()),
     }
+}
+
+/// Refuses an undefined value in a strict template.
+pub(super) fn check_defined(state: &State, value: &Value) -> Result<(), Error> {
+    let is_strict = state.undefined_behavior() == UndefinedBehavior::Strict;
+    if is_strict && value.is_undefined() { Err(ErrorKind::UndefinedError.into()) } else { Ok(()) }
 }
 
 /// An integer; a boolean is one.

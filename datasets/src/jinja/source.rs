@@ -7,6 +7,7 @@ pub(super) struct Prepared {
     pub(super) text: String,
     /// The value of the variable [`literal_name`] of each index.
     pub(super) literals: Vec<String>,
+    trims: bool,
 }
 
 /// Name of the variable for a string literal. No template has such names of its own.
@@ -14,9 +15,10 @@ pub(super) fn literal_name(index: usize) -> String {
     format!("_literal_{index}")
 }
 
-pub(super) fn prepare(source: &str) -> Result<Prepared, Error> {
+/// `trims`: whether a block takes the line end behind it away.
+pub(super) fn prepare(source: &str, trims: bool) -> Result<Prepared, Error> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
-    let mut prepared = Prepared { text: String::with_capacity(source.len()), literals: Vec::new() };
+    let mut prepared = Prepared { text: String::with_capacity(source.len()), literals: Vec::new(), trims };
     let mut rest = source.as_str();
     while let Some(start) = rest.find('{') {
         let (before, tag) = rest.split_at(start);
@@ -56,7 +58,7 @@ impl Prepared {
                 let close = tag[end..].match_indices("{%").map(|(at, _)| end + at).find(is_end);
                 let after = self.verbatim(tag, end + 2);
                 // minijinja takes a line end away here as after other tags, and Jinja2 leaves it.
-                if after.starts_with('\n') {
+                if self.trims && after.starts_with('\n') {
                     self.text.push('\n');
                 }
                 Ok(self.verbatim(after, close.map_or(after.len(), |start| start - end)))

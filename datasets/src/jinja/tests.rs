@@ -60,7 +60,7 @@ fn snippets_give_the_text_of_jinja2_or_are_refused() {
     let rows = golden["rows"].as_array().unwrap();
     for row in rows {
         let (source, expected) = (row[0].as_str().unwrap(), row[1].as_str());
-        let found = Template::parse(source).and_then(|template| template.render(variables()));
+        let found = Template::parse(source, Kind::Chat).and_then(|template| template.render(variables()));
         let is_right = match &found {
             Ok(text) => Some(text.as_str()) == expected,
             Err(_) => {
@@ -99,7 +99,7 @@ fn unsupported_features_are_refused_when_the_template_is_loaded() {
         ),
         ("{{ 'a }}", "a string literal without its end (line 1)"),
     ] {
-        let message = Template::parse(source).unwrap_err().to_string();
+        let message = Template::parse(source, Kind::Chat).unwrap_err().to_string();
         assert!(message.contains(part), "{source}: {message}");
     }
 }
@@ -112,7 +112,7 @@ fn literals_may_touch_words_and_namespaces_have_their_own_names() {
         ("{{ [1, 3, 2] | sort(true) }}", "[3, 2, 1]"),
         ("{{ -7 % 3 }}{{ 7 % -3 }}", "2-2"),
     ] {
-        let text = Template::parse(source).unwrap().render(BTreeMap::new());
+        let text = Template::parse(source, Kind::Chat).unwrap().render(BTreeMap::new());
         assert_eq!(text.unwrap(), expected, "{source}");
     }
 }
@@ -126,7 +126,7 @@ fn values_without_end_are_errors() {
         "{{ 'a'.center(99999999999) }}",
         "{{ ['a'] | map('pprint') | list }}",
     ] {
-        assert!(Template::parse(source).unwrap().render(BTreeMap::new()).is_err(), "{source}");
+        assert!(Template::parse(source, Kind::Chat).unwrap().render(BTreeMap::new()).is_err(), "{source}");
     }
 }
 
@@ -135,7 +135,7 @@ fn a_template_without_end_is_an_error() {
     let endless = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}";
     let long = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}";
     for source in [endless, long] {
-        assert!(Template::parse(source).unwrap().render(BTreeMap::new()).is_err(), "{source}");
+        assert!(Template::parse(source, Kind::Chat).unwrap().render(BTreeMap::new()).is_err(), "{source}");
     }
 }
 

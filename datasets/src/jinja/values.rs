@@ -29,6 +29,9 @@ fn repr_at(value: &Value, depth: usize) -> Result<String, Error> {
     }
     let joined = |items: &[Value]| joined(items, depth + 1);
     let repr = |value: &Value| repr_at(value, depth + 1);
+    if let Some(Unread(reason)) = value.downcast_object_ref() {
+        return Err(error(reason.clone()));
+    }
     if let Some(view) = value.downcast_object_ref::<View>() {
         return Ok(format!("dict_{}([{}])", view.name, joined(&view.items)?));
     }
@@ -132,6 +135,16 @@ pub(super) fn escaped(value: &Value) -> Result<String, Error> {
         }
     }
     Ok(escaped)
+}
+
+/// A value that cannot be read, with the reason: an error where a template writes it.
+#[derive(Debug)]
+pub(crate) struct Unread(pub(crate) String);
+
+impl Object for Unread {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
 }
 
 /// What `keys`, `values` and `items` of a dict return.

@@ -18,33 +18,22 @@ use super::python_text;
 pub(super) enum Unread {
     /// The value is an error: all fields of a turn of a conversation are needed.
     Fails,
-    /// The object lacks the field: templates name the fields that they need.
+    /// The field has the reason instead: only a template that writes it fails.
+    Marked,
+    /// The object lacks the field: responses of other programs have fields that nobody needs.
     LeftOut,
 }
 
-/// Entry `index` of a column, or what it is instead of a value.
-pub(super) fn of_column(
-    field: &Field,
-    array: &ArrayRef,
-    index: usize,
-    unread: Unread,
-) -> Result<Value, String> {
-    let is_binary = |data_type: &DataType| {
-        use DataType::{Binary, BinaryView, FixedSizeBinary, LargeBinary};
-        matches!(data_type, Binary | LargeBinary | BinaryView | FixedSizeBinary(_))
-    };
-    let value = of(field, array, index, unread)?;
-    let data_type = match array.data_type() {
-        DataType::Dictionary(_, values) => values,
-        other => other,
-    };
-    if is_binary(data_type) && value.is_array() {
-        return Err("binary, and not UTF-8 text: write it as text, for instance as hex digits".to_owned());
-    }
-    Ok(value)
+/// The only field of an object in place of a value that is not read.
+const UNREAD: &str = "$jacobi::unread";
+
+/// Why a value is not read, if it is not.
+pub(super) fn unread_reason(value: &Value) -> Option<&str> {
+    value.get(UNREAD)?.as_str()
 }
 
-fn of(field: &Field, array: &dyn Array, index: usize, unread: Unread) -> Result<Value, String> {
+/// Entry `index` of a column, or what it is instead of a value.
+pub(super) fn of(field: &Field, array: &dyn Array, index: usize, unread: Unread) -> Result<Value, String> {
     if array.is_null(index) {
         return Ok(Value::Null);
     }
@@ -54,10 +43,10 @@ fn of(field: &Field, array: &dyn Array, index: usize, unread: Unread) -> Result<
         DataType::Utf8 => array.as_string::<i32>().value(index).into(),
         DataType::LargeUtf8 => array.as_string::<i64>().value(index).into(),
         DataType::Utf8View => array.as_string_view().value(index).into(),
-        DataType::Binary => bytes(field, array.as_binary::<i32>().value(index)),
-        DataType::LargeBinary => bytes(field, array.as_binary::<i64>().value(index)),
-        DataType::BinaryView => bytes(field, array.as_binary_view().value(index)),
-        DataType::FixedSizeBinary(_) => bytes(field, array.as_fixed_size_binary().value(index)),
+        DataType::Binary => bytes(field, array.as_binary::<i32>().value(index))?,
+        DataType::LargeBinary => bytes(field, array.as_binary::<i64>().value(index))?,
+        DataType::BinaryView => bytes(field, array.as_binary_view().value(index))?,
+        DataType::FixedSizeBinary(_) => bytes(field, array.as_fixed_size_binary().value(index))?,
         DataType::List(item) => list(item, &array.as_list::<i32>().value(index), unread)?,
         DataType::LargeList(item) => list(item, &array.as_list::<i64>().value(index), unread)?,
         DataType::ListView(item) => list(item, &array.as_list_view::<i32>().value(index), unread)?,
@@ -75,17 +64,18 @@ fn of(field: &Field, array: &dyn Array, index: usize, unread: Unread) -> Result<
     })
 }
 
-/// UTF-8 is text, a UUID has its dashes, and other bytes are numbers.
-fn bytes(field: &Field, bytes: &[u8]) -> Value {
+/// UTF-8 is text, and a UUID has its dashes.
+fn bytes(field: &Field, bytes: &[u8]) -> Result<Value, String> {
     if field.extension_type_name() == Some("arrow.uuid") && bytes.len() == 16 {
         let mut text = String::new();
         for (index, byte) in bytes.iter().enumerate() {
             let dash = if [4, 6, 8, 10].contains(&index) { "-" } else { "" };
             write!(text, "{dash}{byte:02x}").expect("a String takes all text");
         }
-        return text.into();
+        return Ok(text.into());
     }
-    std::str::from_utf8(bytes).map_or_else(|_| bytes.into(), Value::from)
+    let reason = "binary, and not UTF-8 text: write it as text, for instance as hex digits";
+    std::str::from_utf8(bytes).map(Value::from).map_err(|_| reason.to_owned())
 }
 
 fn list(item: &FieldRef, items: &ArrayRef, unread: Unread) -> Result<Value, String> {
@@ -99,6 +89,10 @@ fn object(fields: &Fields, columns: &[ArrayRef], index: usize, unread: Unread) -
         match of(field, array, index, unread) {
             Ok(value) => drop(object.insert(field.name().clone(), value)),
             Err(_) if unread == Unread::LeftOut => {}
+            Err(reason) if unread == Unread::Marked => {
+                let reason = format!("`{}` is {reason}", field.name());
+                object.insert(field.name().clone(), serde_json::json!({ UNREAD: reason }));
+            }
             Err(reason) => return Err(format!("an object whose field `{}` is {reason}", field.name())),
         }
     }

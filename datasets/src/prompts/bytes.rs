@@ -28,7 +28,11 @@ const REFUSED: &[(&[u8], &str)] = &[
     (b"\xfd7zXZ", "compressed with xz: decompress it, or compress it with gzip or zstd"),
     (b"\x04\x22\x4d\x18", "compressed with lz4: decompress it, or compress it with gzip or zstd"),
     (b"PK\x03\x04", "a zip archive: unpack it"),
-    (b"ARROW1", "an Arrow (Feather) file: write it as Parquet"),
+    (b"ARROW1", "an Arrow (Feather) file: write it as Parquet (in datasets, `dataset.to_parquet(\"FILE\")`)"),
+    (
+        b"\xff\xff\xff\xff",
+        "an Arrow stream: write it as Parquet (in datasets, `dataset.to_parquet(\"FILE\")`)",
+    ),
     (b"\xff\xfe", UTF_16),
     (b"\xfe\xff", UTF_16),
 ];

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::value::RawValue;
 
-use super::BadRow;
 use super::json;
+use super::message::ROLE_KEYS;
 use super::row::{Names, Row, RowResult, Rows};
+use super::{BadRow, Place};
 use crate::error::DatasetError;
 
 /// Reads the values of `text` one by one.
@@ -90,7 +91,7 @@ impl JsonRows {
     fn row(&mut self) -> Result<Result<Row, BadRow>, DatasetError> {
         let failed = DatasetError::io("read", &self.path);
         self.count += 1;
-        let number = if self.is_array { self.count } else { self.text.line };
+        let at = if self.is_array { Place::Row(self.count) } else { Place::Line(self.text.line) };
         let (start, extent) = (self.text.at, self.text.extent(self.in_array).map_err(failed)?);
         let end = match extent {
             Extent::To(end) => end,
@@ -110,13 +111,12 @@ impl JsonRows {
             self.within = Some(Box::new(rows));
             return Ok(first);
         }
-        Ok(columns
-            .map(|columns| Row { file: None, line: number, columns })
-            .map_err(|reason| BadRow::new(number, reason)))
+        Ok(columns.map(|columns| Row { file: None, at, columns }).map_err(|reason| BadRow::new(at, reason)))
     }
 
     /// The rows of the one field of an object that is a list of rows: of objects with more of the wanted columns than
-    /// the object itself has.
+    /// the object itself has. Of an object with none of them also a list of other objects, so that an error names the
+    /// columns of the rows.
     fn rows_within(&self, object: &[u8], columns: usize) -> Result<Option<Self>, DatasetError> {
         let plain = json::plain(object);
         let Ok(fields) = serde_json::from_slice::<BTreeMap<String, &RawValue>>(&plain) else {
@@ -125,16 +125,29 @@ impl JsonRows {
         let rows_of = |list: &RawValue| {
             Self::new(&self.path, Box::new(Cursor::new(list.get().as_bytes().to_vec())), self.names.clone())
         };
-        let is_list_of_rows = |list: &RawValue| {
-            list.get().starts_with('[')
-                && matches!(rows_of(list).read(), Ok(Some(Ok(row))) if self.names.count_in(&row.columns) > columns)
-        };
-        let lists: Vec<_> = fields.into_iter().filter(|(_, list)| is_list_of_rows(list)).collect();
-        match lists.as_slice() {
-            [] => Ok(None),
+        let lists = || fields.iter().filter(|(_, list)| list.get().starts_with('['));
+        let has_rows = |list: &RawValue, fits: &dyn Fn(&Row) -> bool| matches!(rows_of(list).read(), Ok(Some(Ok(row))) if fits(&row));
+        let with_columns = |row: &Row| self.names.count_in(&row.columns) > columns;
+        let found: Vec<_> = lists().filter(|(_, list)| has_rows(list, &with_columns)).collect();
+        match found.as_slice() {
+            [] if columns > 0 || !self.names.are_set() => Ok(None),
+            [] => {
+                // The turns of a conversation are no rows.
+                let is_row = |row: &Row| ROLE_KEYS.iter().all(|key| !row.columns.contains_key(*key));
+                let others: Vec<_> = lists().filter(|(_, list)| has_rows(list, &is_row)).collect();
+                let is_empty = |list: &RawValue| matches!(rows_of(list).read(), Ok(None));
+                match (others.as_slice(), lists().find(|(_, list)| is_empty(list))) {
+                    ([(_, list)], _) => Ok(Some(rows_of(list))),
+                    ([], Some((name, _))) => Err(DatasetError::Prompts(format!(
+                        "{} is one object without the columns that the settings name, and its list `{name}` is empty",
+                        self.path.display()
+                    ))),
+                    _ => Ok(None),
+                }
+            }
             [(_, list)] => Ok(Some(rows_of(list))),
             [(first, _), ..] => {
-                let names: Vec<&str> = lists.iter().map(|(name, _)| name.as_str()).collect();
+                let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
                 Err(DatasetError::Prompts(format!(
                     "{} is an object with several lists of rows, {}: write one of them to a file, for instance \
                      with `jq .{first}`",

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::json;
 
 /// The names of a turn's role, in the order of precedence: OpenAI's, ShareGPT's and others'.
-const ROLE_KEYS: [&str; 3] = ["role", "from", "speaker"];
+pub(super) const ROLE_KEYS: [&str; 3] = ["role", "from", "speaker"];
 /// The names of a turn's text, likewise.
 const CONTENT_KEYS: [&str; 3] = ["content", "value", "text"];
 /// Names of the reasoning before an answer. transformers copies the first of them to the first two names.
@@ -81,6 +81,11 @@ impl Message {
     pub fn set_text(&mut self, text: String) {
         let content = if self.has_parts() { Value::Array(vec![text_part(text)]) } else { text.into() };
         self.0.insert("content".to_owned(), content);
+    }
+
+    /// Whether it has content.
+    pub(crate) fn has_content(&self) -> bool {
+        self.0.contains_key("content")
     }
 
     /// Whether its content is a list of parts.

@@ -11,9 +11,9 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::errors::ParquetError;
 
-use super::BadRow;
-use super::arrow_value::{self, Unread};
+use super::arrow_value;
 use super::row::{Names, Row, Rows, Wanted};
+use super::{BadRow, Place};
 use crate::error::DatasetError;
 
 /// Rows decoded at a time.
@@ -28,10 +28,7 @@ pub(super) fn open(path: &Path, file: File, wanted: Option<&[Wanted]>) -> Result
         let mut places = (0..names.len()).filter(|&root| names[root] == *column);
         match (places.next(), places.next(), *setting) {
             (Some(_), Some(_), _) => {
-                return Err(DatasetError::Prompts(format!(
-                    "{} has several columns `{column}`: rename one of them",
-                    path.display()
-                )));
+                return Err(DatasetError::several_columns(path, column));
             }
             (Some(root), None, _) => roots.push(root),
             (None, _, Some(setting)) => {
@@ -69,13 +66,13 @@ fn metadata(file: &File) -> Result<ArrowReaderMetadata, ParquetError> {
 }
 
 fn rows(path: &Path, batches: ParquetRecordBatchReader, names: Names) -> Rows {
-    let (path, mut line) = (path.to_path_buf(), 0);
+    let (path, mut count) = (path.to_path_buf(), 0);
     Box::new(batches.flat_map(move |batch| {
         match batch {
             Ok(batch) => (0..batch.num_rows())
                 .map(|index| {
-                    line += 1;
-                    Ok(row(&batch, index, line, &names))
+                    count += 1;
+                    Ok(row(&batch, index, Place::Row(count), &names))
                 })
                 .collect(),
             Err(error) => vec![Err(DatasetError::parquet(&path)(error))],
@@ -83,15 +80,14 @@ fn rows(path: &Path, batches: ParquetRecordBatchReader, names: Names) -> Rows {
     }))
 }
 
-fn row(batch: &RecordBatch, index: usize, line: usize, names: &Names) -> Result<Row, BadRow> {
+fn row(batch: &RecordBatch, index: usize, at: Place, names: &Names) -> Result<Row, BadRow> {
     let fields = batch.schema_ref().fields().iter().zip(batch.columns());
     let value = |(field, array): (&arrow_schema::FieldRef, &arrow_array::ArrayRef)| {
-        let unread = if names.are_whole(field.name()) { Unread::Fails } else { Unread::LeftOut };
-        let value = arrow_value::of_column(field, array, index, unread);
-        let named = |reason| BadRow::new(line, format!("`{}` is {reason}", field.name()));
+        let value = arrow_value::of(field, array, index, names.unread(field.name()));
+        let named = |reason| BadRow::new(at, format!("`{}` is {reason}", field.name()));
         Ok((field.name().clone(), value.map_err(named)?))
     };
-    Ok(Row { file: None, line, columns: fields.map(value).collect::<Result<_, BadRow>>()? })
+    Ok(Row { file: None, at, columns: fields.map(value).collect::<Result<_, BadRow>>()? })
 }
 
 #[cfg(test)]

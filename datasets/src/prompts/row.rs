@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::arrow_value::Unread;
 use super::message::{Message, from_json_text, kind, read_all, take_answer};
 use super::templates::{Template, Templates};
-use super::{BadRow, Prompt, PromptsConfig, python_text};
+use super::{BadRow, Place, Prompt, PromptsConfig, python_text};
 use crate::error::DatasetError;
 
 /// A row of a file of any format.
 pub(super) struct Row {
     /// Name of its file, if there are several.
     pub(super) file: Option<Arc<str>>,
-    /// 1-based line or row.
-    pub(super) line: usize,
+    /// Where it is in the file.
+    pub(super) at: Place,
     /// Columns by name, in the file's order.
     pub(super) columns: Map<String, Value>,
 }
@@ -76,6 +77,20 @@ impl Names {
         self.0.as_ref().and_then(|names| names.get(name)).is_some_and(|listed| listed.is_whole)
     }
 
+    /// What happens to a field of the column whose type is not read.
+    pub(super) fn unread(&self, name: &str) -> Unread {
+        match &self.0 {
+            None => Unread::LeftOut,
+            Some(_) if self.are_whole(name) => Unread::Fails,
+            Some(_) => Unread::Marked,
+        }
+    }
+
+    /// Whether a setting names a column.
+    pub(super) fn are_set(&self) -> bool {
+        self.0.iter().flat_map(|names| names.values()).any(|listed| listed.by_setting)
+    }
+
     /// How many of the columns that a setting names are in a row.
     pub(super) fn count_in(&self, columns: &Map<String, Value>) -> usize {
         let named = self.0.iter().flat_map(|names| names.iter()).filter(|(_, listed)| listed.by_setting);
@@ -92,7 +107,7 @@ pub(super) fn wanted(config: &PromptsConfig, templates: &Templates) -> Vec<Wante
     let named = |setting, column: String| Wanted { column, setting: Some(setting) };
     let in_template = |template: &Template| {
         let setting = template.setting;
-        template.columns().into_iter().map(|column| named(setting, column)).collect::<Vec<_>>()
+        template.columns.iter().map(|column| named(setting, column.clone())).collect::<Vec<_>>()
     };
     let mut wanted = match (&config.messages_column, &templates.prompt) {
         (Some(column), _) => vec![named("prompts.messages_column", column.clone())],
@@ -141,7 +156,7 @@ pub(super) fn is_kept(config: &PromptsConfig, row: &Row) -> bool {
 /// The prompt of a row, or what is wrong with it.
 pub(super) fn to_prompt(config: &PromptsConfig, templates: &Templates, row: &Row) -> Result<Prompt, BadRow> {
     let file = row.file.as_deref().map(str::to_owned);
-    convert(config, templates, row).map_err(|reason| BadRow { file, line: row.line, reason })
+    convert(config, templates, row).map_err(|reason| BadRow { file, at: row.at, reason })
 }
 
 fn convert(config: &PromptsConfig, templates: &Templates, row: &Row) -> Result<Prompt, String> {

@@ -1,15 +1,12 @@
 //! Prompts and answers as Jinja templates over the columns of a row.
 
-use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value as JinjaValue};
-use minijinja::{Environment, UndefinedBehavior};
-use minijinja_contrib::pycompat::unknown_method_callback;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::PromptsConfig;
+use super::{PromptsConfig, arrow_value};
 use crate::error::DatasetError;
-
-const NAME: &str = "template";
+use crate::jinja::{self, Kind, Unread};
 
 /// The templates of a configuration, parsed.
 pub(super) struct Templates {
@@ -38,39 +35,47 @@ impl Templates {
 
 /// A parsed template.
 pub(super) struct Template {
-    environment: Environment<'static>,
+    template: jinja::Template,
+    /// The columns it reads, sorted; at least one.
+    pub(super) columns: Vec<String>,
     /// The setting it comes from.
     pub(super) setting: &'static str,
 }
 
 impl Template {
     fn new(setting: &'static str, source: &str) -> Result<Self, DatasetError> {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
-        environment.set_syntax(syntax.expect("the standard delimiters are valid"));
-        environment.set_unknown_method_callback(unknown_method_callback);
-        let added = environment.add_template_owned(NAME, source.to_owned());
-        added.map_err(|source| DatasetError::Template { setting, source })?;
-        Ok(Self { environment, setting })
-    }
-
-    /// The columns it reads, sorted.
-    pub(super) fn columns(&self) -> Vec<String> {
-        let globals: Vec<&str> = self.environment.globals().map(|(name, _)| name).collect();
-        let template = self.environment.get_template(NAME).expect("it was added");
-        let mut names: Vec<String> = template.undeclared_variables(false).into_iter().collect();
-        names.retain(|name| !globals.contains(&name.as_str()));
-        names.sort_unstable();
-        names
+        let refused = |source| DatasetError::Template { setting, source };
+        let template = jinja::Template::parse(source, Kind::Row).map_err(refused)?;
+        let columns = template.variables().map_err(refused)?;
+        if columns.is_empty() {
+            return Err(DatasetError::ConstantTemplate { setting, text: source.to_owned() });
+        }
+        Ok(Self { template, columns, setting })
     }
 
     /// The text of one row, or why it cannot be rendered.
     pub(super) fn render(&self, columns: &Map<String, Value>) -> Result<String, String> {
-        let template = self.environment.get_template(NAME).expect("it was added");
-        template
-            .render(JinjaValue::from(Serde(columns)))
-            .map_err(|error| format!("{}: {error}", self.setting))
+        let read = columns.iter().filter(|(name, _)| self.columns.contains(name));
+        let variables = read.map(|(name, value)| (name.clone(), JinjaValue::from(Serde(Shown(value)))));
+        self.template.render(variables.collect()).map_err(|error| format!("{}: {error}", self.setting))
+    }
+}
+
+/// A value as a template gets it: what is not read is an error where it is written.
+struct Shown<'a>(&'a Value);
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let Some(reason) = arrow_value::unread_reason(self.0) {
+            return JinjaValue::from_object(Unread(reason.to_owned())).serialize(serializer);
+        }
+        match self.0 {
+            Value::Object(fields) => {
+                serializer.collect_map(fields.iter().map(|(name, value)| (name, Shown(value))))
+            }
+            Value::Array(items) => serializer.collect_seq(items.iter().map(Shown)),
+            other => other.serialize(serializer),
+        }
     }
 }
 
@@ -85,13 +90,16 @@ mod tests {
 
     #[test]
     fn templates_read_columns_and_keep_their_lines() {
-        let row = json!({"q": "1 < 2?", "tests": ["a", "b"], "none": null});
+        let row = json!({"q": "1 < 2?", "tests": ["a", "b"], "none": null, "big": 1e16, "small": 1.5e-5});
         let rows = [
             ("Q: {{ q }}\nA:\n", Ok("Q: 1 < 2?\nA:\n")),
             ("{{ tests | join('\n') }}", Ok("a\nb")),
             ("{{ tests[0] }}{% for t in tests[1:] %} {{ t.upper() }}{% endfor %}", Ok("a B")),
             ("{{ gone }}", Err("prompts.template")),
             ("{{ tests[7] ~ '' }}", Err("prompts.template")),
+            ("{{ tests[7] | join }}", Err("prompts.template")),
+            ("{{ tests[7] | default('x') }}{% if big %}\n{% endif %}", Ok("x\n")),
+            ("{{ big }} {{ small }} {{ [big] }} {{ none }}", Ok("1e+16 1.5e-05 [1e+16] None")),
         ];
         for (source, expected) in rows {
             let text = template(source).render(row.as_object().unwrap());
@@ -100,7 +108,7 @@ mod tests {
                 Err(part) => assert!(text.as_ref().is_err_and(|e| e.contains(part)), "{source}: {text:?}"),
             }
         }
-        let wanted = template("{{ b }}{% for x in a %}{{ x }}{% endfor %}{{ range(3) }}").columns();
+        let wanted = template("{{ b }}{% for x in a %}{{ x }}{% endfor %}{{ range(3) }}").columns;
         assert_eq!(wanted, ["a", "b"]);
     }
 
@@ -109,5 +117,10 @@ mod tests {
         let config = PromptsConfig { answer_template: Some("{{ a".to_owned()), ..PromptsConfig::default() };
         let message = Templates::of(&config).err().unwrap().to_string();
         assert!(message.contains("prompts.answer_template"), "{message}");
+        for constant in ["prompt", "template.jinja", "{{ 'a' }}", "{# a #}"] {
+            let message = Template::new("prompts.template", constant).err().unwrap().to_string();
+            assert!(message.starts_with("prompts.template names no column"), "{message}");
+            assert!(message.contains(constant), "{message}");
+        }
     }
 }

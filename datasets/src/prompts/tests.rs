@@ -36,8 +36,8 @@ fn summary(rows: &[Result<Prompt, BadRow>]) -> Vec<String> {
     let of = |row: &Result<Prompt, BadRow>| match row {
         Ok(prompt) => prompt.messages.last().unwrap().text(),
         Err(bad) => match &bad.file {
-            Some(file) => format!("{file} {}: {}", bad.line, bad.reason),
-            None => format!("{}: {}", bad.line, bad.reason),
+            Some(file) => format!("{file} {}: {}", bad.at.number(), bad.reason),
+            None => format!("{}: {}", bad.at.number(), bad.reason),
         },
     };
     rows.iter().map(of).collect()
@@ -92,6 +92,7 @@ fn formats_follow_the_extension_and_the_first_character() {
 fn an_array_keeps_its_bad_rows() {
     let rows = read("x.json", br#"[{"prompt": "a"}, 3, {"prompt": "b"}]"#, |_| ());
     assert_eq!(summary(&rows), ["a", "2: not a JSON object", "b"]);
+    assert_eq!(rows[1].as_ref().unwrap_err().place(), "row 2");
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn both_forms_of_conversation_are_read() {
                 prompt.messages.iter().map(|m| format!("{}={}", m.role(), m.text())).collect();
             format!("{} -> {:?}", turns.join(" "), prompt.response.as_ref().map(Message::text))
         }
-        Err(bad) => format!("{}: {}", bad.line, bad.reason),
+        Err(bad) => format!("{}: {}", bad.at.number(), bad.reason),
     };
     let expected = [
         "system=s user=u -> None",
@@ -236,7 +237,7 @@ fn a_star_matches_files_and_a_directory_is_refused() {
     let expected =
         ["third", "train-2.jsonl 2: not a JSON object", "train-2.jsonl 3: no column `prompt`, only x"];
     assert_eq!(summary(&rows)[3..], expected);
-    let (bad, alone) = (rows[4].clone().unwrap_err(), BadRow::new(2, "not a JSON object"));
+    let (bad, alone) = (rows[4].clone().unwrap_err(), BadRow::new(Place::Line(2), "not a JSON object"));
     assert_eq!(bad.to_string(), "train-2.jsonl, line 2: not a JSON object");
     assert_eq!(alone.to_string(), "line 2: not a JSON object");
     config.path = dir.path().join("dev-*.jsonl");
@@ -297,6 +298,8 @@ fn a_column_that_no_row_has_is_a_configuration_error() {
         message.contains("no column `prompt`: set prompts.prompt_column to one of question, n"),
         "{message}"
     );
+    let message = error("x.json", br#"{"version": 1, "data": [{"q": "a"}, {"q": "b"}]}"#, |_| ());
+    assert!(message.ends_with("no column `prompt`: set prompts.prompt_column to one of q"), "{message}");
     let message = error("x.jsonl", lines, |config| {
         config.prompt_column = "question".to_owned();
         config.answer_column = Some("answer".to_owned());
@@ -397,5 +400,5 @@ fn templates_render_prompts_answers_and_responses() {
     let reason = &rows[1].as_ref().unwrap_err().reason;
     assert!(reason.contains("prompts.template"), "{reason}");
     let message = error("a.jsonl", b"{\"x\": 1}", templates);
-    assert!(message.contains("no column `q`: set prompts.template to one of x"), "{message}");
+    assert!(message.contains("no column `q`, which prompts.template names: its columns are x"), "{message}");
 }

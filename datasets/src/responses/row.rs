@@ -6,8 +6,16 @@ const IDS: &[&str] = &["custom_id", "sample_id", "id", "request_id"];
 const PROMPT_TOKENS: &[&str] = &["prompt_token_ids", "prompt_tokens", "input_ids"];
 const TOKENS: &[&str] = &["response_tokens", "token_ids", "output_ids", "output_token_ids"];
 const TEXTS: &[&str] = &["response", "text", "output", "generated_text", "completion"];
-/// Finish reasons of a request that has failed.
-const FAILED: [&str; 2] = ["abort", "error"];
+/// Finish reasons of a request that has failed, or whose response was withheld.
+const FAILED: [&str; 3] = ["abort", "error", "content_filter"];
+/// The reason of a row without any of the keys of a response.
+pub(super) const NO_RESPONSE: &str = "neither token ids nor text of a response";
+
+/// The keys by which a response is found, for messages.
+pub(super) fn names_of_responses() -> String {
+    let names = TOKENS.iter().chain(&["message"]).chain(TEXTS).chain(&["outputs", "choices"]);
+    names.copied().collect::<Vec<_>>().join(", ")
+}
 
 type Object = Map<String, Value>;
 
@@ -114,7 +122,7 @@ fn content(objects: &[&Object], finish: Option<&str>) -> Result<Content, String>
         return answer(message, finish).map(Content::Message);
     }
     let text = values_of(objects, TEXTS).find(|value| value.is_string() || value.is_array());
-    let text = text.ok_or("neither token ids nor text of a response")?;
+    let text = text.ok_or(NO_RESPONSE)?;
     let text = text.as_array().map_or_else(|| text.clone(), |items| items.iter().flat_map(parts).collect());
     answer(&serde_json::json!({ "content": text }), finish).map(Content::Message)
 }
@@ -137,16 +145,18 @@ fn answer(message: &Value, finish: Option<&str>) -> Result<Message, String> {
     }
     let message =
         Message::read(&message, &RoleMap::new()).map_err(|reason| format!("its message {reason}"))?;
-    let cut = message.first_of(&["reasoning_content", "reasoning", "thinking"]);
-    match cut
-        .filter(|_| message.text().is_empty() && message.first_of(&["tool_calls", "function_call"]).is_none())
-    {
-        Some(name) => Err(format!(
+    if !message.text().is_empty() || message.first_of(&["tool_calls", "function_call"]).is_some() {
+        return Ok(message);
+    }
+    Err(match message.first_of(&["reasoning_content", "reasoning", "thinking"]) {
+        Some(name) => format!(
             "its message has no content, only `{name}`{}",
             if finish == Some("length") { ", in which it was cut" } else { "" }
-        )),
-        None => Ok(message),
-    }
+        ),
+        None => {
+            "its text is empty (a response that is only an end-of-sequence token needs token ids)".to_owned()
+        }
+    })
 }
 
 /// A finish reason as a word.

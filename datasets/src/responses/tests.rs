@@ -118,7 +118,10 @@ fn unusable_responses_name_their_reason() {
         ("{\"id\": \"a\", \"response_tokens\": [], \"finish_reason\": \"length\"}", "it is empty"),
         ("{\"id\": \"a\", \"response_tokens\": [-1]}", "-1 is no token id"),
         ("{\"id\": \"a\", \"prompt_token_ids\": [\"x\"], \"text\": \"x\"}", "\"x\" is no token id"),
-        ("{\"id\": \"a\"}", "neither token ids nor text"),
+        (
+            "{\"id\": \"a\"}",
+            "has no responses: its columns are id, and a response is in one of response_tokens",
+        ),
         ("{\"response\": \"x\"}", "line 1: neither an id nor a prompt"),
         ("{broken", "line 1: malformed JSON"),
     ];
@@ -155,7 +158,16 @@ fn a_failed_request_fails_its_prompt_with_its_reason() {
             "has failed: too long",
         ),
         (json!({"id": "a", "outputs": [{"text": "x", "finish_reason": "abort"}]}), "has failed: abort"),
-        (body(json!({"choices": []})), "neither token ids nor text"),
+        (body(json!({"choices": []})), "in one of response_tokens, token_ids"),
+        (
+            body(json!({"choices": [{"message": {"content": "4"}, "finish_reason": "content_filter"}]})),
+            "content_filter",
+        ),
+        (
+            body(json!({"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]})),
+            "its text is empty",
+        ),
+        (json!({"id": "a", "outputs": [{"text": "", "finish_reason": "stop"}]}), "its text is empty"),
         (
             message(json!({"content": null, "refusal": "no"})),
             "its message has no content: only refusal, role",
@@ -254,6 +266,21 @@ fn an_unusable_row_costs_no_other_and_is_named_where_a_response_is_missing() {
     let reason = matching.take(&prompt("b", "x"), &[], &tokenizer).unwrap_err();
     let expected = "rows of the file that cannot be used: 3, the first: line 2: neither an id nor a prompt";
     assert!(reason.contains(expected), "{reason}");
+}
+
+#[test]
+fn a_file_without_any_usable_response_is_refused() {
+    let refused = |lines: &[&str]| {
+        let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        let (_dir, path) = file(&lines);
+        Responses::read(&path).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert!(refused(&[]).contains("r.jsonl holds no responses: it is empty"));
+    let other = r#"{"prompt": "a", "generated": "b"}"#;
+    assert!(refused(&[other, "7"]).contains("r.jsonl has no responses: its columns are prompt, generated,"));
+    let failed = r#"{"id": "a", "error": "x"}"#;
+    assert!(refused(&["7", failed, other]).contains("line 2: its request has failed: x; no row"));
+    assert_eq!(refused(&[other, r#"{"id": "a", "text": "b"}"#]), "");
 }
 
 #[test]

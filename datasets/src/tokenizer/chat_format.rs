@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use minijinja::ErrorKind;
 use serde_json::{Map, Value};
 
 use super::chat_template::ChatTemplate;
 use super::{CHAT_TEMPLATE, Chat, parts};
 use crate::error::DatasetError;
-use crate::prompts::PromptsConfig;
+use crate::prompts::{Message, PromptsConfig};
 
 /// The chat templates of a model, with what a recipe sets.
 #[derive(Clone, Debug)]
@@ -63,9 +64,11 @@ impl ChatFormat {
 
     fn parse(&self, source: &str) -> Result<Arc<ChatTemplate>, DatasetError> {
         let template = ChatTemplate::new(source, self.special_tokens.clone());
-        template
-            .map(Arc::new)
-            .map_err(|source| DatasetError::ChatTemplate { place: self.place.clone(), source })
+        template.map(Arc::new).map_err(|source| self.failed(String::new(), source))
+    }
+
+    fn failed(&self, hint: String, source: minijinja::Error) -> DatasetError {
+        DatasetError::ChatTemplate { place: self.place.clone(), hint, source }
     }
 
     pub(super) fn with_prompts(&self, prompts: &PromptsConfig) -> Result<Self, DatasetError> {
@@ -98,6 +101,18 @@ impl ChatFormat {
             template.ok_or_else(|| DatasetError::IncompleteModel { dir: (&self.place).into(), lack })?;
         let render = |chat: Chat, add: bool| template.render(chat, add, &self.variables);
         parts::render(&render, chat, add_generation_prompt)
-            .map_err(|source| DatasetError::ChatTemplate { place: self.place.clone(), source })
+            .map_err(|source| self.failed(without_content(chat.messages, &source), source))
     }
+}
+
+/// The first message without content, if the template has met an undefined value: transformers leaves out what is null.
+fn without_content(messages: &[Message], error: &minijinja::Error) -> String {
+    let is_likely = error.kind() == ErrorKind::UndefinedError || error.to_string().contains("undefined");
+    let lacking = (1..).zip(messages).find(|(_, message)| is_likely && !message.has_content());
+    lacking.map_or_else(String::new, |(number, message)| {
+        format!(
+            ": message {number} of the role `{}` has no content, or null, which the template cannot write",
+            message.role()
+        )
+    })
 }

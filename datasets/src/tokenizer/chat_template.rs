@@ -5,7 +5,7 @@ use minijinja::value::{Serde, Value};
 use serde_json::{Map, Value as Json};
 
 use super::Chat;
-use crate::jinja::Template;
+use crate::jinja::{Kind, Template};
 use crate::prompts::Message;
 
 /// A parsed template with the special tokens that it may use.
@@ -18,7 +18,7 @@ pub(super) struct ChatTemplate {
 impl ChatTemplate {
     /// Parses `source`; `special_tokens` become variables (`bos_token`, `eos_token`, ..).
     pub(super) fn new(source: &str, special_tokens: Vec<(String, String)>) -> Result<Self, Error> {
-        Ok(Self { template: Template::parse(source)?, special_tokens })
+        Ok(Self { template: Template::parse(source, Kind::Chat)?, special_tokens })
     }
 
     /// The text of a conversation. `variables` override special tokens and documents.

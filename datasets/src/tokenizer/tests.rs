@@ -118,6 +118,28 @@ fn eos_comes_from_the_first_file_that_names_it() {
         let dir = model_dir(&files);
         assert_eq!(Tokenizer::load(dir.path()).unwrap().eos_token_ids(), expected);
     }
+    for (ids, expected) in [
+        (json!([2, 99]), Ok(vec![2])),
+        (json!("2"), Err("is \"2\"")),
+        (json!([]), Err("is []")),
+        (json!(99), Err("is 99")),
+    ] {
+        let dir = model_dir(&[
+            config(json!({"eos_token": "</s>"})),
+            (GENERATION_CONFIG, json!({"eos_token_id": ids}).to_string()),
+        ]);
+        match (Tokenizer::load(dir.path()), expected) {
+            (Ok(tokenizer), Ok(expected)) => assert_eq!(tokenizer.eos_token_ids(), expected),
+            (Err(error), Err(part)) => {
+                let message = error.to_string();
+                assert!(
+                    message.contains("generation_config.json: eos_token_id ") && message.contains(part),
+                    "{message}"
+                );
+            }
+            (found, _) => panic!("{ids}: {found:?}"),
+        }
+    }
     let dir = model_dir(&[config(json!({"eos_token": "<nowhere>"}))]);
     let err = Tokenizer::load(dir.path()).unwrap_err();
     assert!(
@@ -148,6 +170,17 @@ fn chats_are_encoded_up_to_the_answer() {
     let dir = model_dir(&[config(json!({"eos_token": "</s>", "chat_template": template}))]);
     let tokenizer = Tokenizer::load(dir.path()).unwrap();
     assert_eq!(tokenizer.encode_chat(&[Message::new("user", "hi there")]).unwrap(), [3, 4, 5, 6]);
+}
+
+#[test]
+fn a_message_without_content_is_named_where_the_template_fails() {
+    let template = "{% for m in messages %}{{ 'user: ' + m.content }}{% endfor %}";
+    let dir = model_dir(&[config(json!({"eos_token": "</s>", "chat_template": template}))]);
+    let tokenizer = Tokenizer::load(dir.path()).unwrap();
+    let call = json!({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]});
+    let messages = [Message::new("user", "hi"), serde_json::from_value(call).unwrap()];
+    let message = tokenizer.encode_chat(&messages).unwrap_err().to_string();
+    assert!(message.contains("failed: message 2 of the role `assistant` has no content"), "{message}");
 }
 
 #[test]

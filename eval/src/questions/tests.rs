@@ -29,6 +29,19 @@ fn answers_are_normalised_or_named() {
 }
 
 #[test]
+fn a_file_without_a_column_of_a_built_in_task_is_refused_with_both_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut task = find("gsm8k").unwrap();
+    task.prompts.path = dir.path().join("p.jsonl");
+    fs_err::write(&task.prompts.path, "{\"q\": \"hi\", \"answer\": 1}\n").unwrap();
+    let message = read(&task).unwrap_err().to_string();
+    let expected = "p.jsonl has no column `question`, which the task reads, but q, answer;";
+    assert!(message.contains(expected), "{message}");
+    task.follows = "a file".to_owned();
+    assert!(matches!(read(&task).unwrap_err(), EvalError::Questions { .. }));
+}
+
+#[test]
 fn questions_with_the_same_id_get_unique_ids() {
     let distinct = |ids: &[&str]| {
         let mut prompts: Vec<Prompt> = ids.iter().map(|id| prompt(id, None)).collect();
@@ -54,7 +67,7 @@ fn malformed_rows_are_reported_and_a_file_without_valid_rows_is_an_error() {
     task.prompts = PromptsConfig { path: path.clone(), ..PromptsConfig::default() };
     fs_err::write(&path, "{\"prompt\": \"hi\"}\n{oops\n{\"prompt\": \"hi\"}\n").unwrap();
     let (questions, bad) = read(&task).unwrap();
-    assert_eq!((questions.len(), bad.len(), bad[0].line), (2, 1, 2));
+    assert_eq!((questions.len(), bad.len(), bad[0].at.number()), (2, 1, 2));
     assert_ne!(questions[0].prompt.id, questions[1].prompt.id);
 
     (task.prompts.offset, task.prompts.limit) = (1, Some(1));

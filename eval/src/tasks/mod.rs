@@ -91,6 +91,13 @@ impl Task {
         self.scorer != Scorer::None
     }
 
+    /// Whether it is a built-in task, with the wording of that.
+    pub(crate) fn is_built_in(&self) -> bool {
+        let known =
+            BUILT_IN.iter().find(|(name, _)| *name == self.name).and_then(|(name, _)| find(name).ok());
+        known.is_some_and(|known| known.version == self.version && known.follows == self.follows)
+    }
+
     /// The right answer, normalised, from the text of the answer column. `None` if it cannot be read.
     pub fn expected(&self, answer: &str) -> Option<String> {
         match self.scorer {

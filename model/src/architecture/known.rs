@@ -267,6 +267,30 @@ const FIXED: &[(&str, &[&str])] = &[
     ("use_mrope", &["false"]),
 ];
 
+/// Fields of models that are not supported, with what to do.
+const UNSUPPORTED: &[(&str, &[&str])] = &[
+    (
+        "belongs to a quantised model, which is not supported: give the model with unquantised weights",
+        &["quantization", "quantization_config", "compression_config"],
+    ),
+    (
+        "belongs to a mixture-of-experts model, which is not supported: give a dense model of the families Llama, \
+         Qwen2, Qwen3 or Mistral",
+        &[
+            "decoder_sparse_step",
+            "mlp_only_layers",
+            "moe_intermediate_size",
+            "n_routed_experts",
+            "n_shared_experts",
+            "norm_topk_prob",
+            "num_experts",
+            "num_experts_per_tok",
+            "num_local_experts",
+            "shared_expert_intermediate_size",
+        ],
+    ),
+];
+
 impl Fields<'_> {
     /// Refuses fields that are not known, and values that would change the model.
     pub(super) fn check_known(&self, family: Family) -> Result<(), ModelError> {
@@ -275,6 +299,9 @@ impl Fields<'_> {
                 if !supported.iter().any(|text| is_equal(value, text)) {
                     return Err(self.unsupported(name, &format!("supported: {}", supported.join(", "))));
                 }
+            } else if let Some((problem, _)) = UNSUPPORTED.iter().find(|(_, names)| names.contains(&&**name))
+            {
+                return Err(self.error(name, problem));
             } else if !is_known(name) {
                 let problem = "is not a known field, and ignoring it could change the model; remove it if it is only a note";
                 return Err(self.error(name, problem));

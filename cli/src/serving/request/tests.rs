@@ -49,7 +49,16 @@ fn unsupported_fields_are_refused_by_name() {
         (chat(r#", "n": 17"#), "n is 17"),
         (chat(r#", "n": 0"#), "n is 0"),
         (chat(r#", "max_tokens": 0"#), "max_tokens is 0"),
-        (chat(r#", "max_tokens": -1"#), "not a request"),
+        (
+            chat(r#", "max_tokens": -1"#),
+            "not a request: invalid value: integer `-1`, expected a whole number at",
+        ),
+        (chat(r#", "top_p": "x""#), "expected a number at"),
+        (chat(r#", "stop": 1"#), "stop is text, or a list of texts"),
+        (
+            r#"{"messages": [{"role": "user", "content": null}]}"#.to_owned(),
+            "content of a message is text, or a list",
+        ),
         (chat(r#", "stop": [""]"#), "texts of 1 to 256 bytes"),
         (chat(r#", "presence_penalty": 0.5"#), "presence_penalty is not supported"),
         (chat(r#", "tools": [{}]"#), "tools is not supported"),

@@ -63,7 +63,7 @@ fn compressed_files_are_read_as_what_is_in_them() {
 fn files_that_are_cut_short_or_of_another_kind_are_refused_with_the_way_out() {
     let (gzip, zstd) = (gzip(LINES), zstd::encode_all(LINES, 0).unwrap());
     let utf16: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let rows: [(&[u8], &str); 7] = [
+    let rows: [(&[u8], &str); 8] = [
         (&gzip[..gzip.len() - 9], "its gzip data is cut short or damaged"),
         (&zstd[..zstd.len() - 5], "its zstd data is cut short or damaged"),
         (&utf16, "is UTF-16: convert it to UTF-8"),
@@ -71,6 +71,7 @@ fn files_that_are_cut_short_or_of_another_kind_are_refused_with_the_way_out() {
         (b"BZh91AY", "is compressed with bzip2: decompress it"),
         (b"PK\x03\x04..", "is a zip archive: unpack it"),
         (b"ARROW1\0\0", "is an Arrow (Feather) file: write it as Parquet"),
+        (b"\xff\xff\xff\xff\x10\0\0\0", "is an Arrow stream: write it as Parquet"),
     ];
     for (bytes, expected) in rows {
         let message = read("x.jsonl", bytes, PromptFormat::Auto).unwrap_err();

@@ -10,7 +10,7 @@ fn rows(text: &str) -> Vec<String> {
     let text = Box::new(Cursor::new(text.as_bytes().to_vec()));
     let row = |row: RowResult| match row {
         Ok(Ok(row)) => row.columns.get("p").map_or_else(|| "none".to_owned(), |value| value.to_string()),
-        Ok(Err(bad)) => format!("{}: {}", bad.line, bad.reason.split(" at ").next().unwrap()),
+        Ok(Err(bad)) => format!("{}: {}", bad.at.number(), bad.reason.split(" at ").next().unwrap()),
         Err(error) => error.to_string(),
     };
     open(Path::new("x.json"), text, Names::of(Some(&wanted))).map(row).collect()
@@ -35,7 +35,10 @@ fn rows_are_the_same_in_every_shape() {
         assert_eq!(rows(shape), ["1", "2"], "{shape}");
     }
     assert_eq!(rows("{\"p\": [{\"p\": 1}], \"x\": [{\"y\": 1}]}"), ["[{\"p\":1}]"]);
-    assert_eq!(rows("{\"x\": [{\"y\": 1}]}"), ["none"]);
+    assert_eq!(rows("{\"x\": [{\"y\": 1}, {\"y\": 2}]}"), ["none", "none"]);
+    assert_eq!(rows("{\"x\": [{\"role\": \"user\"}, {\"role\": \"user\"}]}"), ["none"]);
+    let reason = rows("{\"version\": 1, \"data\": []}").pop().unwrap();
+    assert!(reason.ends_with("its list `data` is empty"), "{reason}");
     assert_eq!(rows("{\"p\": \"a } \\\" [ {\"}\n"), ["\"a } \\\" [ {\""]);
 }
 

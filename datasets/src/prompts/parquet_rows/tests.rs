@@ -48,7 +48,7 @@ fn write(path: &Path, columns: Vec<(&str, arrow_array::ArrayRef)>) {
 }
 
 #[test]
-fn a_field_of_a_type_that_is_not_read_fails_a_conversation_by_name_and_is_left_out_for_templates() {
+fn a_field_of_a_type_that_is_not_read_fails_a_conversation_by_name_and_is_marked_for_templates() {
     use arrow_array::{IntervalDayTimeArray, ListArray, StructArray};
     use arrow_schema::{DataType, Field, Fields, IntervalUnit};
     let dir = tempfile::tempdir().unwrap();
@@ -71,11 +71,15 @@ fn a_field_of_a_type_that_is_not_read_fails_a_conversation_by_name_and_is_left_o
         let rows = files::open(&path, PromptFormat::Auto, Some(&wanted)).unwrap().map(Result::unwrap);
         rows.map(|row| row.map_or_else(|bad| bad.to_string(), |row| row.columns["m"].to_string())).collect()
     };
-    assert_eq!(read("prompts.template")[1], r#"[{"role":"user","content":"hi"}]"#);
+    let marked = &read("prompts.template")[1];
+    assert!(
+        marked.contains(r#""span":{"$jacobi::unread":"`span` is a value of the type Interval"#),
+        "{marked}"
+    );
     let rows = read("prompts.messages_column");
     assert_eq!(rows[0], r#"[{"role":"user","content":"hi","span":null}]"#);
     let expected =
-        "line 2: `m` is a list with an object whose field `span` is a value of the type Interval(DayTime)";
+        "row 2: `m` is a list with an object whose field `span` is a value of the type Interval(DayTime)";
     assert!(rows[1].starts_with(expected), "{}", rows[1]);
 }
 
@@ -100,4 +104,36 @@ fn binary_that_is_no_text_and_a_column_that_is_there_twice_are_refused_by_name()
     assert_eq!(rows[1].as_ref().ok().unwrap().columns["b"], "ok");
     let message = read("c").err().unwrap().to_string();
     assert!(message.contains("several columns `c`"), "{message}");
+}
+
+#[test]
+fn bytes_within_a_struct_fail_the_rows_whose_template_writes_them() {
+    use arrow_array::{BinaryArray, StructArray};
+    use arrow_schema::{DataType, Field, Fields};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.parquet");
+    let fields = Fields::from(vec![
+        Field::new("path", DataType::Utf8, true),
+        Field::new("bytes", DataType::Binary, true),
+    ]);
+    let text: arrow_array::ArrayRef = std::sync::Arc::new(StringArray::from(vec!["a", "b"]));
+    let binary = std::sync::Arc::new(BinaryArray::from(vec![&b"\xff\xd8"[..], b"ok"]));
+    write(&path, vec![("image", std::sync::Arc::new(StructArray::new(fields, vec![text, binary], None)))]);
+    let read = |template: &str| -> Vec<String> {
+        let (path, template) = (path.clone(), Some(template.to_owned()));
+        let config = crate::PromptsConfig { path, template, ..Default::default() };
+        let rows = crate::read_prompts(&config).unwrap().into_iter();
+        rows.map(|row| row.map_or_else(|bad| bad.to_string(), |row| row.messages[0].text())).collect()
+    };
+    assert_eq!(read("{{ image.path }}"), ["a", "b"]);
+    for (template, written) in [
+        ("{{ image.bytes }}", "ok"),
+        ("{{ image }}", "{'path': 'b', 'bytes': 'ok'}"),
+        ("{{ image | tojson }}", r#"{"path": "b", "bytes": "ok"}"#),
+    ] {
+        let rows = read(template);
+        assert_eq!(rows[1], written);
+        let reason = rows[0].strip_prefix("row 1: prompts.template: ").unwrap();
+        assert!(reason.contains("`bytes` is binary, and not UTF-8 text"), "{reason}");
+    }
 }

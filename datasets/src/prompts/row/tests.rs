@@ -10,7 +10,8 @@ fn prompt(row: Value, settings: Value) -> Result<Prompt, String> {
     let config: PromptsConfig = serde_json::from_value(settings).unwrap();
     let templates = Templates::of(&config).unwrap();
     let Value::Object(columns) = row else { panic!("{row}") };
-    to_prompt(&config, &templates, &Row { file: None, line: 7, columns }).map_err(|bad| bad.to_string())
+    to_prompt(&config, &templates, &Row { file: None, at: Place::Line(7), columns })
+        .map_err(|bad| bad.to_string())
 }
 
 fn turns(prompt: &Prompt) -> String {
