@@ -143,7 +143,7 @@ const BAD_INPUT: &[BadInput] = &[
     (&["config", "validate", "-c", "typo.toml"], 2, &["typo.toml:3:1", "`lerning_rate`", "`learning_rate`?"]),
     (&["run", "--config", "typo.toml"], 2, &["typo.toml:3:1", "did you mean `learning_rate`?"]),
     (&["config", "validate", "-c", "section.toml"], 2, &["section.toml:1:2", "`tarin`", "`train`?"]),
-    (&["config", "validate", "-c", "type.toml"], 2, &["type.toml:2:10", "\"two\"", "usize"]),
+    (&["config", "validate", "-c", "type.toml"], 2, &["type.toml:2:10", "\"two\"", "a whole number"]),
     (&["config", "validate", "-c", "choice.toml"], 2, &["choice.toml:2:15", "`cosin`", "`cosine`?"]),
     (&["config", "validate", "-c", "zero.toml"], 2, &["block_size", "at least 1"]),
     (&["config", "validate", "-c", "malformed.toml"], 2, &["malformed.toml:2:"]),

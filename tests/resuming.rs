@@ -40,7 +40,7 @@ const BASE: [&str; 18] = [
 ];
 
 /// Other values where [`other`] has none that can be used.
-const VALUES: [(&str, &str); 20] = [
+const VALUES: [(&str, &str); 26] = [
     ("model.dtype", "bfloat16"),
     ("model.path", "DIR/same-model"),
     ("prompts.path", "DIR/same-prompts.jsonl"),
@@ -50,6 +50,12 @@ const VALUES: [(&str, &str); 20] = [
     ("prompts.chat_template_kwargs", "{ a = 1 }"),
     ("prompts.tools_column", "\"\""),
     ("prompts.filter_keep", "[\"good\"]"),
+    ("prompts.template", "{{ prompt }}"),
+    ("prompts.response_template", "{{ prompt }}"),
+    ("prompts.answer_template", "{{ prompt }}"),
+    ("eval.prompts.template", "{{ prompt }}"),
+    ("eval.prompts.response_template", "{{ prompt }}"),
+    ("eval.prompts.answer_template", "{{ prompt }}"),
     ("generate.responses", "DIR/responses.jsonl"),
     ("train.adapter", "{ rows = \"all\", rank = 2 }"),
     ("eval.prompts.path", "DIR/same-prompts.jsonl"),
