@@ -272,9 +272,9 @@ pub enum DatasetError {
         lack: &'static str,
     },
 
-    /// An end-of-sequence token in a form that is not read, or beyond the vocabulary.
+    /// An end-of-sequence token in a form that is not read.
     #[error(
-        "{}: eos_token_id is {found}: give the id of a token of the vocabulary, or a list of ids, as numbers without quotes",
+        "{}: eos_token_id is {found}: give the id of a token, or a list of ids, as numbers without quotes",
         path.display()
     )]
     EosToken {

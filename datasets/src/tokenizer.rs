@@ -246,7 +246,7 @@ fn read_json(path: &Path) -> Result<Value, DatasetError> {
 }
 
 /// The end-of-sequence ids of the first of generation_config.json, config.json and tokenizer_config.json that
-/// names any. Ids that are not in the vocabulary are left out.
+/// names any.
 fn eos_token_ids(
     dir: &Path,
     special_tokens: &SpecialTokens,
@@ -261,10 +261,9 @@ fn eos_token_ids(
             Value::Array(ids) => ids.iter().map(id).collect(),
             value => id(value).map(|id| vec![id]),
         };
-        // The model cannot give an id that is no token.
-        let known = |ids: Vec<u32>| ids.into_iter().filter(|&id| inner.id_to_token(id).is_some()).collect();
-        return match ids.map(known) {
-            Some(ids) if !Vec::<u32>::is_empty(&ids) => Ok(ids),
+        // Also one that is no token: the embedding may have more rows.
+        return match ids {
+            Some(ids) if !ids.is_empty() => Ok(ids),
             _ => Err(DatasetError::EosToken { path, found: value.to_string() }),
         };
     }

@@ -78,7 +78,7 @@ fn describe_tokenizer(dir: &Path) -> String {
             let eos: Vec<String> = tokenizer
                 .eos_token_ids()
                 .iter()
-                .map(|&id| format!("{} ({id})", tokenizer.id_to_token(id).unwrap_or_default()))
+                .map(|&id| format!("{} ({id})", tokenizer.id_to_token(id).unwrap_or("no token".to_owned())))
                 .collect();
             format!("  tokenizer    {} tokens, ends with {}\n", tokenizer.vocab_size(), eos.join(", "))
         }

@@ -119,10 +119,10 @@ fn eos_comes_from_the_first_file_that_names_it() {
         assert_eq!(Tokenizer::load(dir.path()).unwrap().eos_token_ids(), expected);
     }
     for (ids, expected) in [
-        (json!([2, 99]), Ok(vec![2])),
+        (json!([2, 99]), Ok(vec![2, 99])),
         (json!("2"), Err("is \"2\"")),
         (json!([]), Err("is []")),
-        (json!(99), Err("is 99")),
+        (json!(-1), Err("is -1")),
     ] {
         let dir = model_dir(&[
             config(json!({"eos_token": "</s>"})),
