@@ -83,6 +83,7 @@ fn files_from_before_a_field_still_load() {
         ended_interval: None,
         mean_response_tokens: None,
         accepted_from: BTreeMap::new(),
+        cycles: 0,
         widths: vec![],
         rejection_ranks: vec![],
         tps_interval: None,
