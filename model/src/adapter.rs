@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use jacobi_torch_ext::{LowRankUpdate, add_low_rank, product, product_input_gradient};
+use jacobi_torch_ext::{LowRankUpdate, add_low_rank, add_product, product, product_input_gradient};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -296,7 +296,7 @@ impl LowRank {
     pub(crate) fn product(&self, y: &Tensor, x: &Tensor) {
         let inner = product(x, &self.a.whole, None) * self.scale;
         for (update, inner) in self.updates.iter().zip(self.by_target(&inner)) {
-            let _ = update.of(y).g_add_(&product(&inner, &update.b, None));
+            add_product(&mut update.of(y), &inner, &update.b);
         }
     }
 
@@ -307,8 +307,8 @@ impl LowRank {
         Some((x.linear(&self.a.parts[at], NO_BIAS) * self.scale).linear(&self.updates[at].b, NO_BIAS))
     }
 
-    /// The update's part of the gradient of `x` for the gradient `grad` `[n, o]`; adds the gradients of A and B.
-    pub(crate) fn backward(&self, x: &Tensor, grad: &Tensor, gradients: &Gradients) -> Tensor {
+    /// Adds the gradients of A and B for the gradient `grad` `[n, o]`, and the update's part of that of `x` to `grad_x`.
+    pub(crate) fn backward(&self, x: &Tensor, grad: &Tensor, grad_x: &mut Tensor, gradients: &Gradients) {
         let inner = product(x, &self.a.whole, None) * self.scale;
         let of_target = |(update, inner): (&Update, Tensor)| {
             let grad = update.of(grad);
@@ -319,7 +319,7 @@ impl LowRank {
         let grads: Vec<Tensor> = self.updates.iter().zip(inner).map(of_target).collect();
         let grad_inner = Tensor::cat(&grads, 1) * self.scale;
         gradients.add_product(&self.a.whole, &grad_inner, x);
-        product_input_gradient(&grad_inner, &self.a.whole)
+        add_product(grad_x, &grad_inner, &self.a.whole.tr());
     }
 
     /// The columns `[n, r]` of each target.

@@ -97,7 +97,7 @@ impl Linear {
         }
         let mut grad_x = product_input_gradient(grad, &self.weight.whole);
         if let Some(update) = adapter.and_then(|adapter| adapter.update(self.layer, self.name)) {
-            let _ = grad_x.g_add_(&update.backward(x, grad, gradients));
+            update.backward(x, grad, &mut grad_x, gradients);
         }
         grad_x
     }

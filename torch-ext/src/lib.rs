@@ -32,7 +32,7 @@ pub use cpu::{
     norm::{add_rms_norm, rms_norm, rms_norm_backward},
     pool::{set_threads, threads},
     predictions::{argmax, column_ids, top},
-    products::{PRODUCT_TILE, add_weight_gradient, product, product_input_gradient},
+    products::{PRODUCT_TILE, add_product, add_weight_gradient, product, product_input_gradient},
     rotary::{rotate_and_store, rotate_in_place},
     runs::{Attended, Run, Runs, attend_runs, attend_runs_backward},
 };

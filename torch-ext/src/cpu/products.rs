@@ -10,7 +10,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     accumulate,
-    cpu::pool::{parallel, threads},
+    cpu::{
+        pool::{parallel, threads},
+        threads::SharedTensor,
+    },
     heads::part,
 };
 
@@ -26,12 +29,32 @@ pub fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
         return x.linear(weight, bias);
     }
     let out = Tensor::empty([x.size()[0], weight.size()[0]], (x.kind(), x.device()));
-    let (x, weight, bias) = (Operand(x), Operand(weight), bias.map(Operand));
+    let (x, weight, bias) = (SharedTensor(x), SharedTensor(weight), bias.map(SharedTensor));
     in_tiles(&out, |tile, rows, outputs| {
-        let bias = bias.as_ref().map(|bias| bias.part(0, &outputs));
-        tile.copy_(&x.part(0, &rows).linear(&weight.part(0, &outputs), bias.as_ref()));
+        let (x, weight) = (x.part(0, &rows), weight.part(0, &outputs));
+        match &bias {
+            Some(bias) => tile.copy_(&x.linear(&weight, Some(bias.part(0, &outputs)))),
+            None => multiply(&x, &weight.tr(), tile),
+        }
     });
     out
+}
+
+/// Adds `product(x, weight, None)` to `y` `[n, o]`.
+pub fn add_product(y: &mut Tensor, x: &Tensor, weight: &Tensor) {
+    if x.device() != Device::Cpu {
+        let _ = y.addmm_(x, &weight.tr());
+        return;
+    }
+    let (x, weight) = (SharedTensor(x), SharedTensor(weight));
+    in_tiles(y, |tile, rows, outputs| {
+        let (x, weight) = (x.part(0, &rows), weight.part(0, &outputs).tr());
+        if tile.kind() == x.kind() {
+            let _ = tile.addmm_(&x, &weight);
+        } else {
+            let _ = tile.g_add_(&x.matmul(&weight));
+        }
+    });
 }
 
 /// The gradient of `x` in `product(x, weight, ..)`, `[n, i]`, for the gradient `grad` `[n, o]`.
@@ -41,7 +64,7 @@ pub fn product_input_gradient(grad: &Tensor, weight: &Tensor) -> Tensor {
     }
     let (o, i) = (weight.size()[0] as usize, weight.size()[1]);
     let out = Tensor::empty([grad.size()[0], i], (grad.kind(), grad.device()));
-    let (is_widened, grad, weight) = (is_widened(grad), Operand(grad), Operand(weight));
+    let (is_widened, grad, weight) = (is_widened(grad), SharedTensor(grad), SharedTensor(weight));
     in_tiles(&out, |tile, rows, inputs| {
         let product = |outputs: Range<usize>| {
             let weight = weight.of_both(&outputs, &inputs);
@@ -49,7 +72,7 @@ pub fn product_input_gradient(grad: &Tensor, weight: &Tensor) -> Tensor {
         };
         if !is_widened {
             let (grad, weight) = product(0..o);
-            return tile.copy_(&grad.matmul(&weight));
+            return multiply(&grad, &weight, tile);
         }
         let mut sum = Tensor::zeros(tile.size(), (Kind::Float, tile.device()));
         for start in (0..o).step_by(PRODUCT_TILE) {
@@ -73,7 +96,7 @@ pub fn add_weight_gradient(sum: &mut Tensor, grad: &Tensor, x: &Tensor) {
     }
     let n = x.size()[0] as usize;
     let in_one = grad.kind() == Kind::BFloat16 && !is_widened(grad);
-    let (grad, x) = (Operand(grad), Operand(x));
+    let (grad, x) = (SharedTensor(grad), SharedTensor(x));
     in_tiles(sum, |sum, outputs, inputs| {
         if in_one {
             let _ = sum.g_add_(&grad.part(1, &outputs).tr().matmul(&x.part(1, &inputs)));
@@ -86,16 +109,19 @@ pub fn add_weight_gradient(sum: &mut Tensor, grad: &Tensor, x: &Tensor) {
     });
 }
 
-/// A tensor of which each task takes its part.
-struct Operand<'a>(&'a Tensor);
+/// Writes `a` times `b` to `out`, rounded to its dtype.
+fn multiply(a: &Tensor, b: &Tensor, out: &mut Tensor) {
+    if out.kind() == a.kind() {
+        let _ = a.mm_out(out, b);
+    } else {
+        out.copy_(&a.matmul(b));
+    }
+}
 
-// SAFETY: tasks take views, which is atomic counting of references, and write only to tiles that do not overlap.
-unsafe impl Sync for Operand<'_> {}
-
-impl Operand<'_> {
+impl SharedTensor<'_> {
     /// A range along one dimension, as fp32 where that is faster.
     fn part(&self, dim: i64, range: &Range<usize>) -> Tensor {
-        widened(part(self.0, dim, range))
+        widened(part(self.get(), dim, range))
     }
 
     /// A range along both dimensions, as [`part`](Self::part).
@@ -105,7 +131,7 @@ impl Operand<'_> {
 
     /// A range along both dimensions, as a view.
     fn tile(&self, rows: &Range<usize>, columns: &Range<usize>) -> Tensor {
-        part(&part(self.0, 0, rows), 1, columns)
+        part(&part(self.get(), 0, rows), 1, columns)
     }
 }
 
@@ -114,7 +140,7 @@ fn in_tiles(out: &Tensor, run: impl Fn(&mut Tensor, Range<usize>, Range<usize>) 
     let (n, o) = (out.size()[0] as usize, out.size()[1] as usize);
     let (height, width) = tile_size(n, o);
     let columns = o.div_ceil(width).max(1);
-    let out = Operand(out);
+    let out = SharedTensor(out);
     parallel(n.div_ceil(height) * columns, &|task| {
         let (row, column) = (task / columns * height, task % columns * width);
         let (rows, columns) = (row..(row + height).min(n), column..(column + width).min(o));
@@ -193,6 +219,10 @@ mod tests {
                     let expected = wide_x.linear(&wide_weight, wide_bias).to_kind(kind);
                     assert_close(&product(&x, &weight, bias), &expected, &what);
                 }
+                let mut sum = grad.copy();
+                add_product(&mut sum, &x, &weight);
+                let expected = (wide_x.linear(&wide_weight, None::<&Tensor>) + &wide_grad).to_kind(kind);
+                assert_close(&sum, &expected, &what);
                 let expected = wide_grad.matmul(&wide_weight).to_kind(kind);
                 assert_close(&product_input_gradient(&grad, &weight), &expected, &what);
                 let mut sum = random(&[o, i], Kind::Float);

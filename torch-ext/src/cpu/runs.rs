@@ -19,15 +19,16 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     HeadShape,
     cpu::{
-        memory::{elements, elements_mut},
-        threads::parallel_chunks,
+        pool::{parallel, threads},
+        threads::SharedTensor,
     },
     gpu::packed_runs::PackedRuns,
     heads::part,
 };
 
-/// Rows of a task that joins parts.
-const ROWS_PER_TASK: usize = 32;
+/// Groups of runs whose gradients of keys and values are summed in parallel: each needs memory for all of them. The number
+/// does not depend on the machine, so sums have one order.
+const RUN_GROUPS: usize = 4;
 
 /// Rows that see the same prefix. All runs together cover each row once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,25 +91,31 @@ pub fn attend_runs(qkv: &Tensor, context: Option<&Tensor>, heads: HeadShape, run
         return Attended { out: out.to_kind(qkv.kind()), log_sums };
     }
     let (n, width) = (qkv.size()[0], (heads.queries * heads.width) as i64);
-    let mut out = Tensor::empty([n, width], (qkv.kind(), qkv.device()));
+    let out = Tensor::empty([n, width], (qkv.kind(), qkv.device()));
     let shape = [heads.keys as i64, heads.group() as i64, n];
     let log_sums = Tensor::empty(shape, (Kind::Float, qkv.device()));
-    for run in runs.iter() {
-        let q = queries(qkv, heads, &run.own);
-        let attend = |[k, v]: [Tensor; 2], causal: bool| flash(&q, &k, &v, causal);
-        let (own, own_sums) = attend(keys_values(qkv, heads, &run.own), true);
-        let target_sums = part(&log_sums, 2, &run.own);
-        if run.prefix.is_empty() {
-            queries(&out, heads, &run.own).copy_(&own);
-            target_sums.shallow_clone().copy_(&own_sums);
-            continue;
+    let (prefixes, before) = context.map_or((qkv, heads.queries), |context| (context, 0));
+    let parts = [qkv, prefixes, &out, &log_sums].map(SharedTensor);
+    let runs: &[Run] = runs;
+    in_tasks(runs.len(), heads.keys, &|run, key_heads| {
+        let (run, [qkv, prefixes, out, log_sums]) = (&runs[run], parts.each_ref().map(SharedTensor::get));
+        let of_heads = |x: Tensor| part(&x, 0, key_heads);
+        let q = of_heads(queries(qkv, heads, &run.own));
+        let attend = |kv: [Tensor; 2], causal: bool| {
+            let [k, v] = kv.map(of_heads);
+            flash(&q, &k, &v, causal)
+        };
+        let (mut found, mut sums) = attend(keys_values(qkv, heads.queries, heads, &run.own), true);
+        if !run.prefix.is_empty() {
+            let (prefix, prefix_sums) = attend(keys_values(prefixes, before, heads, &run.prefix), false);
+            let all = prefix_sums.logaddexp(&sums);
+            let [own_weight, weight] = [&sums, &prefix_sums].map(|part| (part - &all).exp().unsqueeze(3));
+            found = found.g_mul_(&own_weight).addcmul_(&prefix, &weight);
+            sums = all;
         }
-        let (prefix, prefix_sums) = attend(prefix_keys_values(qkv, context, heads, &run.prefix), false);
-        let sums = prefix_sums.logaddexp(&own_sums);
-        let weights = [prefix_sums, own_sums].map(|part| (part - &sums).exp());
-        join(&mut out, heads, &run.own, [(&prefix, &weights[0]), (&own, &weights[1])]);
-        target_sums.shallow_clone().copy_(&sums);
-    }
+        of_heads(queries(out, heads, &run.own)).copy_(&found);
+        part(&of_heads(log_sums.shallow_clone()), 2, &run.own).copy_(&sums);
+    });
     Attended { out, log_sums }
 }
 
@@ -132,37 +139,61 @@ pub fn attend_runs_backward(
     }
     let (h, g, d) = (heads.keys as i64, heads.group() as i64, heads.width as i64);
     let n = qkv.size()[0];
-    // Several runs see the same keys and values: their gradients are summed in fp32.
-    let sums = Tensor::zeros([2, h, n, d], (Kind::Float, qkv.device()));
+    // Several runs may see the same keys and values, so each group of runs sums their gradients by itself, in fp32. Those of a
+    // context are not wanted: what remains are the runs' own rows, which do not overlap.
+    let has_context = context.is_some();
+    let (prefixes, before) = context.map_or((qkv, heads.queries), |context| (context, 0));
+    let groups = if has_context { runs.len() } else { runs.len().min(RUN_GROUPS) };
+    let copies = if has_context { 1 } else { groups };
+    let sums = Tensor::zeros([copies as i64, 2, h, n, d], (Kind::Float, qkv.device()));
     let grad_qkv = qkv.empty_like();
-    for run in runs.iter() {
-        let [q, out, grad, mut grad_q] =
-            [qkv, &attended.out, grad, &grad_qkv].map(|x| queries(x, heads, &run.own));
-        let log_sums = part(&attended.log_sums, 2, &run.own).contiguous();
-        let prefix = (!run.prefix.is_empty()).then_some((&run.prefix, false));
-        for (index, (keys, causal)) in prefix.into_iter().chain([(&run.own, true)]).enumerate() {
-            let [k, v] = match causal {
-                true => keys_values(qkv, heads, keys),
-                false => prefix_keys_values(qkv, context, heads, keys),
+    let parts = [qkv, prefixes, &attended.out, &attended.log_sums, grad, &grad_qkv, &sums];
+    let parts = parts.map(SharedTensor);
+    let runs: &[Run] = runs;
+    in_tasks(groups, heads.keys, &|group, key_heads| {
+        let [qkv, prefixes, out, log_sums, grad, grad_qkv, sums] = parts.each_ref().map(SharedTensor::get);
+        let of_heads = |x: Tensor| part(&x, 0, key_heads);
+        let add = |kv: [&Tensor; 2], keys: &Range<usize>| {
+            for (side, gradient) in kv.into_iter().enumerate() {
+                let sums = of_heads(sums.get((group % copies) as i64).get(side as i64));
+                let sum = gradient.sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
+                let _ = part(&sums, 1, keys).g_add_(&sum);
+            }
+        };
+        for run in runs.iter().skip(group).step_by(groups) {
+            let [q, out, grad, mut grad_q] =
+                [qkv, out, grad, grad_qkv].map(|x| of_heads(queries(x, heads, &run.own)));
+            let log_sums = part(&of_heads(log_sums.shallow_clone()), 2, &run.own).contiguous();
+            let backward = |kv: [Tensor; 2], causal: bool| {
+                let [k, v] = kv.map(of_heads);
+                flash_backward(&grad, [&q, &k, &v], (&out, &log_sums), causal)
             };
-            let [dq, dk, dv] = flash_backward(&grad, [&q, &k, &v], (&out, &log_sums), causal);
-            if index == 0 {
-                grad_q.copy_(&dq);
-            } else {
+            let [dq, dk, dv] = backward(keys_values(qkv, heads.queries, heads, &run.own), true);
+            grad_q.copy_(&dq);
+            add([&dk, &dv], &run.own);
+            if !run.prefix.is_empty() {
+                let [dq, dk, dv] = backward(keys_values(prefixes, before, heads, &run.prefix), false);
                 let _ = grad_q.g_add_(&dq);
-            }
-            if !causal && context.is_some() {
-                continue;
-            }
-            for (side, gradient) in [dk, dv].iter().enumerate() {
-                let mut target = part(&sums.get(side as i64), 1, keys);
-                let _ = target.g_add_(&gradient.sum_dim_intlist([1i64].as_slice(), false, Kind::Float));
+                if !has_context {
+                    add([&dk, &dv], &run.prefix);
+                }
             }
         }
-    }
+    });
     let target = grad_qkv.narrow(1, h * g * d, 2 * h * d).view([n, 2, h, d]);
-    target.permute([1, 2, 0, 3]).copy_(&sums);
+    target.permute([1, 2, 0, 3]).copy_(&sums.sum_dim_intlist([0i64].as_slice(), false, Kind::Float));
     grad_qkv
+}
+
+/// Calls `run(item, key heads)` for some items, for all key heads at once or, if there are few items, for each by itself.
+fn in_tasks(items: usize, key_heads: usize, run: &(dyn Fn(usize, &Range<usize>) + Sync)) {
+    const TASKS_PER_THREAD: usize = 4;
+    let parts = if items < TASKS_PER_THREAD * threads() { key_heads } else { 1 };
+    let heads_per_task = key_heads / parts;
+    parallel(items * parts, &|task| {
+        let first = task % parts * heads_per_task;
+        tch::no_grad(|| run(task / parts, &(first..first + heads_per_task)));
+    });
 }
 
 /// On a CPU libtorch's flash kernel is several times slower in bf16 than in fp32, above all its backward pass: its blocks are
@@ -194,67 +225,13 @@ fn queries(x: &Tensor, heads: HeadShape, rows: &Range<usize>) -> Tensor {
     part(x, 0, rows).narrow(1, 0, h * g * d).view([t, h, g, d]).permute([1, 2, 0, 3])
 }
 
-/// Keys and values of some rows, each `[h, g, s, d]` and the same for each of g, as views.
-fn keys_values(qkv: &Tensor, heads: HeadShape, rows: &Range<usize>) -> [Tensor; 2] {
-    keys_values_behind(qkv, heads.queries, heads, rows)
-}
-
-/// The same of a prefix, in the context or in `qkv`.
-fn prefix_keys_values(
-    qkv: &Tensor,
-    context: Option<&Tensor>,
-    heads: HeadShape,
-    rows: &Range<usize>,
-) -> [Tensor; 2] {
-    match context {
-        Some(context) => keys_values_behind(context, 0, heads, rows),
-        None => keys_values(qkv, heads, rows),
-    }
-}
-
-/// The same, where `before` heads precede the keys.
-fn keys_values_behind(x: &Tensor, before: usize, heads: HeadShape, rows: &Range<usize>) -> [Tensor; 2] {
+/// Keys and values of some rows, each `[h, g, s, d]` and the same for each of g, as views; `before` heads precede the keys.
+fn keys_values(x: &Tensor, before: usize, heads: HeadShape, rows: &Range<usize>) -> [Tensor; 2] {
     let (h, g, d, s) = (heads.keys as i64, heads.group() as i64, heads.width as i64, rows.len() as i64);
     [before as i64, before as i64 + h].map(|first| {
         let x = part(x, 0, rows).narrow(1, first * d, h * d).view([s, h, 1, d]);
         x.permute([1, 2, 0, 3]).expand([h, g, s, d], false)
     })
-}
-
-/// Writes weight * part, summed over both parts, to `rows` of `out`. Parts are `[h, g, t, d]` in the kernel's memory order,
-/// weights `[h, g, t]`.
-fn join(out: &mut Tensor, heads: HeadShape, rows: &Range<usize>, parts: [(&Tensor, &Tensor); 2]) {
-    // The flash kernel's memory order is [h, t, g, d].
-    let [a, b] = parts.map(|(part, _)| part.transpose(1, 2));
-    if !a.is_contiguous() || !b.is_contiguous() {
-        let scaled = parts.map(|(part, weight)| part.to_kind(Kind::Float) * weight.unsqueeze(3));
-        queries(out, heads, rows).copy_(&(&scaled[0] + &scaled[1]));
-        return;
-    }
-    let weights = parts.map(|(_, weight)| weight.contiguous());
-    join_kernel(out, heads, rows, [(&a, &weights[0]), (&b, &weights[1])]);
-}
-
-fn join_kernel(out: &mut Tensor, heads: HeadShape, rows: &Range<usize>, parts: [(&Tensor, &Tensor); 2]) {
-    let (h, g, d, t) = (heads.keys, heads.group(), heads.width, rows.len());
-    let [(a, a_weights), (b, b_weights)] =
-        parts.map(|(part, weights)| (elements::<f32>(part), elements::<f32>(weights)));
-    let width = h * g * d;
-    let out = &mut elements_mut::<f32>(out)[rows.start * width..rows.end * width];
-    parallel_chunks(out, ROWS_PER_TASK * width, &|task, out| {
-        for (row, out) in (task * ROWS_PER_TASK..).zip(out.chunks_exact_mut(width)) {
-            for (head, out) in out.chunks_exact_mut(d).enumerate() {
-                let (key_head, member) = (head / g, head % g);
-                let part = ((key_head * t + row) * g + member) * d;
-                let (a, b) = (&a[part..part + d], &b[part..part + d]);
-                let weight = head * t + row;
-                let (wa, wb) = (a_weights[weight], b_weights[weight]);
-                for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-                    *out = a * wa + b * wb;
-                }
-            }
-        }
-    });
 }
 
 /// Attention of one part and its log-sum-exps `[h, g, t]`, fp32.

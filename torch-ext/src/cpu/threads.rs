@@ -1,6 +1,20 @@
 //! Parallel loops over chunks of memory and over results.
 
+use tch::Tensor;
+
 use crate::cpu::{memory::Shared, pool::parallel};
+
+/// A tensor for several tasks, which write only to parts of it that do not overlap.
+pub(crate) struct SharedTensor<'a>(pub(crate) &'a Tensor);
+
+// SAFETY: tasks take views, which is atomic counting of references, and no task reads what another one writes.
+unsafe impl Sync for SharedTensor<'_> {}
+
+impl SharedTensor<'_> {
+    pub(crate) fn get(&self) -> &Tensor {
+        self.0
+    }
+}
 
 /// Elements of a task over rows of `width`, a multiple of it. It depends on nothing else, so that sums over tasks have one
 /// order.

@@ -17,7 +17,7 @@ fn dense(qkv: &Tensor, heads: HeadShape, runs: &[Run]) -> Tensor {
         }
     }
     let hidden = Tensor::from_slice(&seen).view([n as i64, n as i64]).logical_not();
-    let [k, v] = keys_values(qkv, heads, &(0..n)).map(|x| x.to_kind(Kind::Float));
+    let [k, v] = keys_values(qkv, heads.queries, heads, &(0..n)).map(|x| x.to_kind(Kind::Float));
     let q = queries(qkv, heads, &(0..n)).to_kind(Kind::Float);
     let scores = q.matmul(&k.transpose(-1, -2)) / (heads.width as f64).sqrt();
     let weights = scores.masked_fill(&hidden, f64::NEG_INFINITY).softmax(-1, Kind::Float);
