@@ -19,7 +19,7 @@ fn ranks<T: Send + 'static>(world_size: usize, work: impl Fn(&Group) -> T + Send
         let address = address(port, false);
         thread::spawn(move || {
             let store = Store::open(&address, TIMEOUT).unwrap();
-            work(&Group::join(Device::Cpu, &store, (rank, world_size), TIMEOUT).unwrap())
+            work(&Group::join(Device::Cpu, &store, "0", (rank, world_size), TIMEOUT).unwrap())
         })
     };
     let threads: Vec<_> = (0..world_size).map(rank).collect();
