@@ -178,11 +178,13 @@ impl Running {
         let mut failed: Option<Instant> = None;
         while !self.running.is_empty() {
             self.collect()?;
-            if stop.check().is_err() {
+            let is_stopped = stop.check().is_err();
+            if !is_stopped && self.ended.iter().any(|(_, end)| *end != End::Done) {
+                failed = failed.or_else(|| Some(Instant::now()));
+            }
+            if is_stopped || failed.is_some() {
                 // Closing its standard input asks a rank to stop at its next safe point.
                 self.running.iter_mut().for_each(|(_, child)| drop(child.stdin.take()));
-            } else if failed.is_none() && self.ended.iter().any(|(_, end)| *end != End::Done) {
-                failed = Some(Instant::now());
             }
             if failed.is_some_and(|since| since.elapsed() > GRACE) {
                 self.kill_all();

@@ -210,3 +210,6 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
