@@ -73,6 +73,30 @@ fn what_is_started_together_ends_together() {
 }
 
 #[test]
+fn groups_of_one_store_are_apart_and_one_that_was_aborted_still_closes() {
+    let address = |port, serves| StoreAddress { host: "127.0.0.1".into(), port, serves, prefix: "t".into() };
+    let keeper = Store::open(&address(0, true), TIMEOUT).unwrap();
+    let port = keeper.port();
+    let rank = move |rank| {
+        let store = Store::open(&address(port, false), TIMEOUT).unwrap();
+        let sums = ["0", "1"].map(|name| {
+            let group = Group::join(Device::Cpu, &store, name, (rank, 2), TIMEOUT).unwrap();
+            let sum = Tensor::full([2], rank as f64 + 1.0, (Kind::Float, Device::Cpu));
+            group.all_reduce(&sum).unwrap().wait().unwrap();
+            assert_eq!(group.error(), None);
+            if name == "1" {
+                group.abort().unwrap();
+                group.abort().unwrap();
+            }
+            values(&sum)
+        });
+        sums.concat()
+    };
+    let other = thread::spawn(move || rank(1));
+    assert_eq!((rank(0), other.join().unwrap()), (vec![3.0; 4], vec![3.0; 4]));
+}
+
+#[test]
 fn a_rank_that_leaves_is_an_error_of_the_others() {
     let seen = ranks(2, |group| {
         let tensor = Tensor::ones([4], (Kind::Float, Device::Cpu));
