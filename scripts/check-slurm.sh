@@ -131,6 +131,12 @@ for _ in $(seq 1200); do
   sleep 0.1
 done
 scancel --signal TERM "$run"
+# Slurm would wait two minutes before it starts a job that was queued again.
+for _ in $(seq 300); do
+  [[ $(scontrol show job --oneliner "$run") != *Reason=BeginTime* ]] || break
+  sleep 0.2
+done
+scontrol update "JobId=$run" StartTime=now
 ended "$run"
 restarts=$(scontrol show job --oneliner "$run" | grep -o 'Restarts=[0-9]*')
 [[ $restarts == Restarts=1 ]] || fail "SIGTERM has not queued the run again: $restarts"
