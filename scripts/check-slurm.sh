@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks scripts/launch-generate.sbatch and scripts/launch.sbatch under Slurm: sets up a controller and a node on this machine
 # in a temporary directory, generates in an array, merges, trains on two ranks, and does a whole run that is stopped by a
-# signal and queued again. The results are compared with those of one process. Takes a few minutes; exit code 0 on success.
+# signal and queued again. The results are compared with those of one process. Takes about a minute; exit code 0 on success.
 #
 #   scripts/check-slurm.sh
 #
