@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sourced by scripts/launch-*.sh. Takes their first argument as the number of ranks on this machine, and sets `nodes` and
-# the array `launch`: the torchrun command up to the program to start. scripts/launch-train.sh explains NNODES, NODE_RANK,
+# Sourced by scripts/launch*.sh. Takes their first argument as the number of ranks on this machine, and sets `nodes` and
+# the array `launch`: the torchrun command up to the program to start. scripts/launch.sh explains NNODES, NODE_RANK,
 # MASTER_ADDR, MASTER_PORT, OMP_NUM_THREADS and TORCHRUN.
 set -euo pipefail
 if [[ $# -lt 1 || ! $1 =~ ^[1-9][0-9]*$ ]]; then

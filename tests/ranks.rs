@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
+#[path = "shared_runs.rs"]
+mod shared_runs;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -34,7 +37,9 @@ impl Bench {
              [generate]\nmax_new_tokens = 24\n\
              [train]\nmax_steps = 20\nbatch_size = 8\nlearning_rate = 1e-4\nlr_schedule = \"constant\"\n\
              warmup_ratio = 0.0\ntokens_per_row = 200\nsave_steps = 6\ndist_timeout = 60\n\
-             eval_steps = 10\neval_samples = 3\neval_max_new_tokens = 8\nbest_ar_tolerance = 9.0\n",
+             eval_steps = 10\neval_samples = 3\neval_max_new_tokens = 8\nbest_ar_tolerance = 9.0\n\
+             [tune]\ncandidates = 2\n[eval]\nmax_new_tokens = 8\n\
+             [eval.prompts]\npath = \"{0}/prompts-test.jsonl\"\nlimit = 1\n",
             data.display()
         );
         fs_err::write(directory.path().join("ranks.toml"), recipe).unwrap();
@@ -71,13 +76,7 @@ impl Bench {
 
     /// Two ranks started by hand, with the variables of torchrun.
     fn two_ranks(&self, output: &str, arguments: &[&str]) -> [Child; 2] {
-        // A free port; another process could take it before we do, which is very unlikely.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-        ["0", "1"].map(|rank| {
-            let mut command = self.train(output, arguments);
-            command.env("RANK", rank).env("LOCAL_RANK", rank).env("WORLD_SIZE", "2");
-            command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port).spawn().unwrap()
-        })
+        two_ranks(|_| self.train(output, arguments))
     }
 
     fn lines(&self, output: &str) -> Vec<Value> {
@@ -135,6 +134,17 @@ impl Bench {
             assert!(off <= WEIGHT_TOLERANCE, "{found}: {name} is off by {off}");
         }
     }
+}
+
+/// Two ranks started by hand, with the variables of torchrun around the command of each.
+fn two_ranks(command: impl Fn(usize) -> Command) -> [Child; 2] {
+    // A free port; another process could take it before we do, which is very unlikely.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    [0, 1].map(|rank: usize| {
+        let (mut command, number) = (command(rank), rank.to_string());
+        command.env("RANK", &number).env("LOCAL_RANK", &number).env("WORLD_SIZE", "2");
+        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port).spawn().unwrap()
+    })
 }
 
 fn messages(output: &Output) -> String {
@@ -255,14 +265,16 @@ fn a_rank_that_hangs_or_finds_nan_ends_all_and_is_named() {
     }
 }
 
+/// The ranks that `launcher` has started, in their order.
+fn children(launcher: &Child) -> Vec<String> {
+    let path = format!("/proc/{0}/task/{0}/children", launcher.id());
+    let text = fs_err::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
 #[test]
 fn the_launcher_says_which_rank_ended_and_passes_a_signal_on() {
     let bench = Bench::new();
-    let children = |launcher: &Child| -> Vec<String> {
-        let path = format!("/proc/{0}/task/{0}/children", launcher.id());
-        let text = fs_err::read_to_string(path).unwrap_or_default();
-        text.split_whitespace().map(str::to_owned).collect()
-    };
     let begin = |output: &str| {
         let launcher = bench.train(output, &["--nproc", "2"]).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -307,7 +319,7 @@ fn an_incomplete_environment_is_refused_by_name() {
         "{text}"
     );
     let text = refused(&[("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "2")], &[]);
-    assert!(text.contains("MASTER_ADDR is not set") && text.contains("launch-train.sbatch"), "{text}");
+    assert!(text.contains("MASTER_ADDR is not set") && text.contains("launch.sbatch"), "{text}");
     let whole = [
         ("RANK", "0"),
         ("WORLD_SIZE", "2"),

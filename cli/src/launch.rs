@@ -1,6 +1,6 @@
-//! Ranks as processes. `jacobi train --nproc N` starts the same command N times on this machine, gives the processes a
-//! store for their rendezvous, and ends them together. It sets torchrun's environment variables, so a rank joins in the
-//! same way under torchrun, Slurm and this launcher.
+//! Ranks as processes. `jacobi run` and `jacobi train` with `--nproc N` start the same command N times on this machine, give
+//! the processes a store for their rendezvous, and end them together. They set torchrun's environment variables, so a rank
+//! connects in the same way under torchrun, Slurm and this launcher.
 
 use std::ffi::OsString;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jacobi_datasets::Membership;
-use jacobi_model::{Device, DeviceChoice};
-use jacobi_trainer::{RankFailure, Ranks, Rendezvous};
+use jacobi_model::DeviceChoice;
+use jacobi_trainer::{Peers, RankFailure, Rendezvous};
 
 use crate::exit::{self, RanksEnded, UsageError, signal_name};
 use crate::output;
@@ -21,13 +21,13 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Set for the processes started here: they stop when their standard input closes.
 const LAUNCHED: &str = "JACOBI_LAUNCHED";
 
-/// Joins the group that the environment describes; without a launcher, a group of this process only.
+/// Connects to the ranks that the environment describes; without a launcher, to none.
 ///
 /// # Errors
-/// [`jacobi_datasets::RankError`] for an incomplete environment; ranks that do not join within `timeout`;
+/// [`jacobi_datasets::RankError`] for an incomplete environment; ranks that do not connect within `timeout`;
 /// [`UsageError`] for one GPU that all ranks would share.
-pub fn join(choice: DeviceChoice, device: Device, timeout: Duration) -> anyhow::Result<Ranks> {
-    let Some(member) = membership()? else { return Ok(Ranks::alone()) };
+pub fn connect(choice: DeviceChoice, timeout: Duration) -> anyhow::Result<Peers> {
+    let Some(member) = membership()? else { return Ok(Peers::alone()) };
     if matches!(choice, DeviceChoice::NumberedGpu(_)) && member.rank.world_size > 1 {
         let text = format!(
             "model.device = \"{choice}\" is one GPU for {} ranks: \"cuda\" or \"auto\" gives each rank its own",
@@ -35,7 +35,7 @@ pub fn join(choice: DeviceChoice, device: Device, timeout: Duration) -> anyhow::
         );
         return Err(UsageError(text).into());
     }
-    Ok(Ranks::join(&member, device, timeout, Box::new(abandon))?)
+    Ok(Peers::connect(&member, timeout, Box::new(abandon))?)
 }
 
 fn membership() -> anyhow::Result<Option<Membership>> {
@@ -49,32 +49,47 @@ fn abandon(failure: &RankFailure) {
     std::process::exit(1);
 }
 
-/// Listens for signals and for the launcher's request to stop.
+/// Listens for signals, for the launcher's request to stop, and for requests to other ranks.
 ///
 /// # Errors
 /// When the system refuses a handler.
-pub fn listen(ranks: &Ranks) -> std::io::Result<Stop> {
-    let stop = if ranks.is_first() { Stop::listen()? } else { Stop::quietly()? };
+pub fn listen(peers: &Peers) -> std::io::Result<Stop> {
+    let stop = if peers.is_first() { Stop::listen()? } else { Stop::quietly()? };
     if std::env::var_os(LAUNCHED).is_some() {
         stop.follow_launcher();
+    }
+    if peers.world_size() > 1 {
+        stop.share(peers.stop_exchange());
     }
     Ok(stop)
 }
 
-/// Reports `error` to the other ranks, and adds this rank's number to it.
-pub fn report_failure(ranks: &Ranks, error: anyhow::Error) -> anyhow::Error {
-    if ranks.world_size() == 1 || exit::signal(&error).is_some() {
-        return error;
+/// Does `work`, the whole work of this rank. Then it takes leave of the other ranks, or reports the error to them and adds
+/// this rank's number to it.
+///
+/// # Errors
+/// That of `work`.
+pub fn together<T>(peers: &Peers, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    match work() {
+        Err(error) if peers.world_size() > 1 && exit::signal(&error).is_none() => {
+            peers.give_up(&format!("{error:#}"));
+            Err(error.context(format!("rank {} of {} fails", peers.rank(), peers.world_size())))
+        }
+        done => {
+            if done.is_err() {
+                peers.wait_for_first_to_leave();
+            }
+            peers.leave();
+            done
+        }
     }
-    ranks.give_up(&format!("{error:#}"));
-    error.context(format!("rank {} of {} fails", ranks.rank(), ranks.world_size()))
 }
 
 /// Runs `count` ranks of this process's command line without `--nproc`.
 ///
 /// # Errors
 /// [`RanksEnded`] when one failed; [`exit::Interrupted`] after a signal; [`UsageError`] when started within a rank.
-pub fn train(count: usize, stop: &Stop) -> anyhow::Result<()> {
+pub fn start(count: usize, stop: &Stop) -> anyhow::Result<()> {
     if membership()?.is_some() {
         let text = "--nproc starts ranks, but this process already is one (RANK or a Slurm step is set): leave it out";
         return Err(UsageError(text.to_owned()).into());
@@ -163,11 +178,13 @@ impl Running {
         let mut failed: Option<Instant> = None;
         while !self.running.is_empty() {
             self.collect()?;
-            if stop.check().is_err() {
+            let is_stopped = stop.check().is_err();
+            if !is_stopped && self.ended.iter().any(|(_, end)| *end != End::Done) {
+                failed = failed.or_else(|| Some(Instant::now()));
+            }
+            if is_stopped || failed.is_some() {
                 // Closing its standard input asks a rank to stop at its next safe point.
                 self.running.iter_mut().for_each(|(_, child)| drop(child.stdin.take()));
-            } else if failed.is_none() && self.ended.iter().any(|(_, end)| *end != End::Done) {
-                failed = Some(Instant::now());
             }
             if failed.is_some_and(|since| since.elapsed() > GRACE) {
                 self.kill_all();

@@ -26,6 +26,7 @@ pub mod recipe;
 pub mod run_dir;
 pub mod schema;
 pub mod serving;
+pub mod shared_work;
 pub mod shipped;
 pub mod signals;
 pub mod stages;

@@ -3,6 +3,8 @@
 //! A stage's result depends on its settings and on the stages before it. When the settings of a recorded stage have
 //! changed, it and all later stages are void: the run refuses, or with `--overwrite` removes them and repeats them. The
 //! result of tuning is measured, so a repeated stage can find another decoder: then the evaluation is repeated too.
+//!
+//! On several ranks the first one does all of this; the others take part in generation and training (`shared_work.rs`).
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +14,8 @@ use jacobi_datasets::schema::tuned::{TRIALS_FILE, TUNED_FILE};
 use jacobi_datasets::{Differences, Manifest};
 use jacobi_eval::EvalModel;
 use jacobi_report::{TrainingCurve, terminal_summary, tune_table};
-use jacobi_trainer::{Ranks, TrainData, TrainerState, latest_checkpoint, result_checkpoint};
+use jacobi_trainer::{Peers, TrainerState, latest_checkpoint, result_checkpoint};
+use jacobi_trajectory_gen::rank_directories;
 
 use crate::exit::UsageError;
 use crate::kept_eval::Replace;
@@ -20,17 +23,21 @@ use crate::ledger::{Ledger, Status};
 use crate::plan::{Stage, Work, plan};
 use crate::recipe::Recipe;
 use crate::run_dir::{DirLock, RunDir, command_line};
+use crate::shared_work::SharedWork;
 use crate::signals::Stop;
-use crate::stages::GenerateOptions;
 use crate::tuning::{Tuning, is_tuned};
 use crate::{device, export, output, stages};
 
-/// Runs the recipe and returns the final summary.
+/// Runs the recipe together with `peers` and returns the final summary; `None` on all ranks but the first.
 ///
 /// # Errors
 /// From each stage; [`UsageError`] when a recorded stage has other settings and `overwrite` is false;
 /// [`crate::exit::Interrupted`] after a signal.
-pub fn run(recipe: &Recipe, overwrite: bool, stop: &Stop) -> anyhow::Result<String> {
+pub fn run(recipe: &Recipe, overwrite: bool, peers: &Peers, stop: &Stop) -> anyhow::Result<Option<String>> {
+    let mut work = SharedWork::new(recipe, overwrite, peers, stop);
+    if !peers.is_first() {
+        return work.follow().map(|()| None);
+    }
     let run = RunDir::new(&recipe.output_dir);
     let stages = plan(recipe)?;
     let _lock = DirLock::take(run.root())?;
@@ -54,7 +61,7 @@ pub fn run(recipe: &Recipe, overwrite: bool, stop: &Stop) -> anyhow::Result<Stri
         }
         output::status(&format!("{label}: {}", stage.summary));
         ledger.start(&stage.name, &stage.settings)?;
-        perform(recipe, &run, stage.work, overwrite, stop)
+        perform(recipe, &run, stage.work, (overwrite, stop), &mut work)
             .with_context(|| format!("in stage {}", stage.name))?;
         stop.check()?;
         ledger.finish(&stage.name)?;
@@ -62,7 +69,8 @@ pub fn run(recipe: &Recipe, overwrite: bool, stop: &Stop) -> anyhow::Result<Stri
     let is_evaluated = stages.iter().any(|stage| stage.work == Work::Eval);
     let results = is_evaluated.then(|| stages::read_results(&run.report())).transpose()?;
     export::write_card(recipe, &run, &run.export(), results.as_ref())?;
-    summary(&run, &stages, results.as_ref())
+    work.end()?;
+    summary(&run, &stages, results.as_ref()).map(Some)
 }
 
 /// The figures of the evaluation, else those of tuning.
@@ -182,11 +190,19 @@ fn first_changed(stages: &[Stage], ledger: &Ledger) -> Option<(usize, Difference
 /// rows can be corrected and the run started again.
 fn has_results(stage: &Stage) -> bool {
     let counts = |output: &PathBuf| match stage.work {
-        Work::Generate(_) => Manifest::load(output)
-            .map_or(true, |manifest| manifest.is_some_and(|manifest| !manifest.shards.is_empty())),
+        Work::Generate(_) => has_rows(output),
         Work::Train(_) | Work::Export | Work::Tune | Work::Eval => output.exists(),
     };
     stage.outputs.iter().any(counts)
+}
+
+/// Whether there are rows in the trajectories in `dir`, or in the shares of ranks that have not been merged yet.
+fn has_rows(dir: &Path) -> bool {
+    let has_shards = |dir: &Path| {
+        Manifest::load(dir)
+            .map_or(true, |manifest| manifest.is_some_and(|manifest| !manifest.shards.is_empty()))
+    };
+    has_shards(dir) || rank_directories(dir).iter().any(|dir| has_shards(dir))
 }
 
 fn changed_error(run: &RunDir, stage: &str, changes: &Differences) -> UsageError {
@@ -220,24 +236,16 @@ fn discard(void: &[Stage], kept: &[Stage], ledger: &mut Ledger) -> anyhow::Resul
     ledger.keep_only(&names)
 }
 
-fn perform(recipe: &Recipe, run: &RunDir, work: Work, overwrite: bool, stop: &Stop) -> anyhow::Result<()> {
+fn perform(
+    recipe: &Recipe,
+    run: &RunDir,
+    work: Work,
+    (overwrite, stop): (bool, &Stop),
+    shared: &mut SharedWork,
+) -> anyhow::Result<()> {
     match work {
-        Work::Generate(round) => {
-            let model = model_of_round(recipe, run, round)?;
-            let target = run.trajectories(round);
-            let options = GenerateOptions { overwrite, ..GenerateOptions::default() };
-            let job = stages::generate_job(recipe, round, &model, &target, options)?;
-            stages::generate(&job, stop)?;
-        }
-        Work::Train(round) => {
-            let model = model_of_round(recipe, run, round)?;
-            let data = TrainData::Trajectories(run.trajectories(round));
-            let output = &run.round(round);
-            let (device, ranks) = (device::choose(recipe.model.device)?, Ranks::alone());
-            let stage =
-                stages::TrainStage { round, model_dir: &model, data, output, overwrite, device, ranks };
-            stages::train(recipe, stage, stop)?;
-        }
+        Work::Generate(round) => shared.generate(round)?,
+        Work::Train(round) => shared.train(round)?,
         Work::Export => {
             let checkpoint = checkpoint_of_round(run, recipe.rounds.len())?;
             export::export(&checkpoint, &run.export(), export::base_on_hub(recipe).as_ref(), true)?;

@@ -28,6 +28,8 @@ pub struct GenerateOptions {
     pub rank: Option<Rank>,
     /// Remove results of other settings from the output.
     pub overwrite: bool,
+    /// Show neither progress nor a summary.
+    pub quiet: bool,
 }
 
 /// The generation job of round `round` (from 1) with the model in `model_dir`.
@@ -56,12 +58,13 @@ pub fn generate_job<'a>(
 ///
 /// # Errors
 /// From reading prompts and generating; [`crate::exit::Interrupted`] after a signal.
-pub fn generate(job: &GenerateJob, stop: &Stop) -> anyhow::Result<Manifest> {
+pub fn generate(job: &GenerateJob, options: GenerateOptions, stop: &Stop) -> anyhow::Result<Manifest> {
     let _lock = DirLock::take(&job.directory())?;
-    let mut progress = Progress::new("generate");
+    let mut progress = (!options.quiet).then(|| Progress::new("generate"));
     // The rate starts at the first report: loading the model and counting prompts come before it.
     let mut start = None;
     let outcome = jacobi_trajectory_gen::generate(job, stop.flag(), &mut |now| {
+        let Some(progress) = &mut progress else { return };
         let seconds = start.get_or_insert_with(Instant::now).elapsed().as_secs_f64();
         let rate = now.tokens as f64 / seconds.max(f64::MIN_POSITIVE);
         let mut detail = format!("{rate:.0} tokens/s");
@@ -77,12 +80,14 @@ pub fn generate(job: &GenerateJob, stop: &Stop) -> anyhow::Result<Manifest> {
         stop.check()?;
     }
     let manifest = outcome.manifest;
-    progress.finish(&generation_summary(&manifest, &job.directory()));
+    if let Some(progress) = progress {
+        progress.finish(&generation_summary(&manifest, &job.directory()));
+    }
     Ok(manifest)
 }
 
 /// The numbers of prompts written, skipped and failed, with the rules that skipped them and the first failure.
-fn generation_summary(manifest: &Manifest, dir: &Path) -> String {
+pub fn generation_summary(manifest: &Manifest, dir: &Path) -> String {
     let mut summary = format!("{} trajectories of {} prompts", manifest.written, manifest.input);
     if manifest.written < manifest.input {
         let rules: Vec<String> =

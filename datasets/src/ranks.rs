@@ -37,7 +37,7 @@ pub enum RankError {
     /// A Slurm step of several tasks without a rendezvous address.
     #[error(
         "{missing} is not set: {tasks} tasks of a Slurm step train together and need a rendezvous address; see \
-         scripts/launch-train.sbatch, or start one task"
+         scripts/launch.sbatch, or start one task"
     )]
     NoRendezvous {
         /// The variable that is not set.

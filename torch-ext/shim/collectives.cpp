@@ -1,8 +1,10 @@
 // c10d's store and process groups as C functions, which take handles and return an error text or null. The safe side is
 // src/c10d.
 
+#include <atomic>
 #include <cstdlib>
 #include <sstream>
+#include <stdexcept>
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -25,7 +27,21 @@ struct StoreHandle {
 
 struct GroupHandle {
   c10::intrusive_ptr<c10d::Backend> backend;
+  // Whether operations can fail after `wait` has returned. Gloo's cannot, and it does not implement `getError`.
+  bool fails_later;
+  std::atomic<bool> aborted{false};
 };
+
+#ifdef JACOBI_NCCL
+// By default c10d ends the process when an operation fails or times out, and torchrun asks for that too. This group only
+// aborts its communicators, so that kernels that wait for a dead rank end; the process lives on and names that rank.
+struct NcclGroup : c10d::ProcessGroupNCCL {
+  NcclGroup(c10::intrusive_ptr<c10d::Store> store, int rank, int size, c10::intrusive_ptr<Options> options)
+      : ProcessGroupNCCL(std::move(store), rank, size, std::move(options)) {
+    asyncErrorHandling_ = c10d::CleanUpOnly;
+  }
+};
+#endif
 
 struct WorkHandle {
   c10::intrusive_ptr<c10d::Work> work;
@@ -110,22 +126,24 @@ void jacobi_store_close(StoreHandle* store) {
   delete store;
 }
 
-char* jacobi_group_gloo(StoreHandle* store, int rank, int size, int64_t timeout_ms, GroupHandle** out) {
+char* jacobi_group_gloo(
+    StoreHandle* store, const char* name, int rank, int size, int64_t timeout_ms, GroupHandle** out) {
   return guarded([&] {
     auto options = c10d::ProcessGroupGloo::Options::create(Millis(timeout_ms));
     options->devices = gloo_devices();
-    auto keys = c10::make_intrusive<c10d::PrefixStore>("gloo", store->keys);
-    *out = new GroupHandle{c10::make_intrusive<c10d::ProcessGroupGloo>(keys, rank, size, options)};
+    auto keys = c10::make_intrusive<c10d::PrefixStore>(std::string("gloo/") + name, store->keys);
+    *out = new GroupHandle{c10::make_intrusive<c10d::ProcessGroupGloo>(keys, rank, size, options), false};
   });
 }
 
 #ifdef JACOBI_NCCL
-char* jacobi_group_nccl(StoreHandle* store, int rank, int size, int64_t timeout_ms, GroupHandle** out) {
+char* jacobi_group_nccl(
+    StoreHandle* store, const char* name, int rank, int size, int64_t timeout_ms, GroupHandle** out) {
   return guarded([&] {
     auto options = c10d::ProcessGroupNCCL::Options::create();
     options->timeout = Millis(timeout_ms);
-    auto keys = c10::make_intrusive<c10d::PrefixStore>("nccl", store->keys);
-    *out = new GroupHandle{c10::make_intrusive<c10d::ProcessGroupNCCL>(keys, rank, size, options)};
+    auto keys = c10::make_intrusive<c10d::PrefixStore>(std::string("nccl/") + name, store->keys);
+    *out = new GroupHandle{c10::make_intrusive<NcclGroup>(keys, rank, size, options), true};
   });
 }
 #endif
@@ -154,8 +172,36 @@ char* jacobi_group_broadcast(GroupHandle* group, at::Tensor* tensor, int root, W
   });
 }
 
-void jacobi_group_leave(GroupHandle* group) {
-  delete group;
+// The failure of an earlier operation, which its `wait` did not report.
+char* jacobi_group_error(GroupHandle* group) {
+  return guarded([&] {
+    const auto error = group->fails_later ? group->backend->getError() : c10d::ErrorType::SUCCESS;
+    switch (error) {
+      case c10d::ErrorType::SUCCESS: return;
+      case c10d::ErrorType::TIMEOUT: throw std::runtime_error("an NCCL operation has timed out");
+      case c10d::ErrorType::COMM_ERROR: throw std::runtime_error("an NCCL operation has failed");
+      case c10d::ErrorType::REMOTE_ERROR: throw std::runtime_error("an NCCL operation has failed on another rank");
+    }
+  });
+}
+
+// Ends the operations in progress, on this rank only.
+char* jacobi_group_abort(GroupHandle* group) {
+  return guarded([&] {
+    if (!group->aborted.exchange(true)) {
+      group->backend->abort();
+    }
+  });
+}
+
+// Waits for the operations in progress unless they were aborted, then closes the connections.
+char* jacobi_group_leave(GroupHandle* group) {
+  return guarded([&] {
+    std::unique_ptr<GroupHandle> owned(group);
+    if (!owned->aborted) {
+      owned->backend->shutdown();
+    }
+  });
 }
 
 // Waits, and frees `work` in any case.

@@ -18,6 +18,8 @@ mod job;
 mod loss;
 mod lr;
 mod metrics;
+mod monitor;
+mod peers;
 mod post_mortem;
 mod ranks;
 mod schedule;
@@ -43,6 +45,7 @@ pub use loss::{
 };
 pub use lr::LrSchedule;
 pub use metrics::{RankFigures, TrainProgress};
+pub use peers::Peers;
 pub use ranks::{Ranks, Rendezvous};
 pub use schedule::{Curve, Ramp, ScalarSchedule};
 pub use shards::Sharding;

@@ -9,15 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jacobi_datasets::Membership;
 use jacobi_torch_ext::{CollectiveError, Group, Pending, Store, StoreAddress};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use crate::watch::{Abandon, RankFailure, Watch, address_of};
+use crate::{peers::Connection, watch::RankFailure};
 
 const LOCALHOST: &str = "127.0.0.1";
 
-/// This process and its connection to the others.
+/// This process as a member of a group of ranks that compute together. Clones share it.
 #[derive(Clone)]
 pub struct Ranks(Arc<Inner>);
 
@@ -27,14 +26,24 @@ struct Inner {
     waited: AtomicU64,
 }
 
-/// Fields are dropped in this order: the store last, since the group needs it.
+/// Fields are dropped in this order: the connection last, since the groups need its store.
 struct Link {
     /// For tensors on the model's device.
-    group: Group,
+    group: Arc<Group>,
     /// For numbers on the CPU, where the model is on another device.
-    control: Option<Group>,
-    watch: Watch,
-    _store: Store,
+    control: Option<Arc<Group>>,
+    /// Of each operation.
+    timeout: Duration,
+    peers: Arc<Connection>,
+}
+
+impl Link {
+    /// The failure behind `error`, with the rank at fault. Ends what this rank still waits for on a GPU.
+    fn blame(&self, error: CollectiveError) -> RankFailure {
+        let failure = self.peers.watch.blame(error, self.timeout);
+        let _ = self.group.abort();
+        failure
+    }
 }
 
 /// A store through which ranks find each other, kept by their launcher, so that it outlives each of them.
@@ -75,27 +84,15 @@ impl Ranks {
         Self(Arc::new(Inner { link: None, waited: AtomicU64::new(0) }))
     }
 
-    /// Joins the other ranks. Every collective operation fails after `timeout`; `abandon` is called if another
-    /// rank fails while this one is blocked. Tensors use the backend of `device` (NCCL between GPUs), scalars
-    /// that of the CPU, so that they do not wait for the work of a GPU.
-    ///
-    /// # Errors
-    /// A rank has not joined in time.
-    pub fn join(
-        member: &Membership,
-        device: Device,
+    /// The members of `group`; `control` is the group for scalars, if it is another one.
+    pub(crate) fn new(
+        group: Arc<Group>,
+        control: Option<Arc<Group>>,
+        peers: Arc<Connection>,
         timeout: Duration,
-        abandon: Abandon,
-    ) -> Result<Self, RankFailure> {
-        let unclear = RankFailure::Unclear;
-        let store = Store::open(&address_of(member), timeout).map_err(unclear)?;
-        let watch = Watch::start(member, timeout, abandon).map_err(unclear)?;
-        let rank = (member.rank.rank, member.rank.world_size);
-        let join = |device| Group::join(device, &store, rank, timeout).map_err(|error| watch.blame(error));
-        let control = (device != Device::Cpu).then(|| join(Device::Cpu)).transpose()?;
-        let group = join(device)?;
-        let link = Some(Link { group, control, watch, _store: store });
-        Ok(Self(Arc::new(Inner { link, waited: AtomicU64::new(0) })))
+    ) -> Self {
+        let link = Some(Link { group, control, timeout, peers });
+        Self(Arc::new(Inner { link, waited: AtomicU64::new(0) }))
     }
 
     /// This process's number, from 0.
@@ -141,7 +138,8 @@ impl Ranks {
         let started = Instant::now();
         let done = pending.wait();
         self.0.waited.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        done.map_err(|error| link.watch.blame(error))
+        // On a GPU waiting only orders streams: an earlier operation may have failed since.
+        done.and_then(|()| link.group.error().map_or(Ok(()), Err)).map_err(|error| link.blame(error))
     }
 
     /// Replaces `values` by their sums over all ranks.
@@ -183,14 +181,8 @@ impl Ranks {
     /// Reports to the other ranks why this one fails.
     pub fn give_up(&self, reason: &str) {
         if let Some(link) = &self.0.link {
-            link.watch.give_up(reason);
-        }
-    }
-
-    /// Announces that this rank has finished.
-    pub(crate) fn leave(&self) {
-        if let Some(link) = &self.0.link {
-            link.watch.leave();
+            link.peers.watch.give_up(reason);
+            let _ = link.group.abort();
         }
     }
 
@@ -206,10 +198,10 @@ impl Ranks {
         operation: impl FnOnce(&Link) -> Result<Pending, CollectiveError>,
     ) -> Result<Started, RankFailure> {
         let Some(link) = &self.0.link else { return Ok(Started(None)) };
-        link.watch.begin();
+        link.peers.watch.begin();
         match operation(link) {
             Ok(pending) => Ok(Started(Some(pending))),
-            Err(error) => Err(link.watch.blame(error)),
+            Err(error) => Err(link.blame(error)),
         }
     }
 }

@@ -56,9 +56,8 @@ fn train_on(
     let ranks = job.ranks.clone();
     let outcome = run_to_end(disk, job, stop, progress);
     match &outcome {
-        Ok(_) => ranks.leave(),
         // This error came from another rank; do not report it back.
-        Err(TrainError::Ranks(_)) => {}
+        Ok(_) | Err(TrainError::Ranks(_)) => {}
         Err(error) => ranks.give_up(&error.to_string()),
     }
     outcome

@@ -18,7 +18,7 @@ use jacobi_torch_ext::{CollectiveError, Store, StoreAddress};
 /// Interval of the heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A rank without a heartbeat for this long is dead. Longer than the delays of a busy machine.
-const SILENCE: Duration = Duration::from_secs(4);
+pub(crate) const SILENCE: Duration = Duration::from_secs(4);
 /// Timeout of the connection to the store and of each request.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a rank may take to end by itself once another has failed.
@@ -68,6 +68,19 @@ pub enum RankFailure {
         /// Seconds that the others waited.
         timeout: u64,
     },
+    /// A rank that others wait for has not connected.
+    #[error(
+        "{connected} of {world_size} ranks have connected within {timeout} seconds (train.dist_timeout): start all of them, with \
+         the same MASTER_ADDR and MASTER_PORT"
+    )]
+    Missing {
+        /// Ranks that have connected.
+        connected: i64,
+        /// Number of ranks.
+        world_size: usize,
+        /// Seconds that this rank waited.
+        timeout: u64,
+    },
     /// The launcher, which keeps the store, is gone.
     #[error("the launcher is gone, and with it the store through which the ranks communicate")]
     LauncherGone,
@@ -79,7 +92,6 @@ pub enum RankFailure {
 /// Sends a rank's heartbeats and reads those of the others.
 pub(crate) struct Watch {
     member: Membership,
-    timeout: Duration,
     store: Store,
     begun: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
@@ -93,11 +105,7 @@ pub type Abandon = Box<dyn Fn(&RankFailure) + Send>;
 
 impl Watch {
     /// Starts the heartbeats. `abandon` is called if another rank has failed and this one is blocked.
-    pub(crate) fn start(
-        member: &Membership,
-        timeout: Duration,
-        abandon: Abandon,
-    ) -> Result<Self, CollectiveError> {
+    pub(crate) fn start(member: &Membership, abandon: Abandon) -> Result<Self, CollectiveError> {
         let mut address = address_of(member);
         address.serves = false;
         let (begun, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
@@ -112,7 +120,7 @@ impl Watch {
         };
         let heartbeat = Some(std::thread::spawn(move || thread.run(&abandon)));
         let store = Store::open(&address, STORE_TIMEOUT)?;
-        Ok(Self { member: member.clone(), timeout, store, begun, ended, failure, heartbeat })
+        Ok(Self { member: member.clone(), store, begun, ended, failure, heartbeat })
     }
 
     /// Counts a collective operation.
@@ -141,9 +149,32 @@ impl Watch {
         }
     }
 
-    /// The failure behind `error`, with the rank at fault.
-    pub(crate) fn blame(&self, error: CollectiveError) -> RankFailure {
-        let failure = self.find(error);
+    /// The failure that a rank has reported.
+    pub(crate) fn failure(&self) -> Option<RankFailure> {
+        self.failure.get().cloned()
+    }
+
+    /// The last heartbeat of `rank`.
+    pub(crate) fn heartbeat(&self, rank: usize) -> Result<Option<String>, CollectiveError> {
+        self.store.get(&heartbeat_key(rank))
+    }
+
+    /// Whether `rank` has finished.
+    pub(crate) fn has_left(&self, rank: usize) -> Result<bool, CollectiveError> {
+        Ok(self.store.get(&left_key(rank))?.is_some())
+    }
+
+    /// Reports that `rank` sends no heartbeats.
+    pub(crate) fn report_gone(&self, rank: usize) {
+        self.store_reason(
+            rank,
+            "it is gone: it was killed, ran out of memory, or its machine cannot be reached",
+        );
+    }
+
+    /// The failure behind `error`, the end of an operation that had `timeout`, with the rank at fault.
+    pub(crate) fn blame(&self, error: CollectiveError, timeout: Duration) -> RankFailure {
+        let failure = self.find(error, timeout);
         match &failure {
             RankFailure::Gone { rank, .. } => self.store_reason(*rank, "it is gone"),
             RankFailure::Hangs { rank, .. } => self.store_reason(*rank, "it hangs"),
@@ -152,7 +183,7 @@ impl Watch {
         failure
     }
 
-    fn find(&self, error: CollectiveError) -> RankFailure {
+    fn find(&self, error: CollectiveError, timeout: Duration) -> RankFailure {
         let world_size = self.member.rank.world_size;
         let deadline = Instant::now() + SILENCE;
         let mut first: Vec<Option<String>> = Vec::new();
@@ -190,7 +221,7 @@ impl Watch {
                 world_size,
                 begun: least,
                 others: most,
-                timeout: self.timeout.as_secs(),
+                timeout: timeout.as_secs(),
             },
             _ => RankFailure::Unclear(error),
         }
@@ -207,13 +238,14 @@ impl Watch {
 
     /// The last heartbeat of each rank.
     fn heartbeats(&self) -> Result<Vec<Option<String>>, CollectiveError> {
-        (0..self.member.rank.world_size).map(|rank| self.store.get(&heartbeat_key(rank))).collect()
+        (0..self.member.rank.world_size).map(|rank| self.heartbeat(rank)).collect()
     }
 
     /// Announces that this rank has finished. The rank that runs the store waits until all ranks have.
     pub(crate) fn leave(&self) {
         self.ended.store(true, Ordering::Relaxed);
         let world_size = self.member.rank.world_size as i64;
+        let _ = self.store.set(&left_key(self.member.rank.rank), "");
         let mut left = self.store.add("left", 1);
         let deadline = Instant::now() + STORE_TIMEOUT;
         while self.keeps_store()
@@ -286,6 +318,10 @@ pub(crate) fn address_of(member: &Membership) -> StoreAddress {
 
 fn heartbeat_key(rank: usize) -> String {
     format!("alive/{rank}")
+}
+
+fn left_key(rank: usize) -> String {
+    format!("left/{rank}")
 }
 
 fn operations_in(heartbeat: &str) -> u64 {

@@ -21,4 +21,4 @@ pub use filters::Rule;
 pub use generate::{GenerateJob, GenerateOutcome, GenerateProgress, generate};
 pub use import::{ImportJob, import};
 pub use ledger::{ERRORS_FILE, Rejected, RejectedKind};
-pub use merge::merge;
+pub use merge::{merge, rank_directories, ranks_in};

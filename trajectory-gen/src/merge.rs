@@ -1,6 +1,6 @@
 //! Merges the directories of all ranks into one, after checking that they are one complete job.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use jacobi_datasets::schema::trajectory::{read_metadata, read_prompts_of_shard};
@@ -21,7 +21,7 @@ struct Part {
 ///
 /// # Errors
 /// [`GenerateError::Merge`] if a rank is missing or incomplete, has other settings, or has a row of another
-/// rank; `Digest` for a shard that has changed.
+/// rank; [`GenerateError::NothingWritten`] if no rank has a row; `Digest` for a shard that has changed.
 pub fn merge(output: &Path) -> Result<Manifest, GenerateError> {
     let fail = |reason: String| GenerateError::Merge { dir: output.to_path_buf(), reason };
     if let Some(there) = Manifest::load(output)?
@@ -33,6 +33,11 @@ pub fn merge(output: &Path) -> Result<Manifest, GenerateError> {
         return Err(fail(reason.to_owned()));
     }
     let parts = parts(output, &fail)?;
+    if parts.iter().all(|part| part.manifest.written == 0) {
+        let input = parts.iter().map(|part| part.manifest.input).sum();
+        let with_prompts = parts.iter().find(|part| part.manifest.input > 0).unwrap_or(&parts[0]);
+        return Err(GenerateError::NothingWritten { input, errors: with_prompts.dir.join(ERRORS_FILE) });
+    }
     let metadata = check_rows(&parts, &fail)?;
     let first = &parts[0].manifest;
     let mut joined = Manifest {
@@ -55,11 +60,24 @@ pub fn merge(output: &Path) -> Result<Manifest, GenerateError> {
         }
         errors.extend(fs_err::read(dir.join(ERRORS_FILE))?);
     }
-    if joined.written == 0 {
-        return Err(fail("no rank has a single row".to_owned()));
-    }
     write_atomic(&output.join(ERRORS_FILE), |out| out.write_all(&errors))?;
     Ok(ShardWriter::adopt(output, metadata, joined, &sources)?)
+}
+
+/// How many ranks began to generate into `output`: the number of directories that [`merge`] expects, 1 if one process without
+/// a rank wrote rows there, `None` if there are none.
+///
+/// # Errors
+/// [`GenerateError::Merge`] for directories of several numbers of ranks; a manifest that cannot be read.
+pub fn ranks_in(output: &Path) -> Result<Option<usize>, GenerateError> {
+    let fail = |reason: String| GenerateError::Merge { dir: output.to_path_buf(), reason };
+    match world_sizes(output).as_slice() {
+        [] => {
+            let rows = Manifest::load(output)?.filter(|manifest| !manifest.shards.is_empty());
+            Ok(rows.map(|_| 1))
+        }
+        sizes => world_size(sizes).map(Some).map_err(fail),
+    }
 }
 
 fn add(into: &mut BTreeMap<String, usize>, from: &BTreeMap<String, usize>) {
@@ -70,7 +88,7 @@ fn add(into: &mut BTreeMap<String, usize>, from: &BTreeMap<String, usize>) {
 
 /// The directories of all ranks, each complete and all of one job.
 fn parts(output: &Path, fail: &dyn Fn(String) -> GenerateError) -> Result<Vec<Part>, GenerateError> {
-    let world_size = world_size(output).map_err(fail)?;
+    let world_size = world_size(&world_sizes(output)).map_err(fail)?;
     let mut parts = Vec::new();
     for rank in 0..world_size {
         let dir = Rank { rank, world_size }.directory(output);
@@ -102,13 +120,27 @@ fn parts(output: &Path, fail: &dyn Fn(String) -> GenerateError) -> Result<Vec<Pa
     }
 }
 
-/// The number of ranks, from the names of their directories.
-fn world_size(output: &Path) -> Result<usize, String> {
-    let entries = fs_err::read_dir(output).map_err(|error| error.to_string())?;
-    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let sizes: HashSet<usize> =
-        names.filter_map(|name| name.strip_prefix("rank-")?.split_once("-of-")?.1.parse().ok()).collect();
-    match sizes.into_iter().collect::<Vec<_>>().as_slice() {
+/// The directories of ranks in `output`.
+pub fn rank_directories(output: &Path) -> Vec<PathBuf> {
+    let entries = fs_err::read_dir(output).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths.filter(|path| world_size_in(path).is_some()).collect()
+}
+
+/// The number of ranks in the name of a rank's directory.
+fn world_size_in(path: &Path) -> Option<usize> {
+    path.file_name()?.to_str()?.strip_prefix("rank-")?.split_once("-of-")?.1.parse().ok()
+}
+
+/// The numbers of ranks in the names of the ranks' directories.
+fn world_sizes(output: &Path) -> Vec<usize> {
+    let directories = rank_directories(output);
+    let sizes: BTreeSet<usize> = directories.iter().filter_map(|path| world_size_in(path)).collect();
+    sizes.into_iter().collect()
+}
+
+fn world_size(sizes: &[usize]) -> Result<usize, String> {
+    match sizes {
         [size] if *size > 0 => Ok(*size),
         [] => Err("there are no directories rank-00000-of-.. in it".to_owned()),
         _ => Err("it has ranks of several world sizes: remove those that do not belong".to_owned()),
@@ -145,5 +177,5 @@ fn check_rows(
         }
         seen.extend(own);
     }
-    metadata.ok_or_else(|| fail("no rank has a single row".to_owned()))
+    metadata.ok_or_else(|| fail("no rank has a shard".to_owned()))
 }

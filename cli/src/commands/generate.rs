@@ -74,7 +74,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     if let Some(responses) = &args.responses {
         recipe.rounds[round - 1].generate.responses = Some(responses.clone());
     }
-    let options = GenerateOptions { rank: rank(args)?, overwrite: args.overwrite };
+    let options = GenerateOptions { rank: rank(args)?, overwrite: args.overwrite, quiet: false };
     let job = stages::generate_job(&recipe, round, &model, &target, options)?;
     if args.dry_run {
         return Ok(output::result(&describe(&job, args.calibrate)?)?);
@@ -82,7 +82,7 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     // Ranks of one job write in parallel; an output outside of the run directory needs no lock of the run.
     let alone = args.output.is_none() && job.rank.is_none();
     let _lock = alone.then(|| DirLock::take(run.root())).transpose()?;
-    let manifest = stages::generate(&job, &Stop::listen()?)?;
+    let manifest = stages::generate(&job, options, &Stop::listen()?)?;
     output::result(&format!("{} trajectories in {}", manifest.written, job.directory().display()))?;
     Ok(())
 }

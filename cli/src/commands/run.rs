@@ -1,16 +1,24 @@
 //! `jacobi run`: a whole recipe.
 
+use std::time::Duration;
+
 use crate::recipe::{Recipe, RecipeArgs};
 use crate::signals::Stop;
-use crate::{output, pipeline};
+use crate::{launch, output, pipeline};
 
 /// Run a whole recipe: for each round generate and train, then export, tune and evaluate
 ///
 /// Restartable: run the same command again after an interruption, and finished stages are skipped.
+///
+/// Several processes can share the work, started by torchrun, srun or --nproc: all generate and train, and the first one does
+/// the rest. They need a shared file system.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
+    /// Start N ranks on this machine that share the work; leave it out under torchrun or Slurm
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    nproc: Option<u16>,
     /// Remove the results of stages with other settings, and repeat these stages
     #[arg(long)]
     overwrite: bool,
@@ -30,16 +38,25 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         output::result(&plan.text)?;
         return plan.refusal.map_or(Ok(()), Err);
     }
+    if let Some(count) = args.nproc.filter(|&count| count > 1) {
+        return launch::start(usize::from(count), &Stop::quietly()?);
+    }
     perform(&recipe, args.overwrite)
 }
 
-/// Runs `recipe` and prints the final table.
+/// Runs `recipe`, as one of several ranks if the environment says so. The first one prints the final table.
 ///
 /// # Errors
 /// See [`pipeline::run`].
 pub fn perform(recipe: &Recipe, overwrite: bool) -> anyhow::Result<()> {
-    let table = pipeline::run(recipe, overwrite, &Stop::listen()?)?;
-    output::result(&format!("\n{table}"))?;
-    output::status(&format!("everything is in {}", recipe.output_dir.display()));
-    Ok(())
+    let timeout = recipe.rounds.iter().map(|round| round.train.dist_timeout).max().unwrap_or_default();
+    let peers = launch::connect(recipe.model.device, Duration::from_secs(timeout))?;
+    let stop = launch::listen(&peers)?;
+    launch::together(&peers, || {
+        if let Some(table) = pipeline::run(recipe, overwrite, &peers, &stop)? {
+            output::result(&format!("\n{table}"))?;
+            output::status(&format!("everything is in {}", recipe.output_dir.display()));
+        }
+        Ok(())
+    })
 }

@@ -74,21 +74,21 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         return Ok(output::result(&forecast_of(args, &recipe, &model, shards.as_deref())?)?);
     }
     if let Some(count) = args.nproc.filter(|&count| count > 1) {
-        return launch::train(usize::from(count), &Stop::quietly()?);
+        return launch::start(usize::from(count), &Stop::quietly()?);
     }
     let device = device::choose(recipe.model.device)?;
     let timeout = Duration::from_secs(recipe.rounds[args.round - 1].train.dist_timeout);
-    let ranks = launch::join(recipe.model.device, device, timeout)?;
-    let train = || {
+    let peers = launch::connect(recipe.model.device, timeout)?;
+    let checkpoint = launch::together(&peers, || {
         let Round { prompts, train, .. } = &recipe.rounds[args.round - 1];
-        if ranks.is_first() && shards.is_none() && train.uses_recorded_states() {
+        if peers.is_first() && shards.is_none() && train.uses_recorded_states() {
             let path = prompts.path.display();
             output::status(&format!(
                 "training on the responses of {path}: the autoregressive loss alone, since they have no trajectories"
             ));
         }
         let place = args.output.as_deref().unwrap_or(run.root());
-        let _lock = ranks.is_first().then(|| DirLock::take(place)).transpose()?;
+        let _lock = peers.is_first().then(|| DirLock::take(place)).transpose()?;
         let stage = stages::TrainStage {
             round: args.round,
             model_dir: &model,
@@ -96,12 +96,11 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
             output: &target,
             overwrite: args.overwrite,
             device,
-            ranks: ranks.clone(),
+            ranks: peers.join(device, timeout)?,
         };
-        stages::train(&recipe, stage, &launch::listen(&ranks)?)
-    };
-    let checkpoint = train().map_err(|error| launch::report_failure(&ranks, error))?;
-    if ranks.is_first() {
+        stages::train(&recipe, stage, &launch::listen(&peers)?)
+    })?;
+    if peers.is_first() {
         output::result(&checkpoint.display().to_string())?;
     }
     Ok(())

@@ -11,7 +11,7 @@ use tch::{Device, Tensor};
 
 use crate::{
     CollectiveError, Store,
-    c10d::store::{checked, millis},
+    c10d::store::{checked, millis, text},
     shim::pointer,
 };
 
@@ -38,6 +38,7 @@ pub struct Pending {
 unsafe extern "C" {
     fn jacobi_group_gloo(
         store: *mut c_void,
+        name: *const c_char,
         rank: c_int,
         size: c_int,
         timeout_ms: i64,
@@ -46,6 +47,7 @@ unsafe extern "C" {
     #[cfg(feature = "cuda")]
     fn jacobi_group_nccl(
         store: *mut c_void,
+        name: *const c_char,
         rank: c_int,
         size: c_int,
         timeout_ms: i64,
@@ -71,19 +73,22 @@ unsafe extern "C" {
         root: c_int,
         out: *mut *mut c_void,
     ) -> *mut c_char;
-    fn jacobi_group_leave(group: *mut c_void);
+    fn jacobi_group_error(group: *mut c_void) -> *mut c_char;
+    fn jacobi_group_abort(group: *mut c_void) -> *mut c_char;
+    fn jacobi_group_leave(group: *mut c_void) -> *mut c_char;
     fn jacobi_work_wait(work: *mut c_void) -> *mut c_char;
 }
 
 impl Group {
-    /// Joins the group of `world_size` processes that share `store`: with Gloo for tensors of the CPU, with NCCL for those of a
-    /// GPU. Every operation fails after `timeout`.
+    /// Joins the group `name` of `world_size` processes that share `store`: with Gloo for tensors of the CPU, with NCCL for
+    /// those of a GPU. Every operation fails after `timeout`. A name is used once.
     ///
     /// # Errors
     /// Processes that do not join or cannot be reached; NCCL in a build without the feature `cuda`.
     pub fn join(
         device: Device,
         store: &Store,
+        name: &str,
         (rank, world_size): (usize, usize),
         timeout: Duration,
     ) -> Result<Self, CollectiveError> {
@@ -97,9 +102,10 @@ impl Group {
                 )));
             }
         };
-        let mut raw = std::ptr::null_mut();
-        // SAFETY: an open store, and a place for the answer.
-        checked(unsafe { make(store.raw(), rank as c_int, world_size as c_int, millis(timeout), &mut raw) })?;
+        let (name, mut raw) = (text(name), std::ptr::null_mut());
+        let (number, size) = (rank as c_int, world_size as c_int);
+        // SAFETY: an open store, a text, and a place for the answer.
+        checked(unsafe { make(store.raw(), name.as_ptr(), number, size, millis(timeout), &mut raw) })?;
         Ok(Self { raw, rank, world_size })
     }
 
@@ -154,6 +160,23 @@ impl Group {
         started(|out| unsafe { jacobi_group_broadcast(self.raw, pointer(tensor), root as c_int, out) })
     }
 
+    /// The failure of an operation whose [`Pending::wait`] succeeded: on a GPU waiting only orders streams, so that a failure
+    /// appears later, and the data are not to be used. `None` under Gloo, whose `wait` reports each failure.
+    pub fn error(&self) -> Option<CollectiveError> {
+        // SAFETY: an open group.
+        checked(unsafe { jacobi_group_error(self.raw) }).err()
+    }
+
+    /// Ends the operations of this process that wait for another one. The group cannot be used any more. Gloo has nothing to
+    /// end: its operations fail by themselves.
+    ///
+    /// # Errors
+    /// Operations that do not end.
+    pub fn abort(&self) -> Result<(), CollectiveError> {
+        // SAFETY: an open group.
+        checked(unsafe { jacobi_group_abort(self.raw) })
+    }
+
     fn assert_parts(&self, share: &Tensor, whole: &Tensor) {
         assert_plain(share);
         assert_plain(whole);
@@ -166,7 +189,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         // SAFETY: joined once, left once.
-        unsafe { jacobi_group_leave(self.raw) }
+        let _ = checked(unsafe { jacobi_group_leave(self.raw) });
     }
 }
 

@@ -150,6 +150,6 @@ pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn text(text: &str) -> CString {
+pub(crate) fn text(text: &str) -> CString {
     CString::new(text.replace('\0', " ")).expect("no zero byte is left")
 }

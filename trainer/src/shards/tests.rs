@@ -6,7 +6,7 @@ use jacobi_datasets::{Keeper, Membership, Rank};
 use jacobi_model::{AdapterConfig, Dtype, Target, load};
 
 use super::*;
-use crate::Rendezvous;
+use crate::{Peers, Rendezvous};
 
 /// The results of `work` on each of two ranks.
 fn two_ranks<T: Send>(work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
@@ -21,7 +21,11 @@ fn two_ranks<T: Send>(work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
             keeper: Keeper::Launcher,
             attempt: 0,
         };
-        work(Ranks::join(&member, tch::Device::Cpu, Duration::from_secs(60), Box::new(|_| {})).unwrap())
+        let timeout = Duration::from_secs(60);
+        let peers = Peers::connect(&member, timeout, Box::new(|_| {})).unwrap();
+        let result = work(peers.join(tch::Device::Cpu, timeout).unwrap());
+        peers.leave();
+        result
     };
     let rank = &rank;
     thread::scope(|scope| {
@@ -69,7 +73,6 @@ fn each_sharding_keeps_its_share_and_delivers_sums_and_parameters() {
                 pairs.chain(trained().iter().zip(expected)).all(|((_, a), (_, b))| a.equal(b))
             };
             let whole = shards.with_all(all).unwrap();
-            ranks.leave();
             (resident > 0, updated, sums, whole)
         });
         let updated: usize = seen.iter().map(|seen| seen.1).sum();

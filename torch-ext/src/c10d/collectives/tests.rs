@@ -19,7 +19,7 @@ fn ranks<T: Send + 'static>(world_size: usize, work: impl Fn(&Group) -> T + Send
         let address = address(port, false);
         thread::spawn(move || {
             let store = Store::open(&address, TIMEOUT).unwrap();
-            work(&Group::join(Device::Cpu, &store, (rank, world_size), TIMEOUT).unwrap())
+            work(&Group::join(Device::Cpu, &store, "0", (rank, world_size), TIMEOUT).unwrap())
         })
     };
     let threads: Vec<_> = (0..world_size).map(rank).collect();
@@ -70,6 +70,30 @@ fn what_is_started_together_ends_together() {
     for parts in seen {
         assert_eq!(parts, (0..8).map(|at| f64::from(2 * at)).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn groups_of_one_store_are_apart_and_one_that_was_aborted_still_closes() {
+    let address = |port, serves| StoreAddress { host: "127.0.0.1".into(), port, serves, prefix: "t".into() };
+    let keeper = Store::open(&address(0, true), TIMEOUT).unwrap();
+    let port = keeper.port();
+    let rank = move |rank| {
+        let store = Store::open(&address(port, false), TIMEOUT).unwrap();
+        let sums = ["0", "1"].map(|name| {
+            let group = Group::join(Device::Cpu, &store, name, (rank, 2), TIMEOUT).unwrap();
+            let sum = Tensor::full([2], rank as f64 + 1.0, (Kind::Float, Device::Cpu));
+            group.all_reduce(&sum).unwrap().wait().unwrap();
+            assert_eq!(group.error(), None);
+            if name == "1" {
+                group.abort().unwrap();
+                group.abort().unwrap();
+            }
+            values(&sum)
+        });
+        sums.concat()
+    };
+    let other = thread::spawn(move || rank(1));
+    assert_eq!((rank(0), other.join().unwrap()), (vec![3.0; 4], vec![3.0; 4]));
 }
 
 #[test]
