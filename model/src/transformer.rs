@@ -9,7 +9,11 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     AdaptedRows, Adapter, Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, StoredAdapter,
-    attention::Past, layer::DecoderLayer, norm::RmsNorm, weights::WeightSource,
+    attention::Past,
+    digest::{known_weight_hash, weight_hash},
+    layer::DecoderLayer,
+    norm::RmsNorm,
+    weights::WeightSource,
 };
 
 /// A decoder-only Transformer of one of the supported families.
@@ -56,8 +60,31 @@ impl LoadedModel {
 /// Every way a directory can be wrong: see [`ModelError`].
 pub fn load(dir: &Path, compute: impl Into<Compute>) -> Result<LoadedModel, ModelError> {
     let (architecture, options) = read_config(dir, compute.into())?;
-    let (source, weight_hash) = WeightSource::read(dir, options)?;
+    let source = WeightSource::read(dir, options)?;
+    let weight_hash = weight_hash(dir)?;
     Ok(LoadedModel { transformer: Transformer::build(architecture, source)?, weight_hash })
+}
+
+/// A model directory as its headers describe it.
+pub struct Outline {
+    /// Sizes and switches.
+    pub architecture: Architecture,
+    /// The shape of every parameter, in the order of [`Transformer::parameters`].
+    pub parameters: Vec<(String, Vec<i64>)>,
+    /// [`LoadedModel::weight_hash`], if this machine has worked it out before.
+    pub weight_hash: Option<String>,
+}
+
+/// Checks a model directory as [`load`] does, without reading the values of its weights.
+///
+/// # Errors
+/// As [`load`], except for values.
+pub fn outline(dir: &Path) -> Result<Outline, ModelError> {
+    let architecture = Architecture::from_dir(dir)?;
+    let transformer = Transformer::build(architecture, WeightSource::read_headers(dir)?)?;
+    let shape = |(name, tensor): &(String, Tensor)| (name.clone(), tensor.size());
+    let parameters = transformer.parameters.iter().map(shape).collect();
+    Ok(Outline { architecture: transformer.architecture, parameters, weight_hash: known_weight_hash(dir) })
 }
 
 /// `dir/config.json`, and the dtype and device to compute with.
