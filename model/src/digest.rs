@@ -39,8 +39,11 @@ pub fn digest_of_model(dir: &Path) -> Result<String, ModelError> {
     Ok(digests(dir)?.files)
 }
 
-/// BLAKE3 of the weight files of `dir`.
-pub(crate) fn weight_hash(dir: &Path) -> Result<String, ModelError> {
+/// BLAKE3 of the weight files of `dir`, as [`crate::LoadedModel::weight_hash`]; empty without weights.
+///
+/// # Errors
+/// A file of the directory that cannot be read.
+pub fn weight_hash(dir: &Path) -> Result<String, ModelError> {
     Ok(digests(dir)?.weights)
 }
 

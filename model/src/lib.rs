@@ -37,7 +37,7 @@ pub use architecture::{Architecture, Family};
 pub use attention::{LayerPass, TrainingRow};
 pub use buckets::{Bucket, PlacedParameter};
 pub use device::{Chosen, Compute, DeviceChoice, DeviceError};
-pub use digest::digest_of_model;
+pub use digest::{digest_of_model, weight_hash};
 pub use environment::{environment, logits};
 pub use error::ModelError;
 pub use gradients::Gradients;

@@ -3,7 +3,7 @@
 //!
 //! Legend: b batch, t tokens, v vocabulary.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
@@ -39,18 +39,25 @@ pub fn token_tensor(tokens: &[u32]) -> Tensor {
 pub struct LoadedModel {
     /// The model.
     pub transformer: Transformer,
-    /// blake3 of the weight files, which identifies the model.
-    pub weight_hash: String,
+    dir: PathBuf,
 }
 
 impl LoadedModel {
+    /// BLAKE3 of the weight files, which identifies the model. It is worked out when it is asked for.
+    ///
+    /// # Errors
+    /// A weight file that cannot be read any more.
+    pub fn weight_hash(&self) -> Result<String, ModelError> {
+        weight_hash(&self.dir)
+    }
+
     /// The adapter in the directory `dir`, in fp32 on the model's device.
     ///
     /// # Errors
     /// Every way an adapter directory can be wrong, also that it belongs to another model: see [`ModelError`].
     pub fn adapter(&self, dir: &Path) -> Result<Adapter, ModelError> {
         let stored = StoredAdapter::read(dir)?;
-        stored.attach(self.transformer.architecture(), &self.weight_hash, self.transformer.device())
+        stored.attach(self.transformer.architecture(), &self.weight_hash()?, self.transformer.device())
     }
 }
 
@@ -61,8 +68,7 @@ impl LoadedModel {
 pub fn load(dir: &Path, compute: impl Into<Compute>) -> Result<LoadedModel, ModelError> {
     let (architecture, options) = read_config(dir, compute.into())?;
     let source = WeightSource::read(dir, options)?;
-    let weight_hash = weight_hash(dir)?;
-    Ok(LoadedModel { transformer: Transformer::build(architecture, source)?, weight_hash })
+    Ok(LoadedModel { transformer: Transformer::build(architecture, source)?, dir: dir.to_path_buf() })
 }
 
 /// A model directory as its headers describe it.
