@@ -11,11 +11,11 @@ use serde_json::{Map, Value};
 /// Names the model directory for the child process.
 const DIRECTORY: &str = "JACOBI_TEST_LOADS";
 
-/// A model of 63 million parameters, stored in fp32 and loaded in bf16.
+/// A model of 103 million parameters, stored in fp32 and loaded in bf16.
 fn write(dir: &Path) {
     let source = Path::new("../datasets/default/model/config.json");
     let mut config: Map<String, Value> = serde_json::from_slice(&fs_err::read(source).unwrap()).unwrap();
-    for (field, value) in [("hidden_size", 1024), ("intermediate_size", 4096), ("num_hidden_layers", 4)] {
+    for (field, value) in [("hidden_size", 1024), ("intermediate_size", 8192), ("num_hidden_layers", 4)] {
         config.insert(field.to_owned(), value.into());
     }
     fs_err::write(dir.join("config.json"), serde_json::to_vec(&config).unwrap()).unwrap();

@@ -13,7 +13,7 @@ use super::files::kind_of;
 use crate::{ModelError, precision::to_kind};
 
 /// Elements of a piece.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 1 << 18;
 
 /// Bytes of the length at the start of a file.
 const LENGTH_BYTES: u64 = 8;
