@@ -123,7 +123,7 @@ impl Dataset {
                     config.pack().check_schedule(&dir, index.metadata())?;
                 }
                 let block_size = index.metadata().block_size;
-                (Source::Shards(index), Some(block_size), dir.display().to_string())
+                (Source::Shards(Box::new(index)), Some(block_size), dir.display().to_string())
             }
             TrainData::Samples { rows, origin } => (Source::memory(rows), None, origin),
         };
@@ -162,8 +162,7 @@ impl Dataset {
     }
 
     /// Number of samples that are trained on.
-    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.samples.kept.len()
     }
 

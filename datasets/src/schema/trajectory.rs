@@ -26,7 +26,7 @@ mod seal;
 use check::check_rows;
 use columns::{schema, to_batch};
 pub(crate) use read::{CheckedShard, open_shard};
-pub use read::{read_prompts_of_shard, read_shard};
+pub use read::{NamedPrompt, read_prompts_of_shard, read_shard};
 pub use seal::seal;
 
 /// Schema name in the file metadata.

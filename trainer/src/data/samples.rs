@@ -10,7 +10,7 @@ use crate::TrainError;
 /// Where rows are.
 pub(super) enum Source {
     /// Read from disk when they are needed.
-    Shards(ShardIndex),
+    Shards(Box<ShardIndex>),
     /// With their summaries.
     Memory(Vec<Trajectory>, Vec<RowSummary>),
 }

@@ -43,14 +43,15 @@ pub fn read_shard(path: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), 
     Ok((shard.metadata, rows))
 }
 
+/// A sample id and the tokens of its prompt.
+pub type NamedPrompt = (String, Vec<u32>);
+
 /// The metadata of a shard whose digest has been checked, and the sample id and prompt of every row; no other column is
 /// decoded.
 ///
 /// # Errors
 /// As [`read_shard`].
-pub fn read_prompts_of_shard(
-    path: &Path,
-) -> Result<(TrajectoryMetadata, Vec<(String, Vec<u32>)>), DatasetError> {
+pub fn read_prompts_of_shard(path: &Path) -> Result<(TrajectoryMetadata, Vec<NamedPrompt>), DatasetError> {
     let CheckedShard { metadata, footer, .. } = CheckedShard::parse(path)?;
     let mask = ProjectionMask::roots(footer.parquet_schema(), [0, 1]);
     let builder = builder(path, &footer)?.with_projection(mask);
