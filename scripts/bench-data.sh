@@ -4,13 +4,13 @@
 #   scripts/bench-data.sh [--model DIR] [--trajectories DIR] [--few 2000] [--many 200000] [--tokens 512] [--steps 50]
 #                         [--train-steps 20] [--threads 2] [--output FILE]
 #
-# The samples are made of the blocks of real rows, by default those of `jacobi quickstart` (runs/quickstart), and kept in
-# bench-results/data: several GB. Prints a table and writes bench-results/data.json. A missed target is shown and is not an
-# error. --train-steps 0 leaves training out. Takes about half an hour, most of it the first time; nothing else should be
-# running.
+# The model needs a context of more than 512 tokens. The samples are made of the blocks of real rows, by default those of
+# `jacobi quickstart` (runs/quickstart), and kept in bench-results/data: about 1 GB. Prints a table and writes
+# bench-results/data.json. A missed target is shown and is not an error. --train-steps 0 leaves training out. Takes about half
+# an hour, most of it the first time; nothing else should be running.
 set -euo pipefail
 
-model=datasets/default/model trajectories=runs/quickstart/round-1/trajectories
+model=models/smollm2-135m-instruct trajectories=runs/quickstart/round-1/trajectories
 output=bench-results/data.json
 few=2000 many=200000 tokens=512 steps=50 train_steps=20 threads=2
 paths='model trajectories output' values='few many tokens steps train-steps threads' flags=''
