@@ -227,7 +227,7 @@ fn a_drafter_of_a_memorised_sample_saves_passes_and_changes_no_token() {
     let model = &loaded.transformer;
     let device = model.device();
     let trained = StoredAdapter::read(&checkpoint).unwrap();
-    let trained = trained.attach(model.architecture(), &loaded.weight_hash, device).unwrap();
+    let trained = trained.attach(model.architecture(), &loaded.weight_hash().unwrap(), device).unwrap();
     let fresh = Adapter::new(model.architecture(), trained.config().clone(), 0, device);
     let stop = StopRules { max_new_tokens: 48, eos_token_ids: vec![2] };
     let tpf = |adapter: &Adapter| {

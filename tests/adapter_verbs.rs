@@ -19,7 +19,7 @@ fn fixture() -> tempfile::TempDir {
     for (_, parameter) in adapter.parameters().iter().filter(|(name, _)| name.contains("lora_B")) {
         let _ = parameter.shallow_clone().normal_(0.0, 0.1);
     }
-    let named = AdapterBase { name: "model".into(), weight_hash: base.weight_hash };
+    let named = AdapterBase { name: "model".into(), weight_hash: base.weight_hash().unwrap() };
     adapter.save(&dir.join("adapter"), &named).unwrap();
     let task = "name = \"sums\"\nversion = 1\nfollows = \"mine\"\nextractor = \"number\"\nscorer = \"number\"\n\
                 max_new_tokens = 12\n[prompts]\npath = \"sums.jsonl\"\ntemplate = \"What is {{ a }} + 2?\"\n\

@@ -111,6 +111,22 @@ const ROWS: &[(&str, Damage, &[&str])] = &[
         },
         &["model-00001-of-00002.safetensors"],
     ),
+    (
+        "index that leaves its directory",
+        |d| {
+            let index = r#"{"weight_map": {"a": "../model-00001-of-00002.safetensors"}}"#;
+            fs_err::write(d.join("model.safetensors.index.json"), index).unwrap();
+        },
+        &["index.json", "weight_map", "../model-00001-of-00002.safetensors", "no file name"],
+    ),
+    (
+        "index of absolute paths",
+        |d| {
+            let index = r#"{"weight_map": {"a": "/etc/passwd"}}"#;
+            fs_err::write(d.join("model.safetensors.index.json"), index).unwrap();
+        },
+        &["weight_map", "/etc/passwd", "no file name"],
+    ),
 ];
 
 #[test]

@@ -12,6 +12,7 @@ mod engine;
 mod generation;
 mod golden_numbers;
 mod importing;
+mod loading;
 mod lossless;
 mod oracle;
 mod overfit;

@@ -15,6 +15,7 @@ use jacobi_trainer::AdapterSettings;
 use serde_json::{Map, Value, json};
 
 use crate::recipe::{Recipe, Round};
+use crate::replace_dir::{recover, remove, replace_dir, with_suffix};
 use crate::run_dir::{RunDir, command_line, write_text};
 use crate::{environment, pipeline::model_of_round, plan};
 
@@ -27,7 +28,7 @@ const OWN_ROLES: [ModelRole; 2] = [ModelRole::Trained, ModelRole::Adapter];
 
 /// Exports `checkpoint` to `output`: weights, config.json, generation_config.json, tokenizer files, and
 /// `custom_generate/` if wanted; or the files of an adapter, without its base, which is named as `base_on_hub` if given. The
-/// directory is written atomically and replaces an existing one.
+/// directory gets its name when it is complete. It replaces an existing one, which stays whole until then.
 ///
 /// # Errors
 /// A checkpoint that does not load, or an output that cannot be written.
@@ -38,6 +39,7 @@ pub fn export(
     custom_generate: bool,
 ) -> anyhow::Result<()> {
     let partial = with_suffix(output, "partial");
+    recover(output)?;
     remove(&partial)?;
     fs_err::create_dir_all(&partial).with_context(|| {
         format!("cannot write into {}: give another --output", partial.parent().unwrap_or(output).display())
@@ -67,9 +69,7 @@ pub fn export(
         fs_err::create_dir(partial.join(CUSTOM_GENERATE))?;
         write_text(&partial.join(CUSTOM_GENERATE).join(GENERATE_FILE), GENERATE)?;
     }
-    remove(output)?;
-    fs_err::rename(&partial, output)?;
-    Ok(())
+    replace_dir(&partial, output)
 }
 
 /// Copies the files of an adapter that can be read. Training names its base by directory.
@@ -307,21 +307,8 @@ fn license_of(model_dir: &Path) -> Option<String> {
     Some(value.trim().trim_matches(['"', '\'']).to_owned()).filter(|license| !license.is_empty())
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{suffix}"));
-    path.with_file_name(name)
-}
-
 fn is_empty(dir: &Path) -> bool {
     fs_err::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
-}
-
-fn remove(dir: &Path) -> anyhow::Result<()> {
-    if dir.exists() {
-        fs_err::remove_dir_all(dir).with_context(|| format!("cannot replace {}", dir.display()))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

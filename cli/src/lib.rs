@@ -23,6 +23,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod progress;
 pub mod recipe;
+pub mod replace_dir;
 pub mod run_dir;
 pub mod schema;
 pub mod serving;

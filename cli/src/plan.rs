@@ -303,23 +303,7 @@ fn digest_of_task(task: &Task) -> anyhow::Result<String> {
 /// # Errors
 /// When a file of it cannot be read.
 pub fn digest_of_model(dir: &Path) -> anyhow::Result<String> {
-    let mut files = Vec::new();
-    for entry in fs_err::read_dir(dir)? {
-        let path = entry?.path();
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        // The tuned decoder affects speed only.
-        let tuned = path.file_name().is_some_and(|name| name == TUNED_FILE);
-        if ["safetensors", "json", "jinja"].contains(&extension) && path.is_file() && !tuned {
-            files.push(path);
-        }
-    }
-    files.sort();
-    let mut hasher = blake3::Hasher::new();
-    for path in files {
-        hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes());
-        hasher.update_reader(fs_err::File::open(&path)?)?;
-    }
-    Ok(hasher.finalize().to_hex()[..16].to_owned())
+    Ok(jacobi_model::digest_of_model(dir)?)
 }
 
 #[cfg(test)]

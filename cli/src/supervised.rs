@@ -4,12 +4,13 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use jacobi_datasets::{FinishReason, Prompt, PromptsConfig, Tokenizer, Trajectory, read_prompts};
+use jacobi_datasets::{BadRow, FinishReason, Prompt, PromptsConfig, Tokenizer, Trajectory, read_prompts};
 use jacobi_trainer::TrainData;
+use rayon::prelude::*;
 
 use crate::output;
 
-/// Reads prompts with responses and tokenizes them with the tokenizer of `model_dir`. Rows that cannot be used are
+/// Reads prompts with responses and tokenizes them on all cores with the tokenizer of `model_dir`. Rows that cannot be used are
 /// reported and left out.
 ///
 /// # Errors
@@ -20,10 +21,12 @@ pub fn load(config: &PromptsConfig, model_dir: &Path) -> anyhow::Result<TrainDat
     let total = prompts.len();
     let mut rows = Vec::with_capacity(total);
     let mut first_reason = None;
-    for prompt in prompts {
-        let row = prompt
-            .map_err(|bad| bad.to_string())
-            .and_then(|prompt| to_row(prompt, &tokenizer).map_err(|error| format!("{error:#}")));
+    let row = |prompt: Result<Prompt, BadRow>| {
+        let prompt = prompt.map_err(|bad| bad.to_string())?;
+        to_row(prompt, &tokenizer).map_err(|error| format!("{error:#}"))
+    };
+    let tokenized: Vec<Result<Trajectory, String>> = prompts.into_par_iter().map(row).collect();
+    for row in tokenized {
         match row {
             Ok(row) => rows.push(row),
             Err(reason) => drop(first_reason.get_or_insert(reason)),

@@ -11,6 +11,7 @@ pub mod atomic;
 pub mod error;
 pub mod hub;
 pub mod import;
+pub mod index;
 mod jinja;
 pub mod layout;
 pub mod noise;
@@ -29,6 +30,7 @@ pub mod tokenizer;
 
 pub use atomic::write_atomic;
 pub use error::DatasetError;
+pub use index::{RowSummary, ShardIndex, read_all};
 pub use layout::{CausalRun, Layout, NoiseContext};
 pub use noise::{NoiseScheduleConfig, ScheduleKind, choose_state, is_settled, wants_fixed_point};
 pub use pack::{ArTarget, PackConfig, PackError, PackedSample, PcPair, pack};
@@ -41,7 +43,7 @@ pub use repetition::repeats;
 pub use responses::{Matching, Responses};
 pub use rng::Rng;
 pub use row::{LossRow, PackedRow, RowParts, StudentRow, fill_rows, row_len};
-pub use schema::manifest::{Manifest, RankEntry, ShardEntry, read_all, shard_file_name};
+pub use schema::manifest::{Manifest, RankEntry, ShardEntry, shard_file_name};
 pub use schema::trajectory::{
     FinishReason, SCHEDULE_KEY, ShardDigest, State, Trajectory, TrajectoryMetadata, jacobi_passes,
     read_shard, write_shard,

@@ -1,11 +1,13 @@
-//! Loads the questions and the models of an evaluation, and encodes the questions for each model.
+//! Reads the questions of an evaluation, checks its models and encodes the questions for each, and loads one model at a time.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::slice::from_ref;
 
 use jacobi_datasets::{BadRow, Tokenizer};
 use jacobi_decoder::StopRules;
-use jacobi_model::{Adapter, Compute, LanguageModel, Transformer, load};
+use jacobi_model::{Compute, Device, LoadedModel, StoredAdapter, load, outline, weight_hash};
+use rayon::prelude::*;
 
 use crate::questions::{self, Question};
 use crate::tasks::Task;
@@ -60,41 +62,55 @@ pub(crate) fn read_questions(config: &EvalConfig) -> Result<(Vec<QuestionSet>, V
 /// The token ids of a question, or why the model cannot answer it.
 pub(crate) type Tokens = Result<Vec<u32>, String>;
 
-/// A loaded model with its prompts.
-pub(crate) struct OpenModel {
+/// A model that has been checked and not loaded, with its prompts.
+pub(crate) struct PreparedModel {
     pub(crate) tokenizer: Tokenizer,
-    pub(crate) transformer: Transformer,
-    pub(crate) adapter: Option<Adapter>,
     /// By question set, then question.
     pub(crate) prompts: Vec<Vec<Tokens>>,
 }
 
-/// Loads a model and encodes every question with its tokenizer and chat template. It is an error if the model
-/// can answer no question of a set.
-pub(crate) fn open_model(
-    model: &EvalModel,
-    compute: Compute,
-    sets: &[QuestionSet],
-) -> Result<OpenModel, EvalError> {
+/// Checks a model and its adapter without reading the values of the weights, and encodes every question with its tokenizer
+/// and chat template. It is an error if the model can answer no question of a set.
+pub(crate) fn prepare_model(model: &EvalModel, sets: &[QuestionSet]) -> Result<PreparedModel, EvalError> {
     let tokenizer = Tokenizer::load(&model.dir)?;
     let error = |source| EvalError::Model { name: model.name.clone(), source };
-    let loaded = load(&model.dir, compute).map_err(error)?;
-    let adapter = model.adapter.as_deref().map(|dir| loaded.adapter(dir)).transpose().map_err(error)?;
-    let context = loaded.transformer.context_length();
-    let encode =
-        |tokenizer: &Tokenizer, question: &Question| encode(question, tokenizer, &model.name, context);
+    let architecture = outline(&model.dir).map_err(error)?.architecture;
+    if let Some(dir) = &model.adapter {
+        let attach = |stored: StoredAdapter| {
+            stored.attach(&architecture, &weight_hash(&model.dir)?, Device::Cpu).map(drop)
+        };
+        StoredAdapter::read(dir).and_then(attach).map_err(error)?;
+    }
+    let context = architecture.context_length() as usize;
     let mut prompts = Vec::with_capacity(sets.len());
     for QuestionSet { task, questions } in sets {
         let tokenizer = tokenizer.with_prompts(&task.prompts)?;
-        let encoded: Vec<Result<Vec<u32>, EvalError>> =
-            questions.iter().map(|question| encode(&tokenizer, question)).collect();
+        let encode = |question| encode(question, &tokenizer, &model.name, context);
+        let encoded: Vec<Result<Vec<u32>, EvalError>> = questions.par_iter().map(encode).collect();
         prompts.push(if encoded.iter().any(Result::is_ok) {
             encoded.into_iter().map(|tokens| tokens.map_err(|error| error.to_string())).collect()
         } else {
             encoded.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().map(Ok).collect()
         });
     }
-    Ok(OpenModel { tokenizer, transformer: loaded.transformer, adapter, prompts })
+    Ok(PreparedModel { tokenizer, prompts })
+}
+
+/// The weights of one model at a time. They stay loaded for the next model if that has the same ones.
+#[derive(Default)]
+pub(crate) struct Weights(Option<(PathBuf, LoadedModel)>);
+
+impl Weights {
+    /// Loads the weights of `model`, after those of the model before are freed.
+    pub(crate) fn load(&mut self, model: &EvalModel, compute: Compute) -> Result<&LoadedModel, EvalError> {
+        let error = |source| EvalError::Model { name: model.name.clone(), source };
+        let kept = self.0.take().filter(|(dir, _)| *dir == model.dir);
+        let loaded = match kept {
+            Some(kept) => kept,
+            None => (model.dir.clone(), load(&model.dir, compute).map_err(error)?),
+        };
+        Ok(&self.0.insert(loaded).1)
+    }
 }
 
 /// The token ids of a question for the model `name`, which leave room in its context for a response.

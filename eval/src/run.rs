@@ -15,7 +15,7 @@ use crate::divergence::gap;
 use crate::floor::memory_floor;
 use crate::journal::Journal;
 use crate::judge::Judge;
-use crate::opening::{LeftOut, OpenModel, Tokens, open_model, read_questions};
+use crate::opening::{LeftOut, PreparedModel, Tokens, Weights, prepare_model, read_questions};
 use crate::questions::Question;
 use crate::running::Running;
 use crate::sandbox::Isolation;
@@ -108,21 +108,26 @@ pub fn evaluate(
     let (sets, left_out) = read_questions(job.config)?;
     let mut journal = Journal::open(job.samples)?;
     let judge = Judge::open(sets.iter().map(|set| &set.task), &job.config.sandbox)?;
-    // Reports errors of the later models before the first one is measured.
-    for model in job.models.iter().skip(1) {
-        open_model(model, job.compute(), &sets)?;
-    }
+    // Reports errors of all models before the first one is measured, without loading any.
+    let prepare = |model| prepare_model(model, &sets);
+    let prepared: Vec<PreparedModel> = job.models.iter().map(prepare).collect::<Result<_, _>>()?;
+    let mut weights = Weights::default();
     let questions: usize = sets.iter().map(|set| set.questions.len()).sum();
     let total = questions * decoders.iter().sum::<usize>();
     let mut done = 0;
     let mut outcome = EvalOutcome { isolation: judge.isolation(), left_out, ..EvalOutcome::default() };
-    for (model, decoders) in job.models.iter().zip(&decoders) {
-        let OpenModel { tokenizer, transformer, adapter, prompts } = open_model(model, job.compute(), &sets)?;
-        let floor = guarded(|| memory_floor(&transformer));
+    for ((model, decoders), PreparedModel { tokenizer, prompts }) in
+        job.models.iter().zip(&decoders).zip(prepared)
+    {
+        let loaded = weights.load(model, job.compute())?;
+        let adapter = model.adapter.as_deref().map(|dir| loaded.adapter(dir)).transpose();
+        let adapter = adapter.map_err(|source| EvalError::Model { name: model.name.clone(), source })?;
+        let transformer = &loaded.transformer;
+        let floor = guarded(|| memory_floor(transformer));
         let missed =
             |reason: String| outcome.warnings.push(format!("no memory floor of {}: {reason}", model.name));
         let floor = floor.map_err(missed).ok();
-        let language_model = DecodingModel::new(&transformer).with_adapter(adapter.as_ref());
+        let language_model = DecodingModel::new(transformer).with_adapter(adapter.as_ref());
         for (set, prompts) in sets.iter().zip(prompts) {
             let stop_rules = set.stop_rules(tokenizer.eos_token_ids());
             let bench = Bench {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use jacobi_cli::recipe::Recipe;
-use jacobi_datasets::schema::trajectory::read_metadata;
+use jacobi_datasets::schema::trajectory::seal;
 use jacobi_datasets::{
     Manifest, Message, Prompt, PromptFormat, PromptsConfig, Responses, Role, Tokenizer, read_all,
     read_prompts, read_shard,
@@ -147,7 +147,7 @@ fn is_cheap(template: &str) -> bool {
 pub fn shards(bytes: &[u8]) {
     if bytes.starts_with(b"PAR1") {
         let path = file("damaged.parquet", bytes);
-        drop((read_metadata(&path), read_shard(&path)));
+        drop(read_shard(&path));
         return;
     }
     let dir = file("manifest.json", bytes).parent().expect("a directory").to_path_buf();
@@ -159,15 +159,15 @@ pub fn shards(bytes: &[u8]) {
     let pairs = text.lines().filter_map(|line| line.split_once('='));
     let entries =
         pairs.map(|(key, value)| KeyValue::new(format!("jacobi.{key}"), value.to_owned())).collect();
-    drop(read_metadata(&file("shard.parquet", &shard(entries))));
+    drop(read_shard(&file("shard.parquet", &shard(entries))));
 }
 
-/// A Parquet file without rows.
+/// A Parquet file without rows, with its digest: without, nothing of it would be read.
 fn shard(entries: Vec<KeyValue>) -> Vec<u8> {
     let schema = parse_message_type("message m { required int32 a; }").expect("a schema");
     let properties = WriterProperties::builder().set_key_value_metadata(Some(entries)).build();
     let writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), Arc::new(properties));
-    writer.and_then(SerializedFileWriter::into_inner).expect("a file in memory")
+    seal(writer.and_then(SerializedFileWriter::into_inner).expect("a file in memory"))
 }
 
 /// A recipe, with the `--set` arguments that are behind `#set ` in it. A resolved recipe resolves to itself.

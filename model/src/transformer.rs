@@ -3,13 +3,17 @@
 //!
 //! Legend: b batch, t tokens, v vocabulary.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     AdaptedRows, Adapter, Architecture, AttentionMask, Compute, ModelError, Rope, RopeTable, StoredAdapter,
-    attention::Past, layer::DecoderLayer, norm::RmsNorm, weights::WeightSource,
+    attention::Past,
+    digest::{known_weight_hash, weight_hash},
+    layer::DecoderLayer,
+    norm::RmsNorm,
+    weights::WeightSource,
 };
 
 /// A decoder-only Transformer of one of the supported families.
@@ -35,18 +39,25 @@ pub fn token_tensor(tokens: &[u32]) -> Tensor {
 pub struct LoadedModel {
     /// The model.
     pub transformer: Transformer,
-    /// blake3 of the weight files, which identifies the model.
-    pub weight_hash: String,
+    dir: PathBuf,
 }
 
 impl LoadedModel {
+    /// BLAKE3 of the weight files, which identifies the model. It is worked out when it is asked for.
+    ///
+    /// # Errors
+    /// A weight file that cannot be read any more.
+    pub fn weight_hash(&self) -> Result<String, ModelError> {
+        weight_hash(&self.dir)
+    }
+
     /// The adapter in the directory `dir`, in fp32 on the model's device.
     ///
     /// # Errors
     /// Every way an adapter directory can be wrong, also that it belongs to another model: see [`ModelError`].
     pub fn adapter(&self, dir: &Path) -> Result<Adapter, ModelError> {
         let stored = StoredAdapter::read(dir)?;
-        stored.attach(self.transformer.architecture(), &self.weight_hash, self.transformer.device())
+        stored.attach(self.transformer.architecture(), &self.weight_hash()?, self.transformer.device())
     }
 }
 
@@ -56,8 +67,30 @@ impl LoadedModel {
 /// Every way a directory can be wrong: see [`ModelError`].
 pub fn load(dir: &Path, compute: impl Into<Compute>) -> Result<LoadedModel, ModelError> {
     let (architecture, options) = read_config(dir, compute.into())?;
-    let (source, weight_hash) = WeightSource::read(dir, options)?;
-    Ok(LoadedModel { transformer: Transformer::build(architecture, source)?, weight_hash })
+    let source = WeightSource::read(dir, options)?;
+    Ok(LoadedModel { transformer: Transformer::build(architecture, source)?, dir: dir.to_path_buf() })
+}
+
+/// A model directory as its headers describe it.
+pub struct Outline {
+    /// Sizes and switches.
+    pub architecture: Architecture,
+    /// The shape of every parameter, in the order of [`Transformer::parameters`].
+    pub parameters: Vec<(String, Vec<i64>)>,
+    /// [`LoadedModel::weight_hash`], if this machine has worked it out before.
+    pub weight_hash: Option<String>,
+}
+
+/// Checks a model directory as [`load`] does, without reading the values of its weights.
+///
+/// # Errors
+/// As [`load`], except for values.
+pub fn outline(dir: &Path) -> Result<Outline, ModelError> {
+    let architecture = Architecture::from_dir(dir)?;
+    let transformer = Transformer::build(architecture, WeightSource::read_headers(dir)?)?;
+    let shape = |(name, tensor): &(String, Tensor)| (name.clone(), tensor.size());
+    let parameters = transformer.parameters.iter().map(shape).collect();
+    Ok(Outline { architecture: transformer.architecture, parameters, weight_hash: known_weight_hash(dir) })
 }
 
 /// `dir/config.json`, and the dtype and device to compute with.

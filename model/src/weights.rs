@@ -8,12 +8,14 @@ use std::{
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{ModelError, precision::to_kind};
+use crate::ModelError;
 
 mod files;
+mod stored;
 
-use files::read_tensors;
-pub(crate) use files::{INDEX_FILE, Parsed, WEIGHTS_FILE, read_safetensors};
+use files::stored_tensors;
+pub(crate) use files::{INDEX_FILE, Parsed, WEIGHTS_FILE, read_safetensors, weight_files};
+use stored::StoredTensor;
 
 /// Tensors that old exports contain and that follow from config.json.
 const DERIVED: &str = "rotary_emb.inv_freq";
@@ -30,8 +32,15 @@ pub(crate) struct WeightSource {
 }
 
 enum Origin {
-    Stored { dir: PathBuf, tensors: BTreeMap<String, Tensor> },
-    Random { deviation: f64 },
+    /// Without `with_values` the headers are checked, and the tensors stay uninitialised.
+    Stored {
+        dir: PathBuf,
+        tensors: BTreeMap<String, StoredTensor>,
+        with_values: bool,
+    },
+    Random {
+        deviation: f64,
+    },
 }
 
 /// Parameters that are multiplied with the same input, concatenated along their first dimension.
@@ -45,13 +54,13 @@ pub(crate) struct Stacked {
 impl Stacked {
     /// Copies of `parts`.
     pub(crate) fn new(parts: &[Tensor]) -> Self {
-        Self::split(Tensor::cat(parts, 0), parts)
+        let sizes: Vec<i64> = parts.iter().map(|part| part.size()[0]).collect();
+        Self::split(Tensor::cat(parts, 0), &sizes)
     }
 
-    /// `whole`, whose parts are as long as `like`.
-    fn split(whole: Tensor, like: &[Tensor]) -> Self {
-        let sizes: Vec<i64> = like.iter().map(|part| part.size()[0]).collect();
-        let parts = whole.split_with_sizes(&sizes, 0);
+    /// `whole`, whose parts have these sizes in the first dimension.
+    fn split(whole: Tensor, sizes: &[i64]) -> Self {
+        let parts = whole.split_with_sizes(sizes, 0);
         Self { whole, parts }
     }
 }
@@ -63,11 +72,20 @@ pub(crate) struct WeightPath<'a> {
 }
 
 impl WeightSource {
-    /// Every tensor of a model directory, and the hash of the weight files.
-    pub(crate) fn read(dir: &Path, options: (Kind, Device)) -> Result<(Self, String), ModelError> {
-        let (tensors, hash) = read_tensors(dir)?;
-        let origin = Origin::Stored { dir: dir.to_path_buf(), tensors };
-        Ok((Self { origin, options, taken: vec![] }, hash))
+    /// Every tensor of a model directory.
+    pub(crate) fn read(dir: &Path, options: (Kind, Device)) -> Result<Self, ModelError> {
+        Self::stored(dir, options, true)
+    }
+
+    /// As [`WeightSource::read`], by the headers of the files alone: names and shapes are checked, and the tensors have no
+    /// values. Memory that nobody writes to is not occupied.
+    pub(crate) fn read_headers(dir: &Path) -> Result<Self, ModelError> {
+        Self::stored(dir, (Kind::BFloat16, Device::Cpu), false)
+    }
+
+    fn stored(dir: &Path, options: (Kind, Device), with_values: bool) -> Result<Self, ModelError> {
+        let origin = Origin::Stored { dir: dir.to_path_buf(), tensors: stored_tensors(dir)?, with_values };
+        Ok(Self { origin, options, taken: vec![] })
     }
 
     /// Random matrices, normal with standard deviation `deviation`; norms are 1, biases 0.
@@ -82,52 +100,55 @@ impl WeightSource {
     }
 
     fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
-        let tensor = self.fetch(name, shape)?;
-        let tensor = self.convert(&tensor);
+        let tensor = Tensor::empty(shape, self.options);
+        self.fill(name, &tensor)?;
         self.taken.push((name.to_owned(), tensor.shallow_clone()));
         Ok(tensor)
     }
 
     fn take_stacked(&mut self, names: &[String], shapes: &[Vec<i64>]) -> Result<Stacked, ModelError> {
-        let fetch = |(name, shape): (&String, &Vec<i64>)| self.fetch(name, shape);
-        let parts: Vec<Tensor> = names.iter().zip(shapes).map(fetch).collect::<Result<_, _>>()?;
-        let stacked = Stacked::split(self.convert(&Tensor::cat(&parts, 0)), &parts);
-        self.taken.extend(names.iter().cloned().zip(stacked.parts.iter().map(Tensor::shallow_clone)));
+        let sizes: Vec<i64> = shapes.iter().map(|shape| shape[0]).collect();
+        let whole_shape = [&[sizes.iter().sum()], &shapes[0][1..]].concat();
+        let stacked = Stacked::split(Tensor::empty(&whole_shape, self.options), &sizes);
+        for (name, part) in names.iter().zip(&stacked.parts) {
+            self.fill(name, part)?;
+            self.taken.push((name.clone(), part.shallow_clone()));
+        }
         Ok(stacked)
     }
 
-    /// To the dtype and device of the model.
-    fn convert(&self, tensor: &Tensor) -> Tensor {
-        let (kind, device) = self.options;
-        to_kind(tensor, kind).to_device(device)
-    }
-
-    /// In the dtype and on the device where it is stored or drawn.
-    fn fetch(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
-        Ok(match &mut self.origin {
-            Origin::Random { deviation } => initial(name, shape, *deviation, self.options.1),
-            Origin::Stored { dir, tensors } => {
+    /// Writes the values of the parameter `name` into `target`.
+    fn fill(&mut self, name: &str, target: &Tensor) -> Result<(), ModelError> {
+        let shape = target.size();
+        match &mut self.origin {
+            Origin::Random { deviation } => {
+                let drawn = initial(name, &shape, *deviation, target.device());
+                target.shallow_clone().copy_(&drawn);
+            }
+            Origin::Stored { dir, tensors, with_values } => {
                 let error = |problem: String| ModelError::tensor(dir, name, problem);
-                let tensor = tensors
+                let stored = tensors
                     .remove(name)
                     .ok_or_else(|| error(format!("{shape:?} is missing from the weights")))?;
-                if tensor.size() != shape {
-                    let found = tensor.size();
+                if stored.shape != shape {
+                    let found = stored.shape;
                     return Err(error(format!("has shape {found:?}, config.json calls for {shape:?}")));
                 }
-                require_finite(dir, name, &tensor)?;
-                tensor
+                if *with_values {
+                    stored.read_into(dir, target)?;
+                }
             }
-        })
+        }
+        Ok(())
     }
 
     /// Every parameter in the order in which it was taken; an error if a stored tensor was not taken.
     pub(crate) fn finish(mut self) -> Result<Vec<(String, Tensor)>, ModelError> {
-        let (kind, device) = self.options;
-        if let Origin::Stored { dir, tensors } = &mut self.origin {
-            if let Some(head) = tensors.remove("lm_head.weight") {
+        if let Origin::Stored { dir, tensors, with_values } = &mut self.origin {
+            if let Some(head) = tensors.remove("lm_head.weight").filter(|_| *with_values) {
                 let embedding = self.taken.iter().find(|(name, _)| name.ends_with("embed_tokens.weight"));
-                if !embedding.is_some_and(|(_, e)| to_kind(&head, kind).to_device(device).equal(e)) {
+                let is_tied = embedding.map(|(_, tensor)| head.is_converted_to(tensor)).transpose()?;
+                if is_tied != Some(true) {
                     let problem = "differs from model.embed_tokens.weight, but tie_word_embeddings is true";
                     return Err(ModelError::tensor(dir, "lm_head.weight", problem));
                 }

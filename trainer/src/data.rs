@@ -1,14 +1,18 @@
 //! Samples and their order. The order is a pure function of (seed, epoch, step), so a resumed run sees what an
 //! undisturbed one would have seen.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf};
+use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
 
-use jacobi_datasets::{FinishReason, PackConfig, PackedSample, Rng, Trajectory, pack, read_all};
+use jacobi_datasets::{FinishReason, PackConfig, PackedSample, Rng, RowSummary, ShardIndex, Trajectory};
 use jacobi_model::Architecture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{AdapterRows, AdapterSettings, TrainConfig, TrainError, config::check};
+
+mod samples;
+
+use samples::{Ahead, Samples, Source, Visit};
 
 /// Replaces the epoch in the seed of the order in which rows are held out.
 const HELD_OUT: u64 = u64::MAX;
@@ -51,12 +55,12 @@ impl CutRows {
         2 * self.count <= self.of
     }
 
-    /// Removes the cut responses of `rows`, unless they are more than half. `None` if there are none.
-    fn remove(rows: &mut Vec<Trajectory>) -> Option<Self> {
-        let is_cut = |row: &Trajectory| row.finish_reason == FinishReason::Length;
-        let cut = Self { count: rows.iter().filter(|row| is_cut(row)).count(), of: rows.len() };
+    /// Removes the cut responses from the indices `kept`, unless they are more than half. `None` if there are none.
+    fn remove(kept: &mut Vec<usize>, rows: &[RowSummary]) -> Option<Self> {
+        let is_cut = |at: &usize| rows[*at].finish_reason == FinishReason::Length;
+        let cut = Self { count: kept.iter().filter(|at| is_cut(at)).count(), of: kept.len() };
         if cut.are_left_out() {
-            rows.retain(|row| !is_cut(row));
+            kept.retain(|at| !is_cut(at));
         }
         (cut.count > 0).then_some(cut)
     }
@@ -77,16 +81,14 @@ impl fmt::Display for CutRows {
     }
 }
 
-/// The samples that fit, and their order.
-pub(crate) struct Dataset {
-    rows: Vec<Trajectory>,
-    /// Rows excluded from training.
+/// The samples that fit, and their order. The rows of a step are read and packed on another thread while the step before
+/// it is computed.
+pub struct Dataset {
+    samples: Arc<Samples>,
+    /// Rows excluded from training, without the states of shards.
     pub(crate) held_out: Vec<Trajectory>,
     /// n, if the rows have blocks.
     pub(crate) block_size: Option<usize>,
-    /// Tokens of the model's vocabulary.
-    vocabulary: u32,
-    seed: u64,
     /// The epoch visited last and its order of rows.
     order: (usize, Vec<usize>),
     /// Identifies the rows on resume.
@@ -95,11 +97,16 @@ pub(crate) struct Dataset {
     pub(crate) skipped: usize,
     /// Cut responses, if they are to be left out and there are any.
     pub(crate) cut: Option<CutRows>,
+    /// The step that is being packed ahead of time.
+    ahead: Option<Ahead>,
 }
 
 impl Dataset {
     /// Reads the rows and checks that they fit a model of this architecture.
-    pub(crate) fn open(
+    ///
+    /// # Errors
+    /// Rows that cannot be read or trained on.
+    pub fn open(
         data: TrainData,
         config: &TrainConfig,
         seed: u64,
@@ -109,71 +116,92 @@ impl Dataset {
             adapter.check_rank(model)?;
         }
         let context = model.context_length() as usize;
-        let (mut rows, block_size, origin) = match data {
+        let (source, block_size, origin) = match data {
             TrainData::Trajectories(dir) => {
-                let (metadata, rows) = read_all(&dir)?;
+                let index = ShardIndex::open(&dir)?;
                 if config.uses_recorded_states() {
-                    config.pack().check_schedule(&dir, &metadata)?;
+                    config.pack().check_schedule(&dir, index.metadata())?;
                 }
-                (rows, Some(metadata.block_size), dir.display().to_string())
+                let block_size = index.metadata().block_size;
+                (Source::Shards(Box::new(index)), Some(block_size), dir.display().to_string())
             }
-            TrainData::Samples { rows, origin } => (rows, None, origin),
+            TrainData::Samples { rows, origin } => (Source::memory(rows), None, origin),
         };
+        let rows = source.summaries();
         let vocabulary = model.vocab_size as u32;
-        check_vocabulary(&rows, vocabulary, &origin)?;
-        check_states(&rows, config, block_size, &origin)?;
-        let read = rows.len();
-        rows.retain(|row| packed_length(row, config) <= config.max_length && text_length(row) <= context);
-        let skipped = read - rows.len();
-        if rows.is_empty() {
-            let max_length = config.max_length;
-            return Err(TrainError::NoSamples { origin, rows: read, skipped, max_length, context });
+        check_vocabulary(rows, vocabulary, &origin)?;
+        check_states(rows, config, block_size, &origin)?;
+        let fits =
+            |row: &RowSummary| packed_length(row, config) <= config.max_length && row.text_len() <= context;
+        let mut kept: Vec<usize> = (0..rows.len()).filter(|&at| fits(&rows[at])).collect();
+        let skipped = rows.len() - kept.len();
+        if kept.is_empty() {
+            let (max_length, rows) = (config.max_length, rows.len());
+            return Err(TrainError::NoSamples { origin, rows, skipped, max_length, context });
         }
         let cut = match config.cut_responses {
             CutResponses::Keep => None,
-            CutResponses::Drop => CutRows::remove(&mut rows),
+            CutResponses::Drop => CutRows::remove(&mut kept, rows),
         };
-        let kept = rows.len();
-        let held_out = hold_out(&mut rows, config.held_out_samples(), seed);
-        if rows.is_empty() {
-            return Err(TrainError::AllHeldOut { origin, rows: kept, held_out: config.eval_samples });
+        let rows_before = kept.len();
+        let held_out = hold_out(&mut kept, rows, config.held_out_samples(), seed);
+        if kept.is_empty() {
+            let held_out = config.eval_samples;
+            return Err(TrainError::AllHeldOut { origin, rows: rows_before, held_out });
         }
-        let order = (0, shuffled(rows.len(), seed, 0));
-        let fingerprint = fingerprint(&rows);
-        Ok(Self { rows, held_out, block_size, vocabulary, seed, order, fingerprint, skipped, cut })
+        Ok(Self {
+            order: (0, shuffled(kept.len(), seed, 0)),
+            fingerprint: fingerprint(kept.iter().map(|&at| &rows[at])),
+            held_out: source.read(&held_out, false)?,
+            samples: Arc::new(Samples { source, kept, block_size, vocabulary, seed }),
+            block_size,
+            skipped,
+            cut,
+            ahead: None,
+        })
     }
 
+    /// Number of samples that are trained on.
     pub(crate) fn len(&self) -> usize {
-        self.rows.len()
+        self.samples.kept.len()
     }
 
     /// Tokens of the longest prompt with its response; all positions are below.
     pub(crate) fn longest_text(&self) -> usize {
-        self.rows.iter().map(text_length).max().unwrap_or(0)
+        let Samples { source, kept, .. } = &*self.samples;
+        kept.iter().map(|&at| source.summaries()[at].text_len()).max().unwrap_or(0)
     }
 
-    /// The samples of optimizer step `step` (from 0), packed: `per_step` of them, fewer at the end of an epoch.
-    pub(crate) fn step(
+    /// The samples of optimizer step `step` (from 0), packed: `per_step` of them, fewer at the end of an epoch. Starts to
+    /// pack those of the next step.
+    ///
+    /// # Errors
+    /// A row that cannot be read any more, or that has no target.
+    pub fn step(
         &mut self,
         step: usize,
         per_step: usize,
         config: &TrainConfig,
     ) -> Result<Vec<PackedSample>, TrainError> {
-        let steps = self.rows.len().div_ceil(per_step);
+        let visit = self.visit(step, per_step, config);
+        let samples = match self.ahead.take() {
+            Some(ahead) if *ahead.visit == visit => ahead.wait(),
+            _ => self.samples.pack(&visit),
+        }?;
+        let next = self.visit(step + 1, per_step, config);
+        self.ahead = Some(Ahead::start(&self.samples, next));
+        Ok(samples)
+    }
+
+    fn visit(&mut self, step: usize, per_step: usize, config: &TrainConfig) -> Visit {
+        let Samples { kept, vocabulary, seed, .. } = &*self.samples;
+        let steps = kept.len().div_ceil(per_step);
         let (epoch, step) = (step / steps, step % steps);
         if self.order.0 != epoch {
-            self.order = (epoch, shuffled(self.rows.len(), self.seed, epoch));
+            self.order = (epoch, shuffled(kept.len(), *seed, epoch));
         }
-        let visited = self.order.1.iter().skip(step * per_step).take(per_step);
-        let noise = PackConfig { vocabulary: self.vocabulary, ..config.pack() };
-        let packed = visited.map(|&at| {
-            let seed = Rng::new(&[self.seed, epoch as u64, at as u64]).next_u64();
-            Ok(pack(&self.rows[at], self.block_size.unwrap_or(usize::MAX), &noise, seed)?)
-        });
-        let mut samples: Vec<PackedSample> = packed.collect::<Result<_, TrainError>>()?;
-        // The order within a step does not matter; sorted by length, rows are filled alike in every epoch.
-        samples.sort_by_key(|sample| sample.tokens.len());
-        Ok(samples)
+        let rows = self.order.1.iter().skip(step * per_step).take(per_step).copied().collect();
+        Visit { epoch, rows, pack: PackConfig { vocabulary: *vocabulary, ..config.pack() } }
     }
 }
 
@@ -184,35 +212,30 @@ fn shuffled(rows: usize, seed: u64, epoch: usize) -> Vec<usize> {
     order
 }
 
-/// Removes `count` rows chosen by `seed` and returns them. A row without a prompt cannot be decoded and is
+/// Removes `count` of the indices `kept`, chosen by `seed`, and returns them. A row without a prompt cannot be decoded and is
 /// never chosen.
-fn hold_out(rows: &mut Vec<Trajectory>, count: usize, seed: u64) -> Vec<Trajectory> {
-    let mut order: Vec<usize> = (0..rows.len()).filter(|&at| !rows[at].prompt_tokens.is_empty()).collect();
+fn hold_out(kept: &mut Vec<usize>, rows: &[RowSummary], count: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..kept.len()).filter(|&at| rows[kept[at]].prompt_len > 0).collect();
     Rng::new(&[seed, HELD_OUT]).shuffle(&mut order);
-    let chosen: BTreeSet<usize> = order.into_iter().take(count).collect();
-    let mut at = 0;
-    let (held_out, kept) = std::mem::take(rows).into_iter().partition(|_| {
-        at += 1;
-        chosen.contains(&(at - 1))
-    });
-    *rows = kept;
-    held_out
+    let chosen: BTreeSet<usize> = order.into_iter().take(count).map(|at| kept[at]).collect();
+    kept.retain(|at| !chosen.contains(at));
+    chosen.into_iter().collect()
 }
 
 /// Refuses ids beyond the vocabulary, which would abort the process in the embedding.
-fn check_vocabulary(rows: &[Trajectory], vocabulary: u32, origin: &str) -> Result<(), TrainError> {
-    for row in rows {
-        if let Some(id) = row.token_ids().find(|&id| id >= vocabulary) {
-            let (origin, sample_id) = (origin.to_owned(), row.sample_id.clone());
-            return Err(TrainError::ForeignToken { origin, sample_id, id, vocabulary });
+fn check_vocabulary(rows: &[RowSummary], vocabulary: u32, origin: &str) -> Result<(), TrainError> {
+    match rows.iter().find(|row| row.greatest_id >= vocabulary) {
+        Some(RowSummary { sample_id, greatest_id: id, .. }) => {
+            let (origin, sample_id) = (origin.to_owned(), sample_id.to_string());
+            Err(TrainError::ForeignToken { origin, sample_id, id: *id, vocabulary })
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Refuses rows without the states or the block size that training needs. `block_size` is that of shards.
 fn check_states(
-    rows: &[Trajectory],
+    rows: &[RowSummary],
     config: &TrainConfig,
     block_size: Option<usize>,
     origin: &str,
@@ -229,7 +252,7 @@ fn check_states(
         let rule = "is too small for an adapter: the first token of a block is known";
         check("generate.block_size", size != Some(1), 1, rule)?;
     }
-    let is_bare = |row: &&Trajectory| row.states.is_empty();
+    let is_bare = |row: &&RowSummary| !row.has_states;
     let missing = if !config.uses_recorded_states() {
         None
     } else if trains_drafter {
@@ -243,31 +266,22 @@ fn check_states(
     };
     match missing {
         Some(row) => {
-            let (origin, sample_id) = (origin.to_owned(), row.sample_id.clone());
+            let (origin, sample_id) = (origin.to_owned(), row.sample_id.to_string());
             Err(TrainError::NoStates { origin, sample_id })
         }
         None => Ok(()),
     }
 }
 
-/// Tokens of prompt and response.
-fn text_length(row: &Trajectory) -> usize {
-    row.prompt_tokens.len() + row.response_tokens.len()
-}
-
 /// Tokens of prompt and clean stream, and of the noisy one if there are states.
-fn packed_length(row: &Trajectory, config: &TrainConfig) -> usize {
+fn packed_length(row: &RowSummary, config: &TrainConfig) -> usize {
     let makes_states = config.adapter.as_ref().is_some_and(|adapter| adapter.makes_states());
-    let streams = if row.states.is_empty() && !makes_states { 1 } else { 2 };
-    row.prompt_tokens.len() + streams * row.response_tokens.len()
+    let noisy = if row.has_states || makes_states { row.response_len as usize } else { 0 };
+    row.text_len() + noisy
 }
 
-fn fingerprint(rows: &[Trajectory]) -> String {
-    let mut seeds = Vec::new();
-    for row in rows {
-        seeds.push(row.response_tokens.len() as u64);
-        seeds.extend(row.response_tokens.iter().chain(&row.prompt_tokens).map(|&t| u64::from(t)));
-        seeds.extend(row.states.iter().map(|s| u64::from(s.converged)));
-    }
-    format!("{} rows, {:016x}", rows.len(), Rng::new(&seeds).next_u64())
+fn fingerprint<'a>(rows: impl ExactSizeIterator<Item = &'a RowSummary>) -> String {
+    let count = rows.len();
+    let digests: Vec<u64> = rows.map(|row| row.digest).collect();
+    format!("{count} rows, {:016x}", Rng::new(&digests).next_u64())
 }

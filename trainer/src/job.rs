@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use jacobi_model::{Compute, Device, Dtype, Transformer, load};
+use jacobi_model::{Compute, Device, Dtype, Transformer, load, weight_hash};
 
 use crate::{
     TrainConfig, TrainError,
@@ -61,15 +61,20 @@ pub struct TrainOutcome {
 }
 
 impl TrainJob<'_> {
-    /// The model that training starts from, and the hash of its weights.
-    pub(crate) fn initial_model(&self) -> Result<(Transformer, String), TrainError> {
+    /// The model that training starts from.
+    pub(crate) fn initial_model(&self) -> Result<Transformer, TrainError> {
         let compute = Compute { dtype: self.dtype, device: self.device };
         Ok(match self.init {
-            Init::Weights => {
-                let loaded = load(self.model_dir, compute)?;
-                (loaded.transformer, loaded.weight_hash)
-            }
-            Init::Random => (Transformer::random(self.model_dir, compute, self.seed)?, "random".to_owned()),
+            Init::Weights => load(self.model_dir, compute)?.transformer,
+            Init::Random => Transformer::random(self.model_dir, compute, self.seed)?,
         })
+    }
+
+    /// The hash of its weights.
+    pub(crate) fn initial_hash(&self) -> Result<String, TrainError> {
+        match self.init {
+            Init::Weights => Ok(weight_hash(self.model_dir)?),
+            Init::Random => Ok("random".to_owned()),
+        }
     }
 }

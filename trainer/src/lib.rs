@@ -35,7 +35,7 @@ pub use adapter::{AdapterRows, AdapterSettings};
 pub use backward::ActivationCheckpointing;
 pub use checkpoint::{TrainerState, latest_checkpoint, result_checkpoint};
 pub use config::{TeacherModel, TrainConfig};
-pub use data::{CutResponses, CutRows, TrainData};
+pub use data::{CutResponses, CutRows, Dataset, TrainData};
 pub use error::TrainError;
 pub use estimate::{Footprint, Forecast, RowLoad, footprint, forecast};
 pub use evaluation::{Evaluation, Evaluations};

@@ -115,12 +115,12 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn open(disk: &'a dyn Disk, job: TrainJob<'a>) -> Result<Self, TrainError> {
-        let (model, weights) = job.initial_model()?;
+        let (model, weights) = (job.initial_model()?, job.initial_hash()?);
         let base = match job.config.teacher {
             TeacherModel::Own => None,
             // The frozen model that the adapter belongs to.
             TeacherModel::Base if job.config.adapter.is_some() => None,
-            TeacherModel::Base => Some(job.initial_model()?.0),
+            TeacherModel::Base => Some(job.initial_model()?),
         };
         let mut dataset = Dataset::open(job.data, job.config, job.seed, model.architecture())?;
         let held_out = held_out(&mut dataset, job.model_dir, job.config, job.seed)?;

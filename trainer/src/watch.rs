@@ -13,14 +13,16 @@ use std::{
 };
 
 use jacobi_datasets::{Keeper, Membership};
-use jacobi_torch_ext::{CollectiveError, Store, StoreAddress};
+use jacobi_torch_ext::{CollectiveError, StoreAddress};
+
+mod connection;
+
+use connection::{Connection, STORE_TIMEOUT};
 
 /// Interval of the heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// A rank without a heartbeat for this long is dead. Longer than the delays of a busy machine.
 pub(crate) const SILENCE: Duration = Duration::from_secs(4);
-/// Timeout of the connection to the store and of each request.
-const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a rank may take to end by itself once another has failed.
 const GRACE: Duration = Duration::from_secs(5);
 /// The key under which the first rank that fails stores its reason.
@@ -92,7 +94,7 @@ pub enum RankFailure {
 /// Sends a rank's heartbeats and reads those of the others.
 pub(crate) struct Watch {
     member: Membership,
-    store: Store,
+    store: Connection,
     begun: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
     /// The first failure that was read, kept because the store may be gone later.
@@ -106,20 +108,19 @@ pub type Abandon = Box<dyn Fn(&RankFailure) + Send>;
 impl Watch {
     /// Starts the heartbeats. `abandon` is called if another rank has failed and this one is blocked.
     pub(crate) fn start(member: &Membership, abandon: Abandon) -> Result<Self, CollectiveError> {
-        let mut address = address_of(member);
-        address.serves = false;
+        let address = address_of(member);
         let (begun, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let failure = Arc::new(OnceLock::new());
         let thread = Heartbeat {
             rank: member.rank.rank,
             world_size: member.rank.world_size,
-            store: Store::open(&address, STORE_TIMEOUT)?,
+            store: Connection::open(&address)?,
             begun: Arc::clone(&begun),
             ended: Arc::clone(&ended),
             failure: Arc::clone(&failure),
         };
         let heartbeat = Some(std::thread::spawn(move || thread.run(&abandon)));
-        let store = Store::open(&address, STORE_TIMEOUT)?;
+        let store = Connection::open(&address)?;
         Ok(Self { member: member.clone(), store, begun, ended, failure, heartbeat })
     }
 
@@ -143,9 +144,10 @@ impl Watch {
     }
 
     fn store_reason(&self, rank: usize, reason: &str) {
-        if self.store.add("failures", 1) == Ok(1) {
+        if self.store.call(|store| store.add("failures", 1)) == Ok(1) {
+            let text = format!("{rank} {reason}");
             // Reading it back ensures that it is written.
-            let _ = self.store.set(FAILED, &format!("{rank} {reason}")).and_then(|()| self.store.get(FAILED));
+            let _ = self.store.call(|store| store.set(FAILED, &text).and_then(|()| store.get(FAILED)));
         }
     }
 
@@ -156,12 +158,12 @@ impl Watch {
 
     /// The last heartbeat of `rank`.
     pub(crate) fn heartbeat(&self, rank: usize) -> Result<Option<String>, CollectiveError> {
-        self.store.get(&heartbeat_key(rank))
+        self.store.call(|store| store.get(&heartbeat_key(rank)))
     }
 
     /// Whether `rank` has finished.
     pub(crate) fn has_left(&self, rank: usize) -> Result<bool, CollectiveError> {
-        Ok(self.store.get(&left_key(rank))?.is_some())
+        Ok(self.store.call(|store| store.get(&left_key(rank)))?.is_some())
     }
 
     /// Reports that `rank` sends no heartbeats.
@@ -238,22 +240,23 @@ impl Watch {
 
     /// The last heartbeat of each rank.
     fn heartbeats(&self) -> Result<Vec<Option<String>>, CollectiveError> {
-        (0..self.member.rank.world_size).map(|rank| self.heartbeat(rank)).collect()
+        let ranks = 0..self.member.rank.world_size;
+        self.store.call(|store| ranks.clone().map(|rank| store.get(&heartbeat_key(rank))).collect())
     }
 
     /// Announces that this rank has finished. The rank that runs the store waits until all ranks have.
     pub(crate) fn leave(&self) {
         self.ended.store(true, Ordering::Relaxed);
         let world_size = self.member.rank.world_size as i64;
-        let _ = self.store.set(&left_key(self.member.rank.rank), "");
-        let mut left = self.store.add("left", 1);
+        let _ = self.store.call(|store| store.set(&left_key(self.member.rank.rank), ""));
+        let mut left = self.store.call(|store| store.add("left", 1));
         let deadline = Instant::now() + STORE_TIMEOUT;
         while self.keeps_store()
             && left.as_ref().is_ok_and(|&left| left < world_size)
             && Instant::now() < deadline
         {
             std::thread::sleep(HEARTBEAT / 10);
-            left = self.store.add("left", 0);
+            left = self.store.call(|store| store.add("left", 0));
         }
     }
 }
@@ -271,7 +274,7 @@ impl Drop for Watch {
 struct Heartbeat {
     rank: usize,
     world_size: usize,
-    store: Store,
+    store: Connection,
     begun: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
     failure: Arc<OnceLock<RankFailure>>,
@@ -285,14 +288,16 @@ impl Heartbeat {
                 return;
             }
             let heartbeat = format!("{count} {}", self.begun.load(Ordering::Relaxed));
-            let written = self.store.set(&heartbeat_key(self.rank), &heartbeat);
+            let key = heartbeat_key(self.rank);
+            let written = self.store.call(|store| store.set(&key, &heartbeat));
             let found = written.and_then(|()| reason(&self.store, self.world_size));
             match found {
                 Ok(Some(failure)) if failed_at.is_none() => {
                     failed_at = Some(Instant::now());
                     let _ = self.failure.set(failure);
                 }
-                // Without the store no reason can be read; the operation in progress will fail by itself.
+                // The store is gone, since connecting again has failed too. No reason can be read; the operation in
+                // progress will fail by itself.
                 Err(_) if failed_at.is_none() => return,
                 _ => {}
             }
@@ -329,9 +334,12 @@ fn operations_in(heartbeat: &str) -> u64 {
 }
 
 /// The failure that a rank has stored, if one has.
-fn reason(store: &Store, world_size: usize) -> Result<Option<RankFailure>, CollectiveError> {
-    let Some(text) = store.get(FAILED)? else { return Ok(None) };
+fn reason(store: &Connection, world_size: usize) -> Result<Option<RankFailure>, CollectiveError> {
+    let Some(text) = store.call(|store| store.get(FAILED))? else { return Ok(None) };
     let (rank, reason) = text.split_once(' ').unwrap_or(("0", &text));
     let rank = rank.parse().unwrap_or(0);
     Ok(Some(RankFailure::GaveUp { rank, world_size, reason: reason.to_owned() }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,7 +140,7 @@ impl<'a> Run<'a> {
         tokenizer.check_template()?;
         let responses = job.config.responses.as_deref().map(Responses::read).transpose()?;
         let loaded = load(job.model_dir, Compute { dtype: job.dtype, device: job.device })?;
-        let (model, weight_hash) = (loaded.transformer, loaded.weight_hash);
+        let (weight_hash, model) = (loaded.weight_hash()?, loaded.transformer);
         let engine = job.config.engine(&model, tokenizer.eos_token_ids(), &job.train)?;
         Ok(Self { job, model, weight_hash, tokenizer, engine, responses })
     }

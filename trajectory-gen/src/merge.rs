@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
-use jacobi_datasets::schema::trajectory::{read_metadata, read_prompts_of_shard};
+use jacobi_datasets::schema::trajectory::read_prompts_of_shard;
 use jacobi_datasets::{Manifest, Rank, ShardWriter, TrajectoryMetadata, write_atomic};
 
 use crate::GenerateError;
@@ -159,7 +159,7 @@ fn check_rows(
         let mut own = HashSet::new();
         for shard in &manifest.shards {
             let path = dir.join(&shard.file);
-            let found = read_metadata(&path)?;
+            let (found, prompts) = read_prompts_of_shard(&path)?;
             let expected = metadata.get_or_insert_with(|| found.clone());
             if !expected.agrees_with(&found) {
                 return Err(fail(format!(
@@ -167,7 +167,7 @@ fn check_rows(
                     path.display()
                 )));
             }
-            for (sample_id, prompt) in read_prompts_of_shard(&path)? {
+            for (sample_id, prompt) in prompts {
                 let key = key_of(&sample_id, &prompt);
                 if seen.contains(&key) {
                     return Err(fail(format!("sample {sample_id} is in two ranks, in {}", path.display())));

@@ -1,16 +1,21 @@
 //! Reads the prompts and judges each: it becomes a candidate with tokens, key and seed for the engine, or is rejected.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use jacobi_datasets::{
-    BadRow, Matching, Prompt, PromptStream, PromptsConfig, Rank, Responses, Rng, Tokenizer, stream_prompts,
+    BadRow, DatasetError, Matching, Prompt, PromptStream, PromptsConfig, Rank, Responses, Rng, Tokenizer,
+    stream_prompts,
 };
+use rayon::prelude::*;
 
 use crate::GenerateError;
 use crate::config::{Choice, GenerateConfig, OutOfRange};
 use crate::engine::Sample;
 use crate::filters::Rule;
 use crate::ledger::Rejected;
+
+/// Prompts that are read and encoded at a time, on all cores.
+const ENCODED_AHEAD: usize = 256;
 
 /// A prompt to be answered.
 pub(crate) struct Candidate {
@@ -44,53 +49,80 @@ pub(crate) struct PromptRules<'a> {
     pub(crate) responses: Option<&'a Responses>,
 }
 
-/// An iterator over the rows of the prompt file, judged one by one.
+/// An iterator over the rows of the prompt file, judged one by one in their order.
 pub(crate) struct PromptJudge<'a> {
     rules: PromptRules<'a>,
     prompts: PromptStream,
+    /// Rows that have been read and not judged.
+    ahead: VecDeque<ReadRow>,
     given: Option<Matching<'a>>,
     /// Content hashes of earlier prompts.
     seen: HashSet<u128>,
 }
 
+/// A row of the prompt file, and the tokens of its prompt unless it belongs to another rank.
+type ReadRow = (Result<Result<Prompt, BadRow>, DatasetError>, Option<Result<Vec<u32>, String>>);
+
+impl PromptRules<'_> {
+    fn is_ours(&self, content: u128) -> bool {
+        self.rank.is_none_or(|rank| rank.owns(content))
+    }
+
+    fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, String> {
+        let tokens = self.tokenizer.encode_chat(prompt).map_err(|error| {
+            let source = std::error::Error::source(&error).map_or_else(String::new, |s| format!(": {s}"));
+            format!("{error}{source}")
+        })?;
+        if tokens.is_empty() { Err("the chat template gives no token".to_owned()) } else { Ok(tokens) }
+    }
+}
+
 impl<'a> PromptJudge<'a> {
     pub(crate) fn open(rules: PromptRules<'a>) -> Result<Self, GenerateError> {
         let given = rules.responses.map(Responses::matching);
-        Ok(Self { rules, prompts: stream_prompts(rules.prompts)?, given, seen: HashSet::new() })
+        let prompts = stream_prompts(rules.prompts)?;
+        Ok(Self { rules, prompts, ahead: VecDeque::new(), given, seen: HashSet::new() })
     }
 
-    fn judge(&mut self, row: Result<Prompt, BadRow>) -> Result<Judged, GenerateError> {
+    fn read_ahead(&mut self) {
+        let rules = self.rules;
+        let rows: Vec<_> = self.prompts.by_ref().take(ENCODED_AHEAD).collect();
+        let encode = |row: &Result<Result<Prompt, BadRow>, DatasetError>| match row {
+            Ok(Ok(prompt)) if rules.is_ours(prompt.content_hash()) => Some(rules.encode(prompt)),
+            _ => None,
+        };
+        let tokens: Vec<_> = rows.par_iter().map(encode).collect();
+        self.ahead.extend(rows.into_iter().zip(tokens));
+    }
+
+    fn judge(
+        &mut self,
+        row: Result<Prompt, BadRow>,
+        tokens: Option<Result<Vec<u32>, String>>,
+    ) -> Result<Judged, GenerateError> {
         let prompt = match row {
             Ok(prompt) => prompt,
-            Err(bad) if !self.is_ours(bad.at.number() as u128) => return Ok(Judged::OtherRank),
+            Err(bad) if !self.rules.is_ours(bad.at.number() as u128) => return Ok(Judged::OtherRank),
             Err(bad) => {
                 return Ok(Judged::Rejected(Rejected::failed(bad.place(), bad.reason)));
             }
         };
-        let content = prompt.content_hash();
-        if !self.is_ours(content) {
-            return Ok(Judged::OtherRank);
-        }
-        let is_new = self.seen.insert(content);
+        let Some(tokens) = tokens else { return Ok(Judged::OtherRank) };
+        let is_new = self.seen.insert(prompt.content_hash());
         if !is_new && self.rules.config.duplicate_prompts == Choice::Drop {
             let reason = "the same prompt came before".to_owned();
             return Ok(skipped(Rule::DuplicatePrompt, prompt.id, reason));
         }
-        self.check_lengths(prompt)
+        match tokens {
+            Ok(tokens) => self.check_lengths(prompt, tokens),
+            Err(reason) => Ok(Judged::Rejected(Rejected::failed(prompt.id, reason))),
+        }
     }
 
-    fn is_ours(&self, content: u128) -> bool {
-        self.rules.rank.is_none_or(|rank| rank.owns(content))
-    }
-
-    /// Encodes a prompt and checks its length and that of its given response.
-    fn check_lengths(&mut self, prompt: Prompt) -> Result<Judged, GenerateError> {
+    /// Checks the length of a prompt and that of its given response.
+    fn check_lengths(&mut self, prompt: Prompt, mut tokens: Vec<u32>) -> Result<Judged, GenerateError> {
         let PromptRules { config, context_length, .. } = self.rules;
         let longest = config.max_prompt_tokens.min(context_length - 1);
-        let mut tokens = match self.encode(&prompt) {
-            Ok(tokens) => tokens,
-            Err(reason) => return Ok(Judged::Rejected(Rejected::failed(prompt.id, reason))),
-        };
         let range = |reason: String| GenerateError::OutOfRange {
             sample_id: prompt.id.clone(),
             reason,
@@ -157,20 +189,12 @@ impl<'a> PromptJudge<'a> {
         Ok(Ok(Some(response)))
     }
 
-    fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, String> {
-        let tokens = self.rules.tokenizer.encode_chat(prompt).map_err(|error| {
-            let source = std::error::Error::source(&error).map_or_else(String::new, |s| format!(": {s}"));
-            format!("{error}{source}")
-        })?;
-        if tokens.is_empty() { Err("the chat template gives no token".to_owned()) } else { Ok(tokens) }
-    }
-
     /// The prompt with its last message cut at the end, so that the whole template fits. `None` if the message
     /// is too short for that.
     fn truncate(&self, prompt: &Prompt, longest: usize) -> Option<Vec<u32>> {
         let mut prompt = prompt.clone();
         loop {
-            let tokens = self.encode(&prompt).ok()?;
+            let tokens = self.rules.encode(&prompt).ok()?;
             if tokens.len() <= longest {
                 return Some(tokens);
             }
@@ -192,9 +216,12 @@ impl Iterator for PromptJudge<'_> {
     type Item = Result<Judged, GenerateError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.prompts.next()? {
-            Ok(row) => Some(self.judge(row)),
-            Err(error) => Some(Err(error.into())),
+        if self.ahead.is_empty() {
+            self.read_ahead();
+        }
+        match self.ahead.pop_front()? {
+            (Ok(row), tokens) => Some(self.judge(row, tokens)),
+            (Err(error), _) => Some(Err(error.into())),
         }
     }
 }

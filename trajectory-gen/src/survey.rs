@@ -34,7 +34,7 @@ pub(crate) fn rows_on_disk(dir: &Path, manifest: &Manifest) -> Result<Done, Gene
         let path = dir.join(&shard.file);
         if path.is_file() {
             shard.verify(dir)?;
-            for (sample_id, prompt) in read_prompts_of_shard(&path)? {
+            for (sample_id, prompt) in read_prompts_of_shard(&path)?.1 {
                 *done.entry(key_of(&sample_id, &prompt)).or_default() += 1;
             }
         }
@@ -106,7 +106,8 @@ fn take_one(left: &mut usize) -> bool {
 fn foreign(rules: PromptRules, dir: &Path, left: &Done, count: usize) -> GenerateError {
     let manifest = Manifest::load(dir).ok().flatten();
     let shards = manifest.map_or_else(Vec::new, |manifest| manifest.shards);
-    let rows = shards.iter().filter_map(|shard| read_prompts_of_shard(&dir.join(&shard.file)).ok()).flatten();
+    let rows = shards.iter().filter_map(|shard| read_prompts_of_shard(&dir.join(&shard.file)).ok());
+    let rows = rows.flat_map(|(_, rows)| rows);
     let is_left = |row: &(String, Vec<u32>)| left.get(&key_of(&row.0, &row.1)).is_some_and(|&left| left > 0);
     let first = rows.filter(is_left).map(|(sample_id, _)| sample_id).next().unwrap_or_default();
     GenerateError::ForeignRows { dir: dir.to_path_buf(), prompts: rules.prompts.path.clone(), count, first }

@@ -4,19 +4,20 @@ use std::path::Path;
 
 use anyhow::ensure;
 use jacobi_datasets::{Tokenizer, write_atomic};
-use jacobi_model::{AdapterConfig, Architecture, Dtype, StoredAdapter, load, logits};
+use jacobi_model::{AdapterConfig, Architecture, Dtype, Outline, StoredAdapter, logits, outline};
 use jacobi_trainer::TrainerState;
 use safetensors::tensor::{Dtype as StoredDtype, TensorView, serialize};
 
 pub(super) fn describe(dir: &Path) -> anyhow::Result<String> {
-    let loaded = load(dir, Dtype::Auto)?;
-    let model = loaded.transformer;
-    let shape = model.architecture();
+    let Outline { architecture: shape, parameters, weight_hash } = outline(dir)?;
     let stored = shape.stored_dtype.as_deref().unwrap_or("dtype not in config.json");
     let mut text = format!("model {}\n", dir.display());
     text += &format!("  family       {:?}\n", shape.family);
-    text += &format!("  parameters   {} ({stored})\n", grouped(model.parameter_count()));
-    text += &format!("  weights      {}\n", &loaded.weight_hash[..16.min(loaded.weight_hash.len())]);
+    text += &format!("  parameters   {} ({stored})\n", grouped(shape.parameter_count()));
+    text += &match weight_hash {
+        Some(hash) => format!("  weights      {}\n", &hash[..16]),
+        None => "  weights      no digest yet: it is worked out when the model is loaded\n".to_owned(),
+    };
     text += &format!("  layers       {} of width {}\n", shape.num_hidden_layers, shape.hidden_size);
     text += &format!(
         "  heads        {} query, {} key and value, {} wide\n",
@@ -28,8 +29,8 @@ pub(super) fn describe(dir: &Path) -> anyhow::Result<String> {
     text += &describe_tokenizer(dir);
     text += &describe_checkpoint(dir)?;
     text += "\ntensors\n";
-    for (name, tensor) in model.parameters() {
-        text += &format!("  {name:<52} {:?}\n", tensor.size());
+    for (name, shape) in parameters {
+        text += &format!("  {name:<52} {shape:?}\n");
     }
     Ok(text)
 }

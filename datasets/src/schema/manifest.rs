@@ -1,13 +1,14 @@
 //! `manifest.json`: the shards of a directory with their digests, and the progress of its generation.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic::write_atomic;
 use crate::error::DatasetError;
-use crate::schema::trajectory::{Trajectory, TrajectoryMetadata, open_shard, read_shard};
+use crate::schema::trajectory::open_shard;
 use crate::settings::RecordedSettings;
 
 /// Name of the manifest in a directory of shards.
@@ -159,15 +160,39 @@ impl Manifest {
         write_atomic(&dir.join(MANIFEST_FILE), |out| out.write_all(text.as_bytes()))
     }
 
-    /// Compares the digest of every shard with the recorded one.
+    /// The manifest of a finished directory.
     ///
     /// # Errors
-    /// `Missing` for a missing shard, `Digest` for a changed one.
+    /// `Missing` without a manifest, `Incomplete`, and those of [`Manifest::load`].
+    pub fn of_finished(dir: &Path) -> Result<Self, DatasetError> {
+        let manifest = Self::load(dir)?.ok_or_else(|| DatasetError::Missing {
+            path: dir.join(MANIFEST_FILE),
+            remedy: "run `jacobi generate` first, which makes the trajectories and this file",
+        })?;
+        let Self { input, written, skipped, failed, complete, .. } = manifest;
+        if !complete {
+            let done = written + skipped + failed;
+            return Err(DatasetError::Incomplete { dir: dir.to_path_buf(), done, input });
+        }
+        Ok(manifest)
+    }
+
+    /// Compares the digest of every shard with the recorded one, several at a time.
+    ///
+    /// # Errors
+    /// `Missing` for a missing shard, `Digest` for a changed one; the first of them.
     pub fn verify(&self, dir: &Path) -> Result<(), DatasetError> {
-        self.shards.iter().try_for_each(|shard| shard.verify(dir))
+        let checked: Vec<_> = self.shards.par_iter().map(|shard| shard.verify(dir)).collect();
+        checked.into_iter().collect()
     }
 
     fn contradiction(&self) -> Option<String> {
+        if let Some(shard) = self.shards.iter().find(|shard| !is_file_name(&shard.file)) {
+            return Some(format!(
+                "it lists the shard {:?}, which is no file name in its directory",
+                shard.file
+            ));
+        }
         // The numbers of a damaged file can be of any size.
         let sum = |counts: &mut dyn Iterator<Item = usize>| counts.map(|count| count as u128).sum::<u128>();
         let done = sum(&mut [self.written, self.skipped, self.failed].into_iter());
@@ -184,51 +209,16 @@ impl Manifest {
     }
 }
 
+/// Whether `name` is a file within a directory: no other directory, and no path on any system.
+fn is_file_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let is_one = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    is_one && !name.contains(['/', '\\', ':'])
+}
+
 /// Name of shard `index` (from 0) of `total`: `trajectories-00000-of-00008.parquet`.
 pub fn shard_file_name(index: usize, total: usize) -> String {
     format!("trajectories-{index:05}-of-{total:05}.parquet")
-}
-
-/// Reads all trajectories of a finished directory, after checking every digest. They are sorted by sample id
-/// and prompt tokens, so their order depends neither on generation nor on the division into shards.
-///
-/// # Errors
-/// `Missing` without a manifest, `Incomplete`, `NoTrajectories`, `Unusable` for shards of different runs, and
-/// those of [`Manifest::load`], [`Manifest::verify`] and [`read_shard`].
-pub fn read_all(dir: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), DatasetError> {
-    let manifest = Manifest::load(dir)?.ok_or_else(|| DatasetError::Missing {
-        path: dir.join(MANIFEST_FILE),
-        remedy: "run `jacobi generate` first, which makes the trajectories and this file",
-    })?;
-    let Manifest { input, written, skipped, failed, complete, .. } = manifest;
-    if !complete {
-        let done = written + skipped + failed;
-        return Err(DatasetError::Incomplete { dir: dir.to_path_buf(), done, input });
-    }
-    manifest.verify(dir)?;
-    let mut all: Option<(TrajectoryMetadata, Vec<Trajectory>)> = None;
-    for shard in &manifest.shards {
-        let path = dir.join(&shard.file);
-        let (metadata, rows) = read_shard(&path)?;
-        if rows.len() != shard.rows {
-            let reason = format!("it says {} rows in {}, there are {}", shard.rows, shard.file, rows.len());
-            return Err(DatasetError::BadManifest { path: dir.join(MANIFEST_FILE), reason });
-        }
-        match &mut all {
-            None => all = Some((metadata, rows)),
-            Some((first, _)) if !first.agrees_with(&metadata) => {
-                let reason = "its settings are not those of the first shard of its directory".to_owned();
-                return Err(DatasetError::Unusable { path, reason });
-            }
-            Some((_, all)) => all.extend(rows),
-        }
-    }
-    if let Some((_, rows)) = &mut all {
-        let name = |row: &Trajectory| (row.sample_id.clone(), row.prompt_tokens.clone());
-        rows.sort_by_cached_key(name);
-    }
-    all.filter(|(_, rows)| !rows.is_empty())
-        .ok_or_else(|| DatasetError::NoTrajectories { dir: dir.to_path_buf(), input })
 }
 
 #[cfg(test)]

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::arrow::{ArrowWriter, ProjectionMask};
+use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
@@ -21,10 +20,14 @@ use crate::error::DatasetError;
 
 mod check;
 mod columns;
+mod read;
 mod seal;
 
 use check::check_rows;
-use columns::{check_columns, from_batch, names_and_prompts, schema, to_batch};
+use columns::{schema, to_batch};
+pub(crate) use read::{CheckedShard, open_shard};
+pub use read::{NamedPrompt, read_prompts_of_shard, read_shard};
+pub use seal::seal;
 
 /// Schema name in the file metadata.
 pub const SCHEMA_NAME: &str = "jacobi-trajectory";
@@ -193,74 +196,6 @@ pub fn join_shards(
     encoder.write()
 }
 
-/// Opens a shard.
-///
-/// # Errors
-/// `Missing`, `Io`.
-pub(crate) fn open_shard(path: &Path) -> Result<fs_err::File, DatasetError> {
-    if !path.exists() {
-        let remedy = "`jacobi generate` makes its rows again; for a rank's shard give its --rank and --world-size (import again what was imported)";
-        return Err(DatasetError::Missing { path: path.to_path_buf(), remedy });
-    }
-    fs_err::File::open(path).map_err(DatasetError::io("read", path))
-}
-
-/// Reads a shard and checks every row against the metadata.
-///
-/// # Errors
-/// `Missing`, `Io`, `Parquet` (truncated, damaged), `Unusable`, `BadRow`, `Digest`; each names the file.
-pub fn read_shard(path: &Path) -> Result<(TrajectoryMetadata, Vec<Trajectory>), DatasetError> {
-    let (builder, metadata) = open_with_metadata(path)?;
-    check_columns(path, builder.schema())?;
-    seal::check(path, &fs_err::read(path).map_err(DatasetError::io("read", path))?)?;
-
-    let mut rows = Vec::new();
-    for batch in builder.build().map_err(DatasetError::shard(path))? {
-        from_batch(path, &batch.map_err(DatasetError::shard(path))?, &mut rows)?;
-    }
-    check_rows(path, &metadata, &rows)?;
-    Ok((metadata, rows))
-}
-
-/// The metadata of a shard, without its rows.
-///
-/// # Errors
-/// `Missing`, `Io`, `Parquet`, `Unusable`.
-pub fn read_metadata(path: &Path) -> Result<TrajectoryMetadata, DatasetError> {
-    open_with_metadata(path).map(|(_, metadata)| metadata)
-}
-
-type Builder = ParquetRecordBatchReaderBuilder<std::fs::File>;
-
-fn open_builder(path: &Path) -> Result<Builder, DatasetError> {
-    let file = open_shard(path)?.into_parts().0;
-    ParquetRecordBatchReaderBuilder::try_new(file).map_err(DatasetError::shard(path))
-}
-
-fn open_with_metadata(path: &Path) -> Result<(Builder, TrajectoryMetadata), DatasetError> {
-    let builder = open_builder(path)?;
-    let entries = builder.metadata().file_metadata().key_value_metadata();
-    let entries = Entries { path, entries: entries.map_or(&[][..], Vec::as_slice) };
-    entries.check_schema()?;
-    let metadata = entries.metadata()?;
-    Ok((builder, metadata))
-}
-
-/// The sample id and prompt of every row of a shard whose digest has been checked; no other column is decoded.
-///
-/// # Errors
-/// As [`read_shard`].
-pub fn read_prompts_of_shard(path: &Path) -> Result<Vec<(String, Vec<u32>)>, DatasetError> {
-    let builder = open_builder(path)?;
-    check_columns(path, builder.schema())?;
-    let mask = ProjectionMask::roots(builder.parquet_schema(), [0, 1]);
-    let mut rows = Vec::new();
-    for batch in builder.with_projection(mask).build().map_err(DatasetError::shard(path))? {
-        names_and_prompts(path, &batch.map_err(DatasetError::shard(path))?, &mut rows)?;
-    }
-    Ok(rows)
-}
-
 /// A shard under construction, in memory.
 struct Encoder<'a> {
     path: &'a Path,
@@ -281,7 +216,7 @@ impl<'a> Encoder<'a> {
     }
 
     fn append_row_group(&mut self, rows: &[Trajectory]) -> Result<(), DatasetError> {
-        check_rows(self.path, self.metadata, rows)?;
+        check_rows(self.path, self.metadata, (1..).zip(rows))?;
         let batch = to_batch(rows).map_err(not_encoded(self.path))?;
         self.writer.write(&batch).map_err(not_encoded(self.path))?;
         self.writer.flush().map_err(not_encoded(self.path))?;
@@ -290,7 +225,7 @@ impl<'a> Encoder<'a> {
     }
 
     fn write(self) -> Result<ShardDigest, DatasetError> {
-        let bytes = seal::seal(self.writer.into_inner().map_err(not_encoded(self.path))?);
+        let bytes = seal(self.writer.into_inner().map_err(not_encoded(self.path))?);
         write_atomic(self.path, |out| out.write_all(&bytes))?;
         let blake3 = blake3::hash(&bytes).to_hex().to_string();
         Ok(ShardDigest { rows: self.rows, blake3, bytes: bytes.len() as u64 })
@@ -318,61 +253,6 @@ fn key_values(metadata: &TrajectoryMetadata) -> Vec<KeyValue> {
     ]
     .map(|(key, value)| KeyValue::new(format!("jacobi.{key}"), value))
     .to_vec()
-}
-
-/// The `jacobi.*` entries of a file.
-struct Entries<'a> {
-    path: &'a Path,
-    entries: &'a [KeyValue],
-}
-
-impl<'a> Entries<'a> {
-    fn get(&self, key: &str) -> Option<&'a str> {
-        let entry = self.entries.iter().find(|entry| entry.key.strip_prefix("jacobi.") == Some(key));
-        entry.and_then(|entry| entry.value.as_deref())
-    }
-
-    fn text(&self, key: &str) -> Result<&'a str, DatasetError> {
-        self.get(key).ok_or_else(|| self.bad(key, "missing"))
-    }
-
-    fn parse<T: std::str::FromStr>(&self, key: &str) -> Result<T, DatasetError> {
-        let text = self.text(key)?;
-        text.parse().map_err(|_| self.bad(key, &format!("`{text}`")))
-    }
-
-    fn bad(&self, key: &str, found: &str) -> DatasetError {
-        let reason = format!("metadata `jacobi.{key}` is {found}");
-        DatasetError::Unusable { path: self.path.to_path_buf(), reason }
-    }
-
-    fn check_schema(&self) -> Result<(), DatasetError> {
-        let found = match (self.get("schema"), self.get("schema_version")) {
-            (None, _) => "none".to_owned(),
-            (Some(name), version) => format!("{name}/{}", version.unwrap_or("?")),
-        };
-        let expected = format!("{SCHEMA_NAME}/{SCHEMA_VERSION}");
-        if found == expected {
-            return Ok(());
-        }
-        let reason = format!("it is of schema {found}, this program reads {expected}");
-        Err(DatasetError::Unusable { path: self.path.to_path_buf(), reason })
-    }
-
-    fn metadata(&self) -> Result<TrajectoryMetadata, DatasetError> {
-        let decoding = self.text("decoding")?;
-        Ok(TrajectoryMetadata {
-            base_model: self.parse("base_model")?,
-            base_revision: self.parse("base_revision")?,
-            weight_hash: self.parse("weight_hash")?,
-            tokenizer_hash: self.parse("tokenizer_hash")?,
-            block_size: self.parse("block_size")?,
-            decoding: serde_json::from_str(decoding)
-                .map_err(|_| self.bad("decoding", &format!("`{decoding}`")))?,
-            seed: self.parse("seed")?,
-            tool_version: self.parse("tool_version")?,
-        })
-    }
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
-    path::Path,
+    path::{Component, Path},
 };
 
 use safetensors::{Dtype as StoredDtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
+use super::stored::{StoredTensor, read_header};
 use crate::ModelError;
 
 /// The weights, where one file holds all.
@@ -35,27 +36,24 @@ const OTHER_FORMATS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Every tensor of the directory's weight files as stored, and the blake3 hash of the files' bytes in the
-/// order of their names.
+/// Every tensor of the directory's weight files, found by the headers of the files. Nothing else of them is read, except
+/// where two files have the same tensor.
 ///
 /// A tensor can lie in two files, also in a model.safetensors beside an index. Programs differ in which of the two
 /// they take (transformers takes model.safetensors, vLLM what the index names), so both have to be equal.
-pub(super) fn read_tensors(dir: &Path) -> Result<(BTreeMap<String, Tensor>, String), ModelError> {
-    let mut tensors: BTreeMap<String, (Tensor, String)> = BTreeMap::new();
-    let mut hasher = blake3::Hasher::new();
+pub(super) fn stored_tensors(dir: &Path) -> Result<BTreeMap<String, StoredTensor>, ModelError> {
+    let mut tensors: BTreeMap<String, StoredTensor> = BTreeMap::new();
     for file in weight_files(dir)? {
         let path = dir.join(&file);
         if !path.is_file() {
             return Err(ModelError::MissingFile { dir: dir.to_path_buf(), file });
         }
-        let bytes = fs_err::read(&path)?;
-        hasher.update(&bytes);
-        for (name, tensor) in read_safetensors(&path, &bytes)?.tensors {
-            match tensors.entry(name.clone()) {
-                Entry::Vacant(entry) => drop(entry.insert((tensor, file.clone()))),
-                Entry::Occupied(entry) if is_equal(&entry.get().0, &tensor) => {}
+        for (name, tensor) in read_header(&path)? {
+            match tensors.entry(name) {
+                Entry::Vacant(entry) => drop(entry.insert(tensor)),
+                Entry::Occupied(entry) if entry.get().equals(&tensor)? => {}
                 Entry::Occupied(entry) => {
-                    let other = &entry.get().1;
+                    let other = entry.get().path.file_name().unwrap_or_default().to_string_lossy();
                     let remedy = match file.as_str() {
                         WEIGHTS_FILE => format!(
                             "delete {WEIGHTS_FILE}, or {INDEX_FILE} with its files, whichever is not the model"
@@ -63,13 +61,12 @@ pub(super) fn read_tensors(dir: &Path) -> Result<(BTreeMap<String, Tensor>, Stri
                         _ => "save or download the model again".to_owned(),
                     };
                     let problem = format!("differs between {other} and {file}: {remedy}");
-                    return Err(ModelError::tensor(dir, &name, problem));
+                    return Err(ModelError::tensor(dir, entry.key(), problem));
                 }
             }
         }
     }
-    let tensors = tensors.into_iter().map(|(name, (tensor, _))| (name, tensor)).collect();
-    Ok((tensors, hasher.finalize().to_hex().to_string()))
+    Ok(tensors)
 }
 
 /// The content of a safetensors file.
@@ -89,12 +86,11 @@ pub(crate) fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<Parsed, Mode
     Ok(Parsed { tensors, metadata: header.metadata().clone().unwrap_or_default() })
 }
 
-fn is_equal(a: &Tensor, b: &Tensor) -> bool {
-    a.kind() == b.kind() && a.size() == b.size() && a.equal(b)
-}
-
-/// The files of the index, or the one file, or both.
-fn weight_files(dir: &Path) -> Result<Vec<String>, ModelError> {
+/// The names of the files of the index, or of the one file, or both; sorted.
+///
+/// # Errors
+/// No weights, or an index that names no files of its directory.
+pub(crate) fn weight_files(dir: &Path) -> Result<Vec<String>, ModelError> {
     let (index, has_one) = (dir.join(INDEX_FILE), dir.join(WEIGHTS_FILE).is_file());
     if !index.is_file() {
         let one = vec![WEIGHTS_FILE.to_owned()];
@@ -106,11 +102,25 @@ fn weight_files(dir: &Path) -> Result<Vec<String>, ModelError> {
         .get("weight_map")
         .and_then(Value::as_object)
         .ok_or_else(|| ModelError::field(&index, "weight_map", "is missing or not an object"))?;
-    let mut files: Vec<String> = map.values().filter_map(Value::as_str).map(str::to_owned).collect();
+    let mut files = Vec::with_capacity(map.len());
+    for (tensor, file) in map {
+        let name = file.as_str().filter(|name| is_file_name(name)).ok_or_else(|| {
+            let problem = format!("names {file} for {tensor}, which is no file name in its directory");
+            ModelError::field(&index, "weight_map", &problem)
+        })?;
+        files.push(name.to_owned());
+    }
     files.extend(has_one.then(|| WEIGHTS_FILE.to_owned()));
     files.sort();
     files.dedup();
     Ok(files)
+}
+
+/// Whether `name` is a file within a directory: no other directory, and no path on any system.
+fn is_file_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let is_one = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+    is_one && !name.contains(['/', '\\', ':'])
 }
 
 /// Names a weight file of another format, if there is one, and what to do with it.
@@ -131,16 +141,20 @@ fn no_weights(dir: &Path) -> ModelError {
 }
 
 fn to_tensor(path: &Path, name: &str, view: &TensorView) -> Result<Tensor, ModelError> {
-    let kind = match view.dtype() {
-        StoredDtype::F32 => Kind::Float,
-        StoredDtype::F16 => Kind::Half,
-        StoredDtype::BF16 => Kind::BFloat16,
-        other => {
-            let problem = format!("is stored as {other:?}; supported: F32, F16, BF16");
-            return Err(ModelError::tensor(path, name, problem));
-        }
-    };
+    let kind = kind_of(path, name, view.dtype())?;
     let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
     Tensor::f_from_data_size(view.data(), &shape, kind)
         .map_err(|error| ModelError::tensor(path, name, format!("is refused by libtorch: {error}")))
+}
+
+pub(super) fn kind_of(path: &Path, name: &str, dtype: StoredDtype) -> Result<Kind, ModelError> {
+    match dtype {
+        StoredDtype::F32 => Ok(Kind::Float),
+        StoredDtype::F16 => Ok(Kind::Half),
+        StoredDtype::BF16 => Ok(Kind::BFloat16),
+        other => {
+            let problem = format!("is stored as {other:?}; supported: F32, F16, BF16");
+            Err(ModelError::tensor(path, name, problem))
+        }
+    }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use tempfile::TempDir;
 
 use super::*;
-use crate::schema::trajectory::{FinishReason, write_shard};
+use crate::read_all;
+use crate::schema::trajectory::{FinishReason, Trajectory, TrajectoryMetadata, read_shard, write_shard};
 
 fn metadata(seed: u64) -> TrajectoryMetadata {
     TrajectoryMetadata {
@@ -110,6 +111,17 @@ fn bad_manifests_are_refused_for_their_reason() {
         ("\"written\": 3", "\"written\": 18446744073709551615", "18446744073709551615 written + 1 skipped"),
         ("\"input\": 6", "\"input\": \"6\"", "is not valid JSON, or not a shard manifest"),
         ("{", "", "is not valid JSON, or not a shard manifest"),
+        (
+            "trajectories-00001",
+            "/etc/shard",
+            "lists the shard \"/etc/shard-of-00002.parquet\", which is no file name",
+        ),
+        ("trajectories-00001", "../00001", "is no file name"),
+        ("trajectories-00001", "d/00001", "is no file name"),
+        ("trajectories-00001-of-00002.parquet", "..", "is no file name"),
+        ("trajectories-00001-of-00002.parquet", "", "is no file name"),
+        ("trajectories-00001", "C:00001", "is no file name"),
+        ("trajectories-00001", "d\\\\00001", "is no file name"),
     ] {
         fs_err::write(&path, good.replacen(from, to, 1)).unwrap();
         let message = Manifest::load(dir.path()).unwrap_err().to_string();

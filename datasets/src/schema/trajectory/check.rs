@@ -8,15 +8,16 @@ use crate::error::DatasetError;
 /// The greatest id that the `i32` columns can hold.
 pub(super) const MAX_ID: u32 = i32::MAX as u32;
 
-pub(super) fn check_rows(
+/// Checks rows with their numbers in the shard, from 1.
+pub(super) fn check_rows<'a>(
     path: &Path,
     metadata: &TrajectoryMetadata,
-    rows: &[Trajectory],
+    rows: impl Iterator<Item = (usize, &'a Trajectory)>,
 ) -> Result<(), DatasetError> {
-    for (index, row) in rows.iter().enumerate() {
+    for (number, row) in rows {
         if let Err(reason) = check_row(row, metadata.block_size) {
             let reason = format!("sample {}: {reason}", row.sample_id);
-            return Err(bad_row(path, index + 1)(reason));
+            return Err(bad_row(path, number)(reason));
         }
     }
     Ok(())

@@ -14,6 +14,9 @@ use super::check::bad_row;
 use crate::error::DatasetError;
 use crate::schema::trajectory::{FinishReason, State, Trajectory};
 
+/// Index of the column of the states, the last one.
+pub(super) const STATES: usize = 4;
+
 /// The columns on disk.
 pub(super) fn schema() -> Schema {
     Schema::new(vec![
@@ -107,29 +110,32 @@ fn id_lists<'a>(lists: impl Iterator<Item = &'a [u32]> + Clone) -> Result<ListAr
     )
 }
 
-/// Appends the rows of a batch with checked columns to `rows`.
+/// The rows of a batch with checked columns, whose numbers in the shard are `numbers`. The last column may be missing: then
+/// they have no states.
 pub(super) fn from_batch(
     path: &Path,
     batch: &RecordBatch,
-    rows: &mut Vec<Trajectory>,
-) -> Result<(), DatasetError> {
+    numbers: &[usize],
+) -> Result<Vec<Trajectory>, DatasetError> {
     let column = |index: usize| batch.column(index);
-    for index in 0..batch.num_rows() {
-        let bad = bad_row(path, rows.len() + 1);
+    let row = |(index, &number): (usize, &usize)| {
+        let bad = bad_row(path, number);
         if let Some(null) = batch.columns().iter().position(|column| column.is_null(index)) {
             return Err(bad(format!("{} is null", batch.schema().field(null).name())));
         }
         let finish_reason = column(3).as_string::<i32>().value(index);
-        rows.push(Trajectory {
+        let recorded = batch.columns().get(STATES);
+        let recorded = recorded.map(|column| states(&column.as_list::<i32>().value(index))).transpose();
+        Ok(Trajectory {
             sample_id: column(0).as_string::<i32>().value(index).to_owned(),
-            prompt_tokens: numbers(&column(1).as_list::<i32>().value(index)).map_err(&bad)?,
-            response_tokens: numbers(&column(2).as_list::<i32>().value(index)).map_err(&bad)?,
+            prompt_tokens: list(&column(1).as_list::<i32>().value(index)).map_err(&bad)?,
+            response_tokens: list(&column(2).as_list::<i32>().value(index)).map_err(&bad)?,
             finish_reason: FinishReason::from_name(finish_reason)
                 .ok_or_else(|| bad(format!("finish_reason `{finish_reason}` is neither eos nor length")))?,
-            states: states(&column(4).as_list::<i32>().value(index)).map_err(&bad)?,
-        });
-    }
-    Ok(())
+            states: recorded.map_err(&bad)?.unwrap_or_default(),
+        })
+    };
+    numbers.iter().enumerate().map(row).collect()
 }
 
 /// Appends the rows of a batch that has the first two columns only.
@@ -141,7 +147,7 @@ pub(super) fn names_and_prompts(
     for index in 0..batch.num_rows() {
         let bad = bad_row(path, rows.len() + 1);
         let name = batch.column(0).as_string::<i32>().value(index).to_owned();
-        rows.push((name, numbers(&batch.column(1).as_list::<i32>().value(index)).map_err(&bad)?));
+        rows.push((name, list(&batch.column(1).as_list::<i32>().value(index)).map_err(&bad)?));
     }
     Ok(())
 }
@@ -151,29 +157,31 @@ fn states(array: &ArrayRef) -> Result<Vec<State>, String> {
     if array.null_count() > 0 || array.column(3).null_count() > 0 {
         return Err("a state is null".to_owned());
     }
-    let [blocks, iterations, converged] = [0, 1, 2].map(|index| numbers(array.column(index)));
+    let [blocks, iterations, converged] = [0, 1, 2].map(|index| list(array.column(index)));
     let (blocks, iterations, converged) = (blocks?, iterations?, converged?);
     let tails = array.column(3).as_list::<i32>();
-    (0..array.len())
-        .map(|index| {
-            Ok(State {
-                block: blocks[index],
-                iteration: iterations[index],
-                converged: converged[index],
-                tail: numbers(&tails.value(index))?,
-            })
-        })
-        .collect()
+    let offsets = tails.value_offsets();
+    let (first, last) = (offsets[0] as usize, offsets[array.len()] as usize);
+    // One array for all tails: an array for each would cost more than its tokens.
+    let tokens = list(&tails.values().slice(first, last - first))?;
+    let tail = |index: usize| {
+        let [start, end] = [offsets[index], offsets[index + 1]].map(|offset| offset as usize - first);
+        tokens[start..end].to_vec()
+    };
+    let state = |index| State {
+        block: blocks[index],
+        iteration: iterations[index],
+        converged: converged[index],
+        tail: tail(index),
+    };
+    Ok((0..array.len()).map(state).collect())
 }
 
-fn numbers(array: &ArrayRef) -> Result<Vec<u32>, String> {
+fn list(array: &ArrayRef) -> Result<Vec<u32>, String> {
     let array = array.as_primitive::<Int32Type>();
     if array.null_count() > 0 {
         return Err("a number is null".to_owned());
     }
-    array
-        .values()
-        .iter()
-        .map(|&value| u32::try_from(value).map_err(|_| format!("negative number {value}")))
-        .collect()
+    let number = |&value: &i32| u32::try_from(value).map_err(|_| format!("negative number {value}"));
+    array.values().iter().map(number).collect()
 }

@@ -50,7 +50,7 @@ fn a_checkpoint_holds_the_adapter_alone_or_the_merged_model() {
     let stored = StoredAdapter::read(&dir).unwrap();
     assert_eq!(Path::new(stored.base().unwrap()), fs_err::canonicalize(bench.model()).unwrap());
     let shape = base.transformer.architecture();
-    let adapter = stored.attach(shape, &base.weight_hash, jacobi_model::Device::Cpu).unwrap();
+    let adapter = stored.attach(shape, &base.weight_hash().unwrap(), jacobi_model::Device::Cpu).unwrap();
     assert_eq!((adapter.config().rank, adapter.config().alpha), (2, 4.0));
     assert_eq!(adapter.config().targets, [Target::QProj, Target::OProj, Target::UpProj]);
     assert!(adapter.parameters().iter().all(|(_, matrix)| matrix.abs().max().double_value(&[]) > 0.0));
@@ -132,7 +132,8 @@ fn an_evaluation_decodes_with_the_drafter_or_with_what_a_checkpoint_holds() {
             AdapterRows::All => evaluate(&load(&dir, Dtype::Float32).unwrap().transformer),
             AdapterRows::Draft => {
                 let stored = StoredAdapter::read(&dir).unwrap();
-                let adapter = stored.attach(shape, &base.weight_hash, jacobi_model::Device::Cpu).unwrap();
+                let adapter =
+                    stored.attach(shape, &base.weight_hash().unwrap(), jacobi_model::Device::Cpu).unwrap();
                 evaluate(&DecodingModel::new(&base.transformer).with_adapter(&adapter))
             }
         };
