@@ -148,7 +148,8 @@ fn an_adapter_makes_its_own_states_of_the_responses_of_its_base() {
     // Rows of an adapter are not taken for those of its base.
     let (code, message) = generate(&["-o", "wide"]);
     assert!(code == 2 && message.contains("model.adapter"), "{message}");
-    let idle = ["--set", "generate.states=\"none\"", "--set", "generate.batch_size=64"];
+    let idle = ["generate.states=\"none\"", "train.pc_weight=0", "generate.batch_size=64"];
+    let idle: Vec<&str> = idle.iter().flat_map(|setting| ["--set", setting]).collect();
     let (code, message) = generate(&[&["-o", "idle", "--adapter", "adapter"][..], &idle].concat());
     assert!(code == 2 && message.contains("--adapter has no use here"), "{message}");
 }

@@ -3,7 +3,7 @@
 use std::{sync::atomic::AtomicBool, time::Instant};
 
 use anyhow::{Context, bail, ensure};
-use jacobi_datasets::{NoisyRows, PackedRow, PackedSample, fill_rows, row_len};
+use jacobi_datasets::{NoisyRows, PackedRow, PackedSample, StateSource, States, fill_rows, row_len};
 use jacobi_model::{Dtype, Transformer, load};
 use jacobi_torch_ext::{add_weight_gradient, product, product_input_gradient};
 use jacobi_trainer::{
@@ -26,10 +26,12 @@ pub enum Way {
     Recomputing,
     /// As `Fast`, and an adapter that drafts is trained instead of the model.
     Adapter,
+    /// As `Adapter`, on states that it makes itself.
+    OnPolicy,
 }
 
 impl Way {
-    pub const ALL: [Self; 4] = [Self::Oracle, Self::Fast, Self::Recomputing, Self::Adapter];
+    pub const ALL: [Self; 5] = [Self::Oracle, Self::Fast, Self::Recomputing, Self::Adapter, Self::OnPolicy];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -37,7 +39,12 @@ impl Way {
             Self::Fast => "fast",
             Self::Recomputing => "recomputing",
             Self::Adapter => "adapter",
+            Self::OnPolicy => "on_policy",
         }
+    }
+
+    fn trains_adapter(self) -> bool {
+        matches!(self, Self::Adapter | Self::OnPolicy)
     }
 
     pub fn parse(name: &str) -> anyhow::Result<Self> {
@@ -52,15 +59,23 @@ impl Way {
 pub fn child(options: &Options, way: Way, tokens_per_row: usize) -> anyhow::Result<Value> {
     let model = load(&options.model, Dtype::Bfloat16)?.transformer;
     let count = tokens_per_row.max(options.tokens) / work::SAMPLE_TOKENS;
-    let mut samples = work::samples(count, model.architecture().vocab_size as u32)?;
+    let vocabulary = model.architecture().vocab_size as u32;
+    let mut samples = match way {
+        Way::OnPolicy => work::on_policy_samples(count, vocabulary)?,
+        _ => work::samples(count, vocabulary)?,
+    };
     if way == Way::Adapter {
         samples.iter_mut().for_each(|sample| sample.noisy_rows = NoisyRows::FromSecond);
     }
     let defaults = TrainConfig::default();
+    let states = match way {
+        Way::OnPolicy => States::One(StateSource::OnPolicy),
+        _ => States::default(),
+    };
     let config = TrainConfig {
         tokens_per_row,
-        adapter: (way == Way::Adapter).then(AdapterSettings::default),
-        ar_weight: if way == Way::Adapter { 0.0.into() } else { defaults.ar_weight },
+        adapter: way.trains_adapter().then(|| AdapterSettings { states, ..AdapterSettings::default() }),
+        ar_weight: if way.trains_adapter() { 0.0.into() } else { defaults.ar_weight },
         activation_checkpointing: match way {
             Way::Recomputing => ActivationCheckpointing::Full,
             _ => ActivationCheckpointing::None,
