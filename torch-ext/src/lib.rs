@@ -23,7 +23,7 @@ pub use c10d::{
 pub use cpu::{
     accumulate::accumulate,
     adamw::{AdamWSlot, AdamWStep, adamw},
-    allocator::{keep_freed_memory, release_freed_memory},
+    allocator::keep_freed_memory,
     attention::attend,
     cross_entropy::{HardTarget, SoftLoss, SoftTarget, cross_entropy, probabilities, soft_loss},
     gated::{silu_gated, silu_gated_backward},

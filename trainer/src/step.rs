@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::PackedSample;
 use jacobi_model::{Adapter, Gradients, RopeTable, Transformer};
-use jacobi_torch_ext::{keep_freed_memory, release_freed_memory};
+use jacobi_torch_ext::keep_freed_memory;
 
 use crate::{
     TrainConfig,
@@ -103,8 +103,6 @@ impl<'a> Stepper<'a> {
         let shards = Shards::new(&mut model, adapter.as_mut(), config.sharding, ranks);
         let optimizer = AdamW::new(shards.pieces(), config.adamw());
         let rope = model.rope_table(longest_text as i64);
-        // What loading freed: most of it lies in pieces that no step can use.
-        release_freed_memory();
         // Each step reuses the memory that the previous one freed.
         keep_freed_memory();
         Self { rope, model, adapter, optimizer, shards, base, config }

@@ -142,7 +142,7 @@ fn packed_rows(samples: &[PackedSample], tokens_per_row: usize) -> Vec<PackedRow
 
 fn predicted(model: &Transformer, rows: &[PackedRow], config: &TrainConfig) -> Footprint {
     let largest = rows.iter().map(RowLoad::of).max_by_key(|load| load.tokens).expect("rows to train on");
-    footprint(model.architecture(), model.kind(), config, &largest)
+    footprint(model.architecture(), (model.kind(), model.device()), config, &largest)
 }
 
 /// As the samples of a step would be trained on under a dense mask: rows of as many whole samples as fit.

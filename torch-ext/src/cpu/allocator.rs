@@ -34,18 +34,6 @@ pub fn keep_freed_memory() {
     });
 }
 
-/// Gives memory that is free now back to the system, where glibc would keep it; with another C library it does nothing.
-pub fn release_freed_memory() {
-    /// `malloc_trim` of glibc.
-    type Trim = unsafe extern "C" fn(usize) -> c_int;
-    let Some(found) = symbol(c"malloc_trim") else { return };
-    // SAFETY: the symbol of this name has this type; it may be called at any time.
-    unsafe {
-        let trim = std::mem::transmute::<*mut c_void, Trim>(found);
-        trim(0);
-    }
-}
-
 /// The address of a symbol of this process.
 fn symbol(name: &CStr) -> Option<*mut c_void> {
     if !cfg!(target_os = "linux") {
