@@ -18,6 +18,11 @@ fn settings(decoder: &str) -> Map<String, Value> {
     settings
 }
 
+fn limits(forwards: usize) -> BTreeMap<String, usize> {
+    let limits = [("draft", forwards - 164), ("window", 100), ("end", 64)];
+    limits.map(|(limit, passes)| (limit.to_owned(), passes)).into()
+}
+
 fn row(role: ModelRole, decoder: &str, [tpf, tps, speedup, accuracy]: [f64; 4]) -> EvalRow {
     let jacobi = decoder != "ar";
     let (forwards, decode_seconds) = ((6400.0 / tpf) as usize, (6400.0 / tps).round());
@@ -26,9 +31,7 @@ fn row(role: ModelRole, decoder: &str, [tpf, tps, speedup, accuracy]: [f64; 4]) 
     let (mut accepted_from, mut limited_by) = (BTreeMap::new(), BTreeMap::new());
     if jacobi {
         accepted_from.insert("own".to_owned(), 6400 - forwards);
-        limited_by = [("draft", forwards - 164), ("window", 100), ("end", 64)]
-            .map(|(limit, passes)| (limit.to_owned(), passes))
-            .into();
+        limited_by = limits(forwards);
     }
     EvalRow {
         model: "tiny".to_owned(),
