@@ -3,7 +3,9 @@
 use std::{sync::atomic::AtomicBool, time::Instant};
 
 use anyhow::{Context, bail, ensure};
-use jacobi_datasets::{NoisyRows, PackedRow, PackedSample, StateSource, States, fill_rows, row_len};
+use jacobi_datasets::{
+    NoisyRows, PackConfig, PackedRow, PackedSample, StateSource, States, fill_rows, row_len,
+};
 use jacobi_model::{Dtype, Transformer, load};
 use jacobi_torch_ext::{add_weight_gradient, product, product_input_gradient};
 use jacobi_trainer::{
@@ -61,7 +63,7 @@ pub fn child(options: &Options, way: Way, tokens_per_row: usize) -> anyhow::Resu
     let count = tokens_per_row.max(options.tokens) / work::SAMPLE_TOKENS;
     let vocabulary = model.architecture().vocab_size as u32;
     let mut samples = match way {
-        Way::OnPolicy => work::on_policy_samples(count, vocabulary)?,
+        Way::OnPolicy => work::packed(count, vocabulary, on_policy(vocabulary))?,
         _ => work::samples(count, vocabulary)?,
     };
     if way == Way::Adapter {
@@ -132,6 +134,13 @@ pub fn child(options: &Options, way: Way, tokens_per_row: usize) -> anyhow::Resu
         "predicted_bytes": expected.total(),
         "predicted_activation_bytes": expected.activations,
     }))
+}
+
+/// Of samples with the states that a drafter makes itself.
+fn on_policy(vocabulary: u32) -> PackConfig {
+    let states = States::One(StateSource::OnPolicy);
+    let noisy_rows = NoisyRows::FromSecond;
+    PackConfig { window_size: 1, states, noisy_rows, vocabulary, ..PackConfig::default() }
 }
 
 fn packed_rows(samples: &[PackedSample], tokens_per_row: usize) -> Vec<PackedRow> {

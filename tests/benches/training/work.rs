@@ -1,8 +1,6 @@
 //! What the training benchmark trains on: samples of 512 packed tokens, alike in shape, with tokens drawn by number.
 
-use jacobi_datasets::{
-    FinishReason, NoisyRows, PackConfig, PackedSample, Rng, State, StateSource, States, Trajectory, pack,
-};
+use jacobi_datasets::{FinishReason, PackConfig, PackedSample, Rng, State, Trajectory, pack};
 use serde_json::{Value, json};
 
 const PROMPT: usize = 112;
@@ -18,18 +16,8 @@ pub fn samples(count: usize, vocabulary: u32) -> anyhow::Result<Vec<PackedSample
     packed(count, vocabulary, PackConfig { window_size: WINDOW, ..PackConfig::default() })
 }
 
-/// The same with the states that a drafter makes itself.
-pub fn on_policy_samples(count: usize, vocabulary: u32) -> anyhow::Result<Vec<PackedSample>> {
-    let states = States::One(StateSource::OnPolicy);
-    let noisy_rows = NoisyRows::FromSecond;
-    packed(
-        count,
-        vocabulary,
-        PackConfig { window_size: 1, states, noisy_rows, vocabulary, ..PackConfig::default() },
-    )
-}
-
-fn packed(count: usize, vocabulary: u32, config: PackConfig) -> anyhow::Result<Vec<PackedSample>> {
+/// The same, packed as `config` says.
+pub fn packed(count: usize, vocabulary: u32, config: PackConfig) -> anyhow::Result<Vec<PackedSample>> {
     (0..count).map(|index| Ok(pack(&trajectory(index, vocabulary), BLOCK, &config, 0)?)).collect()
 }
 
