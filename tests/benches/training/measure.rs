@@ -61,14 +61,7 @@ impl Way {
 pub fn child(options: &Options, way: Way, tokens_per_row: usize) -> anyhow::Result<Value> {
     let model = load(&options.model, Dtype::Bfloat16)?.transformer;
     let count = tokens_per_row.max(options.tokens) / work::SAMPLE_TOKENS;
-    let vocabulary = model.architecture().vocab_size as u32;
-    let mut samples = match way {
-        Way::OnPolicy => work::packed(count, vocabulary, on_policy(vocabulary))?,
-        _ => work::samples(count, vocabulary)?,
-    };
-    if way == Way::Adapter {
-        samples.iter_mut().for_each(|sample| sample.noisy_rows = NoisyRows::FromSecond);
-    }
+    let samples = samples_of(way, count, model.architecture().vocab_size as u32)?;
     let defaults = TrainConfig::default();
     let states = match way {
         Way::OnPolicy => States::One(StateSource::OnPolicy),
@@ -134,6 +127,17 @@ pub fn child(options: &Options, way: Way, tokens_per_row: usize) -> anyhow::Resu
         "predicted_bytes": expected.total(),
         "predicted_activation_bytes": expected.activations,
     }))
+}
+
+fn samples_of(way: Way, count: usize, vocabulary: u32) -> anyhow::Result<Vec<PackedSample>> {
+    if way == Way::OnPolicy {
+        return work::packed(count, vocabulary, on_policy(vocabulary));
+    }
+    let mut samples = work::samples(count, vocabulary)?;
+    if way == Way::Adapter {
+        samples.iter_mut().for_each(|sample| sample.noisy_rows = NoisyRows::FromSecond);
+    }
+    Ok(samples)
 }
 
 /// Of samples with the states that a drafter makes itself.
