@@ -207,6 +207,7 @@ fn a_drafter_of_a_memorised_sample_saves_passes_and_changes_no_token() {
     };
     let training = TrainJob {
         model_dir: &base,
+        adapter: None,
         init: Init::Weights,
         dtype: Dtype::Float32,
         device: jacobi_model::Device::Cpu,

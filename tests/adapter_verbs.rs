@@ -1,26 +1,20 @@
-//! `--adapter` in `jacobi decode`, `eval` and `tune`, and `jacobi inspect` of an adapter.
+//! `--adapter` in `jacobi decode`, `eval`, `tune` and `generate`, and `jacobi inspect` of an adapter.
 
 use std::path::Path;
 use std::process::Command;
 
-use jacobi_model::{Adapter, AdapterBase, AdapterConfig, Device, Dtype, Target, load};
+use jacobi_datasets::{Trajectory, read_all};
 use serde_json::{Value, json};
 
-use super::{BINARY, jacobi, root};
+use super::hub_server::HubServer;
+use super::{BINARY, jacobi, random_adapter, root};
 
 /// A directory with the small model as `model`, a random adapter for it, and a task.
 fn fixture() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path();
     std::os::unix::fs::symlink(root().join("datasets/default/model"), dir.join("model")).unwrap();
-    let base = load(&dir.join("model"), Dtype::Float32).unwrap();
-    let config = AdapterConfig { rank: 2, alpha: 4.0, targets: vec![Target::QProj, Target::DownProj] };
-    let adapter = Adapter::new(base.transformer.architecture(), config, 1, Device::Cpu);
-    for (_, parameter) in adapter.parameters().iter().filter(|(name, _)| name.contains("lora_B")) {
-        let _ = parameter.shallow_clone().normal_(0.0, 0.1);
-    }
-    let named = AdapterBase { name: "model".into(), weight_hash: base.weight_hash().unwrap() };
-    adapter.save(&dir.join("adapter"), &named).unwrap();
+    random_adapter::save(&dir.join("model"), "model", &dir.join("adapter"));
     let task = "name = \"sums\"\nversion = 1\nfollows = \"mine\"\nextractor = \"number\"\nscorer = \"number\"\n\
                 max_new_tokens = 12\n[prompts]\npath = \"sums.jsonl\"\ntemplate = \"What is {{ a }} + 2?\"\n\
                 answer_template = \"{{ a + 2 }}\"\n";
@@ -115,6 +109,89 @@ fn a_tuned_adapter_decodes_as_its_own_jacobi_json_says() {
     let is_tuned = |row: &&Value| row["model_role"] == "adapter" && row["tuned"] == true;
     let row = results["rows"].as_array().unwrap().iter().find(is_tuned).unwrap();
     assert_eq!((&row["decoder"], &row["decoder_settings"]["block_size"]), (&"multi_block".into(), &5.into()));
+}
+
+/// Rows that two generations made, by sample.
+fn rows_of(dir: &Path, names: [&str; 2]) -> [Vec<Trajectory>; 2] {
+    names.map(|name| {
+        let mut rows = read_all(&dir.join(name)).unwrap().1;
+        rows.sort_by(|a, b| a.sample_id.cmp(&b.sample_id));
+        rows
+    })
+}
+
+#[test]
+fn an_adapter_makes_its_own_states_of_the_responses_of_its_base() {
+    let directory = fixture();
+    let dir = directory.path();
+    let recipe = "[model]\npath = \"model\"\ndtype = \"float32\"\n[prompts]\npath = \"sums.jsonl\"\n\
+                  [generate]\nblock_size = 8\nmax_new_tokens = 40\n";
+    fs_err::write(dir.join("r.toml"), recipe).unwrap();
+    let generate = |arguments: &[&str]| {
+        let output = jacobi(dir, &[&["generate", "-c", "r.toml"], arguments].concat());
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(generate(&["-o", "base"]).0, 0);
+    // Drafts for one sample at a time fit into a pass, those for all of them do not.
+    for (name, batch) in [("wide", "generate.batch_size=64"), ("narrow", "generate.batch_size=1")] {
+        let (code, message) = generate(&["-o", name, "--adapter", "adapter", "--set", batch]);
+        assert_eq!(code, 0, "{message}");
+        let [drafted, base] = rows_of(dir, [name, "base"]);
+        let responses = |rows: &[Trajectory]| -> Vec<Vec<u32>> {
+            rows.iter().map(|row| row.response_tokens.clone()).collect()
+        };
+        assert_eq!(responses(&drafted), responses(&base));
+        assert!(drafted.iter().zip(&base).any(|(drafted, base)| drafted.states != base.states));
+    }
+    let [narrow, wide] = rows_of(dir, ["narrow", "wide"]);
+    assert_eq!(narrow, wide);
+    // Rows of an adapter are not taken for those of its base.
+    let (code, message) = generate(&["-o", "wide"]);
+    assert!(code == 2 && message.contains("model.adapter"), "{message}");
+    let idle = ["generate.states=\"none\"", "train.pc_weight=0", "generate.batch_size=64"];
+    let idle: Vec<&str> = idle.iter().flat_map(|setting| ["--set", setting]).collect();
+    let (code, message) = generate(&[&["-o", "idle", "--adapter", "adapter"][..], &idle].concat());
+    assert!(code == 2 && message.contains("--adapter has no use here"), "{message}");
+}
+
+#[test]
+fn an_adapter_comes_from_the_hub_with_the_base_that_it_names() {
+    let directory = fixture();
+    let dir = directory.path();
+    let config = dir.join("adapter/adapter_config.json");
+    let text = fs_err::read_to_string(&config).unwrap().replace("\"model\"", "\"org/base\"");
+    fs_err::write(&config, text).unwrap();
+    let mut files = Vec::new();
+    for (folder, repo) in [("adapter", "models/org/adapter"), ("model", "models/org/base")] {
+        for entry in fs_err::read_dir(dir.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            files.push((format!("{repo}/{name}"), fs_err::read(&path).unwrap()));
+        }
+    }
+    let hub = HubServer::start(files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())));
+    let decode = |arguments: &[&str]| -> Value {
+        let output = Command::new(BINARY)
+            .current_dir(dir)
+            .args(["decode", "--prompt", "One?", "--max-new-tokens", "12", "--json"])
+            .args(arguments)
+            .env("HF_ENDPOINT", &hub.endpoint)
+            .env("HF_HOME", dir.join("home"))
+            .env_remove("HF_HUB_OFFLINE")
+            .env_remove("HF_HUB_CACHE")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let block = ["--decoder", "jacobi", "--block-size", "4"];
+    let found = decode(&[&["--adapter", "org/adapter"], &block[..]].concat());
+    assert_eq!(found["text"], decode(&["--model", "model", "--decoder", "ar"])["text"]);
+    // Four rows and three of the adapter.
+    assert!(found["stats"]["widths"].as_object().unwrap().contains_key("7"), "{found}");
+    let tune = ["tune", "--adapter", "org/adapter", "--prompts", "sums.jsonl"];
+    let message = String::from_utf8(jacobi(dir, &tune).stderr).unwrap();
+    assert!(message.contains("org/adapter") && message.contains("download"), "{message}");
 }
 
 #[test]

@@ -22,6 +22,8 @@ mod hub_push;
 mod hub_server;
 #[path = "hub_tasks.rs"]
 mod hub_tasks;
+#[path = "random_adapter.rs"]
+mod random_adapter;
 #[path = "recipe_keys.rs"]
 mod recipe_keys;
 #[path = "resuming.rs"]

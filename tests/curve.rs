@@ -45,6 +45,7 @@ fn the_quick_start_learns_as_recorded() {
     let shards = dir.path().join("trajectories");
     let generation = GenerateJob {
         model_dir: &model,
+        adapter: None,
         dtype: Dtype::Float32,
         device: jacobi_model::Device::Cpu,
         prompts: &prompts,
@@ -58,6 +59,7 @@ fn the_quick_start_learns_as_recorded() {
     generate(&generation, &AtomicBool::new(false), &mut |_| {}).unwrap();
     let job = TrainJob {
         model_dir: &model,
+        adapter: None,
         init: Init::Weights,
         dtype: Dtype::Float32,
         device: jacobi_model::Device::Cpu,

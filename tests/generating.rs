@@ -277,9 +277,11 @@ fn recipes_of_published_sets_read_their_columns() {
     };
     let codes = [code("a0", "0.9"), code("a1", "1.0")].join("\n");
     let thoughts = [thought("codefeedback"), thought("automath")].join("\n");
-    for (name, lines, id, text) in
-        [("qwen2.5-coder-7b", &codes, Some("a1"), "Write f."), ("qwen2.5-math-7b", &thoughts, None, "2 + 2?")]
-    {
+    for (name, lines, id, text) in [
+        ("qwen2.5-coder-7b", &codes, Some("a1"), "Write f."),
+        ("qwen2.5-coder-7b-adapter", &codes, Some("a1"), "Write f."),
+        ("qwen2.5-math-7b", &thoughts, None, "2 + 2?"),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("rows.jsonl");
         fs_err::write(&file, lines).unwrap();

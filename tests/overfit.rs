@@ -50,6 +50,7 @@ fn a_memorised_sample_takes_about_one_pass_per_block() {
     };
     let training = TrainJob {
         model_dir: &base,
+        adapter: None,
         init: Init::Weights,
         dtype: Dtype::Float32,
         device: jacobi_model::Device::Cpu,

@@ -158,6 +158,7 @@ impl Bench {
         let mut log = vec![];
         let job = TrainJob {
             model_dir: &self.dir.path().join("model"),
+            adapter: None,
             init: Init::Weights,
             dtype,
             device: jacobi_model::Device::Cpu,

@@ -292,6 +292,7 @@ fn generated(recipe: &Recipe, output: &Path) -> Vec<String> {
     let round = &recipe.rounds[0];
     let job = GenerateJob {
         model_dir: &recipe.model.path,
+        adapter: None,
         dtype: recipe.model.dtype,
         device: Device::Cpu,
         prompts: &round.prompts,
@@ -318,6 +319,7 @@ fn generated(recipe: &Recipe, output: &Path) -> Vec<String> {
 fn trained(recipe: &Recipe, trajectories: &Path, output: &Path) -> Vec<String> {
     let job = TrainJob {
         model_dir: &recipe.model.path,
+        adapter: None,
         init: recipe.model.init,
         dtype: recipe.model.dtype,
         device: Device::Cpu,

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+#[path = "random_adapter.rs"]
+mod random_adapter;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_jacobi");
 const MODEL: &str = "datasets/default/model";
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -192,6 +195,32 @@ fn answers_equal_those_of_decode_whole_or_streamed_under_either_decoder() {
         assert_eq!(last["usage"]["jacobi"]["tokens_per_pass"].as_f64().unwrap() > 1.0, sources);
         assert_eq!(events[events.len() - 2]["choices"][0]["finish_reason"], "stop");
     }
+}
+
+#[test]
+fn an_adapter_changes_no_answer_and_drafts_for_all_requests_of_a_batch() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(MODEL);
+    random_adapter::save(&model, model.to_str().unwrap(), directory.path());
+    let (plain, drafting) =
+        (Server::start(&[]), Server::start(&["--adapter", directory.path().to_str().unwrap()]));
+    let bodies: Vec<Value> = (1..9)
+        .map(|n| {
+            let question = format!("Tom has {n} pens and gets 5 more. How many pens does Tom have?");
+            let sampled = json!({"temperature": (n % 2) as f64, "seed": n, "max_tokens": 6 * n});
+            let mut body = chat(json!({"messages": [{"role": "user", "content": question}]}));
+            body.as_object_mut().unwrap().extend(sampled.as_object().unwrap().clone());
+            body
+        })
+        .collect();
+    let answers = |server: &Server| -> Vec<String> {
+        let send = |body: &Value| server.send("POST", "/v1/chat/completions", JSON, &body.to_string());
+        let streams: Vec<TcpStream> = bodies.iter().map(send).collect();
+        streams.into_iter().map(|stream| text(&read(stream))).collect()
+    };
+    assert_eq!(answers(&drafting), answers(&plain));
+    let rows = |server: &Server| server.figure("rows_total") as f64 / server.figure("passes_total") as f64;
+    assert!(rows(&drafting) > 1.2 * rows(&plain), "{} and {}", rows(&drafting), rows(&plain));
 }
 
 #[test]

@@ -90,6 +90,7 @@ pub fn job<'a>(
 ) -> GenerateJob<'a> {
     GenerateJob {
         model_dir,
+        adapter: None,
         dtype: jacobi_model::Dtype::Float32,
         device: jacobi_model::Device::Cpu,
         prompts,

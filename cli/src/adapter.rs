@@ -21,17 +21,17 @@ impl ModelDirs {
     /// The model that is asked for; without one the base that the config of the adapter names.
     ///
     /// # Errors
-    /// An adapter that cannot be read, or whose base is not there.
+    /// An adapter that cannot be read, or whose base is not there; a download that fails.
     pub fn find(model: Option<&Path>, adapter: Option<&Path>) -> anyhow::Result<Self> {
-        let adapter_dir = adapter.map(Path::to_path_buf);
-        let model = match (model, adapter) {
+        let adapter = adapter.map(hub::adapter_dir).transpose()?;
+        let model = match (model, &adapter) {
             (Some(model), _) => hub::model_dir(model)?,
             (None, Some(adapter)) => base_of(adapter)?,
             (None, None) => {
                 return Err(UsageError("no model: give --model DIR or --adapter DIR".into()).into());
             }
         };
-        Ok(Self { model, adapter: adapter_dir })
+        Ok(Self { model, adapter })
     }
 
     /// The directory of `jacobi.json`, which an adapter has instead of its base.

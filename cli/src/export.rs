@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::recipe::{Recipe, Round};
 use crate::replace_dir::{recover, remove, replace_dir, with_suffix};
 use crate::run_dir::{RunDir, command_line, write_text};
-use crate::{environment, pipeline::model_of_round, plan};
+use crate::{environment, pipeline::models_of_round, plan};
 
 /// The file in [`CUSTOM_GENERATE`] with which transformers decodes an export in parallel.
 const GENERATE: &str = include_str!("../../python/custom_generate/generate.py");
@@ -96,9 +96,8 @@ struct Base {
 
 impl Base {
     fn of_run(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Self> {
-        let last = recipe.rounds.len();
-        if recipe.exports_adapter() && last > 1 {
-            let dir = model_of_round(recipe, run, last)?;
+        if is_of_checkpoint(recipe) {
+            let dir = models_of_round(recipe, run, recipe.rounds.len())?.model;
             return Ok(Self { name: dir.display().to_string(), dir, on_hub: None });
         }
         let name = recipe.model.path.display().to_string();
@@ -108,8 +107,12 @@ impl Base {
 
 /// The hub repository of the base of the model or adapter that a run exports, if it is from there.
 pub fn base_on_hub(recipe: &Recipe) -> Option<HubRepo> {
-    let is_recipe_model = !recipe.exports_adapter() || recipe.rounds.len() == 1;
-    HubRepo::model(&recipe.model.path).filter(|_| is_recipe_model && !recipe.model.path.exists())
+    HubRepo::model(&recipe.model.path).filter(|_| !is_of_checkpoint(recipe) && !recipe.model.path.exists())
+}
+
+/// Whether a run exports an adapter of a model that it trained itself.
+fn is_of_checkpoint(recipe: &Recipe) -> bool {
+    recipe.exports_adapter() && recipe.round_of_model(recipe.rounds.len()).is_some()
 }
 
 /// Checks that `output` may be written or replaced.

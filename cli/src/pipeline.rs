@@ -17,6 +17,7 @@ use jacobi_report::{TrainingCurve, terminal_summary, tune_table};
 use jacobi_trainer::{Peers, TrainerState, latest_checkpoint, result_checkpoint};
 use jacobi_trajectory_gen::rank_directories;
 
+use crate::adapter::ModelDirs;
 use crate::exit::UsageError;
 use crate::kept_eval::Replace;
 use crate::ledger::{Ledger, Status};
@@ -97,7 +98,7 @@ fn unmeasured(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// The exported model of a run; or its exported adapter, over the model that the last round started from.
+/// The exported model of a run; or its exported adapter, over the model that it drafts for.
 ///
 /// # Errors
 /// When the round before has no checkpoint.
@@ -106,7 +107,7 @@ pub fn exported_model(recipe: &Recipe, run: &RunDir) -> anyhow::Result<EvalModel
     if !recipe.exports_adapter() {
         return Ok(EvalModel { name, role: ModelRole::Trained, dir: run.export(), adapter: None });
     }
-    let dir = model_of_round(recipe, run, recipe.rounds.len())?;
+    let dir = models_of_round(recipe, run, recipe.rounds.len())?.model;
     Ok(EvalModel { name, role: ModelRole::Adapter, dir, adapter: Some(run.export()) })
 }
 
@@ -276,12 +277,17 @@ pub fn base_model(recipe: &Recipe) -> anyhow::Result<EvalModel> {
     Ok(EvalModel { name, role: ModelRole::Base, dir: recipe.model_dir()?, adapter: None })
 }
 
-/// The model that round `round` (from 1) starts from: the base, or the checkpoint of the round before.
+/// The model that round `round` (from 1) starts from: the base, or the checkpoint of the last round before that trains a
+/// model. If the round before trains an adapter that drafts, that adapter too.
 ///
 /// # Errors
-/// When the round before has no checkpoint.
-pub fn model_of_round(recipe: &Recipe, run: &RunDir, round: usize) -> anyhow::Result<PathBuf> {
-    if round == 1 { recipe.model_dir() } else { checkpoint_of_round(run, round - 1) }
+/// When such a round has no checkpoint.
+pub fn models_of_round(recipe: &Recipe, run: &RunDir, round: usize) -> anyhow::Result<ModelDirs> {
+    let checkpoint = |round| checkpoint_of_round(run, round);
+    Ok(ModelDirs {
+        model: recipe.round_of_model(round).map_or_else(|| recipe.model_dir(), checkpoint)?,
+        adapter: recipe.round_of_adapter(round).map(checkpoint).transpose()?,
+    })
 }
 
 /// The checkpoint of round `round`: the best by its evaluations, or the last if there were none.

@@ -6,7 +6,7 @@ use jacobi_datasets::{PromptsConfig, Section, hub};
 use jacobi_decoder::DecoderName;
 use jacobi_eval::{EvalConfig, EvalError, TuneConfig, tasks};
 use jacobi_model::{DeviceChoice, Dtype};
-use jacobi_trainer::{AdapterRows, Init, TrainConfig};
+use jacobi_trainer::{AdapterRows, AdapterSettings, Init, TrainConfig};
 use jacobi_trajectory_gen::{GenerateConfig, StatesKept};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -139,6 +139,18 @@ impl Recipe {
         self.rounds.last().is_some_and(|round| trains_drafter(&round.train))
     }
 
+    /// The round (from 1) that trains the model which `round` starts from; `None` if that is the base model. Rounds that train
+    /// an adapter that drafts leave their model as it is.
+    pub fn round_of_model(&self, round: usize) -> Option<usize> {
+        (1..round).rev().find(|before| !trains_drafter(&self.rounds[before - 1].train))
+    }
+
+    /// The round that trains the adapter which drafts in `round`, and which it goes on training.
+    pub fn round_of_adapter(&self, round: usize) -> Option<usize> {
+        let before = round.checked_sub(1).filter(|&before| before > 0)?;
+        trains_drafter(&self.rounds[before - 1].train).then_some(before)
+    }
+
     /// Gives `jacobi` among the default decoders of the evaluation the block size that the model is trained for. The
     /// default is not written out: evaluations have recorded it without.
     fn evaluate_as_trained(&mut self) -> Result<(), UsageError> {
@@ -167,10 +179,8 @@ impl Recipe {
                               model that is not saved";
                 return Err(in_round(reason.to_owned()));
             }
-            if trains_drafter(&round.train) && index + 1 < self.rounds.len() {
-                let reason = "train.adapter.rows = \"draft\" is for the last round only: it trains no model that a later \
-                              round could start from";
-                return Err(in_round(reason.to_owned()));
+            if index > 0 && trains_drafter(&self.rounds[index - 1].train) {
+                continues_adapter(&self.rounds[index - 1].train, &round.train).map_err(in_round)?;
             }
         }
         self.tune.validate().map_err(UsageError)?;
@@ -247,6 +257,22 @@ impl Recipe {
     /// [`UsageError`] when it is not set; a download that fails.
     pub fn model_dir(&self) -> anyhow::Result<PathBuf> {
         Ok(hub::model_dir(self.model_path()?)?)
+    }
+}
+
+/// Checks that a round can follow one that trains an adapter that drafts.
+fn continues_adapter(before: &TrainConfig, train: &TrainConfig) -> Result<(), String> {
+    let shape = |train: &TrainConfig| train.adapter.as_ref().map(AdapterSettings::shape);
+    if !trains_drafter(train) {
+        return Err("the round before trains an adapter that drafts, and no model that this round could start from: give this \
+                    round the same [train.adapter], or train the model in earlier rounds"
+            .to_owned());
+    }
+    match shape(before) == shape(train) {
+        true => Ok(()),
+        false => Err("train.adapter has another rank, alpha or other targets than the adapter of the round before, which this \
+                      round goes on training: set them alike"
+            .to_owned()),
     }
 }
 

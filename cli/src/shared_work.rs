@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::Context;
 use jacobi_datasets::{Manifest, Rank};
 use jacobi_trainer::{Peers, TrainData};
-use jacobi_trajectory_gen::{merge, ranks_in};
+use jacobi_trajectory_gen::{StatesKept, merge, ranks_in};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::UsageError;
-use crate::pipeline::model_of_round;
+use crate::pipeline::models_of_round;
 use crate::recipe::Recipe;
 use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
@@ -147,23 +147,28 @@ impl<'a> SharedWork<'a> {
 
     /// The shares of this rank: usually one, another number after a restart on another number of ranks.
     fn generate_shares(&self, round: usize, shares: usize) -> anyhow::Result<()> {
-        let (model, target) = (model_of_round(self.recipe, &self.run, round)?, self.run.trajectories(round));
+        let mut models = models_of_round(self.recipe, &self.run, round)?;
+        // The adapter changes no response, only the states.
+        if self.recipe.rounds[round - 1].generate.states == StatesKept::None {
+            models.adapter = None;
+        }
+        let target = self.run.trajectories(round);
         for rank in (self.peers.rank()..shares).step_by(self.peers.world_size()) {
             let rank = (shares > 1).then(|| Rank::new(rank, shares)).transpose()?;
             let options = GenerateOptions { rank, overwrite: self.overwrite, quiet: !self.peers.is_first() };
-            let job = stages::generate_job(self.recipe, round, &model, &target, options)?;
+            let job = stages::generate_job(self.recipe, round, &models, &target, options)?;
             let _: Manifest = stages::generate(&job, options, self.stop)?;
         }
         Ok(())
     }
 
     fn train_round(&self, round: usize) -> anyhow::Result<()> {
-        let model = model_of_round(self.recipe, &self.run, round)?;
+        let models = models_of_round(self.recipe, &self.run, round)?;
         let device = device::choose(self.recipe.model.device)?;
         let timeout = Duration::from_secs(self.recipe.rounds[round - 1].train.dist_timeout);
         let stage = TrainStage {
             round,
-            model_dir: &model,
+            models: &models,
             data: TrainData::Trajectories(self.run.trajectories(round)),
             output: &self.run.round(round),
             overwrite: self.overwrite,

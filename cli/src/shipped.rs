@@ -19,6 +19,7 @@ macro_rules! embed {
 pub const FILES: &[(&str, &[u8])] = embed![
     "configs/quickstart-adapter.toml",
     "configs/quickstart.toml",
+    "configs/qwen2.5-coder-7b-adapter.toml",
     "configs/qwen2.5-coder-7b.toml",
     "configs/qwen2.5-math-7b.toml",
     "configs/smollm2-gsm8k.toml",

@@ -13,6 +13,7 @@ use jacobi_trainer::{Evaluation, Init, Ranks, TrainData, TrainJob, TrainProgress
 use jacobi_trajectory_gen::{CUT_RESPONSES, ERRORS_FILE, GenerateJob, Rejected, RejectedKind};
 use serde_json::{Map, Value};
 
+use crate::adapter::ModelDirs;
 use crate::exit::Interrupted;
 use crate::kept_eval::{KeptEval, Replace};
 use crate::progress::Progress;
@@ -32,16 +33,17 @@ pub struct GenerateOptions {
     pub quiet: bool,
 }
 
-/// The generation job of round `round` (from 1) with the model in `model_dir`.
+/// The generation job of round `round` (from 1) with `models`.
 pub fn generate_job<'a>(
     recipe: &'a Recipe,
     round: usize,
-    model_dir: &'a Path,
+    models: &'a ModelDirs,
     output: &'a Path,
     options: GenerateOptions,
 ) -> anyhow::Result<GenerateJob<'a>> {
     Ok(GenerateJob {
-        model_dir,
+        model_dir: &models.model,
+        adapter: models.adapter.as_deref(),
         dtype: recipe.model.dtype,
         device: device::choose(recipe.model.device)?,
         prompts: &recipe.rounds[round - 1].prompts,
@@ -137,8 +139,8 @@ fn first_failure(dir: &Path) -> Option<String> {
 pub struct TrainStage<'a> {
     /// The round, from 1.
     pub round: usize,
-    /// The model to start from.
-    pub model_dir: &'a Path,
+    /// The model to start from, and the adapter to go on training if there is one.
+    pub models: &'a ModelDirs,
     /// The training data.
     pub data: TrainData,
     /// The directory of the round.
@@ -157,7 +159,8 @@ pub struct TrainStage<'a> {
 /// From training; [`crate::exit::Interrupted`] after a signal.
 pub fn train(recipe: &Recipe, stage: TrainStage, stop: &Stop) -> anyhow::Result<PathBuf> {
     let job = TrainJob {
-        model_dir: stage.model_dir,
+        model_dir: &stage.models.model,
+        adapter: stage.models.adapter.as_deref(),
         // Only the first round can start from random weights.
         init: if stage.round == 1 { recipe.model.init } else { Init::Weights },
         dtype: recipe.model.dtype,

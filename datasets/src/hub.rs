@@ -321,19 +321,48 @@ pub fn model_dir(path: &Path) -> Result<PathBuf, DatasetError> {
     }
 }
 
+/// A local adapter directory, as [`model_dir`].
+///
+/// # Errors
+/// `Hub`, `HubOffline`.
+pub fn adapter_dir(path: &Path) -> Result<PathBuf, DatasetError> {
+    match HubRepo::model(path).filter(|_| !path.exists()) {
+        None => Ok(path.to_path_buf()),
+        Some(source) => fetch_adapter(&Hub::from_environment(), &source),
+    }
+}
+
 fn fetch_model(hub: &Hub, source: &HubRepo) -> Result<PathBuf, DatasetError> {
     let cached = hub.snapshot(source);
     if export::is_complete_model(&cached) {
         return Ok(cached);
     }
+    fetch_all(hub, source, CONFIG, belongs_to_model)
+}
+
+fn fetch_adapter(hub: &Hub, source: &HubRepo) -> Result<PathBuf, DatasetError> {
+    let cached = hub.snapshot(source);
+    if export::is_complete_adapter(&cached) {
+        return Ok(cached);
+    }
+    fetch_all(hub, source, export::ADAPTER, export::belongs_to_adapter)
+}
+
+/// The directory of the files of `source` that belong to a model or adapter whose configuration is the file `config`.
+fn fetch_all(
+    hub: &Hub,
+    source: &HubRepo,
+    config: &str,
+    belongs: fn(&str) -> bool,
+) -> Result<PathBuf, DatasetError> {
     let files = hub.list(source)?;
     // The configuration last: without it an interrupted download does not look like a model.
-    if files.iter().any(|file| file == CONFIG) {
-        for file in files.iter().filter(|file| belongs_to_model(file) && *file != CONFIG) {
+    if files.iter().any(|file| file == config) {
+        for file in files.iter().filter(|file| belongs(file) && *file != config) {
             hub.fetch(source, file)?;
         }
     }
-    hub.fetch(source, CONFIG)?;
+    hub.fetch(source, config)?;
     Ok(hub.snapshot(source))
 }
 

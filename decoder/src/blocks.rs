@@ -5,6 +5,9 @@
 //! [`crate::jacobi`] would show; a test compares them. Rows whose outcome is known are left out: while a draft agrees
 //! with the response the model's tokens are the response's, so a pass starts at the first wrong token; and it ends
 //! before the block's last token, whose successor belongs to the next block.
+//!
+//! With a draft adapter the states are those that the drafter holds: its rows refine the block. They see each other instead
+//! of the model's rows, so a pass has all of them behind the known-right token.
 
 use jacobi_datasets::{NoiseScheduleConfig, Rng, State, is_settled, wants_fixed_point};
 use jacobi_model::{Place, Rows};
@@ -55,6 +58,8 @@ pub(crate) struct Block {
     draft: Vec<u32>,
     /// Leading tokens of `draft` that are right.
     converged: usize,
+    /// With an adapter, the token that the next pass knows to be right: the last one that the pass before verified.
+    known: Option<usize>,
     iteration: u32,
     /// The noise ratio that training will ask for, if it is known.
     target: Option<f64>,
@@ -64,12 +69,13 @@ pub(crate) struct Block {
 
 impl Block {
     /// Adds to `blocks` the complete blocks of the response, which follows the first `prompt` tokens of `text`:
-    /// all whole ones, and the last shorter one once the response is not `open` any more.
+    /// all whole ones, and the last shorter one once the response is not `open` any more. An adapter refines them if they
+    /// are `adapted`.
     pub(crate) fn add_complete(
         blocks: &mut Vec<Self>,
         text: &[u32],
         (prompt, open): (usize, bool),
-        config: &Trajectories,
+        (config, adapted): (&Trajectories, bool),
     ) {
         assert!(config.block_size > 0, "block_size is at least 1");
         loop {
@@ -79,12 +85,12 @@ impl Block {
             if start >= text.len() || (open && !whole) {
                 return;
             }
-            blocks.push(Self::new(&text[..end], (blocks.len(), start), config));
+            blocks.push(Self::new(&text[..end], (blocks.len(), start), (config, adapted)));
         }
     }
 
     /// The last block of `text`, from position `start` on.
-    fn new(text: &[u32], (index, start): (usize, usize), config: &Trajectories) -> Self {
+    fn new(text: &[u32], (index, start): (usize, usize), (config, adapted): (&Trajectories, bool)) -> Self {
         let len = text.len() - start;
         let mut rng = Rng::new(&[config.seed, index as u64]);
         let filler = drawn_from(&text[..=start], config.block_size - 1, &mut rng);
@@ -95,6 +101,7 @@ impl Block {
             start,
             draft,
             converged: 0,
+            known: adapted.then_some(0),
             iteration: 0,
             target: config.states.target(index),
             states: Vec::new(),
@@ -123,23 +130,33 @@ impl Block {
         self.states
     }
 
-    /// The tokens of the next pass: the draft from the first wrong token on, without the last token.
-    fn next_tokens(&self) -> &[u32] {
-        &self.draft[self.converged..self.draft.len() - 1]
+    /// The first token of the next pass: the first wrong one, or the first one of the adapter.
+    fn first_row(&self) -> usize {
+        self.known.map_or(self.converged, |known| known + 1)
     }
 
-    /// The rows of the next pass, and the text that they follow.
+    /// The rows of the next pass, up to the last token but one, and the text that they follow.
     pub(crate) fn next_rows(&self) -> (Place, Rows) {
-        (Place::After(self.start + self.converged), Rows::chain(self.next_tokens()))
+        let first = self.first_row();
+        let before = self.start + first;
+        let place = if self.known.is_some() { Place::Adapted(before) } else { Place::After(before) };
+        (place, Rows::chain(&self.draft[first..self.draft.len() - 1]))
     }
 
-    /// Takes the model's token after each row of the pass.
+    /// Takes the token that the model or the adapter gives after each row of the pass.
     pub(crate) fn absorb(&mut self, text: &[u32], chosen: &[u32]) {
-        assert_eq!(chosen.len(), self.next_tokens().len(), "a token for every row");
-        self.draft[self.converged] = text[self.start + self.converged];
-        self.draft[self.converged + 1..].copy_from_slice(chosen);
-        self.iteration += 1;
+        let (first, wrong) = (self.first_row(), self.converged);
+        assert_eq!(chosen.len(), self.draft.len() - 1 - first, "a token for every row");
+        self.draft[wrong + 1..].copy_from_slice(&chosen[wrong - first..]);
+        self.correct(text);
         self.record(text);
+    }
+
+    /// Ends an iteration, which has verified the first wrong token.
+    fn correct(&mut self, text: &[u32]) {
+        self.draft[self.converged] = text[self.start + self.converged];
+        self.known = self.known.map(|_| self.converged);
+        self.iteration += 1;
     }
 
     /// Records the draft as a state, and ends the trajectory if it is the last one wanted.
@@ -156,12 +173,11 @@ impl Block {
                 self.done = true;
                 return;
             }
-            if !self.next_tokens().is_empty() {
+            if self.converged + 1 < len {
                 return;
             }
             // Only the last token is wrong, and the right one is known.
-            self.draft[self.converged] = text[self.start + self.converged];
-            self.iteration += 1;
+            self.correct(text);
         }
     }
 

@@ -33,6 +33,38 @@ impl Source {
     }
 }
 
+/// Why a pass accepted no more tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// The drafted tokens at the next position were wrong.
+    Draft,
+    /// Nothing was drafted for the next position, and the filler there was wrong.
+    Filler,
+    /// All drafts were right: the window or the tree ended.
+    Window,
+    /// It verified nothing, and drafted with an adapter (`passes = "two"`).
+    Drafting,
+    /// A near-tie was left to a pass over one row, or this was that pass.
+    Tie,
+    /// The response ended.
+    End,
+}
+
+impl Limit {
+    /// The name in statistics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Draft => "draft",
+            Self::Filler => "filler",
+            Self::Window => "window",
+            Self::Drafting => "drafting",
+            Self::Tie => "tie",
+            Self::End => "end",
+        }
+    }
+}
+
 /// The rows of one forward pass, a tree. Row 0, the root, holds the known-right token: the last token of the
 /// response, which is not cached yet. The run comes first, so its rows are numbered by depth; the branches
 /// follow. Siblings hold different tokens, so at most one of them is right.
@@ -41,6 +73,8 @@ pub struct Draft {
     rows: Rows,
     sources: Vec<Source>,
     run: usize,
+    /// Rows of the run from this one on hold filler.
+    filler: usize,
     adapted: Option<Rows>,
 }
 
@@ -48,12 +82,18 @@ impl Draft {
     /// The run `known, then`, whose first `own` rows belong to the real-active block.
     pub(crate) fn run(known: u32, then: &[u32], own: usize) -> Self {
         let (rows, sources) = (Rows::chain(&[known]), vec![Source::Own]);
-        let mut draft = Self { rows, sources, run: 1 + then.len(), adapted: None };
+        let run = 1 + then.len();
+        let mut draft = Self { rows, sources, run, filler: run, adapted: None };
         for (above, &token) in then.iter().enumerate() {
             draft.rows.push(token, Some(above));
             draft.sources.push(if above + 1 < own { Source::Own } else { Source::Pseudo });
         }
         draft
+    }
+
+    /// With filler from row `row` of the run on.
+    pub(crate) fn with_filler_from(self, row: usize) -> Self {
+        Self { filler: row.min(self.run), ..self }
     }
 
     /// With rows for `tokens` that use the adapter.
@@ -76,6 +116,22 @@ impl Draft {
 
     fn children(&self, parent: usize) -> impl Iterator<Item = usize> {
         (parent + 1..self.rows.len()).filter(move |&row| self.rows.parent(row) == Some(parent))
+    }
+
+    /// Why a path of right tokens ends with `last`, after which the model gives `chosen`.
+    pub(crate) fn limit(&self, last: usize, chosen: u32) -> Limit {
+        let is_filler = |row: usize| (self.filler..self.run).contains(&row);
+        if self.child(last, chosen).is_some() {
+            Limit::Tie
+        } else if self.only_drafts() {
+            Limit::Drafting
+        } else if self.children(last).next().is_none() {
+            Limit::Window
+        } else if self.children(last).all(is_filler) {
+            Limit::Filler
+        } else {
+            Limit::Draft
+        }
     }
 
     /// The longest path of right tokens, from row 0 on, when the model gives `chosen[row]` after each row. This

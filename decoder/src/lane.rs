@@ -22,6 +22,8 @@ pub(crate) struct Lane {
     stage: Stage,
     /// The complete blocks of the response so far, if trajectories are asked for.
     blocks: Vec<Block>,
+    /// The model has an adapter, which then refines the blocks.
+    has_adapter: bool,
 }
 
 #[derive(PartialEq)]
@@ -110,22 +112,33 @@ impl End {
             Self::Answering { .. } => 0,
         }
     }
+
+    /// Its rows through the adapter, if there are any.
+    fn adapted(&self) -> Option<(Place, &Rows)> {
+        let Self::Answering { draft, text } = self else { return None };
+        draft.adapted().filter(|rows| !rows.is_empty()).map(|rows| (Place::Adapted(*text), rows))
+    }
 }
 
 impl LaneRows {
     /// Its rows through the base weights.
     fn work(&self, slot: usize) -> Vec<Work<'_>> {
         let end = self.end.iter().map(|end| (Place::End, end.rows(), end.first_output()));
-        let blocks = self.blocks.iter().map(|(_, place, rows)| (*place, rows, 0));
-        let work = end.chain(blocks);
+        let work = end.chain(self.blocks(false).map(|(place, rows)| (place, rows, 0)));
         work.map(|(place, rows, first_output)| Work { slot, place, rows, first_output }).collect()
     }
 
     /// Its rows through the adapter.
-    fn adapted_work(&self, slot: usize) -> Option<Work<'_>> {
-        let End::Answering { draft, text } = self.end.as_ref()? else { return None };
-        let rows = draft.adapted().filter(|rows| !rows.is_empty())?;
-        Some(Work { slot, place: Place::Adapted(*text), rows, first_output: 0 })
+    fn adapted_work(&self, slot: usize) -> Vec<Work<'_>> {
+        let end = self.end.iter().filter_map(End::adapted);
+        let work = end.chain(self.blocks(true));
+        work.map(|(place, rows)| Work { slot, place, rows, first_output: 0 }).collect()
+    }
+
+    /// The rows of blocks that use the adapter, or those that do not.
+    fn blocks(&self, adapted: bool) -> impl Iterator<Item = (Place, &Rows)> {
+        let blocks = self.blocks.iter().map(|(_, place, rows)| (*place, rows));
+        blocks.filter(move |(place, _)| matches!(place, Place::Adapted(_)) == adapted)
     }
 
     /// Number of rows.
@@ -153,7 +166,7 @@ pub(crate) fn advance(
     let started = Instant::now();
     let rows_of_slots = || lanes.iter().zip(&lane_rows).map(|((slot, _), rows)| (*slot, rows));
     let base = rows_of_slots().map(|(slot, rows)| rows.work(slot));
-    let adapted = rows_of_slots().map(|(slot, rows)| rows.adapted_work(slot).into_iter().collect());
+    let adapted = rows_of_slots().map(|(slot, rows)| rows.adapted_work(slot));
     let work: Vec<Vec<Work>> = base.chain(adapted).collect();
     let starts = output_starts(&work);
     let predictions = session.forward(&work.concat());
@@ -202,6 +215,7 @@ impl Lane {
             disagreeing_blocks: 0,
             stage: Stage::Prefill,
             blocks: Vec::new(),
+            has_adapter: model.has_adapter(),
         }
     }
 
@@ -263,6 +277,7 @@ impl Lane {
     /// Takes the model's outputs after `lane_rows`.
     fn absorb(&mut self, lane_rows: LaneRows, mut outputs: DraftOutputs) -> Outcome {
         let outputs_of_end = lane_rows.end.as_ref().map_or(0, |end| end.rows().len() - end.first_output());
+        let adapted_of_end = lane_rows.end.as_ref().and_then(End::adapted).map_or(0, |(_, rows)| rows.len());
         let outcome = match lane_rows.end {
             Some(End::Prefill { rows, first_output }) => self.begin(&rows, first_output, &outputs.rows),
             Some(End::Answering { draft, .. }) => {
@@ -271,11 +286,15 @@ impl Lane {
             }
             None => Outcome::default(),
         };
-        let outputs = &mut outputs.rows;
-        outputs.skip(outputs_of_end);
+        outputs.rows.skip(outputs_of_end);
+        outputs.adapted.skip(adapted_of_end);
         let text = self.sequence.text();
         for (index, place, rows) in lane_rows.blocks {
-            let Place::After(prefix) = place else { panic!("blocks lie within their text") };
+            let (prefix, outputs) = match place {
+                Place::After(prefix) => (prefix, &mut outputs.rows),
+                Place::Adapted(prefix) => (prefix, &mut outputs.adapted),
+                Place::End => unreachable!("blocks lie within their text"),
+            };
             let chosen = outputs.choose(self.sequence.sampling(), &rows, &text[..prefix]);
             self.blocks[index].absorb(text, &chosen);
             outputs.skip(rows.len());
@@ -307,7 +326,7 @@ impl Lane {
         let open = self.sequence.is_open();
         if let Some(config) = &self.trajectories {
             let response = (self.sequence.prompt(), open);
-            Block::add_complete(&mut self.blocks, self.sequence.text(), response, config);
+            Block::add_complete(&mut self.blocks, self.sequence.text(), response, (config, self.has_adapter));
         }
         if !open {
             self.stage = Stage::Answered;

@@ -38,7 +38,7 @@ pub use batch::{Batch, BatchEvent, OnEvent, Room, generate_batch};
 pub use blocks::{States, Trajectories};
 pub use config::{DecoderConfig, WindowName};
 pub use decoding::{Decoding, generate};
-pub use draft::{Draft, Source};
+pub use draft::{Draft, Limit, Source};
 pub use error::DecoderError;
 pub use filler::Filler;
 pub use jacobi::JacobiConfig;

@@ -136,6 +136,8 @@ pub(crate) struct Window {
     /// The draft after the known-right token: predictions of the last pass, which may reach beyond the window,
     /// then filler.
     ahead: Vec<u32>,
+    /// Leading tokens of `ahead` that are predictions.
+    predicted: usize,
     /// The best `ranks` tokens at each position of `ahead` that the last pass predicted.
     marginals: Vec<Marginal>,
     ranks: usize,
@@ -162,6 +164,7 @@ impl Window {
         Self {
             config,
             ahead: Vec::new(),
+            predicted: 0,
             marginals: Vec::new(),
             ranks,
             real: 0,
@@ -234,7 +237,7 @@ impl Drafter for Window {
         if self.has_adapter && self.config.passes == Passes::Two && !self.is_drafted {
             return Draft::run(known, &[], self.real).with_adapted(run);
         }
-        let mut draft = Draft::run(known, run, self.real);
+        let mut draft = Draft::run(known, run, self.real).with_filler_from(1 + self.predicted);
         let longest = (self.config.block_size - 1).min(deepest);
         for candidate in self.pool.candidates(text, run, self.config.pool_size, longest) {
             candidate.iter().fold(0, |parent, &token| draft.branch(parent, token, Source::Recycled));
@@ -258,6 +261,7 @@ impl Drafter for Window {
         self.stable = self.stable(pass, &next);
         self.shift(pass.path.len());
         self.ahead = next[1..].to_vec();
+        self.predicted = self.ahead.len();
         self.is_drafted = !pass.drafted.is_empty();
         if self.ranks > 0 {
             let outputs = if pass.draft.adapted().is_some() { &outputs.adapted } else { &outputs.rows };
@@ -288,6 +292,7 @@ impl Drafter for Window {
     fn skip(&mut self) {
         self.shift(1);
         self.ahead.drain(..self.ahead.len().min(1));
+        self.predicted = self.predicted.saturating_sub(1);
         self.marginals.drain(..self.marginals.len().min(1));
     }
 }

@@ -1,6 +1,6 @@
 //! One forward pass over one sequence, as observers see it. Trajectories are recorded from it.
 
-use crate::{Draft, Source};
+use crate::{Draft, Limit, Source};
 
 /// A draft, the model's tokens, and which rows were accepted.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct Pass {
     pub path: Vec<usize>,
     /// The tokens added to the response: the model's after each row of the path, cut where the response ends.
     pub tokens: Vec<u32>,
+    /// Why it added no more.
+    pub limit: Limit,
     /// Under [`crate::Decoding::rank_rejections`], if the run held a wrong token: the rank that the pass before
     /// gave the right token at that position, at most [`RANKED`]. The run itself holds rank 0. `None` where the
     /// wrong token was filler: the pass before predicted nothing at that position.

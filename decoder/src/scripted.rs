@@ -134,10 +134,11 @@ impl Session for ScriptedSession<'_> {
                 }
                 Place::After(prefix) => (text[..prefix].to_vec(), None),
                 Place::Adapted(prefix) => {
-                    let of_pass = self.last[*slot].path(prefix - text.len() - 1);
-                    let seen = of_pass.iter().map(|&row| self.last[*slot].tokens()[row]);
-                    let adapter = self.adapter.expect("a model with an adapter");
-                    (text.iter().copied().chain(seen).collect(), Some(adapter))
+                    let last = &self.last[*slot];
+                    let of_pass = prefix.checked_sub(text.len() + 1).map(|row| last.path(row));
+                    let seen = of_pass.into_iter().flatten().map(|row| last.tokens()[row]);
+                    let cached = text[..prefix.min(text.len())].iter().copied();
+                    (cached.chain(seen).collect(), Some(self.adapter.expect("a model with an adapter")))
                 }
             };
             for row in *first_output..rows.len() {

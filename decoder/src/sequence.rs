@@ -4,7 +4,7 @@ use jacobi_datasets::FinishReason;
 use jacobi_model::{LanguageModel, Rows};
 
 use crate::{
-    DecodeStats, Draft, Generation, Pass, Sampling, Settings, Strategy,
+    DecodeStats, Draft, Generation, Limit, Pass, Sampling, Settings, Strategy,
     drafter::{Autoregressive, Drafter},
     multi_block::Window,
     outputs::{DraftOutputs, Outputs},
@@ -152,7 +152,12 @@ impl Sequence {
         let offset = self.text.len() - 1 - self.prompt;
         let tokens = self.extend(&right);
         let drafted = drafted.unwrap_or_default();
-        let mut pass = Pass { offset, draft, chosen, drafted, path, tokens, rejected_rank: None };
+        let limit = match path.last() {
+            _ if self.finished.is_some() => Limit::End,
+            Some(&last) if !self.alone => draft.limit(last, chosen[last]),
+            _ => Limit::Tie,
+        };
+        let mut pass = Pass { offset, draft, chosen, drafted, path, tokens, limit, rejected_rank: None };
         match (self.alone, pass.path.is_empty()) {
             (true, _) => self.drafter.skip(),
             (false, false) => {

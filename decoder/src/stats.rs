@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, iter::Sum};
 
 use serde::Serialize;
 
-use crate::{Pass, Source};
+use crate::{Limit, Pass, Source};
 
 /// Statistics of one response. The prefill, which gives the first token, is counted in `prefill_seconds` alone,
 /// so that autoregressive decoding has exactly one token per forward.
@@ -25,6 +25,8 @@ pub struct DecodeStats {
     pub acceptance: Vec<usize>,
     /// Accepted draft tokens, by source.
     pub accepted_from: BTreeMap<Source, usize>,
+    /// Passes, by why they accepted no more.
+    pub limited_by: BTreeMap<Limit, usize>,
     /// Passes and their seconds, by rows fed.
     pub widths: BTreeMap<usize, WidthStats>,
 }
@@ -54,6 +56,9 @@ impl<'a> Sum<&'a DecodeStats> for DecodeStats {
             for (&source, tokens) in &one.accepted_from {
                 *total.accepted_from.entry(source).or_default() += tokens;
             }
+            for (&limit, passes) in &one.limited_by {
+                *total.limited_by.entry(limit).or_default() += passes;
+            }
             for (&rows, one) in &one.widths {
                 let width = total.widths.entry(rows).or_default();
                 width.forwards += one.forwards;
@@ -79,6 +84,7 @@ impl DecodeStats {
         for &row in pass.path.iter().skip(1) {
             *self.accepted_from.entry(pass.draft.source(row)).or_default() += 1;
         }
+        *self.limited_by.entry(pass.limit).or_default() += 1;
         let width = self.widths.entry(pass.draft.width()).or_default();
         width.forwards += 1;
         width.seconds += seconds;

@@ -12,7 +12,7 @@ mod trajectories;
 mod windows;
 
 use crate::{
-    Answer, Batch, BatchEvent, DecodeStats, Decoding, Filler, Generation, Growth, JacobiConfig,
+    Answer, Batch, BatchEvent, DecodeStats, Decoding, Filler, Generation, Growth, JacobiConfig, Limit,
     MultiBlockConfig, Pass, RANKED, RandomSampling, Request, Room, Sampling, Settings, Source, StopRules,
     Strategy, generate, generate_batch, scripted::Scripted,
 };
@@ -204,6 +204,13 @@ fn check_statistics(found: &Generation, passes: &[Pass], max_rows: usize) -> Res
     prop_assert_eq!(stats.cycles + halves, stats.forwards);
     prop_assert_eq!(stats.acceptance.iter().sum::<usize>(), stats.forwards);
     prop_assert_eq!(stats.widths.values().map(|width| width.forwards).sum::<usize>(), stats.forwards);
+    prop_assert_eq!(stats.limited_by.values().sum::<usize>(), stats.forwards);
+    prop_assert_eq!(stats.limited_by.get(&Limit::End), passes.last().map(|_| &1));
+    for pass in passes.iter().filter(|pass| pass.limit == Limit::Window) {
+        // The run is right to its end, unless a branch led away from it.
+        let on_run = pass.path.iter().all(|&row| row < pass.draft.run_len());
+        prop_assert!(!on_run || pass.path.len() == pass.draft.run_len());
+    }
     let drafted: usize = passes.iter().map(|pass| pass.path.len() - 1).sum();
     prop_assert_eq!(stats.accepted_from.values().sum::<usize>(), drafted);
     let mut response = found.tokens[..1].to_vec();

@@ -33,6 +33,7 @@ pub(crate) fn sample(decoder: &str, tokens: usize, forwards: usize, seconds: f64
         divergence_gap: None,
         acceptance: vec![0, forwards],
         accepted_from: [("own".to_owned(), (tokens - 1).saturating_sub(forwards))].into(),
+        limited_by: [].into(),
         widths: vec![EvalWidth { rows: 1, forwards, seconds }],
         memory_floor: None,
         sitting: 1,

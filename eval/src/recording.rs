@@ -68,6 +68,7 @@ impl Bench<'_> {
             seconds: width.seconds,
         };
         let sources = generation.stats.accepted_from.iter();
+        let limits = generation.stats.limited_by.iter();
         Ok(EvalSample {
             response_tokens: generation.tokens.len(),
             response_ids: generation.tokens.clone(),
@@ -85,6 +86,7 @@ impl Bench<'_> {
             first_divergence: diverges,
             acceptance: acceptance.clone(),
             accepted_from: sources.map(|(source, &tokens)| (source.as_str().to_owned(), tokens)).collect(),
+            limited_by: limits.map(|(limit, &passes)| (limit.as_str().to_owned(), passes)).collect(),
             widths: generation.stats.widths.iter().map(width).collect(),
             ..self.blank(index, turn)
         })

@@ -70,7 +70,8 @@ fn answers(samples: &[EvalSample], autoregressive: &[EvalSample], seed: u64) -> 
         cycles: samples.iter().map(|sample| sample.cycles).sum(),
         decode_seconds: sum(samples, |s| s.decode_seconds),
         prefill_seconds: sum(samples, |s| s.prefill_seconds),
-        accepted_from: sources(samples),
+        accepted_from: summed(samples, |sample| &sample.accepted_from),
+        limited_by: summed(samples, |sample| &sample.limited_by),
         widths: widths(samples),
         acceptance: acceptance(samples),
         tps_interval: bootstrap(samples.len(), seed, |drawn| tps(samples, drawn)),
@@ -155,10 +156,13 @@ fn sorted(samples: &[EvalSample], figure: fn(&EvalSample) -> Option<f64>) -> Vec
     values
 }
 
-fn sources(samples: &[EvalSample]) -> BTreeMap<String, usize> {
+fn summed(
+    samples: &[EvalSample],
+    counts: fn(&EvalSample) -> &BTreeMap<String, usize>,
+) -> BTreeMap<String, usize> {
     let mut total = BTreeMap::new();
-    for (source, tokens) in samples.iter().flat_map(|sample| &sample.accepted_from) {
-        *total.entry(source.clone()).or_default() += tokens;
+    for (name, count) in samples.iter().flat_map(counts) {
+        *total.entry(name.clone()).or_default() += count;
     }
     total
 }

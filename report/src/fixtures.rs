@@ -18,14 +18,20 @@ fn settings(decoder: &str) -> Map<String, Value> {
     settings
 }
 
+fn limits(forwards: usize) -> BTreeMap<String, usize> {
+    let limits = [("draft", forwards - 164), ("window", 100), ("end", 64)];
+    limits.map(|(limit, passes)| (limit.to_owned(), passes)).into()
+}
+
 fn row(role: ModelRole, decoder: &str, [tpf, tps, speedup, accuracy]: [f64; 4]) -> EvalRow {
     let jacobi = decoder != "ar";
     let (forwards, decode_seconds) = ((6400.0 / tpf) as usize, (6400.0 / tps).round());
     let width =
         |rows, seconds: f64| EvalWidth { rows, forwards: forwards / 2, seconds: seconds * decode_seconds };
-    let mut accepted_from = BTreeMap::new();
+    let (mut accepted_from, mut limited_by) = (BTreeMap::new(), BTreeMap::new());
     if jacobi {
         accepted_from.insert("own".to_owned(), 6400 - forwards);
+        limited_by = limits(forwards);
     }
     EvalRow {
         model: "tiny".to_owned(),
@@ -57,6 +63,7 @@ fn row(role: ModelRole, decoder: &str, [tpf, tps, speedup, accuracy]: [f64; 4]) 
         stopped_by_length: 2,
         acceptance: if tpf > 2.0 { vec![0, 900, 600, 420, 200, 120, 60, 30, 20] } else { vec![0, 5900, 240] },
         accepted_from,
+        limited_by,
         widths: match jacobi {
             true => vec![width(4, 0.25), width(16, 0.5)],
             false => vec![EvalWidth { rows: 1, forwards, seconds: decode_seconds }],
@@ -168,6 +175,7 @@ pub(crate) fn sample(role: ModelRole, decoder: &str, id: &str, pieces: &[&str]) 
         divergence_gap: None,
         acceptance: Vec::new(),
         accepted_from: BTreeMap::new(),
+        limited_by: BTreeMap::new(),
         widths: Vec::new(),
         memory_floor: None,
         sitting: 1,

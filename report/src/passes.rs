@@ -18,10 +18,21 @@ pub(crate) struct Statistic {
 /// The k of the columns of [`ranks`]: the right token is among the k most probable.
 const TOP: [usize; 8] = [2, 3, 4, 6, 8, 10, 16, 32];
 
+/// The keys of [`EvalRow::limited_by`] with their columns.
+const LIMITS: [(&str, &str); 6] = [
+    ("draft", "wrong draft"),
+    ("filler", "no draft"),
+    ("window", "all right"),
+    ("drafting", "only drafted"),
+    ("tie", "near-tie"),
+    ("end", "end"),
+];
+
 /// All statistics that at least one row has.
 pub(crate) fn statistics(rows: &[EvalRow]) -> Vec<Statistic> {
     let share = |_, share| percent(Some(share));
     let accepted = table(rows, acceptance, |&tokens| bucket_label(tokens), share);
+    let limits = table(rows, limits, |&limit| LIMITS[limit].1.to_owned(), |_, share| percent(Some(share)));
     let sources = table(rows, sources, |source| (*source).to_owned(), |_, share| percent(Some(share)));
     let milliseconds = |row: &EvalRow| {
         widths(row)
@@ -35,6 +46,12 @@ pub(crate) fn statistics(rows: &[EvalRow]) -> Vec<Statistic> {
     let ranks = table(rows, ranks, top, cell);
     let all = [
         ("Tokens accepted by one pass", "Share of passes.", accepted),
+        (
+            "What limited a pass",
+            "Share of passes: the next drafted token was wrong, nothing was drafted for the next position, all drafts were right, \
+             it only drafted, a near-tie was left to a pass over one token, the response ended.",
+            limits,
+        ),
         (
             "Where tokens came from",
             "Share of tokens. Every pass gives one token of the model's own; the others are accepted draft tokens: of the \
@@ -102,6 +119,15 @@ pub(crate) fn reached(row: &EvalRow) -> Vec<f64> {
     let passes = row.acceptance.iter().sum::<usize>() as f64;
     let from = |accepted: usize| row.acceptance[accepted..].iter().sum::<usize>() as f64;
     (2..row.acceptance.len()).map(|accepted| from(accepted) / passes).collect()
+}
+
+/// By index in [`LIMITS`].
+fn limits(row: &EvalRow) -> BTreeMap<usize, f64> {
+    if row.is_autoregressive() {
+        return BTreeMap::new();
+    }
+    let at = |name: &str| LIMITS.iter().position(|(known, _)| *known == name);
+    shares(row.limited_by.iter().filter_map(|(name, &passes)| Some((at(name)?, passes))))
 }
 
 fn sources(row: &EvalRow) -> BTreeMap<&str, f64> {

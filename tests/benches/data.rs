@@ -177,6 +177,7 @@ fn training(options: &Options, dir: &Path) -> anyhow::Result<Value> {
     let job = TrainJob {
         model_dir: &options.model,
         init: Init::Weights,
+        adapter: None,
         dtype: Dtype::Auto,
         device: Device::Cpu,
         data: TrainData::Trajectories(dir.to_path_buf()),

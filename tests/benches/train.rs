@@ -55,9 +55,10 @@ fn main() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for &tokens in &options.rows {
         let mut of = |way: Way| measured.of(tokens, way.name(), || run_child(&options, way, tokens));
-        let [oracle, fast, again, adapter] = Way::ALL.map(&mut of);
+        let [oracle, fast, again, adapter, on_policy] = Way::ALL.map(&mut of);
         let theirs = theirs.as_ref().and_then(|theirs| theirs["rows"].get(tokens.to_string())).cloned();
-        rows.push(Row { tokens, oracle: oracle?, fast: fast?, again: again?, adapter: adapter?, theirs });
+        let (adapter, on_policy) = (adapter?, on_policy?);
+        rows.push(Row { tokens, oracle: oracle?, fast: fast?, again: again?, adapter, on_policy, theirs });
     }
     for row in &rows {
         row.tell(&mut sheet);
@@ -83,6 +84,7 @@ struct Row {
     fast: Value,
     again: Value,
     adapter: Value,
+    on_policy: Value,
     theirs: Option<Value>,
 }
 
@@ -92,11 +94,12 @@ impl Row {
     }
 
     fn tell(&self, sheet: &mut Sheet) {
-        let Self { tokens: rows, oracle, fast, again, adapter, .. } = self;
+        let Self { tokens: rows, oracle, fast, again, adapter, on_policy, .. } = self;
         let plain = self.speed(sheet, "dense mask, autograd", oracle);
         let ours = self.speed(sheet, "fast", fast);
         let frugal = self.speed(sheet, "fast, recomputing", again);
         let drafting = self.speed(sheet, "adapter", adapter);
+        self.speed(sheet, "adapter, on-policy", on_policy);
         let floor = median(&seconds(fast, "floor_seconds"));
         let share = floor / median(&seconds(fast, "seconds"));
         sheet.figure(format!("{rows}: matrix products alone"), "s", floor);
@@ -124,13 +127,14 @@ impl Row {
     }
 
     fn tell_memory(&self, sheet: &mut Sheet) {
-        let Self { tokens: rows, oracle, fast, again, adapter, .. } = self;
+        let Self { tokens: rows, oracle, fast, again, adapter, on_policy, .. } = self;
         let activations = |of: &Value| number(of, "peak_bytes") - number(of, "settled_bytes");
         for (name, of) in [
             ("dense mask, autograd", oracle),
             ("fast", fast),
             ("fast, recomputing", again),
             ("adapter", adapter),
+            ("adapter, on-policy", on_policy),
         ] {
             sheet.figure(format!("{rows}: {name}: peak memory"), "GB", number(of, "peak_bytes") / GIGABYTE);
             sheet.figure(format!("{rows}: {name}: of it for activations"), "GB", activations(of) / GIGABYTE);
@@ -138,7 +142,12 @@ impl Row {
         let outlives = number(adapter, "settled_bytes") / number(fast, "settled_bytes");
         let what = format!("{rows}: memory that outlives a step, adapter / fast");
         sheet.bar(what, outlives, Bound::AtMost(0.45));
-        for (name, of) in [("fast", fast), ("fast, recomputing", again), ("adapter", adapter)] {
+        for (name, of) in [
+            ("fast", fast),
+            ("fast, recomputing", again),
+            ("adapter", adapter),
+            ("adapter, on-policy", on_policy),
+        ] {
             let ratio = number(of, "predicted_bytes") / number(of, "peak_bytes");
             sheet.bar(format!("{rows}: {name}: predicted / measured peak, above"), ratio, Bound::AtMost(1.1));
             sheet.bar(

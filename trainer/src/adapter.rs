@@ -6,7 +6,7 @@
 //! model as a whole is trained on both losses, and merged into its base when it is saved.
 
 use jacobi_datasets::{NoiseContext, NoiseTokens, NoisyRows, PackConfig, StateSource, States};
-use jacobi_model::{AdapterConfig, Architecture, Target};
+use jacobi_model::{Adapter, AdapterConfig, Architecture, Target, Transformer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,11 @@ impl AdapterSettings {
         AdapterConfig { rank: self.rank, alpha: self.alpha.unwrap_or(2.0 * self.rank as f64), targets }
     }
 
+    /// A new adapter for `model`, in fp32.
+    pub(crate) fn start(&self, model: &Transformer, seed: u64) -> Adapter {
+        Adapter::new(model.architecture(), self.shape(), seed, model.device())
+    }
+
     /// Whether blocks are made that no trajectory has.
     pub(crate) fn makes_states(&self) -> bool {
         [StateSource::Random, StateSource::OnPolicy].into_iter().any(|source| self.states.includes(source))
@@ -94,6 +99,19 @@ impl AdapterSettings {
             fits,
             self.rank,
             "must be at most the width of the model (hidden_size in config.json)",
+        )
+    }
+
+    /// Checks that an adapter of this shape can go on being trained.
+    pub(crate) fn check_shape(&self, found: &AdapterConfig) -> Result<(), TrainError> {
+        let AdapterConfig { rank, alpha, targets } = self.shape();
+        let names: Vec<&str> = targets.iter().map(|target| target.as_str()).collect();
+        let value = format!("rank {rank}, alpha {alpha}, targets {names:?}");
+        check(
+            "adapter",
+            self.shape() == *found,
+            value,
+            "must have the shape of the adapter that the round starts from",
         )
     }
 

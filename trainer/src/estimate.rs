@@ -6,7 +6,7 @@ use std::{fmt, ops::Range};
 use jacobi_datasets::PackedRow;
 use jacobi_model::{Architecture, Compute};
 use jacobi_torch_ext::PRODUCT_TILE;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use crate::{
     ActivationCheckpointing, AdapterRows, MomentsDtype, TeacherModel, TrainConfig, TrainData, TrainError,
@@ -22,6 +22,10 @@ const RUNTIME_BYTES: f64 = 0.19e9;
 /// Factor on the size of activations, for fragmentation of the memory that the allocator keeps (measured:
 /// docs/benchmarks.md).
 const FRAGMENTATION: f64 = 1.3;
+
+/// Share of the activations that fit into the memory that loading freed. It comes in pieces as large as single weights, and
+/// glibc keeps it (measured: the tests below).
+const REUSED: f64 = 0.5;
 
 /// Measured share of the matrix-product peak that training reaches (docs/benchmarks.md).
 const EFFICIENCY: f64 = 0.7;
@@ -68,6 +72,8 @@ pub struct Footprint {
     pub moments: f64,
     /// Activations that layers keep, and the temporaries of one layer or one chunk of logits.
     pub activations: f64,
+    /// On a CPU: memory that loading used and freed, as far as activations do not fit into it. It matters for short rows.
+    pub freed: f64,
 }
 
 impl Footprint {
@@ -77,20 +83,26 @@ impl Footprint {
     }
 
     /// Bytes by category.
-    pub fn parts(&self) -> [(&'static str, f64); 6] {
+    pub fn parts(&self) -> [(&'static str, f64); 7] {
         [
             ("parameters", self.parameters),
             ("gradients", self.gradients),
             ("master weights", self.masters),
             ("moments", self.moments),
             ("activations", self.activations),
+            ("freed by loading", self.freed),
             ("runtime", self.runtime),
         ]
     }
 }
 
-/// Memory at the peak of a step whose largest row is `row`.
-pub fn footprint(shape: &Architecture, kind: Kind, config: &TrainConfig, row: &RowLoad) -> Footprint {
+/// Memory of the device at the peak of a step whose largest row is `row`.
+pub fn footprint(
+    shape: &Architecture,
+    (kind, device): (Kind, Device),
+    config: &TrainConfig,
+    row: &RowLoad,
+) -> Footprint {
     let count = shape.parameter_count() as f64;
     let size = kind.elt_size_in_bytes() as f64;
     // What is trained, and the frozen parameters: with `rows = "all"` also the weights that are merged when a checkpoint is
@@ -111,13 +123,17 @@ pub fn footprint(shape: &Architecture, kind: Kind, config: &TrainConfig, row: &R
         MomentsDtype::Float32 => 4.0,
         MomentsDtype::Bfloat16 => 2.0,
     };
+    let activations = activations(shape, size, config, row);
+    // A copy of the weights, beside that in the buckets.
+    let loaded = if device == Device::Cpu { count * size } else { 0.0 };
     Footprint {
         runtime: RUNTIME_BYTES,
         parameters: (trained + frozen) * size,
         gradients: 4.0 * trained,
         masters: if kind == Kind::Float { 0.0 } else { 4.0 * trained },
         moments: 2.0 * moment * trained,
-        activations: activations(shape, size, config, row),
+        activations,
+        freed: (loaded - REUSED * activations).max(0.0),
     }
 }
 
@@ -237,7 +253,7 @@ pub fn forecast(
         batch_size: config.batch_size,
         parameters: shape.parameter_count(),
         adapter: config.adapter.as_ref().map(|adapter| adapter.shape().parameter_count(shape)),
-        footprint: footprint(shape, kind, config, &largest),
+        footprint: footprint(shape, (kind, device), config, &largest),
         row: largest,
         tokens_per_step: tokens as f64 / packed as f64,
         seconds: recompute * flops / packed as f64 * steps as f64 / (EFFICIENCY * gemm_peak(kind, device)),
@@ -270,9 +286,9 @@ impl fmt::Display for Forecast {
         }
         writeln!(f, "; memory at the peak:")?;
         for (name, bytes) in footprint.parts() {
-            writeln!(f, "  {name:<15} {:>9}", size(bytes))?;
+            writeln!(f, "  {name:<16} {:>9}", size(bytes))?;
         }
-        writeln!(f, "  {:<15} {:>9}", "together", size(footprint.total()))?;
+        writeln!(f, "  {:<16} {:>9}", "together", size(footprint.total()))?;
         write!(f, "about {}, if matrix products run as fast as just measured", duration(*seconds))
     }
 }
@@ -290,65 +306,4 @@ fn duration(seconds: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-    use crate::AdapterSettings;
-
-    fn shape() -> Architecture {
-        let json = r#"{"architectures":["Qwen2ForCausalLM"],"vocab_size":1000,"hidden_size":64,"intermediate_size":96,
-            "num_hidden_layers":3,"num_attention_heads":4,"num_key_value_heads":2,"tie_word_embeddings":false,
-            "max_position_embeddings":64}"#;
-        Architecture::from_json(&serde_json::from_str(json).unwrap(), Path::new("config.json")).unwrap()
-    }
-
-    #[test]
-    fn every_category_is_what_it_says() {
-        let (shape, row) = (shape(), RowLoad { tokens: 100, noisy: 40, logits: 50 });
-        let config = TrainConfig::default();
-        let count = shape.parameter_count() as f64;
-        let base = footprint(&shape, Kind::BFloat16, &config, &row);
-        assert_eq!(
-            (base.parameters, base.gradients, base.masters, base.moments),
-            (2.0 * count, 4.0 * count, 4.0 * count, 8.0 * count)
-        );
-        let single = footprint(&shape, Kind::Float, &config, &row);
-        assert_eq!((single.parameters, single.masters), (4.0 * count, 0.0));
-        let change = |config: TrainConfig| footprint(&shape, Kind::BFloat16, &config, &row);
-        let frugal = change(TrainConfig { moments_dtype: MomentsDtype::Bfloat16, ..config.clone() });
-        assert_eq!(frugal.moments, 4.0 * count);
-        let taught = change(TrainConfig { teacher: TeacherModel::Base, ..config.clone() });
-        assert_eq!(taught.parameters, 4.0 * count);
-        let adapter = AdapterSettings { rank: 2, ..AdapterSettings::default() };
-        let drafts = change(TrainConfig { adapter: Some(adapter.clone()), ..config.clone() });
-        let (hidden, inner) = (64.0, 96.0);
-        // q, k, v, o with widths 64, 32, 32, 64; gate, up, down.
-        let trained = 3.0 * 2.0 * (2.0 * 128.0 + 2.0 * 96.0 + 3.0 * (hidden + inner));
-        assert_eq!(drafts.parameters, 2.0 * (count + trained));
-        let each = (drafts.gradients, drafts.masters, drafts.moments);
-        assert_eq!(each, (4.0 * trained, 4.0 * trained, 8.0 * trained));
-        assert!(drafts.activations < base.activations);
-        let all = AdapterSettings { rows: AdapterRows::All, ..adapter };
-        let all = change(TrainConfig { adapter: Some(all), ..config.clone() });
-        assert_eq!(all.activations, base.activations);
-        let changed = 3.0 * (2.0 * 64.0 * 64.0 + 2.0 * 64.0 * 32.0 + 3.0 * hidden * inner);
-        assert_eq!(all.parameters, 2.0 * (count + trained + changed));
-        // Of a long text with a short noisy stream, the pass over the text needs most.
-        let long = RowLoad { tokens: 10_000, noisy: 10, logits: 10 };
-        let text_cache = 9_990.0 * (2.0 * (2.0 * 64.0 + 2.0 * 32.0 + hidden + 2.0 * inner) + 4.0 * 4.0);
-        let drafts = footprint(
-            &shape,
-            Kind::BFloat16,
-            &TrainConfig {
-                adapter: Some(AdapterSettings { rank: 2, ..AdapterSettings::default() }),
-                ..TrainConfig::default()
-            },
-            &long,
-        );
-        assert!(drafts.activations > text_cache);
-        let full = ActivationCheckpointing::Full;
-        let again = change(TrainConfig { activation_checkpointing: full, ..config.clone() });
-        assert!(again.activations < base.activations);
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use jacobi_model::{Compute, Device, Dtype, Transformer, load, weight_hash};
+use jacobi_model::{Adapter, Compute, Device, Dtype, StoredAdapter, Transformer, load, weight_hash};
 
 use crate::{
     TrainConfig, TrainError,
@@ -27,6 +27,8 @@ pub enum Init {
 pub struct TrainJob<'a> {
     /// Hugging Face directory: config.json, tokenizer, and weights unless `init` is random.
     pub model_dir: &'a Path,
+    /// The adapter to go on training, a directory of PEFT; `None` starts a new one where `config` has an adapter.
+    pub adapter: Option<&'a Path>,
     /// Where the initial weights come from.
     pub init: Init,
     /// Compute dtype.
@@ -76,5 +78,21 @@ impl TrainJob<'_> {
             Init::Weights => Ok(weight_hash(self.model_dir)?),
             Init::Random => Ok("random".to_owned()),
         }
+    }
+
+    /// The adapter that training starts from, if one is trained, and the hash of its weights if it is not a new one.
+    /// `weights` is the hash of those of `model`.
+    pub(crate) fn initial_adapter(
+        &self,
+        model: &Transformer,
+        weights: &str,
+    ) -> Result<(Option<Adapter>, Option<String>), TrainError> {
+        let Some(settings) = &self.config.adapter else { return Ok((None, None)) };
+        settings.check_rank(model.architecture())?;
+        let Some(dir) = self.adapter else { return Ok((Some(settings.start(model, self.seed)), None)) };
+        let stored = StoredAdapter::read(dir)?;
+        settings.check_shape(stored.config())?;
+        let hash = stored.weight_hash().to_owned();
+        Ok((Some(stored.attach(model.architecture(), weights, model.device())?), Some(hash)))
     }
 }

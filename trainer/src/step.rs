@@ -87,21 +87,19 @@ impl<'a> Stepper<'a> {
         config: &'a TrainConfig,
         longest_text: usize,
     ) -> Self {
-        Self::with_ranks(Ranks::alone(), (model, base), config, longest_text, 0)
+        let adapter = config.adapter.as_ref().map(|adapter| adapter.start(&model, 0));
+        Self::with_ranks(Ranks::alone(), (model, base), adapter, config, longest_text)
     }
 
-    /// The same on one of several ranks, each of which has the same `model`. `seed` decides the start of an adapter.
+    /// The same on one of several ranks, each of which has the same `model`, and the same `adapter` if one is trained.
     pub fn with_ranks(
         ranks: Ranks,
         (mut model, base): (Transformer, Option<Transformer>),
+        adapter: Option<Adapter>,
         config: &'a TrainConfig,
         longest_text: usize,
-        seed: u64,
     ) -> Self {
-        let mut adapter = config.adapter.as_ref().map(|adapter| {
-            let start = Adapter::new(model.architecture(), adapter.shape(), seed, model.device());
-            start.to(model.architecture(), model.kind(), model.device())
-        });
+        let mut adapter = adapter.map(|start| start.to(model.architecture(), model.kind(), model.device()));
         let shards = Shards::new(&mut model, adapter.as_mut(), config.sharding, ranks);
         let optimizer = AdamW::new(shards.pieces(), config.adamw());
         let rope = model.rope_table(longest_text as i64);

@@ -116,6 +116,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn open(disk: &'a dyn Disk, job: TrainJob<'a>) -> Result<Self, TrainError> {
         let (model, weights) = (job.initial_model()?, job.initial_hash()?);
+        let (adapter, adapter_weights) = job.initial_adapter(&model, &weights)?;
         let base = match job.config.teacher {
             TeacherModel::Own => None,
             // The frozen model that the adapter belongs to.
@@ -127,6 +128,9 @@ impl<'a> Run<'a> {
         let mut identity = job.config.deciding();
         identity.set("data", &dataset.fingerprint);
         identity.set("weights of the base model", &weights);
+        if let Some(weights) = adapter_weights {
+            identity.set("weights of the first adapter", weights);
+        }
         identity.set("model.dtype", dtype_name(model.kind()));
         identity.set("seed", job.seed);
         let epoch = dataset.len().div_ceil(job.config.batch_size);
@@ -143,7 +147,7 @@ impl<'a> Run<'a> {
         };
         let peak = Peak::of(model.kind(), model.device());
         let longest = dataset.longest_text();
-        let mut stepper = Stepper::with_ranks(ranks.clone(), (model, base), job.config, longest, job.seed);
+        let mut stepper = Stepper::with_ranks(ranks.clone(), (model, base), adapter, job.config, longest);
         let checkpoints = Checkpoints::open(job.output, job.config.save_total_limit, disk)?;
         let mut stored = None;
         // Rank 0 first cleans up after a killed run, or removes another run; then the other ranks look for checkpoints.

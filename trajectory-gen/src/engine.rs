@@ -28,6 +28,8 @@ pub(crate) struct EngineSettings {
     pub(crate) block_size: usize,
     /// Which states of a block are recorded, if any.
     pub(crate) states: Option<States>,
+    /// How responses are decoded.
+    pub(crate) strategy: Strategy,
     /// When responses end.
     pub(crate) stop: StopRules,
     /// How responses are sampled, each with noise from its own seed; `None` is greedy.
@@ -119,7 +121,7 @@ fn request(settings: &EngineSettings, sample: Sample) -> Request {
         Some(sampling) => Sampling::Random(RandomSampling { seed, ..sampling.clone() }),
         None => Sampling::Greedy,
     };
-    let greedy = Settings::greedy(Strategy::Autoregressive, settings.stop.clone());
+    let greedy = Settings::greedy(settings.strategy.clone(), settings.stop.clone());
     let (block_size, states) = (settings.block_size, settings.states);
     Request {
         given: response,

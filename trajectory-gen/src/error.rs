@@ -50,6 +50,18 @@ pub enum GenerateError {
         "generate.states = \"scheduled\" needs to know the states that training will select, but train.noise_schedule = \"random\" draws new ones in every epoch: set generate.states = \"all\", or another schedule"
     )]
     NoSchedule,
+    /// An adapter that would neither refine blocks nor draft responses.
+    #[error(
+        "--adapter has no use here: generate.states = \"none\" records no states that it could make, and drafts for \
+         {samples} samples side by side do not fit into generate.pass_tokens = {pass_tokens}: leave it out, which gives the \
+         same responses, or lower generate.batch_size"
+    )]
+    IdleAdapter {
+        /// Samples side by side.
+        samples: usize,
+        /// The setting.
+        pass_tokens: usize,
+    },
     /// The output has shards of another run.
     #[error(
         "{} holds trajectories made with other settings:{changes}\nchoose another directory, or give --overwrite to remove them and make them again",
@@ -137,6 +149,7 @@ impl GenerateError {
             | Self::Mismatch { .. }
             | Self::Number { .. }
             | Self::NoSchedule
+            | Self::IdleAdapter { .. }
             | Self::OutOfRange { .. }
             | Self::OutputTaken { .. }
             | Self::ForeignRows { .. } => true,

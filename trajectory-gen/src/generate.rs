@@ -14,7 +14,10 @@ use jacobi_datasets::{
     Manifest, PackConfig, PromptsConfig, Rank, RankEntry, RecordedSettings, Responses, Section, ShardWriter,
     Tokenizer, TrajectoryMetadata,
 };
-use jacobi_model::{Compute, DecodingModel, Device, Dtype, LanguageModel, Transformer, dtype_name, load};
+use jacobi_model::{
+    Adapter, Compute, DecodingModel, Device, Dtype, LanguageModel, LoadedModel, ModelError, StoredAdapter,
+    Transformer, dtype_name, load,
+};
 
 use crate::accounting::Accounting;
 use crate::engine::{EngineSettings, Event, Sample, make_trajectories};
@@ -31,6 +34,8 @@ const SORTED_AHEAD: usize = 256;
 pub struct GenerateJob<'a> {
     /// Hugging Face directory.
     pub model_dir: &'a Path,
+    /// A draft adapter for the model, a directory of PEFT. It changes no response; recorded states are those of its drafts.
+    pub adapter: Option<&'a Path>,
     /// Compute dtype.
     pub dtype: Dtype,
     /// Where to compute.
@@ -128,6 +133,8 @@ pub(crate) struct Run<'a> {
     job: &'a GenerateJob<'a>,
     model: Transformer,
     weight_hash: String,
+    /// With the hash of its weights.
+    adapter: Option<(Adapter, String)>,
     pub(crate) tokenizer: Tokenizer,
     engine: EngineSettings,
     /// Given responses; the model then only makes their trajectories.
@@ -140,9 +147,12 @@ impl<'a> Run<'a> {
         tokenizer.check_template()?;
         let responses = job.config.responses.as_deref().map(Responses::read).transpose()?;
         let loaded = load(job.model_dir, Compute { dtype: job.dtype, device: job.device })?;
+        let adapter = job.adapter.map(|dir| read_adapter(&loaded, dir)).transpose()?;
         let (weight_hash, model) = (loaded.weight_hash()?, loaded.transformer);
-        let engine = job.config.engine(&model, tokenizer.eos_token_ids(), &job.train)?;
-        Ok(Self { job, model, weight_hash, tokenizer, engine, responses })
+        let decoding = DecodingModel::new(&model).with_adapter(adapter.as_ref().map(|(adapter, _)| adapter));
+        let engine = job.config.engine(&decoding, tokenizer.eos_token_ids(), &job.train)?;
+        drop(decoding);
+        Ok(Self { job, model, weight_hash, adapter, tokenizer, engine, responses })
     }
 
     pub(crate) fn rules(&self) -> PromptRules<'_> {
@@ -208,6 +218,7 @@ impl<'a> Run<'a> {
         decoding.extend(engine.into_iter().map(|(key, value)| (key.to_owned(), value)));
         let responses = self.responses.as_ref().map(|given| given.digest().to_owned());
         decoding.extend(responses.map(|digest| ("responses".to_owned(), digest)));
+        decoding.extend(self.adapter_hash().map(|hash| ("adapter".to_owned(), hash.to_owned())));
         TrajectoryMetadata {
             base_model: self.job.model_dir.display().to_string(),
             base_revision: "local".to_owned(),
@@ -228,6 +239,9 @@ impl<'a> Run<'a> {
         settings.set("seed", self.job.seed);
         settings.set("model.weights", short(&self.weight_hash));
         settings.set("model.tokenizer", short(self.tokenizer.hash()));
+        if let Some(hash) = self.adapter_hash() {
+            settings.set("model.adapter", short(hash));
+        }
         settings.set("model.dtype", dtype_name(self.model.kind()));
         let is_scheduled = self.job.config.states == StatesKept::Scheduled;
         settings.set("train.schedule", is_scheduled.then(|| self.job.train.schedule_text()));
@@ -240,7 +254,11 @@ impl<'a> Run<'a> {
     }
 
     pub(crate) fn model(&self) -> DecodingModel<&Transformer> {
-        DecodingModel::new(&self.model)
+        DecodingModel::new(&self.model).with_adapter(self.adapter.as_ref().map(|(adapter, _)| adapter))
+    }
+
+    fn adapter_hash(&self) -> Option<&str> {
+        self.adapter.as_ref().map(|(_, hash)| hash.as_str())
     }
 
     /// Generates the missing rows and completes the manifest.
@@ -291,6 +309,13 @@ impl<'a> Run<'a> {
         }
         Ok(GenerateOutcome { manifest, interrupted })
     }
+}
+
+fn read_adapter(base: &LoadedModel, dir: &Path) -> Result<(Adapter, String), ModelError> {
+    let stored = StoredAdapter::read(dir)?;
+    let hash = stored.weight_hash().to_owned();
+    let device = base.transformer.device();
+    Ok((stored.attach(base.transformer.architecture(), &base.weight_hash()?, device)?, hash))
 }
 
 /// Removes what a generation wrote into `dir`.

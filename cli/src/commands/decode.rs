@@ -36,7 +36,8 @@ pub struct DecodeArgs {
     /// The model: a local Hugging Face directory, or ORG/NAME@REVISION of the hub
     #[arg(long, short, value_name = "DIR", required_unless_present = "adapter")]
     model: Option<PathBuf>,
-    /// A draft adapter for the model: a directory of PEFT; without --model it names its base. The text stays the base model's
+    /// A draft adapter for the model: a directory of PEFT, or ORG/NAME@REVISION of the hub; without --model it names its base.
+    /// The text stays the base model's
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// The prompt; `-` reads it from standard input

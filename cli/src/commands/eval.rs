@@ -37,8 +37,8 @@ pub struct EvalArgs {
     /// A model to measure; may be given several times
     #[arg(long, visible_alias = "trained", value_name = "DIR")]
     model: Vec<PathBuf>,
-    /// A draft adapter to measure, a directory of PEFT, over the base model; without one over the base that it names. With
-    /// --model it needs --base. May be given several times
+    /// A draft adapter to measure, a directory of PEFT or ORG/NAME@REVISION of the hub, over the base model; without one over
+    /// the base that it names. With --model it needs --base. May be given several times
     #[arg(long, value_name = "DIR")]
     adapter: Vec<PathBuf>,
     /// The model that the others were trained from; by default model.path

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use jacobi_datasets::Rank;
-use jacobi_trajectory_gen::{GenerateJob, estimate, merge};
+use jacobi_trajectory_gen::{GenerateJob, StatesKept, estimate, merge};
 
+use crate::adapter::ModelDirs;
 use crate::exit::UsageError;
-use crate::pipeline::model_of_round;
+use crate::pipeline::models_of_round;
 use crate::recipe::RecipeArgs;
 use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
@@ -25,6 +26,10 @@ pub struct GenerateArgs {
     /// The round to generate for; later rounds use the checkpoint of the one before
     #[arg(long, default_value_t = 1, value_name = "N")]
     round: usize,
+    /// A draft adapter for the model: a directory of PEFT, or ORG/NAME@REVISION of the hub. Responses stay the model's; the
+    /// recorded states are those of its drafts. By default that of the round before, if it trained one
+    #[arg(long, value_name = "DIR", conflicts_with = "merge")]
+    adapter: Option<PathBuf>,
     /// Output directory of the shards; by default the round's directory in output_dir
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -70,12 +75,18 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         let text = format!("{} trajectories of {ranks} ranks in {}", manifest.written, target.display());
         return Ok(output::result(&text)?);
     }
-    let model = model_of_round(&recipe, &run, round)?;
+    let mut models = models_of_round(&recipe, &run, round)?;
+    if let Some(adapter) = &args.adapter {
+        models = ModelDirs::find(Some(&models.model), Some(adapter))?;
+    } else if recipe.rounds[round - 1].generate.states == StatesKept::None {
+        // It would change nothing.
+        models.adapter = None;
+    }
     if let Some(responses) = &args.responses {
         recipe.rounds[round - 1].generate.responses = Some(responses.clone());
     }
     let options = GenerateOptions { rank: rank(args)?, overwrite: args.overwrite, quiet: false };
-    let job = stages::generate_job(&recipe, round, &model, &target, options)?;
+    let job = stages::generate_job(&recipe, round, &models, &target, options)?;
     if args.dry_run {
         return Ok(output::result(&describe(&job, args.calibrate)?)?);
     }
@@ -99,8 +110,9 @@ fn describe(job: &GenerateJob, calibrate: usize) -> anyhow::Result<String> {
     let found = estimate(job, calibrate)?;
     let config = job.config;
     let mut text = format!(
-        "generate with {} into {}\n  prompts      {} of {}, {} skipped by rules; {} prompt tokens\n  settings     block_size {}, at most {} new tokens each\n",
+        "generate with {}{} into {}\n  prompts      {} of {}, {} skipped by rules; {} prompt tokens\n  settings     block_size {}, at most {} new tokens each\n",
         job.model_dir.display(),
+        job.adapter.map_or_else(String::new, |adapter| format!(" and {}", adapter.display())),
         job.directory().display(),
         found.candidates,
         found.input,

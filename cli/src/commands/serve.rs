@@ -1,13 +1,12 @@
 //! `jacobi serve`: a model behind an OpenAI-compatible endpoint.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
-use jacobi_datasets::hub;
 use jacobi_datasets::schema::eval_row::decoder_label;
 use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_decoder::{DecoderConfig, DecoderName, Room, StopRules};
@@ -15,6 +14,7 @@ use jacobi_model::{Compute, DeviceChoice, LanguageModel};
 use serde_json::Value;
 
 use super::decode::{DtypeName, decoder_name};
+use crate::adapter::ModelDirs;
 use crate::decoding::Engine;
 use crate::device;
 use crate::exit::UsageError;
@@ -39,12 +39,16 @@ const PASS_ROWS: usize = 512;
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
     /// The model: a local Hugging Face directory, or ORG/NAME@REVISION of the hub
-    #[arg(long, short, value_name = "DIR")]
-    model: PathBuf,
-    /// The model's name for clients [default: the value of --model]
+    #[arg(long, short, value_name = "DIR", required_unless_present = "adapter")]
+    model: Option<PathBuf>,
+    /// A draft adapter for the model: a directory of PEFT, or ORG/NAME@REVISION of the hub; without --model it names its base.
+    /// Answers stay the base model's
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// The model's name for clients [default: the value of --model, else of --adapter]
     #[arg(long, value_name = "NAME")]
     served_model_name: Option<String>,
-    /// The decoder [default: the one in the model's jacobi.json, else jacobi]
+    /// The decoder [default: the one in the jacobi.json of the model or adapter, else jacobi]
     #[arg(long, value_parser = decoder_name())]
     decoder: Option<DecoderName>,
     /// The address to listen on. Other machines can connect unless it is a loopback address: set an API key
@@ -87,10 +91,10 @@ pub struct ServeArgs {
 /// # Errors
 /// A model that does not load, an address in use, a memory budget too small for a prompt.
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    let dir = hub::model_dir(&args.model)?;
-    let decoder = args.decoder(&dir)?;
+    let dirs = ModelDirs::find(args.model.as_deref(), args.adapter.as_deref())?;
+    let decoder = args.decoder(&dirs)?;
     let compute = Compute { dtype: args.dtype.into(), device: device::choose(args.device)? };
-    let (model, tokenizer) = Engine::load(&dir, compute)?.into_parts();
+    let (model, tokenizer) = Engine::load_adapted(&dirs, compute)?.into_parts();
     let serving = args.serving(&*model, &decoder)?;
     let stop = Stop::quietly()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -153,17 +157,28 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
 
 impl ServeArgs {
     /// The decoder from the options or from jacobi.json; without either, the default with a message.
-    fn decoder(&self, dir: &Path) -> anyhow::Result<DecoderConfig> {
+    fn decoder(&self, dirs: &ModelDirs) -> anyhow::Result<DecoderConfig> {
         if let Some(name) = self.decoder {
             return Ok(DecoderConfig { name, ..DecoderConfig::default() });
         }
-        Ok(jacobi_eval::tuned(dir)?.unwrap_or_else(|| {
+        Ok(jacobi_eval::tuned(dirs.tuned())?.unwrap_or_else(|| {
+            let (what, hint) = match dirs.adapter {
+                Some(_) => ("adapter", ""),
+                None => ("model", ". A model that was not post-trained gains little"),
+            };
             output::status(&format!(
-                "serve: the model has no {TUNED_FILE}: decoding as `jacobi` with n = 16; `jacobi tune` finds the fastest \
-                 decoder for this machine. A model that was not post-trained gains little"
+                "serve: the {what} has no {TUNED_FILE}: decoding as `jacobi` with n = 16; `jacobi tune` finds the fastest \
+                 decoder for this machine{hint}"
             ));
             DecoderConfig { name: DecoderName::Jacobi, ..DecoderConfig::default() }
         }))
+    }
+
+    /// The model's name for clients.
+    fn name(&self) -> String {
+        let given = self.model.as_ref().or(self.adapter.as_ref());
+        let dir = || given.map_or_else(String::new, |dir| dir.display().to_string());
+        self.served_model_name.clone().unwrap_or_else(dir)
     }
 
     fn serving(&self, model: &dyn LanguageModel, decoder: &DecoderConfig) -> anyhow::Result<Serving> {
@@ -208,7 +223,7 @@ impl ServeArgs {
         let settings = decoder.settings(0, stop)?;
         let capacity = settings.capacity(model, 1);
         Ok(Serving {
-            model: self.served_model_name.clone().unwrap_or_else(|| self.model.display().to_string()),
+            model: self.name(),
             label: decoder_label(decoder.name.as_str(), &shown),
             decoder: Value::Object(shown),
             settings,

@@ -9,7 +9,7 @@ use jacobi_trainer::{TrainData, forecast};
 
 use crate::commands::generate::check_round;
 use crate::exit::UsageError;
-use crate::pipeline::model_of_round;
+use crate::pipeline::models_of_round;
 use crate::recipe::{Recipe, RecipeArgs, Round};
 use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
@@ -57,7 +57,8 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let recipe = args.recipe.load()?;
     let run = RunDir::new(&recipe.output_dir);
     check_round(args.round, recipe.rounds.len())?;
-    let model = model_of_round(&recipe, &run, args.round)?;
+    let models = models_of_round(&recipe, &run, args.round)?;
+    let model = &models.model;
     let target = args.output.clone().unwrap_or_else(|| run.round(args.round));
     let shards = match &args.trajectories {
         Some(dir) => Some(dir.clone()),
@@ -71,7 +72,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         }
     };
     if args.dry_run {
-        return Ok(output::result(&forecast_of(args, &recipe, &model, shards.as_deref())?)?);
+        return Ok(output::result(&forecast_of(args, &recipe, model, shards.as_deref())?)?);
     }
     if let Some(count) = args.nproc.filter(|&count| count > 1) {
         return launch::start(usize::from(count), &Stop::quietly()?);
@@ -91,8 +92,8 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         let _lock = peers.is_first().then(|| DirLock::take(place)).transpose()?;
         let stage = stages::TrainStage {
             round: args.round,
-            model_dir: &model,
-            data: data(prompts, &model, shards.as_deref())?,
+            models: &models,
+            data: data(prompts, model, shards.as_deref())?,
             output: &target,
             overwrite: args.overwrite,
             device,

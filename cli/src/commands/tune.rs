@@ -156,7 +156,14 @@ fn given(args: &TuneArgs) -> anyhow::Result<Option<ModelDirs>> {
     match (&args.model, &args.adapter) {
         (None, None) => Ok(None),
         (Some(model), None) => Ok(Some(ModelDirs { model: model.clone(), adapter: None })),
-        (model, adapter) => ModelDirs::find(model.as_deref(), adapter.as_deref()).map(Some),
+        (model, Some(adapter)) if adapter.is_dir() => {
+            ModelDirs::find(model.as_deref(), Some(adapter)).map(Some)
+        }
+        (_, Some(adapter)) => Err(UsageError(format!(
+            "--adapter {}: there is no such directory, and {TUNED_FILE} is written into it; download an adapter of the hub first",
+            adapter.display()
+        ))
+        .into()),
     }
 }
 

@@ -38,6 +38,7 @@ impl Decoded {
                 "decode_seconds": stats.decode_seconds,
                 "acceptance": stats.acceptance,
                 "accepted_from": stats.accepted_from,
+                "limited_by": stats.limited_by,
                 "widths": stats.widths,
             },
         });
@@ -59,7 +60,7 @@ impl Decoded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jacobi_decoder::{Source, WidthStats};
+    use jacobi_decoder::{Limit, Source, WidthStats};
 
     #[test]
     fn json_and_summary_carry_the_published_fields() {
@@ -71,6 +72,7 @@ mod tests {
             decode_seconds: 0.5,
             acceptance: vec![0, 0, 1, 1],
             accepted_from: [(Source::Own, 2), (Source::Tree, 1)].into(),
+            limited_by: [(Limit::Draft, 1), (Limit::End, 1)].into(),
             widths: [(16, WidthStats { forwards: 2, seconds: 0.5 })].into(),
         };
         let mut decoded = Decoded {
@@ -84,7 +86,7 @@ mod tests {
             "prompt_tokens": [1, 3], "response_tokens": [4, 5, 6, 7, 8, 2], "text": "hi", "finish_reason": "eos",
             "stats": {"forwards": 2, "cycles": 2, "tokens": 5, "tpf": 2.5, "tps": 10.0, "prefill_seconds": 0.25,
                 "decode_seconds": 0.5, "acceptance": [0, 0, 1, 1], "accepted_from": {"own": 2, "tree": 1},
-                "widths": {"16": {"forwards": 2, "seconds": 0.5}}},
+                "limited_by": {"draft": 1, "end": 1}, "widths": {"16": {"forwards": 2, "seconds": 0.5}}},
         });
         assert_eq!(Value::Object(decoded.to_json()), expected);
         let summary = "6 tokens, 2 passes, TPF 2.50, 10.0 tokens/s, prefill 0.25 s, ended by";

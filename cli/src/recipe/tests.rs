@@ -31,15 +31,40 @@ fn invalid_values_are_usage_errors() {
 }
 
 #[test]
-fn a_drafter_is_trained_in_the_last_round_only() {
+fn a_run_exports_the_adapter_of_its_last_round() {
     let adapter = "ar_weight = 0\n[rounds.train.adapter]\nblock_size = 8\nstates = \"random\"\n";
     let round = format!("[[rounds]]\n[rounds.train]\nwindow_size = 1\n{adapter}");
     let recipe = load(&format!("[[rounds]]\n{round}"), &[]).unwrap();
     assert!(recipe.exports_adapter() && recipe.block_size() == 8);
-    let error = load(&format!("{round}[[rounds]]\n"), &[]).unwrap_err().to_string();
-    assert!(error.contains("round 1: train.adapter.rows = \"draft\" is for the last round"), "{error}");
     let all = load(&format!("{round}rows = \"all\"\n[[rounds]]\n"), &[]).unwrap();
     assert!(!all.exports_adapter() && all.block_size() == 16);
+}
+
+#[test]
+fn rounds_after_a_drafter_go_on_training_it_for_the_same_model() {
+    let adapter = "ar_weight = 0\n[rounds.train.adapter]\nblock_size = 8\nstates = \"random\"\n";
+    let round = format!("[[rounds]]\n[rounds.train]\nwindow_size = 1\n{adapter}");
+    let three = load(&format!("[[rounds]]\n{round}{round}"), &[]).unwrap();
+    assert_eq!([1, 2, 3].map(|round| three.round_of_model(round)), [None, Some(1), Some(1)]);
+    assert_eq!([1, 2, 3].map(|round| three.round_of_adapter(round)), [None, None, Some(2)]);
+    let rows = [
+        (
+            format!("{round}[[rounds]]\n"),
+            "round 2: the round before trains an adapter that drafts, and no model",
+        ),
+        (
+            format!("{round}{round}rows = \"all\"\n"),
+            "round 2: the round before trains an adapter that drafts",
+        ),
+        (
+            format!("{round}{round}rank = 8\n"),
+            "round 2: train.adapter has another rank, alpha or other targets",
+        ),
+    ];
+    for (text, expected) in rows {
+        let error = load(&text, &[]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

@@ -11,8 +11,9 @@ use crate::schema::tuned::TUNED_FILE;
 /// Files of every export besides the weights. A base model or a checkpoint lacks the card and [`TUNED_FILE`].
 const PARTS: [&str; 4] = ["config.json", "README.md", "tokenizer.json", TUNED_FILE];
 /// The same for an adapter, whose weights need their base.
-const ADAPTER_PARTS: [&str; 4] = [ADAPTER, "README.md", "adapter_model.safetensors", TUNED_FILE];
-const ADAPTER: &str = "adapter_config.json";
+const ADAPTER_PARTS: [&str; 4] = [ADAPTER, "README.md", ADAPTER_WEIGHTS, TUNED_FILE];
+pub(super) const ADAPTER: &str = "adapter_config.json";
+const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -84,6 +85,16 @@ pub(super) fn is_complete_model(dir: &Path) -> bool {
         false => vec![WEIGHTS.to_owned()],
     };
     has("config.json") && has("tokenizer.json") && !weights.is_empty() && weights.iter().all(|name| has(name))
+}
+
+/// Whether `dir` has configuration and weights of an adapter.
+pub(super) fn is_complete_adapter(dir: &Path) -> bool {
+    [ADAPTER, ADAPTER_WEIGHTS].iter().all(|name| dir.join(name).is_file())
+}
+
+/// Whether an adapter, at the top of a repository, is used with this file.
+pub(super) fn belongs_to_adapter(file: &str) -> bool {
+    [ADAPTER, ADAPTER_WEIGHTS, TUNED_FILE].contains(&file)
 }
 
 /// The files that an index of weights names.

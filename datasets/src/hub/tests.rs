@@ -173,6 +173,36 @@ fn a_model_arrives_with_the_files_it_needs_and_no_others() {
 }
 
 #[test]
+fn an_adapter_arrives_with_its_weights_and_its_tuned_decoder() {
+    let server = serve(
+        "models",
+        &[
+            ("adapter_config.json", "{}"),
+            ("adapter_model.safetensors", "weights"),
+            ("jacobi.json", "{}"),
+            ("tokenizer.json", "{}"),
+            ("README.md", "words"),
+        ],
+    );
+    let (_dir, hub) = hub(&server);
+    let source = HubRepo::model(Path::new("o/n")).unwrap();
+    let dir = fetch_adapter(&hub, &source).unwrap();
+    let mut names: Vec<String> =
+        fs_err::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors", "jacobi.json"]);
+    let nowhere = Hub { endpoint: "http://127.0.0.1:9".to_owned(), ..hub.clone() };
+    let dir = fetch_adapter(&nowhere, &source).unwrap();
+    fs_err::remove_file(dir.join("adapter_model.safetensors")).unwrap();
+    assert!(fetch_adapter(&nowhere, &source).unwrap_err().to_string().contains("HF_HUB_OFFLINE=1"));
+    // A model is no adapter.
+    let server = serve("models", &[("config.json", "{}"), ("model.safetensors", "weights")]);
+    let hub = Hub { endpoint: server.endpoint.clone(), cache: hub.cache.join("other"), ..hub };
+    let message = fetch_adapter(&hub, &source).unwrap_err().to_string();
+    assert!(message.contains("adapter_config.json of o/n"), "{message}");
+}
+
+#[test]
 fn prompts_come_from_the_hub_file_by_file() {
     let (first, second) = ("{\"prompt\": \"one\"}\n", "{\"prompt\": \"two\"}\n");
     let server =

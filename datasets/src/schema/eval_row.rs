@@ -137,6 +137,11 @@ pub struct EvalRow {
     /// last forward accepted after the end of the response count too. In addition every forward gives one token.
     #[serde(default)]
     pub accepted_from: BTreeMap<String, usize>,
+    /// Forwards by what ended their accepted tokens: `draft` (a drafted token was wrong), `filler` (nothing was drafted there),
+    /// `window` (all drafts were right), `drafting` (it only drafted), `tie` (a near-tie was left to a pass over one row), `end`
+    /// (of the response).
+    #[serde(default)]
+    pub limited_by: BTreeMap<String, usize>,
     /// Forwards and their seconds by rows fed, ascending.
     #[serde(default)]
     pub widths: Vec<EvalWidth>,
@@ -271,6 +276,9 @@ pub struct EvalSample {
     /// Draft tokens that were right, by source, as [`EvalRow::accepted_from`].
     #[serde(default)]
     pub accepted_from: BTreeMap<String, usize>,
+    /// As [`EvalRow::limited_by`].
+    #[serde(default)]
+    pub limited_by: BTreeMap<String, usize>,
     /// Forwards and their seconds by rows fed, ascending.
     #[serde(default)]
     pub widths: Vec<EvalWidth>,

@@ -63,3 +63,27 @@ fn the_next_draft_is_read_below_the_last_right_row_and_then_along_the_run() {
     assert_eq!(longer.continuation(branch), [branch, 2, 3]);
     assert_eq!([longer.source(1), longer.source(2)], [Source::Own, Source::Pseudo]);
 }
+
+#[test]
+fn a_path_ends_for_a_reason() {
+    let draft = branched().with_filler_from(2);
+    let rows = [
+        // After 5 and 7 the model gives a token that no row holds; after 6 nothing but filler and a branch follows.
+        ((0, 1), Limit::Draft),
+        ((1, 1), Limit::Draft),
+        ((2, 1), Limit::Window),
+        ((5, 2), Limit::Window),
+        // A right row follows, and was left to the next pass.
+        ((0, 8), Limit::Tie),
+    ];
+    for ((last, chosen), expected) in rows {
+        assert_eq!(draft.limit(last, chosen), expected, "{last} then {chosen}");
+    }
+    let run = Draft::run(5, &[6, 7, 8], 4).with_filler_from(2);
+    assert_eq!(
+        [0, 1, 2, 3].map(|last| run.limit(last, 1)),
+        [Limit::Draft, Limit::Filler, Limit::Filler, Limit::Window]
+    );
+    assert_eq!(Draft::run(5, &[], 1).with_adapted(&[6]).limit(0, 1), Limit::Drafting);
+    assert_eq!(Draft::run(5, &[], 1).limit(0, 1), Limit::Window);
+}

@@ -5,7 +5,7 @@ use super::*;
 use crate::{Passes, Response, scripted::Adapted};
 
 /// An adapter for `base`, by its seed: it changes nothing (0), agrees with the base in some positions, or is another model.
-fn logits_of(base: Scripted, seed: u64) -> impl Fn(&[u32]) -> Vec<f32> {
+pub(super) fn logits_of(base: Scripted, seed: u64) -> impl Fn(&[u32]) -> Vec<f32> {
     let other = Scripted { seed, ..base };
     move |text| {
         if seed == 0 || (seed ^ text.len() as u64).is_multiple_of(3) {
@@ -179,10 +179,17 @@ fn right_drafts_are_accepted_in_one_pass_or_two() {
     let (one, passes) = accepted(sliding.clone());
     assert_eq!(one[..6], [1, 8, 1, 8, 1, 8]);
     assert!(passes[..6].iter().all(|pass| widths(pass) == (8, 7)));
+    let limits: Vec<Limit> = passes[..4].iter().map(|pass| pass.limit).collect();
+    assert_eq!(limits, [Limit::Filler, Limit::Window, Limit::Filler, Limit::Window]);
+    assert_eq!(passes.last().unwrap().limit, Limit::End);
     // UNO's cycle: the known-right token, then all that was drafted behind it.
     let two = MultiBlockConfig { passes: Passes::Two, ..sliding.clone() };
     let (two, passes) = accepted(two);
     assert_eq!(two[..6], [1, 8, 1, 8, 1, 8]);
+    assert_eq!(
+        [0, 1, 2, 3].map(|pass| passes[pass].limit),
+        [Limit::Drafting, Limit::Window, Limit::Drafting, Limit::Window]
+    );
     assert_eq!(passes[..4].iter().map(widths).collect::<Vec<_>>(), [(1, 7), (8, 0), (1, 7), (8, 0)]);
     // A second block is drafted ahead.
     let growth = Growth::Blocks { max_blocks: 2, spawn_ratio: 0.0 };

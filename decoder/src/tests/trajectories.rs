@@ -2,13 +2,14 @@
 //! decoding shows.
 
 use jacobi_datasets::{NoiseScheduleConfig, ScheduleKind, State, choose_state, jacobi_passes};
+use jacobi_model::LanguageModel;
 
-use super::*;
-use crate::{Disagreement, Recorder, Response, States, Trajectories};
+use super::{adapters::logits_of, *};
+use crate::{Disagreement, Recorder, Response, States, Trajectories, scripted::Adapted};
 
 /// The response and its states by sequential Jacobi decoding, with every pass recorded.
 fn sequential(
-    model: &Scripted,
+    model: &dyn LanguageModel,
     prompt: &[u32],
     settings: &Settings,
     config: &Trajectories,
@@ -46,7 +47,7 @@ fn asked_for(states: &[State], response: usize, config: &Trajectories) -> Vec<St
     asked
 }
 
-fn answers(model: &Scripted, requests: Vec<Request>, room: Room) -> Vec<Answer> {
+fn answers(model: &dyn LanguageModel, requests: Vec<Request>, room: Room) -> Vec<Answer> {
     let mut answers: Vec<Option<Answer>> = requests.iter().map(|_| None).collect();
     generate_batch(model, &mut requests.into_iter().enumerate(), room, &mut |event| {
         match event {
@@ -90,24 +91,34 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn blocks_side_by_side_have_the_states_of_sequential_decoding(
-        model in models(),
+        base in models(),
+        adapter in prop::option::of(any::<u64>()),
+        drafted in prop::option::of(1usize..20),
         config in trajectories(),
         sampling in samplings(),
         prompts in prop::collection::vec(prop::collection::vec(0u32..2, 1..7), 1..6),
-        room in (1usize..4, 1usize..60).prop_map(|(slots, rows)| Room { slots, rows, capacity: 80 }),
+        (slots, rows) in (1usize..4, 1usize..60),
         max_new_tokens in 1usize..50,
         eos_token_ids in prop::collection::vec(0u32..12, 0..2),
     ) {
         let stop = StopRules { max_new_tokens, eos_token_ids };
-        let settings = Settings { sampling, ..Settings::greedy(Strategy::Autoregressive, stop) };
+        let jacobi = |block_size| Strategy::Jacobi(JacobiConfig { block_size, seed: 1 });
+        let strategy = drafted.map_or(Strategy::Autoregressive, jacobi);
+        let settings = Settings { sampling, ..Settings::greedy(strategy, stop) };
+        // With an adapter the states are those of its drafts, and the text is still the base's.
+        let logits = logits_of(base, adapter.unwrap_or(0));
+        let drafting = Adapted { base, adapter: &logits };
+        let model: &dyn LanguageModel = if adapter.is_some() { &drafting } else { &base };
+        let room = Room { slots, rows, capacity: settings.capacity(model, 6) };
         let request = |prompt: &Vec<u32>| Request {
             trajectories: Some(config.clone()),
             ..Request::new(prompt.clone(), settings.clone())
         };
-        let found = answers(&model, prompts.iter().map(request).collect(), room);
+        let found = answers(model, prompts.iter().map(request).collect(), room);
         for (prompt, found) in prompts.iter().zip(&found) {
-            let (generation, states) = sequential(&model, prompt, &settings, &config);
+            let (generation, states) = sequential(model, prompt, &settings, &config);
             let found = response(found);
+            prop_assert_eq!(&found.generation.tokens, &sequential(&base, prompt, &settings, &config).0.tokens);
             prop_assert_eq!(&found.generation.tokens, &generation.tokens);
             prop_assert_eq!(found.generation.finish_reason, generation.finish_reason);
             let response = generation.tokens.len();

@@ -14,6 +14,8 @@ fn micro_and_macro_by_hand() {
     jacobi[1].finish_reason = FinishReason::Length;
     jacobi[0].acceptance = vec![0, 1, 2];
     jacobi[0].accepted_from = [("own".to_owned(), 10), ("tree".to_owned(), 5)].into();
+    jacobi[0].limited_by = [("draft".to_owned(), 3), ("end".to_owned(), 2)].into();
+    jacobi[1].limited_by = [("draft".to_owned(), 9), ("end".to_owned(), 1)].into();
     let width = |rows, forwards, seconds| EvalWidth { rows, forwards, seconds };
     jacobi[0].widths = vec![width(1, 2, 0.125), width(8, 3, 0.375)];
     let row = super::row(&jacobi, &ar, "float32", 1).unwrap();
@@ -30,6 +32,7 @@ fn micro_and_macro_by_hand() {
     assert_eq!(row.ended_interval, wilson(1, 2));
     assert_eq!(row.acceptance, [0, 11, 2]);
     assert_eq!(row.accepted_from, [("own".to_owned(), 10), ("tree".to_owned(), 5)].into());
+    assert_eq!(row.limited_by, [("draft".to_owned(), 12), ("end".to_owned(), 3)].into());
     assert_eq!(row.widths, [width(1, 12, 1.625), width(8, 3, 0.375)]);
     assert_eq!((row.accuracy, row.accuracy_interval), (None, None));
     // Draws are {0, 0}, {0, 1}, {1, 1}: tpf 4, 2, 1; tps 40, 15, 10 / 1.5.

@@ -28,7 +28,7 @@ pub fn measure(bench: &Bench, sheet: &mut Sheet, shape: &Shape) -> anyhow::Resul
     let samples = samples(scale, model.architecture().vocab_size as u32)?;
     let of_a_row = (scale.row_tokens / work::SAMPLE_TOKENS).clamp(1, samples.len());
     let load = RowLoad::of(&PackedRow::new(samples[..of_a_row].iter()));
-    let foreseen = footprint(model.architecture(), model.kind(), &config, &load).total();
+    let foreseen = footprint(model.architecture(), (model.kind(), model.device()), &config, &load).total();
     let mut stepper = Stepper::new(model, None, &config, 1024);
     let settings = StepSettings { learning_rate: 1e-6, loss: config.loss_at(0, 1) };
     let mut last: Option<Result<StepReport, String>> = None;

@@ -3,7 +3,9 @@
 use std::{sync::atomic::AtomicBool, time::Instant};
 
 use anyhow::{Context, bail, ensure};
-use jacobi_datasets::{NoisyRows, PackedRow, PackedSample, fill_rows, row_len};
+use jacobi_datasets::{
+    NoisyRows, PackConfig, PackedRow, PackedSample, StateSource, States, fill_rows, row_len,
+};
 use jacobi_model::{Dtype, Transformer, load};
 use jacobi_torch_ext::{add_weight_gradient, product, product_input_gradient};
 use jacobi_trainer::{
@@ -26,10 +28,12 @@ pub enum Way {
     Recomputing,
     /// As `Fast`, and an adapter that drafts is trained instead of the model.
     Adapter,
+    /// As `Adapter`, on states that it makes itself.
+    OnPolicy,
 }
 
 impl Way {
-    pub const ALL: [Self; 4] = [Self::Oracle, Self::Fast, Self::Recomputing, Self::Adapter];
+    pub const ALL: [Self; 5] = [Self::Oracle, Self::Fast, Self::Recomputing, Self::Adapter, Self::OnPolicy];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -37,7 +41,12 @@ impl Way {
             Self::Fast => "fast",
             Self::Recomputing => "recomputing",
             Self::Adapter => "adapter",
+            Self::OnPolicy => "on_policy",
         }
+    }
+
+    fn trains_adapter(self) -> bool {
+        matches!(self, Self::Adapter | Self::OnPolicy)
     }
 
     pub fn parse(name: &str) -> anyhow::Result<Self> {
@@ -52,15 +61,16 @@ impl Way {
 pub fn child(options: &Options, way: Way, tokens_per_row: usize) -> anyhow::Result<Value> {
     let model = load(&options.model, Dtype::Bfloat16)?.transformer;
     let count = tokens_per_row.max(options.tokens) / work::SAMPLE_TOKENS;
-    let mut samples = work::samples(count, model.architecture().vocab_size as u32)?;
-    if way == Way::Adapter {
-        samples.iter_mut().for_each(|sample| sample.noisy_rows = NoisyRows::FromSecond);
-    }
+    let samples = samples_of(way, count, model.architecture().vocab_size as u32)?;
     let defaults = TrainConfig::default();
+    let states = match way {
+        Way::OnPolicy => States::One(StateSource::OnPolicy),
+        _ => States::default(),
+    };
     let config = TrainConfig {
         tokens_per_row,
-        adapter: (way == Way::Adapter).then(AdapterSettings::default),
-        ar_weight: if way == Way::Adapter { 0.0.into() } else { defaults.ar_weight },
+        adapter: way.trains_adapter().then(|| AdapterSettings { states, ..AdapterSettings::default() }),
+        ar_weight: if way.trains_adapter() { 0.0.into() } else { defaults.ar_weight },
         activation_checkpointing: match way {
             Way::Recomputing => ActivationCheckpointing::Full,
             _ => ActivationCheckpointing::None,
@@ -119,6 +129,24 @@ pub fn child(options: &Options, way: Way, tokens_per_row: usize) -> anyhow::Resu
     }))
 }
 
+fn samples_of(way: Way, count: usize, vocabulary: u32) -> anyhow::Result<Vec<PackedSample>> {
+    if way == Way::OnPolicy {
+        return work::packed(count, vocabulary, on_policy(vocabulary));
+    }
+    let mut samples = work::samples(count, vocabulary)?;
+    if way == Way::Adapter {
+        samples.iter_mut().for_each(|sample| sample.noisy_rows = NoisyRows::FromSecond);
+    }
+    Ok(samples)
+}
+
+/// Of samples with the states that a drafter makes itself.
+fn on_policy(vocabulary: u32) -> PackConfig {
+    let states = States::One(StateSource::OnPolicy);
+    let noisy_rows = NoisyRows::FromSecond;
+    PackConfig { window_size: 1, states, noisy_rows, vocabulary, ..PackConfig::default() }
+}
+
 fn packed_rows(samples: &[PackedSample], tokens_per_row: usize) -> Vec<PackedRow> {
     let lengths: Vec<usize> = samples.iter().map(row_len).collect();
     let rows = fill_rows(&lengths, tokens_per_row);
@@ -127,7 +155,7 @@ fn packed_rows(samples: &[PackedSample], tokens_per_row: usize) -> Vec<PackedRow
 
 fn predicted(model: &Transformer, rows: &[PackedRow], config: &TrainConfig) -> Footprint {
     let largest = rows.iter().map(RowLoad::of).max_by_key(|load| load.tokens).expect("rows to train on");
-    footprint(model.architecture(), model.kind(), config, &largest)
+    footprint(model.architecture(), (model.kind(), model.device()), config, &largest)
 }
 
 /// As the samples of a step would be trained on under a dense mask: rows of as many whole samples as fit.

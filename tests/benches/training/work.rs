@@ -13,7 +13,11 @@ pub const SAMPLE_TOKENS: usize = PROMPT + 2 * RESPONSE;
 
 /// `count` samples over `vocabulary` ids; every block has every state from one right token to all of them.
 pub fn samples(count: usize, vocabulary: u32) -> anyhow::Result<Vec<PackedSample>> {
-    let config = PackConfig { window_size: WINDOW, ..PackConfig::default() };
+    packed(count, vocabulary, PackConfig { window_size: WINDOW, ..PackConfig::default() })
+}
+
+/// The same, packed as `config` says.
+pub fn packed(count: usize, vocabulary: u32, config: PackConfig) -> anyhow::Result<Vec<PackedSample>> {
     (0..count).map(|index| Ok(pack(&trajectory(index, vocabulary), BLOCK, &config, 0)?)).collect()
 }
 

@@ -48,6 +48,7 @@ impl Bench {
     fn job<'a>(&'a self, model: &'a Path, output: &'a Path) -> TrainJob<'a> {
         TrainJob {
             model_dir: model,
+            adapter: None,
             init: Init::Weights,
             dtype: Dtype::Float32,
             device: jacobi_model::Device::Cpu,

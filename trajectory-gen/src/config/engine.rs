@@ -1,7 +1,7 @@
 //! The engine's settings, from the `[generate]` section.
 
 use jacobi_datasets::{PackConfig, SCHEDULE_KEY, ScheduleKind};
-use jacobi_decoder::{Disagreement, RandomSampling, Room, States, StopRules};
+use jacobi_decoder::{Disagreement, JacobiConfig, RandomSampling, Room, States, StopRules, Strategy};
 use jacobi_model::LanguageModel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,8 @@ impl GenerateConfig {
     /// The engine's settings, for shards that training will read with `train`.
     ///
     /// # Errors
-    /// [`GenerateError::NoSchedule`] if the schedule is random, so that the states that training selects are not known.
+    /// [`GenerateError::NoSchedule`] if the schedule is random, so that the states that training selects are not known;
+    /// [`GenerateError::IdleAdapter`] if the model has an adapter that nothing would use.
     pub(crate) fn engine(
         &self,
         model: &dyn LanguageModel,
@@ -87,17 +88,37 @@ impl GenerateConfig {
             ..RandomSampling::default()
         };
         let stop = StopRules { max_new_tokens: self.max_new_tokens, eos_token_ids: eos_token_ids.to_vec() };
+        let room = self.room(model);
+        let strategy = self.strategy(model, room);
+        if model.has_adapter() && states.is_none() && strategy == Strategy::Autoregressive {
+            return Err(GenerateError::IdleAdapter { samples: room.slots, pass_tokens: self.pass_tokens });
+        }
         Ok(EngineSettings {
             block_size: self.block_size,
             states,
+            strategy,
             stop,
             sampling: (self.temperature > 0.0).then_some(sampling),
             on_disagreement: match self.on_disagreement {
                 OnDisagreement::Drop => Disagreement::Refuse,
                 OnDisagreement::KeepOurs => Disagreement::Replace,
             },
-            room: self.room(model),
+            room,
         })
+    }
+
+    /// How responses are decoded. An adapter drafts them where the drafts of all samples fit into a pass: in wider passes
+    /// they would cost more than they save.
+    fn strategy(&self, model: &dyn LanguageModel, room: Room) -> Strategy {
+        match model.has_adapter() && room.slots * self.drafted_rows() <= room.rows {
+            true => Strategy::Jacobi(JacobiConfig { block_size: self.block_size, seed: 0 }),
+            false => Strategy::Autoregressive,
+        }
+    }
+
+    /// Rows of a sample in a pass, where an adapter drafts its response.
+    fn drafted_rows(&self) -> usize {
+        2 * self.block_size - 1
     }
 
     /// Checks sampling settings and memory budget.
@@ -121,8 +142,8 @@ impl GenerateConfig {
     /// Bounds of the batch, with slots for the longest possible samples.
     fn room(&self, model: &dyn LanguageModel) -> Room {
         let longest = model.context_length().min(self.max_prompt_tokens + self.max_new_tokens);
-        // The pass that finds the last token has a row beyond it.
-        let capacity = longest + 1;
+        // The pass that finds the last token has a row beyond it, or a draft.
+        let capacity = longest + if model.has_adapter() { self.block_size } else { 1 };
         let slots = match self.batch_size {
             BatchSize::Samples(samples) => samples,
             BatchSize::Auto => {
