@@ -64,7 +64,7 @@ pub fn listen(peers: &Peers) -> std::io::Result<Stop> {
     Ok(stop)
 }
 
-/// Does `work`, the whole work of this rank. Then it takes leave of the other ranks, or reports the error to them and adds
+/// Does `work`, the whole work of this rank. Then it announces its end to the other ranks, or reports the error to them and adds
 /// this rank's number to it.
 ///
 /// # Errors
@@ -72,7 +72,10 @@ pub fn listen(peers: &Peers) -> std::io::Result<Stop> {
 pub fn together<T>(peers: &Peers, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     match work() {
         Err(error) if peers.world_size() > 1 && exit::signal(&error).is_none() => {
-            peers.give_up(&format!("{error:#}"));
+            // A failure of another rank is not reported back.
+            if !error.chain().any(|cause| cause.is::<RankFailure>()) {
+                peers.give_up(&format!("{error:#}"));
+            }
             Err(error.context(format!("rank {} of {} fails", peers.rank(), peers.world_size())))
         }
         done => {

@@ -17,7 +17,7 @@ use crate::watch::{RankFailure, Watch};
 
 /// Interval of the checks.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// A rank without a heartbeat for the timeout of collective operations is dead, but not earlier and not later than this.
+/// A rank is dead after this long without a heartbeat: the timeout of collective operations, but between these bounds.
 const SILENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
 pub(crate) struct Monitor {
@@ -29,6 +29,7 @@ struct Watched {
     watch: Arc<Watch>,
     rank: Rank,
     timeout: Duration,
+    silence: Duration,
     groups: Mutex<Vec<Weak<Group>>>,
     ended: AtomicBool,
 }
@@ -36,8 +37,13 @@ struct Watched {
 impl Monitor {
     /// Starts to watch the rank after `rank`. `timeout` is that of collective operations.
     pub(crate) fn start(watch: Arc<Watch>, rank: Rank, timeout: Duration) -> Self {
+        Self::start_with(watch, rank, (timeout, timeout.clamp(SILENCE.0, SILENCE.1)))
+    }
+
+    /// [`start`](Self::start), where a rank is dead after `silence`.
+    fn start_with(watch: Arc<Watch>, rank: Rank, (timeout, silence): (Duration, Duration)) -> Self {
         let (groups, ended) = (Mutex::default(), AtomicBool::new(false));
-        let watched = Arc::new(Watched { watch, rank, timeout, groups, ended });
+        let watched = Arc::new(Watched { watch, rank, timeout, silence, groups, ended });
         let thread = Arc::clone(&watched);
         Self { watched, thread: Some(std::thread::spawn(move || thread.run())) }
     }
@@ -68,7 +74,6 @@ impl Watched {
     /// Until the first failure: the heartbeat thread reads what is reported here, and ends this process if it is blocked.
     fn run(&self) {
         let next = (self.rank.rank + 1) % self.rank.world_size;
-        let limit = self.timeout.clamp(SILENCE.0, SILENCE.1);
         let (mut last, mut since) = (None, Instant::now());
         while !self.ended.load(Ordering::Relaxed) && self.watch.failure().is_none() {
             if let Some((group, error)) = self.failed_group() {
@@ -78,11 +83,14 @@ impl Watched {
                 }
                 return;
             }
-            // Without the store this rank ends too, as soon as it needs another one.
+            // If the store is gone, this rank fails at its next call to it. A rank without any heartbeat has not connected yet.
             if let Ok(heartbeat) = self.watch.heartbeat(next) {
                 if heartbeat != last {
                     (last, since) = (heartbeat, Instant::now());
-                } else if since.elapsed() >= limit && self.watch.has_left(next) == Ok(false) {
+                } else if last.is_some()
+                    && since.elapsed() >= self.silence
+                    && self.watch.has_left(next) == Ok(false)
+                {
                     return self.watch.report_gone(next);
                 }
             }
@@ -94,5 +102,42 @@ impl Watched {
         let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         let mut groups = groups.iter().filter_map(Weak::upgrade);
         groups.find_map(|group| group.error().map(|error| (group, error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jacobi_datasets::{Keeper, Membership};
+
+    use super::*;
+    use crate::Rendezvous;
+
+    /// Whether rank 1 of 2 is taken for dead, after one second of heartbeats or none, and four seconds without.
+    fn is_gone(has_been_there: bool) -> bool {
+        let place = Rendezvous::open().unwrap();
+        let variables = place.variables(0, 2);
+        let port = variables.into_iter().find(|(name, _)| *name == "MASTER_PORT").unwrap().1;
+        let member = |rank| Membership {
+            rank: Rank { rank, world_size: 2 },
+            local_rank: rank,
+            host: "127.0.0.1".into(),
+            port: port.parse().unwrap(),
+            keeper: Keeper::Launcher,
+            attempt: 0,
+        };
+        let watch = Arc::new(Watch::start(&member(0), Box::new(|_| {})).unwrap());
+        let other = has_been_there.then(|| Watch::start(&member(1), Box::new(|_| {})).unwrap());
+        let times = (Duration::from_secs(60), Duration::from_millis(1500));
+        let _monitor = Monitor::start_with(Arc::clone(&watch), Rank { rank: 0, world_size: 2 }, times);
+        std::thread::sleep(Duration::from_secs(1));
+        drop(other);
+        std::thread::sleep(Duration::from_secs(4));
+        watch.failure().is_some()
+    }
+
+    #[test]
+    fn a_rank_is_dead_without_heartbeats_once_it_has_connected() {
+        assert!(is_gone(true));
+        assert!(!is_gone(false));
     }
 }

@@ -2,6 +2,7 @@
 //! for each other without a time limit, learn that one has failed or was asked to stop, and join groups for collective work.
 
 use std::{
+    cell::Cell,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -36,6 +37,8 @@ pub(crate) struct Connection {
     timeout: Duration,
     /// Groups joined so far. All ranks join the same groups in the same order, so that the number names a group.
     groups: AtomicUsize,
+    /// Serves the other ranks, or is a client that groups are joined with. All other calls go through `watch`, which connects
+    /// again.
     store: Store,
 }
 
@@ -100,7 +103,7 @@ impl Peers {
     /// The store is gone.
     pub fn tell(&self, key: &str, text: &str) -> Result<(), RankFailure> {
         let Some(connection) = &self.0 else { return Ok(()) };
-        connection.store.set(key, text).map_err(|error| connection.blame(error))
+        connection.set(key, text)
     }
 
     /// Waits for the text of `key`, however long that takes; `None` if `is_stopped` before. A process alone has no texts.
@@ -109,7 +112,7 @@ impl Peers {
     /// A rank has failed, or the store is gone.
     pub fn hear(&self, key: &str, is_stopped: impl Fn() -> bool) -> Result<Option<String>, RankFailure> {
         let Some(connection) = &self.0 else { return Ok(None) };
-        connection.poll(is_stopped, || connection.store.get(key))
+        connection.poll(is_stopped, || connection.watch.call(|store| store.get(key)))
     }
 
     /// Waits until all ranks have called this with the same `name`, however long that takes; false if `is_stopped` before.
@@ -118,11 +121,17 @@ impl Peers {
     /// A rank has failed, or the store is gone.
     pub fn meet(&self, name: &str, is_stopped: impl Fn() -> bool) -> Result<bool, RankFailure> {
         let Some(connection) = &self.0 else { return Ok(true) };
-        let key = format!("meet/{name}");
-        connection.store.add(&key, 1).map_err(|error| connection.blame(error))?;
+        let key = |rank| format!("meet/{name}/{rank}");
+        connection.set(&key(connection.rank.rank), "")?;
+        let here = Cell::new(0);
         let met = connection.poll(is_stopped, || {
-            let count = connection.store.add(&key, 0)?;
-            Ok((count >= connection.rank.world_size as i64).then_some(()))
+            while here.get() < connection.rank.world_size {
+                if !connection.has(&key(here.get()))? {
+                    return Ok(None);
+                }
+                here.set(here.get() + 1);
+            }
+            Ok(Some(()))
         })?;
         Ok(met.is_some())
     }
@@ -134,9 +143,10 @@ impl Peers {
         move |here| {
             let connection = connection.upgrade()?;
             if here {
-                let _ = connection.store.set(STOP, "");
+                // The listener ends once a rank was asked to stop, so it has to ask again if the others were not told.
+                return Some(connection.set(STOP, "").is_ok());
             }
-            Some(here || matches!(connection.store.get(STOP), Ok(Some(_))))
+            Some(connection.has(STOP).unwrap_or(false))
         }
     }
 
@@ -177,18 +187,36 @@ impl Connection {
         self.watch.blame(error, self.timeout)
     }
 
+    fn set(&self, key: &str, text: &str) -> Result<(), RankFailure> {
+        self.watch.call(|store| store.set(key, text)).map_err(|error| self.blame(error))
+    }
+
+    fn has(&self, key: &str) -> Result<bool, CollectiveError> {
+        Ok(self.watch.call(|store| store.get(key))?.is_some())
+    }
+
     fn wait_for_all_to_connect(&self) -> Result<(), RankFailure> {
         let (started, world_size) = (Instant::now(), self.rank.world_size);
-        let count = |one| self.store.add("connected", one).map_err(|error| self.blame(error));
-        let mut connected = count(1)?;
-        while connected < world_size as i64 {
+        let key = |rank| format!("connected/{rank}");
+        self.set(&key(self.rank.rank), "")?;
+        let mut missing: Vec<usize> = (0..world_size).collect();
+        loop {
+            let mut still = Vec::new();
+            for rank in missing {
+                if !self.has(&key(rank)).map_err(|error| self.blame(error))? {
+                    still.push(rank);
+                }
+            }
+            missing = still;
+            if missing.is_empty() {
+                return Ok(());
+            }
             if started.elapsed() >= self.timeout {
+                let connected = world_size - missing.len();
                 return Err(RankFailure::Missing { connected, world_size, timeout: self.timeout.as_secs() });
             }
             std::thread::sleep(POLL);
-            connected = count(0)?;
         }
-        Ok(())
     }
 
     /// Polls until `found` has a value; `None` if `is_stopped` before.

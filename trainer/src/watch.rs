@@ -13,7 +13,7 @@ use std::{
 };
 
 use jacobi_datasets::{Keeper, Membership};
-use jacobi_torch_ext::{CollectiveError, StoreAddress};
+use jacobi_torch_ext::{CollectiveError, Store, StoreAddress};
 
 mod connection;
 
@@ -77,7 +77,7 @@ pub enum RankFailure {
     )]
     Missing {
         /// Ranks that have connected.
-        connected: i64,
+        connected: usize,
         /// Number of ranks.
         world_size: usize,
         /// Seconds that this rank waited.
@@ -124,6 +124,14 @@ impl Watch {
         Ok(Self { member: member.clone(), store, begun, ended, failure, heartbeat })
     }
 
+    /// Makes a call to the store, and makes it once more over a new connection if it fails.
+    pub(crate) fn call<T>(
+        &self,
+        call: impl Fn(&Store) -> Result<T, CollectiveError>,
+    ) -> Result<T, CollectiveError> {
+        self.store.call(call)
+    }
+
     /// Counts a collective operation.
     pub(crate) fn begin(&self) {
         self.begun.fetch_add(1, Ordering::Relaxed);
@@ -144,10 +152,11 @@ impl Watch {
     }
 
     fn store_reason(&self, rank: usize, reason: &str) {
-        if self.store.call(|store| store.add("failures", 1)) == Ok(1) {
+        // Not counted with `add`: a call may be made twice.
+        if self.call(|store| store.get(FAILED)) == Ok(None) {
             let text = format!("{rank} {reason}");
             // Reading it back ensures that it is written.
-            let _ = self.store.call(|store| store.set(FAILED, &text).and_then(|()| store.get(FAILED)));
+            let _ = self.call(|store| store.set(FAILED, &text).and_then(|()| store.get(FAILED)));
         }
     }
 
@@ -158,12 +167,12 @@ impl Watch {
 
     /// The last heartbeat of `rank`.
     pub(crate) fn heartbeat(&self, rank: usize) -> Result<Option<String>, CollectiveError> {
-        self.store.call(|store| store.get(&heartbeat_key(rank)))
+        self.call(|store| store.get(&heartbeat_key(rank)))
     }
 
     /// Whether `rank` has finished.
     pub(crate) fn has_left(&self, rank: usize) -> Result<bool, CollectiveError> {
-        Ok(self.store.call(|store| store.get(&left_key(rank)))?.is_some())
+        Ok(self.call(|store| store.get(&left_key(rank)))?.is_some())
     }
 
     /// Reports that `rank` sends no heartbeats.
@@ -241,22 +250,19 @@ impl Watch {
     /// The last heartbeat of each rank.
     fn heartbeats(&self) -> Result<Vec<Option<String>>, CollectiveError> {
         let ranks = 0..self.member.rank.world_size;
-        self.store.call(|store| ranks.clone().map(|rank| store.get(&heartbeat_key(rank))).collect())
+        self.call(|store| ranks.clone().map(|rank| store.get(&heartbeat_key(rank))).collect())
     }
 
     /// Announces that this rank has finished. The rank that runs the store waits until all ranks have.
     pub(crate) fn leave(&self) {
         self.ended.store(true, Ordering::Relaxed);
-        let world_size = self.member.rank.world_size as i64;
-        let _ = self.store.call(|store| store.set(&left_key(self.member.rank.rank), ""));
-        let mut left = self.store.call(|store| store.add("left", 1));
+        let _ = self.call(|store| store.set(&left_key(self.member.rank.rank), ""));
         let deadline = Instant::now() + STORE_TIMEOUT;
-        while self.keeps_store()
-            && left.as_ref().is_ok_and(|&left| left < world_size)
-            && Instant::now() < deadline
-        {
-            std::thread::sleep(HEARTBEAT / 10);
-            left = self.store.call(|store| store.add("left", 0));
+        let others = 1..self.member.rank.world_size;
+        for rank in others.filter(|_| self.keeps_store()) {
+            while self.has_left(rank) == Ok(false) && Instant::now() < deadline {
+                std::thread::sleep(HEARTBEAT / 10);
+            }
         }
     }
 }
