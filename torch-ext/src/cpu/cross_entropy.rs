@@ -98,14 +98,41 @@ pub fn soft_loss(logits: &mut Tensor, teacher: &Tensor, targets: &[SoftTarget], 
 
 /// The probability of `tokens[i]` in row i of `logits` `[n, v]`; 0 where there is no token.
 pub fn probabilities(logits: &Tensor, tokens: &[Option<u32>]) -> Vec<f64> {
-    let total = logits.to_kind(Kind::Float).logsumexp([-1i64].as_slice(), false);
-    let row = |(row, token): (usize, &Option<u32>)| {
-        token.map_or(0.0, |token| {
-            let logit = logits.double_value(&[row as i64, i64::from(token)]);
-            (logit - total.double_value(&[row as i64])).exp()
-        })
-    };
-    tokens.iter().enumerate().map(row).collect()
+    let (n, v) = logits.size2().expect("logits are [rows, vocabulary]");
+    assert_eq!(n as usize, tokens.len(), "one token per row");
+    assert!(tokens.iter().flatten().all(|&token| i64::from(token) < v), "tokens of {v}");
+    if !is_plain(logits) || !logits.is_contiguous() {
+        return fallback_probabilities(logits, tokens);
+    }
+    match logits.kind() {
+        Kind::Float => rows_of_tokens::<f32>(logits, tokens),
+        _ => rows_of_tokens::<bf16>(logits, tokens),
+    }
+}
+
+fn rows_of_tokens<T: Element>(logits: &Tensor, tokens: &[Option<u32>]) -> Vec<f64> {
+    let v = logits.size()[1] as usize;
+    let logits = elements::<T>(logits);
+    parallel_map(tokens.len(), &|row| {
+        let logits = &logits[row * v..(row + 1) * v];
+        tokens[row].map_or(0.0, |token| arch().dispatch(Probability { logits, token }))
+    })
+}
+
+struct Probability<'a, T> {
+    logits: &'a [T],
+    token: u32,
+}
+
+impl<T: Element> WithSimd for Probability<'_, T> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) -> f64 {
+        let top = largest(self.logits);
+        let share = 1.0 / sum_of_exp(self.logits, top, 1.0);
+        f64::from(Softmax { top, inverse_tau: 1.0, share }.of(self.logits[self.token as usize]))
+    }
 }
 
 fn hard_rows<T: Element>(logits: &mut Tensor, targets: &[HardTarget]) -> Vec<f64> {
@@ -277,6 +304,14 @@ fn sum_of_exp<T: Element>(row: &[T], top: f32, factor: f32) -> f32 {
         }
     }
     sums.iter().sum::<f32>() + rest.iter().map(|x| exp((x.to_f32() - top) * factor)).sum::<f32>()
+}
+
+fn fallback_probabilities(logits: &Tensor, tokens: &[Option<u32>]) -> Vec<f64> {
+    let ids: Vec<i64> = tokens.iter().map(|token| i64::from(token.unwrap_or(0))).collect();
+    let ids = Tensor::from_slice(&ids).to_device(logits.device()).unsqueeze(1);
+    let chosen = logits.softmax(-1, Kind::Float).gather(1, &ids, false).squeeze_dim(1);
+    let chosen = Vec::<f64>::try_from(chosen.to_kind(Kind::Double)).expect("one probability per row");
+    chosen.iter().zip(tokens).map(|(p, token)| token.map_or(0.0, |_| *p)).collect()
 }
 
 fn fallback_hard(logits: &mut Tensor, targets: &[HardTarget]) -> Vec<f64> {

@@ -91,3 +91,20 @@ fn a_nan_is_not_hidden() {
     let loss = terms(1.0, TERMS[0]);
     assert!(soft_loss(&mut logits.copy(), &logits, &[target], &loss)[0].is_nan());
 }
+
+#[test]
+fn probabilities_equal_the_operations() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        // The transposed one is not contiguous.
+        for logits in [random(&[5, 1003], kind), random(&[1003, 5], kind).tr()] {
+            let tokens = [Some(0), None, Some(1002), Some(17), Some(500)];
+            let softmax = logits.softmax(-1, Kind::Float);
+            let expected: Vec<f64> = (0..5)
+                .map(|row| {
+                    tokens[row].map_or(0.0, |token| softmax.double_value(&[row as i64, i64::from(token)]))
+                })
+                .collect();
+            assert_losses(&probabilities(&logits, &tokens), &expected);
+        }
+    }
+}
