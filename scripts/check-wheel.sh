@@ -52,7 +52,7 @@ clean jacobi quickstart "${small[@]}"
 [[ -s runs/quickstart/export/model.safetensors && -s runs/quickstart/report/report.html ]] ||
   fail "the run left no export or no report"
 clean jacobi quickstart "${small[@]}" 2>&1 | tee again.log
-[[ $(grep -c 'finished before, skipped' again.log) == 4 ]] || fail "the second call did not skip the four finished stages"
+[[ $(grep -c 'finished before, skipped' again.log) == 5 ]] || fail "the second call did not skip the five finished stages"
 
 # The console script becomes the binary, so a signal to it stops the run at a safe point.
 clean jacobi quickstart --set output_dir=runs/stopped 2>stopped.log &
