@@ -1,4 +1,5 @@
-//! Replaces a directory by a finished one, so that at every moment one of the two is whole under its name.
+//! Replaces a directory by a finished one, so that at every moment one of the two is whole under its name where the file
+//! system can exchange names.
 //!
 //! On Linux and macOS the two directories exchange their names in one step. On a file system that cannot do that, and on
 //! other systems, the former directory is renamed to `.NAME.jacobi-former` before the new one gets its name. A process that
