@@ -2,6 +2,7 @@
 
 #![cfg(target_os = "linux")]
 
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -146,5 +147,5 @@ fn child_of_the_test_of_rows() {
     for step in 0..20 {
         dataset.step(step, 8, &config).unwrap();
     }
-    println!("\nbytes {}", peak() - before);
+    writeln!(std::io::stdout(), "\nbytes {}", peak() - before).unwrap();
 }

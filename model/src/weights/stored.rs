@@ -40,8 +40,10 @@ pub(super) struct StoredTensor {
     place: Range<u64>,
 }
 
+pub(super) type NamedTensors = Vec<(String, StoredTensor)>;
+
 /// Opens the safetensors file at `path`; its tensors, by its header.
-pub(super) fn read_header(path: &Path) -> Result<(Arc<WeightFile>, Vec<(String, StoredTensor)>), ModelError> {
+pub(super) fn read_header(path: &Path) -> Result<(Arc<WeightFile>, NamedTensors), ModelError> {
     let damaged = |source| ModelError::Safetensors { path: path.to_path_buf(), source };
     let mut file = fs_err::File::open(path)?;
     let state = FileState::of(&file.metadata()?);
