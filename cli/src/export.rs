@@ -9,15 +9,15 @@ use jacobi_datasets::schema::tuned::{
     Latency, Objective, RaceSummary, TUNED_FILE, TUNED_SCHEMA, Trial, Tuned,
 };
 use jacobi_datasets::{Manifest, TOKENIZER_FILES, Tokenizer, copy_tokenizer_file};
-use jacobi_model::{Dtype, MAX_SHARD_BYTES, StoredAdapter, load, save_model};
+use jacobi_model::{Dtype, MAX_SHARD_BYTES, StoredAdapter, digest_of_model, load, save_model};
 use jacobi_report::{ModelCard, model_card};
 use jacobi_trainer::AdapterSettings;
 use serde_json::{Map, Value, json};
 
 use crate::recipe::{Recipe, Round};
-use crate::replace_dir::{recover, remove, replace_dir, with_suffix};
+use crate::replace_dir::{recover, remove, replace_dir, sibling};
 use crate::run_dir::{RunDir, command_line, write_text};
-use crate::{environment, pipeline::models_of_round, plan};
+use crate::{environment, pipeline::models_of_round};
 
 /// The file in [`CUSTOM_GENERATE`] with which transformers decodes an export in parallel.
 const GENERATE: &str = include_str!("../../python/custom_generate/generate.py");
@@ -38,7 +38,7 @@ pub fn export(
     base_on_hub: Option<&HubRepo>,
     custom_generate: bool,
 ) -> anyhow::Result<()> {
-    let partial = with_suffix(output, "partial");
+    let partial = sibling(output, "partial");
     recover(output)?;
     remove(&partial)?;
     fs_err::create_dir_all(&partial).with_context(|| {
@@ -149,7 +149,7 @@ pub fn write_card(
     results: Option<&Results>,
 ) -> anyhow::Result<()> {
     let base = Base::of_run(recipe, run)?;
-    let digest = plan::digest_of_model(dir)?;
+    let digest = digest_of_model(dir)?;
     let results = results.filter(|results| is_of_model(results, &digest));
     let license = license_of(&base.dir);
     let (training, provenance) = (training_settings(recipe), provenance(recipe, run, &base.dir)?);
@@ -251,7 +251,7 @@ fn trial_of(row: &EvalRow) -> Trial {
 
 /// Base model, prompts, trajectories and versions.
 fn provenance(recipe: &Recipe, run: &RunDir, base_dir: &Path) -> anyhow::Result<Vec<(String, String)>> {
-    let mut rows = vec![("base model, BLAKE3 of its files".to_owned(), plan::digest_of_model(base_dir)?)];
+    let mut rows = vec![("base model, BLAKE3 of its files".to_owned(), digest_of_model(base_dir)?)];
     for (round, Round { prompts, .. }) in (1..).zip(&recipe.rounds) {
         rows.push((format!("round {round}: prompts"), prompts.path.display().to_string()));
         if let Some(manifest) = Manifest::load(&run.trajectories(round))? {

@@ -1,13 +1,13 @@
 //! The stages of a run, planned before the first one starts: the settings, the outputs and the amount of work of each.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_datasets::{PromptsConfig, RecordedSettings, Responses, Section, Tokenizer, stream_prompts};
 use jacobi_eval::tasks::Task;
 use jacobi_eval::{EvalError, EvalModel};
-use jacobi_model::Architecture;
+use jacobi_model::{Architecture, digest_of_model};
 use jacobi_trainer::{Init, TrainConfig};
 use serde_json::json;
 
@@ -296,14 +296,6 @@ fn digest_of_task(task: &Task) -> anyhow::Result<String> {
         });
     }
     Ok(blake3::hash(task.to_string().as_bytes()).to_hex()[..16].to_owned())
-}
-
-/// A digest of a model directory: config, weights, tokenizer.
-///
-/// # Errors
-/// When a file of it cannot be read.
-pub fn digest_of_model(dir: &Path) -> anyhow::Result<String> {
-    Ok(jacobi_model::digest_of_model(dir)?)
 }
 
 #[cfg(test)]

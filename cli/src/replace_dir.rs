@@ -1,27 +1,35 @@
-//! Replaces a directory by a finished one, so that at every moment one of the two is whole under its name.
+//! Replaces a directory by a finished one, so that at every moment one of the two is whole under its name where the file
+//! system can exchange names.
 //!
 //! On Linux and macOS the two directories exchange their names in one step. On a file system that cannot do that, and on
-//! other systems, the former directory is renamed to `NAME.former` before the new one gets its name. A process that dies
-//! between these two renames leaves no directory `NAME`; [`recover`] then gives the former one its name back.
+//! other systems, the former directory is renamed to `.NAME.jacobi-former` before the new one gets its name. A process that
+//! dies between these two renames leaves no directory `NAME`; [`recover`] then gives the former one its name back.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// Gives the directory `new` the name `target`, and removes the directory that had it. Both are in one directory.
+/// Gives the directory `new` the name `target`, and removes the directory that had it. Both are in one directory. The former
+/// one is removed when the new one and its name are on the disk.
 ///
 /// # Errors
-/// A directory that cannot be renamed or removed.
+/// A directory that cannot be synced, renamed or removed.
 pub fn replace_dir(new: &Path, target: &Path) -> anyhow::Result<()> {
     recover(target)?;
+    sync_all(new)?;
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !target.exists() {
         fs_err::rename(new, target)?;
+        sync(parent)
     } else if exchange(new, target) {
-        remove(new)?;
+        sync(parent)?;
+        remove(new)
     } else {
         replace_in_two_steps(new, target)?;
+        sync(parent)?;
+        remove(&former(target))
     }
-    sync(target)
 }
 
 /// Completes what a killed process has left: the directory `target` is whole if there is one.
@@ -48,15 +56,16 @@ pub fn remove(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The path with `.SUFFIX` added to its name.
-pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{suffix}"));
-    path.with_file_name(name)
+/// The path of `.NAME.jacobi-PURPOSE` in the directory of `target`, whose name is NAME: no user chooses such a name.
+pub fn sibling(target: &Path, purpose: &str) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(format!(".jacobi-{purpose}"));
+    target.with_file_name(name)
 }
 
 fn former(target: &Path) -> PathBuf {
-    with_suffix(target, "former")
+    sibling(target, "former")
 }
 
 /// Exchanges the names of two directories; false where that is not possible.
@@ -74,17 +83,24 @@ fn exchange(_: &Path, _: &Path) -> bool {
 fn replace_in_two_steps(new: &Path, target: &Path) -> anyhow::Result<()> {
     let former = former(target);
     fs_err::rename(target, &former).with_context(|| format!("cannot replace {}", target.display()))?;
-    fs_err::rename(new, target)?;
-    remove(&former)
+    Ok(fs_err::rename(new, target)?)
 }
 
-/// Makes the renames durable.
-fn sync(target: &Path) -> anyhow::Result<()> {
-    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+/// Makes the files of `dir` and of the directories in it durable, with their names.
+fn sync_all(dir: &Path) -> anyhow::Result<()> {
+    for entry in fs_err::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() { sync_all(&path)? } else { sync(&path)? }
+    }
+    sync(dir)
+}
+
+/// Makes the content of a file durable, or the names in a directory.
+fn sync(path: &Path) -> anyhow::Result<()> {
     #[cfg(unix)]
-    fs_err::File::open(parent)?.sync_all()?;
+    fs_err::File::open(path)?.sync_all()?;
     #[cfg(not(unix))]
-    let _ = parent;
+    let _ = path;
     Ok(())
 }
 
@@ -107,6 +123,24 @@ mod tests {
         files.iter().map(|file| fs_err::read_to_string(file).unwrap()).collect()
     }
 
+    /// Whether the files that one opened directory has are equal; none if they were removed meanwhile.
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    fn is_of_one_export(dir: &Path) -> Option<bool> {
+        use rustix::fs::{Mode, OFlags, openat};
+        let opened = fs_err::File::open(dir).expect("there is always an export");
+        let read = |name| {
+            let file = openat(opened.file(), name, OFlags::RDONLY, Mode::empty()).ok()?;
+            Some(std::io::read_to_string(std::fs::File::from(file)).unwrap())
+        };
+        let (config, weights) = (read("config.json")?, read("model.safetensors")?);
+        Some(config == weights && !config.is_empty())
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
+    fn is_of_one_export(_: &Path) -> Option<bool> {
+        None
+    }
+
     #[test]
     fn a_directory_is_whole_at_every_moment_while_it_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
@@ -119,8 +153,8 @@ mod tests {
         let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
-                while !ended.load(Ordering::Relaxed) {
-                    assert!(!can_exchange || target.join("config.json").exists(), "no export at all");
+                while can_exchange && !ended.load(Ordering::Relaxed) {
+                    assert_ne!(is_of_one_export(&target), Some(false), "files of two exports");
                 }
             });
             for round in 1..300 {
@@ -154,7 +188,23 @@ mod tests {
         filled(&target, "old");
         filled(&new, "new");
         replace_in_two_steps(&new, &target).unwrap();
+        assert_eq!(
+            (content(&target), content(&old_name)),
+            (vec!["new".to_owned(); 2], vec!["old".to_owned(); 2])
+        );
+        assert!(!new.exists());
+    }
+
+    #[test]
+    fn a_directory_that_a_user_has_named_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, new, backup) =
+            (dir.path().join("export"), dir.path().join("export.partial"), dir.path().join("export.former"));
+        filled(&target, "old");
+        filled(&new, "new");
+        filled(&backup, "backup");
+        replace_dir(&new, &target).unwrap();
         assert_eq!(content(&target), ["new", "new"]);
-        assert!(!new.exists() && !old_name.exists());
+        assert_eq!(content(&backup), ["backup", "backup"]);
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use jacobi_datasets::PromptsConfig;
 use jacobi_datasets::schema::tuned::{TRIALS_SCHEMA, TUNED_FILE, Trials};
 use jacobi_eval::{EvalError, EvalModel, TuneConfig, TuneJob, TuneProgress, tuned_file};
-use jacobi_model::{DeviceChoice, Dtype};
+use jacobi_model::{DeviceChoice, Dtype, digest_of_model};
 use jacobi_report::{card_with_decoder, write_tune_report};
 
 use crate::adapter::ModelDirs;
@@ -17,7 +17,7 @@ use crate::recipe::Recipe;
 use crate::run_dir::{RunDir, command_line, write_text};
 use crate::signals::Stop;
 use crate::stages::report_bad_rows;
-use crate::{device, environment, output, plan};
+use crate::{device, environment, output};
 
 /// A search for the fastest decoder of a model.
 #[derive(Clone, Debug)]
@@ -135,7 +135,7 @@ impl Tuning {
             trials: outcome.trials,
             race: outcome.race,
             latency: outcome.latency,
-            model_files: plan::digest_of_model(self.dirs.tuned())?,
+            model_files: digest_of_model(self.dirs.tuned())?,
             command: command_line(),
             environment: environment::describe().as_object().cloned().unwrap_or_default(),
         };
@@ -178,7 +178,7 @@ pub fn first(prompts: PromptsConfig, count: usize) -> PromptsConfig {
 
 /// Whether the `jacobi.json` in the directory of a model is from tuning this very model.
 pub fn is_tuned(model: &Path) -> bool {
-    let digest = || plan::digest_of_model(model).ok();
+    let digest = || digest_of_model(model).ok();
     tuned_file(model).ok().flatten().is_some_and(|tuned| {
         tuned.is_from_tuning() && digest().is_some_and(|files| files == tuned.model_files)
     })

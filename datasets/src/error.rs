@@ -219,6 +219,15 @@ pub enum DatasetError {
         found: String,
     },
 
+    /// A shard that was changed or replaced while it was in use.
+    #[error(
+        "{path} has changed since it was checked: run the command again, and leave the shards alone while it runs"
+    )]
+    ChangedShard {
+        /// The file.
+        path: PathBuf,
+    },
+
     /// Trajectories whose generation has not finished.
     #[error(
         "the trajectories in {dir} are not complete ({done} of {input} prompts): run `jacobi generate` again, which resumes, or `jacobi import`, which starts over"

@@ -36,7 +36,7 @@ struct Digests {
 /// # Errors
 /// A file of it that cannot be read.
 pub fn digest_of_model(dir: &Path) -> Result<String, ModelError> {
-    Ok(digests(dir)?.files)
+    Ok(DigestCache::of_user().digests(dir)?.files)
 }
 
 /// BLAKE3 of the weight files of `dir`, as [`crate::LoadedModel::weight_hash`]; empty without weights.
@@ -44,30 +44,71 @@ pub fn digest_of_model(dir: &Path) -> Result<String, ModelError> {
 /// # Errors
 /// A file of the directory that cannot be read.
 pub fn weight_hash(dir: &Path) -> Result<String, ModelError> {
-    Ok(digests(dir)?.weights)
+    Ok(DigestCache::of_user().digests(dir)?.weights)
 }
 
 /// [`weight_hash`], if the cache has it: then no weights are read.
 pub(crate) fn known_weight_hash(dir: &Path) -> Option<String> {
-    let files = hashed_files(dir).ok()?;
-    let hash = cached(&cache_entry(&files)?)?.weights;
-    Some(hash).filter(|hash| !hash.is_empty())
+    DigestCache::of_user().known_weight_hash(dir)
 }
 
-fn digests(dir: &Path) -> Result<Digests, ModelError> {
-    let files = hashed_files(dir)?;
-    let entry = cache_entry(&files);
-    if let Some(found) = entry.as_deref().and_then(cached) {
-        return Ok(found);
+/// The digests of former runs, a file for each state of a directory.
+struct DigestCache {
+    /// None: nothing is kept.
+    dir: Option<PathBuf>,
+    /// Digests of files that were changed less than this before are not kept.
+    settled: Duration,
+}
+
+impl DigestCache {
+    fn of_user() -> Self {
+        Self { dir: dirs::cache_dir().map(|dir| dir.join("jacobi/digests")), settled: SETTLED }
     }
-    let digests = work_out(&files)?;
-    // Nothing may have changed meanwhile.
-    if let Some(entry) =
-        entry.filter(|entry| is_settled(&files) && cache_entry(&files).as_ref() == Some(entry))
-    {
-        keep(&entry, &digests);
+
+    fn known_weight_hash(&self, dir: &Path) -> Option<String> {
+        let files = hashed_files(dir).ok()?;
+        let hash = cached(&self.entry(&files)?)?.weights;
+        Some(hash).filter(|hash| !hash.is_empty())
     }
-    Ok(digests)
+
+    fn digests(&self, dir: &Path) -> Result<Digests, ModelError> {
+        let files = hashed_files(dir)?;
+        let entry = self.entry(&files);
+        if let Some(found) = entry.as_deref().and_then(cached) {
+            return Ok(found);
+        }
+        let is_settled = self.is_settled(&files);
+        let digests = work_out(&files)?;
+        // Cache it only if no file changed while it was hashed.
+        if let Some(entry) = entry.filter(|entry| is_settled && self.entry(&files).as_ref() == Some(entry)) {
+            keep(&entry, &digests);
+        }
+        Ok(digests)
+    }
+
+    /// The file that holds the digests of this state of the files: their paths, sizes and times of change.
+    fn entry(&self, files: &[HashedFile]) -> Option<PathBuf> {
+        let mut hasher = blake3::Hasher::new();
+        for HashedFile { path, is_weights, is_listed } in files {
+            let path = fs_err::canonicalize(path).ok()?;
+            let metadata = fs_err::metadata(&path).ok()?;
+            let modified = metadata.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+            let state = (metadata.len(), modified.as_nanos(), identity(&metadata), is_weights, is_listed);
+            hasher.update(path.as_os_str().as_encoded_bytes());
+            hasher.update(format!("\0{state:?}\0").as_bytes());
+        }
+        Some(self.dir.as_ref()?.join(hasher.finalize().to_hex().to_string()))
+    }
+
+    /// Whether the last change of every file is long enough ago.
+    fn is_settled(&self, files: &[HashedFile]) -> bool {
+        let is_old = |time: SystemTime| time.elapsed().is_ok_and(|age| age >= self.settled);
+        files.iter().all(|HashedFile { path, .. }| {
+            fs_err::metadata(path).is_ok_and(|metadata| {
+                metadata.modified().is_ok_and(is_old) && changed(&metadata).is_none_or(is_old)
+            })
+        })
+    }
 }
 
 /// A file that a digest covers.
@@ -127,20 +168,6 @@ fn work_out(files: &[HashedFile]) -> Result<Digests, ModelError> {
     })
 }
 
-/// The file that holds the digests of this state of the files: their paths, sizes and times of change.
-fn cache_entry(files: &[HashedFile]) -> Option<PathBuf> {
-    let mut hasher = blake3::Hasher::new();
-    for HashedFile { path, is_weights, is_listed } in files {
-        let path = fs_err::canonicalize(path).ok()?;
-        let metadata = fs_err::metadata(&path).ok()?;
-        let modified = metadata.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        let state = (metadata.len(), modified.as_nanos(), identity(&metadata), is_weights, is_listed);
-        hasher.update(path.as_os_str().as_encoded_bytes());
-        hasher.update(format!("\0{state:?}\0").as_bytes());
-    }
-    Some(dirs::cache_dir()?.join("jacobi/digests").join(hasher.finalize().to_hex().to_string()))
-}
-
 /// Device, number and time of change of a file, which a copy with the former time of modification does not have.
 #[cfg(unix)]
 fn identity(metadata: &std::fs::Metadata) -> [i64; 4] {
@@ -153,16 +180,26 @@ fn identity(_: &std::fs::Metadata) -> [i64; 4] {
     [0; 4]
 }
 
-/// Whether the last change of every file is long enough ago.
-fn is_settled(files: &[HashedFile]) -> bool {
-    files.iter().all(|HashedFile { path, .. }| {
-        let modified = fs_err::metadata(path).and_then(|metadata| metadata.modified());
-        modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age >= SETTLED))
-    })
+/// The time of the last change of a file, its name and permissions included, which no program can set.
+#[cfg(unix)]
+fn changed(metadata: &std::fs::Metadata) -> Option<SystemTime> {
+    use std::os::unix::fs::MetadataExt;
+    let nanoseconds = Duration::from_nanos(metadata.ctime_nsec().try_into().ok()?);
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(metadata.ctime().try_into().ok()?) + nanoseconds)
 }
 
+#[cfg(not(unix))]
+fn changed(_: &std::fs::Metadata) -> Option<SystemTime> {
+    None
+}
+
+/// The digests in the file `entry`; none if it is not whole.
 fn cached(entry: &Path) -> Option<Digests> {
-    serde_json::from_slice(&fs_err::read(entry).ok()?).ok()
+    let digests: Digests = serde_json::from_slice(&fs_err::read(entry).ok()?).ok()?;
+    let is_hex =
+        |text: &str, digits| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_whole = is_hex(&digests.files, 16) && (digests.weights.is_empty() || is_hex(&digests.weights, 64));
+    is_whole.then_some(digests)
 }
 
 /// Without a cache, digests are worked out again: failures are no errors.
@@ -206,34 +243,37 @@ mod tests {
 
     #[test]
     fn a_digest_is_kept_until_a_file_changes_and_never_for_fresh_files() {
-        let dir = directory();
-        let config = dir.path().join("config.json");
-        let first = digest_of_model(dir.path()).unwrap();
-        assert_eq!(known_weight_hash(dir.path()), None, "its files may change within one tick of the clock");
-        let age = |seconds: u64| {
-            let time = SystemTime::now() - Duration::from_secs(seconds);
-            for file in hashed_files(dir.path()).unwrap() {
-                let file = fs_err::OpenOptions::new().write(true).open(file.path).unwrap();
-                file.file().set_modified(time).unwrap();
-            }
-        };
-        age(10);
-        let entry = cache_entry(&hashed_files(dir.path()).unwrap()).unwrap();
-        let hash = weight_hash(dir.path()).unwrap();
-        if !entry.exists() {
-            // A user without a writable cache directory.
-            return;
+        let (dir, kept) = (directory(), tempfile::tempdir().unwrap());
+        let (dir, config) = (dir.path(), dir.path().join("config.json"));
+        let cache = |settled| DigestCache { dir: Some(kept.path().join("digests")), settled };
+        let first = cache(SETTLED).digests(dir).unwrap();
+        // The time of modification can be set, that of change cannot.
+        for file in hashed_files(dir).unwrap() {
+            let file = fs_err::OpenOptions::new().write(true).open(file.path).unwrap();
+            file.file().set_modified(SystemTime::now() - 5 * SETTLED).unwrap();
         }
-        assert_eq!(known_weight_hash(dir.path()), Some(hash.clone()));
+        cache(SETTLED).digests(dir).unwrap();
+        let is_fresh = "its files may change within one tick of the clock";
+        assert_eq!(cache(SETTLED).known_weight_hash(dir), None, "{is_fresh}");
+        let cache = cache(Duration::ZERO);
+        assert_eq!(cache.digests(dir).unwrap().files, first.files);
+        assert_eq!(cache.known_weight_hash(dir), Some(first.weights.clone()));
+        let entry = cache.entry(&hashed_files(dir).unwrap()).unwrap();
         // As a digest that was not worked out again.
-        keep(&entry, &Digests { weights: hash, files: "kept".to_owned() });
-        assert_eq!(digest_of_model(dir.path()).unwrap(), "kept");
+        let other = "0123456789abcdef";
+        keep(&entry, &Digests { weights: first.weights.clone(), files: other.to_owned() });
+        assert_eq!(cache.digests(dir).unwrap().files, other);
+        for (weights, files) in
+            [("short", other), (&*first.weights, "no digits of hex"), ("", &*first.weights)]
+        {
+            keep(&entry, &Digests { weights: weights.to_owned(), files: files.to_owned() });
+            assert_eq!(cache.known_weight_hash(dir), None, "{weights} {files}");
+        }
         // Of equal size and with the former time of modification.
         let time = fs_err::metadata(&config).unwrap().modified().unwrap();
         fs_err::write(&config, "[]").unwrap();
         fs_err::OpenOptions::new().write(true).open(&config).unwrap().file().set_modified(time).unwrap();
-        let changed = digest_of_model(dir.path()).unwrap();
-        assert!(changed != first && changed != "kept", "{changed}");
-        fs_err::remove_file(entry).unwrap();
+        let changed = cache.digests(dir).unwrap().files;
+        assert!(changed != first.files && changed != other, "{changed}");
     }
 }

@@ -73,6 +73,12 @@ pub enum ModelError {
         /// The parser's own message.
         source: safetensors::SafeTensorError,
     },
+    /// A weight file that was changed or replaced after it was opened.
+    #[error("{path} has changed since it was opened: run the command again when its directory is complete")]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// Weights could not be written.
     #[error("cannot write {path}: is the disk full?")]
     Unwritten {

@@ -12,6 +12,7 @@ mod digest;
 mod environment;
 mod error;
 mod fields;
+mod file_state;
 mod fixed;
 mod gradients;
 mod layer;

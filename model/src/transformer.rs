@@ -13,7 +13,7 @@ use crate::{
     digest::{known_weight_hash, weight_hash},
     layer::DecoderLayer,
     norm::RmsNorm,
-    weights::WeightSource,
+    weights::{OpenedFiles, WeightSource},
 };
 
 /// A decoder-only Transformer of one of the supported families.
@@ -40,15 +40,18 @@ pub struct LoadedModel {
     /// The model.
     pub transformer: Transformer,
     dir: PathBuf,
+    opened: OpenedFiles,
 }
 
 impl LoadedModel {
     /// BLAKE3 of the weight files, which identifies the model. It is worked out when it is asked for.
     ///
     /// # Errors
-    /// A weight file that cannot be read any more.
+    /// A weight file that cannot be read any more, or has changed since it was opened.
     pub fn weight_hash(&self) -> Result<String, ModelError> {
-        weight_hash(&self.dir)
+        let hash = weight_hash(&self.dir)?;
+        self.opened.require_unchanged()?;
+        Ok(hash)
     }
 
     /// The adapter in the directory `dir`, in fp32 on the model's device.
@@ -67,8 +70,9 @@ impl LoadedModel {
 /// Every way a directory can be wrong: see [`ModelError`].
 pub fn load(dir: &Path, compute: impl Into<Compute>) -> Result<LoadedModel, ModelError> {
     let (architecture, options) = read_config(dir, compute.into())?;
-    let source = WeightSource::read(dir, options)?;
-    Ok(LoadedModel { transformer: Transformer::build(architecture, source)?, dir: dir.to_path_buf() })
+    let (source, opened) = WeightSource::read(dir, options)?;
+    let transformer = Transformer::build(architecture, source)?;
+    Ok(LoadedModel { transformer, dir: dir.to_path_buf(), opened })
 }
 
 /// A model directory as its headers describe it.

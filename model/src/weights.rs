@@ -14,7 +14,7 @@ mod files;
 mod stored;
 
 use files::stored_tensors;
-pub(crate) use files::{INDEX_FILE, Parsed, WEIGHTS_FILE, read_safetensors, weight_files};
+pub(crate) use files::{INDEX_FILE, OpenedFiles, Parsed, WEIGHTS_FILE, read_safetensors, weight_files};
 use stored::StoredTensor;
 
 /// Tensors that old exports contain and that follow from config.json.
@@ -72,20 +72,25 @@ pub(crate) struct WeightPath<'a> {
 }
 
 impl WeightSource {
-    /// Every tensor of a model directory.
-    pub(crate) fn read(dir: &Path, options: (Kind, Device)) -> Result<Self, ModelError> {
+    /// Every tensor of a model directory, and the files that hold them.
+    pub(crate) fn read(dir: &Path, options: (Kind, Device)) -> Result<(Self, OpenedFiles), ModelError> {
         Self::stored(dir, options, true)
     }
 
     /// As [`WeightSource::read`], by the headers of the files alone: names and shapes are checked, and the tensors have no
     /// values. Memory that nobody writes to is not occupied.
     pub(crate) fn read_headers(dir: &Path) -> Result<Self, ModelError> {
-        Self::stored(dir, (Kind::BFloat16, Device::Cpu), false)
+        Ok(Self::stored(dir, (Kind::BFloat16, Device::Cpu), false)?.0)
     }
 
-    fn stored(dir: &Path, options: (Kind, Device), with_values: bool) -> Result<Self, ModelError> {
-        let origin = Origin::Stored { dir: dir.to_path_buf(), tensors: stored_tensors(dir)?, with_values };
-        Ok(Self { origin, options, taken: vec![] })
+    fn stored(
+        dir: &Path,
+        options: (Kind, Device),
+        with_values: bool,
+    ) -> Result<(Self, OpenedFiles), ModelError> {
+        let (opened, tensors) = stored_tensors(dir)?;
+        let origin = Origin::Stored { dir: dir.to_path_buf(), tensors, with_values };
+        Ok((Self { origin, options, taken: vec![] }, opened))
     }
 
     /// Random matrices, normal with standard deviation `deviation`; norms are 1, biases 0.

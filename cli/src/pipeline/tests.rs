@@ -67,7 +67,7 @@ fn tuning_is_repeated_when_its_file_is_of_another_model_or_no_result_of_tuning()
         fs_err::write(&file, text).unwrap();
         super::is_done(&stage, &ledger)
     };
-    let (files, widths) = (crate::plan::digest_of_model(&export).unwrap(), r#"{"rows": 1, "seconds": 0.5}"#);
+    let (files, widths) = (jacobi_model::digest_of_model(&export).unwrap(), r#"{"rows": 1, "seconds": 0.5}"#);
     assert!(is_done(&files, widths));
     assert!(!is_done("another", widths));
     assert!(!is_done(&files, ""));

@@ -1,5 +1,7 @@
 //! Counts, sizes and digests.
 
+use std::path::Path;
+
 use super::*;
 
 #[test]

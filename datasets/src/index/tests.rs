@@ -63,7 +63,7 @@ fn sorted(dir: &Path) -> Vec<Trajectory> {
     let manifest = Manifest::of_finished(dir).unwrap();
     let mut rows: Vec<Trajectory> =
         manifest.shards.iter().flat_map(|shard| read_shard(&dir.join(&shard.file)).unwrap().1).collect();
-    rows.sort_by_key(|row| (row.sample_id.clone(), row.prompt_tokens.clone()));
+    rows.sort_by_key(|row| (row.sample_id.clone(), row.prompt_tokens.clone(), RowSummary::of(row).digest));
     rows
 }
 
@@ -119,4 +119,59 @@ fn a_shard_that_is_removed_after_it_was_indexed_is_named() {
     assert_eq!(index.read(&[1, 0], true).unwrap(), [rows[1].clone(), rows[0].clone()]);
     let message = index.read(&[0, 3], true).unwrap_err().to_string();
     assert!(message.contains("trajectories-00001-of-00002.parquet does not exist"), "{message}");
+}
+
+#[test]
+fn a_shard_that_is_replaced_after_it_was_indexed_is_named() {
+    let rows: Vec<Trajectory> = (0..4).map(|number| row(&number.to_string(), number, true)).collect();
+    let dir = directory(&rows, 2, 1);
+    let index = ShardIndex::open(dir.path()).unwrap();
+    // The same bytes in another file, as another run with other bytes of this length would leave them.
+    let shard = dir.path().join("trajectories-00001-of-00002.parquet");
+    fs_err::copy(&shard, dir.path().join("copy")).unwrap();
+    fs_err::rename(dir.path().join("copy"), &shard).unwrap();
+    assert_eq!(index.read(&[1, 0], true).unwrap(), [rows[1].clone(), rows[0].clone()]);
+    let message = index.read(&[3], true).unwrap_err().to_string();
+    let expected = "trajectories-00001-of-00002.parquet has changed since it was checked";
+    assert!(message.contains(expected), "{message}");
+    assert_eq!(ShardIndex::open(dir.path()).unwrap().read(&[3], true).unwrap(), [rows[3].clone()]);
+}
+
+/// Rows of one sample id, whose prompts differ late or end early, with two responses to each.
+fn namesakes() -> Vec<Trajectory> {
+    let prompts = (0..60).map(|number| {
+        let mut prompt = vec![5; number % 50];
+        prompt.extend((number % 3 == 0).then_some(number as u32));
+        prompt
+    });
+    let with_responses = prompts.enumerate().flat_map(|(at, prompt_tokens)| {
+        let row = row("a", at as u32, false);
+        let other = [row.response_tokens.clone(), vec![1]].concat();
+        let two = [row.response_tokens.clone(), other];
+        two.map(|response_tokens| Trajectory {
+            response_tokens,
+            prompt_tokens: prompt_tokens.clone(),
+            ..row.clone()
+        })
+    });
+    with_responses.filter(|row| !row.prompt_tokens.is_empty()).collect()
+}
+
+#[test]
+fn rows_of_one_id_have_one_order_in_any_shards_and_whatever_part_of_the_prompts_is_read_at_a_time() {
+    let rows = namesakes();
+    let dir = directory(&rows, 4, 3);
+    let mut index = ShardIndex::open(dir.path()).unwrap();
+    let expected: Vec<RowSummary> = sorted(dir.path()).iter().map(RowSummary::of).collect();
+    assert_eq!(index.rows(), expected);
+    for tokens in [0, 2000, 4000] {
+        index.rows.reverse();
+        index.places.reverse();
+        index.sort_namesakes(tokens).unwrap();
+        assert_eq!(index.rows(), expected, "{tokens}");
+        let read = index.read(&(0..rows.len()).collect::<Vec<_>>(), true).unwrap();
+        assert_eq!(read, sorted(dir.path()), "{tokens}");
+    }
+    let other: Vec<Trajectory> = rows.into_iter().rev().collect();
+    assert_eq!(ShardIndex::open(directory(&other, 7, 2).path()).unwrap().rows(), expected);
 }

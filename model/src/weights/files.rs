@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 use safetensors::{Dtype as StoredDtype, SafeTensors, tensor::TensorView};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use super::stored::{StoredTensor, read_header};
-use crate::ModelError;
+use crate::{ModelError, file_state::FileState};
 
 /// The weights, where one file holds all.
 pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
@@ -41,19 +41,24 @@ const OTHER_FORMATS: &[(&str, &str, &str)] = &[
 ///
 /// A tensor can lie in two files, also in a model.safetensors beside an index. Programs differ in which of the two
 /// they take (transformers takes model.safetensors, vLLM what the index names), so both have to be equal.
-pub(super) fn stored_tensors(dir: &Path) -> Result<BTreeMap<String, StoredTensor>, ModelError> {
+pub(super) fn stored_tensors(
+    dir: &Path,
+) -> Result<(OpenedFiles, BTreeMap<String, StoredTensor>), ModelError> {
     let mut tensors: BTreeMap<String, StoredTensor> = BTreeMap::new();
+    let mut opened = OpenedFiles(vec![]);
     for file in weight_files(dir)? {
         let path = dir.join(&file);
         if !path.is_file() {
             return Err(ModelError::MissingFile { dir: dir.to_path_buf(), file });
         }
-        for (name, tensor) in read_header(&path)? {
+        let (open, found) = read_header(&path)?;
+        opened.0.push((path, open.state.clone()));
+        for (name, tensor) in found {
             match tensors.entry(name) {
                 Entry::Vacant(entry) => drop(entry.insert(tensor)),
                 Entry::Occupied(entry) if entry.get().equals(&tensor)? => {}
                 Entry::Occupied(entry) => {
-                    let other = entry.get().path.file_name().unwrap_or_default().to_string_lossy();
+                    let other = entry.get().file.path.file_name().unwrap_or_default().to_string_lossy();
                     let remedy = match file.as_str() {
                         WEIGHTS_FILE => format!(
                             "delete {WEIGHTS_FILE}, or {INDEX_FILE} with its files, whichever is not the model"
@@ -66,7 +71,23 @@ pub(super) fn stored_tensors(dir: &Path) -> Result<BTreeMap<String, StoredTensor
             }
         }
     }
-    Ok(tensors)
+    // A directory that was replaced between two files would give layers of two models.
+    opened.require_unchanged()?;
+    Ok((opened, tensors))
+}
+
+/// The weight files of a loaded model, as they were when they were opened.
+#[derive(Clone)]
+pub(crate) struct OpenedFiles(Vec<(PathBuf, FileState)>);
+
+impl OpenedFiles {
+    /// An error that names the first file whose name now leads to another file or content.
+    pub(crate) fn require_unchanged(&self) -> Result<(), ModelError> {
+        match self.0.iter().find(|(path, state)| FileState::at(path).ok().as_ref() != Some(state)) {
+            Some((path, _)) => Err(ModelError::Changed { path: path.clone() }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The content of a safetensors file.
@@ -156,5 +177,43 @@ pub(super) fn kind_of(path: &Path, name: &str, dtype: StoredDtype) -> Result<Kin
             let problem = format!("is stored as {other:?}; supported: F32, F16, BF16");
             Err(ModelError::tensor(path, name, problem))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    /// A directory with the tensors `a` and `b` of these values in two files.
+    fn write(dir: &Path, value: f64) {
+        fs_err::create_dir(dir).unwrap();
+        for name in ["a", "b"] {
+            let tensor = Tensor::full([3], value, (Kind::Float, Device::Cpu));
+            Tensor::write_safetensors(&[(name, tensor)], dir.join(format!("{name}.safetensors"))).unwrap();
+        }
+        let index = r#"{"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}"#;
+        fs_err::write(dir.join(INDEX_FILE), index).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_is_replaced_while_it_is_read_gives_one_model_and_is_noticed() {
+        let parent = tempfile::tempdir().unwrap();
+        let [dir, new, former] = ["model", "new", "former"].map(|name| parent.path().join(name));
+        write(&dir, 1.0);
+        write(&new, 2.0);
+        let (opened, tensors) = stored_tensors(&dir).unwrap();
+        opened.require_unchanged().unwrap();
+        fs_err::rename(&dir, &former).unwrap();
+        fs_err::rename(&new, &dir).unwrap();
+        fs_err::remove_dir_all(&former).unwrap();
+        let target = Tensor::zeros([3], (Kind::Float, Device::Cpu));
+        for tensor in tensors.values() {
+            tensor.read_into(&dir, &target).unwrap();
+            assert_eq!(target, Tensor::ones([3], (Kind::Float, Device::Cpu)));
+        }
+        let message = opened.require_unchanged().unwrap_err().to_string();
+        assert!(message.contains("model/a.safetensors has changed since it was opened"), "{message}");
     }
 }

@@ -1,16 +1,17 @@
 //! Tensors in safetensors files, read in pieces to their place: besides the model, loading needs the memory of one piece.
 
 use std::{
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read},
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use safetensors::{SafeTensorError, tensor::Metadata};
 use tch::{Kind, Tensor};
 
 use super::files::kind_of;
-use crate::{ModelError, precision::to_kind};
+use crate::{ModelError, file_state::FileState, precision::to_kind};
 
 /// Elements of a piece.
 const PIECE: usize = 1 << 18;
@@ -21,9 +22,17 @@ const LENGTH_BYTES: u64 = 8;
 /// The longest header that the format allows.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
+/// A weight file. It stays open until its tensors are read, so that all of them are of the same file, also when another
+/// one gets its name meanwhile.
+pub(super) struct WeightFile {
+    pub(super) path: PathBuf,
+    file: fs_err::File,
+    pub(super) state: FileState,
+}
+
 /// A tensor that has not been read.
 pub(super) struct StoredTensor {
-    pub(super) path: PathBuf,
+    pub(super) file: Arc<WeightFile>,
     name: String,
     kind: Kind,
     pub(super) shape: Vec<i64>,
@@ -31,11 +40,14 @@ pub(super) struct StoredTensor {
     place: Range<u64>,
 }
 
-/// The tensors of the safetensors file at `path`, by its header.
-pub(super) fn read_header(path: &Path) -> Result<Vec<(String, StoredTensor)>, ModelError> {
+pub(super) type NamedTensors = Vec<(String, StoredTensor)>;
+
+/// Opens the safetensors file at `path`; its tensors, by its header.
+pub(super) fn read_header(path: &Path) -> Result<(Arc<WeightFile>, NamedTensors), ModelError> {
     let damaged = |source| ModelError::Safetensors { path: path.to_path_buf(), source };
     let mut file = fs_err::File::open(path)?;
-    let file_bytes = file.metadata()?.len();
+    let state = FileState::of(&file.metadata()?);
+    let file_bytes = state.bytes;
     let mut length = [0; LENGTH_BYTES as usize];
     if file_bytes < LENGTH_BYTES {
         return Err(damaged(SafeTensorError::HeaderTooSmall));
@@ -62,14 +74,34 @@ pub(super) fn read_header(path: &Path) -> Result<Vec<(String, StoredTensor)>, Mo
     if start + checked.data_len() as u64 != file_bytes {
         return Err(damaged(SafeTensorError::MetadataIncompleteBuffer));
     }
+    let file = Arc::new(WeightFile { path: path.to_path_buf(), file, state });
     let tensor = |(info, name): (safetensors::tensor::TensorInfo, String)| {
         let kind = kind_of(path, &name, info.dtype)?;
         let (from, to) = info.data_offsets;
         let place = start + from as u64..start + to as u64;
         let shape = info.shape.iter().map(|&size| size as i64).collect();
-        Ok((name.clone(), StoredTensor { path: path.to_path_buf(), name, kind, shape, place }))
+        Ok((name.clone(), StoredTensor { file: Arc::clone(&file), name, kind, shape, place }))
     };
-    infos.into_iter().map(tensor).collect()
+    let tensors = infos.into_iter().map(tensor).collect::<Result<_, ModelError>>()?;
+    Ok((file, tensors))
+}
+
+impl WeightFile {
+    #[cfg(unix)]
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        let failed = |error: io::Error| {
+            io::Error::new(error.kind(), format!("failed to read {}: {error}", self.path.display()))
+        };
+        self.file.file().read_exact_at(buffer, at).map_err(failed)
+    }
+
+    #[cfg(not(unix))]
+    fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        use std::io::{Seek, SeekFrom};
+        (&self.file).seek(SeekFrom::Start(at))?;
+        (&self.file).read_exact(buffer)
+    }
 }
 
 impl StoredTensor {
@@ -102,7 +134,7 @@ impl StoredTensor {
         if (self.kind, &self.shape) != (other.kind, &other.shape) {
             return Ok(false);
         }
-        let (mut one, mut two) = (self.pieces()?, other.pieces()?);
+        let (mut one, mut two) = (self.pieces(), other.pieces());
         loop {
             match (one.next_bytes()?, two.next_bytes()?) {
                 (None, None) => return Ok(true),
@@ -119,11 +151,11 @@ impl StoredTensor {
         mut see: impl FnMut(i64, &Tensor) -> Result<bool, ModelError>,
     ) -> Result<bool, ModelError> {
         let size = self.kind.elt_size_in_bytes();
-        let (mut pieces, mut at) = (self.pieces()?, 0);
+        let (mut pieces, mut at) = (self.pieces(), 0);
         while let Some(bytes) = pieces.next_bytes()? {
             let count = (bytes.len() / size) as i64;
             let piece = Tensor::f_from_data_size(bytes, &[count], self.kind).map_err(|error| {
-                ModelError::tensor(&self.path, &self.name, format!("is refused by libtorch: {error}"))
+                ModelError::tensor(&self.file.path, &self.name, format!("is refused by libtorch: {error}"))
             })?;
             if !see(at, &piece)? {
                 return Ok(false);
@@ -133,32 +165,29 @@ impl StoredTensor {
         Ok(true)
     }
 
-    fn pieces(&self) -> io::Result<Pieces> {
-        let mut file = fs_err::File::open(&self.path)?;
-        file.seek(SeekFrom::Start(self.place.start))?;
-        let bytes = self.place.end - self.place.start;
-        let most = bytes.min((PIECE * self.kind.elt_size_in_bytes()) as u64);
-        Ok(Pieces { file, bytes, buffer: vec![0; most as usize] })
+    fn pieces(&self) -> Pieces<'_> {
+        let most = (self.place.end - self.place.start).min((PIECE * self.kind.elt_size_in_bytes()) as u64);
+        Pieces { file: &self.file, rest: self.place.clone(), buffer: vec![0; most as usize] }
     }
 }
 
 /// Reads a part of a file piece by piece.
-struct Pieces {
-    file: fs_err::File,
-    /// Bytes that have not been read.
-    bytes: u64,
+struct Pieces<'a> {
+    file: &'a WeightFile,
+    /// The bytes of the file that have not been read.
+    rest: Range<u64>,
     buffer: Vec<u8>,
 }
 
-impl Pieces {
+impl Pieces<'_> {
     fn next_bytes(&mut self) -> io::Result<Option<&[u8]>> {
-        let count = self.bytes.min(self.buffer.len() as u64);
+        let count = (self.rest.end - self.rest.start).min(self.buffer.len() as u64);
         if count == 0 {
             return Ok(None);
         }
         let piece = &mut self.buffer[..count as usize];
-        self.file.read_exact(piece)?;
-        self.bytes -= count;
+        self.file.read_exact_at(piece, self.rest.start)?;
+        self.rest.start += count;
         Ok(Some(piece))
     }
 }

@@ -1,7 +1,9 @@
 //! Reads shards: whole ones, their metadata, or single rows on demand. The bytes of a file are compared with a digest
 //! before the parquet crate sees any of them.
 
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -52,20 +54,53 @@ pub type NamedPrompt = (String, Vec<u32>);
 /// # Errors
 /// As [`read_shard`].
 pub fn read_prompts_of_shard(path: &Path) -> Result<(TrajectoryMetadata, Vec<NamedPrompt>), DatasetError> {
-    let CheckedShard { metadata, footer, .. } = CheckedShard::parse(path)?;
-    let mask = ProjectionMask::roots(footer.parquet_schema(), [0, 1]);
-    let builder = builder(path, &footer)?.with_projection(mask);
+    let shard = CheckedShard::parse(path, FileState::at(path)?)?;
+    let mask = ProjectionMask::roots(shard.footer.parquet_schema(), [0, 1]);
+    let builder = shard.builder()?.with_projection(mask);
     let mut rows = Vec::new();
     for batch in builder.build().map_err(DatasetError::shard(path))? {
         names_and_prompts(path, &batch.map_err(DatasetError::shard(path))?, &mut rows)?;
     }
-    Ok((metadata, rows))
+    Ok((shard.metadata, rows))
+}
+
+/// The state of a file, by which another file or content under its name is noticed: device, number, length and time of
+/// modification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileState {
+    identity: [u64; 2],
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl FileState {
+    fn of(metadata: &Metadata) -> Self {
+        Self { identity: identity(metadata), bytes: metadata.len(), modified: metadata.modified().ok() }
+    }
+
+    fn at(path: &Path) -> Result<Self, DatasetError> {
+        let metadata = open_shard(path)?.metadata().map_err(DatasetError::io("read", path))?;
+        Ok(Self::of(&metadata))
+    }
+}
+
+#[cfg(unix)]
+fn identity(metadata: &Metadata) -> [u64; 2] {
+    use std::os::unix::fs::MetadataExt;
+    [metadata.dev(), metadata.ino()]
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Metadata) -> [u64; 2] {
+    [0; 2]
 }
 
 /// A shard whose bytes have been compared with a digest. It keeps the footer, not the rows.
 #[derive(Debug)]
 pub(crate) struct CheckedShard {
     path: PathBuf,
+    /// Before the comparison.
+    state: FileState,
     pub(crate) metadata: TrajectoryMetadata,
     footer: ArrowReaderMetadata,
     /// The first row of each row group, and the number of all rows.
@@ -75,25 +110,29 @@ pub(crate) struct CheckedShard {
 impl CheckedShard {
     /// Compares the file with the digest inside it.
     pub(crate) fn sealed(path: &Path) -> Result<Self, DatasetError> {
+        let state = FileState::at(path)?;
         seal::check(path)?;
-        Self::parse(path)
+        Self::parse(path, state)
     }
 
     /// Compares the file in `dir` with its digest in the manifest.
     pub(crate) fn listed(dir: &Path, entry: &ShardEntry) -> Result<Self, DatasetError> {
+        let path = dir.join(&entry.file);
+        let state = FileState::at(&path)?;
         entry.verify(dir)?;
-        Self::parse(&dir.join(&entry.file))
+        Self::parse(&path, state)
     }
 
-    fn parse(path: &Path) -> Result<Self, DatasetError> {
-        let footer = parse_footer(path)?;
+    /// Reads the footer of the file at `path`, which is in this state.
+    fn parse(path: &Path, state: FileState) -> Result<Self, DatasetError> {
+        let footer = parse_footer(path, state)?;
         let metadata = metadata_of(path, &footer)?;
         check_columns(path, footer.schema())?;
         let mut starts = vec![0];
         for group in footer.metadata().row_groups() {
             starts.push(starts[starts.len() - 1] + group.num_rows() as usize);
         }
-        Ok(Self { path: path.to_path_buf(), metadata, footer, starts })
+        Ok(Self { path: path.to_path_buf(), state, metadata, footer, starts })
     }
 
     /// Number of row groups.
@@ -127,7 +166,7 @@ impl CheckedShard {
         let selection = RowSelection::from_consecutive_ranges(ranges, self.starts[group + 1] - start);
         let columns = if with_states { 0..STATES + 1 } else { 0..STATES };
         let mask = ProjectionMask::roots(self.footer.parquet_schema(), columns);
-        let builder = builder(path, &self.footer)?.with_row_groups(vec![group]);
+        let builder = self.builder()?.with_row_groups(vec![group]);
         let builder = builder.with_projection(mask).with_row_selection(selection).with_batch_size(BATCH_ROWS);
         let mut numbers = rows.iter().map(|row| start + row + 1);
         for batch in builder.build().map_err(DatasetError::shard(path))? {
@@ -139,24 +178,32 @@ impl CheckedShard {
         }
         Ok(())
     }
+
+    /// Opens the file once more: two readers of one file handle would move each other's position.
+    fn builder(&self) -> Result<ParquetRecordBatchReaderBuilder<std::fs::File>, DatasetError> {
+        let file = open_unchanged(&self.path, self.state)?;
+        Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.footer.clone()))
+    }
+}
+
+/// Opens a shard that was checked in this state.
+fn open_unchanged(path: &Path, state: FileState) -> Result<std::fs::File, DatasetError> {
+    let file = open_shard(path)?;
+    let found = FileState::of(&file.metadata().map_err(DatasetError::io("read", path))?);
+    if found != state {
+        return Err(DatasetError::ChangedShard { path: path.to_path_buf() });
+    }
+    Ok(file.into_parts().0)
 }
 
 /// The footer with the places of pages, by which rows are found; without statistics.
-fn parse_footer(path: &Path) -> Result<ArrowReaderMetadata, DatasetError> {
+fn parse_footer(path: &Path, state: FileState) -> Result<ArrowReaderMetadata, DatasetError> {
     let options = ArrowReaderOptions::new()
         .with_offset_index_policy(PageIndexPolicy::Optional)
         .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
         .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll);
-    let file = open_shard(path)?.into_parts().0;
+    let file = open_unchanged(path, state)?;
     ArrowReaderMetadata::load(&file, options).map_err(DatasetError::shard(path))
-}
-
-type Builder = ParquetRecordBatchReaderBuilder<std::fs::File>;
-
-/// Opens the file once more: two readers of one file handle would move each other's position.
-fn builder(path: &Path, footer: &ArrowReaderMetadata) -> Result<Builder, DatasetError> {
-    let file = open_shard(path)?.into_parts().0;
-    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, footer.clone()))
 }
 
 fn metadata_of(path: &Path, footer: &ArrowReaderMetadata) -> Result<TrajectoryMetadata, DatasetError> {
