@@ -55,7 +55,8 @@ clean jacobi quickstart "${small[@]}" 2>&1 | tee again.log
 [[ $(grep -c 'finished before, skipped' again.log) == 5 ]] || fail "the second call did not skip the five finished stages"
 
 # The console script becomes the binary, so a signal to it stops the run at a safe point.
-clean jacobi quickstart --set output_dir=runs/stopped 2>stopped.log &
+true >stopped.log
+clean jacobi quickstart --set output_dir=runs/stopped 2>>stopped.log &
 until grep -q 'stage 1' stopped.log; do sleep 0.2; done
 kill -TERM $!
 code=0
