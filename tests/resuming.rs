@@ -249,7 +249,7 @@ fn eval_goes_on_under_another_neutral_setting_and_refuses_every_other_by_name() 
     for (key, recipe) in changes(&fixture) {
         let found = settings(&recipe).differences(&base);
         let of_eval = key.starts_with("eval.") && !neutral.contains(&key);
-        let decides = of_eval || ["seed", "model.dtype", "model.device"].contains(&&*key);
+        let decides = of_eval || ["seed", "model.dtype", "model.device", "model.graphs"].contains(&&*key);
         if key == "generate.block_size" {
             // The decoders of an evaluation follow it where the recipe lists none.
             assert_eq!(names(&found), ["eval.decoders"]);

@@ -63,6 +63,9 @@ pub struct DecodeArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value_t, value_name = "DEVICE")]
     device: DeviceChoice,
+    /// On a GPU: record no passes as CUDA graphs
+    #[arg(long)]
+    no_graphs: bool,
     /// Seed of fillers and of sampling; changes the speed of greedy decoding, never its text
     #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u64>)]
     seed: u64,
@@ -110,7 +113,7 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
         )
         .into());
     }
-    let compute = Compute { dtype: args.dtype.into(), device: device::choose(args.device)? };
+    let compute = Compute { dtype: args.dtype.into(), device: device::choose(args.device, !args.no_graphs)? };
     let engine = Engine::load_adapted(&dirs, compute)?;
     let contender = |strategy| Settings {
         sampling: sampling.clone(),

@@ -59,6 +59,9 @@ pub struct EvalArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N; by default the recipe's, else auto
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
+    /// On a GPU: record no passes as CUDA graphs
+    #[arg(long)]
+    no_graphs: bool,
     /// Run generated programs with only resource limits if no isolation is available
     #[arg(long)]
     allow_unsafe_execution: bool,
@@ -122,6 +125,7 @@ fn recipe(args: &EvalArgs) -> anyhow::Result<Recipe> {
         recipe.model.path.clone_from(base);
     }
     recipe.model.device = args.device.unwrap_or(recipe.model.device);
+    recipe.model.graphs &= !args.no_graphs;
     let eval = &mut recipe.eval;
     if !args.tasks.is_empty() {
         eval.choose_tasks(&args.tasks);

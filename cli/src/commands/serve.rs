@@ -84,6 +84,9 @@ pub struct ServeArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value_t, value_name = "DEVICE")]
     device: DeviceChoice,
+    /// On a GPU: record no passes as CUDA graphs
+    #[arg(long)]
+    no_graphs: bool,
 }
 
 /// Serves until a signal.
@@ -93,7 +96,7 @@ pub struct ServeArgs {
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let dirs = ModelDirs::find(args.model.as_deref(), args.adapter.as_deref())?;
     let decoder = args.decoder(&dirs)?;
-    let compute = Compute { dtype: args.dtype.into(), device: device::choose(args.device)? };
+    let compute = Compute { dtype: args.dtype.into(), device: device::choose(args.device, !args.no_graphs)? };
     let (model, tokenizer) = Engine::load_adapted(&dirs, compute)?.into_parts();
     let serving = args.serving(&*model, &decoder)?;
     let stop = Stop::quietly()?;

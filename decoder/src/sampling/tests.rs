@@ -81,12 +81,21 @@ fn draws_equal_those_of_the_definition() {
             logits[7] = f32::NEG_INFINITY;
             let context = vec![3; position as usize];
             let default = RandomSampling { seed: 5, repetition_penalty: 1.3, ..RandomSampling::default() };
-            for (temperature, top_k, top_p) in
-                [(1.0, 0, 1.0), (0.3, 0, 1.0), (0.8, 20, 1.0), (0.8, 1501, 1.0), (1.0, 0, 0.95), (0.7, 50, 0.8)]
-            {
+            for (temperature, top_k, top_p) in [
+                (1.0, 0, 1.0),
+                (0.3, 0, 1.0),
+                (0.8, 20, 1.0),
+                (0.8, 1501, 1.0),
+                (1.0, 0, 0.95),
+                (0.7, 50, 0.8),
+            ] {
                 let sampling = RandomSampling { temperature, top_k, top_p, ..default.clone() };
                 let expected = drawn_by_definition(&sampling, &logits, &context);
-                assert_eq!(sampling.draw(logits.clone(), &context), expected, "{sampling:?} {spread} {position}");
+                assert_eq!(
+                    sampling.draw(logits.clone(), &context),
+                    expected,
+                    "{sampling:?} {spread} {position}"
+                );
             }
         }
     }
@@ -104,7 +113,8 @@ fn candidates_equal_those_of_a_whole_sort() {
         let sampling = RandomSampling { top_p, ..RandomSampling::default() };
         let found = sampling.candidates(&logits);
         assert_eq!(found, sorted[..found.len()]);
-        let mass = |count: usize| sorted[..count].iter().map(|&(_, l)| f64::from(l).exp()).sum::<f64>() / total;
+        let mass =
+            |count: usize| sorted[..count].iter().map(|&(_, l)| f64::from(l).exp()).sum::<f64>() / total;
         let enough = f64::from(top_p);
         assert!(mass(found.len()) >= enough - 1e-9 && mass(found.len() - 1) < enough + 1e-9, "{top_p}");
     }
