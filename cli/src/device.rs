@@ -7,6 +7,14 @@ use jacobi_model::{Device, DeviceChoice, set_graphs};
 
 use crate::{output, recipe::ModelSection};
 
+/// How verbs that decode use a GPU.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct GraphArgs {
+    /// On a GPU: record no passes as CUDA graphs
+    #[arg(long)]
+    pub no_graphs: bool,
+}
+
 /// The device of a recipe, and whether its passes are recorded.
 ///
 /// # Errors

@@ -37,13 +37,13 @@ pub use adapter::{
 pub use architecture::{Architecture, Family};
 pub use attention::{LayerPass, TrainingRow};
 pub use buckets::{Bucket, PlacedParameter};
-pub use device::{Chosen, Compute, DeviceChoice, DeviceError};
+pub use device::{Chosen, Compute, DeviceChoice, DeviceError, cache_budget};
 pub use digest::{digest_of_model, weight_hash};
 pub use environment::{environment, logits};
 pub use error::ModelError;
 pub use gradients::Gradients;
 pub use graphs::{Record, set_graphs};
-pub use jacobi_torch_ext::{GpuError, Graph, GraphPool, Run, Runs};
+pub use jacobi_torch_ext::{GpuError, Graph, GraphPool, Run, Runs, gpu_memory};
 pub use layer::LayerCache;
 pub use lm::{LanguageModel, Place, Predictions, Session, Work};
 pub use mask::AttentionMask;

@@ -44,7 +44,7 @@ fn a_pass_that_cannot_be_recorded_is_run_and_all_are_tried_when_a_session_opens(
         "rms_norm_eps": 1e-5, "max_position_embeddings": 256, "rope_theta": 10000.0, "hidden_act": "silu",
         "tie_word_embeddings": true
     });
-    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    fs_err::write(dir.path().join("config.json"), config.to_string()).unwrap();
     let model = Transformer::random(dir.path(), Dtype::Float32, 3).unwrap();
     let expected = predicted(model.session(1, 64));
 
