@@ -82,6 +82,7 @@ run_checks() {
       "$binary" --scale "$scale" --device "$device" --check "$name" >"$log" 2>&1; then
       answer="yes  $name: $(tail -n 1 "$log")"
     else
+      # Exit code 124 is the end of the time.
       answer="NO   $name: exit code $?, $(grep -v '^ *[0-9]*:\|^ *at ' "$log" | tail -n 1)"
     fi
     [[ $answer == yes* ]] || refused=1
