@@ -280,7 +280,7 @@ fn an_adapter_of_zeros_decodes_as_jacobi_decoding_on_real_weights() {
             let settings = Settings::greedy(Strategy::MultiBlock(config), stop.clone());
             let passes = |model: &dyn LanguageModel| -> Vec<_> {
                 let decoding = Decoding::new(model, &PROMPT, &settings);
-                decoding.map(|pass| (pass.draft.rows().clone(), pass.chosen, pass.tokens)).collect()
+                decoding.map(|pass| (pass.draft.rows().clone(), pass.next_draft(), pass.tokens)).collect()
             };
             assert_eq!(passes(&model), passes(&base), "{case} {dtype:?}");
         }

@@ -55,11 +55,11 @@ fn batch_settings_change_no_row() {
     let (_, rows) = made(&bench, "auto", |_| ());
     for (name, batch, pass_tokens) in [("one", 1, 1), ("two", 2, 37), ("many", 9, 4000)] {
         let found = made(&bench, name, |config| {
-            (config.batch_size, config.pass_tokens) = (BatchSize::Samples(batch), pass_tokens);
+            (config.batch_size, config.pass_tokens) = (BatchSize::Samples(batch), Some(pass_tokens));
         });
         assert_eq!(found.1, rows, "{name}");
     }
-    assert_eq!(made(&bench, "budget", |config| config.memory_budget_gb = 1e-6).1, rows);
+    assert_eq!(made(&bench, "budget", |config| config.memory_budget_gb = Some(1e-6)).1, rows);
 }
 
 #[test]

@@ -40,7 +40,7 @@ const BASE: [&str; 18] = [
 ];
 
 /// Other values where [`other`] has none that can be used.
-const VALUES: [(&str, &str); 26] = [
+const VALUES: [(&str, &str); 27] = [
     ("model.dtype", "bfloat16"),
     ("model.path", "DIR/same-model"),
     ("prompts.path", "DIR/same-prompts.jsonl"),
@@ -56,6 +56,7 @@ const VALUES: [(&str, &str); 26] = [
     ("eval.prompts.template", "{{ prompt }}"),
     ("eval.prompts.response_template", "{{ prompt }}"),
     ("eval.prompts.answer_template", "{{ prompt }}"),
+    ("generate.memory_budget_gb", "1.5"),
     ("generate.responses", "DIR/responses.jsonl"),
     ("train.adapter", "{ rows = \"all\", rank = 2 }"),
     ("eval.prompts.path", "DIR/same-prompts.jsonl"),
@@ -249,7 +250,7 @@ fn eval_goes_on_under_another_neutral_setting_and_refuses_every_other_by_name() 
     for (key, recipe) in changes(&fixture) {
         let found = settings(&recipe).differences(&base);
         let of_eval = key.starts_with("eval.") && !neutral.contains(&key);
-        let decides = of_eval || ["seed", "model.dtype", "model.device"].contains(&&*key);
+        let decides = of_eval || ["seed", "model.dtype", "model.device", "model.graphs"].contains(&&*key);
         if key == "generate.block_size" {
             // The decoders of an evaluation follow it where the recipe lists none.
             assert_eq!(names(&found), ["eval.decoders"]);

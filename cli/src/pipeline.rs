@@ -140,7 +140,7 @@ pub fn describe(recipe: &Recipe, overwrite: bool) -> anyhow::Result<Description>
     } else if let Some(error) = changed().filter(|_| !overwrite) {
         Some(error.into())
     } else {
-        device::choose(recipe.model.device).err().filter(|_| !is_finished)
+        device::of(&recipe.model).err().filter(|_| !is_finished)
     };
     for (index, stage) in stages.iter().enumerate() {
         let state = match ledger.status(&stage.name) {

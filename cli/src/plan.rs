@@ -201,6 +201,10 @@ pub fn eval_settings(recipe: &Recipe, models: &[EvalModel]) -> anyhow::Result<Re
     settings.set("seed", recipe.seed);
     settings.set("model.dtype", recipe.model.dtype);
     settings.set("model.device", recipe.model.device);
+    // The default is not written out: evaluations have been recorded without it.
+    if !recipe.model.graphs {
+        settings.set("model.graphs", false);
+    }
     for (index, model) in models.iter().enumerate() {
         let key = format!("models.{}", index + 1);
         settings.set(&format!("{key}.name"), &model.name);

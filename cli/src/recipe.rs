@@ -44,7 +44,7 @@ pub struct Recipe {
 }
 
 /// Which model to start from.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
     /// A local Hugging Face directory, or `ORG/NAME[@REVISION]` on the hub.
@@ -54,14 +54,30 @@ pub struct ModelSection {
     /// Where to compute: `"cpu"`; `"cuda"`, the GPU of this process (its number is `LOCAL_RANK`, else
     /// `SLURM_LOCALID`); `"cuda:N"`; or `"auto"`, which is `"cuda"` where there is a GPU, else the CPU.
     pub device: DeviceChoice,
+    /// On a GPU: record decoding passes over one sequence as CUDA graphs when a model is first used. A pass that cannot be
+    /// recorded is run without one.
+    pub graphs: bool,
     /// Where the first weights come from.
     pub init: Init,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::default(),
+            dtype: Dtype::default(),
+            device: DeviceChoice::default(),
+            graphs: true,
+            init: Init::default(),
+        }
+    }
 }
 
 impl Section for ModelSection {
     const NAME: &'static str = "model";
     const NEUTRAL: &'static [(&'static str, &'static str)] = &[
         ("device", "decides speed and rounding; an evaluation, which measures speed, records it"),
+        ("graphs", "decides speed; an evaluation, which measures speed, records it"),
         ("init", "decides the first weights, which are recorded as a digest"),
     ];
 }

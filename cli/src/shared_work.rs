@@ -164,7 +164,7 @@ impl<'a> SharedWork<'a> {
 
     fn train_round(&self, round: usize) -> anyhow::Result<()> {
         let models = models_of_round(self.recipe, &self.run, round)?;
-        let device = device::choose(self.recipe.model.device)?;
+        let device = device::of(&self.recipe.model)?;
         let timeout = Duration::from_secs(self.recipe.rounds[round - 1].train.dist_timeout);
         let stage = TrainStage {
             round,

@@ -45,7 +45,7 @@ pub fn generate_job<'a>(
         model_dir: &models.model,
         adapter: models.adapter.as_deref(),
         dtype: recipe.model.dtype,
-        device: device::choose(recipe.model.device)?,
+        device: device::of(&recipe.model)?,
         prompts: &recipe.rounds[round - 1].prompts,
         output,
         config: &recipe.rounds[round - 1].generate,
@@ -263,7 +263,7 @@ pub fn eval(recipe: &Recipe, options: EvalOptions, stop: &Stop) -> anyhow::Resul
     let job = EvalJob {
         models,
         dtype: recipe.model.dtype,
-        device: device::choose(recipe.model.device)?,
+        device: device::of(&recipe.model)?,
         config: &recipe.eval,
         seed: recipe.seed,
         samples: &kept.samples(),

@@ -34,6 +34,8 @@ pub struct Tuning {
     pub dtype: Dtype,
     /// Where to compute.
     pub device: DeviceChoice,
+    /// Record passes as CUDA graphs.
+    pub graphs: bool,
     /// Seed of the combinations.
     pub seed: u64,
     /// Directory of `jacobi.json`.
@@ -73,6 +75,7 @@ impl Tuning {
             config: recipe.tune.clone(),
             dtype: recipe.model.dtype,
             device: recipe.model.device,
+            graphs: recipe.model.graphs,
             seed: recipe.seed,
             output: dirs.tuned().to_owned(),
             report,
@@ -98,7 +101,7 @@ impl Tuning {
             model: &self.dirs.model,
             adapter: self.dirs.adapter.as_deref(),
             dtype: self.dtype,
-            device: device::choose(self.device)?,
+            device: device::choose(self.device, self.graphs)?,
             prompts: &self.prompts,
             max_new_tokens: self.max_new_tokens,
             config: &self.config,

@@ -41,7 +41,7 @@ pub use prompts::{
 pub use ranks::{Keeper, Membership, Rank, RankError, local_rank};
 pub use repetition::repeats;
 pub use responses::{Matching, Responses};
-pub use rng::Rng;
+pub use rng::{Rng, Streams};
 pub use row::{LossRow, PackedRow, RowParts, StudentRow, fill_rows, row_len};
 pub use schema::manifest::{Manifest, RankEntry, ShardEntry, shard_file_name};
 pub use schema::trajectory::{

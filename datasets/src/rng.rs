@@ -5,6 +5,36 @@
 
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
+#[inline(always)]
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The streams of lists of seeds that differ in the last seed only: what they share is computed once.
+#[derive(Clone, Copy, Debug)]
+pub struct Streams {
+    shared: u64,
+}
+
+impl Streams {
+    /// The streams whose seeds are `shared` and one more.
+    pub fn new(shared: &[u64]) -> Self {
+        let mut rng = Rng { state: shared.len() as u64 + 1 };
+        for &seed in shared {
+            rng.state = rng.next_u64() ^ seed;
+        }
+        Self { shared: rng.next_u64() }
+    }
+
+    /// The first 64 bits of the stream whose last seed is `last`.
+    #[inline(always)]
+    pub fn first(&self, last: u64) -> u64 {
+        mix(mix((self.shared ^ last).wrapping_add(GAMMA)).wrapping_add(GAMMA))
+    }
+}
+
 /// A stream of pseudo-random numbers determined by its seeds.
 #[derive(Clone, Debug)]
 pub struct Rng {
@@ -25,10 +55,7 @@ impl Rng {
     /// 64 uniform bits.
     pub fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(GAMMA);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        mix(self.state)
     }
 
     /// Uniform in `[0, 1)`, with 53 random bits.

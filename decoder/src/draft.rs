@@ -134,11 +134,10 @@ impl Draft {
         }
     }
 
-    /// The longest path of right tokens, from row 0 on, when the model gives `chosen[row]` after each row. This
-    /// is the definition of acceptance (arXiv 2512.14681, section 2), for branches as for the run.
-    pub(crate) fn accepted(&self, chosen: &[u32]) -> Vec<usize> {
-        assert_eq!(chosen.len(), self.rows.len(), "one chosen token per row");
-        let next = |&row: &usize| self.child(row, chosen[row]);
+    /// The longest path of right tokens, from row 0 on, when the model gives `chosen(row)` after each row; only the rows of
+    /// the path are asked. This is the definition of acceptance (arXiv 2512.14681, section 2), for branches as for the run.
+    pub(crate) fn accepted(&self, mut chosen: impl FnMut(usize) -> u32) -> Vec<usize> {
+        let next = |&row: &usize| self.child(row, chosen(row));
         std::iter::successors(Some(0), next).collect()
     }
 

@@ -295,7 +295,7 @@ impl Lane {
                 Place::Adapted(prefix) => (prefix, &mut outputs.adapted),
                 Place::End => unreachable!("blocks lie within their text"),
             };
-            let chosen = outputs.choose(self.sequence.sampling(), &rows, &text[..prefix]);
+            let chosen = outputs.choose_all(self.sequence.sampling(), &rows, &text[..prefix]);
             self.blocks[index].absorb(text, &chosen);
             outputs.skip(rows.len());
         }

@@ -257,7 +257,7 @@ impl Drafter for Window {
     fn learn(&mut self, pass: &Pass, outputs: &DraftOutputs) {
         let last = *pass.path.last().expect("row 0 was accepted");
         let ahead = pass.next_draft().into_iter().map(|(token, _)| token);
-        let next: Vec<u32> = std::iter::once(pass.chosen[last]).chain(ahead).collect();
+        let next: Vec<u32> = std::iter::once(pass.chosen(last)).chain(ahead).collect();
         self.stable = self.stable(pass, &next);
         self.shift(pass.path.len());
         self.ahead = next[1..].to_vec();
@@ -283,9 +283,9 @@ impl Drafter for Window {
         let run = &pass.draft.rows().tokens()[..pass.draft.run_len()];
         // Before the first wrong token the path is the run, so the model's token after each row is the right one.
         let right = pass.chosen.iter().take(pass.tokens.len());
-        let wrong = run.iter().skip(1).zip(right).position(|(drafted, right)| drafted != right)?;
+        let wrong = run.iter().skip(1).zip(right).position(|(&drafted, &right)| Some(drafted) != right)?;
         let marginal = self.marginals.get(wrong)?;
-        let rank = marginal.iter().position(|(token, _)| *token == pass.chosen[wrong]);
+        let rank = marginal.iter().position(|(token, _)| *token == pass.chosen(wrong));
         Some(rank.unwrap_or(RANKED))
     }
 

@@ -39,16 +39,19 @@ impl<'a> Outputs<'a> {
     }
 
     /// The token the model gives after each of `rows`, which follow the text `before`.
-    pub(crate) fn choose(&self, sampling: &Sampling, rows: &Rows, before: &[u32]) -> Vec<u32> {
+    pub(crate) fn choose_all(&self, sampling: &Sampling, rows: &Rows, before: &[u32]) -> Vec<u32> {
+        (0..rows.len()).map(|row| self.choose(sampling, (rows, row), before)).collect()
+    }
+
+    /// The token the model gives after one of `rows`, which follow the text `before`.
+    pub(crate) fn choose(&self, sampling: &Sampling, (rows, row): (&Rows, usize), before: &[u32]) -> u32 {
         match sampling {
-            Sampling::Greedy => self.greedy[self.first..self.first + rows.len()].to_vec(),
-            Sampling::Random(random) => (0..rows.len())
-                .map(|row| {
-                    let drafted = rows.path(row).into_iter().map(|at| rows.tokens()[at]);
-                    let context: Vec<u32> = before.iter().copied().chain(drafted).collect();
-                    random.draw(self.predictions.logits(self.first + row), &context)
-                })
-                .collect(),
+            Sampling::Greedy => self.greedy[self.first + row],
+            Sampling::Random(random) => {
+                let drafted = rows.path(row).into_iter().map(|at| rows.tokens()[at]);
+                let context: Vec<u32> = before.iter().copied().chain(drafted).collect();
+                random.draw(self.predictions.logits(self.first + row), &context)
+            }
         }
     }
 }

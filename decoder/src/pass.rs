@@ -9,8 +9,8 @@ pub struct Pass {
     pub offset: usize,
     /// The rows that were fed.
     pub draft: Draft,
-    /// The model's token after each row.
-    pub chosen: Vec<u32>,
+    /// The model's token after each row; `None` after rows that neither the path nor the next draft needs.
+    pub chosen: Vec<Option<u32>>,
     /// The token after each row of the adapter.
     pub drafted: Vec<u32>,
     /// The accepted rows, from row 0 on. Empty when a near-tie is left to a pass over one row.
@@ -53,7 +53,12 @@ impl Pass {
         }
         let rows = self.draft.continuation(last).split_off(1);
         let old = rows.iter().copied().map(Some).skip(1).chain([None]);
-        rows.iter().zip(old).map(|(&row, old)| (row, (self.chosen[row], old))).collect()
+        rows.iter().zip(old).map(|(&row, old)| (row, (self.chosen(row), old))).collect()
+    }
+
+    /// The model's token after a row of the path, or one that the next draft comes from.
+    pub(crate) fn chosen(&self, row: usize) -> u32 {
+        self.chosen[row].expect("a row that was asked")
     }
 }
 

@@ -106,8 +106,8 @@ impl Sequence {
     pub(crate) fn begin(&mut self, outputs: &Outputs) -> Vec<usize> {
         let given = std::mem::take(&mut self.given);
         let draft = Draft::run(self.text[self.prompt - 1], &given, 1);
-        let chosen = outputs.choose(&self.settings.sampling, draft.rows(), &self.text[..self.prompt - 1]);
-        let agreed = draft.accepted(&chosen).len() - 1;
+        let chosen = outputs.choose_all(&self.settings.sampling, draft.rows(), &self.text[..self.prompt - 1]);
+        let agreed = draft.accepted(|row| chosen[row]).len() - 1;
         let whole = !given.is_empty() && agreed == given.len();
         // A given response that is right is taken as it is: the token that would follow it is not wanted.
         self.extend(&chosen[..agreed + usize::from(!whole)]);
@@ -143,18 +143,28 @@ impl Sequence {
     /// Takes the tokens that the pass over `draft` accepts.
     pub(crate) fn absorb(&mut self, draft: Draft, outputs: &DraftOutputs) -> Pass {
         let (before, sampling) = (&self.text[..self.text.len() - 1], &self.settings.sampling);
-        let chosen = outputs.rows.choose(sampling, draft.rows(), before);
-        let drafted = draft.adapted().map(|rows| outputs.adapted.choose(sampling, rows, &self.text));
-        let mut path = draft.accepted(&chosen);
+        let drafted = draft.adapted().map(|rows| outputs.adapted.choose_all(sampling, rows, &self.text));
+        // A sampled token is drawn for the rows that need one: those of the path, and those the next draft comes from.
+        let mut chosen = vec![None; draft.rows().len()];
+        let mut choose = |row: usize| {
+            let draw = || outputs.rows.choose(sampling, (draft.rows(), row), before);
+            *chosen[row].get_or_insert_with(draw)
+        };
+        let mut path = draft.accepted(&mut choose);
         let near_tie = self.near_tie(&draft, &path, &outputs.rows);
         path.truncate(near_tie.unwrap_or(path.len()));
-        let right: Vec<u32> = path.iter().map(|&row| chosen[row]).collect();
+        let right: Vec<u32> = path.iter().map(|&row| choose(row)).collect();
+        if let (Some(&last), None) = (path.last(), draft.adapted()) {
+            for row in draft.continuation(last) {
+                choose(row);
+            }
+        }
         let offset = self.text.len() - 1 - self.prompt;
         let tokens = self.extend(&right);
         let drafted = drafted.unwrap_or_default();
         let limit = match path.last() {
             _ if self.finished.is_some() => Limit::End,
-            Some(&last) if !self.alone => draft.limit(last, chosen[last]),
+            Some(&last) if !self.alone => draft.limit(last, right[right.len() - 1]),
             _ => Limit::Tie,
         };
         let mut pass = Pass { offset, draft, chosen, drafted, path, tokens, limit, rejected_rank: None };

@@ -12,6 +12,12 @@ use crate::Dtype;
 #[cfg(test)]
 mod tests;
 
+/// Default bytes for KV caches on a CPU, whose memory other programs share.
+const CPU_CACHES: f64 = 4e9;
+
+/// Share of a GPU's free memory for KV caches; the rest is for activations and logits.
+const GPU_SHARE: f64 = 0.75;
+
 /// The device a user asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
@@ -75,6 +81,11 @@ pub enum DeviceError {
         /// CUDA's own message.
         source: GpuError,
     },
+}
+
+/// Bytes for KV caches beside a loaded model: on a GPU with `free` bytes the most of them, on a CPU 4 GB.
+pub fn cache_budget(free: Option<u64>) -> f64 {
+    free.map_or(CPU_CACHES, |free| GPU_SHARE * free as f64)
 }
 
 impl DeviceChoice {

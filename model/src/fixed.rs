@@ -1,7 +1,7 @@
 //! Passes over one sequence in a few fixed shapes: the number of rows is rounded up, and each pass reads the
-//! whole cache. Input and output stay at their addresses, so a GPU records a pass once (a CUDA graph) and
-//! replays it; the host then only copies the input there and the predictions back. A CPU computes the same
-//! pass anew each time.
+//! whole cache. Input and output stay at their addresses, so a GPU records each pass once (a CUDA graph), when the first
+//! session opens, and replays it; the host then only copies the input there and the predictions back. A CPU computes the
+//! same pass anew each time, and so does a GPU where a pass cannot be recorded.
 //!
 //! Legend: n rows of the pass, h hidden width, v vocabulary.
 
@@ -10,15 +10,15 @@ use std::collections::HashMap;
 use jacobi_torch_ext::{FixedRows, Graph, GraphPool, Shape};
 use tch::{Device, Kind, Tensor};
 
-use crate::{RopeTable, Rows, Transformer, attention::Past, cache::KvCache};
+use crate::{Record, RopeTable, Rows, Transformer, attention::Past, cache::KvCache, graphs};
 
 /// Numbers of rows that a pass is rounded up to.
 const WIDTHS: [usize; 12] = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 512];
 
-/// A sequence's cache with the passes over it, each recorded when it is first needed.
+/// A sequence's cache with the passes over it.
 pub(crate) struct FixedPasses {
     // Fields are dropped in this order: recorded passes before the memory they use.
-    recorded: HashMap<(usize, Shape), FixedPass>,
+    passes: HashMap<(usize, Shape), FixedPass>,
     pool: GraphPool,
     pub(crate) cache: KvCache,
     pub(crate) rope: RopeTable,
@@ -41,19 +41,27 @@ struct FixedPass {
 }
 
 impl FixedPasses {
-    /// With room for `capacity` tokens, and for padding rows after them.
-    pub(crate) fn new(model: &Transformer, capacity: usize) -> Self {
+    /// With room for `capacity` tokens, and for padding rows after them. All passes are recorded here, so that no recording
+    /// falls into a pass that is timed.
+    pub(crate) fn new(model: &Transformer, capacity: usize, record: Record) -> Self {
         let capacity = with_padding(capacity).next_power_of_two();
         let cache = KvCache::new(model.architecture(), capacity, model.kind(), model.device());
         // A pass reads the unused part too and multiplies it by 0, so it must be finite.
         cache.zero();
         let length = capacity.min(model.architecture().context_length() as usize);
-        Self {
-            recorded: HashMap::new(),
-            pool: GraphPool::default(),
-            cache,
-            rope: model.rope_table(length as i64),
+        let rope = model.rope_table(length as i64);
+        let mut fixed = Self { passes: HashMap::new(), pool: GraphPool::default(), cache, rope };
+        // The widest first: narrower ones find room in the memory that its intermediate results used.
+        for (width, shape) in WIDTHS.into_iter().rev().flat_map(|n| [(n, Shape::Chain), (n, Shape::Tree)]) {
+            let mut pass = FixedPass::new(width, shape, capacity, model.device());
+            if graphs::are_on() {
+                tch::no_grad(|| pass.record(model, &fixed, record));
+            }
+            fixed.passes.insert((width, shape), pass);
         }
+        // Recording has written to it.
+        fixed.cache.zero();
+        fixed
     }
 
     /// Whether there is room for `capacity` tokens.
@@ -69,11 +77,9 @@ impl FixedPasses {
             return None;
         }
         let shape = if rows.is_chain() { Shape::Chain } else { Shape::Tree };
-        let capacity = self.cache.capacity();
-        let new = || FixedPass::new(width, shape, capacity, model.device());
-        let pass = self.recorded.entry((width, shape)).or_insert_with(new);
+        let pass = self.passes.get_mut(&(width, shape)).expect("a pass of every width");
         pass.write_input(rows, cached, width, shape);
-        pass.run(model, &self.cache, &self.rope, &self.pool);
+        pass.run(model, &self.cache, &self.rope);
         pass.output.as_ref()
     }
 }
@@ -86,6 +92,8 @@ fn with_padding(capacity: usize) -> usize {
 impl FixedPass {
     fn new(width: usize, shape: Shape, capacity: usize, device: Device) -> Self {
         let input = Tensor::zeros([2 * width as i64 + 1], (Kind::Int64, device));
+        // A pass has cached tokens; those of the recording are zeros.
+        let _ = input.get(2 * width as i64).fill_(1);
         Self { graph: None, rows: FixedRows::new(width, shape, capacity, device), input, output: None }
     }
 
@@ -110,18 +118,24 @@ impl FixedPass {
         }
     }
 
-    fn run(&mut self, model: &Transformer, cache: &KvCache, rope: &RopeTable, pool: &GraphPool) {
+    /// Records the pass where the device can.
+    fn record(&mut self, model: &Transformer, fixed: &FixedPasses, record: Record) {
         let Self { graph, rows, input, output } = self;
-        if graph.is_none() {
-            let mut work = || *output = Some(compute(model, cache, rope, rows, input));
-            *graph = Graph::record(model.device(), pool, &mut work).expect("a pass that can be recorded");
-            if graph.is_none() {
-                // A CPU records nothing.
-                work();
+        let mut work = || *output = Some(compute(model, &fixed.cache, &fixed.rope, rows, input));
+        match record(model.device(), &fixed.pool, &mut work) {
+            Ok(recorded) => *graph = recorded,
+            Err(error) => {
+                // Of the attempt: in memory that belongs to the recording.
+                *output = None;
+                graphs::warn(rows.len(), &error);
             }
         }
-        if let Some(graph) = graph {
-            graph.replay().expect("a recorded pass");
+    }
+
+    fn run(&mut self, model: &Transformer, cache: &KvCache, rope: &RopeTable) {
+        match &self.graph {
+            Some(graph) => graph.replay().expect("a recorded pass"),
+            None => self.output = Some(compute(model, cache, rope, &self.rows, &self.input)),
         }
     }
 }
@@ -144,3 +158,6 @@ fn compute(
     let greedy_n = logits_nv.argmax(-1, false);
     Output { hidden_nh, logits_nv, greedy_n }
 }
+
+#[cfg(test)]
+mod tests;

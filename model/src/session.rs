@@ -7,12 +7,14 @@ use std::{
     cell::{OnceCell, RefCell},
 };
 
-use jacobi_torch_ext::{PassPlan, Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top};
+use jacobi_torch_ext::{
+    Graph, PassPlan, Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top,
+};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    AdaptedRows, Adapter, LanguageModel, Place, Predictions, RopeTable, Rows, Session, Transformer, Work,
-    attention::Past, cache::KvCache, fixed::FixedPasses, rope::Rope, token_tensor,
+    AdaptedRows, Adapter, LanguageModel, Place, Predictions, Record, RopeTable, Rows, Session, Transformer,
+    Work, attention::Past, cache::KvCache, fixed::FixedPasses, rope::Rope, token_tensor,
 };
 
 impl LanguageModel for Transformer {
@@ -42,6 +44,7 @@ pub struct DecodingModel<M = Transformer> {
     // Fields are dropped in this order: recorded passes before the parameters they read.
     idle: RefCell<Option<FixedPasses>>,
     has_fixed_shapes: bool,
+    record: Record,
     adapter: Option<Adapter>,
     model: M,
 }
@@ -50,7 +53,7 @@ impl<M: Borrow<Transformer>> DecodingModel<M> {
     /// Over `model`, whose parameters must not move in memory as long as this lives.
     pub fn new(model: M) -> Self {
         let has_fixed_shapes = model.borrow().device() != Device::Cpu;
-        Self { idle: RefCell::default(), has_fixed_shapes, adapter: None, model }
+        Self { idle: RefCell::default(), has_fixed_shapes, record: Graph::record, adapter: None, model }
     }
 
     /// With a copy of `adapter`, if there is one, for the rows that ask for it.
@@ -64,6 +67,11 @@ impl<M: Borrow<Transformer>> DecodingModel<M> {
     /// With passes of fixed shape on every device, to compare them on a CPU with passes of any shape.
     pub fn with_fixed_shapes(model: M) -> Self {
         Self { has_fixed_shapes: true, ..Self::new(model) }
+    }
+
+    /// With another function that records passes, for tests.
+    pub fn recorded_by(self, record: Record) -> Self {
+        Self { record, ..self }
     }
 }
 
@@ -90,7 +98,7 @@ impl<M: Borrow<Transformer>> LanguageModel for DecodingModel<M> {
             return Box::new(TransformerSession::new(model, adapter, slots, capacity));
         }
         let idle = self.idle.take().filter(|idle| idle.fits(capacity));
-        let mut passes = idle.unwrap_or_else(|| FixedPasses::new(model, capacity));
+        let mut passes = idle.unwrap_or_else(|| FixedPasses::new(model, capacity, self.record));
         passes.cache.truncate(0);
         Box::new(FixedSession { model, adapter, passes: Some(passes), idle: &self.idle })
     }

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod options;
+mod sampling;
 mod sheet;
 
 use std::{ops::ControlFlow, time::Instant};
@@ -83,6 +84,7 @@ fn main() -> anyhow::Result<()> {
     sheet.figure("caches, all slots full", "GB", cache as f64 / 1e9);
     sheet.bar("caches, all slots full, GB", cache as f64 / 1e9, Bound::AtMost(MEMORY_BUDGET / 1e9));
     sheet.figure("peak memory of the process, bench included", "GB", peak / 1e9);
+    sampling::measure(&mut sheet, options.rounds);
     sheet.print()?;
     let mut environment = environment();
     environment["model"] = options.model.display().to_string().into();

@@ -1,5 +1,6 @@
-//! The benchmark of a GPU: first whether it computes what the CPU computes, then how fast, at two shapes with random weights,
-//! each figure beside what PyTorch with transformers does in the same call. `scripts/bench-gpu.sh` runs it. With
+//! The benchmark of a GPU. With `--check NAME`: whether one code path computes there what the CPU computes. Else: how fast it
+//! is, at two shapes with random weights, each figure beside what PyTorch with transformers does in the same call.
+//! `scripts/bench-gpu.sh` runs the checks one by one, each in a process, and then the figures. With
 //! `--scale smoke` it goes its whole way on a CPU with tiny shapes, and its figures mean nothing.
 
 #[expect(dead_code, reason = "this one has no counts, and makes its models itself")]
@@ -23,7 +24,7 @@ mod training;
 #[path = "training/work.rs"]
 mod work;
 
-use std::{path::Path, time::Instant};
+use std::{io::Write, path::Path, time::Instant};
 
 use jacobi_model::{Compute, Dtype, Transformer, environment};
 use jacobi_torch_ext::{reset_peak_memory, synchronize};
@@ -57,8 +58,14 @@ fn main() -> anyhow::Result<()> {
     if let Some(path) = &options.task {
         return write_task(path, &scale, options.smoke);
     }
+    let say = |line: &str| writeln!(std::io::stdout(), "{line}");
+    if options.list_checks {
+        return Ok(checks::names().try_for_each(say)?);
+    }
+    if let Some(name) = &options.check {
+        return Ok(say(&checks::run(name, options.device)?)?);
+    }
     let mut sheet = Sheet::default();
-    checks::run(&mut sheet, options.device)?;
     let theirs = match &options.theirs {
         Some(path) => serde_json::from_str(&fs_err::read_to_string(path)?)?,
         None => Value::Null,

@@ -59,6 +59,14 @@ char* jacobi_cuda_reset_peak_memory(int device) {
   return guarded([&] { c10::cuda::CUDACachingAllocator::resetPeakStats(static_cast<c10::DeviceIndex>(device)); });
 }
 
+// Gives memory that no tensor uses back to the driver, that of freed recordings too.
+char* jacobi_cuda_release_unused(int device) {
+  return guarded([&] {
+    const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
+    c10::cuda::CUDACachingAllocator::emptyCache();
+  });
+}
+
 char* jacobi_cuda_wait(int device) {
   return guarded([&] {
     const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));

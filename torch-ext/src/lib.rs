@@ -38,8 +38,8 @@ pub use cpu::{
 };
 pub use gpu::{
     device::{
-        GpuError, GpuMemory, NoGpu, Timestamp, gpu_count, gpu_memory, gpu_name, reset_peak_memory, select,
-        synchronize,
+        GpuError, GpuMemory, NoGpu, Timestamp, gpu_count, gpu_memory, gpu_name, release_unused_memory,
+        reset_peak_memory, select, synchronize,
     },
     fixed::{FixedRows, FixedView, Shape},
     graph::{Graph, GraphPool},

@@ -13,7 +13,7 @@ use jacobi_model::{Adapter, Gradients, LayerCache, LayerPass, RopeTable, Transfo
 use jacobi_torch_ext::argmax;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use jacobi_datasets::{EarlierWindow, MAX_PASSES, PackedRow, RowParts, StateSource};
 
@@ -36,8 +36,21 @@ pub enum ActivationCheckpointing {
     Full,
 }
 
-/// Bytes of logits computed at a time.
-pub(crate) const CHUNK_BYTES: usize = 128 << 20;
+/// Bytes of logits computed at a time on a CPU.
+const CHUNK_BYTES: usize = 128 << 20;
+
+/// The part of a GPU's memory that they are there. Their gradient and the copies in fp32 are several times as large.
+const GPU_PART: u64 = 64;
+
+/// Bytes of logits computed at a time, on a GPU with `total` bytes of memory; `None` for a CPU.
+pub(crate) fn chunk_bytes(total: Option<u64>) -> usize {
+    total.map_or(CHUNK_BYTES, |total| CHUNK_BYTES.max((total / GPU_PART) as usize))
+}
+
+/// Rows of logits of a chunk.
+fn chunk_rows(bytes: usize, vocabulary: usize, kind: Kind) -> usize {
+    (bytes / (vocabulary * kind.elt_size_in_bytes())).max(1)
+}
 
 /// Computes losses and gradients of rows.
 pub(crate) struct Learner<'a> {
@@ -50,6 +63,8 @@ pub(crate) struct Learner<'a> {
     pub(crate) rope: &'a RopeTable,
     pub(crate) shards: &'a Shards,
     pub(crate) checkpointing: ActivationCheckpointing,
+    /// Bytes of logits computed at a time.
+    pub(crate) chunk_bytes: usize,
 }
 
 /// What a layer keeps for its backward pass.
@@ -274,8 +289,7 @@ impl<'a> Learner<'a> {
     }
 
     fn chunk_rows(&self) -> usize {
-        let vocabulary = self.model.architecture().vocab_size as usize;
-        (CHUNK_BYTES / (vocabulary * self.model.kind().elt_size_in_bytes())).max(1)
+        chunk_rows(self.chunk_bytes, self.model.architecture().vocab_size as usize, self.model.kind())
     }
 
     fn losses(
@@ -337,5 +351,20 @@ impl Head for ModelHead<'_> {
 
     fn backward(&mut self, rows: &Tensor, grad_logits: &Tensor) -> Tensor {
         self.model.head_backward(rows, grad_logits, self.gradients)
+    }
+}
+
+#[cfg(test)]
+mod chunk_tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_logits_grow_with_the_memory_of_a_gpu() {
+        let rows = |total| chunk_rows(chunk_bytes(total), 152_064, Kind::BFloat16);
+        assert_eq!(rows(None), 441);
+        assert_eq!(rows(Some(8 << 30)), 441);
+        assert!((4096..4500).contains(&rows(Some(80_000_000_000))));
+        assert!((1000..1500).contains(&rows(Some(24 << 30))));
+        assert_eq!(chunk_rows(1, 152_064, Kind::Float), 1);
     }
 }

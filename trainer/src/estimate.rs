@@ -5,12 +5,12 @@ use std::{fmt, ops::Range};
 
 use jacobi_datasets::PackedRow;
 use jacobi_model::{Architecture, Compute};
-use jacobi_torch_ext::PRODUCT_TILE;
+use jacobi_torch_ext::{PRODUCT_TILE, gpu_memory};
 use tch::{Device, Kind};
 
 use crate::{
     ActivationCheckpointing, AdapterRows, MomentsDtype, TeacherModel, TrainConfig, TrainData, TrainError,
-    backward::CHUNK_BYTES,
+    backward::chunk_bytes,
     batch::rows,
     data::{CutRows, Dataset},
     flops::{gemm_peak, model_flops},
@@ -123,7 +123,8 @@ pub fn footprint(
         MomentsDtype::Float32 => 4.0,
         MomentsDtype::Bfloat16 => 2.0,
     };
-    let activations = activations(shape, size, config, row);
+    let chunk = chunk_bytes(gpu_memory(device).map(|memory| memory.total));
+    let activations = activations(shape, size, config, (row, chunk));
     // A copy of the weights, beside that in the buckets.
     let loaded = if device == Device::Cpu { count * size } else { 0.0 };
     Footprint {
@@ -138,7 +139,12 @@ pub fn footprint(
 }
 
 /// Follows `LayerCache` of the model and `backward.rs`.
-fn activations(shape: &Architecture, size: f64, config: &TrainConfig, row: &RowLoad) -> f64 {
+fn activations(
+    shape: &Architecture,
+    size: f64,
+    config: &TrainConfig,
+    (row, chunk_bytes): (&RowLoad, usize),
+) -> f64 {
     let drafts = config.adapter.as_ref().is_some_and(|adapter| adapter.rows == AdapterRows::Draft);
     let [hidden, inner, vocabulary] =
         [shape.hidden_size, shape.intermediate_size, shape.vocab_size].map(|width| width as f64);
@@ -163,7 +169,7 @@ fn activations(shape: &Architecture, size: f64, config: &TrainConfig, row: &RowL
         // The last layer is not recomputed.
         ActivationCheckpointing::Full => layers * input + cache,
     };
-    let logits = (row.logits as f64).min(CHUNK_BYTES as f64 / (vocabulary * size));
+    let logits = (row.logits as f64).min(chunk_bytes as f64 / (vocabulary * size));
     // bf16 products widen a tile of each factor, and have their tile of results in fp32.
     let tile = PRODUCT_TILE as f64;
     let widened = |rows: f64, inputs: f64| match size {

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jacobi_datasets::PackedSample;
 use jacobi_model::{Adapter, Gradients, RopeTable, Transformer};
-use jacobi_torch_ext::keep_freed_memory;
+use jacobi_torch_ext::{gpu_memory, keep_freed_memory};
 
 use crate::{
     TrainConfig,
     adamw::{AdamW, clip_factor},
-    backward::Learner,
+    backward::{Learner, chunk_bytes},
     batch::rows,
     flops::model_flops,
     loss::{Counts, LossConfig},
@@ -172,6 +172,7 @@ impl<'a> Stepper<'a> {
             rope: &self.rope,
             shards: &self.shards,
             checkpointing: self.config.activation_checkpointing,
+            chunk_bytes: chunk_bytes(gpu_memory(self.model.device()).map(|memory| memory.total)),
         };
         for (at, row) in rows.iter().enumerate() {
             if ranks.any(stop.load(Ordering::Relaxed))? {

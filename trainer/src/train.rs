@@ -9,6 +9,7 @@ use std::{
 use jacobi_datasets::{PackedSample, Section, Tokenizer};
 use jacobi_decoder::StopRules;
 use jacobi_model::{Adapter, AdapterBase, DecodingModel, dtype_name};
+use jacobi_torch_ext::release_unused_memory;
 
 use crate::{
     AdapterRows, TrainConfig, TrainError,
@@ -286,7 +287,10 @@ impl<'a> Run<'a> {
             Some((adapter, AdapterRows::Draft)) => decode(Some(adapter)),
             Some((adapter, AdapterRows::All)) => adapter.while_merged(model.parameters(), || decode(None)),
         };
-        let Some(evaluation) = shards.with_all(evaluate)?? else { return Ok(false) };
+        let evaluation = shards.with_all(evaluate)??;
+        // The decoding model and its recorded passes are gone; training needs their memory.
+        release_unused_memory(model.device());
+        let Some(evaluation) = evaluation else { return Ok(false) };
         self.state.evaluations.add(evaluation, self.config.best_ar_tolerance);
         self.is_saved = false;
         Ok(true)

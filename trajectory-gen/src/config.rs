@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::GenerateError;
 
+mod by_device;
 mod engine;
 
 pub use engine::{BatchSize, OnDisagreement, StatesKept};
@@ -62,11 +63,13 @@ pub struct GenerateConfig {
     /// on a CPU.
     pub batch_size: BatchSize,
     /// Memory in GB for KV caches, from which `batch_size = "auto"` computes the number of samples. Assumes the
-    /// longest possible samples. At least one sample is processed.
-    pub memory_budget_gb: f64,
+    /// longest possible samples. At least one sample is processed. Default: 4 on a CPU, three quarters of a GPU's free
+    /// memory.
+    pub memory_budget_gb: Option<f64>,
     /// Target number of rows of a forward pass. A pass that reads a prompt may exceed it by the length of the
-    /// prompt.
-    pub pass_tokens: usize,
+    /// prompt. Default: 512 on a CPU; on a GPU the narrowest of 512 to 8192 at which a row costs little more than at the
+    /// best one, which is measured at the start.
+    pub pass_tokens: Option<usize>,
     /// The run ends after this many failed prompts in a row; finished rows stay.
     pub max_consecutive_errors: usize,
 }
@@ -130,8 +133,8 @@ impl Default for GenerateConfig {
             top_p: 1.0,
             on_disagreement: OnDisagreement::KeepOurs,
             batch_size: BatchSize::Auto,
-            memory_budget_gb: 4.0,
-            pass_tokens: 512,
+            memory_budget_gb: None,
+            pass_tokens: None,
             max_consecutive_errors: 100,
         }
     }
@@ -149,7 +152,7 @@ impl GenerateConfig {
             ("max_prompt_tokens", self.max_prompt_tokens),
             ("rows_per_group", self.rows_per_group),
             ("batch_size", self.batch_size.samples().unwrap_or(1)),
-            ("pass_tokens", self.pass_tokens),
+            ("pass_tokens", self.pass_tokens.unwrap_or(1)),
             ("max_consecutive_errors", self.max_consecutive_errors),
         ];
         if let Some((field, _)) = counts.into_iter().find(|(_, value)| *value == 0) {

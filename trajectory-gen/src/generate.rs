@@ -150,7 +150,7 @@ impl<'a> Run<'a> {
         let adapter = job.adapter.map(|dir| read_adapter(&loaded, dir)).transpose()?;
         let (weight_hash, model) = (loaded.weight_hash()?, loaded.transformer);
         let decoding = DecodingModel::new(&model).with_adapter(adapter.as_ref().map(|(adapter, _)| adapter));
-        let engine = job.config.engine(&decoding, tokenizer.eos_token_ids(), &job.train)?;
+        let engine = job.config.engine((&decoding, job.device), tokenizer.eos_token_ids(), &job.train)?;
         drop(decoding);
         Ok(Self { job, model, weight_hash, adapter, tokenizer, engine, responses })
     }

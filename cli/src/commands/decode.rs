@@ -11,7 +11,7 @@ use jacobi_report::{DecodedPage, comparison_table};
 use crate::adapter::ModelDirs;
 use crate::decoding::compare::{compare, label};
 use crate::decoding::{Engine, chat, respond};
-use crate::device;
+use crate::device::{self, GraphArgs};
 use crate::exit::{ResponseInterrupted, UsageError};
 use crate::output::{self, Stream};
 use crate::signals::Stop;
@@ -63,6 +63,8 @@ pub struct DecodeArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value_t, value_name = "DEVICE")]
     device: DeviceChoice,
+    #[command(flatten)]
+    graphs: GraphArgs,
     /// Seed of fillers and of sampling; changes the speed of greedy decoding, never its text
     #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u64>)]
     seed: u64,
@@ -110,7 +112,8 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
         )
         .into());
     }
-    let compute = Compute { dtype: args.dtype.into(), device: device::choose(args.device)? };
+    let compute =
+        Compute { dtype: args.dtype.into(), device: device::choose(args.device, !args.graphs.no_graphs)? };
     let engine = Engine::load_adapted(&dirs, compute)?;
     let contender = |strategy| Settings {
         sampling: sampling.clone(),

@@ -11,6 +11,7 @@ use jacobi_report::terminal_table;
 
 use super::decode::decoder_name;
 use crate::adapter::ModelDirs;
+use crate::device::GraphArgs;
 use crate::exit::UsageError;
 use crate::kept_eval::Replace;
 use crate::pipeline::{base_model, exported_model, training_curves};
@@ -59,6 +60,8 @@ pub struct EvalArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N; by default the recipe's, else auto
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
+    #[command(flatten)]
+    graphs: GraphArgs,
     /// Run generated programs with only resource limits if no isolation is available
     #[arg(long)]
     allow_unsafe_execution: bool,
@@ -122,6 +125,7 @@ fn recipe(args: &EvalArgs) -> anyhow::Result<Recipe> {
         recipe.model.path.clone_from(base);
     }
     recipe.model.device = args.device.unwrap_or(recipe.model.device);
+    recipe.model.graphs &= !args.graphs.no_graphs;
     let eval = &mut recipe.eval;
     if !args.tasks.is_empty() {
         eval.choose_tasks(&args.tasks);

@@ -10,13 +10,13 @@ use anyhow::Context;
 use jacobi_datasets::schema::eval_row::decoder_label;
 use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_decoder::{DecoderConfig, DecoderName, Room, StopRules};
-use jacobi_model::{Compute, DeviceChoice, LanguageModel};
+use jacobi_model::{Compute, Device, DeviceChoice, LanguageModel, cache_budget, gpu_memory};
 use serde_json::Value;
 
 use super::decode::{DtypeName, decoder_name};
 use crate::adapter::ModelDirs;
 use crate::decoding::Engine;
-use crate::device;
+use crate::device::{self, GraphArgs};
 use crate::exit::UsageError;
 use crate::output;
 use crate::serving::{self, Metrics, Serving, router};
@@ -69,9 +69,9 @@ pub struct ServeArgs {
     /// Maximum tokens of a prompt and its answer together [default: the model's context, limited by --memory-budget-gb]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(2..))]
     max_context: Option<u32>,
-    /// Maximum gigabytes of the KV caches of all slots
-    #[arg(long, default_value_t = 4.0, value_name = "GB")]
-    memory_budget_gb: f64,
+    /// Maximum gigabytes of the KV caches of all slots [default: 4 on a CPU, three quarters of a GPU's free memory]
+    #[arg(long, value_name = "GB")]
+    memory_budget_gb: Option<f64>,
     /// Maximum bytes of a request's body; larger ones are refused with status 413
     #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
     max_body: usize,
@@ -84,6 +84,12 @@ pub struct ServeArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value_t, value_name = "DEVICE")]
     device: DeviceChoice,
+    #[command(flatten)]
+    graphs: GraphArgs,
+}
+
+fn default_budget(device: Device) -> f64 {
+    cache_budget(gpu_memory(device).map(|memory| memory.free))
 }
 
 /// Serves until a signal.
@@ -93,9 +99,11 @@ pub struct ServeArgs {
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let dirs = ModelDirs::find(args.model.as_deref(), args.adapter.as_deref())?;
     let decoder = args.decoder(&dirs)?;
-    let compute = Compute { dtype: args.dtype.into(), device: device::choose(args.device)? };
+    let compute =
+        Compute { dtype: args.dtype.into(), device: device::choose(args.device, !args.graphs.no_graphs)? };
     let (model, tokenizer) = Engine::load_adapted(&dirs, compute)?.into_parts();
-    let serving = args.serving(&*model, &decoder)?;
+    let budget = args.memory_budget_gb.map_or_else(|| default_budget(compute.device), |gb| gb * 1e9);
+    let serving = args.serving(&*model, &decoder, budget)?;
     let stop = Stop::quietly()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -181,13 +189,20 @@ impl ServeArgs {
         self.served_model_name.clone().unwrap_or_else(dir)
     }
 
-    fn serving(&self, model: &dyn LanguageModel, decoder: &DecoderConfig) -> anyhow::Result<Serving> {
+    /// `budget`: bytes of the KV caches.
+    fn serving(
+        &self,
+        model: &dyn LanguageModel,
+        decoder: &DecoderConfig,
+        budget: f64,
+    ) -> anyhow::Result<Serving> {
         if self.api_key.as_ref().is_some_and(String::is_empty) {
             return Err(UsageError("the API key is empty: give another, or leave it out".into()).into());
         }
         let max_rows = decoder.strategy(0)?.max_rows();
         let slots = self.slots as usize;
-        let tokens = self.memory_budget_gb * 1e9 / (slots * model.cache_bytes_per_token()) as f64;
+        let gb = budget / 1e9;
+        let tokens = budget / (slots * model.cache_bytes_per_token()) as f64;
         let fits = (tokens as usize).saturating_sub(max_rows);
         let whole = model.context_length();
         let context = match self.max_context {
@@ -198,7 +213,6 @@ impl ServeArgs {
                 .into());
             }
             Some(asked) if asked as usize > fits => {
-                let gb = self.memory_budget_gb;
                 return Err(UsageError(format!(
                     "--max-context is {asked}; {slots} slots of {fits} tokens fit into {gb} GB: lower --slots, or raise \
                      --memory-budget-gb"
@@ -210,8 +224,7 @@ impl ServeArgs {
         };
         if context < 2 {
             return Err(UsageError(format!(
-                "--memory-budget-gb {} is too small for {slots} slots: lower --slots, or raise it",
-                self.memory_budget_gb
+                "--memory-budget-gb {gb} is too small for {slots} slots: lower --slots, or raise it"
             ))
             .into());
         }

@@ -77,7 +77,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     if let Some(count) = args.nproc.filter(|&count| count > 1) {
         return launch::start(usize::from(count), &Stop::quietly()?);
     }
-    let device = device::choose(recipe.model.device)?;
+    let device = device::of(&recipe.model)?;
     let timeout = Duration::from_secs(recipe.rounds[args.round - 1].train.dist_timeout);
     let peers = launch::connect(recipe.model.device, timeout)?;
     let checkpoint = launch::together(&peers, || {
@@ -159,7 +159,7 @@ fn forecast_of(
     }
     let Round { prompts, train, .. } = &recipe.rounds[args.round - 1];
     let (shape, from) = (Architecture::from_dir(model)?, model.display());
-    let compute = Compute { dtype: recipe.model.dtype, device: device::choose(recipe.model.device)? };
+    let compute = Compute { dtype: recipe.model.dtype, device: device::of(&recipe.model)? };
     let estimate = forecast(&shape, compute, data(prompts, model, shards)?, train, recipe.seed)?;
     Ok(format!("train {from} with a learning rate of {:e}\n{estimate}", train.learning_rate))
 }

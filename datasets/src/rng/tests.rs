@@ -19,6 +19,16 @@ fn seeds_and_their_order_determine_the_stream() {
 }
 
 #[test]
+fn streams_with_shared_seeds_begin_as_they_do_alone() {
+    for shared in [&[][..], &[7], &[7, 11]] {
+        for last in [0, 1, 12345, u64::MAX] {
+            let alone = Rng::new(&[shared, &[last]].concat()).next_u64();
+            assert_eq!(Streams::new(shared).first(last), alone, "{shared:?}, {last}");
+        }
+    }
+}
+
+#[test]
 fn numbers_stay_in_range_and_reach_its_ends() {
     let mut rng = Rng::new(&[7]);
     let mut seen = [0_usize; 5];

@@ -8,6 +8,9 @@ use jacobi_decoder::{Filler, Growth, JacobiConfig, MultiBlockConfig, Passes, Set
 const BLOCK_SIZES: [usize; 5] = [4, 8, 16, 32, 64];
 const POOL_SIZES: [usize; 4] = [0, 2, 4, 8];
 const TREE_BUDGETS: [usize; 5] = [0, 8, 16, 32, 64];
+/// Also tried where passes of [`WIDE_KNEE`] rows cost little more than one row, as on a GPU.
+const WIDE: usize = 128;
+const WIDE_KNEE: usize = 512;
 /// With one block at a time `spawn_ratio` has no effect.
 const GROWTHS: [Growth; 6] = [
     Growth::Blocks { max_blocks: 1, spawn_ratio: 0.85 },
@@ -32,7 +35,7 @@ pub(crate) fn field(
 ) -> Vec<Settings> {
     let mut field = defaults(seed, stop);
     let challengers = challengers(latency, &field, count, seed, stop, has_adapter);
-    let narrow = without_branches(seed, has_adapter);
+    let narrow = without_branches(latency, seed, has_adapter);
     let (narrow, others): (Vec<Settings>, Vec<Settings>) =
         challengers.into_iter().partition(|entrant| narrow.contains(&entrant.strategy));
     let wide_defaults = field.split_off(SEEDED);
@@ -64,10 +67,10 @@ pub(crate) fn challengers(
     stop: &StopRules,
     has_adapter: bool,
 ) -> Vec<Settings> {
-    let mut windows = windows(seed, has_adapter);
+    let mut windows = windows(latency, seed, has_adapter);
     Rng::new(&[seed, count as u64]).shuffle(&mut windows);
     let mut found: Vec<Settings> = Vec::new();
-    for strategy in without_branches(seed, has_adapter).into_iter().chain(windows) {
+    for strategy in without_branches(latency, seed, has_adapter).into_iter().chain(windows) {
         if found.len() == count {
             break;
         }
@@ -77,6 +80,12 @@ pub(crate) fn challengers(
         }
     }
     found
+}
+
+/// The sizes to try on a machine with this latency.
+fn with_wide(sizes: &[usize], latency: &Latency) -> Vec<usize> {
+    let wide = (latency.knee >= WIDE_KNEE).then_some(WIDE);
+    sizes.iter().copied().chain(wide).collect()
 }
 
 /// The ways to use an adapter; one, which has no effect, without an adapter.
@@ -91,9 +100,9 @@ fn fillers(has_adapter: bool) -> &'static [Filler] {
 }
 
 /// The narrowest windows: one block, no branches; sliding ones with every filler but random tokens of the text.
-fn without_branches(seed: u64, has_adapter: bool) -> Vec<Strategy> {
+fn without_branches(latency: &Latency, seed: u64, has_adapter: bool) -> Vec<Strategy> {
     let mut found = Vec::new();
-    for block_size in BLOCK_SIZES {
+    for block_size in with_wide(&BLOCK_SIZES, latency) {
         found.push(Strategy::Jacobi(JacobiConfig { block_size, seed }));
         for &passes in passes(has_adapter) {
             found.extend(fillers(has_adapter)[1..].iter().map(|&filler| {
@@ -113,7 +122,7 @@ fn without_branches(seed: u64, has_adapter: bool) -> Vec<Strategy> {
 }
 
 /// Every combination of the settings of `multi_block`.
-fn windows(seed: u64, has_adapter: bool) -> Vec<Strategy> {
+fn windows(latency: &Latency, seed: u64, has_adapter: bool) -> Vec<Strategy> {
     let (passes, fillers) = (passes(has_adapter), fillers(has_adapter));
     let mut windows = vec![MultiBlockConfig { seed, ..MultiBlockConfig::default() }];
     let mut vary = |values: &dyn Fn(&MultiBlockConfig) -> Vec<MultiBlockConfig>| {
@@ -121,10 +130,13 @@ fn windows(seed: u64, has_adapter: bool) -> Vec<Strategy> {
     };
     vary(&|base| passes.iter().map(|&passes| MultiBlockConfig { passes, ..base.clone() }).collect());
     vary(&|base| GROWTHS.map(|growth| MultiBlockConfig { growth, ..base.clone() }).to_vec());
-    vary(&|base| BLOCK_SIZES.map(|block_size| MultiBlockConfig { block_size, ..base.clone() }).to_vec());
+    let (sizes, budgets) = (with_wide(&BLOCK_SIZES, latency), with_wide(&TREE_BUDGETS, latency));
+    vary(&|base| sizes.iter().map(|&block_size| MultiBlockConfig { block_size, ..base.clone() }).collect());
     vary(&|base| fillers.iter().map(|&filler| MultiBlockConfig { filler, ..base.clone() }).collect());
     vary(&|base| POOL_SIZES.map(|pool_size| MultiBlockConfig { pool_size, ..base.clone() }).to_vec());
-    vary(&|base| TREE_BUDGETS.map(|tree_budget| MultiBlockConfig { tree_budget, ..base.clone() }).to_vec());
+    vary(&|base| {
+        budgets.iter().map(|&tree_budget| MultiBlockConfig { tree_budget, ..base.clone() }).collect()
+    });
     windows.into_iter().map(Strategy::MultiBlock).collect()
 }
 

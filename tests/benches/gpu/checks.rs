@@ -1,20 +1,27 @@
 //! Whether the device computes what the CPU computes in fp32: logits, decoders, loss, gradients and their step. On a CPU the
 //! device's passes of fixed shape are compared with passes of any shape.
 
-use std::{path::Path, sync::atomic::AtomicBool};
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    sync::{OnceLock, atomic::AtomicBool},
+};
 
-use anyhow::{anyhow, ensure};
-use jacobi_decoder::{JacobiConfig, MultiBlockConfig, Settings, StopRules, Strategy, generate};
+use anyhow::{Context, anyhow, bail, ensure};
+use jacobi_decoder::{
+    Answer, BatchEvent, JacobiConfig, MultiBlockConfig, Request, Room, Settings, StopRules, Strategy,
+    generate, generate_batch,
+};
 use jacobi_model::{
-    AttentionMask, Compute, DecodingModel, Dtype, LanguageModel, Transformer, load, save_model, token_tensor,
+    AttentionMask, Compute, DecodingModel, Dtype, LanguageModel, Transformer, load, save_model, set_graphs,
+    token_tensor,
 };
 use jacobi_trainer::{StepSettings, Stepper, TrainConfig};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use super::{
-    shapes::{self, with},
-    sheet::Sheet,
+    shapes::{self, Shape, with},
     work,
 };
 
@@ -27,42 +34,130 @@ const SIZES: [(&str, i64); 5] = [
     ("max_position_embeddings", 2048),
 ];
 
-/// # Errors
-/// A check that fails.
-pub fn run(sheet: &mut Sheet, device: Device) -> anyhow::Result<()> {
-    for shape in shapes::all(false) {
+/// A model on the CPU in fp32 and on the device.
+struct Subject {
+    name: &'static str,
+    config: Value,
+    dir: tempfile::TempDir,
+    device: Device,
+}
+
+impl Subject {
+    fn new(shape: &Shape, device: Device) -> anyhow::Result<Self> {
         let config = match shape.config.get("head_dim") {
             Some(_) => shape.config.clone(),
             // Heads of 128: together as wide as the hidden state.
             None => with(&shape.config, &[("num_attention_heads", 2), ("num_key_value_heads", 1)]),
         };
         let config = with(&config, &SIZES);
-        let here = shapes::directory(&config)?;
-        let drawn = Transformer::random(here.path(), Dtype::Float32, 3)?;
+        let dir = shapes::directory(&config)?;
+        let drawn = Transformer::random(dir.path(), Dtype::Float32, 3)?;
         let map = config.as_object().ok_or_else(|| anyhow!("a config.json is an object"))?;
-        save_model(here.path(), map, drawn.parameters(), Kind::Float, usize::MAX)?;
-        let on =
-            |dtype, device| load(here.path(), Compute { dtype, device }).map(|loaded| loaded.transformer);
-        let cpu = on(Dtype::Float32, Device::Cpu)?;
-        for (dtype, tolerated) in [(Dtype::Float32, 1e-3), (Dtype::Bfloat16, 0.08)] {
-            let model = on(dtype, device)?;
-            let name = format!("check: {}: {dtype:?}", shape.name);
-            let off = logits_apart(&cpu, &model);
-            sheet.figure(format!("{name}: logits off, of the largest"), "", off);
-            ensure!(off < tolerated, "{name}: logits are off by {off} of the largest, more than {tolerated}");
-            let (loss, step) = training_apart(here.path(), dtype, device, &config)?;
-            sheet.figure(format!("{name}: loss off"), "", loss);
-            sheet.figure(format!("{name}: gradients off, of the largest"), "", step);
-            ensure!(loss < tolerated, "{name}: the loss is off by {loss}, more than {tolerated}");
-            ensure!(
-                step < tolerated,
-                "{name}: gradients are off by {step} of the largest, more than {tolerated}"
-            );
-        }
-        decoders_agree(&cpu, &on(Dtype::Float32, device)?, shape.name)?;
+        save_model(dir.path(), map, drawn.parameters(), Kind::Float, usize::MAX)?;
+        Ok(Self { name: shape.name, config, dir, device })
     }
-    sheet.figure("check: fp32 decoders equal the CPU's autoregressive one", "1 = yes", 1.0);
-    Ok(())
+
+    fn on(&self, dtype: Dtype, device: Device) -> anyhow::Result<Transformer> {
+        Ok(load(self.dir.path(), Compute { dtype, device })?.transformer)
+    }
+
+    fn cpu(&self) -> anyhow::Result<Transformer> {
+        self.on(Dtype::Float32, Device::Cpu)
+    }
+}
+
+type Check = fn(&Subject) -> anyhow::Result<String>;
+
+/// The checks, one per code path, by name. Each returns what it found.
+const CHECKS: [(&str, Check); 9] = [
+    ("logits-fp32", |subject| logits_agree(subject, Dtype::Float32)),
+    ("logits-bf16", |subject| logits_agree(subject, Dtype::Bfloat16)),
+    ("training-fp32", |subject| training_agrees(subject, Dtype::Float32)),
+    ("training-bf16", |subject| training_agrees(subject, Dtype::Bfloat16)),
+    ("decoding", |subject| decoders_agree(subject, Passes::AnyShape)),
+    ("decoding-fixed", |subject| decoders_agree(subject, Passes::Fixed { graphs: false })),
+    ("decoding-graphs", |subject| decoders_agree(subject, Passes::Fixed { graphs: true })),
+    ("graphs-recorded", all_recorded),
+    ("batch", batch_agrees),
+];
+
+/// The names of the checks.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CHECKS.iter().map(|(name, _)| *name)
+}
+
+/// Runs the check `name` on every shape and returns what it found.
+///
+/// # Errors
+/// A check that fails; an unknown name.
+pub fn run(name: &str, device: Device) -> anyhow::Result<String> {
+    let found = CHECKS.iter().find(|(other, _)| *other == name);
+    let (_, check) = found.with_context(|| format!("--check {name}: --list-checks 1 lists the checks"))?;
+    let mut results = Vec::new();
+    for shape in shapes::all(false) {
+        results.push(format!("{}: {}", shape.name, check(&Subject::new(&shape, device)?)?));
+    }
+    Ok(results.join("; "))
+}
+
+fn tolerated(dtype: Dtype) -> f64 {
+    if dtype == Dtype::Float32 { 1e-3 } else { 0.08 }
+}
+
+fn logits_agree(subject: &Subject, dtype: Dtype) -> anyhow::Result<String> {
+    let off = logits_apart(&subject.cpu()?, &subject.on(dtype, subject.device)?);
+    ensure!(off < tolerated(dtype), "{}: logits are off by {off} of the largest", subject.name);
+    Ok(format!("off by {off:.1e}"))
+}
+
+fn training_agrees(subject: &Subject, dtype: Dtype) -> anyhow::Result<String> {
+    let (loss, step) = training_apart(subject.dir.path(), dtype, subject.device, &subject.config)?;
+    let most = tolerated(dtype);
+    ensure!(loss < most, "{}: the loss is off by {loss}", subject.name);
+    ensure!(step < most, "{}: gradients are off by {step} of the largest", subject.name);
+    Ok(format!("loss off by {loss:.1e}, gradients by {step:.1e}"))
+}
+
+/// Whether every pass was recorded: a warning says which was not.
+fn all_recorded(subject: &Subject) -> anyhow::Result<String> {
+    static FAILED: OnceLock<String> = OnceLock::new();
+    set_graphs(true, |text| drop(FAILED.set(text.to_owned())));
+    let model = subject.on(Dtype::Bfloat16, subject.device)?;
+    let recording = DecodingModel::with_fixed_shapes(&model);
+    drop(recording.session(1, 64));
+    match FAILED.get() {
+        Some(text) => bail!("{}: {text}", subject.name),
+        None if subject.device == Device::Cpu => Ok("a CPU records nothing".to_owned()),
+        None => Ok("all widths".to_owned()),
+    }
+}
+
+fn batch_agrees(subject: &Subject) -> anyhow::Result<String> {
+    let (cpu, model) = (subject.cpu()?, subject.on(Dtype::Float32, subject.device)?);
+    let stop = StopRules { max_new_tokens: 40, eos_token_ids: vec![] };
+    let prompts: Vec<Vec<u32>> = (1..=5).map(|at| (0..at * 9).map(|id| id * 31 % 1000).collect()).collect();
+    let settings = Settings::greedy(Strategy::Jacobi(JacobiConfig { block_size: 16, seed: 0 }), stop.clone());
+    let mut requests =
+        prompts.iter().map(|prompt| Request::new(prompt.clone(), settings.clone())).enumerate();
+    let mut found = vec![Vec::new(); prompts.len()];
+    let room = Room { slots: 3, capacity: 45 + 40 + 16, rows: 64 };
+    generate_batch(&model, &mut requests, room, &mut |event| {
+        if let BatchEvent::Done(at, Answer::Response(response)) = event {
+            found[at] = response.generation.tokens;
+        }
+        ControlFlow::Continue(())
+    });
+    for (prompt, found) in prompts.iter().zip(found) {
+        let alone = Settings::greedy(Strategy::Autoregressive, stop.clone());
+        let expected = generate(&cpu, prompt, &alone, &mut |_| {}).tokens;
+        ensure!(
+            found == expected,
+            "{}: behind {} tokens {found:?}, not {expected:?}",
+            subject.name,
+            prompt.len()
+        );
+    }
+    Ok(format!("{} prompts", prompts.len()))
 }
 
 fn apart(found: &Tensor, expected: &Tensor) -> f64 {
@@ -120,7 +215,16 @@ fn masters(model: &Transformer) -> Vec<Tensor> {
     model.parameters().iter().map(|(_, parameter)| here(parameter)).collect()
 }
 
-fn decoders_agree(cpu: &Transformer, model: &Transformer, shape: &str) -> anyhow::Result<()> {
+/// The passes of a decoder.
+#[derive(Clone, Copy, PartialEq)]
+enum Passes {
+    AnyShape,
+    Fixed { graphs: bool },
+}
+
+fn decoders_agree(subject: &Subject, passes: Passes) -> anyhow::Result<String> {
+    let (cpu, model) = (subject.cpu()?, subject.on(Dtype::Float32, subject.device)?);
+    set_graphs(passes == Passes::Fixed { graphs: true }, |_| {});
     let multi_block = |tree_budget| MultiBlockConfig { tree_budget, ..MultiBlockConfig::default() };
     let strategies = [
         Strategy::Autoregressive,
@@ -129,24 +233,23 @@ fn decoders_agree(cpu: &Transformer, model: &Transformer, shape: &str) -> anyhow
         Strategy::MultiBlock(multi_block(32)),
     ];
     let stop = StopRules { max_new_tokens: 80, eos_token_ids: vec![] };
-    let fixed = DecodingModel::with_fixed_shapes(model);
-    let models: [(&str, &dyn LanguageModel); 2] = [("any", model), ("fixed", &fixed)];
+    let fixed = DecodingModel::with_fixed_shapes(&model);
+    let decoder: &dyn LanguageModel = if passes == Passes::AnyShape { &model } else { &fixed };
     for prompt in [vec![3], (0..70).map(|at| at * 13 % 1000).collect::<Vec<u32>>()] {
         let decoded = |model: &dyn LanguageModel, strategy: &Strategy| {
             let settings = Settings::greedy(strategy.clone(), stop.clone());
             generate(model, &prompt, &settings, &mut |_| {}).tokens
         };
-        let expected = decoded(cpu, &Strategy::Autoregressive);
-        for (shapes, model) in models {
-            for strategy in &strategies {
-                let found = decoded(model, strategy);
-                ensure!(
-                    found == expected,
-                    "check: {shape}: {strategy:?} with {shapes} shapes behind {} tokens decodes {found:?}, not {expected:?}",
-                    prompt.len()
-                );
-            }
+        let expected = decoded(&cpu, &Strategy::Autoregressive);
+        for strategy in &strategies {
+            let found = decoded(decoder, strategy);
+            ensure!(
+                found == expected,
+                "{}: {strategy:?} behind {} tokens decodes {found:?}, not {expected:?}",
+                subject.name,
+                prompt.len()
+            );
         }
     }
-    Ok(())
+    Ok(format!("{} decoders", strategies.len()))
 }

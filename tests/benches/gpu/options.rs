@@ -20,6 +20,10 @@ pub struct Options {
     pub theirs: Option<PathBuf>,
     /// Receives what scripts/bench_gpu_pytorch.py is to do, and nothing is measured.
     pub task: Option<PathBuf>,
+    /// The one check to run; nothing is measured.
+    pub check: Option<String>,
+    /// Lists the names of the checks, and nothing is measured.
+    pub list_checks: bool,
     /// After so many seconds nothing more is begun.
     pub seconds: f64,
     /// The file to write.
@@ -29,7 +33,7 @@ pub struct Options {
 }
 
 const USAGE: &str = "cargo bench --workspace --features cuda --bench gpu -- [--device cuda:0] [--scale full|smoke] \
-                     [--shape smollm2-135m|qwen2.5-7b] [--theirs JSON] [--task JSON] [--seconds 240] \
+                     [--shape smollm2-135m|qwen2.5-7b] [--theirs JSON] [--task JSON] [--seconds 100] [--check NAME] [--list-checks 1] \
                      [--output bench-results/gpu.json]";
 
 impl Options {
@@ -45,18 +49,22 @@ impl Options {
         let usual = if smoke { "cpu" } else { "cuda" };
         let choice: DeviceChoice = given.text("--device").unwrap_or_else(|| usual.to_owned()).parse()?;
         let task = given.path("--task");
-        let device = if task.is_some() { Device::Cpu } else { choice.resolve(0)?.device };
+        let list_checks = given.text("--list-checks").is_some();
+        let none = task.is_some() || list_checks;
+        let device = if none { Device::Cpu } else { choice.resolve(0)?.device };
         ensure!(
-            smoke || task.is_some() || device != Device::Cpu,
+            smoke || none || device != Device::Cpu,
             "this measures a GPU; --scale smoke goes through it on a CPU"
         );
-        let seconds = given.text("--seconds").unwrap_or_else(|| "240".to_owned());
+        let seconds = given.text("--seconds").unwrap_or_else(|| "100".to_owned());
         Ok(Self {
             device,
             smoke,
             shape: given.text("--shape"),
             theirs: given.path("--theirs"),
             task,
+            check: given.text("--check"),
+            list_checks,
             seconds: seconds.parse().with_context(|| format!("--seconds {seconds}: a number is needed"))?,
             output: given.output(),
             command: given.finish()?,

@@ -78,6 +78,14 @@ pub fn reset_peak_memory(device: Device) {
     }
 }
 
+/// Gives memory that no tensor uses back to the GPU; does nothing for a CPU. Memory of freed recordings is not used for
+/// other tensors before.
+pub fn release_unused_memory(device: Device) {
+    if let Device::Cuda(index) = device {
+        bindings::release_unused_memory(index);
+    }
+}
+
 /// Waits until all work of `device` is done. That of a CPU always is.
 ///
 /// # Errors
@@ -156,6 +164,8 @@ mod bindings {
 
     pub(super) fn reset_peak_memory(_: usize) {}
 
+    pub(super) fn release_unused_memory(_: usize) {}
+
     pub(super) fn wait(_: usize) -> Result<(), GpuError> {
         Err(none())
     }
@@ -174,6 +184,7 @@ mod bindings {
         fn jacobi_cuda_name(device: c_int, name: *mut *mut c_char) -> *mut c_char;
         fn jacobi_cuda_memory(device: c_int, bytes: *mut i64) -> *mut c_char;
         fn jacobi_cuda_reset_peak_memory(device: c_int) -> *mut c_char;
+        fn jacobi_cuda_release_unused(device: c_int) -> *mut c_char;
         fn jacobi_cuda_wait(device: c_int) -> *mut c_char;
         fn jacobi_event_record(device: c_int, out: *mut *mut c_void) -> *mut c_char;
         fn jacobi_event_since(
@@ -223,6 +234,11 @@ mod bindings {
     pub(super) fn reset_peak_memory(device: usize) {
         // SAFETY: a number. For a missing device there is nothing to do.
         let _ = outcome(unsafe { jacobi_cuda_reset_peak_memory(device as c_int) });
+    }
+
+    pub(super) fn release_unused_memory(device: usize) {
+        // SAFETY: a number. Without success the memory stays where it is.
+        let _ = outcome(unsafe { jacobi_cuda_release_unused(device as c_int) });
     }
 
     pub(super) fn wait(device: usize) -> Result<(), GpuError> {

@@ -69,6 +69,12 @@ impl FixedRows {
         Self { rows, kind, offsets: Tensor::arange(n, (Kind::Int64, device)), cached, used }
     }
 
+    /// The number of rows.
+    #[expect(clippy::len_without_is_empty, reason = "a pass has rows")]
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
     /// Sets which rows of a tree each row sees: `seen` is `[n, n]`, row by row. Every row sees itself.
     ///
     /// # Panics

@@ -26,10 +26,7 @@ impl Graph {
     /// recorded and the caller repeats `work` itself.
     ///
     /// # Errors
-    /// Work that cannot be recorded.
-    ///
-    /// # Panics
-    /// If `work` does.
+    /// Work that cannot be recorded, which includes work that panics: libtorch refuses some operations only while recording.
     pub fn record(
         device: Device,
         pool: &GraphPool,
@@ -63,9 +60,8 @@ impl Graph {
 #[cfg(feature = "cuda")]
 mod bindings {
     use std::{
-        any::Any,
         ffi::{c_char, c_int, c_void},
-        panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+        panic::{AssertUnwindSafe, catch_unwind},
     };
 
     use crate::{GpuError, shim::outcome};
@@ -109,7 +105,8 @@ mod bindings {
     /// What the C++ side passes to [`call`].
     struct Context<'a> {
         work: &'a mut dyn FnMut(),
-        panic: Option<Box<dyn Any + Send>>,
+        /// The message of a panic.
+        panic: Option<String>,
     }
 
     /// Catches panics, which must not cross the C++ side.
@@ -119,7 +116,9 @@ mod bindings {
         match catch_unwind(AssertUnwindSafe(|| (context.work)())) {
             Ok(()) => true,
             Err(panic) => {
-                context.panic = Some(panic);
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                context.panic = Some(text.unwrap_or_else(|| "a panic".to_owned()));
                 false
             }
         }
@@ -138,11 +137,10 @@ mod bindings {
             let place = (&raw mut context).cast();
             // SAFETY: a live pool, a function that takes the context, and a place for the answer.
             let text = unsafe { jacobi_graph_capture(device as c_int, pool.0, call, place, &mut raw) };
-            if let Some(panic) = context.panic {
-                resume_unwind(panic);
+            match (outcome(text), context.panic) {
+                (Ok(()), None) => Ok(Self(raw)),
+                (_, Some(text)) | (Err(text), None) => Err(GpuError(text)),
             }
-            outcome(text).map_err(GpuError)?;
-            Ok(Self(raw))
         }
 
         pub(super) fn replay(&self) -> Result<(), GpuError> {

@@ -2,20 +2,18 @@
 
 use jacobi_datasets::{PackConfig, SCHEDULE_KEY, ScheduleKind};
 use jacobi_decoder::{Disagreement, JacobiConfig, RandomSampling, Room, States, StopRules, Strategy};
-use jacobi_model::LanguageModel;
+use jacobi_model::{Device, LanguageModel};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::by_device::Capacity;
 use crate::{GenerateConfig, GenerateError, engine::EngineSettings};
-
-/// Maximum number of samples under `"auto"`: more do not speed up passes on a CPU.
-const AUTO_SAMPLES: usize = 128;
 
 /// Number of samples processed in parallel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase", expecting = "expected a number of samples, or \"auto\"")]
 pub enum BatchSize {
-    /// As many as `memory_budget_gb` has room for, up to 128.
+    /// As many as `memory_budget_gb` has room for, up to 128, on a GPU up to a quarter of the rows of a pass if that is more.
     #[default]
     Auto,
     /// A number.
@@ -67,7 +65,7 @@ impl GenerateConfig {
     /// [`GenerateError::IdleAdapter`] if the model has an adapter that nothing would use.
     pub(crate) fn engine(
         &self,
-        model: &dyn LanguageModel,
+        (model, device): (&dyn LanguageModel, Device),
         eos_token_ids: &[u32],
         train: &PackConfig,
     ) -> Result<EngineSettings, GenerateError> {
@@ -88,10 +86,11 @@ impl GenerateConfig {
             ..RandomSampling::default()
         };
         let stop = StopRules { max_new_tokens: self.max_new_tokens, eos_token_ids: eos_token_ids.to_vec() };
-        let room = self.room(model);
+        let given = (self.memory_budget_gb.map(|gb| gb * 1e9), self.pass_tokens);
+        let room = self.room(model, Capacity::of(device, model, given));
         let strategy = self.strategy(model, room);
         if model.has_adapter() && states.is_none() && strategy == Strategy::Autoregressive {
-            return Err(GenerateError::IdleAdapter { samples: room.slots, pass_tokens: self.pass_tokens });
+            return Err(GenerateError::IdleAdapter { samples: room.slots, pass_tokens: room.rows });
         }
         Ok(EngineSettings {
             block_size: self.block_size,
@@ -133,14 +132,14 @@ impl GenerateConfig {
         if self.temperature == 0.0 && (self.top_k > 0 || self.top_p < 1.0) {
             return refuse("temperature", 0.0, "above 0 where top_k or top_p is set");
         }
-        if !(self.memory_budget_gb.is_finite() && self.memory_budget_gb > 0.0) {
-            return refuse("memory_budget_gb", self.memory_budget_gb, "a number above 0");
+        if let Some(budget) = self.memory_budget_gb.filter(|gb| !(gb.is_finite() && *gb > 0.0)) {
+            return refuse("memory_budget_gb", budget, "a number above 0");
         }
         Ok(())
     }
 
     /// Bounds of the batch, with slots for the longest possible samples.
-    fn room(&self, model: &dyn LanguageModel) -> Room {
+    fn room(&self, model: &dyn LanguageModel, of_device: Capacity) -> Room {
         let longest = model.context_length().min(self.max_prompt_tokens + self.max_new_tokens);
         // The pass that finds the last token has a row beyond it, or a draft.
         let capacity = longest + if model.has_adapter() { self.block_size } else { 1 };
@@ -148,10 +147,10 @@ impl GenerateConfig {
             BatchSize::Samples(samples) => samples,
             BatchSize::Auto => {
                 let bytes = (model.cache_bytes_per_token() * capacity).max(1);
-                ((self.memory_budget_gb * 1e9) as usize / bytes).clamp(1, AUTO_SAMPLES)
+                (of_device.caches as usize / bytes).clamp(1, of_device.samples)
             }
         };
-        Room { slots, capacity, rows: self.pass_tokens }
+        Room { slots, capacity, rows: of_device.rows }
     }
 
     /// Metadata of the shards on how their states were made, besides the sizes: key and value.
@@ -173,4 +172,4 @@ impl GenerateConfig {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

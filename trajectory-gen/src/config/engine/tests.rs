@@ -3,7 +3,15 @@
 use super::*;
 
 /// A model of nothing but sizes.
-struct Sizes;
+pub(crate) struct Sizes {
+    context: usize,
+}
+
+impl Sizes {
+    pub(crate) fn new(context: usize) -> Self {
+        Self { context }
+    }
+}
 
 impl LanguageModel for Sizes {
     fn vocab_size(&self) -> usize {
@@ -11,7 +19,7 @@ impl LanguageModel for Sizes {
     }
 
     fn context_length(&self) -> usize {
-        1000
+        self.context
     }
 
     fn cache_bytes_per_token(&self) -> usize {
@@ -25,18 +33,19 @@ impl LanguageModel for Sizes {
 
 #[test]
 fn auto_fills_the_memory_budget_with_samples_of_the_greatest_length() {
-    let slots = |config: &GenerateConfig| config.room(&Sizes).slots;
+    let room = |config: &GenerateConfig, caches: f64| {
+        config.room(&Sizes::new(1000), Capacity { caches, rows: 9, samples: 128 })
+    };
     let config = GenerateConfig { max_prompt_tokens: 60, max_new_tokens: 39, ..GenerateConfig::default() };
-    assert_eq!(config.room(&Sizes).capacity, 100);
-    for (budget, expected) in [(1.0, 10), (0.55, 5), (0.001, 1), (500.0, AUTO_SAMPLES)] {
-        assert_eq!(slots(&GenerateConfig { memory_budget_gb: budget, ..config.clone() }), expected);
+    assert_eq!(room(&config, 4e9).capacity, 100);
+    for (budget, expected) in [(1e9, 10), (0.55e9, 5), (0.001e9, 1), (500e9, 128)] {
+        assert_eq!(room(&config, budget).slots, expected);
     }
     let fixed = GenerateConfig { batch_size: BatchSize::Samples(7), ..config.clone() };
-    assert_eq!(slots(&fixed), 7);
+    assert_eq!(room(&fixed, 4e9).slots, 7);
     // The context is a limit too.
     let long = GenerateConfig { max_new_tokens: 5000, ..config };
-    assert_eq!(long.room(&Sizes).capacity, 1001);
-    assert_eq!(GenerateConfig { pass_tokens: 9, ..long }.room(&Sizes).rows, 9);
+    assert_eq!((room(&long, 4e9).capacity, room(&long, 4e9).rows), (1001, 9));
 }
 
 #[test]
@@ -47,8 +56,8 @@ fn numbers_that_mean_nothing_are_refused_by_name() {
         (GenerateConfig { temperature: f32::NAN, ..base() }, "generate.temperature = NaN"),
         (GenerateConfig { top_k: 5, ..base() }, "generate.temperature = 0: it must be above 0"),
         (GenerateConfig { temperature: 1.0, top_p: 0.0, ..base() }, "generate.top_p = 0"),
-        (GenerateConfig { memory_budget_gb: 0.0, ..base() }, "generate.memory_budget_gb = 0"),
-        (GenerateConfig { pass_tokens: 0, ..base() }, "generate.pass_tokens"),
+        (GenerateConfig { memory_budget_gb: Some(0.0), ..base() }, "generate.memory_budget_gb = 0"),
+        (GenerateConfig { pass_tokens: Some(0), ..base() }, "generate.pass_tokens"),
         (GenerateConfig { batch_size: BatchSize::Samples(0), ..base() }, "generate.batch_size"),
     ] {
         let error = config.validate().unwrap_err().to_string();
