@@ -22,6 +22,20 @@ const BINARY: &str = env!("CARGO_BIN_EXE_jacobi");
 const LOSS_TOLERANCE: f64 = 1e-5;
 const WEIGHT_TOLERANCE: f32 = 1e-4;
 
+/// Settings of an adapter with states of all sources, so that some ranks have passes of the drafter to make and others have not.
+const ADAPTER: [&str; 5] = [
+    "train.adapter.rank=4",
+    "train.adapter.states={ trajectory = 1, random = 1, on_policy = 1 }",
+    "train.noise_context=\"clean\"",
+    "train.ar_weight=0",
+    "train.eval_steps=",
+];
+
+/// `--set` before each of `settings`.
+fn with_set<'a>(settings: &[&'a str]) -> Vec<&'a str> {
+    settings.iter().flat_map(|setting| ["--set", setting]).collect()
+}
+
 /// A directory with trajectories and `ranks.toml`: 20 steps of 8 samples.
 struct Bench {
     directory: tempfile::TempDir,
@@ -193,19 +207,11 @@ fn two_ranks_equal_one_rank_under_every_sharding() {
     bench.assert_equal("one pass", "one");
 }
 
-/// With states of all sources, so that some ranks have passes of the drafter to make and others have not.
 #[test]
 fn an_adapter_on_two_ranks_equals_one_on_one_rank_under_every_sharding() {
     let bench = Bench::new();
-    let settings = [
-        "train.adapter.rank=4",
-        "train.adapter.states={ trajectory = 1, random = 1, on_policy = 1 }",
-        "train.noise_context=\"clean\"",
-        "train.ar_weight=0",
-        "train.learning_rate=1e-3",
-        "train.eval_steps=",
-    ];
-    let settings = settings.map(|setting| ["--set", setting]).concat();
+    let settings = [&ADAPTER[..], &["train.learning_rate=1e-3"]].concat();
+    let settings = with_set(&settings);
     bench.succeed("one", &settings);
     for sharding in ["none", "optimizer", "gradients", "parameters"] {
         let set = format!("train.sharding=\"{sharding}\"");

@@ -108,14 +108,7 @@ fn a_run_on_two_and_four_ranks_gives_the_rows_and_weights_of_one() {
 #[test]
 fn a_run_that_trains_an_adapter_on_two_ranks_gives_the_adapter_of_one() {
     let bench = Bench::new();
-    let settings = [
-        "train.adapter.rank=4",
-        "train.adapter.states={ trajectory = 1, random = 1, on_policy = 1 }",
-        "train.noise_context=\"clean\"",
-        "train.ar_weight=0",
-        "train.eval_steps=",
-    ];
-    let settings = settings.map(|setting| ["--set", setting]).concat();
+    let settings = with_set(&ADAPTER);
     bench.run_to_end("one", &settings);
     bench.run_to_end("two", &[&settings[..], &["--nproc", "2"]].concat());
     bench.assert_same_run("two", "one");

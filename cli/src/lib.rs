@@ -84,6 +84,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     jacobi_datasets::hub::on_transfer(progress::show_transfer);
+    // OMP_NUM_THREADS, which divides a machine among ranks, holds for rayon's threads too. Fails only if they have started.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(jacobi_model::threads()).build_global();
     match perform(&cli.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

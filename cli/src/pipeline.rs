@@ -15,7 +15,7 @@ use jacobi_datasets::{Differences, Manifest};
 use jacobi_eval::EvalModel;
 use jacobi_report::{TrainingCurve, terminal_summary, tune_table};
 use jacobi_trainer::{Peers, TrainerState, latest_checkpoint, result_checkpoint};
-use jacobi_trajectory_gen::rank_directories;
+use jacobi_trajectory_gen::{StatesKept, rank_directories};
 
 use crate::adapter::ModelDirs;
 use crate::exit::UsageError;
@@ -288,6 +288,16 @@ pub fn models_of_round(recipe: &Recipe, run: &RunDir, round: usize) -> anyhow::R
         model: recipe.round_of_model(round).map_or_else(|| recipe.model_dir(), checkpoint)?,
         adapter: recipe.round_of_adapter(round).map(checkpoint).transpose()?,
     })
+}
+
+/// The model that generates for round `round`, with the adapter if it has a use: it changes no response, only the states.
+///
+/// # Errors
+/// As [`models_of_round`].
+pub fn models_that_generate(recipe: &Recipe, run: &RunDir, round: usize) -> anyhow::Result<ModelDirs> {
+    let ModelDirs { model, adapter } = models_of_round(recipe, run, round)?;
+    let has_states = recipe.rounds[round - 1].generate.states != StatesKept::None;
+    Ok(ModelDirs { model, adapter: adapter.filter(|_| has_states) })
 }
 
 /// The checkpoint of round `round`: the best by its evaluations, or the last if there were none.

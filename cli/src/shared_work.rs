@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::Context;
 use jacobi_datasets::{Manifest, Rank};
 use jacobi_trainer::{Peers, TrainData};
-use jacobi_trajectory_gen::{StatesKept, merge, ranks_in};
+use jacobi_trajectory_gen::{merge, ranks_in};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::UsageError;
-use crate::pipeline::models_of_round;
+use crate::pipeline::{models_of_round, models_that_generate};
 use crate::recipe::Recipe;
 use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
@@ -147,11 +147,7 @@ impl<'a> SharedWork<'a> {
 
     /// The shares of this rank: usually one, another number after a restart on another number of ranks.
     fn generate_shares(&self, round: usize, shares: usize) -> anyhow::Result<()> {
-        let mut models = models_of_round(self.recipe, &self.run, round)?;
-        // The adapter changes no response, only the states.
-        if self.recipe.rounds[round - 1].generate.states == StatesKept::None {
-            models.adapter = None;
-        }
+        let models = models_that_generate(self.recipe, &self.run, round)?;
         let target = self.run.trajectories(round);
         for rank in (self.peers.rank()..shares).step_by(self.peers.world_size()) {
             let rank = (shares > 1).then(|| Rank::new(rank, shares)).transpose()?;

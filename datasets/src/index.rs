@@ -3,7 +3,6 @@
 //! Opening the index compares every digest and decodes and checks every row once; it keeps a summary of each row and its
 //! place. So the memory is that of the summaries, whatever the rows hold.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -13,8 +12,8 @@ use crate::rng::Rng;
 use crate::schema::manifest::{MANIFEST_FILE, Manifest, ShardEntry};
 use crate::schema::trajectory::{CheckedShard, FinishReason, Trajectory, TrajectoryMetadata};
 
-/// The rows of a directory, sorted by sample id, prompt tokens and digest, so that their order depends neither on generation
-/// nor on the division into shards.
+/// The rows of a directory, sorted by sample id and digest, so that their order depends neither on generation nor on the division
+/// into shards.
 #[derive(Debug)]
 pub struct ShardIndex {
     dir: PathBuf,
@@ -43,11 +42,6 @@ pub struct RowSummary {
     /// A hash of prompt, response and the converged prefixes of the states.
     pub digest: u64,
 }
-
-/// Tokens in memory at a time to sort rows of the same sample id.
-const SORTED_TOKENS: usize = 1 << 22;
-/// The fewest of one row.
-const MIN_SORTED_TOKENS: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
@@ -106,12 +100,10 @@ impl ShardIndex {
         if found.is_empty() {
             return Err(DatasetError::NoTrajectories { dir: dir.to_path_buf(), input: manifest.input });
         }
-        found.par_sort_by(|(a, _), (b, _)| a.sample_id.cmp(&b.sample_id));
+        found.par_sort_by(|(a, _), (b, _)| (&a.sample_id, a.digest).cmp(&(&b.sample_id, b.digest)));
         let (rows, places) = found.into_iter().unzip();
         let metadata = shards[0].metadata.clone();
-        let mut index = Self { dir: dir.to_path_buf(), metadata, shards, rows, places };
-        index.sort_namesakes(SORTED_TOKENS)?;
-        Ok(index)
+        Ok(Self { dir: dir.to_path_buf(), metadata, shards, rows, places })
     }
 
     /// The directory.
@@ -135,16 +127,6 @@ impl ShardIndex {
     /// # Errors
     /// `Missing`, `ChangedShard` or `Io` for a shard that was changed since it was indexed.
     pub fn read(&self, wanted: &[usize], with_states: bool) -> Result<Vec<Trajectory>, DatasetError> {
-        self.read_map(wanted, with_states, |row| row)
-    }
-
-    /// As [`Self::read`], with `map` of each row: no row is kept that is not part of the result.
-    fn read_map<T: Send>(
-        &self,
-        wanted: &[usize],
-        with_states: bool,
-        map: impl Fn(Trajectory) -> T + Sync,
-    ) -> Result<Vec<T>, DatasetError> {
         let mut places: Vec<(Place, usize)> =
             wanted.iter().enumerate().map(|(at, &row)| (self.places[row], at)).collect();
         places.sort_unstable();
@@ -154,56 +136,16 @@ impl ShardIndex {
             let (Place { shard, group: number, .. }, _) = group[0];
             let numbers: Vec<usize> = group.iter().map(|(place, _)| place.row as usize).collect();
             let mut rows = Vec::with_capacity(numbers.len());
-            let keep = |row| rows.push(map(row));
+            let keep = |row| rows.push(row);
             self.shards[shard as usize].read(number as usize, &numbers, with_states, keep).map(|()| rows)
         };
-        let read: Vec<Result<Vec<T>, DatasetError>> = groups.par_iter().map(read_group).collect();
-        let rows: Vec<Vec<T>> = read.into_iter().collect::<Result<_, _>>()?;
-        let mut rows: Vec<(usize, T)> =
+        let read: Vec<Result<Vec<Trajectory>, DatasetError>> = groups.par_iter().map(read_group).collect();
+        let rows: Vec<Vec<Trajectory>> = read.into_iter().collect::<Result<_, _>>()?;
+        let mut rows: Vec<(usize, Trajectory)> =
             places.iter().map(|&(_, at)| at).zip(rows.into_iter().flatten()).collect();
         rows.sort_unstable_by_key(|&(at, _)| at);
         Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
-
-    /// Sorts the rows of equal sample ids by prompt and digest. The prompts are read again, a part of each at a time: about
-    /// `tokens` of all rows together, so that the memory does not grow with the lengths.
-    fn sort_namesakes(&mut self, tokens: usize) -> Result<(), DatasetError> {
-        // Rows with the same id whose prompts have equal tokens in front of the second number.
-        let mut ties: Vec<(Range<usize>, usize)> =
-            runs(&self.rows, |row| &row.sample_id).map(|run| (run, 0)).collect();
-        while let Some((range, start)) = ties.pop() {
-            let taken = (tokens / range.len()).max(MIN_SORTED_TOKENS);
-            let wanted: Vec<usize> = range.clone().collect();
-            let parts = self.read_map(&wanted, false, |row| {
-                let rest = &row.prompt_tokens[start..];
-                Box::<[u32]>::from(&rest[..taken.min(rest.len())])
-            })?;
-            let rows =
-                self.rows[range.clone()].iter().cloned().zip(self.places[range.clone()].iter().copied());
-            let mut sorted: Vec<_> = parts.into_iter().zip(rows).collect();
-            sorted.par_sort_by(|(a, (one, _)), (b, (two, _))| (a, one.digest).cmp(&(b, two.digest)));
-            let tied = runs(&sorted, |(part, _)| part).filter(|run| sorted[run.start].0.len() == taken);
-            ties.extend(tied.map(|run| (range.start + run.start..range.start + run.end, start + taken)));
-            for (at, (_, (row, place))) in range.zip(sorted) {
-                (self.rows[at], self.places[at]) = (row, place);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The ranges of two or more neighbours with the same key.
-fn runs<'a, T, K: PartialEq>(
-    items: &'a [T],
-    key: impl Fn(&T) -> &K + 'a,
-) -> impl Iterator<Item = Range<usize>> + 'a {
-    let mut start = 0;
-    let chunks = items.chunk_by(move |a, b| key(a) == key(b)).map(move |chunk| {
-        let range = start..start + chunk.len();
-        start = range.end;
-        range
-    });
-    chunks.filter(|range| range.len() > 1)
 }
 
 /// A shard that agrees with its entry of the manifest, and its rows by row group.

@@ -44,7 +44,7 @@ pub use environment::{environment, logits};
 pub use error::ModelError;
 pub use gradients::Gradients;
 pub use graphs::{Record, set_graphs};
-pub use jacobi_torch_ext::{GpuError, Graph, GraphPool, Run, Runs, gpu_memory};
+pub use jacobi_torch_ext::{GpuError, Graph, GraphPool, Run, Runs, gpu_memory, threads};
 pub use layer::LayerCache;
 pub use lm::{LanguageModel, Place, Predictions, Session, Work};
 pub use mask::AttentionMask;

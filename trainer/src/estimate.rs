@@ -23,10 +23,6 @@ const RUNTIME_BYTES: f64 = 0.19e9;
 /// docs/benchmarks.md).
 const FRAGMENTATION: f64 = 1.3;
 
-/// Share of the activations that fit into the memory that loading freed. It comes in pieces as large as single weights, and
-/// glibc keeps it (measured: the tests below).
-const REUSED: f64 = 0.5;
-
 /// Measured share of the matrix-product peak that training reaches (docs/benchmarks.md).
 const EFFICIENCY: f64 = 0.7;
 
@@ -72,8 +68,6 @@ pub struct Footprint {
     pub moments: f64,
     /// Activations that layers keep, and the temporaries of one layer or one chunk of logits.
     pub activations: f64,
-    /// On a CPU: memory that loading used and freed, as far as activations do not fit into it. It matters for short rows.
-    pub freed: f64,
 }
 
 impl Footprint {
@@ -83,14 +77,13 @@ impl Footprint {
     }
 
     /// Bytes by category.
-    pub fn parts(&self) -> [(&'static str, f64); 7] {
+    pub fn parts(&self) -> [(&'static str, f64); 6] {
         [
             ("parameters", self.parameters),
             ("gradients", self.gradients),
             ("master weights", self.masters),
             ("moments", self.moments),
             ("activations", self.activations),
-            ("freed by loading", self.freed),
             ("runtime", self.runtime),
         ]
     }
@@ -124,17 +117,13 @@ pub fn footprint(
         MomentsDtype::Bfloat16 => 2.0,
     };
     let chunk = chunk_bytes(gpu_memory(device).map(|memory| memory.total));
-    let activations = activations(shape, size, config, (row, chunk));
-    // A copy of the weights, beside that in the buckets.
-    let loaded = if device == Device::Cpu { count * size } else { 0.0 };
     Footprint {
         runtime: RUNTIME_BYTES,
         parameters: (trained + frozen) * size,
         gradients: 4.0 * trained,
         masters: if kind == Kind::Float { 0.0 } else { 4.0 * trained },
         moments: 2.0 * moment * trained,
-        activations,
-        freed: (loaded - REUSED * activations).max(0.0),
+        activations: activations(shape, size, config, (row, chunk)),
     }
 }
 

@@ -107,26 +107,14 @@ impl Watched {
 
 #[cfg(test)]
 mod tests {
-    use jacobi_datasets::{Keeper, Membership};
-
     use super::*;
     use crate::Rendezvous;
 
     /// Whether rank 1 of 2 is taken for dead, after one second of heartbeats or none, and four seconds without.
     fn is_gone(has_been_there: bool) -> bool {
         let place = Rendezvous::open().unwrap();
-        let variables = place.variables(0, 2);
-        let port = variables.into_iter().find(|(name, _)| *name == "MASTER_PORT").unwrap().1;
-        let member = |rank| Membership {
-            rank: Rank { rank, world_size: 2 },
-            local_rank: rank,
-            host: "127.0.0.1".into(),
-            port: port.parse().unwrap(),
-            keeper: Keeper::Launcher,
-            attempt: 0,
-        };
-        let watch = Arc::new(Watch::start(&member(0), Box::new(|_| {})).unwrap());
-        let other = has_been_there.then(|| Watch::start(&member(1), Box::new(|_| {})).unwrap());
+        let watch = Arc::new(Watch::start(&place.member(0, 2), Box::new(|_| {})).unwrap());
+        let other = has_been_there.then(|| Watch::start(&place.member(1, 2), Box::new(|_| {})).unwrap());
         let times = (Duration::from_secs(60), Duration::from_millis(1500));
         let _monitor = Monitor::start_with(Arc::clone(&watch), Rank { rank: 0, world_size: 2 }, times);
         std::thread::sleep(Duration::from_secs(1));

@@ -74,6 +74,17 @@ impl Rendezvous {
     }
 }
 
+#[cfg(test)]
+impl Rendezvous {
+    /// What rank `rank` of `world_size` takes from its environment.
+    pub(crate) fn member(&self, rank: usize, world_size: usize) -> jacobi_datasets::Membership {
+        let variables = self.variables(rank, world_size);
+        let value =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
+        jacobi_datasets::Membership::from_environment(value).unwrap().unwrap()
+    }
+}
+
 /// A collective operation that has been started.
 #[must_use = "its result is there once it has been waited for"]
 pub(crate) struct Started(Option<Pending>);

@@ -32,6 +32,8 @@ pub struct Stepper<'a> {
     base: Option<Transformer>,
     rope: RopeTable,
     config: &'a TrainConfig,
+    /// Bytes of logits computed at a time.
+    chunk_bytes: usize,
 }
 
 /// Settings that may differ from step to step.
@@ -105,7 +107,8 @@ impl<'a> Stepper<'a> {
         let rope = model.rope_table(longest_text as i64);
         // Each step reuses the memory that the previous one freed.
         keep_freed_memory();
-        Self { rope, model, adapter, optimizer, shards, base, config }
+        let chunk_bytes = chunk_bytes(gpu_memory(model.device()).map(|memory| memory.total));
+        Self { rope, model, adapter, optimizer, shards, base, config, chunk_bytes }
     }
 
     /// Sends the restored parameters of this rank's share to the other ranks.
@@ -172,7 +175,7 @@ impl<'a> Stepper<'a> {
             rope: &self.rope,
             shards: &self.shards,
             checkpointing: self.config.activation_checkpointing,
-            chunk_bytes: chunk_bytes(gpu_memory(self.model.device()).map(|memory| memory.total)),
+            chunk_bytes: self.chunk_bytes,
         };
         for (at, row) in rows.iter().enumerate() {
             if ranks.any(stop.load(Ordering::Relaxed))? {

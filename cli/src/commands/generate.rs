@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use jacobi_datasets::Rank;
-use jacobi_trajectory_gen::{GenerateJob, StatesKept, estimate, merge};
+use jacobi_trajectory_gen::{GenerateJob, estimate, merge};
 
 use crate::adapter::ModelDirs;
 use crate::exit::UsageError;
-use crate::pipeline::models_of_round;
+use crate::pipeline::models_that_generate;
 use crate::recipe::RecipeArgs;
 use crate::run_dir::{DirLock, RunDir};
 use crate::signals::Stop;
@@ -75,12 +75,9 @@ pub fn run(args: &GenerateArgs) -> anyhow::Result<()> {
         let text = format!("{} trajectories of {ranks} ranks in {}", manifest.written, target.display());
         return Ok(output::result(&text)?);
     }
-    let mut models = models_of_round(&recipe, &run, round)?;
+    let mut models = models_that_generate(&recipe, &run, round)?;
     if let Some(adapter) = &args.adapter {
         models = ModelDirs::find(Some(&models.model), Some(adapter))?;
-    } else if recipe.rounds[round - 1].generate.states == StatesKept::None {
-        // It would change nothing.
-        models.adapter = None;
     }
     if let Some(responses) = &args.responses {
         recipe.rounds[round - 1].generate.responses = Some(responses.clone());

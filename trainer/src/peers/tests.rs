@@ -2,8 +2,6 @@
 
 use std::thread;
 
-use jacobi_datasets::Keeper;
-
 use super::*;
 use crate::Rendezvous;
 
@@ -13,7 +11,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 fn ranks<T: Send>(world_size: usize, work: impl Fn(Peers) -> T + Sync) -> Vec<T> {
     let place = Rendezvous::open().unwrap();
     let rank = |rank| {
-        let peers = Peers::connect(&member(&place, rank, world_size), TIMEOUT, Box::new(|_| {})).unwrap();
+        let peers = Peers::connect(&place.member(rank, world_size), TIMEOUT, Box::new(|_| {})).unwrap();
         let result = work(peers.clone());
         peers.leave();
         result
@@ -23,19 +21,6 @@ fn ranks<T: Send>(world_size: usize, work: impl Fn(Peers) -> T + Sync) -> Vec<T>
         let ranks: Vec<_> = (0..world_size).map(|number| scope.spawn(move || rank(number))).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
-}
-
-fn member(place: &Rendezvous, rank: usize, world_size: usize) -> Membership {
-    let variables = place.variables(rank, world_size);
-    let port = variables.into_iter().find(|(name, _)| *name == "MASTER_PORT").unwrap().1;
-    Membership {
-        rank: Rank { rank, world_size },
-        local_rank: rank,
-        host: "127.0.0.1".into(),
-        port: port.parse().unwrap(),
-        keeper: Keeper::Launcher,
-        attempt: 0,
-    }
 }
 
 #[test]
@@ -80,7 +65,7 @@ fn a_request_to_stop_one_rank_reaches_those_that_wait() {
 fn a_rank_that_dies_while_others_wait_is_named() {
     let place = Rendezvous::open().unwrap();
     let connect = |rank| {
-        let member = member(&place, rank, 2);
+        let member = place.member(rank, 2);
         thread::spawn(move || Peers::connect(&member, TIMEOUT, Box::new(|_| {})).unwrap())
     };
     let [first, second] = [connect(0), connect(1)].map(|peers| peers.join().unwrap());
@@ -95,7 +80,7 @@ fn a_rank_that_dies_while_others_wait_is_named() {
 #[test]
 fn a_rank_that_never_connects_is_missed() {
     let place = Rendezvous::open().unwrap();
-    let alone = Peers::connect(&member(&place, 0, 2), TIMEOUT, Box::new(|_| {}));
+    let alone = Peers::connect(&place.member(0, 2), TIMEOUT, Box::new(|_| {}));
     let message = alone.map(drop).unwrap_err().to_string();
     assert!(message.contains("1 of 2 ranks have connected within 1 seconds"), "{message}");
 }

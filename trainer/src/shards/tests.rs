@@ -2,7 +2,6 @@
 
 use std::{path::Path, thread, time::Duration};
 
-use jacobi_datasets::{Keeper, Membership, Rank};
 use jacobi_model::{AdapterConfig, Dtype, Target, load};
 
 use super::*;
@@ -11,18 +10,9 @@ use crate::{Peers, Rendezvous};
 /// The results of `work` on each of two ranks.
 fn two_ranks<T: Send>(work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
     let place = Rendezvous::open().unwrap();
-    let port = place.variables(0, 2).into_iter().find(|(name, _)| *name == "MASTER_PORT").unwrap().1;
     let rank = |rank| {
-        let member = Membership {
-            rank: Rank { rank, world_size: 2 },
-            local_rank: rank,
-            host: "127.0.0.1".into(),
-            port: port.parse().unwrap(),
-            keeper: Keeper::Launcher,
-            attempt: 0,
-        };
         let timeout = Duration::from_secs(60);
-        let peers = Peers::connect(&member, timeout, Box::new(|_| {})).unwrap();
+        let peers = Peers::connect(&place.member(rank, 2), timeout, Box::new(|_| {})).unwrap();
         let result = work(peers.join(tch::Device::Cpu, timeout).unwrap());
         peers.leave();
         result
