@@ -151,10 +151,10 @@ fn in_tiles(out: &Tensor, run: impl Fn(&mut Tensor, Range<usize>, Range<usize>) 
     });
 }
 
-/// Rows and columns of the tiles of `[n, o]`: several for each thread, since cores are not equally fast at every moment, but
-/// none so small that libtorch would copy its operands more than it multiplies.
+/// Rows and columns of the tiles of `[n, o]`: two for each thread, since cores are not equally fast at every moment. More would
+/// cost more calls than they balance, and no tile is so small that libtorch would copy its operands more than it multiplies.
 fn tile_size(n: usize, o: usize) -> (usize, usize) {
-    const TILES_PER_THREAD: usize = 4;
+    const TILES_PER_THREAD: usize = 2;
     const SMALL: usize = 128;
     let (mut height, mut width) = (n.max(1), o.max(1));
     loop {

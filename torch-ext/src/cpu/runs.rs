@@ -1,13 +1,15 @@
 //! Attention over the runs of a training row, and its gradient. The tokens of a run see a prefix of earlier rows in full, and
 //! each other causally. On a CPU libtorch's flash kernel computes prefix and own part separately, and the two are joined by
-//! their log-sum-exps: so there is no mask and no masked product, and key/value heads are never repeated. On other devices
-//! all runs go into one call, and all prefixes into another ([`crate::gpu::packed_runs`]).
+//! their log-sum-exps: so there is no mask over the whole row, and key/value heads are never repeated. Short runs share calls
+//! ([`bundles`]). On other devices all runs go into one call, and all prefixes into another ([`crate::gpu::packed_runs`]).
 //!
 //! The prefixes can also be rows of an earlier pass, the context, of which only keys and values are needed. They have no
 //! gradient.
 //!
 //! Legend: n rows, m rows of the context, t queries and s keys of a part,
 //! h key/value heads, g query heads per key/value head, d head width.
+
+mod bundles;
 
 use std::{
     cell::OnceCell,
@@ -26,9 +28,11 @@ use crate::{
     heads::part,
 };
 
-/// Groups of runs whose gradients of keys and values are summed in parallel: each needs memory for all of them. The number
+use bundles::{Bundle, Seen};
+
+/// Groups of bundles whose gradients of keys and values are summed in parallel: each needs memory for all of them. The number
 /// does not depend on the machine, so sums have one order.
-const RUN_GROUPS: usize = 4;
+const GROUPS: usize = 4;
 
 /// Rows that see the same prefix. All runs together cover each row once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,13 +47,15 @@ pub struct Run {
 #[derive(Default)]
 pub struct Runs {
     runs: Vec<Run>,
-    /// On the device of the row; made once for all layers.
+    /// On a CPU; made once for all layers.
+    bundles: OnceCell<Vec<Bundle>>,
+    /// On another device, that of the row; made once for all layers.
     packed: OnceCell<PackedRuns>,
 }
 
 impl From<Vec<Run>> for Runs {
     fn from(runs: Vec<Run>) -> Self {
-        Self { runs, packed: OnceCell::new() }
+        Self { runs, bundles: OnceCell::new(), packed: OnceCell::new() }
     }
 }
 
@@ -62,6 +68,10 @@ impl Deref for Runs {
 }
 
 impl Runs {
+    fn bundles(&self) -> &[Bundle] {
+        self.bundles.get_or_init(|| bundles::of(&self.runs))
+    }
+
     fn packed(&self, device: Device) -> &PackedRuns {
         self.packed.get_or_init(|| PackedRuns::new(&self.runs, device))
     }
@@ -96,25 +106,25 @@ pub fn attend_runs(qkv: &Tensor, context: Option<&Tensor>, heads: HeadShape, run
     let log_sums = Tensor::empty(shape, (Kind::Float, qkv.device()));
     let (prefixes, before) = context.map_or((qkv, heads.queries), |context| (context, 0));
     let parts = [qkv, prefixes, &out, &log_sums].map(SharedTensor);
-    let runs: &[Run] = runs;
-    in_tasks(runs.len(), heads.keys, &|run, key_heads| {
-        let (run, [qkv, prefixes, out, log_sums]) = (&runs[run], parts.each_ref().map(SharedTensor::get));
+    let bundles = runs.bundles();
+    in_tasks(bundles.len(), heads.keys, &|bundle, key_heads| {
+        let (bundle, [qkv, prefixes, out, log_sums]) =
+            (&bundles[bundle], parts.each_ref().map(SharedTensor::get));
         let of_heads = |x: Tensor| part(&x, 0, key_heads);
-        let q = of_heads(queries(qkv, heads, &run.own));
-        let attend = |kv: [Tensor; 2], causal: bool| {
-            let [k, v] = kv.map(of_heads);
-            flash(&q, &k, &v, causal)
-        };
-        let (mut found, mut sums) = attend(keys_values(qkv, heads.queries, heads, &run.own), true);
-        if !run.prefix.is_empty() {
-            let (prefix, prefix_sums) = attend(keys_values(prefixes, before, heads, &run.prefix), false);
+        let q = of_heads(queries(qkv, heads, &bundle.own));
+        let attend = |[k, v]: [Tensor; 2], seen: &Seen| flash(&q, &k, &v, seen);
+        let (mut found, mut sums) =
+            attend(bundle.near(qkv, (prefixes, before), heads, key_heads), &bundle.seen_near());
+        if !bundle.prefix.is_empty() {
+            let (prefix, prefix_sums) =
+                attend(keys_values(&[(prefixes, before, &bundle.prefix)], heads, key_heads), &Seen::All);
             let all = prefix_sums.logaddexp(&sums);
             let [own_weight, weight] = [&sums, &prefix_sums].map(|part| (part - &all).exp().unsqueeze(3));
             found = found.g_mul_(&own_weight).addcmul_(&prefix, &weight);
             sums = all;
         }
-        of_heads(queries(out, heads, &run.own)).copy_(&found);
-        part(&of_heads(log_sums.shallow_clone()), 2, &run.own).copy_(&sums);
+        of_heads(queries(out, heads, &bundle.own)).copy_(&found);
+        part(&of_heads(log_sums.shallow_clone()), 2, &bundle.own).copy_(&sums);
     });
     Attended { out, log_sums }
 }
@@ -139,43 +149,50 @@ pub fn attend_runs_backward(
     }
     let (h, g, d) = (heads.keys as i64, heads.group() as i64, heads.width as i64);
     let n = qkv.size()[0];
-    // Several runs may see the same keys and values, so each group of runs sums their gradients by itself, in fp32. Those of a
-    // context are not wanted: what remains are the runs' own rows, which do not overlap.
+    // Several bundles may see the same keys and values, so each group of them sums their gradients by itself, in fp32. Those of
+    // a context are not wanted: what remains are the bundles' own rows, which do not overlap.
     let has_context = context.is_some();
     let (prefixes, before) = context.map_or((qkv, heads.queries), |context| (context, 0));
-    let groups = if has_context { runs.len() } else { runs.len().min(RUN_GROUPS) };
+    let bundles = runs.bundles();
+    let groups = if has_context { bundles.len() } else { bundles.len().min(GROUPS) };
     let copies = if has_context { 1 } else { groups };
     let sums = Tensor::zeros([copies as i64, 2, h, n, d], (Kind::Float, qkv.device()));
     let grad_qkv = qkv.empty_like();
     let parts = [qkv, prefixes, &attended.out, &attended.log_sums, grad, &grad_qkv, &sums];
     let parts = parts.map(SharedTensor);
-    let runs: &[Run] = runs;
     in_tasks(groups, heads.keys, &|group, key_heads| {
         let [qkv, prefixes, out, log_sums, grad, grad_qkv, sums] = parts.each_ref().map(SharedTensor::get);
         let of_heads = |x: Tensor| part(&x, 0, key_heads);
-        let add = |kv: [&Tensor; 2], keys: &Range<usize>| {
-            for (side, gradient) in kv.into_iter().enumerate() {
+        let add = |kv: &[Tensor; 2], keys: &Range<usize>| {
+            for (side, gradient) in kv.iter().enumerate() {
                 let sums = of_heads(sums.get((group % copies) as i64).get(side as i64));
                 let sum = gradient.sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
                 let _ = part(&sums, 1, keys).g_add_(&sum);
             }
         };
-        for run in runs.iter().skip(group).step_by(groups) {
+        for bundle in bundles.iter().skip(group).step_by(groups) {
             let [q, out, grad, mut grad_q] =
-                [qkv, out, grad, grad_qkv].map(|x| of_heads(queries(x, heads, &run.own)));
-            let log_sums = part(&of_heads(log_sums.shallow_clone()), 2, &run.own).contiguous();
-            let backward = |kv: [Tensor; 2], causal: bool| {
-                let [k, v] = kv.map(of_heads);
-                flash_backward(&grad, [&q, &k, &v], (&out, &log_sums), causal)
+                [qkv, out, grad, grad_qkv].map(|x| of_heads(queries(x, heads, &bundle.own)));
+            let log_sums = part(&of_heads(log_sums.shallow_clone()), 2, &bundle.own).contiguous();
+            let backward = |[k, v]: [Tensor; 2], seen: &Seen| {
+                flash_backward(&grad, [&q, &k, &v], (&out, &log_sums), seen)
             };
-            let [dq, dk, dv] = backward(keys_values(qkv, heads.queries, heads, &run.own), true);
+            let [dq, dk, dv] =
+                backward(bundle.near(qkv, (prefixes, before), heads, key_heads), &bundle.seen_near());
             grad_q.copy_(&dq);
-            add([&dk, &dv], &run.own);
-            if !run.prefix.is_empty() {
-                let [dq, dk, dv] = backward(keys_values(prefixes, before, heads, &run.prefix), false);
+            let rest = bundle.rest.len();
+            let [of_rest, of_own] = [0..rest, rest..rest + bundle.own.len()]
+                .map(|rows| [&dk, &dv].map(|gradient| part(gradient, 2, &rows)));
+            add(&of_own, &bundle.own);
+            if !has_context {
+                add(&of_rest, &bundle.rest);
+            }
+            if !bundle.prefix.is_empty() {
+                let kv = keys_values(&[(prefixes, before, &bundle.prefix)], heads, key_heads);
+                let [dq, dk, dv] = backward(kv, &Seen::All);
                 let _ = grad_q.g_add_(&dq);
                 if !has_context {
-                    add([&dk, &dv], &run.prefix);
+                    add(&[dk, dv], &bundle.prefix);
                 }
             }
         }
@@ -225,18 +242,32 @@ fn queries(x: &Tensor, heads: HeadShape, rows: &Range<usize>) -> Tensor {
     part(x, 0, rows).narrow(1, 0, h * g * d).view([t, h, g, d]).permute([1, 2, 0, 3])
 }
 
-/// Keys and values of some rows, each `[h, g, s, d]` and the same for each of g, as views; `before` heads precede the keys.
-fn keys_values(x: &Tensor, before: usize, heads: HeadShape, rows: &Range<usize>) -> [Tensor; 2] {
-    let (h, g, d, s) = (heads.keys as i64, heads.group() as i64, heads.width as i64, rows.len() as i64);
-    [before as i64, before as i64 + h].map(|first| {
-        let x = part(x, 0, rows).narrow(1, first * d, h * d).view([s, h, 1, d]);
-        x.permute([1, 2, 0, 3]).expand([h, g, s, d], false)
+/// Keys and values of some of h heads, of the rows of all `parts` one after the other, each `[.., g, s, d]` and the same for
+/// each of g. A part is a tensor, the heads in it before the keys, and the rows. As views of one part.
+fn keys_values(
+    parts: &[(&Tensor, usize, &Range<usize>)],
+    heads: HeadShape,
+    key_heads: &Range<usize>,
+) -> [Tensor; 2] {
+    let (d, count) = (heads.width, key_heads.len());
+    [0, heads.keys].map(|side| {
+        let columns = |&(x, before, rows): &(&Tensor, usize, &Range<usize>)| {
+            let first = (before + side + key_heads.start) * d;
+            part(&part(x, 0, rows), 1, &(first..first + count * d))
+        };
+        let x = match parts {
+            [only] => columns(only),
+            _ => Tensor::cat(&parts.iter().map(columns).collect::<Vec<_>>(), 0),
+        };
+        let (s, g, h, d) = (x.size()[0], heads.group() as i64, count as i64, d as i64);
+        x.view([s, h, 1, d]).permute([1, 2, 0, 3]).expand([h, g, s, d], false)
     })
 }
 
 /// Attention of one part and its log-sum-exps `[h, g, t]`, fp32.
-fn flash(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> (Tensor, Tensor) {
-    Tensor::internal_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, None::<&Tensor>, None)
+fn flash(q: &Tensor, k: &Tensor, v: &Tensor, seen: &Seen) -> (Tensor, Tensor) {
+    let (causal, mask) = (seen.is_causal(), seen.mask());
+    Tensor::internal_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, mask, None)
 }
 
 /// The gradients of queries, keys and values `[h, g, .., d]` that come from this part of the keys, in the attention over
@@ -245,7 +276,7 @@ fn flash_backward(
     grad: &Tensor,
     [q, k, v]: [&Tensor; 3],
     (out, log_sums): (&Tensor, &Tensor),
-    causal: bool,
+    seen: &Seen,
 ) -> [Tensor; 3] {
     let (dq, dk, dv) = Tensor::internal_scaled_dot_product_flash_attention_for_cpu_backward(
         grad,
@@ -255,8 +286,8 @@ fn flash_backward(
         out,
         log_sums,
         0.0,
-        causal,
-        None::<&Tensor>,
+        seen.is_causal(),
+        seen.mask(),
         None,
     );
     [dq, dk, dv]
