@@ -106,8 +106,16 @@ fn short_name(dir: &Path) -> String {
 }
 
 /// Prefixes of settings that may differ between compared evaluations.
-const MAY_DIFFER: [&str; 7] =
-    ["seed", "jacobi", "eval.decoders", "eval.tuned", "eval.rank_prompts", "eval.warmup", "models."];
+const MAY_DIFFER: [&str; 8] = [
+    "seed",
+    "jacobi",
+    "eval.base_decoders",
+    "eval.decoders",
+    "eval.tuned",
+    "eval.rank_prompts",
+    "eval.warmup",
+    "models.",
+];
 
 /// The differences from the first run that make figures incomparable, a line each.
 pub fn differences(runs: &[MeasuredRun]) -> Vec<String> {

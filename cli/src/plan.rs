@@ -6,7 +6,7 @@ use anyhow::Context;
 use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_datasets::{PromptsConfig, RecordedSettings, Responses, Section, Tokenizer, stream_prompts};
 use jacobi_eval::tasks::Task;
-use jacobi_eval::{EvalError, EvalModel};
+use jacobi_eval::{BaseDecoders, EvalError, EvalModel};
 use jacobi_model::{Architecture, digest_of_model};
 use jacobi_trainer::{Init, TrainConfig};
 use serde_json::json;
@@ -125,8 +125,10 @@ fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) ->
     let settings = train.deciding();
     let dir = run.round(round);
     let outputs = vec![dir.join("checkpoints"), dir.join("metrics.jsonl"), dir.join("tensorboard")];
+    // Prompts without a usable response, and samples that are too long, are left out.
+    let at_most = if train.max_steps.is_some() { "" } else { "at most " };
     let summary = format!(
-        "{} steps of {} samples, learning rate {:e}, window_size {}",
+        "{at_most}{} steps of {} samples, learning rate {:e}, window_size {}",
         steps(train, prompts.usable),
         train.batch_size,
         train.learning_rate,
@@ -181,6 +183,10 @@ fn eval_stage(recipe: &Recipe, run: &RunDir, tokenizer: &Tokenizer) -> anyhow::R
 /// The questions, and how they are asked.
 fn question_settings(recipe: &Recipe) -> anyhow::Result<RecordedSettings> {
     let mut settings = recipe.eval.deciding();
+    // The default is not written out: evaluations have been recorded without it.
+    if recipe.eval.base_decoders == BaseDecoders::All {
+        settings.set("eval.base_decoders", None::<()>);
+    }
     for task in recipe.eval.measured()? {
         let key = format!("eval.questions.{}", task.name);
         let unreadable = || format!("cannot read the questions of task \"{}\"", task.name);

@@ -34,8 +34,10 @@ pub struct EvalConfig {
     /// `jacobi` with the `generate.block_size` of the last round.
     pub decoders: Vec<DecoderConfig>,
     /// Whether a model with a `jacobi.json` in its directory is measured with the decoder in that file, before the
-    /// others, and its base model too.
+    /// others, and its base model too, unless `base_decoders = "ar"`.
     pub tuned: bool,
+    /// Which decoders the base model is measured with, where models trained from it are measured beside it.
+    pub base_decoders: BaseDecoders,
     /// Prompts that every decoder decodes as a warm-up, untimed: the first ones of the file.
     pub warmup: usize,
     /// Prompts decoded once more at the end, untimed, to find the rank of the right token where a draft was
@@ -54,6 +56,7 @@ impl Default for EvalConfig {
             sandbox: SandboxConfig::default(),
             decoders: vec![DecoderConfig::default(), jacobi],
             tuned: true,
+            base_decoders: BaseDecoders::All,
             warmup: 1,
             rank_prompts: 8,
         }
@@ -64,6 +67,16 @@ impl Section for EvalConfig {
     const NAME: &'static str = "eval";
     const NEUTRAL: &'static [(&'static str, &'static str)] =
         &[("prompts.path", "the content of the files decides; it is recorded as a digest")];
+}
+
+/// The decoders of a base model beside the models trained from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BaseDecoders {
+    /// Those of the trained models, for a comparison before and after training.
+    All,
+    /// The autoregressive one alone. It takes about half the time, and tokens per pass before training are not known.
+    Ar,
 }
 
 /// One `[[eval.tasks]]`.
@@ -184,7 +197,8 @@ impl EvalConfig {
     }
 
     /// The decoders of one of `models`: autoregressive, the tuned ones, then the others of the configuration. Without a
-    /// decoder of its own a base model has those of the models trained from it, for a comparison.
+    /// decoder of its own a base model has those of the models trained from it, for a comparison. A base model of which
+    /// only the autoregressive one is wanted has no other.
     pub(crate) fn contenders_of(
         &self,
         model: &EvalModel,
@@ -193,6 +207,10 @@ impl EvalConfig {
         stop: &StopRules,
     ) -> Result<Vec<Settings>, EvalError> {
         let mut contenders = self.contenders(seed, stop)?;
+        if self.is_baseline_only(model, models) {
+            contenders.truncate(1);
+            return Ok(contenders);
+        }
         let mut first = 1;
         for decoder in self.tuned_decoders(model, models)? {
             let contender = decoder.settings(seed, stop.clone())?;
@@ -204,6 +222,13 @@ impl EvalConfig {
             first += 1;
         }
         Ok(contenders)
+    }
+
+    /// Whether only the autoregressive decoder of this one of `models` is measured.
+    fn is_baseline_only(&self, model: &EvalModel, models: &[EvalModel]) -> bool {
+        self.base_decoders == BaseDecoders::Ar
+            && model.role == ModelRole::Base
+            && models.iter().any(|other| other.role != ModelRole::Base)
     }
 
     fn tuned_decoders(
@@ -231,7 +256,7 @@ impl EvalConfig {
         rows: &[EvalRow],
     ) -> Result<Option<String>, EvalError> {
         let stop = StopRules { max_new_tokens: 1, eos_token_ids: Vec::new() };
-        for model in models.iter().filter(|_| self.tuned) {
+        for model in models.iter().filter(|model| self.tuned && !self.is_baseline_only(model, models)) {
             let Some(decoder) = tuned(model.tuned_dir())? else { continue };
             let row = row_of(&decoder.settings(0, stop.clone())?);
             if !has_row(rows, model, &row) {

@@ -33,7 +33,7 @@ mod tuned;
 #[cfg(test)]
 mod fixtures;
 
-pub use config::{EvalConfig, EvalModel, TaskConfig};
+pub use config::{BaseDecoders, EvalConfig, EvalModel, TaskConfig};
 pub use error::EvalError;
 pub use journal::read_samples;
 pub use judge::{TaskCheck, check_task};

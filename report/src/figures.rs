@@ -44,8 +44,9 @@ impl<'a> Compared<'a> {
         let of_after = |row: &&EvalRow| after_name.is_none_or(|name| name == row.model);
         let same_settings = |row: &&EvalRow| after_parallel.is_some_and(|after| after.is_decoded_as(row));
         // If several evaluations are compared, base and trained model of one evaluation have the same name.
+        let has_own = base().any(|row| of_after(&row));
         let before = |wanted: &dyn Fn(&&'a EvalRow) -> bool| {
-            base().filter(of_after).find(wanted).or_else(|| base().find(wanted))
+            base().filter(|row| !has_own || of_after(row)).find(wanted)
         };
         let of_role = |row: &&EvalRow| row.model_role == after_role && row.is_autoregressive();
         Self {

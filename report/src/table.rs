@@ -77,7 +77,7 @@ impl Table {
     }
 
     /// The effect of training: each row of a trained model with the base model's row for the same decoder and
-    /// task. No lines without a base model.
+    /// task. No lines without a base model, and only those of `ar` where a base model has no others.
     pub(crate) fn before_and_after(rows: &[EvalRow]) -> Self {
         let header =
             ["TPF", "tokens/s", "over ar, decoding", "over ar, end to end", "accuracy", "exact match"];
@@ -96,8 +96,11 @@ impl Table {
             ]
         };
         let names = Names::of(rows);
-        let are_both = rows.iter().any(|row| row.model_role == ModelRole::Base);
-        let trained = rows.iter().filter(|row| are_both && row.model_role != ModelRole::Base);
+        let base = || rows.iter().filter(|row| row.model_role == ModelRole::Base);
+        let (are_both, are_all) = (base().count() > 0, base().any(|row| !row.is_autoregressive()));
+        let is_compared = |row: &&EvalRow| are_all || row.is_autoregressive();
+        let trained =
+            rows.iter().filter(|row| are_both && row.model_role != ModelRole::Base).filter(is_compared);
         // A single trained model needs no name.
         let models = trained.clone().map(|row| row.model.as_str()).collect::<BTreeSet<_>>().len();
         let skipped = usize::from(models < 2);
@@ -162,11 +165,9 @@ impl Table {
 
 /// The base model's row to compare a trained model's row with: of the same evaluation if there are several.
 fn base_of<'a>(after: &EvalRow, rows: &'a [EvalRow]) -> Option<&'a EvalRow> {
-    let is_before = |row: &&EvalRow| {
-        row.model_role == ModelRole::Base && row.task == after.task && row.is_decoded_as(after)
-    };
-    let before = || rows.iter().filter(is_before);
-    before().find(|row| row.model == after.model).or_else(|| before().next())
+    let base = || rows.iter().filter(|row| row.model_role == ModelRole::Base && row.task == after.task);
+    let has_own = base().any(|row| row.model == after.model);
+    base().find(|row| row.is_decoded_as(after) && (!has_own || row.model == after.model))
 }
 
 /// Tokens per second including prefill, relative to the model's autoregressive row.

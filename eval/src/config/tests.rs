@@ -95,6 +95,28 @@ fn the_tuned_decoder_comes_first_for_the_trained_model_and_its_base() {
 }
 
 #[test]
+fn a_base_beside_its_trained_model_can_be_measured_under_ar_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = tuned_model(dir.path(), ModelRole::Base, Some(6));
+    let trained = tuned_model(dir.path(), ModelRole::Trained, Some(5));
+    let models = [base.clone(), trained.clone()];
+    let listed = config(&[(DecoderName::Jacobi, Some(4))]);
+    let brief = EvalConfig { base_decoders: BaseDecoders::Ar, ..listed.clone() };
+    let count = |config: &EvalConfig, model: &EvalModel, models: &[EvalModel]| {
+        config.contenders_of(model, models, 7, &stop()).unwrap().len()
+    };
+    assert_eq!([&listed, &brief].map(|config| count(config, &base, &models)), [3, 1]);
+    assert_eq!([&listed, &brief].map(|config| count(config, &trained, &models)), [3, 3]);
+    assert_eq!(count(&brief, &base, &models[..1]), 3, "by itself it has all decoders");
+
+    let tuned = DecoderConfig { name: DecoderName::Jacobi, block_size: Some(5), ..DecoderConfig::default() };
+    let mut rows = [EvalRow { model: trained.name.clone(), ..row_of(&tuned.settings(0, stop()).unwrap()) }];
+    rows[0].model_role = ModelRole::Trained;
+    assert_eq!(brief.unmeasured_tuned(&models, &rows).unwrap(), None);
+    assert!(listed.unmeasured_tuned(&models, &rows).unwrap().is_some());
+}
+
+#[test]
 fn invalid_settings_are_refused() {
     use DecoderName::{Ar, Jacobi};
     let rows: [(Listed, &str); 2] =

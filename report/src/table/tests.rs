@@ -73,6 +73,26 @@ fn a_model_is_compared_with_the_base_of_its_evaluation() {
             "trained other, jacobi n=8, – → 3.71"
         ]
     );
+    // The base of the other evaluation, measured under `ar` alone, is not replaced by that of the first.
+    rows.remove(5);
+    let lines = Table::before_and_after(&rows).rows;
+    assert_eq!(lines[3][..3].join(", "), "trained other, jacobi n=8, – → 3.71");
+    rows.last_mut().unwrap().decoder_settings = rows[3].decoder_settings.clone();
+    let lines = Table::before_and_after(&rows).rows;
+    assert_eq!(lines[3][..3].join(", "), "trained other, jacobi n=16, – → 3.71");
+}
+
+#[test]
+fn a_base_under_ar_alone_has_no_empty_lines() {
+    let mut results = crate::fixtures::results();
+    results.rows.remove(1);
+    let lines = Table::before_and_after(&results.rows).rows;
+    assert_eq!(lines.iter().map(|line| line[0].as_str()).collect::<Vec<_>>(), ["ar"]);
+    let text = terminal_summary(&results);
+    assert!(
+        text.starts_with("2.71 tokens per forward pass (jacobi n=16): 1.00 is one token at a time"),
+        "{text}"
+    );
 }
 
 #[test]
