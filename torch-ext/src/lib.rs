@@ -43,6 +43,7 @@ pub use gpu::{
     },
     fixed::{FixedRows, FixedView, Shape},
     graph::{Graph, GraphPool},
+    packed_runs::KEYS_PER_CALL,
 };
 pub use heads::HeadShape;
 pub use pass::{PassPlan, Span};

@@ -5,7 +5,7 @@ use std::{fmt, ops::Range};
 
 use jacobi_datasets::PackedRow;
 use jacobi_model::{Architecture, Compute};
-use jacobi_torch_ext::{PRODUCT_TILE, gpu_memory};
+use jacobi_torch_ext::{KEYS_PER_CALL, PRODUCT_TILE, gpu_memory};
 use tch::{Device, Kind};
 
 use crate::{
@@ -38,6 +38,8 @@ pub struct RowLoad {
     pub noisy: usize,
     /// Rows of logits.
     pub logits: usize,
+    /// Keys of the prefixes of all runs.
+    pub prefixes: usize,
 }
 
 impl RowLoad {
@@ -49,6 +51,7 @@ impl RowLoad {
             tokens: row.tokens.len(),
             noisy: row.tokens.len() - clean,
             logits: row.losses.len() + students,
+            prefixes: row.runs.iter().map(|run| run.prefix.len()).sum(),
         }
     }
 }
@@ -123,14 +126,14 @@ pub fn footprint(
         gradients: 4.0 * trained,
         masters: if kind == Kind::Float { 0.0 } else { 4.0 * trained },
         moments: 2.0 * moment * trained,
-        activations: activations(shape, size, config, (row, chunk)),
+        activations: activations(shape, (size, device), config, (row, chunk)),
     }
 }
 
 /// Follows `LayerCache` of the model and `backward.rs`.
 fn activations(
     shape: &Architecture,
-    size: f64,
+    (size, device): (f64, Device),
     config: &TrainConfig,
     (row, chunk_bytes): (&RowLoad, usize),
 ) -> f64 {
@@ -171,6 +174,9 @@ fn activations(
     let mlp = tokens * (3.0 * hidden + 5.0 * inner) * size + widened(tokens, inner);
     // In fp32: the projections, the output, the gradients of both.
     let attention = tokens * (2.0 * hidden * size + 4.0 * (4.0 * queries + 6.0 * keys));
+    // On a GPU copies of prefixes and their gradients, which the kernel makes for every query head, and one in fp32.
+    let copied = if device == Device::Cpu { 0 } else { row.prefixes.min(KEYS_PER_CALL) };
+    let attention = attention + copied as f64 * (size * (4.0 * keys + 2.0 * queries) + 4.0 * keys);
     let noisy = kept + loss.max(mlp).max(attention);
     let reading = if drafts { text * (size * (widths + 2.0 * hidden + inner) + log_sums) } else { 0.0 };
     FRAGMENTATION * (context + noisy.max(reading))
@@ -223,7 +229,7 @@ pub fn forecast(
     let steps = config.max_steps.unwrap_or(config.epochs * epoch);
     let packed = PACKED_STEPS.min(epoch);
     let (mut flops, mut tokens) = (0.0, 0);
-    let mut largest = RowLoad { tokens: 0, noisy: 0, logits: 0 };
+    let mut largest = RowLoad { tokens: 0, noisy: 0, logits: 0, prefixes: 0 };
     for step in 0..packed {
         let samples = dataset.step(step, config.batch_size, config)?;
         tokens += samples.iter().map(|sample| sample.tokens.len()).sum::<usize>();

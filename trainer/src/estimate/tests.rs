@@ -14,7 +14,7 @@ fn shape() -> Architecture {
 
 #[test]
 fn every_category_is_what_it_says() {
-    let (shape, row) = (shape(), RowLoad { tokens: 100, noisy: 40, logits: 50 });
+    let (shape, row) = (shape(), RowLoad { tokens: 100, noisy: 40, logits: 50, prefixes: 0 });
     let config = TrainConfig::default();
     let count = shape.parameter_count() as f64;
     let base = footprint(&shape, (Kind::BFloat16, Device::Cpu), &config, &row);
@@ -44,7 +44,7 @@ fn every_category_is_what_it_says() {
     let changed = 3.0 * (2.0 * 64.0 * 64.0 + 2.0 * 64.0 * 32.0 + 3.0 * hidden * inner);
     assert_eq!(all.parameters, 2.0 * (count + trained + changed));
     // Of a long text with a short noisy stream, the pass over the text needs most.
-    let long = RowLoad { tokens: 10_000, noisy: 10, logits: 10 };
+    let long = RowLoad { tokens: 10_000, noisy: 10, logits: 10, prefixes: 0 };
     let text_cache = 9_990.0 * (2.0 * (2.0 * 64.0 + 2.0 * 32.0 + hidden + 2.0 * inner) + 4.0 * 4.0);
     let drafts = footprint(
         &shape,
@@ -88,7 +88,7 @@ fn an_estimate_is_near_the_measured_peak() {
         ("adapter", &drafting(), [2044, 796], 1416e6),
     ];
     for (name, config, [tokens, noisy], measured) in rows {
-        let row = RowLoad { tokens, noisy, logits: tokens };
+        let row = RowLoad { tokens, noisy, logits: tokens, prefixes: 0 };
         let ratio = footprint(&shape, (Kind::BFloat16, Device::Cpu), config, &row).total() / measured;
         assert!((0.9..1.15).contains(&ratio), "{name}, {tokens} tokens: {ratio}");
     }
@@ -99,7 +99,7 @@ fn an_estimate_is_near_the_measured_peak() {
 fn a_7b_drafter_fits_a_gpu_of_24_gb() {
     let shape = stored("qwen2.5-coder-7b-instruct");
     let config = TrainConfig { activation_checkpointing: ActivationCheckpointing::Full, ..drafting() };
-    let row = RowLoad { tokens: 8192, noisy: 3584, logits: 7168 };
+    let row = RowLoad { tokens: 8192, noisy: 3584, logits: 7168, prefixes: 448 * 4096 };
     let found = footprint(&shape, (Kind::BFloat16, Device::Cuda(0)), &config, &row);
     let total = found.total();
     assert!((19e9..23e9).contains(&total), "{found:?}: {total}");

@@ -118,15 +118,18 @@ fn all_runs_in_one_call_equal_each_run_by_itself() {
                     let expected_gradient =
                         attend_runs_backward(&qkv, None, heads, &runs, (&expected, &grad));
                     let [qkv, grad] = [qkv, grad].map(|x| x.to_device(device));
-                    let packed = PackedRuns::new(layout, device);
-                    let found = packed.attend(&qkv, None, heads);
-                    let gradient = packed.backward(&qkv, None, heads, (&found, &grad));
-                    let here = |x: Tensor| x.to_device(Device::Cpu);
-                    assert_close(&here(found.out), &expected.out, "attention");
-                    let [sums, expected_sums] =
-                        [here(found.log_sums), expected.log_sums].map(|x| x.to_kind(kind));
-                    assert_close(&sums, &expected_sums, "log-sum-exps");
-                    assert_close(&here(gradient), &expected_gradient, "gradient");
+                    // All prefixes at a time, and few.
+                    for keys_per_call in [usize::MAX, 60] {
+                        let packed = PackedRuns::with_copies_of(keys_per_call, layout, device);
+                        let found = packed.attend(&qkv, None, heads);
+                        let gradient = packed.backward(&qkv, None, heads, (&found, &grad));
+                        let here = |x: &Tensor| x.to_device(Device::Cpu);
+                        assert_close(&here(&found.out), &expected.out, "attention");
+                        let sums = [here(&found.log_sums), expected.log_sums.shallow_clone()];
+                        let [sums, expected_sums] = sums.map(|x| x.to_kind(kind));
+                        assert_close(&sums, &expected_sums, "log-sum-exps");
+                        assert_close(&here(&gradient), &expected_gradient, "gradient");
+                    }
                 }
             }
         }
