@@ -38,9 +38,10 @@ pub struct TrainConfig {
     pub epochs: usize,
     /// Number of optimizer steps; overrides `epochs`.
     pub max_steps: Option<usize>,
-    /// Samples per optimizer step.
+    /// Global batch size: samples per optimizer step, over all ranks. A step takes as many forward passes as
+    /// `tokens_per_row` requires.
     pub batch_size: usize,
-    /// Maximum tokens in a row, that is, in one forward pass. A row holds several samples, which do not see each
+    /// Maximum tokens of a packed row, that is, of one forward pass. A row holds several samples, which do not see each
     /// other; a longer sample gets its own row. Affects memory and speed, not the result.
     pub tokens_per_row: usize,
     /// What layers keep from the forward to the backward pass.
@@ -103,8 +104,8 @@ pub struct TrainConfig {
     /// What training does with responses that were cut before their end (by `generate.max_new_tokens`, for instance):
     /// they do not teach the model to stop.
     pub cut_responses: CutResponses,
-    /// Maximum tokens of a packed sample. Longer samples, and texts longer than the model's context, are skipped
-    /// and counted.
+    /// Maximum tokens of a packed sample: its prompt, and its response twice, clean and noisy. Longer samples, and texts
+    /// longer than the model's context, are skipped and counted.
     pub max_length: usize,
     /// Steps between checkpoints.
     pub save_steps: usize,

@@ -66,9 +66,9 @@ pub struct GenerateConfig {
     /// longest possible samples. At least one sample is processed. Default: 4 on a CPU, three quarters of a GPU's free
     /// memory.
     pub memory_budget_gb: Option<f64>,
-    /// Target number of rows of a forward pass. A pass that reads a prompt may exceed it by the length of the
-    /// prompt. Default: 512 on a CPU; on a GPU the narrowest of 512 to 8192 at which a row costs little more than at the
-    /// best one, which is measured at the start.
+    /// Target number of tokens of a forward pass, over all samples. A pass that reads a prompt may exceed it by the length
+    /// of the prompt. Default: 512 on a CPU; on a GPU the smallest of 512 to 8192 at which a token costs little more than at
+    /// the best one, which is measured at the start.
     pub pass_tokens: Option<usize>,
     /// The run ends after this many failed prompts in a row; finished rows stay.
     pub max_consecutive_errors: usize,

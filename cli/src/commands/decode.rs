@@ -75,7 +75,7 @@ pub struct DecodeArgs {
 /// The dtypes by name.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub enum DtypeName {
-    /// The dtype of the stored weights
+    /// bfloat16 where config.json says so, else float32
     Auto,
     /// The most accurate
     Float32,
