@@ -19,6 +19,9 @@ use crate::{
 
 const ELEMENTS_PER_TASK: usize = 65_536;
 
+/// On a GPU, elements whose bf16 moments are fp32 at a time: 16 MB each. Those of an embedding would take gigabytes.
+const ELEMENTS_PER_CALL: i64 = 1 << 22;
+
 unsafe extern "C" {
     fn jacobi_fused_adamw(
         state: *const *const c_void,
@@ -69,9 +72,10 @@ pub fn adamw(slot: AdamWSlot, step: &AdamWStep) {
     assert_eq!(slot.first.kind(), slot.second.kind(), "moments of one dtype");
     if slot.master.device() != Device::Cpu {
         return match slot.first.kind() {
-            Kind::Float => libtorch_kernel(slot, step).expect("AdamW on a GPU"),
-            _ => fallback(slot, step),
-        };
+            Kind::Float => libtorch_kernel(slot, step),
+            _ => widened_in_parts(slot, step, ELEMENTS_PER_CALL),
+        }
+        .expect("AdamW on a GPU");
     }
     match slot.first.kind() {
         Kind::Float => kernel::<f32>(slot, step),
@@ -206,23 +210,28 @@ fn libtorch_kernel(slot: AdamWSlot, step: &AdamWStep) -> Result<(), GpuError> {
     Ok(())
 }
 
-fn fallback(slot: AdamWSlot, step: &AdamWStep) {
-    let bias = |beta: f64| 1.0 - beta.powi(step.step as i32);
-    tch::no_grad(|| {
-        let gradient = &*slot.gradient * step.scale;
-        let wide = |moment: &Tensor| moment.to_kind(Kind::Float);
-        let m = wide(slot.first) * step.beta1 + &gradient * (1.0 - step.beta1);
-        let v = wide(slot.second) * step.beta2 + gradient.square() * (1.0 - step.beta2);
-        slot.first.copy_(&m);
-        slot.second.copy_(&v);
-        let _ = slot.master.g_mul_scalar_(1.0 - step.learning_rate * slot.weight_decay);
-        let denominator = v.sqrt() / bias(step.beta2).sqrt() + step.eps;
-        let _ = slot.master.g_sub_(&(m / denominator * (step.learning_rate / bias(step.beta1))));
-        if let Some(parameter) = slot.parameter {
-            parameter.copy_(slot.master);
+/// libtorch's fused kernel for moments in bf16, `count` elements at a time.
+fn widened_in_parts(slot: AdamWSlot, step: &AdamWStep, count: i64) -> Result<(), GpuError> {
+    let n = slot.master.numel() as i64;
+    for start in (0..n).step_by(count as usize) {
+        let part = |tensor: &Tensor| tensor.view([-1]).narrow(0, start, count.min(n - start));
+        let moments = [&*slot.first, &*slot.second].map(part);
+        let [mut first, mut second] = moments.each_ref().map(|moment| moment.to_kind(Kind::Float));
+        let mut parameter = slot.parameter.as_deref().map(part);
+        let part_of_slot = AdamWSlot {
+            parameter: parameter.as_mut(),
+            master: &mut part(slot.master),
+            first: &mut first,
+            second: &mut second,
+            gradient: &mut part(slot.gradient),
+            weight_decay: slot.weight_decay,
+        };
+        libtorch_kernel(part_of_slot, step)?;
+        for (mut moment, widened) in moments.into_iter().zip([first, second]) {
+            tch::no_grad(|| moment.copy_(&widened));
         }
-        let _ = slot.gradient.zero_();
-    });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
