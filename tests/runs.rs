@@ -148,11 +148,6 @@ fn changed_settings_are_refused_from_their_stage_on_and_neutral_ones_are_not(dir
     for part in ["from stage round-1/generate on", "generate.block_size: was 16, is 4"] {
         assert!(messages.contains(part), "{part:?} is missing: {messages}");
     }
-    // Older versions recorded neutral keys.
-    let ledger = dir.join("run/stages.json");
-    let mut stages: Value = serde_json::from_str(&fs_err::read_to_string(&ledger).unwrap()).unwrap();
-    stages[0]["settings"]["generate.batch_size"] = "\"auto\"".into();
-    fs_err::write(&ledger, stages.to_string()).unwrap();
     let neutral = [
         "train.save_steps=3",
         "train.logging_steps=2",
@@ -476,7 +471,7 @@ fn quickstart_writes_its_files_runs_and_resumes_and_replaces_no_file() {
         arguments.extend(["--set", setting]);
     }
     let messages = succeed(dir, &arguments);
-    assert!(messages.contains("wrote 13 files"), "{messages}");
+    assert!(messages.contains("wrote 14 files"), "{messages}");
     for file in ["runs/quickstart/export/model.safetensors", "runs/quickstart/report/report.html"] {
         assert!(dir.join(file).is_file(), "{file}");
     }
@@ -495,10 +490,11 @@ fn quickstart_writes_its_files_runs_and_resumes_and_replaces_no_file() {
 }
 
 /// Recipes and the config.json that each is for; those without one bring their model.
-const RECIPES: [(&str, Option<&str>); 7] = [
+const RECIPES: [(&str, Option<&str>); 8] = [
     ("default-model", None),
     ("quickstart", None),
     ("quickstart-adapter", None),
+    ("smollm2-adapter", Some("smollm2-135m-instruct")),
     ("smollm2-gsm8k", Some("smollm2-135m-instruct")),
     ("qwen2.5-coder-7b", Some("qwen2.5-coder-7b-instruct")),
     ("qwen2.5-coder-7b-adapter", Some("qwen2.5-coder-7b-instruct")),

@@ -22,6 +22,7 @@ pub const FILES: &[(&str, &[u8])] = embed![
     "configs/qwen2.5-coder-7b-adapter.toml",
     "configs/qwen2.5-coder-7b.toml",
     "configs/qwen2.5-math-7b.toml",
+    "configs/smollm2-adapter.toml",
     "configs/smollm2-gsm8k.toml",
     "datasets/default/model/config.json",
     "datasets/default/model/generation_config.json",
