@@ -24,12 +24,10 @@ pub trait Section: Serialize {
 }
 
 /// Settings that decide a result, flat: `section.key` and the value as JSON.
-#[derive(Clone, Debug, Default, Eq, Serialize, Deserialize)]
-#[serde(into = "BTreeMap<String, String>", from = "BTreeMap<String, String>")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct RecordedSettings {
     values: BTreeMap<String, String>,
-    /// Keys that comparisons ignore, though an older record may have them. Not recorded.
-    neutral: BTreeSet<String>,
 }
 
 impl RecordedSettings {
@@ -38,9 +36,7 @@ impl RecordedSettings {
         let mut settings = Self::default();
         settings.set(S::NAME, section);
         for (key, _) in S::NEUTRAL {
-            let key = format!("{}.{key}", S::NAME);
-            settings.values.remove(&key);
-            settings.neutral.insert(key);
+            settings.values.remove(&format!("{}.{key}", S::NAME));
         }
         settings
     }
@@ -54,7 +50,6 @@ impl RecordedSettings {
     }
 
     fn flatten(&mut self, key: &str, value: Value) {
-        self.neutral.remove(key);
         match value {
             Value::Null => drop(self.values.remove(key)),
             Value::Object(fields) => {
@@ -69,7 +64,6 @@ impl RecordedSettings {
     /// Adds the settings of `other`.
     pub fn extend(&mut self, other: Self) {
         self.values.extend(other.values);
-        self.neutral.extend(other.neutral);
     }
 
     /// The value of `key` as JSON.
@@ -87,12 +81,10 @@ impl RecordedSettings {
         self.values.is_empty()
     }
 
-    /// How these settings differ from `recorded` ones. Ignores neutral keys, of which older versions recorded some.
+    /// How these settings differ from `recorded` ones.
     pub fn differences(&self, recorded: &Self) -> Differences {
         let keys: BTreeSet<&String> = self.values.keys().chain(recorded.values.keys()).collect();
-        let differs = |key: &&String| {
-            !self.neutral.contains(*key) && !is_same(recorded.values.get(*key), self.values.get(*key))
-        };
+        let differs = |key: &&String| recorded.values.get(*key) != self.values.get(*key);
         let text = |settings: &Self, key: &str| settings.get(key).map_or("not set".to_owned(), plain);
         let difference =
             |key: &String| Difference { key: key.clone(), was: text(recorded, key), is: text(self, key) };
@@ -103,43 +95,6 @@ impl RecordedSettings {
 /// A value for people: a text without its quotes.
 fn plain(value: &str) -> String {
     serde_json::from_str(value).unwrap_or_else(|_| value.to_owned())
-}
-
-/// Whether two values are equal. Older versions recorded some texts without quotes.
-fn is_same(a: Option<&String>, b: Option<&String>) -> bool {
-    let is_quoted =
-        |quoted: &str, plain: &str| serde_json::from_str::<String>(quoted).is_ok_and(|text| text == plain);
-    match (a, b) {
-        (Some(a), Some(b)) => a == b || is_quoted(a, b) || is_quoted(b, a),
-        (a, b) => a == b,
-    }
-}
-
-/// Ignores the neutral keys, which a record read from a file lacks.
-impl PartialEq for RecordedSettings {
-    fn eq(&self, other: &Self) -> bool {
-        self.values == other.values
-    }
-}
-
-impl From<RecordedSettings> for BTreeMap<String, String> {
-    fn from(settings: RecordedSettings) -> Self {
-        settings.values
-    }
-}
-
-/// Settings read from a file. Older versions recorded some tables as one value.
-impl From<BTreeMap<String, String>> for RecordedSettings {
-    fn from(values: BTreeMap<String, String>) -> Self {
-        let mut settings = Self::default();
-        for (key, text) in values {
-            match serde_json::from_str(&text) {
-                Ok(table @ Value::Object(_)) => settings.flatten(&key, table),
-                _ => drop(settings.values.insert(key, text)),
-            }
-        }
-        settings
-    }
 }
 
 /// A setting whose value has changed.

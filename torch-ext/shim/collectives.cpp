@@ -163,15 +163,6 @@ char* jacobi_group_all_gather(GroupHandle* group, at::Tensor* whole, at::Tensor*
   return guarded([&] { *out = started(group->backend->_allgather_base(*whole, *share), {*whole, *share}); });
 }
 
-char* jacobi_group_broadcast(GroupHandle* group, at::Tensor* tensor, int root, WorkHandle** out) {
-  return guarded([&] {
-    std::vector<at::Tensor> tensors{*tensor};
-    c10d::BroadcastOptions options;
-    options.rootRank = root;
-    *out = started(group->backend->broadcast(tensors, options), tensors);
-  });
-}
-
 // The failure of an earlier operation, which its `wait` did not report.
 char* jacobi_group_error(GroupHandle* group) {
   return guarded([&] {

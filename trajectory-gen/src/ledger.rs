@@ -20,14 +20,14 @@ pub struct Rejected {
     /// Whether a rule excluded it or it failed.
     pub kind: RejectedKind,
     /// The rule.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     /// Line or row in the prompt file, or the sample's id.
     pub prompt: String,
     /// Why.
     pub reason: String,
     /// Key of the prompt in 32 hex digits; set if it was answered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }
 

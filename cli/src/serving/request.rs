@@ -54,7 +54,6 @@ struct Body {
     model: Option<String>,
     messages: Option<Vec<ChatMessage>>,
     prompt: Option<PromptField>,
-    #[serde(default)]
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     max_tokens: Option<usize>,
@@ -116,7 +115,7 @@ enum OneOrMore {
 struct StreamOptions {
     #[serde(default)]
     include_usage: bool,
-    #[serde(default, rename = "include_obfuscation")]
+    #[serde(rename = "include_obfuscation")]
     _include_obfuscation: Option<bool>,
 }
 

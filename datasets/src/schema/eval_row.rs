@@ -72,7 +72,6 @@ pub struct EvalRow {
     /// Name of the task.
     pub task: String,
     /// Version of its data, wording, extraction and scoring. `None` if the prompts are those of a recipe.
-    #[serde(default)]
     pub task_version: Option<u32>,
     /// Name of the decoder: `ar`, `jacobi`, `multi_block`.
     pub decoder: String,
@@ -123,13 +122,10 @@ pub struct EvalRow {
     /// Number of samples stopped by the length limit.
     pub stopped_by_length: usize,
     /// Share of responses that end by themselves, not at the length limit, 0 to 1.
-    #[serde(default)]
     pub ended: Option<f64>,
     /// Wilson interval of `ended`.
-    #[serde(default)]
     pub ended_interval: Option<Interval>,
     /// Mean length of a response in tokens, EOS included.
-    #[serde(default)]
     pub mean_response_tokens: Option<f64>,
     /// `acceptance[a]` is the number of forwards that accepted `a` tokens.
     pub acceptance: Vec<usize>,
@@ -151,26 +147,20 @@ pub struct EvalRow {
     #[serde(default)]
     pub rejection_ranks: Vec<usize>,
     /// Bootstrap interval of `tps` over samples.
-    #[serde(default)]
     pub tps_interval: Option<Interval>,
     /// Response tokens per second of prefill and decoding together, micro.
-    #[serde(default)]
     pub tps_end_to_end: Option<f64>,
     /// Prompt tokens per second of prefill, micro.
-    #[serde(default)]
     pub prefill_tps: Option<f64>,
     /// Times and speeds per prompt: medians over samples.
     #[serde(default)]
     pub per_prompt: PerPrompt,
     /// Median of [`EvalSample::first_divergence`] over the samples that diverge.
-    #[serde(default)]
     pub first_divergence_median: Option<f64>,
     /// Share of samples that repeat themselves: a run of at most 64 tokens at least 4 times in a row, 32
     /// tokens or more.
-    #[serde(default)]
     pub degenerate: Option<f64>,
     /// Upper bound of the autoregressive speed; only in the autoregressive row.
-    #[serde(default)]
     pub memory_floor: Option<MemoryFloor>,
     /// Samples without a response because of an error ([`EvalSample::error`]). They count as wrong answers
     /// and are left out of every figure of speed and fidelity.
@@ -252,7 +242,6 @@ pub struct EvalSample {
     /// The right answer, normalised; `None` if a program checks the response.
     pub expected: Option<String>,
     /// Why the checking program failed.
-    #[serde(default)]
     pub failure: Option<String>,
     /// Decode forwards.
     pub forwards: usize,
@@ -283,13 +272,11 @@ pub struct EvalSample {
     #[serde(default)]
     pub widths: Vec<EvalWidth>,
     /// As [`EvalRow::memory_floor`], measured in the sitting of this sample.
-    #[serde(default)]
     pub memory_floor: Option<MemoryFloor>,
     /// The sitting of this sample, from 1.
     #[serde(default = "one")]
     pub sitting: usize,
     /// Why there is no response.
-    #[serde(default)]
     pub error: Option<String>,
 }
 

@@ -82,10 +82,10 @@ pub struct Manifest {
     /// Whether every prompt is written, skipped or failed.
     pub complete: bool,
     /// Set in the directory of one rank.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: Option<RankEntry>,
     /// Number of ranks whose shards were merged; unset if the directory is not the result of a merge.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub merged_ranks: Option<usize>,
     /// The shards, in order.
     pub shards: Vec<ShardEntry>,

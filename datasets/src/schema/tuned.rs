@@ -222,7 +222,7 @@ pub struct Tuned {
     #[serde(default)]
     pub race: RaceSummary,
     /// The best other decoder, if `decoder` is `ar`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub runner_up: Option<Trial>,
     /// Forward passes by width. Empty if the decoder is not from tuning.
     pub latency: Latency,

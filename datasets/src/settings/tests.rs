@@ -1,4 +1,4 @@
-//! Settings that decide, that differ, and that older versions recorded.
+//! Settings that decide, and that differ.
 
 use serde_json::json;
 
@@ -59,18 +59,6 @@ fn a_value_set_for_a_neutral_key_decides() {
     assert_eq!(lines(&now, &recorded), ["train.save_steps: was other, is digest"]);
     now.set("train.save_steps", None::<u8>);
     assert_eq!(lines(&now, &recorded), ["train.save_steps: was other, is not set"]);
-}
-
-/// Records of older versions: neutral keys, texts without quotes, tables as one value.
-#[test]
-fn records_of_older_versions_are_the_same_settings() {
-    let record = r#"{"train.batch_size": "4", "train.save_steps": "7", "train.schedule": "linear",
-                     "train.weight": "{\"from\":1.0,\"to\":0.5}"}"#;
-    let recorded: RecordedSettings = serde_json::from_str(record).unwrap();
-    let now = Train { weight: json!({"from": 1.0, "to": 0.5}), ..train() }.deciding();
-    assert_eq!(lines(&now, &recorded), [""; 0]);
-    let other = Train { schedule: "cosine", ..train() }.deciding();
-    assert!(lines(&other, &recorded).contains(&"train.schedule: was linear, is cosine".to_owned()));
 }
 
 #[test]

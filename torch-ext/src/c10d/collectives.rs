@@ -67,12 +67,6 @@ unsafe extern "C" {
         share: *mut c_void,
         out: *mut *mut c_void,
     ) -> *mut c_char;
-    fn jacobi_group_broadcast(
-        group: *mut c_void,
-        tensor: *mut c_void,
-        root: c_int,
-        out: *mut *mut c_void,
-    ) -> *mut c_char;
     fn jacobi_group_error(group: *mut c_void) -> *mut c_char;
     fn jacobi_group_abort(group: *mut c_void) -> *mut c_char;
     fn jacobi_group_leave(group: *mut c_void) -> *mut c_char;
@@ -148,16 +142,6 @@ impl Group {
         self.assert_parts(share, whole);
         // SAFETY: as above.
         started(|out| unsafe { jacobi_group_all_gather(self.raw, pointer(whole), pointer(share), out) })
-    }
-
-    /// Replaces `tensor` by that of the process `root`.
-    ///
-    /// # Errors
-    /// A process that has left.
-    pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, CollectiveError> {
-        assert_plain(tensor);
-        // SAFETY: as above.
-        started(|out| unsafe { jacobi_group_broadcast(self.raw, pointer(tensor), root as c_int, out) })
     }
 
     /// The failure of an operation whose [`Pending::wait`] succeeded: on a GPU waiting only orders streams, so that a failure
