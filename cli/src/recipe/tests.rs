@@ -152,9 +152,9 @@ fn the_schema_has_types_defaults_choices_and_descriptions() {
     assert_eq!(schema["properties"]["rounds"]["items"]["properties"]["train"]["type"], "object");
     let key = |section: &str, key: &str| schema["properties"][section]["properties"][key].clone();
     let expected = json!({
-        "description": "Samples per optimizer step.", "type": "integer", "minimum": 0, "default": 4,
+        "description": "Passes over the samples.", "type": "integer", "minimum": 0, "default": 1,
     });
-    assert_eq!(key("train", "batch_size"), expected);
+    assert_eq!(key("train", "epochs"), expected);
     let expected = json!({"description": "Peak learning rate.", "type": "number", "default": 1e-5});
     assert_eq!(key("train", "learning_rate"), expected);
     let limit = key("prompts", "limit");
