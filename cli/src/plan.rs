@@ -6,7 +6,7 @@ use anyhow::Context;
 use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_datasets::{PromptsConfig, RecordedSettings, Responses, Section, Tokenizer, stream_prompts};
 use jacobi_eval::tasks::Task;
-use jacobi_eval::{BaseDecoders, EvalError, EvalModel};
+use jacobi_eval::{EvalError, EvalModel};
 use jacobi_model::{Architecture, digest_of_model};
 use jacobi_trainer::{Init, TrainConfig};
 use serde_json::json;
@@ -183,10 +183,6 @@ fn eval_stage(recipe: &Recipe, run: &RunDir, tokenizer: &Tokenizer) -> anyhow::R
 /// The questions, and how they are asked.
 fn question_settings(recipe: &Recipe) -> anyhow::Result<RecordedSettings> {
     let mut settings = recipe.eval.deciding();
-    // The default is not written out: evaluations have been recorded without it.
-    if recipe.eval.base_decoders == BaseDecoders::All {
-        settings.set("eval.base_decoders", None::<()>);
-    }
     for task in recipe.eval.measured()? {
         let key = format!("eval.questions.{}", task.name);
         let unreadable = || format!("cannot read the questions of task \"{}\"", task.name);

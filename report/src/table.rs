@@ -97,10 +97,10 @@ impl Table {
         };
         let names = Names::of(rows);
         let base = || rows.iter().filter(|row| row.model_role == ModelRole::Base);
-        let (are_both, are_all) = (base().count() > 0, base().any(|row| !row.is_autoregressive()));
-        let is_compared = |row: &&EvalRow| are_all || row.is_autoregressive();
+        let (has_base, has_its_drafts) = (base().count() > 0, base().any(|row| !row.is_autoregressive()));
+        let is_compared = |row: &&EvalRow| has_its_drafts || row.is_autoregressive();
         let trained =
-            rows.iter().filter(|row| are_both && row.model_role != ModelRole::Base).filter(is_compared);
+            rows.iter().filter(|row| has_base && row.model_role != ModelRole::Base).filter(is_compared);
         // A single trained model needs no name.
         let models = trained.clone().map(|row| row.model.as_str()).collect::<BTreeSet<_>>().len();
         let skipped = usize::from(models < 2);

@@ -11,20 +11,6 @@ fn steps_count_partial_batches_and_obey_max_steps() {
     assert_eq!(steps(&TrainConfig { max_steps: Some(5), ..train }, 17), 5);
 }
 
-/// Evaluations have been recorded without it, and go on.
-#[test]
-fn the_decoders_of_the_base_are_recorded_unless_they_are_the_default() {
-    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/quickstart.toml");
-    let settings = |assignments: &[String]| {
-        let mut recipe = Recipe::load(&recipe, assignments).unwrap();
-        recipe.eval.prompts.path =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(&recipe.eval.prompts.path);
-        format!("{:?}", question_settings(&recipe).unwrap())
-    };
-    assert!(!settings(&[]).contains("base_decoders"));
-    assert!(settings(&["eval.base_decoders=ar".to_owned()]).contains("base_decoders"));
-}
-
 #[test]
 fn sizes_read_well() {
     for (count, expected) in

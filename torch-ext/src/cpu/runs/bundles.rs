@@ -1,5 +1,5 @@
-//! Short runs that share calls of the attention kernel. A block of 8 tokens costs a call more time in libtorch than in the
-//! kernel, which takes queries 32 at a time anyway. So neighbouring short runs of one text are attended together: without a
+//! Short runs that share calls of the attention kernel. For a block of 8 tokens libtorch takes longer to make a call than
+//! to compute it, and its kernel takes queries 32 at a time anyway. So neighbouring short runs of one text are attended together: without a
 //! mask over the prefix that all of them see, and with a small one over the keys that only some see.
 
 use std::ops::Range;
