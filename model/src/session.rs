@@ -8,13 +8,14 @@ use std::{
 };
 
 use jacobi_torch_ext::{
-    Graph, PassPlan, Span, argmax, column_ids, keep_freed_memory, linear, linear_argmax, top,
+    Graph, PassPlan, Span, argmax, column_ids, download, keep_freed_memory, linear, linear_argmax, top,
+    upload,
 };
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     AdaptedRows, Adapter, LanguageModel, Place, Predictions, Record, RopeTable, Rows, Session, Transformer,
-    Work, attention::Past, cache::KvCache, fixed::FixedPasses, rope::Rope, token_tensor,
+    Work, attention::Past, cache::KvCache, fixed::FixedPasses, token_tensor,
 };
 
 impl LanguageModel for Transformer {
@@ -186,6 +187,7 @@ impl Session for FixedSession<'_> {
                 head_vh: model.head_weight(),
                 logits_tv: wanted(&found.logits_nv).into(),
                 greedy_t: Some(wanted(&found.greedy_n)),
+                on_host: RefCell::default(),
             });
         }
         let FixedPasses { cache, rope, .. } = self.passes();
@@ -207,7 +209,8 @@ fn forward_any_shape(
 ) -> Box<dyn Predictions> {
     tch::no_grad(|| {
         let tokens: Vec<u32> = work.iter().flat_map(|work| work.rows.tokens()).copied().collect();
-        let tokens_t = token_tensor(&tokens).to_device(model.device());
+        let (mut tokens_t, mut positions_t) = (token_tensor(&tokens), positions(caches, work));
+        upload([&mut tokens_t, &mut positions_t], model.device());
         let mut start = 0;
         let mut spans = Vec::with_capacity(work.len());
         for (at, piece) in work.iter().enumerate() {
@@ -217,7 +220,11 @@ fn forward_any_shape(
             start += piece.rows.len();
         }
         let adapted = adapted_rows(adapter, work);
-        let angles = Angles { caches, table: rope, device: model.device() }.of(work);
+        let angles = match work {
+            // They lie side by side in the table.
+            [only] if only.rows.is_chain() => rope.range(before(caches, only) as i64, only.rows.len() as i64),
+            _ => rope.at(&positions_t),
+        };
         // The caches of all layers have the same shapes and strides.
         let first_layer: Vec<[&Tensor; 2]> = caches.iter().map(|cache| cache.layer(0)).collect();
         let plan = PassPlan::new(model.architecture().heads(), spans, &first_layer);
@@ -227,38 +234,27 @@ fn forward_any_shape(
             head_vh: model.head_weight(),
             logits_tv: OnceCell::new(),
             greedy_t: None,
+            on_host: RefCell::default(),
         });
         predictions
     })
 }
 
-struct Angles<'a> {
-    caches: &'a [&'a KvCache],
-    table: &'a RopeTable,
-    device: Device,
+/// The tokens before the rows.
+fn before(caches: &[&KvCache], work: &Work) -> usize {
+    match work.place {
+        Place::End => caches[work.slot].len(),
+        Place::After(prefix) | Place::Adapted(prefix) => prefix,
+    }
 }
 
-impl Angles<'_> {
-    /// The rotary angles of every row, by its position in its sequence.
-    fn of(&self, work: &[Work]) -> Rope {
-        let before = |work: &Work| match work.place {
-            Place::End => self.caches[work.slot].len(),
-            Place::After(prefix) | Place::Adapted(prefix) => prefix,
-        };
-        if let [work] = work
-            && work.rows.is_chain()
-        {
-            return self.table.range(before(work) as i64, work.rows.len() as i64);
-        }
-        let positions: Vec<i64> = work
-            .iter()
-            .flat_map(|work| {
-                let before = before(work);
-                (0..work.rows.len()).map(move |row| (before + work.rows.depth(row)) as i64)
-            })
-            .collect();
-        self.table.at(&Tensor::from_slice(&positions).to_device(self.device))
-    }
+/// The position of every row in its sequence, int64 `[t]`.
+fn positions(caches: &[&KvCache], work: &[Work]) -> Tensor {
+    let of_work = |work| {
+        let before = before(caches, work);
+        (0..work.rows.len()).map(move |row| (before + work.rows.depth(row)) as i64)
+    };
+    Tensor::from_slice(&work.iter().flat_map(of_work).collect::<Vec<i64>>())
 }
 
 /// The rows of the adapted work, which comes last.
@@ -327,6 +323,9 @@ fn most_stored_rows(device: Device) -> i64 {
     if device == Device::Cpu { 128 } else { 384 }
 }
 
+/// Rows of logits that a sampler's copy from a GPU has, at most.
+const ROWS_PER_COPY: usize = 64;
+
 /// The hidden states of the wanted rows. Their logits are computed when they are needed.
 struct LazyLogits {
     hidden_th: Tensor,
@@ -334,6 +333,8 @@ struct LazyLogits {
     logits_tv: OnceCell<Tensor>,
     /// The most probable tokens, if the pass computed them.
     greedy_t: Option<Tensor>,
+    /// Some rows of logits in the host's memory: the number of the piece, and its rows.
+    on_host: RefCell<Option<(usize, Tensor)>>,
 }
 
 impl LazyLogits {
@@ -375,8 +376,20 @@ impl Predictions for LazyLogits {
     }
 
     fn logits(&self, row: usize) -> Vec<f32> {
-        let row = LazyLogits::logits(self).get(row as i64);
-        let row = row.to_kind(Kind::Float).to_device(tch::Device::Cpu).contiguous();
+        // A sampler asks for one row after the other, and each copy from a GPU waits for it.
+        let piece = row / ROWS_PER_COPY;
+        let mut on_host = self.on_host.borrow_mut();
+        let (_, rows) = match on_host.take().filter(|(at, _)| *at == piece) {
+            Some(found) => on_host.insert(found),
+            None => {
+                let logits = LazyLogits::logits(self);
+                let start = piece * ROWS_PER_COPY;
+                let count = ROWS_PER_COPY.min(logits.size()[0] as usize - start);
+                let copied = download(&logits.narrow(0, start as i64, count as i64));
+                on_host.insert((piece, copied.expect("work of the GPU")))
+            }
+        };
+        let row = rows.get((row % ROWS_PER_COPY) as i64).to_kind(Kind::Float).contiguous();
         Vec::<f32>::try_from(&row).expect("a one-dimensional fp32 tensor")
     }
 }

@@ -44,6 +44,7 @@ pub use gpu::{
     fixed::{FixedRows, FixedView, Shape},
     graph::{Graph, GraphPool},
     packed_runs::KEYS_PER_CALL,
+    transfer::{download, upload},
 };
 pub use heads::HeadShape;
 pub use pass::{PassPlan, Span};

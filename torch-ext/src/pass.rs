@@ -104,6 +104,12 @@ impl Span {
         }
     }
 
+    /// The rows of the span that `row` sees, itself the last.
+    pub(crate) fn path(&self, row: usize) -> impl Iterator<Item = usize> {
+        let depths = self.paths.as_ref().map_or(row + 1, |paths| paths.of(row).len());
+        (0..depths).map(move |depth| self.on_path(row, depth))
+    }
+
     /// The row of the span at `depth` on the path of `row`.
     #[inline(always)]
     pub(crate) fn on_path(&self, row: usize, depth: usize) -> usize {
@@ -116,9 +122,7 @@ impl Span {
         let mut mask = vec![f32::NEG_INFINITY; t * s];
         for (row, mask) in mask.chunks_exact_mut(s).enumerate() {
             mask[..self.cached].fill(0.0);
-            for depth in 0..self.paths.as_ref().map_or(row + 1, |paths| paths.of(row).len()) {
-                mask[self.cached + self.on_path(row, depth)] = 0.0;
-            }
+            self.path(row).for_each(|seen| mask[self.cached + seen] = 0.0);
         }
         Tensor::from_slice(&mask).view([t as i64, s as i64]).to_kind(kind).to_device(device)
     }
@@ -134,7 +138,7 @@ pub struct PassPlan {
 pub(crate) enum Method {
     /// The CPU kernel, by groups of rows.
     Kernel(Vec<RowGroup>),
-    /// libtorch's flash kernel, all spans in one call.
+    /// libtorch's flash kernel, all spans together.
     Flash(PackedSpans),
     /// libtorch's operations, span by span, each with its mask.
     Fallback(Vec<Tensor>),

@@ -8,7 +8,10 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     HeadShape,
     cpu::rotary::rotate_in_place,
-    gpu::varlen::{Sequences, forward, join, masked},
+    gpu::{
+        split_keys::{SplitKeys, parts},
+        varlen::{Sequences, forward, join, masked},
+    },
 };
 
 /// Which row each row of a pass follows.
@@ -26,18 +29,24 @@ pub struct FixedRows {
     kind: FixedKind,
     /// 0, 1, ..: int64 `[n]`.
     offsets: Tensor,
-    /// Tokens before the rows, int32 `[1]`.
-    cached: Tensor,
-    /// Tokens including the rows, int32 `[1]`.
-    used: Tensor,
 }
 
 enum FixedKind {
-    /// Attention to all tokens, including the rows.
-    Chain(Sequences),
+    Chain {
+        /// Attention to all tokens, including the rows.
+        all: Sequences,
+        /// Their number, int32 `[1]`.
+        used: Tensor,
+    },
+    SplitChain {
+        /// Attention to the cached tokens.
+        before: SplitKeys,
+        /// Attention to the rows.
+        own: Sequences,
+    },
     Tree {
         /// Attention to the cached tokens.
-        before: Sequences,
+        before: SplitKeys,
         /// The rows that each row does not see, bool `[n, n]`.
         hidden: Tensor,
     },
@@ -48,25 +57,34 @@ pub struct FixedView<'a> {
     rows: &'a FixedRows,
     /// Where in the cache the rows are written: int64 `[n]`.
     places: Tensor,
-    /// Which rows of a tree each row sees, as an additive mask `[n, n]`.
+    /// Which rows of a tree each row sees, as an additive mask `[1, n, n]`.
     mask: Option<Tensor>,
 }
 
 impl FixedRows {
     /// `rows` rows of a sequence whose cache has room for `capacity` tokens.
     pub fn new(rows: usize, shape: Shape, capacity: usize, device: Device) -> Self {
-        let number = || Tensor::ones([1], (Kind::Int, device));
-        let (cached, used) = (number(), number());
-        let growing = |count: &Tensor| Sequences::growing(rows, capacity, count.shallow_clone());
+        Self::in_parts(parts(rows, capacity), rows, shape, capacity, device)
+    }
+
+    /// The same, with the cached tokens split into `parts`.
+    fn in_parts(parts: usize, rows: usize, shape: Shape, capacity: usize, device: Device) -> Self {
+        let before = || SplitKeys::new(rows, capacity, parts, device);
         let n = rows as i64;
         let kind = match shape {
-            Shape::Chain => FixedKind::Chain(growing(&used)),
+            Shape::Chain if parts == 1 => {
+                let used = Tensor::ones([1], (Kind::Int, device));
+                FixedKind::Chain { all: Sequences::growing(rows, capacity, used.shallow_clone()), used }
+            }
+            Shape::Chain => {
+                FixedKind::SplitChain { before: before(), own: Sequences::packed(&[rows], &[rows], device) }
+            }
             Shape::Tree => FixedKind::Tree {
-                before: growing(&cached),
+                before: before(),
                 hidden: Tensor::ones([n, n], (Kind::Bool, device)).triu(1),
             },
         };
-        Self { rows, kind, offsets: Tensor::arange(n, (Kind::Int64, device)), cached, used }
+        Self { rows, kind, offsets: Tensor::arange(n, (Kind::Int64, device)) }
     }
 
     /// The number of rows.
@@ -89,13 +107,19 @@ impl FixedRows {
 
     /// The rows after `cached` tokens, int64 `[1]`, at least one. This is part of the recorded work.
     pub fn after(&self, cached: &Tensor) -> FixedView<'_> {
-        self.cached.shallow_clone().copy_(cached);
-        self.used.shallow_clone().copy_(&(cached + self.rows as i64));
         let mask = match &self.kind {
-            FixedKind::Chain(_) => None,
-            FixedKind::Tree { hidden, .. } => {
+            FixedKind::Chain { used, .. } => {
+                used.shallow_clone().copy_(&(cached + self.rows as i64));
+                None
+            }
+            FixedKind::SplitChain { before, .. } => {
+                before.set(cached);
+                None
+            }
+            FixedKind::Tree { before, hidden } => {
+                before.set(cached);
                 let zeros = Tensor::zeros(hidden.size().as_slice(), (Kind::Float, hidden.device()));
-                Some(zeros.masked_fill(hidden, f64::NEG_INFINITY))
+                Some(zeros.masked_fill(hidden, f64::NEG_INFINITY).unsqueeze(0))
             }
         };
         FixedView { rows: self, places: &self.offsets + cached, mask }
@@ -123,13 +147,16 @@ impl FixedView<'_> {
     pub fn attend(&self, qkv: &Tensor, heads: HeadShape, [keys, values]: [&Tensor; 2]) -> Tensor {
         let [q, own_keys, own_values] = heads.split(qkv);
         let (k, v) = (keys.transpose(0, 1), values.transpose(0, 1));
-        let (out, _) = match (&self.rows.kind, &self.mask) {
-            (FixedKind::Tree { before, .. }, Some(mask)) => {
-                let before = forward([&q, &k, &v], before, false);
-                join([&before, &masked([&q, &own_keys, &own_values], mask)])
+        let own = [&q, &own_keys, &own_values];
+        let (out, _) = match &self.rows.kind {
+            FixedKind::Chain { all, .. } => forward([&q, &k, &v], all, true),
+            FixedKind::SplitChain { before, own: rows } => {
+                join([&before.attend([&q, &k, &v]), &forward(own, rows, true)])
             }
-            (FixedKind::Chain(stored), _) => forward([&q, &k, &v], stored, true),
-            (FixedKind::Tree { .. }, None) => unreachable!("a tree has a mask"),
+            FixedKind::Tree { before, .. } => {
+                let mask = self.mask.as_ref().expect("a tree has a mask");
+                join([&before.attend([&q, &k, &v]), &masked(own, mask)])
+            }
         };
         out.reshape([self.rows.rows as i64, -1])
     }

@@ -1,7 +1,9 @@
-//! Attention of a decoding pass in one call for all its spans, or in two that are joined where some rows are not written to
-//! their cache: one over the cached keys, one over the keys of the pass.
+//! Attention of a decoding pass in one call for all its spans. Where some rows are not written to their cache, or are those of
+//! trees, in two that are joined: one over the cached keys, one over the keys of the pass. All trees attend to themselves at
+//! once, under masks.
 //!
-//! Legend: n rows of the pass, s keys of all caches, q query heads, h key/value heads, d head width, c capacity.
+//! Legend: n rows of the pass, s keys of all caches, q query heads, h key/value heads, d head width, c capacity, b trees of up
+//! to w rows.
 
 use std::ops::Range;
 
@@ -9,7 +11,10 @@ use tch::{Device, Tensor};
 
 use crate::{
     HeadShape,
-    gpu::varlen::{Sequences, forward, join},
+    gpu::{
+        transfer::upload,
+        varlen::{Averages, Sequences, forward, join, masked},
+    },
     pass::Span,
     storage_place,
 };
@@ -31,11 +36,23 @@ enum KeySource {
     /// All keys, those of the pass among them, are in the caches.
     Caches(Sequences),
     /// Cached keys, and those of the pass in its own rows.
-    CachesAndRows { cached: Sequences, own: Sequences },
+    CachesAndRows { cached: Sequences, own: Sequences, trees: Option<Trees> },
+}
+
+/// The spans that are trees.
+struct Trees {
+    /// Their rows in the pass, `w` of each: a smaller tree repeats its last row. int64 `[b * w]`.
+    padded: Tensor,
+    /// Which of a tree's rows each row sees, additive: fp32 `[b, w, w]`.
+    masks: Tensor,
+    /// Where each row of a tree is in `padded`: int64, one per row.
+    from: Tensor,
+    /// Where it is in the pass: int64, one per row.
+    rows: Tensor,
 }
 
 impl PackedSpans {
-    /// `None` where one call cannot compute it: for trees, and for caches in different storages.
+    /// `None` for caches in different storages.
     pub(crate) fn new(spans: &[Span], caches: &[[&Tensor; 2]], device: Device) -> Option<Self> {
         let keys_of = |at: usize| caches[spans[at].cache][0];
         let places: Vec<_> = (0..spans.len()).map(|at| storage_place(keys_of(at))).collect();
@@ -43,7 +60,7 @@ impl PackedSpans {
         let strides = keys_of(first).stride();
         let alike =
             |at: usize| places[at].storage == places[first].storage && keys_of(at).stride() == strides;
-        if spans.iter().any(Span::is_tree) || !(0..spans.len()).all(alike) {
+        if !(0..spans.len()).all(alike) {
             return None;
         }
         let starts: Vec<usize> = places
@@ -56,28 +73,43 @@ impl PackedSpans {
             spans.iter().zip(&starts).map(|(span, &start)| start..start + count(span)).collect()
         };
         let all_stored = spans.iter().all(|span| !span.uncached);
-        let keys = match all_stored {
-            true => KeySource::Caches(Sequences::new(&rows, &seen(&Span::reach), device)),
+        let keys = match all_stored && !spans.iter().any(Span::is_tree) {
+            true => KeySource::Caches(Sequences::new(&rows, &seen(&Span::reach), Device::Cpu)),
             false => KeySource::CachesAndRows {
-                cached: Sequences::new(&rows, &seen(&|span| span.cached), device),
-                own: Sequences::packed(&rows, &rows, device),
+                cached: Sequences::new(&rows, &seen(&|span| span.cached), Device::Cpu),
+                own: Sequences::packed(&rows, &rows, Device::Cpu),
+                trees: Trees::new(spans, device),
             },
-        };
-        let upload = |numbers: Vec<usize>| {
-            let numbers: Vec<i64> = numbers.into_iter().map(|number| number as i64).collect();
-            Tensor::from_slice(&numbers).to_device(device)
         };
         let stored = spans.iter().zip(&starts).filter_map(|(span, start)| {
             span.stored().map(|tokens| (span.rows.clone(), start + tokens.start..start + tokens.end))
         });
         let (rows, places): (Vec<_>, Vec<_>) = stored.unzip();
-        Some(Self {
+        let mut packed = Self {
             keys,
-            stored: (!all_stored).then(|| upload(rows.into_iter().flatten().collect())),
-            places: upload(places.into_iter().flatten().collect()),
+            stored: (!all_stored).then(|| numbers(rows.into_iter().flatten())),
+            places: numbers(places.into_iter().flatten()),
             first: spans[first].cache,
             tokens: *starts.iter().max()? as i64 + capacity,
-        })
+        };
+        upload(packed.numbers(), device);
+        Some(packed)
+    }
+
+    /// The whole numbers that the device reads.
+    fn numbers(&mut self) -> Vec<&mut Tensor> {
+        let mut numbers: Vec<&mut Tensor> = vec![&mut self.places];
+        numbers.extend(&mut self.stored);
+        match &mut self.keys {
+            KeySource::Caches(all) => numbers.extend(all.numbers()),
+            KeySource::CachesAndRows { cached, own, trees } => {
+                numbers.extend(cached.numbers().chain(own.numbers()));
+                if let Some(Trees { padded, from, rows, .. }) = trees {
+                    numbers.extend([padded, from, rows]);
+                }
+            }
+        }
+        numbers
     }
 
     /// Writes the keys and values of the pass's rows to their places in the caches.
@@ -101,9 +133,13 @@ impl PackedSpans {
         let [keys, values] = caches[self.first].map(|cache| self.all(cache));
         let (out, _) = match &self.keys {
             KeySource::Caches(all) => forward([&q, &keys, &values], all, true),
-            KeySource::CachesAndRows { cached, own } => {
+            KeySource::CachesAndRows { cached, own, trees } => {
                 let cached = forward([&q, &keys, &values], cached, false);
-                join([&cached, &forward([&q, &k, &v], own, true)])
+                let mut own = forward([&q, &k, &v], own, true);
+                if let Some(trees) = trees {
+                    trees.attend([&q, &k, &v], &mut own);
+                }
+                join([&cached, &own])
             }
         };
         out.reshape([qkv.size()[0], -1])
@@ -114,4 +150,43 @@ impl PackedSpans {
         let (size, stride) = (first.size(), first.stride());
         first.as_strided([self.tokens, size[0], size[2]], [stride[1], stride[0], stride[2]], None)
     }
+}
+
+impl Trees {
+    /// Its whole numbers stay on the CPU.
+    fn new(spans: &[Span], device: Device) -> Option<Self> {
+        let trees: Vec<&Span> = spans.iter().filter(|span| span.is_tree()).collect();
+        let width = trees.iter().map(|tree| tree.rows.len()).max()?;
+        let (mut padded, mut from, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        let mut masks = vec![f32::NEG_INFINITY; trees.len() * width * width];
+        for (tree, mask) in trees.iter().zip(masks.chunks_exact_mut(width * width)) {
+            from.extend(padded.len()..padded.len() + tree.rows.len());
+            rows.extend(tree.rows.clone());
+            for (row, mask) in mask.chunks_exact_mut(width).enumerate() {
+                let row = row.min(tree.rows.len() - 1);
+                padded.push(tree.rows.start + row);
+                tree.path(row).for_each(|seen| mask[seen] = 0.0);
+            }
+        }
+        let (b, w) = (trees.len() as i64, width as i64);
+        Some(Self {
+            padded: numbers(padded),
+            masks: Tensor::from_slice(&masks).view([b, w, w]).to_device(device),
+            from: numbers(from),
+            rows: numbers(rows),
+        })
+    }
+
+    /// Replaces the rows of trees in `own`.
+    fn attend(&self, qkv: [&Tensor; 3], (out, log_sums): &mut Averages) {
+        let [q, k, v] = qkv.map(|x| x.index_select(0, &self.padded));
+        let (of_trees, sums) = masked([&q, &k, &v], &self.masks);
+        let _ = out.index_copy_(0, &self.rows, &of_trees.index_select(0, &self.from));
+        let _ = log_sums.index_copy_(1, &self.rows, &sums.index_select(1, &self.from));
+    }
+}
+
+fn numbers(numbers: impl IntoIterator<Item = usize>) -> Tensor {
+    let numbers: Vec<i64> = numbers.into_iter().map(|number| number as i64).collect();
+    Tensor::from_slice(&numbers)
 }

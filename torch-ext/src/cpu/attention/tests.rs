@@ -156,21 +156,41 @@ fn spans_in_one_call_equal_spans_by_themselves() {
             let stored = || vec![Span::chain(2, 0..4, 7), Span::chain(0, 4..5, 20), Span::chain(1, 5..9, 0)];
             let uncached =
                 || vec![Span::uncached(2, 0..4, 7), Span::uncached(2, 4..6, 3), Span::uncached(0, 6..9, 11)];
-            for spans in [stored as fn() -> Vec<Span>, uncached] {
+            // A chain, and trees of different sizes.
+            let trees = || {
+                let tree = |cache, rows: Range<usize>, cached| {
+                    let parents = [None, Some(0), Some(0), Some(1), Some(2)];
+                    Span::tree(cache, rows.clone(), cached, &parents[..rows.len()])
+                };
+                vec![tree(2, 0..5, 7), Span::chain(0, 5..6, 20), tree(1, 6..9, 0)]
+            };
+            for spans in [stored as fn() -> Vec<Span>, uncached, trees] {
+                let own = |span: &Span| {
+                    let [_, keys, values] = heads.split(&qkv);
+                    [keys, values].map(|own| part(&own, 0, &span.rows).transpose(0, 1))
+                };
+                let stored = |span: &Span, caches: [&Tensor; 2]| {
+                    let stored = span.stored()?;
+                    Some(caches.map(|cache| part(cache, 1, &stored)))
+                };
+                for span in spans() {
+                    for (place, own) in
+                        stored(&span, layer(&apart)[span.cache]).into_iter().flatten().zip(own(&span))
+                    {
+                        place.shallow_clone().copy_(&own);
+                    }
+                }
                 let expected = operations(&qkv, heads, spans(), &apart);
                 let [keys, values] = [&keys, &values].map(|x| x.to_device(device).copy());
                 let caches: [Cache; 3] = [0, 1, 2].map(|at| (slots(&keys, at), slots(&values, at)));
-                let (layer, spans, qkv) = (layer(&caches), spans(), qkv.to_device(device));
-                let packed = PackedSpans::new(&spans, &layer, device).expect("no branches, one memory");
-                let found = packed.attend(&qkv, heads, &layer);
+                let (layer, spans, there) = (layer(&caches), spans(), qkv.to_device(device));
+                let packed = PackedSpans::new(&spans, &layer, device).expect("one memory");
+                packed.store(&there, heads, &layer);
+                let found = packed.attend(&there, heads, &layer);
                 assert_close(&found.to_device(Device::Cpu), &expected, "attention");
-                packed.store(&qkv, heads, &layer);
-                let [_, own_keys, own_values] = heads.split(&qkv);
                 for span in &spans {
-                    let Some(stored) = span.stored() else { continue };
-                    for (cache, own) in layer[span.cache].into_iter().zip([&own_keys, &own_values]) {
-                        let own = part(own, 0, &span.rows).transpose(0, 1);
-                        assert!(part(cache, 1, &stored).equal(&own), "{:?}", span.rows);
+                    for (place, own) in stored(span, layer[span.cache]).into_iter().flatten().zip(own(span)) {
+                        assert!(place.to_device(Device::Cpu).equal(&own), "{:?}", span.rows);
                     }
                 }
             }

@@ -16,8 +16,10 @@ fn rows_of_fixed_shape_equal_rows_of_any_shape() {
     let seen: Vec<bool> = paths.iter().flat_map(|path| (0..rows).map(|row| path.contains(&row))).collect();
     for device in devices("rows of fixed shape") {
         for kind in [Kind::Float, Kind::BFloat16] {
-            for shape in [Shape::Chain, Shape::Tree] {
-                let fixed = FixedRows::new(rows, shape, capacity, device);
+            for (shape, parts) in
+                [Shape::Chain, Shape::Tree].into_iter().flat_map(|shape| [(shape, 1), (shape, 4)])
+            {
+                let fixed = FixedRows::in_parts(parts, rows, shape, capacity, device);
                 if shape == Shape::Tree {
                     fixed.set_seen(&seen);
                 }

@@ -143,13 +143,16 @@ fn a_part_without_keys_counts_for_nothing() {
 }
 
 #[test]
-fn a_mask_that_is_causal_is_causal_attention() {
+fn masks_that_are_causal_give_causal_attention() {
     for device in devices("masked attention") {
-        let [q, k, v] = [(); 3].map(|()| random(&[5, 2, 16], Kind::Float, device));
-        let mask = Tensor::full([5, 5], f64::NEG_INFINITY, (Kind::Float, device)).triu(1);
-        let (expected, sums) = forward([&q, &k, &v], &one(5, 0..5, device), true);
-        let found = masked([&q, &k, &v], &mask);
-        assert_close(&found.0, &expected, "attention");
-        assert_close(&found.1, &sums, "log-sum-exps");
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let q = random(&[10, 6, 16], kind, device);
+            let [k, v] = [(); 2].map(|()| random(&[10, 2, 16], kind, device));
+            let mask = Tensor::full([2, 5, 5], f64::NEG_INFINITY, (Kind::Float, device)).triu(1);
+            let (expected, sums) = forward([&q, &k, &v], &Sequences::packed(&[5, 5], &[5, 5], device), true);
+            let found = masked([&q, &k, &v], &mask);
+            assert_close(&found.0, &expected, "attention");
+            assert_close(&found.1, &sums, "log-sum-exps");
+        }
     }
 }
