@@ -6,25 +6,17 @@
 #   flags    names of options without a value; a given flag is set to yes
 #   own_libtorch   non-empty if the script sets up libtorch itself
 # For --help it prints the comment at the top of the script. Then it changes to the root of the checkout, checks the
-# model and limits the instructions if there are such options, sets up libtorch, and defines `say` and `fail`. PYTHON and
-# LLAMA_PYTHON are made absolute if they are set.
-set -euo pipefail
-
-bench=$(basename "$0" .sh)
-say() { echo "$bench: $*"; }
-fail() {
-  echo "$bench: $*" >&2
-  exit 1
-}
+# model and limits the instructions if there are such options, and sets up libtorch.
+source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 while [[ $# -gt 0 ]]; do
   option=${1#--}
   case " ${paths-} | ${values-} | ${flags-} | -h help " in
     *" $option "*) [[ $option == -h || $1 == --* ]] ;;
     *) false ;;
-  esac || fail "unknown argument '$1'; see scripts/$bench.sh --help"
+  esac || fail "unknown argument '$1'; see scripts/$script.sh --help"
   if [[ $option == -h || $option == help ]]; then
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    help
     exit 0
   elif [[ " ${flags-} " == *" $option "* ]]; then
     declare "${option//-/_}=yes"
@@ -37,13 +29,6 @@ while [[ $# -gt 0 ]]; do
   [[ " ${paths-} " != *" $option "* ]] || declare "${option//-/_}=$(realpath -m "$2")"
   shift 2
 done
-for interpreter in PYTHON LLAMA_PYTHON; do
-  [[ -n ${!interpreter+set} ]] || continue
-  found=$(command -v "${!interpreter}") || fail "$interpreter=${!interpreter} is not a program"
-  # Without following symbolic links: a venv's python is one.
-  declare "$interpreter=$(realpath -s "$found")"
-done
-
 # Limits libtorch, oneDNN, MKL and our kernels, which follow libtorch's variable, to the instructions of --isa.
 limit_instructions() {
   local avx512="this processor has no AVX-512"
@@ -58,7 +43,7 @@ limit_instructions() {
   esac
 }
 [[ -z ${isa+set} ]] || limit_instructions
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$root"
 [[ -z ${model+set} || -f $model/config.json ]] ||
   fail "$model has no config.json: run 'python3 scripts/fetch_smollm2.py', or give --model DIR"
 [[ -n ${own_libtorch-} ]] || scripts/setup.sh

@@ -62,7 +62,7 @@ if [[ -n $pack ]]; then
   strip -s -o "$pack" "$binary"
   bytes=$(stat -c %s "$pack")
   ((bytes <= most_bytes)) || fail "$pack has $bytes bytes without symbols, more than $most_bytes"
-  say "written to $pack, $bytes bytes: copy it, this script, scripts/bench-env.sh and scripts/bench_gpu_pytorch.py"
+  say "written to $pack, $bytes bytes: copy it, this script, scripts/bench-env.sh, scripts/script-env.sh and scripts/bench_gpu_pytorch.py"
   exit 0
 fi
 of_shape=()

@@ -7,27 +7,11 @@
 # come stop strings, streamers, pipelines, threads, and the calls that must fall back to stock generate. The file under
 # test is that of this checkout, in a copy of DIR. Needs no libtorch; transformers and torch are installed into .venv of
 # this checkout, once, about 5 GB. To test another version of transformers set PYTHON to an interpreter that has it.
-set -euo pipefail
-
-say() { echo "check-custom-generate: $*"; }
-fail() {
-  echo "check-custom-generate: $*" >&2
-  exit 1
-}
-
-if [[ $# -lt 1 || $# -gt 2 || $1 == -* ]]; then
-  sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  exit 2
-fi
-[[ -f $1/config.json ]] || fail "$1 holds no config.json: give a Hugging Face model directory"
-model=$(cd "$1" && pwd)
+source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
+[[ $# -ge 1 && $# -le 2 && $1 != -* ]] || usage
+model=$(model_directory "$1")
 prompts=${2:+$(realpath "$2")}
-# Made absolute before the directory changes, without following symbolic links: a venv's python is one.
-if [[ -n ${PYTHON+set} ]]; then
-  found=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON is not a program"
-  PYTHON=$(realpath -s "$found")
-fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$root"
 
 source scripts/transformers-env.sh
 work=$(mktemp -d)

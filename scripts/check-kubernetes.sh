@@ -8,24 +8,16 @@
 #
 # The validator is installed once into a virtual environment outside the checkout: JACOBI_CHECK_VENV, or check-kubernetes in
 # the user's cache directory. JACOBI names a built binary; without it one is built.
-set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 readonly PACKAGES=(kubernetes-validate==1.37.0)
-if [[ $# -gt 1 || ${1:-1} == -* ]]; then
-  sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  exit 2
-fi
+[[ $# -le 1 && ${1:-1} != -* ]] || usage
 versions=("${1:-1.28}")
 [[ $# != 0 ]] || versions+=(1.36)
-[[ -z ${JACOBI+set} ]] || JACOBI=$(realpath -s "$(command -v "$JACOBI")")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-[[ -n ${JACOBI+set} ]] || { cargo build --release --locked --bin jacobi && JACOBI=$PWD/target/release/jacobi; }
+cd "$root"
+find_jacobi
 venv=${JACOBI_CHECK_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/jacobi/check-kubernetes}
-if [[ ! -f $venv/stamp || $(<"$venv/stamp") != "${PACKAGES[*]}" ]]; then
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check "${PACKAGES[@]}"
-  echo "${PACKAGES[*]}" >"$venv/stamp"
-fi
+install_once "$venv" "${PACKAGES[@]}"
 for version in "${versions[@]}"; do
   "$venv/bin/kubernetes-validate" --strict -k "$version" scripts/launch.yaml scripts/launch-generate.yaml
 done
-exec "$venv/bin/python" scripts/check_kubernetes.py "$JACOBI"
+exec "$venv/bin/python" scripts/check_kubernetes.py "$jacobi"

@@ -6,16 +6,12 @@
 #   scripts/check-ranks.sh RANKS torchrun  by torchrun; TORCHRUN may name the program
 #
 # JACOBI names a built binary; without it one is built.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
+cd "$root"
 ranks=${1:-4}
 launcher=${2:-nproc}
-if [[ ! $ranks =~ ^[1-9][0-9]*$ || ($launcher != nproc && $launcher != torchrun) ]]; then
-  sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  exit 2
-fi
-jacobi=${JACOBI-target/release/jacobi}
-[[ -n ${JACOBI+set} ]] || cargo build --release --locked --bin jacobi
+[[ $ranks =~ ^[1-9][0-9]*$ && ($launcher == nproc || $launcher == torchrun) ]] || usage
+find_jacobi
 export OMP_NUM_THREADS=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -9,18 +9,11 @@
 #
 # Needs python3 and Chromium (CHROMIUM, or one on the path: apt install chromium); installs nothing. PROMPT and
 # MAX_TOKENS change the request, JACOBI_API_KEY is typed into the page's field, SECONDS_MAX (300) limits each wait.
-set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
-if [[ $# -lt 1 || $# -gt 2 || $1 != http*://* ]]; then
-  sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  exit 2
-fi
-scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+[[ $# -ge 1 && $# -le 2 && $1 == http*://* ]] || usage
 for name in "${CHROMIUM-}" chromium chromium-browser google-chrome; do
   [[ -n $name ]] && browser=$(command -v "$name") && break
 done
-[[ -n ${browser-} ]] || {
-  echo "check-serve-page: no Chromium found: apt install chromium, or set CHROMIUM to its path" >&2
-  exit 1
-}
-exec python3 "$scripts/check_serve_page.py" "$browser" "$@"
+[[ -n ${browser-} ]] || fail "no Chromium found: apt install chromium, or set CHROMIUM to its path"
+exec python3 "$root/scripts/check_serve_page.py" "$browser" "$@"

@@ -13,22 +13,11 @@
 #
 # Takes 3 minutes on 2 cores. vLLM and transformers are installed outside the checkout, once: scripts/serving-env.sh.
 # JACOBI names a built binary; without it one is built.
-set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
-say() { echo "check-serving: $*"; }
-fail() {
-  echo "check-serving: $*" >&2
-  exit 1
-}
-
-if [[ $# -lt 1 || $1 == -* ]]; then
-  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  exit 2
-fi
-[[ -f $1/config.json ]] || fail "$1 holds no config.json: give a Hugging Face model directory"
+[[ $# -ge 1 && $1 != -* ]] || usage
 command="scripts/check-serving.sh $*"
-# Made absolute before the directory changes.
-model=$(cd "$1" && pwd)
+model=$(model_directory "$1")
 shift
 prompts=
 if [[ $# -gt 0 && $1 != -* ]]; then
@@ -36,11 +25,7 @@ if [[ $# -gt 0 && $1 != -* ]]; then
   prompts=$(realpath "$1")
   shift
 fi
-if [[ -n ${JACOBI+set} ]]; then
-  found=$(command -v "$JACOBI") || fail "JACOBI=$JACOBI is not a program"
-  JACOBI=$(realpath -s "$found")
-fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$root"
 prompts=${prompts:-datasets/default/prompts-test.jsonl}
 
 source scripts/serving-env.sh
@@ -49,8 +34,7 @@ export OMP_WAIT_POLICY=passive
 if [[ ${1-} == --features ]]; then
   exec "$python" scripts/check_serving_features.py "$model" "$prompts" "${@:2}"
 fi
-jacobi=${JACOBI-target/release/jacobi}
-[[ -n ${JACOBI+set} ]] || cargo build --release --locked --bin jacobi
+find_jacobi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$python" scripts/check_serving.py "$model" "$prompts" --jacobi "$jacobi" --work "$work" \

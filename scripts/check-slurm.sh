@@ -7,24 +7,19 @@
 #
 # Needs root, and Debian's packages: apt install slurm-wlm munge. Nothing of a Slurm that is installed is used or changed.
 # JACOBI names a built binary; without it one is built.
-set -euo pipefail
-say() { echo "check-slurm: $*"; }
+source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 fail() {
   echo "check-slurm: $*" >&2
   tail -n 20 "$work"/*.log "$work"/*.out >&2 || true
   exit 1
 }
-if [[ $# != 0 ]]; then
-  sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  exit 2
-fi
+[[ $# == 0 ]] || usage
 for program in munged slurmctld slurmd sbatch; do
   command -v "$program" >/dev/null || { echo "check-slurm: $program is missing: apt install slurm-wlm munge" >&2; exit 1; }
 done
-[[ -z ${JACOBI+set} ]] || JACOBI=$(realpath -s "$(command -v "$JACOBI")")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-[[ -n ${JACOBI+set} ]] || { cargo build --release --locked --bin jacobi && JACOBI=$PWD/target/release/jacobi; }
-export JACOBI
+cd "$root"
+find_jacobi
+export JACOBI=$jacobi
 
 work=$(mktemp -d)
 daemons=()

@@ -5,21 +5,14 @@
 #
 # Prints the number of points per metric and PASS or FAIL. The `tensorboard` package is installed into .venv of this
 # checkout, once; if PYTHON is set, that interpreter is used instead and needs the package.
-set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
-if [[ $# -ne 1 || $1 == -* ]]; then
-  sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  exit 2
-fi
-[[ -f $1/metrics.jsonl ]] || {
-  echo "check-tensorboard: $1 holds no metrics.jsonl: give the directory of a round" >&2
-  exit 1
-}
-scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python=${PYTHON-$scripts/../.venv/bin/python}
+[[ $# == 1 && $1 != -* ]] || usage
+[[ -f $1/metrics.jsonl ]] || fail "$1 holds no metrics.jsonl: give the directory of a round"
+python=${PYTHON-$root/.venv/bin/python}
 if [[ -z ${PYTHON+set} ]] && ! "$python" -c 'import tensorboard' 2>/dev/null; then
-  echo "check-tensorboard: installing tensorboard into .venv, once"
-  [[ -x $python ]] || python3 -m venv "$scripts/../.venv"
+  say "installing tensorboard into .venv, once"
+  [[ -x $python ]] || python3 -m venv "$root/.venv"
   "$python" -m pip install --quiet --disable-pip-version-check tensorboard
 fi
-"$python" "$scripts/check_tensorboard.py" "$1"
+"$python" "$root/scripts/check_tensorboard.py" "$1"

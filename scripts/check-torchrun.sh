@@ -6,15 +6,11 @@
 #   scripts/check-torchrun.sh
 #
 # TORCHRUN may name the program of a torch 2.11. JACOBI names a built binary; without it one is built.
-set -euo pipefail
-if [[ $# != 0 ]]; then
-  sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  exit 2
-fi
-[[ -z ${JACOBI+set} ]] || JACOBI=$(realpath -s "$(command -v "$JACOBI")")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-[[ -n ${JACOBI+set} ]] || { cargo build --release --locked --bin jacobi && JACOBI=$PWD/target/release/jacobi; }
-export JACOBI OMP_NUM_THREADS=1
+source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
+[[ $# == 0 ]] || usage
+cd "$root"
+find_jacobi
+export JACOBI=$jacobi OMP_NUM_THREADS=1
 work=$(mktemp -d)
 started=()
 trap '[[ ${#started[@]} == 0 ]] || kill "${started[@]}" 2>/dev/null || true; rm -rf "$work"' EXIT

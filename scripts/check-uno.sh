@@ -7,31 +7,14 @@
 # tokens per cycle must agree within 2 %, or two standard errors, since each side draws noise of its own. LIMIT (100) prompts
 # of PROMPTS, JSONL with "prompt". transformers and torch are installed into .venv once (about 5 GB) and PEFT into it;
 # PYTHON names another interpreter that has them, JACOBI a built binary.
-set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
-say() { echo "check-uno: $*"; }
-fail() {
-  echo "check-uno: $*" >&2
-  exit 1
-}
-
-if [[ $# -lt 3 || $1 == -* ]]; then
-  sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  exit 2
-fi
+[[ $# -ge 3 && $1 != -* ]] || usage
 [[ -f $1/adapter_config.json ]] || fail "$1 holds no adapter_config.json: give an adapter that jacobi exported"
 [[ -f $2/config.json ]] || fail "$2 holds no config.json: give the adapter's base model"
 [[ -f $3 ]] || fail "$3 does not exist: give a JSONL file of prompts"
 adapter=$(cd "$1" && pwd) base=$(cd "$2" && pwd) prompts=$(realpath "$3")
-if [[ -n ${PYTHON+set} ]]; then
-  found=$(command -v "$PYTHON") || fail "PYTHON=$PYTHON is not a program"
-  PYTHON=$(realpath -s "$found")
-fi
-if [[ -n ${JACOBI+set} ]]; then
-  found=$(command -v "$JACOBI") || fail "JACOBI=$JACOBI is not a program"
-  JACOBI=$(realpath -s "$found")
-fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$root"
 
 source scripts/transformers-env.sh
 if ! "$python" -c "import peft" 2>/dev/null; then
@@ -39,7 +22,6 @@ if ! "$python" -c "import peft" 2>/dev/null; then
   say "installing peft into .venv"
   "$python" -m pip install --quiet --disable-pip-version-check "peft==0.21.2"
 fi
-jacobi=${JACOBI-target/release/jacobi}
-[[ -n ${JACOBI+set} ]] || cargo build --release --locked --bin jacobi
+find_jacobi
 "$python" scripts/check_uno.py "$adapter" "$base" "$prompts" --jacobi "$jacobi" \
   --limit "${4-100}" --block-size "${5-8}" --max-new-tokens "${6-64}"

@@ -5,21 +5,14 @@
 #   scripts/check-wheel.sh [arguments of scripts/build-wheel.sh]
 #
 # Takes minutes, and 5 GB below TMPDIR while it runs, because pip downloads PyPI's torch with the CUDA libraries.
-set -euo pipefail
-
-say() { echo "check-wheel: $*"; }
-fail() {
-  echo "check-wheel: $*" >&2
-  exit 1
-}
+source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 if [[ ${1-} == -h || ${1-} == --help ]]; then
-  sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  help
   exit 0
 fi
-scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-"$scripts/build-wheel.sh" "$@"
-wheel=$(ls -t "$scripts"/../dist/*.whl | head -1)
+"$root/scripts/build-wheel.sh" "$@"
+wheel=$(ls -t "$root"/dist/*.whl | head -1)
 
 built=$SECONDS
 work=$(mktemp -d)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sourced by scripts that run vLLM and transformers, from the root of the checkout, after they defined say and fail. Sets
+# Sourced by scripts that run vLLM and transformers, from the root of the checkout, after script-env.sh. Sets
 # `python` to an interpreter that has both and the package of python/. The virtual environment is outside the checkout, in
 # JACOBI_SERVING_VENV or jacobi/serving-venv of the user's cache, and is made once: 5.9 GB, of which 2.7 are the CUDA
 # libraries of PyPI's torch. The package of python/ is installed each time, in seconds.
