@@ -2,6 +2,7 @@
 //!
 //! Legend: l layers, h key/value heads, c capacity, d head width.
 
+use jacobi_torch_ext::upload;
 use tch::{Device, Kind, Tensor};
 
 use crate::Architecture;
@@ -79,7 +80,8 @@ impl KvCache {
         let in_place = rows.iter().enumerate().take_while(|(at, row)| at == *row).count();
         let moved: Vec<i64> = rows[in_place..].iter().map(|row| (self.len + row) as i64).collect();
         if !moved.is_empty() {
-            let from = Tensor::from_slice(&moved).to_device(self.storage.device());
+            let mut from = Tensor::from_slice(&moved);
+            upload([&mut from], self.storage.device());
             let target = self.storage.narrow(2, (self.len + in_place) as i64, moved.len() as i64);
             tch::no_grad(|| target.shallow_clone().copy_(&self.storage.index_select(2, &from)));
         }

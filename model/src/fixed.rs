@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use jacobi_torch_ext::{FixedRows, Graph, GraphPool, Shape};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::{Record, RopeTable, Rows, Transformer, attention::Past, cache::KvCache, graphs};
 
@@ -53,7 +53,7 @@ impl FixedPasses {
         let mut fixed = Self { passes: HashMap::new(), pool: GraphPool::default(), cache, rope };
         // The widest first: narrower ones find room in the memory that its intermediate results used.
         for (width, shape) in WIDTHS.into_iter().rev().flat_map(|n| [(n, Shape::Chain), (n, Shape::Tree)]) {
-            let mut pass = FixedPass::new(width, shape, capacity, model.device());
+            let mut pass = FixedPass::new(model, width, shape, capacity);
             if graphs::are_on() {
                 tch::no_grad(|| pass.record(model, &fixed, record));
             }
@@ -90,11 +90,18 @@ fn with_padding(capacity: usize) -> usize {
 }
 
 impl FixedPass {
-    fn new(width: usize, shape: Shape, capacity: usize, device: Device) -> Self {
+    fn new(model: &Transformer, width: usize, shape: Shape, capacity: usize) -> Self {
+        let device = model.device();
         let input = Tensor::zeros([2 * width as i64 + 1], (Kind::Int64, device));
         // A pass has cached tokens; those of the recording are zeros.
         let _ = input.get(2 * width as i64).fill_(1);
-        Self { graph: None, rows: FixedRows::new(width, shape, capacity, device), input, output: None }
+        let cache_of = (model.architecture().heads(), model.kind());
+        Self {
+            graph: None,
+            rows: FixedRows::new(width, shape, capacity, cache_of, device),
+            input,
+            output: None,
+        }
     }
 
     /// Padding rows follow the last row and repeat its token.

@@ -5,6 +5,7 @@
 use std::{
     borrow::Borrow,
     cell::{OnceCell, RefCell},
+    collections::HashMap,
 };
 
 use jacobi_torch_ext::{
@@ -209,8 +210,7 @@ fn forward_any_shape(
 ) -> Box<dyn Predictions> {
     tch::no_grad(|| {
         let tokens: Vec<u32> = work.iter().flat_map(|work| work.rows.tokens()).copied().collect();
-        let (mut tokens_t, mut positions_t) = (token_tensor(&tokens), positions(caches, work));
-        upload([&mut tokens_t, &mut positions_t], model.device());
+        let mut tokens_t = token_tensor(&tokens);
         let mut start = 0;
         let mut spans = Vec::with_capacity(work.len());
         for (at, piece) in work.iter().enumerate() {
@@ -222,8 +222,15 @@ fn forward_any_shape(
         let adapted = adapted_rows(adapter, work);
         let angles = match work {
             // They lie side by side in the table.
-            [only] if only.rows.is_chain() => rope.range(before(caches, only) as i64, only.rows.len() as i64),
-            _ => rope.at(&positions_t),
+            [only] if only.rows.is_chain() => {
+                upload([&mut tokens_t], model.device());
+                rope.range(tokens_before(caches, only) as i64, only.rows.len() as i64)
+            }
+            _ => {
+                let mut positions_t = positions(caches, work);
+                upload([&mut tokens_t, &mut positions_t], model.device());
+                rope.at(&positions_t)
+            }
         };
         // The caches of all layers have the same shapes and strides.
         let first_layer: Vec<[&Tensor; 2]> = caches.iter().map(|cache| cache.layer(0)).collect();
@@ -241,7 +248,7 @@ fn forward_any_shape(
 }
 
 /// The tokens before the rows.
-fn before(caches: &[&KvCache], work: &Work) -> usize {
+fn tokens_before(caches: &[&KvCache], work: &Work) -> usize {
     match work.place {
         Place::End => caches[work.slot].len(),
         Place::After(prefix) | Place::Adapted(prefix) => prefix,
@@ -251,7 +258,7 @@ fn before(caches: &[&KvCache], work: &Work) -> usize {
 /// The position of every row in its sequence, int64 `[t]`.
 fn positions(caches: &[&KvCache], work: &[Work]) -> Tensor {
     let of_work = |work| {
-        let before = before(caches, work);
+        let before = tokens_before(caches, work);
         (0..work.rows.len()).map(move |row| (before + work.rows.depth(row)) as i64)
     };
     Tensor::from_slice(&work.iter().flat_map(of_work).collect::<Vec<i64>>())
@@ -323,8 +330,8 @@ fn most_stored_rows(device: Device) -> i64 {
     if device == Device::Cpu { 128 } else { 384 }
 }
 
-/// Rows of logits that a sampler's copy from a GPU has, at most.
-const ROWS_PER_COPY: usize = 64;
+/// Rows of logits that are copied from a GPU together, for a sampler.
+const ROWS_PER_COPY: usize = 16;
 
 /// The hidden states of the wanted rows. Their logits are computed when they are needed.
 struct LazyLogits {
@@ -333,8 +340,8 @@ struct LazyLogits {
     logits_tv: OnceCell<Tensor>,
     /// The most probable tokens, if the pass computed them.
     greedy_t: Option<Tensor>,
-    /// Some rows of logits in the host's memory: the number of the piece, and its rows.
-    on_host: RefCell<Option<(usize, Tensor)>>,
+    /// Rows of logits in the host's memory, by the first of each piece.
+    on_host: RefCell<HashMap<usize, Tensor>>,
 }
 
 impl LazyLogits {
@@ -377,19 +384,13 @@ impl Predictions for LazyLogits {
 
     fn logits(&self, row: usize) -> Vec<f32> {
         // A sampler asks for one row after the other, and each copy from a GPU waits for it.
-        let piece = row / ROWS_PER_COPY;
+        let logits = LazyLogits::logits(self);
+        let start = row - row % ROWS_PER_COPY;
+        let count = ROWS_PER_COPY.min(logits.size()[0] as usize - start);
+        let copy = || download(&logits.narrow(0, start as i64, count as i64)).expect("work of the GPU");
         let mut on_host = self.on_host.borrow_mut();
-        let (_, rows) = match on_host.take().filter(|(at, _)| *at == piece) {
-            Some(found) => on_host.insert(found),
-            None => {
-                let logits = LazyLogits::logits(self);
-                let start = piece * ROWS_PER_COPY;
-                let count = ROWS_PER_COPY.min(logits.size()[0] as usize - start);
-                let copied = download(&logits.narrow(0, start as i64, count as i64));
-                on_host.insert((piece, copied.expect("work of the GPU")))
-            }
-        };
-        let row = rows.get((row % ROWS_PER_COPY) as i64).to_kind(Kind::Float).contiguous();
+        let rows = on_host.entry(start).or_insert_with(copy);
+        let row = rows.get((row - start) as i64).to_kind(Kind::Float).contiguous();
         Vec::<f32>::try_from(&row).expect("a one-dimensional fp32 tensor")
     }
 }

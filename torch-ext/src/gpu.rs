@@ -6,6 +6,5 @@ pub(crate) mod fixed;
 pub(crate) mod graph;
 pub(crate) mod packed_runs;
 pub(crate) mod packed_spans;
-pub(crate) mod split_keys;
 pub(crate) mod transfer;
 pub(crate) mod varlen;

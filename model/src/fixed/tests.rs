@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jacobi_torch_ext::GpuError;
+use tch::Device;
 
 use super::*;
 use crate::{DecodingModel, Dtype, LanguageModel, Place, Session, Work, set_graphs};

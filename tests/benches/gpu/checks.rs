@@ -122,9 +122,14 @@ fn training_agrees(subject: &Subject, dtype: Dtype) -> anyhow::Result<String> {
 fn all_recorded(subject: &Subject) -> anyhow::Result<String> {
     static FAILED: OnceLock<String> = OnceLock::new();
     set_graphs(true, |text| drop(FAILED.set(text.to_owned())));
-    let model = subject.on(Dtype::Bfloat16, subject.device)?;
-    let recording = DecodingModel::with_fixed_shapes(&model);
-    drop(recording.session(1, 64));
+    for dtype in [Dtype::Bfloat16, Dtype::Float32] {
+        let model = subject.on(dtype, subject.device)?;
+        let recording = DecodingModel::with_fixed_shapes(&model);
+        // Behind a longer text attention has other parts.
+        for capacity in [64, 2000] {
+            drop(recording.session(1, capacity));
+        }
+    }
     match FAILED.get() {
         Some(text) => bail!("{}: {text}", subject.name),
         None if subject.device == Device::Cpu => Ok("a CPU records nothing".to_owned()),

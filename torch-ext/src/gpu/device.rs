@@ -120,6 +120,14 @@ impl Timestamp {
         }
     }
 
+    /// Waits for this moment.
+    ///
+    /// # Errors
+    /// Work that failed.
+    pub fn wait(&self) -> Result<(), GpuError> {
+        self.since(self).map(drop)
+    }
+
     /// Waits for this moment; the seconds since `earlier`.
     ///
     /// # Errors

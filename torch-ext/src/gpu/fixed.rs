@@ -8,10 +8,7 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     HeadShape,
     cpu::rotary::rotate_in_place,
-    gpu::{
-        split_keys::{SplitKeys, parts},
-        varlen::{Sequences, forward, join, masked},
-    },
+    gpu::varlen::{Sequences, forward, forward_shared, has_kernel, join, masked},
 };
 
 /// Which row each row of a pass follows.
@@ -23,30 +20,27 @@ pub enum Shape {
     Tree,
 }
 
+/// Behind caches with less room, joining the two parts of split attention takes longer than splitting saves, by estimate.
+const LEAST_CAPACITY: usize = 4096;
+
 /// The rows of a pass of fixed shape.
 pub struct FixedRows {
     rows: usize,
     kind: FixedKind,
     /// 0, 1, ..: int64 `[n]`.
     offsets: Tensor,
+    /// How many tokens the first part of attention sees: int32 `[1]`.
+    seen: Tensor,
 }
 
 enum FixedKind {
-    Chain {
-        /// Attention to all tokens, including the rows.
-        all: Sequences,
-        /// Their number, int32 `[1]`.
-        used: Tensor,
-    },
-    SplitChain {
-        /// Attention to the cached tokens.
-        before: SplitKeys,
-        /// Attention to the rows.
-        own: Sequences,
-    },
+    /// Attention to all tokens, including the rows.
+    Chain(Sequences),
+    /// Attention to the cached tokens, and to the rows.
+    SplitChain { before: Sequences, own: Sequences },
     Tree {
         /// Attention to the cached tokens.
-        before: SplitKeys,
+        before: Sequences,
         /// The rows that each row does not see, bool `[n, n]`.
         hidden: Tensor,
     },
@@ -62,29 +56,30 @@ pub struct FixedView<'a> {
 }
 
 impl FixedRows {
-    /// `rows` rows of a sequence whose cache has room for `capacity` tokens.
-    pub fn new(rows: usize, shape: Shape, capacity: usize, device: Device) -> Self {
-        Self::in_parts(parts(rows, capacity), rows, shape, capacity, device)
+    /// `rows` rows of a sequence whose cache has room for `capacity` tokens, of this dtype and these heads.
+    pub fn new(rows: usize, shape: Shape, capacity: usize, of: (HeadShape, Kind), device: Device) -> Self {
+        let (heads, kind) = of;
+        // Of a single row the kernel splits the keys anyway, if heads share them.
+        let splits = rows > 1 && capacity >= LEAST_CAPACITY && has_kernel(kind, device, heads.width as i64);
+        Self::splitting(splits, rows, shape, capacity, device)
     }
 
-    /// The same, with the cached tokens split into `parts`.
-    fn in_parts(parts: usize, rows: usize, shape: Shape, capacity: usize, device: Device) -> Self {
-        let before = || SplitKeys::new(rows, capacity, parts, device);
+    /// The same. With `splits`, a chain attends to cached tokens and to its rows in different calls.
+    fn splitting(splits: bool, rows: usize, shape: Shape, capacity: usize, device: Device) -> Self {
+        let seen = Tensor::ones([1], (Kind::Int, device));
+        let before = || Sequences::growing(1, capacity, seen.shallow_clone());
         let n = rows as i64;
         let kind = match shape {
-            Shape::Chain if parts == 1 => {
-                let used = Tensor::ones([1], (Kind::Int, device));
-                FixedKind::Chain { all: Sequences::growing(rows, capacity, used.shallow_clone()), used }
-            }
-            Shape::Chain => {
+            Shape::Chain if splits => {
                 FixedKind::SplitChain { before: before(), own: Sequences::packed(&[rows], &[rows], device) }
             }
+            Shape::Chain => FixedKind::Chain(Sequences::growing(rows, capacity, seen.shallow_clone())),
             Shape::Tree => FixedKind::Tree {
                 before: before(),
                 hidden: Tensor::ones([n, n], (Kind::Bool, device)).triu(1),
             },
         };
-        Self { rows, kind, offsets: Tensor::arange(n, (Kind::Int64, device)) }
+        Self { rows, kind, offsets: Tensor::arange(n, (Kind::Int64, device)), seen }
     }
 
     /// The number of rows.
@@ -107,17 +102,13 @@ impl FixedRows {
 
     /// The rows after `cached` tokens, int64 `[1]`, at least one. This is part of the recorded work.
     pub fn after(&self, cached: &Tensor) -> FixedView<'_> {
+        match &self.kind {
+            FixedKind::Chain(_) => self.seen.shallow_clone().copy_(&(cached + self.rows as i64)),
+            FixedKind::SplitChain { .. } | FixedKind::Tree { .. } => self.seen.shallow_clone().copy_(cached),
+        }
         let mask = match &self.kind {
-            FixedKind::Chain { used, .. } => {
-                used.shallow_clone().copy_(&(cached + self.rows as i64));
-                None
-            }
-            FixedKind::SplitChain { before, .. } => {
-                before.set(cached);
-                None
-            }
-            FixedKind::Tree { before, hidden } => {
-                before.set(cached);
+            FixedKind::Chain(_) | FixedKind::SplitChain { .. } => None,
+            FixedKind::Tree { hidden, .. } => {
                 let zeros = Tensor::zeros(hidden.size().as_slice(), (Kind::Float, hidden.device()));
                 Some(zeros.masked_fill(hidden, f64::NEG_INFINITY).unsqueeze(0))
             }
@@ -147,16 +138,16 @@ impl FixedView<'_> {
     pub fn attend(&self, qkv: &Tensor, heads: HeadShape, [keys, values]: [&Tensor; 2]) -> Tensor {
         let [q, own_keys, own_values] = heads.split(qkv);
         let (k, v) = (keys.transpose(0, 1), values.transpose(0, 1));
-        let own = [&q, &own_keys, &own_values];
-        let (out, _) = match &self.rows.kind {
-            FixedKind::Chain { all, .. } => forward([&q, &k, &v], all, true),
-            FixedKind::SplitChain { before, own: rows } => {
-                join([&before.attend([&q, &k, &v]), &forward(own, rows, true)])
+        let (cached, own) = ([&q, &k, &v], [&q, &own_keys, &own_values]);
+        let (out, _) = match (&self.rows.kind, &self.mask) {
+            (FixedKind::Chain(all), _) => forward(cached, all, true),
+            (FixedKind::SplitChain { before, own: rows }, _) => {
+                join([&forward_shared(cached, before), &forward(own, rows, true)])
             }
-            FixedKind::Tree { before, .. } => {
-                let mask = self.mask.as_ref().expect("a tree has a mask");
-                join([&before.attend([&q, &k, &v]), &masked(own, mask)])
+            (FixedKind::Tree { before, .. }, Some(mask)) => {
+                join([&forward_shared(cached, before), &masked(own, mask)])
             }
+            (FixedKind::Tree { .. }, None) => unreachable!("a tree has a mask"),
         };
         out.reshape([self.rows.rows as i64, -1])
     }

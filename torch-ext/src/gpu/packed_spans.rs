@@ -1,18 +1,18 @@
 //! Attention of a decoding pass in one call for all its spans. Where some rows are not written to their cache, or are those of
-//! trees, in two that are joined: one over the cached keys, one over the keys of the pass. All trees attend to themselves at
-//! once, under masks.
+//! trees, in two that are joined: one over the cached keys, one over the keys of the pass. Trees of about the same
+//! size attend to themselves at once, under masks.
 //!
 //! Legend: n rows of the pass, s keys of all caches, q query heads, h key/value heads, d head width, c capacity, b trees of up
 //! to w rows.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use tch::{Device, Tensor};
 
 use crate::{
     HeadShape,
     gpu::{
-        transfer::upload,
+        transfer::{send, upload},
         varlen::{Averages, Sequences, forward, join, masked},
     },
     pass::Span,
@@ -36,10 +36,10 @@ enum KeySource {
     /// All keys, those of the pass among them, are in the caches.
     Caches(Sequences),
     /// Cached keys, and those of the pass in its own rows.
-    CachesAndRows { cached: Sequences, own: Sequences, trees: Option<Trees> },
+    CachesAndRows { cached: Sequences, own: Sequences, trees: Vec<Trees> },
 }
 
-/// The spans that are trees.
+/// Trees of about the same size.
 struct Trees {
     /// Their rows in the pass, `w` of each: a smaller tree repeats its last row. int64 `[b * w]`.
     padded: Tensor,
@@ -78,7 +78,7 @@ impl PackedSpans {
             false => KeySource::CachesAndRows {
                 cached: Sequences::new(&rows, &seen(&|span| span.cached), Device::Cpu),
                 own: Sequences::packed(&rows, &rows, Device::Cpu),
-                trees: Trees::new(spans, device),
+                trees: Trees::by_size(spans, device),
             },
         };
         let stored = spans.iter().zip(&starts).filter_map(|(span, start)| {
@@ -104,7 +104,7 @@ impl PackedSpans {
             KeySource::Caches(all) => numbers.extend(all.numbers()),
             KeySource::CachesAndRows { cached, own, trees } => {
                 numbers.extend(cached.numbers().chain(own.numbers()));
-                if let Some(Trees { padded, from, rows, .. }) = trees {
+                for Trees { padded, from, rows, .. } in trees {
                     numbers.extend([padded, from, rows]);
                 }
             }
@@ -135,10 +135,9 @@ impl PackedSpans {
             KeySource::Caches(all) => forward([&q, &keys, &values], all, true),
             KeySource::CachesAndRows { cached, own, trees } => {
                 let cached = forward([&q, &keys, &values], cached, false);
+                // The rows of trees too, as if they were chains; their results are replaced.
                 let mut own = forward([&q, &k, &v], own, true);
-                if let Some(trees) = trees {
-                    trees.attend([&q, &k, &v], &mut own);
-                }
+                trees.iter().for_each(|trees| trees.attend([&q, &k, &v], &mut own));
                 join([&cached, &own])
             }
         };
@@ -153,10 +152,18 @@ impl PackedSpans {
 }
 
 impl Trees {
+    /// The trees among the spans, those whose sizes round up to the same power of two together, so that a large one does not
+    /// widen many small ones.
+    fn by_size(spans: &[Span], device: Device) -> Vec<Self> {
+        let mut by_size = BTreeMap::<usize, Vec<&Span>>::new();
+        for tree in spans.iter().filter(|span| span.is_tree()) {
+            by_size.entry(tree.rows.len().next_power_of_two()).or_default().push(tree);
+        }
+        by_size.into_iter().map(|(width, trees)| Self::new(&trees, width, device)).collect()
+    }
+
     /// Its whole numbers stay on the CPU.
-    fn new(spans: &[Span], device: Device) -> Option<Self> {
-        let trees: Vec<&Span> = spans.iter().filter(|span| span.is_tree()).collect();
-        let width = trees.iter().map(|tree| tree.rows.len()).max()?;
+    fn new(trees: &[&Span], width: usize, device: Device) -> Self {
         let (mut padded, mut from, mut rows) = (Vec::new(), Vec::new(), Vec::new());
         let mut masks = vec![f32::NEG_INFINITY; trees.len() * width * width];
         for (tree, mask) in trees.iter().zip(masks.chunks_exact_mut(width * width)) {
@@ -169,12 +176,12 @@ impl Trees {
             }
         }
         let (b, w) = (trees.len() as i64, width as i64);
-        Some(Self {
+        Self {
             padded: numbers(padded),
-            masks: Tensor::from_slice(&masks).view([b, w, w]).to_device(device),
+            masks: send(&Tensor::from_slice(&masks).view([b, w, w]), device),
             from: numbers(from),
             rows: numbers(rows),
-        })
+        }
     }
 
     /// Replaces the rows of trees in `own`.

@@ -2,15 +2,12 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::gpu::device::synchronize;
+use crate::{GpuError, Timestamp};
 
 /// Moves whole numbers, one-dimensional tensors on the CPU, to `device` in one copy.
 pub fn upload<'a>(numbers: impl IntoIterator<Item = &'a mut Tensor>, device: Device) {
     if device != Device::Cpu {
-        move_together(numbers, |joint| {
-            // The copy may go on after this: libtorch keeps pinned memory until it is done.
-            joint.pin_memory(device).to_device_(device, Kind::Int64, true, false)
-        });
+        move_together(numbers, |joint| send(joint, device));
     }
 }
 
@@ -29,14 +26,23 @@ fn move_together<'a>(
     }
 }
 
+/// `x`, of the CPU, on `device`. The copy may go on after this: libtorch keeps its pinned memory until it is done.
+pub(crate) fn send(x: &Tensor, device: Device) -> Tensor {
+    match device {
+        Device::Cpu => x.shallow_clone(),
+        // `pin_memory` warns at every call that its argument is deprecated.
+        _ => x.internal_pin_memory(device).to_device_(device, x.kind(), true, false),
+    }
+}
+
 /// `x` on the CPU. Waits until it is there.
 ///
 /// # Errors
 /// Work of the GPU that failed.
-pub fn download(x: &Tensor) -> Result<Tensor, crate::GpuError> {
+pub fn download(x: &Tensor) -> Result<Tensor, GpuError> {
     // To memory that libtorch pins.
     let there = x.to_device_(Device::Cpu, x.kind(), true, false);
-    synchronize(x.device())?;
+    Timestamp::now(x.device())?.wait()?;
     Ok(there)
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Sequences {
     used_k: Option<Tensor>,
     max_q: i64,
     max_k: i64,
-    /// The lengths are known only on the device.
+    /// One sequence whose length is known only on the device.
     is_growing: bool,
 }
 
@@ -79,17 +79,10 @@ impl Sequences {
     /// `rows` queries of one sequence, whose keys are the first `used` of the `capacity` in memory. `used`, int32 `[1]`, is
     /// read when attention is computed. Each row sees at least one key.
     pub(crate) fn growing(rows: usize, capacity: usize, used: Tensor) -> Self {
-        let starts = ints(&[0, capacity as i32], used.device());
-        Self::growing_parts(rows, capacity, (starts, used))
-    }
-
-    /// `rows` queries of each of some sequences, which have their keys at `starts`, int32 `[b + 1]`, `used` of them, int32
-    /// `[b]`. Both are read when attention is computed.
-    pub(crate) fn growing_parts(rows: usize, capacity: usize, (starts, used): (Tensor, Tensor)) -> Self {
-        let rows_of_each = vec![rows; used.size()[0] as usize];
+        let device = used.device();
         Self {
-            starts_q: ints(&cumulative(&rows_of_each), used.device()),
-            starts_k: starts,
+            starts_q: ints(&[0, rows as i32], device),
+            starts_k: ints(&[0, capacity as i32], device),
             used_k: Some(used),
             max_q: rows as i64,
             max_k: capacity as i64,
@@ -105,7 +98,7 @@ pub(crate) fn forward([q, k, v]: [&Tensor; 3], sequences: &Sequences, causal: bo
         return flash([q, k, v], sequences, causal).expect("attention on a GPU");
     }
     if let (true, Some(used)) = (sequences.is_growing, &sequences.used_k) {
-        return growing_fallback([q, k, v], (&sequences.starts_k, used), causal);
+        return growing_fallback([q, k, v], used, causal);
     }
     let (n, heads, d) = q.size3().expect("queries are [rows, heads, width]");
     let (out, log_sums) = (
@@ -177,28 +170,45 @@ pub(crate) fn backward(
     [dq, dk, dv]
 }
 
-/// Attention over all keys in memory with a mask that is computed on the device.
-fn growing_fallback([q, k, v]: [&Tensor; 3], (starts, used): (&Tensor, &Tensor), causal: bool) -> Averages {
-    let (kind, device, all_rows, capacity) = (v.kind(), q.device(), q.size()[0], k.size()[0]);
-    let ([q, k, v], _) = of_sequence([q, k, v], &(0..all_rows as usize), &(0..capacity as usize));
-    let sequences = used.size()[0];
-    let rows = all_rows / sequences;
+/// The same for rows that all see the same keys, those of one growing sequence with a single row. A call of the kernel has one
+/// block of work per query head and 128 rows, which occupies a fraction of a GPU behind a long text. For a single row with
+/// more query heads than key heads it splits the keys among as many blocks as the GPU has room for (arXiv 2311.01282). So the
+/// rows become query heads of one row.
+pub(crate) fn forward_shared([q, k, v]: [&Tensor; 3], sequences: &Sequences) -> Averages {
+    match has_kernel(q.kind(), q.device(), q.size()[2]) {
+        true => rows_as_heads([q, k, v], sequences),
+        false => forward([q, k, v], sequences, false),
+    }
+}
+
+fn rows_as_heads([q, k, v]: [&Tensor; 3], sequences: &Sequences) -> Averages {
+    let (n, heads, d) = q.size3().expect("queries are [rows, heads, width]");
+    let h = k.size()[1];
+    let group = heads / h;
+    let row = q.reshape([n, h, group, d]).transpose(0, 1).reshape([1, -1, d]);
+    let (out, log_sums) = forward([&row, k, v], sequences, false);
+    (
+        out.view([h, n, group, d]).transpose(0, 1).reshape([n, heads, d]),
+        log_sums.view([h, n, group]).transpose(1, 2).reshape([heads, n]),
+    )
+}
+
+/// Attention over all keys with a mask that is computed on the device.
+fn growing_fallback([q, k, v]: [&Tensor; 3], used: &Tensor, causal: bool) -> Averages {
+    let (kind, device, rows, capacity) = (v.kind(), q.device(), q.size()[0], k.size()[0]);
+    let ([q, k, v], _) = of_sequence([q, k, v], &(0..rows as usize), &(0..capacity as usize));
     let counted = |count: i64| Tensor::arange(count, (Kind::Int, device));
     let behind = if causal { (rows - 1) - counted(rows) } else { counted(rows).zeros_like() };
-    let first = starts.narrow(0, 0, sequences).unsqueeze(1).expand([sequences, rows], false).reshape([-1, 1]);
-    let seen = (used.unsqueeze(1) - behind).reshape([-1, 1]);
-    let at = counted(capacity).unsqueeze(0) - first;
-    let hidden = at.lt(0).logical_or(&at.ge_tensor(&seen));
+    let hidden = counted(capacity).unsqueeze(0).ge_tensor(&(used - behind).unsqueeze(1));
     let scores = scores(&q, &k, false).masked_fill(&hidden, f64::NEG_INFINITY);
-    let sums = scores.logsumexp([-1i64].as_slice(), true);
-    // A row without keys has no weights.
-    let out = (scores - sums.masked_fill(&sums.isneginf(), 0.0)).exp().matmul(&v);
-    (out.transpose(0, 1).to_kind(kind), sums.squeeze_dim(-1))
+    let out = scores.softmax(-1, Kind::Float).matmul(&v);
+    (out.transpose(0, 1).to_kind(kind), scores.logsumexp([-1i64].as_slice(), false))
 }
 
 /// Attention to all keys, from attention to two parts of them.
 pub(crate) fn join(parts: [&Averages; 2]) -> Averages {
-    let sums = parts.map(|(_, sums)| visible(sums));
+    // For rows without keys the kernel returns +inf, but the log-sum-exp of nothing is -inf.
+    let sums = parts.map(|(_, sums)| sums.masked_fill(&sums.isposinf(), f64::NEG_INFINITY));
     let joint = sums[0].logaddexp(&sums[1]);
     let scaled = |part: usize| {
         let weight = (&sums[part] - &joint).exp().tr().unsqueeze(-1);
@@ -207,28 +217,24 @@ pub(crate) fn join(parts: [&Averages; 2]) -> Averages {
     ((scaled(0) + scaled(1)).to_kind(parts[0].0.kind()), joint)
 }
 
-/// For rows without keys the kernel returns +inf, but the log-sum-exp of nothing is -inf.
-pub(crate) fn visible(log_sums: &Tensor) -> Tensor {
-    log_sums.masked_fill(&log_sums.isposinf(), f64::NEG_INFINITY)
-}
-
 /// Attention of the rows of each of some groups of `w` to each other under additive masks, fp32 `[b, w, w]`: of queries
 /// `[b * w, q, d]`, keys and values `[b * w, h, d]`.
 pub(crate) fn masked([q, k, v]: [&Tensor; 3], masks: &Tensor) -> Averages {
-    let (kind, heads) = (v.kind(), q.size()[1]);
     let (b, w, _) = masks.size3().expect("masks are [groups, rows, rows]");
-    let wide = |x: &Tensor| x.to_kind(Kind::Float).view([b, w, -1, q.size()[2]]).transpose(1, 2);
-    let group = heads / k.size()[1];
+    let (_, heads, d) = q.size3().expect("queries are [rows, heads, width]");
+    let h = k.size()[1];
+    // [b, heads, w, d] in fp32
+    let by_group = |x: &Tensor, heads| x.to_kind(Kind::Float).view([b, w, heads, d]).transpose(1, 2);
     let spread = |x: &Tensor| {
-        let x = wide(x);
-        let (b, h, w, d) = x.size4().expect("keys are [groups, heads, rows, width]");
-        x.unsqueeze(2).expand([b, h, group, w, d], false).reshape([b, heads, w, d])
+        by_group(x, h).unsqueeze(2).expand([b, h, heads / h, w, d], false).reshape([b, heads, w, d])
     };
-    let scores = wide(q).matmul(&spread(k).transpose(-1, -2)) * scale(q) + masks.unsqueeze(1);
+    let scores = by_group(q, heads).matmul(&spread(k).transpose(-1, -2)) * scale(q) + masks.unsqueeze(1);
     let out = scores.softmax(-1, Kind::Float).matmul(&spread(v));
-    let sums = scores.logsumexp([-1i64].as_slice(), false);
-    let rows = |x: Tensor| x.transpose(0, 1).reshape([heads, b * w]);
-    (out.transpose(1, 2).reshape([b * w, heads, -1]).to_kind(kind), rows(sums))
+    let log_sums = scores.logsumexp([-1i64].as_slice(), false);
+    (
+        out.transpose(1, 2).reshape([b * w, heads, d]).to_kind(v.kind()),
+        log_sums.transpose(0, 1).reshape([heads, b * w]),
+    )
 }
 
 /// Whether libtorch's flash kernel supports this.

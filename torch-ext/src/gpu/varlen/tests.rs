@@ -85,6 +85,31 @@ fn of_a_growing_sequence_what_is_used_counts() {
 }
 
 #[test]
+fn rows_may_be_query_heads_of_one_row() {
+    for device in devices("rows as query heads") {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            for (q, h, d) in HEADS {
+                let [k, v] = [(); 2].map(|()| random(&[40, h, d], kind, device));
+                let q = random(&[3, q, d], kind, device);
+                let used = ints(&[0], device);
+                let sequences = Sequences::growing(1, 40, used.shallow_clone());
+                for length in [1, 17, 40] {
+                    let _ = used.shallow_clone().fill_(length);
+                    let (expected, expected_sums) =
+                        by_definition([&q, &k, &v], &[(0..3, 0..length as usize)], false);
+                    for (out, sums) in
+                        [forward_shared([&q, &k, &v], &sequences), rows_as_heads([&q, &k, &v], &sequences)]
+                    {
+                        assert_close(&out, &expected, "attention");
+                        assert_close(&sums.to_kind(kind), &expected_sums.to_kind(kind), "log-sum-exps");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn parts_join_to_the_whole_and_their_gradients_sum_to_its() {
     for device in devices("parts of attention") {
         for kind in [Kind::Float, Kind::BFloat16] {
