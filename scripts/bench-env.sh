@@ -7,6 +7,7 @@
 #   own_libtorch   non-empty if the script sets up libtorch itself
 # For --help it prints the comment at the top of the script. Then it changes to the root of the checkout, checks the
 # model and limits the instructions if there are such options, and sets up libtorch.
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 while [[ $# -gt 0 ]]; do

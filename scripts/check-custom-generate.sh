@@ -7,6 +7,7 @@
 # come stop strings, streamers, pipelines, threads, and the calls that must fall back to stock generate. The file under
 # test is that of this checkout, in a copy of DIR. Needs no libtorch; transformers and torch are installed into .venv of
 # this checkout, once, about 5 GB. To test another version of transformers set PYTHON to an interpreter that has it.
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 [[ $# -ge 1 && $# -le 2 && $1 != -* ]] || usage
 model=$(model_directory "$1")

@@ -6,6 +6,7 @@
 #   scripts/check-ranks.sh RANKS torchrun  by torchrun; TORCHRUN may name the program
 #
 # JACOBI names a built binary; without it one is built.
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 cd "$root"
 ranks=${1:-4}

@@ -9,6 +9,7 @@
 #
 # Needs python3 and Chromium (CHROMIUM, or one on the path: apt install chromium); installs nothing. PROMPT and
 # MAX_TOKENS change the request, JACOBI_API_KEY is typed into the page's field, SECONDS_MAX (300) limits each wait.
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 [[ $# -ge 1 && $# -le 2 && $1 == http*://* ]] || usage

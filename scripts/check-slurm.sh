@@ -7,6 +7,7 @@
 #
 # Needs root, and Debian's packages: apt install slurm-wlm munge. Nothing of a Slurm that is installed is used or changed.
 # JACOBI names a built binary; without it one is built.
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 fail() {
   echo "check-slurm: $*" >&2

@@ -6,6 +6,7 @@
 #   scripts/check-torchrun.sh
 #
 # TORCHRUN may name the program of a torch 2.11. JACOBI names a built binary; without it one is built.
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 [[ $# == 0 ]] || usage
 cd "$root"

@@ -7,6 +7,7 @@
 # (scripts/setup.sh). transformers and a torch that Python can import are installed into .venv of this checkout, once:
 # about 5 GB, because PyPI's torch brings the CUDA libraries (.libtorch lacks them and so cannot be imported).
 # PYTHON names another interpreter that has them, JACOBI a built binary.
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 readonly TOLERANCE=1e-4

@@ -7,6 +7,7 @@
 # tokens per cycle must agree within 2 %, or two standard errors, since each side draws noise of its own. LIMIT (100) prompts
 # of PROMPTS, JSONL with "prompt". transformers and torch are installed into .venv once (about 5 GB) and PEFT into it;
 # PYTHON names another interpreter that has them, JACOBI a built binary.
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 [[ $# -ge 3 && $1 != -* ]] || usage

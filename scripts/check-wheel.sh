@@ -5,6 +5,7 @@
 #   scripts/check-wheel.sh [arguments of scripts/build-wheel.sh]
 #
 # Takes minutes, and 5 GB below TMPDIR while it runs, because pip downloads PyPI's torch with the CUDA libraries.
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 if [[ ${1-} == -h || ${1-} == --help ]]; then
