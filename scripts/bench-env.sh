@@ -8,6 +8,7 @@
 # For --help it prints the comment at the top of the script. Then it changes to the root of the checkout, checks the
 # model and limits the instructions if there are such options, and sets up libtorch.
 set -euo pipefail
+programs='PYTHON LLAMA_PYTHON'
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 while [[ $# -gt 0 ]]; do

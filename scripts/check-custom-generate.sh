@@ -8,6 +8,7 @@
 # test is that of this checkout, in a copy of DIR. Needs no libtorch; transformers and torch are installed into .venv of
 # this checkout, once, about 5 GB. To test another version of transformers set PYTHON to an interpreter that has it.
 set -euo pipefail
+programs=PYTHON
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 [[ $# -ge 1 && $# -le 2 && $1 != -* ]] || usage
 model=$(model_directory "$1")

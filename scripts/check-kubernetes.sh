@@ -9,6 +9,7 @@
 # The validator is installed once into a virtual environment outside the checkout: JACOBI_CHECK_VENV, or check-kubernetes in
 # the user's cache directory. JACOBI names a built binary; without it one is built.
 set -euo pipefail
+programs=JACOBI
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 readonly PACKAGES=(kubernetes-validate==1.37.0)
 [[ $# -le 1 && ${1:-1} != -* ]] || usage

@@ -7,11 +7,12 @@
 #
 # JACOBI names a built binary; without it one is built.
 set -euo pipefail
+programs='JACOBI TORCHRUN'
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
-cd "$root"
 ranks=${1:-4}
 launcher=${2:-nproc}
 [[ $ranks =~ ^[1-9][0-9]*$ && ($launcher == nproc || $launcher == torchrun) ]] || usage
+cd "$root"
 find_jacobi
 export OMP_NUM_THREADS=1
 work=$(mktemp -d)

@@ -7,6 +7,7 @@
 # The client is installed once into a virtual environment outside the checkout: JACOBI_CHECK_VENV, or check-serve in the
 # user's cache directory. JACOBI names a built binary; without it one is built.
 set -euo pipefail
+programs=JACOBI
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 readonly PACKAGES=(openai==2.9.0)

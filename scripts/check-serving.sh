@@ -14,6 +14,7 @@
 # Takes 3 minutes on 2 cores. vLLM and transformers are installed outside the checkout, once: scripts/serving-env.sh.
 # JACOBI names a built binary; without it one is built.
 set -euo pipefail
+programs=JACOBI
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 [[ $# -ge 1 && $1 != -* ]] || usage

@@ -8,21 +8,22 @@
 # Needs root, and Debian's packages: apt install slurm-wlm munge. Nothing of a Slurm that is installed is used or changed.
 # JACOBI names a built binary; without it one is built.
 set -euo pipefail
+programs=JACOBI
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
-fail() {
-  echo "check-slurm: $*" >&2
-  tail -n 20 "$work"/*.log "$work"/*.out >&2 || true
-  exit 1
-}
 [[ $# == 0 ]] || usage
 for program in munged slurmctld slurmd sbatch; do
-  command -v "$program" >/dev/null || { echo "check-slurm: $program is missing: apt install slurm-wlm munge" >&2; exit 1; }
+  command -v "$program" >/dev/null || fail "$program is missing: apt install slurm-wlm munge"
 done
 cd "$root"
 find_jacobi
 export JACOBI=$jacobi
 
 work=$(mktemp -d)
+fail() {
+  echo "check-slurm: $*" >&2
+  tail -n 20 "$work"/*.log "$work"/*.out >&2 || true
+  exit 1
+}
 daemons=()
 clean_up() {
   scancel --user root >/dev/null 2>&1 || true

@@ -6,6 +6,7 @@
 # Prints the number of points per metric and PASS or FAIL. The `tensorboard` package is installed into .venv of this
 # checkout, once; if PYTHON is set, that interpreter is used instead and needs the package.
 set -euo pipefail
+programs=PYTHON
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 [[ $# == 1 && $1 != -* ]] || usage

@@ -7,6 +7,7 @@
 #
 # TORCHRUN may name the program of a torch 2.11. JACOBI names a built binary; without it one is built.
 set -euo pipefail
+programs='JACOBI TORCHRUN'
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 [[ $# == 0 ]] || usage
 cd "$root"

@@ -8,6 +8,7 @@
 # about 5 GB, because PyPI's torch brings the CUDA libraries (.libtorch lacks them and so cannot be imported).
 # PYTHON names another interpreter that has them, JACOBI a built binary.
 set -euo pipefail
+programs='PYTHON JACOBI'
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 readonly TOLERANCE=1e-4

@@ -8,6 +8,7 @@
 # of PROMPTS, JSONL with "prompt". transformers and torch are installed into .venv once (about 5 GB) and PEFT into it;
 # PYTHON names another interpreter that has them, JACOBI a built binary.
 set -euo pipefail
+programs='PYTHON JACOBI'
 source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 [[ $# -ge 3 && $1 != -* ]] || usage

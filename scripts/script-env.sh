@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sourced by scripts/check-*.sh and scripts/bench-env.sh, before the directory changes. Sets `root` to the checkout, makes the
-# programs PYTHON, LLAMA_PYTHON, JACOBI and TORCHRUN absolute if they are set, and defines the functions below.
+# programs absolute that the variables named in `programs` hold, where they are set, and defines the functions below.
 set -euo pipefail
 
 script=$(basename "$0" .sh)
@@ -47,7 +47,7 @@ install_once() {
   echo "$*" >"$stamp"
 }
 
-for program in PYTHON LLAMA_PYTHON JACOBI TORCHRUN; do
+for program in ${programs-}; do
   [[ -n ${!program+set} ]] || continue
   found=$(command -v "${!program}") || fail "$program=${!program} is not a program"
   # Without following symbolic links: a venv's python is one.

@@ -5,7 +5,6 @@
 use std::{
     borrow::Borrow,
     cell::{OnceCell, RefCell},
-    collections::HashMap,
 };
 
 use jacobi_torch_ext::{
@@ -340,8 +339,8 @@ struct LazyLogits {
     logits_tv: OnceCell<Tensor>,
     /// The most probable tokens, if the pass computed them.
     greedy_t: Option<Tensor>,
-    /// Rows of logits in the host's memory, by the first of each piece.
-    on_host: RefCell<HashMap<usize, Tensor>>,
+    /// Rows of logits in the host's memory, and the number of the first.
+    on_host: RefCell<Option<(usize, Tensor)>>,
 }
 
 impl LazyLogits {
@@ -387,9 +386,12 @@ impl Predictions for LazyLogits {
         let logits = LazyLogits::logits(self);
         let start = row - row % ROWS_PER_COPY;
         let count = ROWS_PER_COPY.min(logits.size()[0] as usize - start);
-        let copy = || download(&logits.narrow(0, start as i64, count as i64)).expect("work of the GPU");
         let mut on_host = self.on_host.borrow_mut();
-        let rows = on_host.entry(start).or_insert_with(copy);
+        let piece = on_host.take().filter(|(first, _)| *first == start).unwrap_or_else(|| {
+            let copied = download(&logits.narrow(0, start as i64, count as i64));
+            (start, copied.expect("work of the GPU"))
+        });
+        let (_, rows) = on_host.insert(piece);
         let row = rows.get((row - start) as i64).to_kind(Kind::Float).contiguous();
         Vec::<f32>::try_from(&row).expect("a one-dimensional fp32 tensor")
     }

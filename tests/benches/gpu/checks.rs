@@ -13,8 +13,8 @@ use jacobi_decoder::{
     generate, generate_batch,
 };
 use jacobi_model::{
-    AttentionMask, Compute, DecodingModel, Dtype, LanguageModel, Transformer, load, save_model, set_graphs,
-    token_tensor,
+    AttentionMask, Compute, DecodingModel, Dtype, LanguageModel, Place, Rows, Transformer, Work, load,
+    save_model, set_graphs, token_tensor,
 };
 use jacobi_trainer::{StepSettings, Stepper, TrainConfig};
 use serde_json::Value;
@@ -69,7 +69,7 @@ impl Subject {
 type Check = fn(&Subject) -> anyhow::Result<String>;
 
 /// The checks, one per code path, by name. Each returns what it found.
-const CHECKS: [(&str, Check); 9] = [
+const CHECKS: [(&str, Check); 10] = [
     ("logits-fp32", |subject| logits_agree(subject, Dtype::Float32)),
     ("logits-bf16", |subject| logits_agree(subject, Dtype::Bfloat16)),
     ("training-fp32", |subject| training_agrees(subject, Dtype::Float32)),
@@ -78,6 +78,7 @@ const CHECKS: [(&str, Check); 9] = [
     ("decoding-fixed", |subject| decoders_agree(subject, Passes::Fixed { graphs: false })),
     ("decoding-graphs", |subject| decoders_agree(subject, Passes::Fixed { graphs: true })),
     ("graphs-recorded", all_recorded),
+    ("graphs-bf16", recorded_passes_agree),
     ("batch", batch_agrees),
 ];
 
@@ -135,6 +136,35 @@ fn all_recorded(subject: &Subject) -> anyhow::Result<String> {
         None if subject.device == Device::Cpu => Ok("a CPU records nothing".to_owned()),
         None => Ok("all widths".to_owned()),
     }
+}
+
+/// Recorded passes in bf16 behind a text so long that its keys are split, a chain and a tree.
+fn recorded_passes_agree(subject: &Subject) -> anyhow::Result<String> {
+    let (cpu, model) = (subject.cpu()?, subject.on(Dtype::Bfloat16, subject.device)?);
+    set_graphs(true, |_| {});
+    let recorded = DecodingModel::with_fixed_shapes(&model);
+    let text: Vec<u32> = (0..1500).map(|at| at * 13 % 1000).collect();
+    let chain = Rows::chain(&text[..16]);
+    let mut tree = Rows::default();
+    for (row, &token) in text[..16].iter().enumerate() {
+        tree.push(token, row.checked_sub(1).map(|before| before / 2));
+    }
+    let mut most = 0.0f64;
+    for rows in [&chain, &tree] {
+        let logits = |model: &dyn LanguageModel| {
+            let mut session = model.session(1, 2000);
+            let prompt = Rows::chain(&text);
+            let all = |rows| Work { slot: 0, place: Place::End, rows, first_output: 0 };
+            drop(session.forward(&[all(&prompt)]));
+            session.keep(0, &(0..text.len()).collect::<Vec<_>>());
+            let predictions = session.forward(&[all(rows)]);
+            let rows: Vec<f32> = (0..rows.len()).flat_map(|row| predictions.logits(row)).collect();
+            Tensor::from_slice(&rows)
+        };
+        most = most.max(apart(&logits(&recorded), &logits(&cpu)));
+    }
+    ensure!(most < tolerated(Dtype::Bfloat16), "{}: logits are off by {most} of the largest", subject.name);
+    Ok(format!("off by {most:.1e}"))
 }
 
 fn batch_agrees(subject: &Subject) -> anyhow::Result<String> {

@@ -16,6 +16,8 @@ pub fn measure(bench: &Bench, sheet: &mut Sheet, shape: &Shape) -> anyhow::Resul
     let recorded = DecodingModel::with_fixed_shapes(&transformer);
     let models: [(&str, &dyn LanguageModel); 2] = [("", &recorded), (", kernel by kernel", &transformer)];
     let weights = weights_read(&transformer);
+    // Before any long text: a cache that has grown stays, and attention depends on its size.
+    widths(bench, sheet, shape, &recorded);
     for (how, model) in models {
         for context in bench.scale.contexts {
             let name = format!("{}: AR at {context}{how}", shape.name);
@@ -30,7 +32,6 @@ pub fn measure(bench: &Bench, sheet: &mut Sheet, shape: &Shape) -> anyhow::Resul
             bench.beside(sheet, &name, "ms", ms);
         }
     }
-    widths(bench, sheet, shape, &recorded);
     overhead(bench, sheet, shape, &recorded);
     Ok(())
 }

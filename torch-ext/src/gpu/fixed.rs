@@ -20,8 +20,11 @@ pub enum Shape {
     Tree,
 }
 
-/// Behind caches with less room, joining the two parts of split attention takes longer than splitting saves, by estimate.
+/// In smaller caches, joining the two parts of split attention takes longer than splitting saves, by estimate.
 const LEAST_CAPACITY: usize = 4096;
+
+/// More rows occupy a GPU without splitting.
+const MOST_ROWS: usize = 128;
 
 /// The rows of a pass of fixed shape.
 pub struct FixedRows {
@@ -60,7 +63,8 @@ impl FixedRows {
     pub fn new(rows: usize, shape: Shape, capacity: usize, of: (HeadShape, Kind), device: Device) -> Self {
         let (heads, kind) = of;
         // Of a single row the kernel splits the keys anyway, if heads share them.
-        let splits = rows > 1 && capacity >= LEAST_CAPACITY && has_kernel(kind, device, heads.width as i64);
+        let is_few = (2..=MOST_ROWS).contains(&rows);
+        let splits = is_few && capacity >= LEAST_CAPACITY && has_kernel(kind, device, heads.width as i64);
         Self::splitting(splits, rows, shape, capacity, device)
     }
 

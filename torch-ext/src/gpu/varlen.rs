@@ -172,8 +172,8 @@ pub(crate) fn backward(
 
 /// The same for rows that all see the same keys, those of one growing sequence with a single row. A call of the kernel has one
 /// block of work per query head and 128 rows, which occupies a fraction of a GPU behind a long text. For a single row with
-/// more query heads than key heads it splits the keys among as many blocks as the GPU has room for (arXiv 2311.01282). So the
-/// rows become query heads of one row.
+/// more query heads than key heads it splits the memory of the keys among as many blocks as the GPU has room for (arXiv
+/// 2311.01282), of which those with keys have work. So the rows become query heads of one row.
 pub(crate) fn forward_shared([q, k, v]: [&Tensor; 3], sequences: &Sequences) -> Averages {
     match has_kernel(q.kind(), q.device(), q.size()[2]) {
         true => rows_as_heads([q, k, v], sequences),

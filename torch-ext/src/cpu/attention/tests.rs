@@ -150,21 +150,27 @@ fn spans_in_one_call_equal_spans_by_themselves() {
             // Three caches in one memory; the last one is used first.
             let [keys, values] = [(); 2].map(|()| random(&[2, 3 * capacity, 16], kind));
             let slots = |x: &Tensor, at: i64| x.narrow(1, at * capacity, capacity);
-            let apart: [Cache; 3] =
-                [0, 1, 2].map(|at| (slots(&keys, at).contiguous(), slots(&values, at).contiguous()));
-            let qkv = random(&[9, heads.row_len() as i64], kind);
-            let stored = || vec![Span::chain(2, 0..4, 7), Span::chain(0, 4..5, 20), Span::chain(1, 5..9, 0)];
+            let qkv = random(&[16, heads.row_len() as i64], kind);
+            let stored = || vec![Span::chain(2, 0..4, 7), Span::chain(0, 4..5, 20), Span::chain(1, 5..16, 0)];
             let uncached =
-                || vec![Span::uncached(2, 0..4, 7), Span::uncached(2, 4..6, 3), Span::uncached(0, 6..9, 11)];
-            // A chain, and trees of different sizes.
+                || vec![Span::uncached(2, 0..4, 7), Span::uncached(2, 4..6, 3), Span::uncached(0, 6..16, 11)];
+            // Trees of which two have about the same size, a chain, and rows that are not stored.
             let trees = || {
                 let tree = |cache, rows: Range<usize>, cached| {
-                    let parents = [None, Some(0), Some(0), Some(1), Some(2)];
+                    let parents = [None, Some(0), Some(0), Some(1), Some(2), Some(2)];
                     Span::tree(cache, rows.clone(), cached, &parents[..rows.len()])
                 };
-                vec![tree(2, 0..5, 7), Span::chain(0, 5..6, 20), tree(1, 6..9, 0)]
+                vec![
+                    tree(2, 0..5, 7),
+                    Span::chain(0, 5..6, 20),
+                    tree(1, 6..12, 3),
+                    Span::uncached(1, 12..14, 2),
+                    tree(0, 14..16, 0),
+                ]
             };
             for spans in [stored as fn() -> Vec<Span>, uncached, trees] {
+                let apart: [Cache; 3] =
+                    [0, 1, 2].map(|at| (slots(&keys, at).contiguous(), slots(&values, at).contiguous()));
                 let own = |span: &Span| {
                     let [_, keys, values] = heads.split(&qkv);
                     [keys, values].map(|own| part(&own, 0, &span.rows).transpose(0, 1))
@@ -187,7 +193,11 @@ fn spans_in_one_call_equal_spans_by_themselves() {
                 let packed = PackedSpans::new(&spans, &layer, device).expect("one memory");
                 packed.store(&there, heads, &layer);
                 let found = packed.attend(&there, heads, &layer);
-                assert_close(&found.to_device(Device::Cpu), &expected, "attention");
+                for span in &spans {
+                    let rows = |x: &Tensor| part(x, 0, &span.rows);
+                    let what = format!("attention of {:?}", span.rows);
+                    assert_close(&rows(&found.to_device(Device::Cpu)), &rows(&expected), &what);
+                }
                 for span in &spans {
                     for (place, own) in stored(span, layer[span.cache]).into_iter().flatten().zip(own(span)) {
                         assert!(place.to_device(Device::Cpu).equal(&own), "{:?}", span.rows);
