@@ -13,7 +13,7 @@ output=bench-results/busy.json
 rounds=3
 paths='output' values='rounds'
 source "$(dirname "${BASH_SOURCE[0]}")/bench-env.sh"
-cargo build --release --locked -p jacobi-cli
+find_jacobi
 mkdir -p bench-results
-python3 scripts/bench_busy.py "${CARGO_TARGET_DIR:-target}/release/jacobi" "$output" --rounds "$rounds"
+python3 scripts/bench_busy.py "$jacobi" "$output" --rounds "$rounds"
 say "written to $output"

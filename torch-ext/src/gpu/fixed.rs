@@ -106,10 +106,8 @@ impl FixedRows {
 
     /// The rows after `cached` tokens, int64 `[1]`, at least one. This is part of the recorded work.
     pub fn after(&self, cached: &Tensor) -> FixedView<'_> {
-        match &self.kind {
-            FixedKind::Chain(_) => self.seen.shallow_clone().copy_(&(cached + self.rows as i64)),
-            FixedKind::SplitChain { .. } | FixedKind::Tree { .. } => self.seen.shallow_clone().copy_(cached),
-        }
+        let own = if let FixedKind::Chain(_) = &self.kind { self.rows as i64 } else { 0 };
+        self.seen.shallow_clone().copy_(&(cached + own));
         let mask = match &self.kind {
             FixedKind::Chain(_) | FixedKind::SplitChain { .. } => None,
             FixedKind::Tree { hidden, .. } => {

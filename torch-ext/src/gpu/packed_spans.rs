@@ -87,29 +87,29 @@ impl PackedSpans {
         let (rows, places): (Vec<_>, Vec<_>) = stored.unzip();
         let mut packed = Self {
             keys,
-            stored: (!all_stored).then(|| numbers(rows.into_iter().flatten())),
-            places: numbers(places.into_iter().flatten()),
+            stored: (!all_stored).then(|| index_tensor(rows.into_iter().flatten())),
+            places: index_tensor(places.into_iter().flatten()),
             first: spans[first].cache,
             tokens: *starts.iter().max()? as i64 + capacity,
         };
-        upload(packed.numbers(), device);
+        upload(packed.index_tensors(), device);
         Some(packed)
     }
 
     /// The whole numbers that the device reads.
-    fn numbers(&mut self) -> Vec<&mut Tensor> {
-        let mut numbers: Vec<&mut Tensor> = vec![&mut self.places];
-        numbers.extend(&mut self.stored);
+    fn index_tensors(&mut self) -> Vec<&mut Tensor> {
+        let mut tensors: Vec<&mut Tensor> = vec![&mut self.places];
+        tensors.extend(&mut self.stored);
         match &mut self.keys {
-            KeySource::Caches(all) => numbers.extend(all.numbers()),
+            KeySource::Caches(all) => tensors.extend(all.index_tensors()),
             KeySource::CachesAndRows { cached, own, trees } => {
-                numbers.extend(cached.numbers().chain(own.numbers()));
+                tensors.extend(cached.index_tensors().chain(own.index_tensors()));
                 for Trees { padded, from, rows, .. } in trees {
-                    numbers.extend([padded, from, rows]);
+                    tensors.extend([padded, from, rows]);
                 }
             }
         }
-        numbers
+        tensors
     }
 
     /// Writes the keys and values of the pass's rows to their places in the caches.
@@ -162,7 +162,7 @@ impl Trees {
         by_size.into_iter().map(|(width, trees)| Self::new(&trees, width, device)).collect()
     }
 
-    /// Its whole numbers stay on the CPU.
+    /// The masks are on `device`; whoever calls this uploads the whole numbers.
     fn new(trees: &[&Span], width: usize, device: Device) -> Self {
         let (mut padded, mut from, mut rows) = (Vec::new(), Vec::new(), Vec::new());
         let mut masks = vec![f32::NEG_INFINITY; trees.len() * width * width];
@@ -177,10 +177,10 @@ impl Trees {
         }
         let (b, w) = (trees.len() as i64, width as i64);
         Self {
-            padded: numbers(padded),
+            padded: index_tensor(padded),
             masks: send(&Tensor::from_slice(&masks).view([b, w, w]), device),
-            from: numbers(from),
-            rows: numbers(rows),
+            from: index_tensor(from),
+            rows: index_tensor(rows),
         }
     }
 
@@ -193,7 +193,7 @@ impl Trees {
     }
 }
 
-fn numbers(numbers: impl IntoIterator<Item = usize>) -> Tensor {
+fn index_tensor(numbers: impl IntoIterator<Item = usize>) -> Tensor {
     let numbers: Vec<i64> = numbers.into_iter().map(|number| number as i64).collect();
     Tensor::from_slice(&numbers)
 }

@@ -225,11 +225,9 @@ pub(crate) fn masked([q, k, v]: [&Tensor; 3], masks: &Tensor) -> Averages {
     let h = k.size()[1];
     // [b, heads, w, d] in fp32
     let by_group = |x: &Tensor, heads| x.to_kind(Kind::Float).view([b, w, heads, d]).transpose(1, 2);
-    let spread = |x: &Tensor| {
-        by_group(x, h).unsqueeze(2).expand([b, h, heads / h, w, d], false).reshape([b, heads, w, d])
-    };
-    let scores = by_group(q, heads).matmul(&spread(k).transpose(-1, -2)) * scale(q) + masks.unsqueeze(1);
-    let out = scores.softmax(-1, Kind::Float).matmul(&spread(v));
+    let [k, v32] = [k, v].map(|x| spread(&by_group(x, h), heads / h));
+    let scores = by_group(q, heads).matmul(&k.transpose(-1, -2)) * scale(q) + masks.unsqueeze(1);
+    let out = scores.softmax(-1, Kind::Float).matmul(&v32);
     let log_sums = scores.logsumexp([-1i64].as_slice(), false);
     (
         out.transpose(1, 2).reshape([b * w, heads, d]).to_kind(v.kind()),
@@ -269,7 +267,7 @@ fn flash([q, k, v]: [&Tensor; 3], sequences: &Sequences, causal: bool) -> Result
 
 impl Sequences {
     /// The numbers that the device reads.
-    pub(crate) fn numbers(&mut self) -> impl Iterator<Item = &mut Tensor> {
+    pub(crate) fn index_tensors(&mut self) -> impl Iterator<Item = &mut Tensor> {
         [&mut self.starts_q, &mut self.starts_k].into_iter().chain(&mut self.used_k)
     }
 
@@ -291,12 +289,17 @@ impl Sequences {
 fn of_sequence([q, k, v]: [&Tensor; 3], rows: &Range<usize>, keys: &Range<usize>) -> ([Tensor; 3], i64) {
     let group = q.size()[1] / k.size()[1];
     let wide = |x: Tensor| x.transpose(0, 1).to_kind(Kind::Float);
-    let spread = |x: &Tensor| {
-        let x = wide(part(x, 0, keys));
-        let (heads, s, d) = x.size3().expect("keys are [heads, keys, width]");
-        x.unsqueeze(1).expand([heads, group, s, d], false).reshape([heads * group, s, d])
-    };
-    ([wide(part(q, 0, rows)), spread(k), spread(v)], group)
+    let keys_of = |x: &Tensor| spread(&wide(part(x, 0, keys)), group);
+    ([wide(part(q, 0, rows)), keys_of(k), keys_of(v)], group)
+}
+
+/// Keys or values `[.., h, s, d]` for each of the `group` query heads that share them, `[.., q, s, d]`.
+fn spread(x: &Tensor, group: i64) -> Tensor {
+    let x = x.unsqueeze(-3);
+    let mut size = x.size();
+    let at = size.len() - 3;
+    size[at] = group;
+    x.expand(size.as_slice(), false).flatten(-4, -3)
 }
 
 /// Scores `[q, rows, keys]`, -inf for keys that a row does not see.
