@@ -6,8 +6,8 @@
 #
 # Prints a table, writes bench-results/train.json, and draws the cost of a row by its tokens into train.svg. A missed
 # target is shown and is not an error. --isa avx2 switches off AVX-512 in all that is measured; PyTorch needs minutes per step
-# in bf16 then, so give --dtype float32, which is that of PyTorch alone. --resume keeps the
-# measurements of earlier calls of the same build and --isa, so a stopped benchmark continues, and after one call per row
+# in bf16 then, so give --dtype float32, in which all compute then. --resume keeps the
+# measurements of earlier calls of the same build, --isa and --dtype, so a stopped benchmark continues, and after one call per row
 # size a last call with all sizes prints the whole table. Sets up libtorch (scripts/setup.sh), and transformers in .venv:
 # about 5 GB, once. If PYTHON is set, that interpreter is used instead; it needs torch and transformers. The default
 # model is models/smollm2-135m-instruct. Takes about half an hour and 19 GB of memory on 2 cores; nothing else should be
@@ -22,7 +22,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/bench-env.sh"
 source scripts/transformers-env.sh
 # Build before measuring.
 cargo bench --locked --workspace --bench train --no-run
-ours() { cargo bench --locked --workspace --bench train -- --model "$model" --rows "$rows" --tokens "$tokens" "$@"; }
+ours() { cargo bench --locked --workspace --bench train -- --model "$model" --rows "$rows" --tokens "$tokens" --dtype "$dtype" "$@"; }
 
 mkdir -p bench-results
 samples=bench-results/train-samples.json theirs=bench-results/train-pytorch.json

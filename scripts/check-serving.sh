@@ -9,7 +9,7 @@
 # time. Texts must be equal, and tokens per step of vLLM must equal those of our decoder within 2 %; those of
 # transformers, which has other fillers, are only shown. Prints a table and writes bench-results/serving.json. Options go
 # to scripts/check_serving.py (see its --help); --features instead tests other features of vLLM with drafts
-# (scripts/check_serving_features.py).
+# (scripts/check_serving_features.py). With --adapter DIR MODEL is the base of a draft adapter: vLLM's plain text is the base's.
 #
 # Takes 3 minutes on 2 cores. vLLM and transformers are installed outside the checkout, once: scripts/serving-env.sh.
 # JACOBI names a built binary; without it one is built.

@@ -86,6 +86,8 @@ class Sheet:
 def ours(arguments, texts):
     """Our own decoders on each prompt: {"ar", "drafts"}, each a list of outputs with prompt ids and seconds."""
     command = [arguments.jacobi, "decode", "--model", arguments.model, "--compare", "ar,multi-block", "--json"]
+    if arguments.adapter:
+        command += ["--adapter", arguments.adapter, "--passes", "two"]
     command += ["--window", "sliding", "--block-size", arguments.drafts + 1, "--pool-size", 0, "--tree-budget", 0]
     command += ["--filler", arguments.filler, "--max-new-tokens", arguments.max_tokens, "--dtype", arguments.dtype]
     found = {"ar": [], "drafts": []}
@@ -163,7 +165,7 @@ class Gate:
             total = [sum(output["seconds"] for output in one[label]) for one in rounds]
             self.sheet.samples(f"jacobi, {'plain' if label == 'ar' else 'drafts'}", "s", total)
         request = {"prompts": [output["prompt"] for output in mine["ar"]], "max_tokens": arguments.max_tokens}
-        if "transformers" in arguments.engines:
+        if "transformers" in arguments.engines and not arguments.adapter:
             self.transformers(request, texts, mine, reference)
         if "vllm" in arguments.engines:
             self.vllm(request, mine, reference)
@@ -194,8 +196,8 @@ class Gate:
         arguments = self.arguments
         print("vllm", flush=True)
         options = {"dtype": arguments.dtype, "arguments": {"max_model_len": arguments.max_model_len}}
-        jacobi = {"window": "sliding", "filler": arguments.filler}
-        with_drafts = options | {"drafts": arguments.drafts, "jacobi": jacobi}
+        jacobi = {"filler": arguments.filler} if arguments.adapter else {"filler": arguments.filler, "window": "sliding"}
+        with_drafts = options | {"drafts": arguments.drafts, "jacobi": jacobi, "adapter": arguments.adapter}
         plain = Engine("vllm", arguments.model, options, arguments.work / "vllm-plain.log")
         drafts = Engine("vllm", arguments.model, with_drafts, arguments.work / "vllm-drafts.log")
         self.versions |= drafts.versions
@@ -232,8 +234,9 @@ def main():
     parser.add_argument("--command", required=True, help="the command to name in the output")
     parser.add_argument("--engines", nargs="+", default=["transformers", "vllm"], choices=["transformers", "vllm"])
     parser.add_argument("--custom-generate", help="directory with custom_generate; the model's by default")
+    parser.add_argument("--adapter", help="a draft adapter of the model: vLLM and jacobi draft with it in two passes")
     parser.add_argument("--drafts", type=int, default=15)
-    parser.add_argument("--filler", default="random", choices=["random", "ngram"])
+    parser.add_argument("--filler", default="random", choices=["random", "ngram", "vocabulary"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--limit", type=int, default=50, help="prompts")
     parser.add_argument("--max-tokens", type=int, default=256)

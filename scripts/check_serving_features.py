@@ -1,6 +1,6 @@
 """Tests which request features of vLLM work with Jacobi drafts: each on vLLM without and with them, in a table.
 
-    scripts/check-serving.sh MODEL --features
+    scripts/check-serving.sh MODEL --features [--adapter DIR]
 
 Works: the same tokens as without drafts. Falls back: the same tokens, one per step. Refused: an error that says so, and
 the engine continues. Anything else is WRONG, and the exit code 1.
@@ -45,6 +45,7 @@ CASES = [
     ("sampling, temperature 0.7", {}, {"temperature": 0.7, "seed": 1}),
     ("logit_bias", {}, {"logit_bias": {5: 1.0}}),
 ]
+BESIDE = ("requests of the base between those of the adapter", {}, ({}, {"base": True}))
 
 
 class Requests(serving_engines.Vllm):
@@ -70,9 +71,10 @@ class Requests(serving_engines.Vllm):
             case = {key: value for key, value in case.items() if key != "prefix"}
             prompts = [shared + prompt for prompt in prompts]
         for at, prompt in enumerate(prompts):
-            own = case[at % len(case)] if isinstance(case, (list, tuple)) else case
+            own = dict(case[at % len(case)] if isinstance(case, (list, tuple)) else case)
+            lora = None if own.pop("base", False) else self.lora
             try:
-                self.engine.add_request(str(at), {"prompt_token_ids": prompt}, self.parameters(own))
+                self.engine.add_request(str(at), {"prompt_token_ids": prompt}, self.parameters(own), lora_request=lora)
             except (ValueError, self.vllm.exceptions.VLLMValidationError) as error:
                 self.engine.abort_request([str(earlier) for earlier in range(at)])
                 return {"error": str(error)}
@@ -146,23 +148,23 @@ def ids_of(model, file):
     return rendered["input_ids"]
 
 
-def requests(model, work, prompts):
+def requests(model, adapter, work, prompts):
     """Every case on an engine without and one with drafts, loaded once for the cases that share its arguments: name,
     result, remark."""
-    found = {}
-    engines = [own for _, own, _ in CASES]
+    found, rows = {}, CASES + [BESIDE] * bool(adapter)
+    engines = [own for _, own, _ in rows]
     for options in [own for at, own in enumerate(engines) if own not in engines[:at]]:
-        names = [name for name, own, _ in CASES if own == options]
-        cases = [case for _, own, case in CASES if own == options]
+        names = [name for name, own, _ in rows if own == options]
+        cases = [case for _, own, case in rows if own == options]
         base = {"arguments": {"max_model_len": 512} | options}
         answers = []
-        for drafts in ({}, {"drafts": 15, "jacobi": {}}):
+        for drafts in ({}, {"drafts": 15, "jacobi": {}, "adapter": adapter}):
             got, log = ask(model, work, base | drafts, prompts, cases)
             if got is None:
                 sys.exit(f"check-serving: an engine ended:\n{log[-3000:]}")
             answers.append(got)
         found |= {name: verdict(plain, drafted) for name, plain, drafted in zip(names, *answers)}
-    return [(name, *found[name]) for name, _, _ in CASES]
+    return [(name, *found[name]) for name, _, _ in rows]
 
 
 def startups(model, work):
@@ -195,6 +197,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("prompts", type=Path, nargs="?")
+    parser.add_argument("--adapter", help="a draft adapter of the model")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -204,7 +207,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         prompts = ids_of(arguments.model, arguments.prompts)
-        rows = [*requests(arguments.model, work, prompts), *startups(arguments.model, work)]
+        rows = requests(arguments.model, arguments.adapter, work, prompts)
+        if not arguments.adapter:
+            rows += startups(arguments.model, work)
     width = max(len(row[0]) for row in rows)
     for name, state, remark in rows:
         print(f"{name:<{width}}  {state:<10}  {remark}")

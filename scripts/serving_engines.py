@@ -26,9 +26,11 @@ class Vllm:
             # Plain means stock vLLM, without our entry point.
             os.environ["VLLM_PLUGINS"] = ""
         import vllm
+        from vllm.lora.request import LoRARequest
 
         self.vllm = vllm
         self.versions = {"vllm": vllm.__version__}
+        self.lora = LoRARequest("draft", 1, options["adapter"]) if options.get("adapter") else None
         self.engine = vllm.LLM(model, **engine_arguments(options)).llm_engine
 
     def run(self, prompts, max_tokens, streams, **_):
@@ -38,7 +40,7 @@ class Vllm:
         while waiting or running:
             while waiting and len(running) < streams:
                 at = waiting.pop()
-                self.engine.add_request(str(at), {"prompt_token_ids": prompts[at]}, params)
+                self.engine.add_request(str(at), {"prompt_token_ids": prompts[at]}, params, lora_request=self.lora)
                 running[str(at)] = 0
             for output in self.engine.step():
                 # A step in the middle of a prompt gives no output. Each output here is cumulative.
@@ -51,7 +53,7 @@ class Vllm:
 
 
 def engine_arguments(options):
-    """Arguments of vllm.LLM: {"drafts", "jacobi", "dtype", "arguments"}, the last passed on unchanged."""
+    """Arguments of vllm.LLM: {"drafts", "jacobi", "adapter", "dtype", "arguments"}, the last passed on unchanged."""
     arguments = {"dtype": options.get("dtype", "float32"), "enforce_eager": True, "max_num_seqs": 8}
     if options.get("drafts"):
         arguments["speculative_config"] = {
@@ -61,6 +63,12 @@ def engine_arguments(options):
         }
         if options.get("jacobi") is not None:
             arguments["additional_config"] = {"jacobi": options["jacobi"]}
+        if options.get("adapter"):
+            arguments["speculative_config"]["model"] = "jacobi_serve.vllm_adapter.AdapterProposer"
+            with open(os.path.join(options["adapter"], "adapter_config.json"), encoding="utf-8") as file:
+                rank = json.load(file)["r"]
+            # vLLM takes 8, 16, 32 and so on.
+            arguments |= {"enable_lora": True, "max_lora_rank": max(8, 1 << (rank - 1).bit_length())}
     return arguments | options.get("arguments", {})
 
 

@@ -90,21 +90,45 @@ class NgramPool:
         return found
 
 
+class Filler:
+    """Tokens that stand where nothing is predicted. They are the same for the same request in every engine."""
+
+    def __init__(self, settings, vocabulary):
+        """`vocabulary`: number of token ids of the model."""
+        self.kind, self.seed, self.vocabulary = settings.filler, settings.seed, vocabulary
+        self.fills = 0  # number of times that filler was drawn
+
+    def text(self):
+        """An empty text, indexed if this filler needs it."""
+        return Text(indexed=self.kind == "ngram")
+
+    def fill(self, text, draft, count):
+        """`count` tokens to follow text and `draft`."""
+        found = text.followed(draft, count) if self.kind == "ngram" else []
+        rng = Rng(self.seed, self.fills)
+        self.fills += 1
+        if self.kind == "vocabulary":
+            return [rng.below(self.vocabulary) for _ in range(count)]
+        tokens = text.tokens
+        return found + [tokens[rng.below(len(tokens))] for _ in range(count - len(found))]
+
+
 class Window:
     """The draft window of one request. `extend` and `learn` after each pass, `draft` before the next."""
 
-    def __init__(self, settings, count):
-        """`count`: the most tokens of a draft; a window has one more, the known token in front."""
+    def __init__(self, settings, count, vocabulary):
+        """`count`: the most tokens of a draft; a window has one more, the known token in front. `vocabulary`: number of
+        token ids of the model."""
         self.settings = settings
         self.sliding = settings.window == "sliding"
-        self.text = Text(indexed=settings.filler == "ngram")
+        self.filler = Filler(settings, vocabulary)
+        self.text = self.filler.text()
         self.size = count + 1 if self.sliding else min(settings.block_size or count + 1, count + 1)
         self.max_blocks = 1 if self.sliding else max(1, min(settings.max_blocks, (count + 1) // self.size))
         self.ahead = []  # draft behind the known token: predictions of the last pass, then filler
         self.real = 0  # remaining tokens of the first block, the known one included
         self.blocks = 0  # blocks in flight; 0 when the next pass starts one at the known token
         self.stable = 0  # tokens of the newest block that the last pass accepted or did not change
-        self.fills = 0  # number of times that filler was drawn
         self.run = []  # the known token and the draft of the last pass
         self.pool = NgramPool()
 
@@ -146,15 +170,11 @@ class Window:
             self.ahead = self.ahead + self._fill(missing)
 
     def _fill(self, count):
-        """`count` tokens to follow text and draft: from the pool, from the text, then drawn."""
+        """`count` tokens to follow text and draft: from the pool, then filler."""
         fresh = []
         if self.settings.pool_size > 0:
             fresh = self.pool.continuation(self.text.tokens[-self.size :] + self.ahead, count)
-        if self.settings.filler == "ngram" and len(fresh) < count:
-            fresh = fresh + self.text.followed(self.ahead + fresh, count - len(fresh))
-        rng, tokens = Rng(self.settings.seed, self.fills), self.text.tokens
-        self.fills += 1
-        return fresh + [tokens[rng.below(len(tokens))] for _ in range(count - len(fresh))]
+        return fresh + self.filler.fill(self.text, self.ahead + fresh, count - len(fresh))
 
     def _shift(self, accepted):
         """Moves the window over `accepted` tokens."""
@@ -177,6 +197,34 @@ class Window:
             return beyond <= 0 or (at < len(self.run) and following[beyond : beyond + 1] == [self.run[at]])
 
         return self.size - (end - first) + sum(kept(at) for at in range(first, end))
+
+
+class Cycle:
+    """The drafts of one request whose adapter drafts, in two passes a cycle (UNO, arXiv 2609.04010).
+
+    The first pass has noise behind the known token, which the adapter reads; what it predicts there is the draft that the
+    second pass verifies. `learn` after each pass, `draft` before the next.
+    """
+
+    def __init__(self, settings, count, vocabulary):
+        """`count`: the most tokens of a draft; `vocabulary`: number of token ids of the model."""
+        self.count = count
+        self.filler = Filler(settings, vocabulary)
+        self.text = self.filler.text()
+        self.drafted = []  # what the adapter predicted behind the known token, not verified yet
+        self.is_noise = False  # whether the last draft is noise
+
+    def draft(self, room):
+        """The draft of the next pass, at most `room` tokens."""
+        self.is_noise = not self.drafted
+        draft = self.filler.fill(self.text, [], self.count) if self.is_noise else self.drafted
+        return draft[:room]
+
+    def learn(self, new, predictions):
+        """Adds the `new` tokens of a pass to the text. `predictions`: the token after each row of the pass, after noise the
+        adapter's; empty if they are unknown."""
+        self.text.extend(new)
+        self.drafted = predictions[1:] if self.is_noise else []
 
 
 def _common_suffix(a, b):

@@ -6,6 +6,10 @@ from pathlib import Path
 
 FILE = "jacobi.json"
 SCHEMA = "jacobi-tune/1"
+ADAPTERS = (
+    "engines load its base model, and vLLM drafts with it by the class jacobi_serve.vllm_adapter.AdapterProposer; "
+    "`jacobi decode --adapter` decodes with it"
+)
 
 
 @dataclass(frozen=True)
@@ -16,12 +20,13 @@ class Settings:
     block_size: int | None = None  # tokens of a block, for window "block"; by default as many as the engine verifies
     max_blocks: int = 1  # most blocks in flight, for window "block"
     spawn_ratio: float = 0.85  # share of the newest block that must be settled before the next is started
-    filler: str = "random"  # fresh tokens: "random", drawn from the text, or "ngram", continuations of n-grams in the text
+    # Fresh tokens: "random", drawn from the text, "ngram", continuations of n-grams in it, or "vocabulary", any tokens.
+    filler: str = "random"
     pool_size: int = 0  # above 0: rejected tails are kept and fill the window before the filler
     seed: int = 0  # of the fillers: changes speed, never text
 
     def __post_init__(self):
-        for field, allowed in (("window", ("sliding", "block")), ("filler", ("random", "ngram"))):
+        for field, allowed in (("window", ("sliding", "block")), ("filler", ("random", "ngram", "vocabulary"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; it must be one of {', '.join(allowed)}")
         for field, least in (("block_size", 1), ("max_blocks", 1), ("pool_size", 0), ("seed", 0)):
@@ -83,12 +88,8 @@ def _from_decoder(decoder):
 
 
 def find(model, revision=None):
-    """The `jacobi.json` of a model, a directory or ORG/NAME of the hub; None if it has none. ValueError for an adapter."""
+    """The `jacobi.json` of a model or adapter, a directory or ORG/NAME of the hub; None if it has none."""
     path = Path(model)
-    if (path / "adapter_config.json").is_file():
-        raise ValueError(
-            f"{model} is an adapter: this plug-in drafts with full models only. `jacobi decode --adapter` decodes with it"
-        )
     if path.exists():
         return path / FILE if (path / FILE).is_file() else None
     try:
@@ -105,6 +106,8 @@ def load(explicit, model, revision=None):
 
     `explicit`: a table of settings, or None to read the file. Raises ValueError if either is broken.
     """
+    if (Path(model) / "adapter_config.json").is_file():
+        raise ValueError(f"{model} is an adapter: {ADAPTERS}")
     if explicit is not None:
         return from_table(explicit), "settings as given"
     path = find(model, revision)
@@ -115,3 +118,18 @@ def load(explicit, model, revision=None):
         )
     settings, name = from_file(path)
     return settings, f"settings of {path}, tuned for the decoder {name}"
+
+
+def for_drafts(table):
+    """The settings in a table for drafts by an adapter, which have filler and seed alone. Raises ValueError if it is broken."""
+    found = from_table(table)
+    if unused := sorted(set(table) - {"filler", "seed"}):
+        raise ValueError(f"jacobi setting {', '.join(unused)} is not one of drafts by an adapter; filler and seed are")
+    return found
+
+
+def of_adapter(adapter):
+    """The settings of a draft adapter. Without a `jacobi.json` its filler is the whole vocabulary, as that of any adapter made
+    for UNO (arXiv 2609.04010). Raises ValueError if the file is broken."""
+    path = find(adapter)
+    return Settings(filler="vocabulary") if path is None else from_file(path)[0]

@@ -36,7 +36,8 @@ class JacobiProposer:
         extra = vllm_config.additional_config
         explicit = extra.get("jacobi") if isinstance(extra, dict) else None
         self.settings, line = settings.load(explicit, model.model, model.revision)
-        self.windows = Windows(self.settings, self.count, 4 * vllm_config.scheduler_config.max_num_seqs)
+        most = 4 * vllm_config.scheduler_config.max_num_seqs
+        self.windows = Windows(lambda: Window(self.settings, self.count, model.get_vocab_size()), most)
         self.blind = 0
         vllm_hooks.install(rejection_sampler, current_platform.is_cpu())
         logger.info("Jacobi drafts of %d tokens, %s; %s", self.count, self.settings, line)
@@ -75,9 +76,9 @@ class Windows:
     """The draft windows of running requests. vLLM does not identify the request of a row, so a window is found by the
     length and the end of its text, and among equal texts by their order."""
 
-    def __init__(self, settings, count, most):
-        """`most`: windows kept; the least recently used is dropped."""
-        self.settings, self.count, self.most = settings, count, most
+    def __init__(self, start, most):
+        """`start`: makes a window; `most`: windows kept; the least recently used is dropped."""
+        self.start, self.most = start, most
         self.kept = OrderedDict()
 
     def of(self, rows, predictions):
@@ -89,7 +90,7 @@ class Windows:
             if new:
                 window = self.kept.pop(_key(text, len(text) - len(new), before), None)
                 if window is None:
-                    window = Window(self.settings, self.count)
+                    window = self.start()
                     window.text.extend(text[: len(text) - len(new)].tolist())
                 held.append((_key(text, len(text), after), window))
             yield window, len(text), list(new), predicted

@@ -13,7 +13,7 @@ import logging
 import re
 from functools import wraps
 
-PROPOSER = "jacobi_serve.vllm.JacobiProposer"
+PROPOSERS = "jacobi_serve.vllm.JacobiProposer", "jacobi_serve.vllm_adapter.AdapterProposer"
 # First supported and first unsupported version. The hooks were read in 0.22 to 0.33; 0.32 was run.
 VERSIONS = (0, 22), (0, 34)
 # The parameters of rejection_sample that the wrapper uses, in order.
@@ -27,6 +27,7 @@ PARAMETERS = (
     "bonus_token_ids",
     "sampling_metadata",
 )
+NO_TOKEN = -1  # vLLM's mark behind the last accepted token
 GREEDY = 1e-5  # temperatures below count as 0, as in vLLM
 REFUSED = (
     "temperature {temperature} is refused: on the CPU backend vLLM samples wrongly with any drafter (it divides by "
@@ -43,6 +44,7 @@ class Kept:
     def __init__(self):
         self._pass = None
         self.drafted = False  # whether the last `propose` gave a draft: warm-up passes have drafts that are not ours
+        self.noise = []  # requests of the pass, by index, whose draft tokens are noise: never accepted
 
     def keep(self, lengths, predicted, bonus, accepted):
         """`lengths`: draft tokens by request, [N]; `predicted`: the model's token at the place of each
@@ -109,6 +111,8 @@ def _keeping(rejection_sample, kept, on_cpu):
         accepted = rejection_sample(
             drafts, lengths, longest, ends, draft_probs, logits, bonus, sampling, *args, **kwargs
         )
+        if kept.noise:
+            accepted[kept.noise, 1:] = NO_TOKEN
         kept.keep(lengths, predicted, bonus, accepted)
         return accepted
 
@@ -137,7 +141,7 @@ def _refusing(verify, on_cpu, error):
     def refusing(self, *args, **kwargs):
         verify(self, *args, **kwargs)
         speculative = signature.bind(self, *args, **kwargs).arguments.get("speculative_config")
-        if getattr(speculative, "model", None) == PROPOSER and self.temperature > GREEDY and on_cpu():
+        if getattr(speculative, "model", None) in PROPOSERS and self.temperature > GREEDY and on_cpu():
             raise error(REFUSED.format(temperature=self.temperature))
 
     refusing.jacobi_wraps = verify

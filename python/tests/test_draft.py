@@ -3,8 +3,10 @@
 import random
 import unittest
 
-from jacobi_serve.draft import NgramPool, Rng, Text, Window
+from jacobi_serve.draft import Cycle, Filler, NgramPool, Rng, Text, Window
 from jacobi_serve.settings import Settings
+
+VOCABULARY = 11
 
 
 def text_of(tokens):
@@ -96,7 +98,7 @@ class Pool(unittest.TestCase):
 
 def decode(settings, count, model, prompt, length):
     """Greedy decoding with a window by `model`, text to next token: the response, and the draft tokens of each pass."""
-    window = Window(settings, count)
+    window = Window(settings, count, VOCABULARY)
     window.text.extend(prompt)
     text = prompt + [model(prompt)]
     new, predictions, widths = text[-1:], [], []
@@ -122,6 +124,7 @@ class Decoding(unittest.TestCase):
     WINDOWS = [
         Settings(),
         Settings(filler="ngram"),
+        Settings(filler="vocabulary"),
         Settings(pool_size=4),
         Settings(window="block"),
         Settings(window="block", block_size=4, max_blocks=2, filler="ngram", pool_size=1),
@@ -139,7 +142,7 @@ class Decoding(unittest.TestCase):
                 self.assertLessEqual(max(widths), count, settings)
 
     def test_sliding_window_keeps_its_rows(self):
-        for settings in self.WINDOWS[:3]:
+        for settings in self.WINDOWS[:4]:
             _, widths = decode(settings, 7, counting, [1, 5, 2, 8], 80)
             self.assertEqual(set(widths), {7}, settings)
 
@@ -159,7 +162,7 @@ class Decoding(unittest.TestCase):
     def test_seed_decides_what_is_drawn(self):
         drafts = []
         for seed in (0, 0, 1):
-            window = Window(Settings(seed=seed), 12)
+            window = Window(Settings(seed=seed), 12, VOCABULARY)
             window.text.extend(range(100))
             window.learn([100], [])
             drafts.append(window.draft(room=12))
@@ -167,19 +170,87 @@ class Decoding(unittest.TestCase):
         self.assertNotEqual(drafts[0], drafts[2])
 
     def test_room_cuts_the_draft(self):
-        window = Window(Settings(), 7)
+        window = Window(Settings(), 7, VOCABULARY)
         window.text.extend([1, 2, 3])
         window.learn([4], [])
         self.assertEqual(len(window.draft(room=2)), 2)
 
     def test_what_was_predicted_behind_the_accepted_tokens_is_the_draft(self):
-        window = Window(Settings(), 4)
+        window = Window(Settings(), 4, VOCABULARY)
         window.text.extend([1])
         window.learn([2], [])
         window.draft(room=4)
         # Rows [2 | draft]: two right, then the model wants 9; it predicts 7, 6 behind.
         window.learn([3, 4, 9], [3, 4, 9, 7, 6])
         self.assertEqual(window.draft(room=4)[:2], [7, 6])
+
+
+class Drawn(unittest.TestCase):
+    def test_fillers_are_of_the_text_or_of_the_vocabulary(self):
+        for kind, allowed in [("random", {4, 5, 6}), ("ngram", {4, 5, 6}), ("vocabulary", set(range(9)))]:
+            filler = Filler(Settings(filler=kind), 9)
+            text = filler.text()
+            text.extend([4, 5, 6])
+            first, second = filler.fill(text, [], 40), filler.fill(text, [], 40)
+            self.assertEqual(set(first + second), allowed, kind)
+            self.assertNotEqual(first, second, kind)
+
+
+def drafted(cycle, base, adapter, prompt, length):
+    """Greedy decoding in cycles, `adapter` being a model that sees the known token and noise: the response and its passes."""
+    cycle.text.extend(prompt)
+    text = prompt + [base(prompt)]
+    new, predictions, passes = text[-1:], [], 0
+    while len(text) < len(prompt) + length:
+        cycle.learn(new, predictions)
+        draft = cycle.draft(room=1000)
+        rows = [text + draft[:at] for at in range(len(draft) + 1)]
+        passes += 1
+        if cycle.is_noise:
+            predictions = [base(text), *(adapter(row, len(text)) for row in rows[1:])]
+            new = predictions[:1]
+        else:
+            predictions = [base(row) for row in rows]
+            right = 0
+            while right < len(draft) and draft[right] == predictions[right]:
+                right += 1
+            new = predictions[: right + 1]
+        text += new
+    return text[len(prompt) : len(prompt) + length], passes
+
+
+class Cycles(unittest.TestCase):
+    def test_the_text_is_the_base_s_whatever_the_adapter_drafts(self):
+        prompt = [1, 5, 2, 8]
+        expected = list(prompt)
+        while len(expected) < 4 + 60:
+            expected.append(counting(expected))
+
+        def right(row, known):
+            return expected[len(row)] if len(row) < len(expected) else 0
+
+        def partly(row, known):
+            return right(row, known) if len(row) - known < 3 else -1
+
+        # With drafts of 7: one token by the first pass of a cycle; all 8, 3 or 1 by the second. The prefill gives one more.
+        for adapter, per_cycle in (right, 9), (partly, 4), (lambda row, known: -1, 2):
+            for filler in "random", "ngram", "vocabulary":
+                cycle = Cycle(Settings(filler=filler), 7, VOCABULARY)
+                text, passes = drafted(cycle, counting, adapter, prompt, 60)
+                self.assertEqual(text, expected[4:], filler)
+                cycles = -(-59 // per_cycle)
+                self.assertIn(passes, (2 * cycles - 1, 2 * cycles), (filler, per_cycle))
+
+    def test_a_draft_that_was_not_verified_is_forgotten(self):
+        cycle = Cycle(Settings(), 3, VOCABULARY)
+        cycle.text.extend([1])
+        cycle.learn([2], [])
+        self.assertEqual((len(cycle.draft(9)), cycle.is_noise), (3, True))
+        cycle.learn([3], [3, 7, 8, 9])
+        self.assertEqual((cycle.draft(2), cycle.is_noise), ([7, 8], False))
+        # The engine dropped it, and the pass had the known token alone.
+        cycle.learn([4], [4])
+        self.assertEqual((len(cycle.draft(2)), cycle.is_noise), (2, True))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class Adapters(unittest.TestCase):
     def test_an_adapter_is_refused(self):
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "adapter_config.json").write_text("{}")
-            with self.assertRaisesRegex(ValueError, "is an adapter: this plug-in drafts with full models only"):
+            with self.assertRaisesRegex(ValueError, "is an adapter: engines load its base model"):
                 settings.load(None, folder)
 
 

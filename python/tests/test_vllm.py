@@ -22,6 +22,12 @@ class Rows(list):
     def tolist(self):
         return [list(row) if isinstance(row, list) else row for row in self]
 
+    def __setitem__(self, at, value):
+        """A value for some columns of some rows."""
+        rows, columns = at
+        for row in rows:
+            self[row][columns] = [value] * len(self[row][columns])
+
 
 def one_hot(tokens, size=10):
     return Rows([float(token == at) for at in range(size)] for token in tokens)
@@ -102,6 +108,12 @@ class Keeping(unittest.TestCase):
         # Taken once.
         self.assertEqual(kept.take([[1, 5], [4, 8]]), [[], []])
 
+    def test_noise_is_never_accepted_and_what_follows_it_is_kept(self):
+        kept = Kept()
+        kept.noise = [0]
+        self.assertEqual(self.verify(kept), [[1, -1, -1, -1], [4, 8, -1, -1]])
+        self.assertEqual(kept.take([[1], [4, 8]]), [[1, 5, 6, 7], [4, 8]])
+
     def test_predictions_of_another_pass_are_none(self):
         for sampled, expected in [
             ([[1, 5]], [[]]),
@@ -143,9 +155,10 @@ class Refusing(unittest.TestCase):
             seen.append(self)
 
         for model, temperature, cpu, refused in [
-            (vllm_hooks.PROPOSER, 0.7, True, True),
-            (vllm_hooks.PROPOSER, 0.0, True, False),
-            (vllm_hooks.PROPOSER, 0.7, False, False),
+            (vllm_hooks.PROPOSERS[0], 0.7, True, True),
+            (vllm_hooks.PROPOSERS[1], 0.7, True, True),
+            (vllm_hooks.PROPOSERS[0], 0.0, True, False),
+            (vllm_hooks.PROPOSERS[0], 0.7, False, False),
             ("ngram", 0.7, True, False),
             (None, 0.7, True, False),
         ]:
@@ -188,7 +201,9 @@ class Proposing(unittest.TestCase):
     def proposer(self, count=4, max_len=100, extra=None, **jacobi):
         config = SimpleNamespace(
             speculative_config=SimpleNamespace(num_speculative_tokens=count),
-            model_config=SimpleNamespace(max_model_len=max_len, model="/nowhere", revision=None),
+            model_config=SimpleNamespace(
+                max_model_len=max_len, model="/nowhere", revision=None, get_vocab_size=lambda: 50
+            ),
             additional_config={"jacobi": jacobi} if extra is None else extra,
             scheduler_config=SimpleNamespace(max_num_seqs=2),
         )

@@ -19,7 +19,7 @@ mod work;
 use std::{path::Path, process::Command};
 
 use anyhow::ensure;
-use jacobi_model::{Architecture, environment};
+use jacobi_model::{Architecture, dtype_name, environment};
 use serde_json::{Value, json};
 
 use cost::Line;
@@ -48,6 +48,7 @@ fn main() -> anyhow::Result<()> {
         "model": options.model.display().to_string(),
         "tokens": options.tokens,
         "threads": options.threads,
+        "dtype": options.dtype,
         "instructions": instructions(),
     });
     let mut measured = Measured::open(options.measured.as_deref(), &settings)?;
@@ -192,6 +193,7 @@ fn run_child(options: &Options, way: Way, rows: usize) -> anyhow::Result<Value> 
             "--rounds",
             &numbers[2],
         ])
+        .args(["--dtype", dtype_name(options.dtype.resolve(None))])
         .args(["--threads", &options.threads.to_string(), "--model"])
         .arg(&options.model)
         .output()?;

@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 use jacobi_datasets::{
     NoisyRows, PackConfig, PackedRow, PackedSample, StateSource, States, fill_rows, row_len,
 };
-use jacobi_model::{Dtype, Transformer, load};
+use jacobi_model::{Transformer, load};
 use jacobi_torch_ext::{add_weight_gradient, product, product_input_gradient};
 use jacobi_trainer::{
     ActivationCheckpointing, AdapterSettings, Footprint, NoStep, RowLoad, StepSettings, Stepper, TrainConfig,
@@ -59,7 +59,8 @@ impl Way {
 
 /// What a child process prints: seconds of each step (and of its matrix products alone), bytes.
 pub fn child(options: &Options, way: Way, tokens_per_row: usize) -> anyhow::Result<Value> {
-    let model = load(&options.model, Dtype::Bfloat16)?.transformer;
+    let model = load(&options.model, options.dtype)?.transformer;
+    let kind = model.kind();
     let count = tokens_per_row.max(options.tokens) / work::SAMPLE_TOKENS;
     let samples = samples_of(way, count, model.architecture().vocab_size as u32)?;
     let defaults = TrainConfig::default();
@@ -112,7 +113,7 @@ pub fn child(options: &Options, way: Way, tokens_per_row: usize) -> anyhow::Resu
     }
     let peak = memory("VmHWM")?;
     if way == Way::Fast {
-        let mut products = Products::new(&stepper_shape(options)?, &rows);
+        let mut products = Products::new(&stepper_shape(options)?, &rows, kind);
         for _ in 0..options.rounds {
             floor.push(products.run());
         }
@@ -215,9 +216,8 @@ struct Products {
 }
 
 impl Products {
-    fn new(shape: &Shape, rows: &[PackedRow]) -> Self {
-        let random =
-            |a: i64, b: i64| Tensor::randn([a, b], (Kind::Float, Device::Cpu)).to_kind(Kind::BFloat16);
+    fn new(shape: &Shape, rows: &[PackedRow], kind: Kind) -> Self {
+        let random = |a: i64, b: i64| Tensor::randn([a, b], (Kind::Float, Device::Cpu)).to_kind(kind);
         let set = |n: usize, (inputs, outputs): (i64, i64)| {
             let sum = Tensor::zeros([outputs, inputs], (Kind::Float, Device::Cpu));
             [random(n as i64, inputs), random(outputs, inputs), random(n as i64, outputs), sum]

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use jacobi_model::Dtype;
+use serde_json::json;
 
 use super::work::SAMPLE_TOKENS;
 use crate::arguments::Arguments;
@@ -22,6 +24,8 @@ pub struct Options {
     pub tokens: usize,
     /// Steps measured, after one that is not.
     pub rounds: usize,
+    /// Ours computes in it; master weights are fp32.
+    pub dtype: Dtype,
     /// How many threads compute.
     pub threads: usize,
     /// The file to write.
@@ -35,7 +39,7 @@ pub struct Options {
 }
 
 const USAGE: &str = "cargo bench --workspace --bench train -- --model DIR [--pytorch JSON] [--measured JSON] [--rows 512,2048,8192] \
-                     [--tokens 2048] [--rounds 2] [--threads 2] [--output bench-results/train.json] [--samples JSON]";
+                     [--tokens 2048] [--rounds 2] [--dtype bfloat16|float32] [--threads 2] [--output bench-results/train.json] [--samples JSON]";
 
 impl Options {
     /// # Errors
@@ -46,8 +50,10 @@ impl Options {
         let rows = given.text("--rows").unwrap_or_else(|| "512,2048,8192".to_owned());
         let size =
             |size: &str| size.parse().with_context(|| format!("--rows {rows}: whole numbers are needed"));
+        let dtype = given.text("--dtype").unwrap_or_else(|| "bfloat16".to_owned());
         Ok(Self {
             model,
+            dtype: serde_json::from_value(json!(dtype)).with_context(|| format!("--dtype {dtype}"))?,
             pytorch: given.path("--pytorch"),
             measured: given.path("--measured"),
             rows: rows.split(',').map(size).collect::<anyhow::Result<_>>()?,
