@@ -172,16 +172,31 @@ def _wrap(owner, name, wrapper):
 
 def _mend(wrapper):
     """Makes vLLM's CPU backend compute rows without a LoRA beside rows with one. It takes index -1, which means none, for the
-    last LoRA of its table; and it has room for one run of equal rows per request, where a request here has two."""
+    last LoRA of its table; and it has room for one run of equal rows per request, where a request here has two. It also copies
+    the LoRA for every row, which is not needed where its table, [LoRAs, 1, out, in], has one."""
 
     def shrinking(shrink):
         @wraps(shrink)
         def only_adapted(self, y, x, w_t_all, scale):
-            shrink(self, y, x, w_t_all, scale)
-            if not self.no_lora:
-                y[self.token_lora_indices < 0] = 0
+            if self.no_lora:
+                return
+            if len(w_t_all) == 1:
+                y[:, : w_t_all.shape[-2]] = scale * (x.to(y.dtype) @ w_t_all[0, 0].T.to(y.dtype))
+            else:
+                shrink(self, y, x, w_t_all, scale)
+            y[self.token_lora_indices < 0] = 0
 
         return only_adapted
+
+    def expanding(expand):
+        @wraps(expand)
+        def at_once(self, y, x, w_t_all, y_offset, y_slice_size, add_inputs):
+            if len(w_t_all) == 1 and add_inputs and not self.no_lora:
+                y[:, y_offset : y_offset + y_slice_size] += x.to(y.dtype) @ w_t_all[0, 0].T.to(y.dtype)
+            else:
+                expand(self, y, x, w_t_all, y_offset, y_slice_size, add_inputs)
+
+        return at_once
 
     def making(make):
         @wraps(make)
@@ -191,4 +206,5 @@ def _mend(wrapper):
         return roomier
 
     _wrap(wrapper, "_shrink_prefill", shrinking)
+    _wrap(wrapper, "_expand_slice_prefill", expanding)
     _wrap(wrapper, "__init__", making)

@@ -36,19 +36,69 @@ class Flags(list):
         return [at for at, index in enumerate(self) if index < number]
 
 
-class Column(list):
+class Matrix:
+    """The part of a tensor that LoRAs on a CPU need."""
+
+    dtype = None
+
+    def __init__(self, rows):
+        self.rows = [list(row) for row in rows]
+        self.shape = len(rows), len(rows[0])
+
+    @property
+    def T(self):
+        return Matrix(list(zip(*self.rows)))
+
+    def to(self, dtype):
+        return self
+
+    def __matmul__(self, other):
+        return Matrix([[sum(x * y for x, y in zip(row, column)) for column in other.T.rows] for row in self.rows])
+
+    def __rmul__(self, scale):
+        return Matrix([[scale * x for x in row] for row in self.rows])
+
+    def __iadd__(self, other):
+        return Matrix([[x + y for x, y in zip(*rows)] for rows in zip(self.rows, other.rows)])
+
+    def __getitem__(self, at):
+        return Matrix([row[at[1]] for row in self.rows])
+
     def __setitem__(self, at, value):
-        for index in at:
-            super().__setitem__(index, value)
+        """All rows of some columns, or 0 in all columns of some rows."""
+        if isinstance(at, list):
+            for index in at:
+                self.rows[index] = [value] * self.shape[1]
+            return
+        for row, new in zip(self.rows, value.rows):
+            row[at[1]] = new
+
+
+class Table4(dict):
+    """LoRAs by [number, 0]."""
+
+    def __init__(self, *loras):
+        super().__init__({(number, 0): lora for number, lora in enumerate(loras)})
+        self.shape = len(loras), 1, *loras[0].shape
 
 
 class PunicaWrapperCPU:
+    """As vLLM's, which takes index -1 for the last LoRA."""
+
     def __init__(self, max_num_batched_tokens, max_batches, device):
         self.room, self.no_lora, self.token_lora_indices = max_batches, False, Flags([-1, 0, 0, -1])
 
     def _shrink_prefill(self, y, x, w_t_all, scale):
-        for at in range(len(y)):
-            list.__setitem__(y, at, 1.0)
+        if not self.no_lora:
+            y[:, :] = scale * Matrix([(Matrix([row]) @ w.T).rows[0] for row, w in zip(x.rows, self._by_row(w_t_all))])
+
+    def _expand_slice_prefill(self, y, x, w_t_all, y_offset, y_slice_size, add_inputs):
+        if not self.no_lora:
+            rows = [(Matrix([row]) @ w.T).rows[0] for row, w in zip(x.rows, self._by_row(w_t_all))]
+            y[:, y_offset : y_offset + y_slice_size] += Matrix(rows)
+
+    def _by_row(self, w_t_all):
+        return [w_t_all[at % len(w_t_all), 0] for at in self.token_lora_indices]
 
 
 def with_lora():
@@ -155,9 +205,16 @@ class Adapters(unittest.TestCase):
         self.proposer()  # a second engine does not wrap twice
         wrapper = self.wrapper(10, 4, device=None)
         self.assertEqual(wrapper.room, 8)
-        column = Column([0.0] * 4)
-        wrapper._shrink_prefill(column, None, None, 1.0)
-        self.assertEqual(column, [0.0, 1.0, 1.0, 0.0])
+        x = Matrix([[1, 2], [3, 4], [5, 6], [7, 8]])
+        down, up, other = Matrix([[1, 1]]), Matrix([[10], [20]]), Matrix([[7, 7]])
+        for downs, ups in [(Table4(down), Table4(up)), (Table4(down, other), Table4(up, other.T))]:
+            for none in False, True:
+                wrapper.no_lora = none
+                narrow, y = Matrix([[0]] * 4), Matrix([[1, 1, 1]] * 4)
+                wrapper._shrink_prefill(narrow, x, downs, 2)
+                wrapper._expand_slice_prefill(y, narrow, ups, 1, 2, True)
+                expected = [[1, 1, 1]] * 4 if none else [[1, 1, 1], [1, 141, 281], [1, 221, 441], [1, 1, 1]]
+                self.assertEqual(y.rows, expected, (len(downs), none))
 
     def test_what_cannot_work_is_refused_at_the_start(self):
         for arguments, cause in [
