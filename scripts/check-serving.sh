@@ -27,6 +27,17 @@ if [[ $# -gt 0 && $1 != -* ]]; then
   prompts=$(realpath "$1")
   shift
 fi
+options=()
+while [[ $# -gt 0 ]]; do
+  options+=("$1")
+  if [[ $1 == --adapter && $# -gt 1 ]]; then
+    [[ -f $2/adapter_config.json ]] || fail "$2 holds no adapter_config.json: give an adapter that jacobi exported"
+    options+=("$(realpath "$2")")
+    shift
+  fi
+  shift
+done
+set -- "${options[@]}"
 cd "$root"
 prompts=${prompts:-datasets/default/prompts-test.jsonl}
 

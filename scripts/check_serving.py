@@ -2,7 +2,8 @@
 
 Tokens per step leave out the first token of each response, which the prompt's pass gives, and tokens that a pass verified
 behind the end of the text; the end token counts. Steps are the passes after the prompt's. All figures are sums over
-prompts. Ours is multi_block with a sliding window of drafts + 1 rows, the same filler and no pool.
+prompts. Ours is multi_block with a sliding window of drafts + 1 rows, the same filler and no pool; with an adapter the model is
+its base, and each cycle has two passes.
 
 In transformers the prompt's pass also verifies a draft, and fillers come from another generator. Its tokens per step are a
 little above or below ours, on few prompts by more than the tolerance, and then miss their target without failing the

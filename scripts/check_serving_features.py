@@ -27,6 +27,8 @@ CASES = [
     ("chunked prefill, 32 tokens per step", {"max_num_batched_tokens": 32, "max_num_seqs": 1}, {}),
     ("prefix caching", {"max_num_seqs": 1}, {"prefix": 270}),
     ("no prefix caching", {"enable_prefix_caching": False}, {}),
+    ("prompts in pieces beside drafts", {"max_num_batched_tokens": 96, "max_num_seqs": 4}, {}),
+    ("too little memory, requests wait", {"max_model_len": 256, "block_size": 32, "num_gpu_blocks_override": 10}, {}),
     ("stop strings", {}, {"stop": ["####", "there are"]}),
     ("stop strings kept in the text", {}, {"stop": ["are "], "include_stop_str_in_output": True}),
     ("stop token ids", {}, {"stop_token_ids": [16, 365]}),
@@ -45,7 +47,10 @@ CASES = [
     ("sampling, temperature 0.7", {}, {"temperature": 0.7, "seed": 1}),
     ("logit_bias", {}, {"logit_bias": {5: 1.0}}),
 ]
-BESIDE = ("requests of the base between those of the adapter", {}, ({}, {"base": True}))
+WITH_ADAPTER = [
+    ("requests of the base between those of the adapter", {}, ({}, {"base": True})),
+    ("two adapters and the base in a batch", {"max_loras": 2}, ({}, {"lora": 1}, {"base": True})),
+]
 
 
 class Requests(serving_engines.Vllm):
@@ -72,7 +77,8 @@ class Requests(serving_engines.Vllm):
             prompts = [shared + prompt for prompt in prompts]
         for at, prompt in enumerate(prompts):
             own = dict(case[at % len(case)] if isinstance(case, (list, tuple)) else case)
-            lora = None if own.pop("base", False) else self.lora
+            lora = self.loras[own.pop("lora", 0)] if self.loras and not own.pop("base", False) else None
+            own = {key: value for key, value in own.items() if key not in ("base", "lora")}
             try:
                 self.engine.add_request(str(at), {"prompt_token_ids": prompt}, self.parameters(own), lora_request=lora)
             except (ValueError, self.vllm.exceptions.VLLMValidationError) as error:
@@ -151,7 +157,7 @@ def ids_of(model, file):
 def requests(model, adapter, work, prompts):
     """Every case on an engine without and one with drafts, loaded once for the cases that share its arguments: name,
     result, remark."""
-    found, rows = {}, CASES + [BESIDE] * bool(adapter)
+    found, rows = {}, CASES + (WITH_ADAPTER if adapter else [])
     engines = [own for _, own, _ in rows]
     for options in [own for at, own in enumerate(engines) if own not in engines[:at]]:
         names = [name for name, own, _ in rows if own == options]

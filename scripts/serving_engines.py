@@ -30,17 +30,20 @@ class Vllm:
 
         self.vllm = vllm
         self.versions = {"vllm": vllm.__version__}
-        self.lora = LoRARequest("draft", 1, options["adapter"]) if options.get("adapter") else None
+        # Two names of one adapter: to vLLM they are two.
+        adapters = [options["adapter"]] * 2 if options.get("adapter") else []
+        self.loras = [LoRARequest(f"draft-{at}", at, path) for at, path in enumerate(adapters, start=1)]
         self.engine = vllm.LLM(model, **engine_arguments(options)).llm_engine
 
     def run(self, prompts, max_tokens, streams, **_):
         """Keeps `streams` requests running until all are answered."""
         params = self.vllm.SamplingParams(temperature=0, max_tokens=max_tokens)
+        lora = self.loras[0] if self.loras else None
         outputs, waiting, running = [None] * len(prompts), list(range(len(prompts)))[::-1], {}
         while waiting or running:
             while waiting and len(running) < streams:
                 at = waiting.pop()
-                self.engine.add_request(str(at), {"prompt_token_ids": prompts[at]}, params, lora_request=self.lora)
+                self.engine.add_request(str(at), {"prompt_token_ids": prompts[at]}, params, lora_request=lora)
                 running[str(at)] = 0
             for output in self.engine.step():
                 # A step in the middle of a prompt gives no output. Each output here is cumulative.

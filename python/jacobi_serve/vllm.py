@@ -20,8 +20,7 @@ from jacobi_serve.draft import Window
 logger = init_logger("vllm." + __name__)
 
 MOST_DRAFTS = 128  # most draft tokens of a request that vLLM's rejection sampler verifies in one step
-_TAIL = 64  # tokens that distinguish requests of equal length
-_PATIENCE = 16  # consecutive steps with drafts and without predictions before a warning
+TAIL = 64  # tokens that distinguish requests of equal length
 
 
 class JacobiProposer:
@@ -33,12 +32,9 @@ class JacobiProposer:
         refuse_size(self.count, self.max_len)
         vllm_hooks.check(vllm.__version__, rejection_sampler)
         model = vllm_config.model_config
-        extra = vllm_config.additional_config
-        explicit = extra.get("jacobi") if isinstance(extra, dict) else None
-        self.settings, line = settings.load(explicit, model.model, model.revision)
+        self.settings, line = settings.load(explicit_settings(vllm_config), model.model, model.revision)
         most = 4 * vllm_config.scheduler_config.max_num_seqs
         self.windows = Windows(lambda: Window(self.settings, self.count, model.get_vocab_size()), most)
-        self.blind = 0
         vllm_hooks.install(rejection_sampler, current_platform.is_cpu())
         logger.info("Jacobi drafts of %d tokens, %s; %s", self.count, self.settings, line)
 
@@ -52,7 +48,7 @@ class JacobiProposer:
         text, new tokens included, [N]; `token_ids_cpu`: its text, [N, context].
         """
         predictions = vllm_hooks.KEPT.take(sampled_token_ids)
-        self._watch(any(predictions))
+        vllm_hooks.KEPT.watch(any(predictions), vllm.__version__)
         rows = ((new, token_ids_cpu[i, : int(num_tokens_no_spec[i])]) for i, new in enumerate(sampled_token_ids))
         drafts = []
         for window, length, new, predicted in self.windows.of(rows, predictions):
@@ -64,12 +60,6 @@ class JacobiProposer:
             drafts.append(window.draft(room))
         vllm_hooks.KEPT.drafted = any(drafts)
         return drafts
-
-    def _watch(self, seen):
-        """Warns if drafts are verified but predictions do not arrive, so that drafts are filler only."""
-        self.blind = 0 if seen or not vllm_hooks.KEPT.drafted else self.blind + 1
-        if self.blind == _PATIENCE:
-            logger.warning("jacobi-serve: predictions of vLLM %s do not arrive; drafts do not help", vllm.__version__)
 
 
 class Windows:
@@ -100,9 +90,15 @@ class Windows:
 
 
 def _key(text, length, counter):
-    tail = length, text[max(0, length - _TAIL) : length].tobytes()
+    tail = length, text[max(0, length - TAIL) : length].tobytes()
     counter[tail] += 1
     return *tail, counter[tail]
+
+
+def explicit_settings(vllm_config):
+    """The table of `--additional-config '{"jacobi": ..}'`, or None."""
+    extra = vllm_config.additional_config
+    return extra.get("jacobi") if isinstance(extra, dict) else None
 
 
 def refuse_size(count, max_len):

@@ -4,9 +4,9 @@
         "model": "jacobi_serve.vllm_adapter.AdapterProposer", "num_speculative_tokens": 7}'
 
 Requests for the model `fast` get the base's text in fewer passes; those for BASE are decoded without drafts. This is UNO's
-cycle (arXiv 2609.04010) in vLLM's own steps. In the first, the draft is noise, which the LoRA reads and no token of which is
-accepted; what it predicts there is the draft that the second step verifies by the base alone. vLLM applies LoRAs by row, so
-all it takes is to tell it which rows are noise. Rows of rejected drafts are overwritten in the cache, as always.
+cycle (arXiv 2609.04010) in vLLM's own steps. In the first pass the draft is noise. The LoRA reads it, and none of it is
+accepted. What the LoRA predicts there is the draft that the base verifies in the second pass. vLLM applies LoRAs by row, so all
+it takes is to tell it which rows are noise. Keys and values of rejected drafts are overwritten in the cache, as always.
 
 Settings: `filler` and `seed` of `--additional-config '{"jacobi": {..}}'`, else of the adapter's `jacobi.json`.
 """
@@ -24,16 +24,21 @@ from vllm.v1.worker.gpu_input_batch import InputBatch
 
 from jacobi_serve import settings, vllm_hooks
 from jacobi_serve.draft import Cycle
-from jacobi_serve.vllm import refuse_size
+from jacobi_serve.vllm import TAIL, explicit_settings, refuse_size
 
 logger = init_logger("vllm." + __name__)
 
-# The layers that jacobi's adapters change; vLLM's own names of several in one are made of these.
+# The models that jacobi trains adapters for. In others vLLM may run some layers on other rows than those of the pass.
+MODELS = "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"
+# The layers that these adapters change. Not the head: its rows are verified, and must be the base's.
 TARGETS = "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
-_TAIL = 64  # tokens that distinguish requests of equal length
-# The parameters of vLLM's methods that are wrapped.
-_MAKE = ("self", "num_scheduled_tokens", "num_sampled_tokens")
-_SHRINK = ("self", "y", "x", "w_t_all", "scale")
+# The methods of vLLM that are replaced, with their parameters; the second ones on a CPU.
+_BATCH = {"make_lora_inputs": ("self", "num_scheduled_tokens", "num_sampled_tokens")}
+_CPU = {
+    "_update_prefill_metadata": ("self", "token_lora_tensor"),
+    "_shrink_prefill": ("self", "y", "x", "w_t_all", "scale"),
+    "_expand_slice_prefill": ("self", "y", "x", "w_t_all", "y_offset", "y_slice_size", "add_inputs"),
+}
 
 
 class AdapterProposer:
@@ -43,28 +48,26 @@ class AdapterProposer:
         self.count = vllm_config.speculative_config.num_speculative_tokens
         self.max_len = vllm_config.model_config.max_model_len
         refuse_size(self.count, self.max_len)
-        lora = vllm_config.lora_config
-        if lora is None:
-            raise ValueError(
-                "drafts by an adapter need vLLM's LoRA: start with --enable-lora --max-lora-rank RANK --lora-modules NAME=ADAPTER"
-            )
-        if lora.target_modules is None:
-            # Not the head: there vLLM cannot apply a LoRA to the log-probabilities of a prompt.
-            lora.target_modules = list(TARGETS)
+        refuse(vllm_config)
+        vllm_config.lora_config.target_modules = list(TARGETS)
+        on_cpu = current_platform.is_cpu()
         vllm_hooks.check(vllm.__version__, rejection_sampler)
-        check(vllm.__version__, InputBatch, PunicaWrapperCPU)
-        extra = vllm_config.additional_config
-        explicit = extra.get("jacobi") if isinstance(extra, dict) else None
+        check(vllm.__version__, InputBatch, PunicaWrapperCPU if on_cpu else None)
+        explicit = explicit_settings(vllm_config)
         self.explicit = None if explicit is None else settings.for_drafts(explicit)
         self.vocabulary = vllm_config.model_config.get_vocab_size()
         self.settings = {}  # by the path of the adapter
-        self.cycles, self.most = OrderedDict(), 4 * vllm_config.scheduler_config.max_num_seqs
-        on_cpu = current_platform.is_cpu()
+        self.cycles = OrderedDict()  # by request id, the most recent one last
+        self.most_cycles = 4 * vllm_config.scheduler_config.max_num_seqs
         vllm_hooks.install(rejection_sampler, on_cpu)
-        self.rows = AdapterRows(vllm_hooks.KEPT)
-        _wrap(InputBatch, "make_lora_inputs", self.rows.instead_of)
+        InputBatch.make_lora_inputs = ROWS.instead_of(InputBatch.make_lora_inputs)
         if on_cpu:
-            _mend(PunicaWrapperCPU)
+            for name, method in (
+                ("_update_prefill_metadata", _find_rows),
+                ("_shrink_prefill", _shrink),
+                ("_expand_slice_prefill", _expand),
+            ):
+                setattr(PunicaWrapperCPU, name, method)
 
     def load_model(self, *args, **kwargs):
         """There is no draft model."""
@@ -75,7 +78,8 @@ class AdapterProposer:
         `sampled_token_ids`: new tokens of each request, [] in the middle of a prompt; `num_tokens_no_spec`: length of its
         text, new tokens included, [N]; `token_ids_cpu`: its text, [N, context].
         """
-        batch, predictions = self.rows.batch, vllm_hooks.KEPT.take(sampled_token_ids)
+        batch, predictions = ROWS.batch, vllm_hooks.KEPT.take(sampled_token_ids)
+        vllm_hooks.KEPT.watch(any(predictions), vllm.__version__)
         drafts = []
         for at, (new, predicted) in enumerate(zip(sampled_token_ids, predictions)):
             length = int(num_tokens_no_spec[at])
@@ -88,7 +92,7 @@ class AdapterProposer:
             cycle = self._cycle(request, adapter, token_ids_cpu[at, : length - len(new)])
             cycle.learn(list(new), predicted)
             drafts.append(cycle.draft(room))
-            self.rows.is_noise[request] = cycle.is_noise
+            ROWS.is_noise[request] = cycle.is_noise
         vllm_hooks.KEPT.drafted = any(drafts)
         return drafts
 
@@ -96,12 +100,13 @@ class AdapterProposer:
         """The cycle of a request whose text, without its new tokens, is `text`, [L]."""
         cycle = self.cycles.pop(request, None)
         # An id may be given to another request later.
-        if cycle is None or len(cycle.text.tokens) != len(text) or cycle.text.tokens[-_TAIL:] != text[-_TAIL:].tolist():
+        if cycle is None or len(cycle.text.tokens) != len(text) or cycle.text.tokens[-TAIL:] != text[-TAIL:].tolist():
             cycle = Cycle(self._settings(adapter), self.count, self.vocabulary)
             cycle.text.extend(text.tolist())
         self.cycles[request] = cycle
-        while len(self.cycles) > self.most:
-            self.rows.is_noise.pop(self.cycles.popitem(last=False)[0], None)
+        while len(self.cycles) > self.most_cycles:
+            oldest, _ = self.cycles.popitem(last=False)
+            ROWS.is_noise.pop(oldest, None)
         return cycle
 
     def _settings(self, adapter):
@@ -121,90 +126,99 @@ class AdapterProposer:
 class AdapterRows:
     """Which rows of a pass go through the LoRA of their request: those that hold noise."""
 
-    def __init__(self, kept):
-        self.kept = kept
+    def __init__(self):
         self.batch = None  # of the last pass
         self.is_noise = {}  # by request id: whether its draft is noise
 
     def instead_of(self, make):
-        """Replaces `InputBatch.make_lora_inputs`, which gives every row of a request its LoRA."""
+        """For `InputBatch.make_lora_inputs`, which gives every row of a request its LoRA."""
+        make = getattr(make, "jacobi_wraps", make)
 
         @wraps(make)
         def by_row(batch, num_scheduled_tokens, num_sampled_tokens):
             by_sample, _, loras = make(batch, num_scheduled_tokens, num_sampled_tokens)
-            return by_sample, self.mapping(batch, num_scheduled_tokens, num_sampled_tokens), loras
+            rows, noisy = self.mapping(batch, num_scheduled_tokens, num_sampled_tokens)
+            self.batch = batch
+            vllm_hooks.KEPT.noise = noisy
+            return (0,) * len(by_sample), rows, loras
 
+        by_row.jacobi_wraps = make
         return by_row
 
     def mapping(self, batch, scheduled, sampled):
-        """The LoRA id of each row, 0 for the base. `scheduled`: rows of each request, [N]; `sampled`: how many of them, the last
-        ones, have logits, which are the known token and the draft, [N]."""
-        self.batch, self.kept.noise, rows = batch, [], []
+        """The LoRA id of each row, 0 for the base, and the indices of the requests with noise.
+
+        `scheduled`: rows of each request, [N]; `sampled`: how many of them, the last ones, have logits, which are the known
+        token and the draft, [N].
+        """
+        rows, noisy = [], []
         for at, (count, wanted) in enumerate(zip(scheduled, sampled)):
             noise = int(wanted) - 1 if self.is_noise.get(batch.req_ids[at]) else 0
             rows += [0] * (int(count) - noise) + [int(batch.request_lora_mapping[at])] * noise
             if noise:
-                self.kept.noise.append(at)
-        return tuple(rows)
+                noisy.append(at)
+        return tuple(rows), noisy
+
+
+ROWS = AdapterRows()
+
+
+def refuse(vllm_config):
+    """Raises ValueError for what an adapter cannot draft with, and for options under which layers may see other rows than the
+    pass has, so that the adapter would change the text."""
+    lora, parallel = vllm_config.lora_config, vllm_config.parallel_config
+    if lora is None:
+        raise ValueError(
+            "drafts by an adapter need vLLM's LoRA: start with --enable-lora --max-lora-rank RANK --lora-modules NAME=ADAPTER"
+        )
+    unknown = sorted(set(vllm_config.model_config.architectures) - set(MODELS))
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)} is not supported with a draft adapter; {', '.join(MODELS)} are")
+    options = {
+        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        "--enable-dbo and --ubatch-size": parallel.use_ubatching,
+        "--lora-target-modules": lora.target_modules is not None,
+        "--specialize-active-lora": lora.specialize_active_lora,
+    }
+    given = [name for name, is_given in options.items() if is_given]
+    if given:
+        raise ValueError(f"drafts by an adapter do not work with {', '.join(given)}")
 
 
 def check(vllm_version, batch, wrapper):
     """Refuses a vLLM whose LoRA code is not the one this was written for, with a RuntimeError that says what does not fit.
 
-    `batch`: the class `InputBatch`; `wrapper`: the class `PunicaWrapperCPU`.
+    `batch`: the class `InputBatch`; `wrapper`: the class `PunicaWrapperCPU`, or None if it is not used.
     """
     misfits = []
-    for owner, name, expected in (batch, "make_lora_inputs", _MAKE), (wrapper, "_shrink_prefill", _SHRINK):
-        found = getattr(owner, name, None)
-        if found is None or tuple(inspect.signature(found).parameters) != expected:
-            misfits.append(f"{owner.__name__}.{name}({', '.join(expected)}) is gone or takes other arguments")
+    for owner, methods in (batch, _BATCH), (wrapper, _CPU if wrapper else {}):
+        for name, expected in methods.items():
+            found = getattr(owner, name, None)
+            if found is None or tuple(inspect.signature(found).parameters) != expected:
+                misfits.append(f"{owner.__name__}.{name}({', '.join(expected)}) is gone or takes other arguments")
     if misfits:
         raise RuntimeError(f"jacobi-serve does not fit vLLM {vllm_version}: {'; '.join(misfits)}")
 
 
-def _wrap(owner, name, wrapper):
-    """Replaces a method; a second engine in the same process replaces the first one's."""
-    method = getattr(owner, name)
-    wrapped = wrapper(getattr(method, "jacobi_wraps", method))
-    wrapped.jacobi_wraps = getattr(method, "jacobi_wraps", method)
-    setattr(owner, name, wrapped)
+# LoRAs of rows on vLLM's CPU backend. Its own methods read index -1 (no LoRA) as the last LoRA, and copy a LoRA for every row.
 
 
-def _mend(wrapper):
-    """Makes vLLM's CPU backend compute rows without a LoRA beside rows with one. It takes index -1, which means none, for the
-    last LoRA of its table; and it has room for one run of equal rows per request, where a request here has two. It also copies
-    the LoRA for every row, which is not needed where its table, [LoRAs, 1, out, in], has one."""
+def _find_rows(self, token_lora_tensor):
+    """`token_lora_tensor`: the LoRA's index of each row, -1 for none, [rows]."""
+    self.rows_of = {}
+    for row, lora in enumerate(token_lora_tensor.tolist()):
+        if lora >= 0:
+            self.rows_of.setdefault(lora, []).append(row)
+    self.no_lora = not self.rows_of
 
-    def shrinking(shrink):
-        @wraps(shrink)
-        def only_adapted(self, y, x, w_t_all, scale):
-            if self.no_lora:
-                return
-            if len(w_t_all) == 1:
-                y[:, : w_t_all.shape[-2]] = scale * (x.to(y.dtype) @ w_t_all[0, 0].T.to(y.dtype))
-            else:
-                shrink(self, y, x, w_t_all, scale)
-            y[self.token_lora_indices < 0] = 0
 
-        return only_adapted
+def _shrink(self, y, x, w_t_all, scale):
+    """`y`: zeros, [rows, rank]; `x`: [rows, in]; `w_t_all`: A of each LoRA, [LoRAs, 1, rank, in]."""
+    for lora, rows in self.rows_of.items():
+        y[rows] = scale * (x[rows].to(y.dtype) @ w_t_all[lora, 0].T.to(y.dtype))
 
-    def expanding(expand):
-        @wraps(expand)
-        def at_once(self, y, x, w_t_all, y_offset, y_slice_size, add_inputs):
-            if len(w_t_all) == 1 and add_inputs and not self.no_lora:
-                y[:, y_offset : y_offset + y_slice_size] += x.to(y.dtype) @ w_t_all[0, 0].T.to(y.dtype)
-            else:
-                expand(self, y, x, w_t_all, y_offset, y_slice_size, add_inputs)
 
-        return at_once
-
-    def making(make):
-        @wraps(make)
-        def roomier(self, max_num_batched_tokens, max_batches, *args, **kwargs):
-            make(self, max_num_batched_tokens, 2 * max_batches, *args, **kwargs)
-
-        return roomier
-
-    _wrap(wrapper, "_shrink_prefill", shrinking)
-    _wrap(wrapper, "_expand_slice_prefill", expanding)
-    _wrap(wrapper, "__init__", making)
+def _expand(self, y, x, w_t_all, y_offset, y_slice_size, add_inputs):
+    """`y`: [rows, out], of which a slice is added to; `x`: [rows, rank]; `w_t_all`: B of each LoRA, [LoRAs, 1, slice, rank]."""
+    for lora, rows in self.rows_of.items():
+        y[rows, y_offset : y_offset + y_slice_size] += x[rows].to(y.dtype) @ w_t_all[lora, 0].T.to(y.dtype)

@@ -27,6 +27,7 @@ PARAMETERS = (
     "bonus_token_ids",
     "sampling_metadata",
 )
+PATIENCE = 16  # passes with drafts and without predictions before a warning
 NO_TOKEN = -1  # vLLM's mark behind the last accepted token
 GREEDY = 1e-5  # temperatures below count as 0, as in vLLM
 REFUSED = (
@@ -44,12 +45,19 @@ class Kept:
     def __init__(self):
         self._pass = None
         self.drafted = False  # whether the last `propose` gave a draft: warm-up passes have drafts that are not ours
-        self.noise = []  # requests of the pass, by index, whose draft tokens are noise: never accepted
+        self.noise = []  # requests of the next pass, by index, whose draft tokens are noise: never accepted
+        self.blind = 0  # consecutive passes with drafts and without predictions
 
     def keep(self, lengths, predicted, bonus, accepted):
         """`lengths`: draft tokens by request, [N]; `predicted`: the model's token at the place of each
         draft token, [sum of lengths]; `bonus`: its token after the last row, [N, 1]; `accepted`: new tokens, [N, K + 1]."""
         self._pass = lengths, predicted, bonus, accepted
+
+    def watch(self, seen, version):
+        """Warns if drafts are verified but predictions do not arrive, so that drafts are filler only."""
+        self.blind = 0 if seen or not self.drafted else self.blind + 1
+        if self.blind == PATIENCE:
+            logger.warning("jacobi-serve: predictions of vLLM %s do not arrive; drafts do not help", version)
 
     def take(self, sampled):
         """The predictions after each row of the pass by request, draft length + 1 tokens; [] if the pass may not be the one
@@ -111,8 +119,9 @@ def _keeping(rejection_sample, kept, on_cpu):
         accepted = rejection_sample(
             drafts, lengths, longest, ends, draft_probs, logits, bonus, sampling, *args, **kwargs
         )
-        if kept.noise:
-            accepted[kept.noise, 1:] = NO_TOKEN
+        noise, kept.noise = kept.noise, []
+        if noise:
+            accepted[noise, 1:] = NO_TOKEN
         kept.keep(lengths, predicted, bonus, accepted)
         return accepted
 

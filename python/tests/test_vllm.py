@@ -113,6 +113,8 @@ class Keeping(unittest.TestCase):
         kept.noise = [0]
         self.assertEqual(self.verify(kept), [[1, -1, -1, -1], [4, 8, -1, -1]])
         self.assertEqual(kept.take([[1], [4, 8]]), [[1, 5, 6, 7], [4, 8]])
+        # It is said of one pass.
+        self.assertEqual(self.verify(kept)[0], [1, 5, -1, -1])
 
     def test_predictions_of_another_pass_are_none(self):
         for sampled, expected in [
@@ -259,9 +261,10 @@ class Proposing(unittest.TestCase):
 
     def test_predictions_that_do_not_arrive_are_said_once(self):
         proposer = self.proposer()
-        for step in range(40):
-            self.propose(proposer, [[7]], [[1, 2] + [7] * (step + 1)])
-        self.assertEqual(self.module.logger.warning.call_count, 1)
+        with self.assertLogs(vllm_hooks.logger, "WARNING") as said:
+            for step in range(40):
+                self.propose(proposer, [[7]], [[1, 2] + [7] * (step + 1)])
+        self.assertEqual(len(said.output), 1)
 
 
 class Table(list):

@@ -31,11 +31,6 @@ class InputBatch:
         return repeated(num_sampled_tokens), repeated(num_scheduled_tokens), {"loras"}
 
 
-class Flags(list):
-    def __lt__(self, number):
-        return [at for at, index in enumerate(self) if index < number]
-
-
 class Matrix:
     """The part of a tensor that LoRAs on a CPU need."""
 
@@ -62,43 +57,24 @@ class Matrix:
         return Matrix([[x + y for x, y in zip(*rows)] for rows in zip(self.rows, other.rows)])
 
     def __getitem__(self, at):
-        return Matrix([row[at[1]] for row in self.rows])
+        """Some rows, or columns of them."""
+        rows, columns = at if isinstance(at, tuple) else (at, slice(None))
+        return Matrix([self.rows[row][columns] for row in rows])
 
     def __setitem__(self, at, value):
-        """All rows of some columns, or 0 in all columns of some rows."""
-        if isinstance(at, list):
-            for index in at:
-                self.rows[index] = [value] * self.shape[1]
-            return
-        for row, new in zip(self.rows, value.rows):
-            row[at[1]] = new
-
-
-class Table4(dict):
-    """LoRAs by [number, 0]."""
-
-    def __init__(self, *loras):
-        super().__init__({(number, 0): lora for number, lora in enumerate(loras)})
-        self.shape = len(loras), 1, *loras[0].shape
+        rows, columns = at if isinstance(at, tuple) else (at, slice(None))
+        for row, new in zip(rows, value.rows):
+            self.rows[row][columns] = new
 
 
 class PunicaWrapperCPU:
-    """As vLLM's, which takes index -1 for the last LoRA."""
+    """The signatures of vLLM's."""
 
-    def __init__(self, max_num_batched_tokens, max_batches, device):
-        self.room, self.no_lora, self.token_lora_indices = max_batches, False, Flags([-1, 0, 0, -1])
+    def _update_prefill_metadata(self, token_lora_tensor): ...
 
-    def _shrink_prefill(self, y, x, w_t_all, scale):
-        if not self.no_lora:
-            y[:, :] = scale * Matrix([(Matrix([row]) @ w.T).rows[0] for row, w in zip(x.rows, self._by_row(w_t_all))])
+    def _shrink_prefill(self, y, x, w_t_all, scale): ...
 
-    def _expand_slice_prefill(self, y, x, w_t_all, y_offset, y_slice_size, add_inputs):
-        if not self.no_lora:
-            rows = [(Matrix([row]) @ w.T).rows[0] for row, w in zip(x.rows, self._by_row(w_t_all))]
-            y[:, y_offset : y_offset + y_slice_size] += Matrix(rows)
-
-    def _by_row(self, w_t_all):
-        return [w_t_all[at % len(w_t_all), 0] for at in self.token_lora_indices]
+    def _expand_slice_prefill(self, y, x, w_t_all, y_offset, y_slice_size, add_inputs): ...
 
 
 def with_lora():
@@ -107,8 +83,8 @@ def with_lora():
     for name in ["lora", "lora.punica_wrapper", "lora.punica_wrapper.punica_cpu", "v1.worker", "v1.worker.gpu_input_batch"]:
         modules[f"vllm.{name}"] = types.ModuleType(f"vllm.{name}")
     # Copies, since hooks are put into them.
-    modules["vllm.lora.punica_wrapper.punica_cpu"].PunicaWrapperCPU = type("PunicaWrapperCPU", (PunicaWrapperCPU,), {})
-    modules["vllm.v1.worker.gpu_input_batch"].InputBatch = type("InputBatch", (InputBatch,), {})
+    modules["vllm.lora.punica_wrapper.punica_cpu"].PunicaWrapperCPU = type("PunicaWrapperCPU", (), dict(vars(PunicaWrapperCPU)))
+    modules["vllm.v1.worker.gpu_input_batch"].InputBatch = type("InputBatch", (), dict(vars(InputBatch)))
     return modules
 
 
@@ -121,16 +97,20 @@ class Adapters(unittest.TestCase):
             patch.start()
             self.addCleanup(patch.stop)
         self.module = importlib.import_module("jacobi_serve.vllm_adapter")
+        self.rows = self.module.ROWS
         self.batches = modules["vllm.v1.worker.gpu_input_batch"].InputBatch
         self.wrapper = modules["vllm.lora.punica_wrapper.punica_cpu"].PunicaWrapperCPU
 
-    def proposer(self, count=3, lora=True, **jacobi):
+    def proposer(self, count=3, model="LlamaForCausalLM", lora={}, parallel={}, **jacobi):
+        plain = {"target_modules": None, "specialize_active_lora": False}
+        ranks = {"pipeline_parallel_size": 1, "use_ubatching": False}
         config = SimpleNamespace(
             speculative_config=SimpleNamespace(num_speculative_tokens=count),
-            model_config=SimpleNamespace(max_model_len=100, get_vocab_size=lambda: 50),
+            model_config=SimpleNamespace(max_model_len=100, get_vocab_size=lambda: 50, architectures=[model]),
             additional_config={"jacobi": jacobi} if jacobi else {},
             scheduler_config=SimpleNamespace(max_num_seqs=1),
-            lora_config=SimpleNamespace(target_modules=None) if lora else None,
+            parallel_config=SimpleNamespace(**ranks | parallel),
+            lora_config=None if lora is None else SimpleNamespace(**plain | lora),
         )
         return self.module.AdapterProposer(config)
 
@@ -147,13 +127,14 @@ class Adapters(unittest.TestCase):
         proposer, batch = self.proposer(), self.batches()
         # Prompts of two tokens: every row is the base's.
         by_sample, by_row, loras = batch.make_lora_inputs([2, 2, 1], [1, 1, 1])
-        self.assertEqual((by_sample, by_row, loras), ((3, 0, 3), (0,) * 5, {"loras"}))
+        self.assertEqual((by_sample, by_row, loras), ((0, 0, 0), (0,) * 5, {"loras"}))
         first = self.propose(proposer, [[7], [7], []], [[1, 2, 7], [1, 2, 7], [5, 5]])
         self.assertEqual([len(draft) for draft in first], [3, 0, 0])
         # The first request has noise. The last reads on.
         self.assertEqual(batch.make_lora_inputs([4, 1, 1], [4, 1, 1])[1], (0, 3, 3, 3, 0, 0))
         self.assertEqual(vllm_hooks.KEPT.noise, [0])
         accepted = Rows([[8, -1, -1, -1], [9, -1, -1, -1], [6, -1, -1, -1]])
+        vllm_hooks.KEPT.noise = []  # as rejection_sample leaves it
         vllm_hooks.KEPT.keep([3, 0, 0], Rows([8, 21, 22]), Rows([[23], [9], [6]]), accepted)
         second = self.propose(proposer, [[8], [9], [6]], [[1, 2, 7, 8], [1, 2, 7, 9], [5, 5, 6]])
         self.assertEqual([second[0], second[1], len(second[2])], [[21, 22, 23], [], 3])
@@ -174,7 +155,7 @@ class Adapters(unittest.TestCase):
         for number in range(9):
             batch.req_ids = [f"a{number}", f"plain{number}", f"b{number}"]
             self.propose(proposer, [[7], [7], [7]], [[1, 2, 7]] * 3)
-        self.assertEqual((len(proposer.cycles), len(proposer.rows.is_noise)), (4, 4))
+        self.assertEqual((len(proposer.cycles), len(self.rows.is_noise)), (4, 4))
         self.propose(proposer, [[4], [], []], [[9, 9, 9, 4], [1], [1]])
         self.assertEqual(proposer.cycles[batch.req_ids[0]].text.tokens, [9, 9, 9, 4])
 
@@ -200,33 +181,44 @@ class Adapters(unittest.TestCase):
             self.assertEqual(proposer.cycles["a"].filler.kind, "random")
             self.module.logger.error.assert_called_once()
 
-    def test_rows_without_an_adapter_get_nothing_on_a_cpu(self):
+    def test_rows_on_a_cpu_get_their_own_adapter_or_none(self):
         self.proposer()
-        self.proposer()  # a second engine does not wrap twice
-        wrapper = self.wrapper(10, 4, device=None)
-        self.assertEqual(wrapper.room, 8)
-        x = Matrix([[1, 2], [3, 4], [5, 6], [7, 8]])
-        down, up, other = Matrix([[1, 1]]), Matrix([[10], [20]]), Matrix([[7, 7]])
-        for downs, ups in [(Table4(down), Table4(up)), (Table4(down, other), Table4(up, other.T))]:
-            for none in False, True:
-                wrapper.no_lora = none
-                narrow, y = Matrix([[0]] * 4), Matrix([[1, 1, 1]] * 4)
-                wrapper._shrink_prefill(narrow, x, downs, 2)
-                wrapper._expand_slice_prefill(y, narrow, ups, 1, 2, True)
-                expected = [[1, 1, 1]] * 4 if none else [[1, 1, 1], [1, 141, 281], [1, 221, 441], [1, 1, 1]]
-                self.assertEqual(y.rows, expected, (len(downs), none))
+        self.proposer()  # a second engine in the process
+        wrapper = self.wrapper()
+        nan = float("nan")
+        x = Matrix([[nan, nan], [3, 4], [5, 6], [7, 8]])
+        loras = [(Matrix([[1, 1]]), Matrix([[10], [20]])), (Matrix([[1, 0]]), Matrix([[1], [1]]))]
+        downs, ups = ({(number, 0): pair[at] for number, pair in enumerate(loras)} for at in (0, 1))
+        for indices, expected in [
+            ([-1, 0, 0, -1], [[1, 1, 1], [1, 141, 281], [1, 221, 441], [1, 1, 1]]),
+            ([-1, 0, 1, -1], [[1, 1, 1], [1, 141, 281], [1, 11, 11], [1, 1, 1]]),
+            ([-1, -1, -1, -1], [[1, 1, 1]] * 4),
+        ]:
+            wrapper._update_prefill_metadata(array("q", indices))
+            narrow, y = Matrix([[0]] * 4), Matrix([[1, 1, 1]] * 4)
+            wrapper._shrink_prefill(narrow, x, downs, 2)
+            wrapper._expand_slice_prefill(y, narrow, ups, 1, 2, True)
+            self.assertEqual(y.rows, expected, indices)
+            self.assertEqual(wrapper.no_lora, max(indices) < 0)
 
     def test_what_cannot_work_is_refused_at_the_start(self):
         for arguments, cause in [
-            (dict(lora=False), "start with --enable-lora"),
+            (dict(lora=None), "start with --enable-lora"),
             (dict(count=0), "is 0"),
+            (dict(model="Gemma4ForCausalLM"), "Gemma4ForCausalLM is not supported"),
+            (dict(parallel={"pipeline_parallel_size": 2}), "do not work with pipeline parallelism$"),
+            (dict(parallel={"use_ubatching": True}), "do not work with --enable-dbo and --ubatch-size$"),
+            (dict(lora={"target_modules": ["lm_head"]}), "do not work with --lora-target-modules$"),
+            (dict(lora={"specialize_active_lora": True}), "do not work with --specialize-active-lora$"),
             (dict(window="block"), "setting window is not one of drafts by an adapter"),
             (dict(filler="words"), "filler is 'words'"),
         ]:
             with self.assertRaisesRegex(ValueError, cause):
                 self.proposer(**arguments)
         self.batches.make_lora_inputs = lambda self, tokens: None
-        with self.assertRaisesRegex(RuntimeError, "InputBatch.make_lora_inputs.*is gone or takes other arguments"):
+        del self.wrapper._shrink_prefill
+        both = "InputBatch.make_lora_inputs.*PunicaWrapperCPU._shrink_prefill.*is gone or takes other arguments"
+        with self.assertRaisesRegex(RuntimeError, both):
             self.proposer()
 
 

@@ -121,8 +121,16 @@ print(tokenizer.decode(output[0, inputs[\"input_ids\"].shape[1] :], skip_special
 
 const USE_ADAPTER: &str = "## Use
 
-`jacobi decode --adapter DIR` drafts with it; the base is found by its name, or given by `--model`. Loading it with PEFT as an
-ordinary adapter would apply it to every row, which changes the text: it is not meant for that.
+`jacobi decode --adapter DIR` drafts with it; the base is found by its name, or given by `--model`. vLLM drafts with it with
+the package in `python/` of jacobi's repository; requests for the model `fast` then get the base's greedy text in fewer passes:
+
+```sh
+vllm serve BASE --enable-lora --max-lora-rank RANK --lora-modules fast=DIR \\
+  --override-generation-config '{\"temperature\": 0}' --speculative-config \\
+  '{\"method\": \"custom_class\", \"model\": \"jacobi_serve.vllm_adapter.AdapterProposer\", \"num_speculative_tokens\": 7}'
+```
+
+Loading it as an ordinary adapter would apply it to every row, which changes the text: it is not meant for that.
 
 ";
 
