@@ -42,8 +42,6 @@ cd "$root"
 prompts=${prompts:-datasets/default/prompts-test.jsonl}
 
 source scripts/serving-env.sh
-# Spinning threads would take cores from the engine whose turn it is.
-export OMP_WAIT_POLICY=passive
 if [[ ${1-} == --features ]]; then
   exec "$python" scripts/check_serving_features.py "$model" "$prompts" "${@:2}"
 fi

@@ -26,11 +26,10 @@ class Engine:
     """A process of serving_engines.py."""
 
     def __init__(self, name, model, options, log):
-        environment = dict(os.environ, OMP_WAIT_POLICY="passive")
         command = [sys.executable, str(HERE / "serving_engines.py"), name, str(model), json.dumps(options)]
         self.log = log
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True
         )
         self.versions = self._answer()["versions"]
 

@@ -205,11 +205,12 @@ def check(vllm_version, batch, wrapper):
 
 def _find_rows(self, token_lora_tensor):
     """`token_lora_tensor`: the LoRA's index of each row, -1 for none, [rows]."""
-    self.rows_of = {}
+    found = {}
     for row, lora in enumerate(token_lora_tensor.tolist()):
         if lora >= 0:
-            self.rows_of.setdefault(lora, []).append(row)
-    self.no_lora = not self.rows_of
+            found.setdefault(lora, []).append(row)
+    self.rows_of = {lora: token_lora_tensor.new_tensor(rows) for lora, rows in found.items()}
+    self.no_lora = not found
 
 
 def _shrink(self, y, x, w_t_all, scale):

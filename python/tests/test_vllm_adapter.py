@@ -31,6 +31,14 @@ class InputBatch:
         return repeated(num_sampled_tokens), repeated(num_scheduled_tokens), {"loras"}
 
 
+class Indices(list):
+    def tolist(self):
+        return list(self)
+
+    def new_tensor(self, values):
+        return Indices(values)
+
+
 class Matrix:
     """The part of a tensor that LoRAs on a CPU need."""
 
@@ -194,7 +202,7 @@ class Adapters(unittest.TestCase):
             ([-1, 0, 1, -1], [[1, 1, 1], [1, 141, 281], [1, 11, 11], [1, 1, 1]]),
             ([-1, -1, -1, -1], [[1, 1, 1]] * 4),
         ]:
-            wrapper._update_prefill_metadata(array("q", indices))
+            wrapper._update_prefill_metadata(Indices(indices))
             narrow, y = Matrix([[0]] * 4), Matrix([[1, 1, 1]] * 4)
             wrapper._shrink_prefill(narrow, x, downs, 2)
             wrapper._expand_slice_prefill(y, narrow, ups, 1, 2, True)
