@@ -190,7 +190,8 @@ fn fp32_is_faster() -> bool {
         }
         let is_amd = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD";
         let has_tiles = __cpuid_count(7, 0).edx & AMX_BF16 != 0;
-        !has_tiles && !(is_amd && __cpuid_count(7, 1).eax & AVX512_BF16 != 0)
+        let bf16_is_faster = has_tiles || is_amd && __cpuid_count(7, 1).eax & AVX512_BF16 != 0;
+        !bf16_is_faster
     });
     *IS
 }
