@@ -77,8 +77,8 @@ class Requests(serving_engines.Vllm):
             prompts = [shared + prompt for prompt in prompts]
         for at, prompt in enumerate(prompts):
             own = dict(case[at % len(case)] if isinstance(case, (list, tuple)) else case)
-            lora = self.loras[own.pop("lora", 0)] if self.loras and not own.pop("base", False) else None
-            own = {key: value for key, value in own.items() if key not in ("base", "lora")}
+            is_base, number = own.pop("base", False), own.pop("lora", 0)
+            lora = self.loras[number] if self.loras and not is_base else None
             try:
                 self.engine.add_request(str(at), {"prompt_token_ids": prompt}, self.parameters(own), lora_request=lora)
             except (ValueError, self.vllm.exceptions.VLLMValidationError) as error:

@@ -6,10 +6,6 @@ from pathlib import Path
 
 FILE = "jacobi.json"
 SCHEMA = "jacobi-tune/1"
-ADAPTERS = (
-    "engines load its base model, and vLLM drafts with it by the class jacobi_serve.vllm_adapter.AdapterProposer; "
-    "`jacobi decode --adapter` decodes with it"
-)
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,10 @@ def load(explicit, model, revision=None):
     `explicit`: a table of settings, or None to read the file. Raises ValueError if either is broken.
     """
     if (Path(model) / "adapter_config.json").is_file():
-        raise ValueError(f"{model} is an adapter: {ADAPTERS}")
+        raise ValueError(
+            f"{model} is an adapter: engines load its base model, and vLLM drafts with it by the class "
+            "jacobi_serve.vllm_adapter.AdapterProposer; `jacobi decode --adapter` decodes with it"
+        )
     if explicit is not None:
         return from_table(explicit), "settings as given"
     path = find(model, revision)
@@ -120,7 +119,7 @@ def load(explicit, model, revision=None):
     return settings, f"settings of {path}, tuned for the decoder {name}"
 
 
-def for_drafts(table):
+def from_adapter_table(table):
     """The settings in a table for drafts by an adapter, which have filler and seed alone. Raises ValueError if it is broken."""
     found = from_table(table)
     if unused := sorted(set(table) - {"filler", "seed"}):
@@ -128,7 +127,7 @@ def for_drafts(table):
     return found
 
 
-def of_adapter(adapter):
+def from_adapter(adapter):
     """The settings of a draft adapter. Without a `jacobi.json` its filler is the whole vocabulary, as that of any adapter made
     for UNO (arXiv 2609.04010). Raises ValueError if the file is broken."""
     path = find(adapter)

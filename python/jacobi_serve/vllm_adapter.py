@@ -32,13 +32,6 @@ logger = init_logger("vllm." + __name__)
 MODELS = "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"
 # The layers that these adapters change. Not the head: its rows are verified, and must be the base's.
 TARGETS = "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
-# The methods of vLLM that are replaced, with their parameters; the second ones on a CPU.
-_BATCH = {"make_lora_inputs": ("self", "num_scheduled_tokens", "num_sampled_tokens")}
-_CPU = {
-    "_update_prefill_metadata": ("self", "token_lora_tensor"),
-    "_shrink_prefill": ("self", "y", "x", "w_t_all", "scale"),
-    "_expand_slice_prefill": ("self", "y", "x", "w_t_all", "y_offset", "y_slice_size", "add_inputs"),
-}
 
 
 class AdapterProposer:
@@ -54,7 +47,7 @@ class AdapterProposer:
         vllm_hooks.check(vllm.__version__, rejection_sampler)
         check(vllm.__version__, InputBatch, PunicaWrapperCPU if on_cpu else None)
         explicit = explicit_settings(vllm_config)
-        self.explicit = None if explicit is None else settings.for_drafts(explicit)
+        self.explicit = None if explicit is None else settings.from_adapter_table(explicit)
         self.vocabulary = vllm_config.model_config.get_vocab_size()
         self.settings = {}  # by the path of the adapter
         self.cycles = OrderedDict()  # by request id, the most recent one last
@@ -62,11 +55,7 @@ class AdapterProposer:
         vllm_hooks.install(rejection_sampler, on_cpu)
         InputBatch.make_lora_inputs = ROWS.instead_of(InputBatch.make_lora_inputs)
         if on_cpu:
-            for name, method in (
-                ("_update_prefill_metadata", _find_rows),
-                ("_shrink_prefill", _shrink),
-                ("_expand_slice_prefill", _expand),
-            ):
+            for name, method in _ON_CPU.items():
                 setattr(PunicaWrapperCPU, name, method)
 
     def load_model(self, *args, **kwargs):
@@ -113,7 +102,7 @@ class AdapterProposer:
         path = adapter.lora_path
         if path not in self.settings:
             try:
-                found = self.explicit or settings.of_adapter(path)
+                found = self.explicit or settings.from_adapter(path)
             except ValueError as error:
                 # The engine is running, and must not end for one adapter.
                 logger.error("jacobi-serve: %s; its filler is drawn from the text until a restart", error)
@@ -190,12 +179,17 @@ def check(vllm_version, batch, wrapper):
 
     `batch`: the class `InputBatch`; `wrapper`: the class `PunicaWrapperCPU`, or None if it is not used.
     """
+    def parameters(method):
+        return tuple(inspect.signature(method).parameters)
+
+    expected = [(batch, "make_lora_inputs", ("self", "num_scheduled_tokens", "num_sampled_tokens"))]
+    if wrapper:
+        expected += [(wrapper, name, parameters(method)) for name, method in _ON_CPU.items()]
     misfits = []
-    for owner, methods in (batch, _BATCH), (wrapper, _CPU if wrapper else {}):
-        for name, expected in methods.items():
-            found = getattr(owner, name, None)
-            if found is None or tuple(inspect.signature(found).parameters) != expected:
-                misfits.append(f"{owner.__name__}.{name}({', '.join(expected)}) is gone or takes other arguments")
+    for owner, name, taken in expected:
+        found = getattr(owner, name, None)
+        if found is None or parameters(found) != taken:
+            misfits.append(f"{owner.__name__}.{name}({', '.join(taken)}) is gone or takes other arguments")
     if misfits:
         raise RuntimeError(f"jacobi-serve does not fit vLLM {vllm_version}: {'; '.join(misfits)}")
 
@@ -223,3 +217,6 @@ def _expand(self, y, x, w_t_all, y_offset, y_slice_size, add_inputs):
     """`y`: [rows, out], of which a slice is added to; `x`: [rows, rank]; `w_t_all`: B of each LoRA, [LoRAs, 1, slice, rank]."""
     for lora, rows in self.rows_of.items():
         y[rows, y_offset : y_offset + y_slice_size] += x[rows].to(y.dtype) @ w_t_all[lora, 0].T.to(y.dtype)
+
+
+_ON_CPU = {"_update_prefill_metadata": _find_rows, "_shrink_prefill": _shrink, "_expand_slice_prefill": _expand}

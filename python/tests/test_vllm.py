@@ -113,7 +113,7 @@ class Keeping(unittest.TestCase):
         kept.noise = [0]
         self.assertEqual(self.verify(kept), [[1, -1, -1, -1], [4, 8, -1, -1]])
         self.assertEqual(kept.take([[1], [4, 8]]), [[1, 5, 6, 7], [4, 8]])
-        # It is said of one pass.
+        # Only one pass has this noise.
         self.assertEqual(self.verify(kept)[0], [1, 5, -1, -1])
 
     def test_predictions_of_another_pass_are_none(self):
