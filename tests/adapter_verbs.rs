@@ -239,6 +239,20 @@ fn an_adapter_that_does_not_fit_is_refused() {
     let other = root().join("tests/golden/adapters/tiny_llama");
     let other = message(&["--model", "model", "--adapter", other.to_str().unwrap()], 1);
     assert!(other.contains("adapter_model.safetensors") && other.contains("tiny_llama"), "{other}");
+    for (arguments, part) in [
+        (&["--adapter", "model"][..], "it is a model, not an adapter"),
+        (
+            &["--model", "model", "--adapter", "nowhere"],
+            "nowhere holds no adapter_config.json: there is no such directory",
+        ),
+        (&["--model", "adapter"], "an adapter, not a model: give it as --adapter"),
+    ] {
+        let said = message(arguments, 1);
+        assert!(said.starts_with("error: ") && said.contains(part), "{arguments:?}: {said}");
+    }
+    let tasks = ["--tasks", "gsm8k", "--base", "model", "--adapter", "nowhere"];
+    let said = String::from_utf8(jacobi(dir, &[&["eval"], &tasks[..]].concat()).stderr).unwrap();
+    assert!(said.contains("there is no such directory"), "before questions are downloaded: {said}");
     fs_err::remove_file(dir.join("model")).unwrap();
     let gone = message(&["--adapter", "adapter"], 1);
     assert!(gone.contains("base model model") && gone.contains("--model DIR"), "{gone}");

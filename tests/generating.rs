@@ -180,11 +180,26 @@ fn environment_variables_select_the_hub() {
         assert!(offline.contains(part), "{part:?} is missing: {offline}");
     }
     let model = message("model.path=o/n@v1", "HF_HUB_OFFLINE", "1");
-    assert!(model.contains("config.json of o/n at v1"), "{model}");
+    for part in ["no directory o/n@v1", "config.json of o/n at v1"] {
+        assert!(model.contains(part), "{part:?} is missing: {model}");
+    }
     let nobody = message("prompts.path=hf://datasets/o/n/a.jsonl", "HF_ENDPOINT", "http://127.0.0.1:9");
     assert!(nobody.contains("from http://127.0.0.1:9") && nobody.contains("HF_TOKEN"), "{nobody}");
     let form = message("prompts.path=hf://n/a.jsonl", "HF_HUB_OFFLINE", "1");
     assert!(form.contains("hf://datasets/ORG/NAME"), "{form}");
+}
+
+#[test]
+fn responses_named_by_the_prompts_are_not_silently_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    recipe(dir.path(), 2);
+    for setting in ["prompts.response_column=answer", "prompts.response_template={{ answer }}"] {
+        let output = finish(generate(dir.path(), &["-o", "t", "--set", setting]));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("round 1") && said.contains("generate.responses"), "{said}");
+    }
+    assert!(!dir.path().join("t").exists());
 }
 
 #[test]

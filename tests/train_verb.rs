@@ -17,10 +17,16 @@ fn a_run_of_a_drafter_exports_the_adapter_and_measures_it_over_its_base() {
     let before = format!("{generate}states = \"none\"\n[train]{train}{drafter}");
     let after = rest.split_once("[tune]").unwrap().1;
     fs_err::write(dir.join("drafter.toml"), before + "[tune]" + after).unwrap();
-    succeed(dir, &["run", "-c", "drafter.toml"]);
+    let said = succeed(dir, &["run", "-c", "drafter.toml"]);
+    for part in ["the report: run/report/report.html", "try it: jacobi decode --adapter run/export"] {
+        assert!(said.contains(part), "{part:?} is missing: {said}");
+    }
     let has = |file: &str| dir.join("run/export").join(file).exists();
     assert!(has("adapter_config.json") && has("jacobi.json") && !has("model.safetensors"));
-    assert!(fs_err::read_to_string(dir.join("run/export/README.md")).unwrap().contains("| adapter |"));
+    let card = fs_err::read_to_string(dir.join("run/export/README.md")).unwrap();
+    for part in ["| adapter |", "--max-lora-rank 64 ", "\"num_speculative_tokens\": 7}"] {
+        assert!(card.contains(part), "{part:?} is missing: {card}");
+    }
     let results = fs_err::read(dir.join("run/report/results.json")).unwrap();
     let results: Value = serde_json::from_slice(&results).unwrap();
     let rows = results["rows"].as_array().unwrap().iter().filter(|row| row["model_role"] == "adapter");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use jacobi_datasets::hub;
-use jacobi_model::StoredAdapter;
+use jacobi_model::{Architecture, ModelError, StoredAdapter};
 
 use crate::exit::UsageError;
 
@@ -32,6 +32,16 @@ impl ModelDirs {
             }
         };
         Ok(Self { model, adapter })
+    }
+
+    /// Checks that both are what they are given as, before anything is said of them or downloaded for them.
+    ///
+    /// # Errors
+    /// A directory that is no model; an adapter that cannot be read.
+    pub fn check(&self) -> Result<(), ModelError> {
+        Architecture::from_dir(&self.model)?;
+        self.adapter.as_deref().map(StoredAdapter::read).transpose()?;
+        Ok(())
     }
 
     /// The directory of `jacobi.json`, which an adapter has instead of its base.

@@ -10,7 +10,7 @@ use jacobi_datasets::schema::tuned::{
 };
 use jacobi_datasets::{Manifest, TOKENIZER_FILES, Tokenizer, copy_tokenizer_file};
 use jacobi_model::{Dtype, MAX_SHARD_BYTES, StoredAdapter, digest_of_model, load, save_model};
-use jacobi_report::{ModelCard, model_card};
+use jacobi_report::{AdapterSize, ModelCard, model_card};
 use jacobi_trainer::AdapterSettings;
 use serde_json::{Map, Value, json};
 
@@ -163,13 +163,22 @@ pub fn write_card(
         training: &training,
         provenance: &provenance,
         decoding: &decoding,
-        is_adapter: StoredAdapter::is_at(dir),
+        adapter: adapter_size(recipe, dir)?,
         custom_generate: dir.join(CUSTOM_GENERATE).join(GENERATE_FILE).is_file(),
         rows: results.map_or(&[], |results| results.rows.as_slice()),
         tuned_models: results.map_or(&[], |results| results.tuned_models.as_slice()),
         command: &command,
     };
     write_text(&dir.join("README.md"), &model_card(&card))
+}
+
+fn adapter_size(recipe: &Recipe, dir: &Path) -> anyhow::Result<Option<AdapterSize>> {
+    if !StoredAdapter::is_at(dir) {
+        return Ok(None);
+    }
+    // The adapter's config has no block size.
+    let rank = StoredAdapter::read(dir)?.config().rank;
+    Ok(Some(AdapterSize { rank, block_size: recipe.block_size() }))
 }
 
 /// Whether the trained model of `results` has this digest.
@@ -269,21 +278,19 @@ fn provenance(recipe: &Recipe, run: &RunDir, base_dir: &Path) -> anyhow::Result<
 fn training_settings(recipe: &Recipe) -> Vec<(String, String)> {
     let mut settings = vec![("seed".to_owned(), recipe.seed.to_string())];
     for (index, round) in recipe.rounds.iter().enumerate() {
-        let (generate, train) = (&round.generate, &round.train);
-        let adapter = train.adapter.as_ref();
-        let block_size = adapter.and_then(|adapter| adapter.block_size).unwrap_or(generate.block_size);
+        let train = &round.train;
         let length = train
             .max_steps
             .map_or_else(|| format!("{} epochs", train.epochs), |steps| format!("{steps} steps"));
         let rows = [
-            ("block size", block_size.to_string()),
+            ("block size", round.block_size().to_string()),
             ("window size", train.window_size.to_string()),
             ("length", length),
             ("samples per step", train.batch_size.to_string()),
             ("learning rate", format!("{:e}", train.learning_rate)),
             ("weight of the autoregressive loss", train.ar_weight.to_string()),
         ];
-        let adapter = adapter.map(adapter_settings).unwrap_or_default();
+        let adapter = train.adapter.as_ref().map(adapter_settings).unwrap_or_default();
         let rows = rows.into_iter().chain(adapter);
         settings.extend(rows.map(|(name, value)| (format!("round {}: {name}", index + 1), value)));
     }

@@ -63,7 +63,7 @@ pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
     let mut stages = Vec::new();
     for round in 1..=recipe.rounds.len() {
         tokenizer.with_prompts(&recipe.rounds[round - 1].prompts)?.check_template()?;
-        let prompts = count(&recipe.rounds[round - 1].prompts).with_context(|| {
+        let prompts = count(recipe.prompts(round)?).with_context(|| {
             format!("in the prompts of round {round}: [prompts], or rounds.{round}.prompts")
         })?;
         stages.push(generate_stage(recipe, &run, round, prompts)?);
@@ -88,7 +88,7 @@ pub fn plan(recipe: &Recipe) -> anyhow::Result<Vec<Stage>> {
 }
 
 /// Whether the recipe says what to evaluate on.
-fn has_evaluation(recipe: &Recipe) -> anyhow::Result<bool> {
+pub fn has_evaluation(recipe: &Recipe) -> anyhow::Result<bool> {
     match recipe.eval.measured() {
         Ok(_) => Ok(true),
         Err(EvalError::NoTasks) => Ok(false),
@@ -125,16 +125,23 @@ fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) ->
     let settings = train.deciding();
     let dir = run.round(round);
     let outputs = vec![dir.join("checkpoints"), dir.join("metrics.jsonl"), dir.join("tensorboard")];
+    let adapter = what_is_trained(train);
     // Prompts without a usable response, and samples that are too long, are left out.
     let at_most = if train.max_steps.is_some() { "" } else { "at most " };
     let summary = format!(
-        "{at_most}{} steps of {} samples, learning rate {:e}, window_size {}",
+        "{at_most}{} steps of {} samples, learning rate {:e}, window_size {}{adapter}",
         steps(train, prompts.usable),
         train.batch_size,
         train.learning_rate,
         train.window_size
     );
     Ok(Stage { work: Work::Train(round), name: format!("round-{round}/train"), settings, outputs, summary })
+}
+
+/// That an adapter is trained, if one is.
+pub fn what_is_trained(train: &TrainConfig) -> String {
+    let adapter = train.adapter.as_ref();
+    adapter.map_or_else(String::new, |adapter| format!(", an adapter of rank {}", adapter.rank))
 }
 
 fn tune_stage(recipe: &Recipe, run: &RunDir) -> anyhow::Result<Stage> {

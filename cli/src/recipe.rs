@@ -94,6 +94,14 @@ pub struct Round {
     pub train: TrainConfig,
 }
 
+impl Round {
+    /// Tokens of the blocks that it trains on.
+    pub fn block_size(&self) -> usize {
+        let of_adapter = self.train.adapter.as_ref().and_then(|adapter| adapter.block_size);
+        of_adapter.unwrap_or(self.generate.block_size)
+    }
+}
+
 /// The options that select a recipe, for every verb that needs one.
 #[derive(Debug, clap::Args)]
 pub struct RecipeArgs {
@@ -144,10 +152,7 @@ impl Recipe {
 
     /// The block size of the last round.
     pub fn block_size(&self) -> usize {
-        let of_adapter = |round: &Round| round.train.adapter.as_ref().and_then(|adapter| adapter.block_size);
-        self.rounds
-            .last()
-            .map_or(self.generate.block_size, |round| of_adapter(round).unwrap_or(round.generate.block_size))
+        self.rounds.last().map_or(self.generate.block_size, Round::block_size)
     }
 
     /// Whether the last round trains an adapter that drafts, so that the run exports an adapter and no model.
@@ -252,6 +257,21 @@ impl Recipe {
     /// The JSON Schema of recipes.
     pub fn schema() -> Value {
         schema::of::<Self>()
+    }
+
+    /// The prompts of round `round` (from 1), which generation needs.
+    ///
+    /// # Errors
+    /// [`UsageError`] when their path is not set.
+    pub fn prompts(&self, round: usize) -> Result<&PromptsConfig, UsageError> {
+        let prompts = &self.rounds[round - 1].prompts;
+        if prompts.path.as_os_str().is_empty() {
+            return Err(UsageError(
+                "prompts.path is not set: add it to [prompts] in the config, or use --set prompts.path=FILE"
+                    .into(),
+            ));
+        }
+        Ok(prompts)
     }
 
     /// `model.path`, which most verbs need.

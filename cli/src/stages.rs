@@ -14,10 +14,10 @@ use jacobi_trajectory_gen::{CUT_RESPONSES, ERRORS_FILE, GenerateJob, Rejected, R
 use serde_json::{Map, Value};
 
 use crate::adapter::ModelDirs;
-use crate::exit::Interrupted;
+use crate::exit::{Interrupted, UsageError};
 use crate::kept_eval::{KeptEval, Replace};
 use crate::progress::Progress;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Round};
 use crate::run_dir::{DirLock, command_line};
 use crate::signals::Stop;
 use crate::{device, output, plan};
@@ -34,6 +34,9 @@ pub struct GenerateOptions {
 }
 
 /// The generation job of round `round` (from 1) with `models`.
+///
+/// # Errors
+/// [`UsageError`] when there are no prompts, or they name responses; a device that is not there.
 pub fn generate_job<'a>(
     recipe: &'a Recipe,
     round: usize,
@@ -41,15 +44,25 @@ pub fn generate_job<'a>(
     output: &'a Path,
     options: GenerateOptions,
 ) -> anyhow::Result<GenerateJob<'a>> {
+    let prompts = recipe.prompts(round)?;
+    let Round { generate, train, .. } = &recipe.rounds[round - 1];
+    if prompts.response_column.is_some() || prompts.response_template.is_some() {
+        let message = format!(
+            "the prompts of round {round} name given responses (response_column, response_template), and generating makes the \
+             model's own: leave the setting out, or give the responses as the file generate.responses, or train on them \
+             without generating, by `jacobi train`"
+        );
+        return Err(UsageError(message).into());
+    }
     Ok(GenerateJob {
         model_dir: &models.model,
         adapter: models.adapter.as_deref(),
         dtype: recipe.model.dtype,
         device: device::of(&recipe.model)?,
-        prompts: &recipe.rounds[round - 1].prompts,
+        prompts,
         output,
-        config: &recipe.rounds[round - 1].generate,
-        train: recipe.rounds[round - 1].train.pack(),
+        config: generate,
+        train: train.pack(),
         seed: recipe.seed,
         rank: options.rank,
         overwrite: options.overwrite,

@@ -125,6 +125,15 @@ pub enum DatasetError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
+    /// A model or adapter that is not here, and could not be fetched from the hub.
+    #[error("there is no directory {path}, and the hub gave no model or adapter of that name")]
+    NotLocal {
+        /// The path or name given.
+        path: PathBuf,
+        /// Why it could not be fetched.
+        source: Box<DatasetError>,
+    },
+
     /// A file that is not in the cache while offline.
     #[error(
         "HF_HUB_OFFLINE is set and {file} of {repo} at {revision} is not in the cache {cache}: unset it once, or fill the cache elsewhere"

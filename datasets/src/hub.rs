@@ -313,23 +313,26 @@ pub fn dataset_file(path: &Path) -> Result<Option<(HubRepo, String)>, DatasetErr
 /// A local model directory: `path` itself, or the cached files of the hub's model that it names, downloaded if missing.
 ///
 /// # Errors
-/// `Hub`, `HubOffline`.
+/// `NotLocal` with `Hub`, `HubOffline` or `Io`.
 pub fn model_dir(path: &Path) -> Result<PathBuf, DatasetError> {
-    match HubRepo::model(path).filter(|_| !path.exists()) {
-        None => Ok(path.to_path_buf()),
-        Some(source) => fetch_model(&Hub::from_environment(), &source),
-    }
+    local_dir(path, fetch_model)
 }
 
 /// A local adapter directory, as [`model_dir`].
 ///
 /// # Errors
-/// `Hub`, `HubOffline`.
+/// `NotLocal` with `Hub`, `HubOffline` or `Io`.
 pub fn adapter_dir(path: &Path) -> Result<PathBuf, DatasetError> {
-    match HubRepo::model(path).filter(|_| !path.exists()) {
-        None => Ok(path.to_path_buf()),
-        Some(source) => fetch_adapter(&Hub::from_environment(), &source),
-    }
+    local_dir(path, fetch_adapter)
+}
+
+fn local_dir(
+    path: &Path,
+    fetch: fn(&Hub, &HubRepo) -> Result<PathBuf, DatasetError>,
+) -> Result<PathBuf, DatasetError> {
+    let Some(source) = HubRepo::model(path).filter(|_| !path.exists()) else { return Ok(path.to_path_buf()) };
+    let not_local = |source| DatasetError::NotLocal { path: path.to_path_buf(), source: Box::new(source) };
+    fetch(&Hub::from_environment(), &source).map_err(not_local)
 }
 
 fn fetch_model(hub: &Hub, source: &HubRepo) -> Result<PathBuf, DatasetError> {

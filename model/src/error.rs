@@ -25,9 +25,11 @@ pub enum ModelError {
         file: String,
     },
     /// The directory lacks a file that every adapter has.
-    #[error(
-        "{dir} holds no {file}: it is not an adapter directory of PEFT (adapter_config.json, adapter_model.safetensors)"
-    )]
+    #[error("{dir} holds no {file}: {}", match (dir.is_dir(), dir.join("config.json").is_file() && !crate::StoredAdapter::is_at(dir)) {
+        (false, _) => "there is no such directory",
+        (true, true) => "it is a model, not an adapter",
+        (true, false) => "it is not an adapter directory of PEFT (adapter_config.json, adapter_model.safetensors)",
+    })]
     NoAdapter {
         /// The adapter's directory.
         dir: PathBuf,

@@ -89,7 +89,14 @@ fn headlines_of<'a>(compared: &[Compared<'a>], tuned_models: &[TunedModel]) -> V
             |tuned: &&TunedModel| (&tuned.model, tuned.model_role) == (&after.model, after.model_role);
         let tuned = tuned_models.iter().find(of_model).filter(|_| of.has_winning_ar());
         let why = tuned.and_then(|model| pass_cost(&model.tuned.latency));
-        let remark = of.remark().map(|remark| why.map_or(remark.clone(), |why| format!("{remark} {why}")));
+        let bound = number(after.tpf);
+        let explained = |remark: String| match why {
+            Some(why) => {
+                format!("{remark} {why} If wider passes cost nothing, the speedup would be TPF, {bound}.")
+            }
+            None => remark,
+        };
+        let remark = of.remark().map(explained);
         Some(Headline { task: several.then_some(after.task.as_str()), remark, figures: of.figures() })
     };
     compared.iter().filter_map(headline).collect()

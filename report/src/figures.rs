@@ -145,7 +145,7 @@ impl<'a> Compared<'a> {
             (format!("; {} base model under ar", share(row)), format!(" after {length}"))
         });
         let note = format!(
-            "95 %: {}{before}; mean length {} tokens{length_before}",
+            "95 % interval {}{before}; mean length {} tokens{length_before}",
             interval(after.ended_interval, percent),
             number(after.mean_response_tokens)
         );

@@ -28,7 +28,7 @@ pub use comparison::{ComparisonRow, comparison_table};
 pub use content::ROWS_LEFT_OUT;
 pub use error::ReportError;
 pub use metrics::{EvaluationPoint, TrainingCurve, TrainingPoint};
-pub use model_card::{ModelCard, card_with_decoder, model_card};
+pub use model_card::{AdapterSize, ModelCard, card_with_decoder, model_card};
 pub use pass_page::{DecodedPage, decoded_page};
 pub use pass_view::{Mark, PassRow, Span, bracket_legend, color_legend, pass_line};
 pub use table::{terminal_summary, terminal_table};

@@ -9,6 +9,15 @@ use crate::table::Table;
 use crate::text::{code_block, number, times};
 use crate::tune::{pass_cost, remarks};
 
+/// What a server has to know of a draft adapter.
+#[derive(Clone, Copy, Debug)]
+pub struct AdapterSize {
+    /// Rank of the update of each weight.
+    pub rank: usize,
+    /// Tokens of the blocks that it was trained on, the known first one included.
+    pub block_size: usize,
+}
+
 /// The content of a model card.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelCard<'a> {
@@ -26,8 +35,8 @@ pub struct ModelCard<'a> {
     pub provenance: &'a [(String, String)],
     /// The decoder in `jacobi.json`.
     pub decoding: &'a Tuned,
-    /// Whether it is a draft adapter, and not a model.
-    pub is_adapter: bool,
+    /// Its size, if it is a draft adapter, and not a model.
+    pub adapter: Option<AdapterSize>,
     /// Whether the export has `custom_generate/`.
     pub custom_generate: bool,
     /// Measured rows; may be empty.
@@ -54,7 +63,7 @@ pub fn model_card(card: &ModelCard) -> String {
     let mut text = front_matter(card);
     text += &format!("\n# {}\n\n", one_line(card.name));
     let base = one_line(card.base_model);
-    text += &match card.is_adapter {
+    text += &match card.adapter.is_some() {
         true => format!(
             "A draft adapter for `{base}`: LoRA matrices in the form of PEFT, applied to draft rows only. The base verifies \
              every token, so the text is exactly that of the base; the adapter decides how many tokens a forward pass \
@@ -77,12 +86,12 @@ pub fn model_card(card: &ModelCard) -> String {
         }
         text += "\n";
     }
-    text += if card.is_adapter { USE_ADAPTER } else { USE };
+    text += &card.adapter.map_or_else(|| USE.to_owned(), use_adapter);
     if card.custom_generate {
         text += USE_IN_PARALLEL;
     }
-    text += &format!("{DECODER_STARTS}{}{DECODER_ENDS}", decoding(card.decoding, card.is_adapter));
-    text += if card.is_adapter { TRAINING_ADAPTER } else { TRAINING };
+    text += &format!("{DECODER_STARTS}{}{DECODER_ENDS}", decoding(card.decoding, card.adapter.is_some()));
+    text += if card.adapter.is_some() { TRAINING_ADAPTER } else { TRAINING };
     text += &pairs("setting", card.training);
     text += "## Provenance\n\n";
     text += &pairs("item", card.provenance);
@@ -119,20 +128,26 @@ print(tokenizer.decode(output[0, inputs[\"input_ids\"].shape[1] :], skip_special
 
 ";
 
-const USE_ADAPTER: &str = "## Use
+fn use_adapter(AdapterSize { rank, block_size }: AdapterSize) -> String {
+    // vLLM knows these ranks only, and its plug-in no longer drafts.
+    let (rank, drafts) = (rank.next_power_of_two().max(8), block_size.saturating_sub(1).clamp(1, 128));
+    format!(
+        "## Use
 
 `jacobi decode --adapter DIR` drafts with it; the base is found by its name, or given by `--model`. vLLM drafts with it with
 the package in `python/` of jacobi's repository; requests for the model `fast` then get the base's greedy text in fewer passes:
 
 ```sh
-vllm serve BASE --enable-lora --max-lora-rank RANK --lora-modules fast=DIR \\
-  --override-generation-config '{\"temperature\": 0}' --speculative-config \\
-  '{\"method\": \"custom_class\", \"model\": \"jacobi_serve.vllm_adapter.AdapterProposer\", \"num_speculative_tokens\": 7}'
+vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules fast=DIR \\
+  --override-generation-config '{{\"temperature\": 0}}' --speculative-config \\
+  '{{\"method\": \"custom_class\", \"model\": \"jacobi_serve.vllm_adapter.AdapterProposer\", \"num_speculative_tokens\": {drafts}}}'
 ```
 
 Loading it as an ordinary adapter would apply it to every row, which changes the text: it is not meant for that.
 
-";
+"
+    )
+}
 
 const TRAINING: &str = "## Training
 
@@ -214,11 +229,11 @@ fn decoding(tuned: &Tuned, is_adapter: bool) -> String {
 fn front_matter(card: &ModelCard) -> String {
     // JSON strings are valid YAML strings, also with colons and quotes.
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    let library = if card.is_adapter { "peft" } else { "transformers" };
+    let library = if card.adapter.is_some() { "peft" } else { "transformers" };
     let mut text = format!("---\nlibrary_name: {library}\npipeline_tag: text-generation\n");
     if let Some(base) = card.base_on_hub {
         text += &format!("base_model: {}\n", quoted(base));
-        if card.is_adapter {
+        if card.adapter.is_some() {
             text += "base_model_relation: adapter\n";
         }
     }

@@ -102,8 +102,8 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<()> {
     args.view.check()?;
     let prompt = args.prompt()?;
     let dirs = ModelDirs::find(args.model.as_deref(), args.adapter.as_deref())?;
-    let strategies = args.decoder.strategies(dirs.tuned(), args.seed)?;
     let sampling = args.sampling.sampling(args.seed)?;
+    let strategies = args.decoder.strategies(&dirs, args.seed)?;
     if args.sampling.strict_gap().is_some()
         && strategies.iter().all(|strategy| *strategy == Strategy::Autoregressive)
     {

@@ -25,7 +25,7 @@ const OUTPUT_DIR: &str = "runs/eval";
 
 /// Measure quality and speed of models under decoders, and write a report
 ///
-/// Give --model and --tasks, or a recipe. With a recipe and without --model, the exported model of its run, if it
+/// Give --model or --adapter and --tasks, or a recipe. With a recipe and without --model, the exported model of its run, if it
 /// exists, is measured as well as the base model. After an interruption the same command resumes.
 #[derive(Debug, clap::Args)]
 pub struct EvalArgs {
@@ -84,6 +84,9 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let recipe = recipe(args)?;
     let run = RunDir::new(&recipe.output_dir);
     let models = models(args, &recipe, &run)?;
+    for EvalModel { dir, adapter, .. } in &models {
+        ModelDirs { model: dir.clone(), adapter: adapter.clone() }.check()?;
+    }
     let target = args.output.clone().unwrap_or_else(|| run.report());
     if args.dry_run {
         let mut questions = Vec::new();

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::recipe::{Recipe, RecipeArgs};
+use crate::run_dir::RunDir;
 use crate::signals::Stop;
-use crate::{launch, output, pipeline};
+use crate::{launch, output, pipeline, plan};
 
 /// Run a whole recipe: for each round generate and train, then export, tune and evaluate
 ///
@@ -55,8 +56,20 @@ pub fn perform(recipe: &Recipe, overwrite: bool) -> anyhow::Result<()> {
     launch::together(&peers, || {
         if let Some(table) = pipeline::run(recipe, overwrite, &peers, &stop)? {
             output::result(&format!("\n{table}"))?;
-            output::status(&format!("everything is in {}", recipe.output_dir.display()));
+            tell_where(recipe)?;
         }
         Ok(())
     })
+}
+
+/// Says where the results are, and how to try them.
+fn tell_where(recipe: &Recipe) -> anyhow::Result<()> {
+    let run = RunDir::new(&recipe.output_dir);
+    output::status(&format!("everything is in {}", run.root().display()));
+    if plan::has_evaluation(recipe)? {
+        output::status(&format!("the report: {}", run.report().join("report.html").display()));
+    }
+    let option = if recipe.exports_adapter() { "--adapter" } else { "--model" };
+    output::status(&format!("try it: jacobi decode {option} {}", run.export().display()));
+    Ok(())
 }

@@ -98,6 +98,7 @@ fn default_budget(device: Device) -> f64 {
 /// A model that does not load, an address in use, a memory budget too small for a prompt.
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let dirs = ModelDirs::find(args.model.as_deref(), args.adapter.as_deref())?;
+    dirs.check()?;
     let decoder = args.decoder(&dirs)?;
     let compute =
         Compute { dtype: args.dtype.into(), device: device::choose(args.device, !args.graphs.no_graphs)? };

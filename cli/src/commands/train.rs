@@ -171,11 +171,12 @@ fn describe(recipe: &Recipe, round: usize, model: &Path, shards: Option<&Path>) 
         None => (plan::count(prompts)?.usable, prompts.path.as_path()),
     };
     Ok(format!(
-        "train {} on {samples} samples of {}\n{} steps of {} samples, learning rate {:e}",
+        "train {} on {samples} samples of {}\n{} steps of {} samples, learning rate {:e}{}",
         model.display(),
         origin.display(),
         plan::steps(train, samples),
         train.batch_size,
-        train.learning_rate
+        train.learning_rate,
+        plan::what_is_trained(train)
     ))
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use jacobi_datasets::PromptsConfig;
 use jacobi_datasets::schema::tuned::{self, TUNED_FILE};
-use jacobi_model::{Architecture, DeviceChoice, StoredAdapter};
+use jacobi_model::DeviceChoice;
 use jacobi_report::tune_table;
 
 use super::decode::DtypeName;
@@ -36,8 +36,8 @@ pub struct TuneArgs {
     /// A draft adapter to tune, a directory of PEFT; without --model over the base that it names
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     adapter: Option<PathBuf>,
-    /// The prompts; by default those of [eval.prompts], whose columns hold for this file too, or of the first task; without
-    /// an evaluation those of the last round
+    /// The prompts, in the column `prompt` or as [eval.prompts] of a recipe says; by default those of [eval.prompts] or of the
+    /// first task, without an evaluation those of the last round
     #[arg(long, short, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// Maximum number of prompts; by default tune.prompts
@@ -99,8 +99,7 @@ impl From<Objective> for tuned::Objective {
 /// See [`Tuning::perform`].
 pub fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let tuning = tuning(args)?;
-    Architecture::from_dir(&tuning.dirs.model)?;
-    tuning.dirs.adapter.as_deref().map(StoredAdapter::read).transpose()?;
+    tuning.dirs.check()?;
     let prompts = plan::count(&tuning.prompts)?;
     if args.dry_run {
         return Ok(output::result(&format!(

@@ -41,12 +41,12 @@ fn ends_are_compared_with_those_of_the_base_model() {
     }
     assert_eq!(
         lines(&rows)[4],
-        "50.0 % | of responses end by themselves | 95 %: 37.5 % to 50.0 %; 100 % (87.5 % to 100 %) base model under ar; \
+        "50.0 % | of responses end by themselves | 95 % interval 37.5 % to 50.0 %; 100 % (87.5 % to 100 %) base model under ar; \
          mean length 99.5 tokens after 99.0"
     );
     assert_eq!(
         lines(&rows[..2])[4],
-        "100 % | of responses end by themselves | 95 %: 87.5 % to 100 %; mean length 99.0 tokens"
+        "100 % | of responses end by themselves | 95 % interval 87.5 % to 100 %; mean length 99.0 tokens"
     );
 }
 

@@ -15,7 +15,7 @@ fn card_names_base_method_settings_figures_and_licence() {
         training: &training,
         provenance: &[("base files".to_owned(), "0123abcd".to_owned())],
         decoding: &trials().best().unwrap(),
-        is_adapter: false,
+        adapter: None,
         custom_generate: true,
         rows: &rows,
         tuned_models: &[],
@@ -40,11 +40,14 @@ fn card_names_base_method_settings_figures_and_licence() {
         assert!(text.contains(part), "missing {part:?} in:\n{text}");
     }
     a_card_gets_another_decoder(&text);
-    let adapter = model_card(&ModelCard { is_adapter: true, custom_generate: false, ..card });
+    let size = AdapterSize { rank: 48, block_size: 16 };
+    let adapter = model_card(&ModelCard { adapter: Some(size), custom_generate: false, ..card });
     for part in [
         "---\nlibrary_name: peft\npipeline_tag: text-generation\nbase_model: \"org/tiny\"\nbase_model_relation: adapter\n",
         "A draft adapter for `org/tiny@v1`",
         "`jacobi decode --adapter DIR`",
+        "--max-lora-rank 64 ",
+        "\"num_speculative_tokens\": 15}'\n",
         "learn the distribution of the frozen base",
     ] {
         assert!(adapter.contains(part), "missing {part:?} in:\n{adapter}");
@@ -84,7 +87,7 @@ fn an_unknown_licence_and_missing_measurements_are_stated() {
         training: &[],
         provenance: &[],
         decoding: &unmeasured,
-        is_adapter: false,
+        adapter: None,
         custom_generate: false,
         rows: &[],
         tuned_models: &[],

@@ -1,12 +1,11 @@
 //! The options that name decoders and their settings.
 
-use std::path::Path;
-
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use jacobi_datasets::schema::tuned::TUNED_FILE;
 use jacobi_decoder::{DecoderConfig, DecoderName, Filler, Passes, Strategy, WindowName};
 
 use super::numbers::{ratio, whole};
+use crate::adapter::ModelDirs;
 use crate::exit::UsageError;
 use crate::output::{self, Color, Stream};
 
@@ -16,7 +15,7 @@ const DEFAULT: DecoderName = DecoderName::Jacobi;
 /// One decoder or several to compare, and their settings.
 #[derive(Debug, clap::Args)]
 pub struct DecoderArgs {
-    /// The decoder; all give the same greedy text [default: the one in the model's jacobi.json, else jacobi]
+    /// The decoder; all give the same greedy text [default: that of the adapter's or model's jacobi.json, else jacobi]
     #[arg(long, value_parser = decoder_name())]
     decoder: Option<DecoderName>,
     /// Decode the prompt under each of these, side by side, for instance ar,jacobi,multi-block
@@ -104,13 +103,14 @@ impl DecoderArgs {
         !self.compare.is_empty()
     }
 
-    /// The decoders asked for, in order; by default the one in the `jacobi.json` of `dir`. In a comparison a setting
+    /// The decoders asked for, in order; by default the one in the `jacobi.json` of `dirs`. In a comparison a setting
     /// goes to the decoders that have it.
     ///
     /// # Errors
-    /// A decoder named twice; a setting that none of them has or can take; a `jacobi.json` that cannot be read.
-    pub fn strategies(&self, dir: &Path, seed: u64) -> anyhow::Result<Vec<Strategy>> {
-        if let Some(tuned) = self.tuned(dir)? {
+    /// A decoder named twice; a setting that none of them has or can take; a `jacobi.json` that cannot be read, or beside no
+    /// model.
+    pub fn strategies(&self, dirs: &ModelDirs, seed: u64) -> anyhow::Result<Vec<Strategy>> {
+        if let Some(tuned) = self.tuned(dirs)? {
             return Ok(vec![tuned.strategy(seed)?]);
         }
         let is_default = self.decoder.is_none() && !self.is_comparison();
@@ -131,12 +131,14 @@ impl DecoderArgs {
         Ok(names.iter().map(strategy).collect::<Result<_, _>>()?)
     }
 
-    /// The decoder in the `jacobi.json` of `dir`, if neither a decoder nor a setting was asked for.
-    fn tuned(&self, dir: &Path) -> anyhow::Result<Option<DecoderConfig>> {
+    /// The decoder in the `jacobi.json` of `dirs`, if neither a decoder nor a setting was asked for.
+    fn tuned(&self, dirs: &ModelDirs) -> anyhow::Result<Option<DecoderConfig>> {
         let bare = DecoderConfig { name: DEFAULT, ..DecoderConfig::default() };
         if self.is_comparison() || self.decoder.is_some() || self.given(DEFAULT) != bare {
             return Ok(None);
         }
+        dirs.check()?;
+        let dir = dirs.tuned();
         let tuned = jacobi_eval::tuned(dir)?;
         if let Some(decoder) = &tuned {
             let line = format!("decoder: {} of {}", decoder.name.as_str(), dir.join(TUNED_FILE).display());
