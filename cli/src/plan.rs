@@ -125,7 +125,7 @@ fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) ->
     let settings = train.deciding();
     let dir = run.round(round);
     let outputs = vec![dir.join("checkpoints"), dir.join("metrics.jsonl"), dir.join("tensorboard")];
-    let adapter = what_is_trained(train);
+    let adapter = adapter_in_words(train);
     // Prompts without a usable response, and samples that are too long, are left out.
     let at_most = if train.max_steps.is_some() { "" } else { "at most " };
     let summary = format!(
@@ -138,8 +138,8 @@ fn train_stage(recipe: &Recipe, run: &RunDir, round: usize, prompts: Counted) ->
     Ok(Stage { work: Work::Train(round), name: format!("round-{round}/train"), settings, outputs, summary })
 }
 
-/// That an adapter is trained, if one is.
-pub fn what_is_trained(train: &TrainConfig) -> String {
+/// `, an adapter of rank 64` if an adapter is trained, else nothing.
+pub fn adapter_in_words(train: &TrainConfig) -> String {
     let adapter = train.adapter.as_ref();
     adapter.map_or_else(String::new, |adapter| format!(", an adapter of rank {}", adapter.rank))
 }

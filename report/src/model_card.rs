@@ -129,7 +129,7 @@ print(tokenizer.decode(output[0, inputs[\"input_ids\"].shape[1] :], skip_special
 ";
 
 fn use_adapter(AdapterSize { rank, block_size }: AdapterSize) -> String {
-    // vLLM knows these ranks only, and its plug-in no longer drafts.
+    // vLLM takes powers of two from 8 on as ranks, and its plug-in at most 128 drafts.
     let (rank, drafts) = (rank.next_power_of_two().max(8), block_size.saturating_sub(1).clamp(1, 128));
     format!(
         "## Use

@@ -177,6 +177,6 @@ fn describe(recipe: &Recipe, round: usize, model: &Path, shards: Option<&Path>) 
         plan::steps(train, samples),
         train.batch_size,
         train.learning_rate,
-        plan::what_is_trained(train)
+        plan::adapter_in_words(train)
     ))
 }
